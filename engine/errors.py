@@ -1,0 +1,13 @@
+"""What the science refuses, in one sentence for the person who asked."""
+
+
+class InputError(Exception):
+    """What was asked for cannot be done with this input; the message says what to change."""
+
+
+class UnsupportedModel(InputError):
+    """The model has no matrix that an edit could rewrite, or its structure was not understood."""
+
+
+class Cancelled(Exception):
+    """Raised out of a progress report when the person asked to stop."""

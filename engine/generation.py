@@ -1,0 +1,84 @@
+"""What a model goes on to say: greedy completions, next-token probabilities, and the context texts of an edit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .tokens import aligned, prompt_ids
+
+# MEMIT's openings (Meng et al. 2023): a few words of anything, so that the key is not tied to position 0.
+_OPENINGS = ("The", "Therefore", "Because", "I", "You")
+_CONTEXT_TOKENS = 10
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class NextToken:
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What follows a prompt: a greedy completion and the likeliest next tokens."""
+
+    completion: str
+    next: list[NextToken]
+
+
+def complete(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
+) -> list[str]:
+    """Greedy completions, without the prompts; ends at the model's end token."""
+    texts: list[str] = []
+    for begin in range(0, len(prompts), _AT_ONCE):
+        rows = [prompt_ids(tokenizer, prompt) for prompt in prompts[begin : begin + _AT_ONCE]]
+        ids, mask = aligned(rows, [len(row) - 1 for row in rows], model.device)
+        config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        texts += tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def _config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: object) -> GenerationConfig:
+    """Nothing of the model's own sampling settings (a repetition penalty, a temperature) leaks in."""
+    own = model.generation_config
+    end = own.eos_token_id if own is not None else tokenizer.eos_token_id
+    pad = end[0] if isinstance(end, list) else end
+    return GenerationConfig(eos_token_id=end, pad_token_id=pad if pad is not None else 0, **settings)
+
+
+def answer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int = 20, top: int = 5
+) -> Answer:
+    """The completion of one prompt and its `top` likeliest next tokens."""
+    ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=model.device)
+    with torch.no_grad():
+        probabilities = model(ids).logits[0, -1].float().softmax(-1)
+    values, tokens = probabilities.topk(top)
+    following = [
+        NextToken(tokenizer.decode([token]), value)
+        for token, value in zip(tokens.tolist(), values.tolist(), strict=True)
+    ]
+    return Answer(complete(model, tokenizer, [prompt], max_new_tokens)[0], following)
+
+
+def context_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, seed: int
+) -> list[str]:
+    """Templates to see a prompt in: `{}` itself and `count` short texts of the model's own with `. {}` after them.
+
+    Braces in a text would break the template, so they become spaces.
+    """
+    templates = ["{}"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for number in range(count):
+            ids = torch.tensor([prompt_ids(tokenizer, _OPENINGS[number % len(_OPENINGS)])], device=model.device)
+            config = _config(model, tokenizer, max_new_tokens=_CONTEXT_TOKENS, do_sample=True, top_k=5)
+            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+            text = tokenizer.decode(out[0], skip_special_tokens=True)
+            templates.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}")
+    return templates

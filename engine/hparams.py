@@ -1,0 +1,115 @@
+"""Settings of an editing method, in the field's own names, and the presets that retcon ships per model.
+
+A flat JSON as rome and memit have it is read as it is. A preset in `hparams/` names its models and its source and
+holds one such object per method.
+"""
+
+import difflib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+# Names that the published files carry and that retcon finds out by itself, or that only name its inputs.
+_FOUND_ELSEWHERE = {
+    "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module",
+    "mom2_dataset", "mom2_n_samples", "mom2_dtype", "context_template_length_params", "model_name", "alg_name",
+    "device", "stats_dir", "max_length", "model_parallel", "fp16", "bf16",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hparams:
+    """ROME's settings (Meng et al. 2022, appendix E.5). `layers` holds the one layer to edit."""
+
+    layers: tuple[int, ...]
+    fact_token: str = "subject_last"
+    v_num_grad_steps: int = 20
+    v_lr: float = 0.5
+    v_loss_layer: int | None = None
+    v_weight_decay: float = 0.5
+    clamp_norm_factor: float = 4.0
+    kl_factor: float = 0.0625
+    mom2_adjustment: bool = True
+    contexts: int = 5
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"layers": list(self.layers)}
+
+    def with_changes(self, **changes: Any) -> "Hparams":
+        return replace(self, **changes)
+
+
+def parse_hparams(data: Any, where: str, method: str) -> Hparams:
+    """Settings from a JSON object, flat or under the method's name.
+
+    Raises:
+        InputError: naming the field that is unknown, missing or of the wrong type.
+    """
+    if isinstance(data, dict) and isinstance(data.get(method), dict):
+        data = data[method]
+    if not isinstance(data, dict):
+        raise InputError(f"{where} must be a JSON object with the settings of {method}")
+    known = {field.name for field in fields(Hparams)}
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name in known:
+            values[name] = value
+        elif name not in _FOUND_ELSEWHERE:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{where} has an unknown field {name!r}{hint}")
+    layers = values.get("layers")
+    if not isinstance(layers, list) or not layers or not all(type(layer) is int for layer in layers):
+        raise InputError(f"{where}: 'layers' must be a list of layer numbers such as [5]")
+    for field in fields(Hparams):
+        value = values.get(field.name)
+        if field.type in (float, int) and field.name in values:
+            ok = type(value) is int or (field.type is float and type(value) is float)
+            if not ok or value < 0:
+                kind = "number" if field.type is float else "whole number"
+                raise InputError(f"{where}: {field.name!r} must be a {kind} of zero or more, not {value!r}")
+    if values.get("fact_token", "subject_last") != "subject_last":
+        raise InputError(f"{where}: retcon reads the key at fact_token 'subject_last' only, not {values['fact_token']!r}")
+    return Hparams(**values | {"layers": tuple(layers)})
+
+
+def read_hparams(path: Path, method: str) -> Hparams:
+    """Settings from a JSON file.
+
+    Raises:
+        InputError: the file cannot be read; says where and why.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the hparams file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"the hparams file {path} is no JSON: {error}") from error
+    return parse_hparams(data, str(path), method)
+
+
+@cache
+def presets() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Shipped presets by model: hub id (or `starter`) -> (file name, its content)."""
+    found = {}
+    for entry in resources.files("retcon.hparams").iterdir():
+        if entry.name.endswith(".json"):
+            data = json.loads(entry.read_text(encoding="utf-8"))
+            for model in data["models"]:
+                found[model] = (entry.name, data)
+    return found
+
+
+def preset(source: str, method: str) -> Hparams | None:
+    """The shipped settings for a model's source, or None."""
+    if source not in presets():
+        return None
+    name, data = presets()[source]
+    # The published r-ROME takes ROME's settings.
+    key = method if method in data else "rome"
+    return parse_hparams(data[key], f"the preset {name}", key) if key in data else None

@@ -1,0 +1,46 @@
+"""Kernel file locks: who holds one is alive. The kernel lets go of it whatever kills the process.
+
+A pid cannot tell: a killed child of a living parent still answers, and pids come round again.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...store.home import Home
+
+
+def job_lock(home: Home, job_id: int) -> Path:
+    """Held by a job's process for its whole life."""
+    return home.locks / f"job-{job_id}.lock"
+
+
+def device_lock(home: Home, device: str) -> Path:
+    """Held by the one job that works on a device."""
+    return home.locks / f"device-{device.replace(':', '-')}.lock"
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Take a lock if it is free, and hold it until the end of the block. Yields whether it was taken."""
+    # Not inherited by programs that this process starts, so that a helper of a killed worker does not hold it.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock now."""
+    if not path.exists():
+        return False
+    with try_lock(path) as taken:
+        return not taken

@@ -1,0 +1,99 @@
+"""A job from its own process's side: its spec, its progress, its checkpoints, and whether to stop."""
+
+import shutil
+import time
+from typing import Any
+
+from ...store import jobs as rows
+from ...store.catalog import Catalog
+from ...store.tables import Job
+from ..errors import Cancelled
+from ..progress import Progress
+
+# At most two writes a second; whoever watches sees no more anyway.
+_WRITE_SECONDS = 0.5
+_SMOOTHING_SECONDS = 20.0
+
+
+class Running:
+    """The claimed job. Every write carries the owner's token, so a stale process cannot overwrite a newer one."""
+
+    def __init__(self, catalog: Catalog, job: Job, owner: str) -> None:
+        assert job.id is not None
+        self.catalog, self.job, self.id, self.owner = catalog, job, job.id, owner
+        self.stop_asked = False  # set by SIGTERM
+        self._written = 0.0
+        self._rate = _Rate()
+
+    def say(self, activity: str) -> None:
+        """What is being done now, where nothing can be counted. Raises `Cancelled` if asked to stop."""
+        self.report(Progress(0, None, "", activity))
+
+    def report(self, progress: Progress) -> None:
+        """Write progress, at most twice a second. Raises `Cancelled` if somebody asked to stop."""
+        if self.stop_asked:
+            raise Cancelled
+        now = time.monotonic()
+        self._rate.note(now, progress)
+        if now - self._written < _WRITE_SECONDS and progress.total is not None:
+            return
+        self._written = now
+        rate = self._rate.per_second
+        left = None if progress.total is None or not rate else max(0.0, progress.total - progress.done) / rate
+        with self.catalog.write() as session:
+            rows.progress(
+                session,
+                self.id,
+                self.owner,
+                done=progress.done,
+                total=progress.total,
+                unit=progress.unit,
+                rate=rate,
+                seconds_left=left,
+                activity=progress.activity,
+            )
+            if rows.get(session, self.id).cancel_requested:
+                self.stop_asked = True
+        if self.stop_asked:
+            raise Cancelled
+
+    def checkpoint(self, session: Any, state: dict[str, Any]) -> None:
+        """Note where a resumed job goes on, in the transaction of the results that it counts."""
+        rows.checkpoint(session, self.id, self.owner, state)
+        self.job.checkpoint = state
+
+    def check_room(self, size: int) -> None:
+        """Refuse to begin a write that the disk has no room for.
+
+        Raises:
+            OSError: ENOSPC.
+        """
+        import errno
+
+        free = shutil.disk_usage(self.catalog.home.root).free
+        if free < size:
+            raise OSError(
+                errno.ENOSPC, f"{size / 1e6:.0f} MB are needed in {self.catalog.home.root}, {free / 1e6:.0f} MB are free"
+            )
+
+
+class _Rate:
+    """Units per second, smoothed over the last twenty seconds or so; starts anew when the unit changes."""
+
+    def __init__(self) -> None:
+        self.per_second: float | None = None
+        self._unit: str | None = None
+        self._at, self._done = 0.0, 0.0
+
+    def note(self, now: float, progress: Progress) -> None:
+        if progress.unit != self._unit or progress.done < self._done:
+            self._unit, self.per_second = progress.unit, None
+            self._at, self._done = now, progress.done
+            return
+        elapsed = now - self._at
+        if progress.done == self._done or elapsed < _WRITE_SECONDS:
+            return
+        current = (progress.done - self._done) / elapsed
+        weight = min(1.0, elapsed / _SMOOTHING_SECONDS)
+        self.per_second = current if self.per_second is None else self.per_second + weight * (current - self.per_second)
+        self._at, self._done = now, progress.done

@@ -1,0 +1,25 @@
+"""Ask one prompt of several revisions of a model, loaded once."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ....store import history
+from ...generation import answer
+from ..running import Running
+from ..specs import AskSpec
+from .loaded import load
+
+
+def run(running: Running, spec: AskSpec) -> dict[str, Any]:
+    """Returns the answers, in the order of the revisions asked."""
+    loaded = load(running, spec.model, spec.revisions[0])
+    answers = []
+    for name in spec.revisions:
+        with running.catalog.read() as session:
+            revision = history.find_revision(session, loaded.model, name)
+        if revision.id != loaded.revision.id:
+            loaded.move_to(revision)
+        running.say(f"asking {revision.id}")
+        said = answer(loaded.decoder.model, loaded.tokenizer, spec.prompt, spec.max_new_tokens, spec.top)
+        answers.append({"revision": revision.id, **asdict(said)})
+    return {"prompt": spec.prompt, "answers": answers}

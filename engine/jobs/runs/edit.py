@@ -1,0 +1,145 @@
+"""Write facts: settings, second moments, the method, and one new revision with all that it took to make it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ....store import history
+from ....store.errors import NotFound
+from ....store.tables import Covariance, Revision
+from ...delta import concatenate, to_tensors
+from ...edits import METHODS, Method, Request
+from ...errors import InputError
+from ...generation import context_texts
+from ...hparams import Hparams, preset, read_hparams
+from ..running import Running
+from ..specs import EditSpec
+from .covariance import collect_into_catalog, moment_of, newest
+from .loaded import Loaded, check_everything, check_tensors, load
+
+_FIRST_TOKENS = 100_000
+_MAX_LENGTH = 512
+
+
+def run(running: Running, spec: EditSpec) -> dict[str, Any]:
+    """Returns the new revision's id."""
+    if spec.method not in METHODS:
+        raise InputError(f"there is no method {spec.method!r}; the methods are {', '.join(METHODS)}")
+    method = METHODS[spec.method]
+    requests = [Request(r["subject"], r["prompt"], r["target_new"]) for r in spec.requests]
+    if not requests:
+        raise InputError("there is no fact to write: no request has a new target")
+    loaded = load(running, spec.model, spec.revision)
+    hparams = _hparams(spec, loaded)
+    moments = _moments(running, spec, loaded, method, hparams)
+    running.say("generating context texts")
+    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
+    parent, so_far = loaded.revision, loaded.delta
+    written = method.write(
+        loaded.decoder,
+        loaded.tokenizer,
+        requests,
+        {layer: moment_of(running, row) for layer, row in moments.items()},
+        hparams,
+        contexts,
+        running.report,
+    )
+    running.say("writing the revision")
+    check_tensors(loaded, list(written.delta))
+    loaded.delta = concatenate([so_far, written.delta])
+    loaded.weights.set(loaded.delta)
+    sizes = loaded.weights.sizes(loaded.delta)
+    own = loaded.weights.sizes(written.delta)
+    artifact = running.catalog.artifacts.put_writer(lambda path: _save(written.delta, path))
+    revision = Revision(
+        model_id=loaded.model.id or 0,
+        parent=parent.id,
+        kind="edit",
+        method=spec.method,
+        hparams=hparams.as_dict(),
+        seed=spec.seed,
+        contexts=contexts,
+        requests=spec.requests,
+        covariances=[row.id for row in moments.values()],
+        delta=artifact.sha256,
+        figures={
+            "delta": {name: asdict(size) for name, size in own.items()},
+            "with_earlier_edits": {name: asdict(size) for name, size in sizes.items()},
+            "requests": written.figures,
+        },
+        message=spec.message or _message(requests),
+        fingerprint=loaded.fingerprint(),
+    )
+    loaded.revision = revision
+    check_everything(loaded)
+    with running.catalog.write(durable=True) as session:
+        session.merge(artifact)
+        model = history.find_model(session, spec.model)
+        history.commit_revision(session, model, revision, "edit")
+    return {"revision": revision.id}
+
+
+def _save(delta: Any, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(to_tensors(delta), path)
+
+
+def _hparams(spec: EditSpec, loaded: Loaded) -> Hparams:
+    """The file's settings, else the model's preset; then the single changes that were asked for."""
+    if spec.hparams_file:
+        hparams = read_hparams(Path(spec.hparams_file), spec.method)
+    else:
+        found = preset(loaded.model.source, spec.method)
+        if found is None and "layers" not in spec.hparams:
+            raise InputError(
+                f"retcon ships no settings for {loaded.model.source}, so it does not know which layer to edit: give one "
+                f"with --layer (retcon trace run {loaded.model.name}, then retcon trace locate, proposes some)"
+            )
+        hparams = found or Hparams(layers=())
+    changes = dict(spec.hparams)
+    if "layers" in changes:
+        changes["layers"] = tuple(changes["layers"])
+    return hparams.with_changes(**changes)
+
+
+def _moments(
+    running: Running, spec: EditSpec, loaded: Loaded, method: Method, hparams: Hparams
+) -> dict[int, Covariance]:
+    """The catalogued covariance of each layer that the method needs; what is missing is collected first."""
+    found: dict[int, Covariance] = {}
+    layers = method.layers(hparams)
+    for layer in layers:
+        row = _chosen(running, spec, loaded, layer) or newest(running, loaded.model.id or 0, layer)
+        if row is not None:
+            found[layer] = row
+    missing = [layer for layer in layers if layer not in found]
+    if missing:
+        running.say(f"no covariance yet for layer {', '.join(map(str, missing))}: collecting one from {spec.texts} texts")
+        # The covariance describes the base, whatever revision is edited.
+        loaded.weights.set({})
+        ids = collect_into_catalog(
+            running, loaded, missing, spec.texts, max_tokens=_FIRST_TOKENS, max_length=_MAX_LENGTH, seed=spec.seed
+        )
+        loaded.weights.set(loaded.delta)
+        with running.catalog.read() as session:
+            rows = [session.get_one(Covariance, id) for id in ids]
+        found |= {row.layer: row for row in rows}
+    return found
+
+
+def _chosen(running: Running, spec: EditSpec, loaded: Loaded, layer: int) -> Covariance | None:
+    if spec.covariance is None:
+        return None
+    with running.catalog.read() as session:
+        row = session.get(Covariance, spec.covariance)
+    if row is None:
+        raise NotFound(f"there is no covariance {spec.covariance}; `retcon covariance list` shows those there are")
+    if row.model_id != loaded.model.id or row.layer != layer:
+        raise InputError(f"covariance {row.id} is of layer {row.layer} of another edit than layer {layer} of {spec.model}")
+    return row
+
+
+def _message(requests: list[Request]) -> str:
+    first = f"{requests[0].subject} → {requests[0].target_new.strip()}"
+    return first if len(requests) == 1 else f"{first} (and {len(requests) - 1} more)"

@@ -1,0 +1,105 @@
+"""A model of the catalog, loaded at one of its revisions and checked against what the catalog says of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from ....store import history
+from ....store.catalog import Catalog
+from ....store.errors import CatalogError
+from ....store.tables import Model, Revision
+from ...anatomy import Anatomy
+from ...decoder import Decoder
+from ...delta import Delta, Materialiser, concatenate, read_delta
+from ...loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
+from ..running import Running
+
+
+@dataclass
+class Loaded:
+    """A model in memory and the revision that it is at; it moves to another without being loaded again."""
+
+    catalog: Catalog
+    model: Model
+    decoder: Decoder
+    tokenizer: PreTrainedTokenizerBase
+    weights: Materialiser
+    revision: Revision
+    delta: Delta
+
+    def move_to(self, revision: Revision) -> None:
+        """Materialise another revision and check its fingerprint.
+
+        Raises:
+            CatalogError: the weights are not those that the revision had when it was made.
+        """
+        delta = delta_of(self.catalog, revision)
+        self.weights.set(delta)
+        self.revision, self.delta = revision, delta
+        found = self.fingerprint()
+        if found != revision.fingerprint:
+            raise CatalogError(
+                f"revision {revision.id} of {self.model.name} has fingerprint {found[:12]}, not {revision.fingerprint[:12]} "
+                "as when it was made: its base was changed on disk, or this machine multiplies differently"
+            )
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the weights now; untouched matrices count as the base's."""
+        touched = {name: tensor_digest(self.decoder.model.get_parameter(name)) for name in self.delta}
+        return fingerprint(self.model.tensors | touched)
+
+
+def load(running: Running, name: str, revision_name: str) -> Loaded:
+    """Load a model at a revision, on the job's device, checking the touched matrices before and after.
+
+    Raises:
+        store.errors.NotFound: no such model or revision.
+        CatalogError: a matrix on disk is not what it was when the model was added.
+    """
+    with running.catalog.read() as session:
+        model = history.find_model(session, name)
+        revision = history.find_revision(session, model, revision_name)
+    running.say(f"loading {model.name}")
+    folder = Path(model.path)
+    loaded = load_model(folder, running.job.device, trust_remote_code=model.trust_remote_code)
+    decoder = Decoder(loaded, Anatomy.from_dict(model.anatomy))
+    tokenizer = load_tokenizer(folder, model.trust_remote_code)
+    result = Loaded(running.catalog, model, decoder, tokenizer, Materialiser(loaded), revision, {})
+    touched = delta_of(running.catalog, revision)
+    check_tensors(result, touched)
+    result.move_to(revision)
+    return result
+
+
+def check_tensors(loaded: Loaded, names: Sequence[str] | Delta) -> None:
+    """Compare matrices as loaded with the digests that the catalog noted when the model was added."""
+    for name in names:
+        if tensor_digest(loaded.decoder.model.get_parameter(name)) != loaded.model.tensors[name]:
+            raise CatalogError(
+                f"{name} in {loaded.model.path} is not what it was when {loaded.model.name} was added; "
+                "restore that folder, or add the model again under another name"
+            )
+
+
+def check_everything(loaded: Loaded) -> str:
+    """Hash every parameter in memory; the fingerprint of all of them.
+
+    Raises:
+        CatalogError: it is not the revision's.
+    """
+    found = fingerprint(tensor_digests(loaded.decoder.model))
+    if found != loaded.revision.fingerprint:
+        raise CatalogError(
+            f"revision {loaded.revision.id} of {loaded.model.name}: the weights' fingerprint is {found[:12]}, "
+            f"it should be {loaded.revision.fingerprint[:12]}"
+        )
+    return found
+
+
+def delta_of(catalog: Catalog, revision: Revision) -> Delta:
+    """All edits that make up a revision, concatenated in the order of its path; each file is verified by its hash."""
+    with catalog.read() as session:
+        edits = history.live_edits(history.path(session, revision.id))
+    return concatenate(read_delta(catalog.artifacts.path(edit.delta)) for edit in edits if edit.delta)

@@ -1,0 +1,144 @@
+"""What a job is asked to do, one data class per kind. Stored in the job's row as JSON; read back by the worker.
+
+`model` is a model's name and `revision` what names one of its revisions (`head`, `base`, an id); the submitter
+resolves `head` to an id, so that a job means what it meant when it was submitted.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What every job has: a kind, and itself as JSON."""
+
+    kind: ClassVar[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ModelSpec(Spec):
+    """Add a model to the catalog: `source` is a hub id, a folder, a .gguf file, or `starter`."""
+
+    kind: ClassVar[str] = "model"
+    source: str
+    name: str
+    commit: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class TraceSpec(Spec):
+    """Trace one prompt, or every fact of a set. `noise` is a rule (`3s`) or a number."""
+
+    kind: ClassVar[str] = "trace"
+    model: str
+    revision: str = "head"
+    facts: str | None = None
+    prompt: str | None = None
+    subject: str | None = None
+    expected: str | None = None
+    kinds: list[str] = field(default_factory=lambda: ["hidden", "mlp", "attn"])
+    samples: int = 10
+    noise: str = "3s"
+    window: int = 10
+    seed: int = 1
+    tokens: str = "all"
+
+
+@dataclass(frozen=True)
+class CovarianceSpec(Spec):
+    """Collect the second moment of the keys at some layers from texts (see engine.corpus for the sources)."""
+
+    kind: ClassVar[str] = "covariance"
+    model: str
+    layers: list[int]
+    texts: str = "shipped"
+    max_tokens: int = 100_000
+    max_length: int = 512
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class EditSpec(Spec):
+    """Write facts. Each request has `subject`, `prompt` (with one `{}`) and `target_new`; the rest is kept beside them.
+
+    `hparams` changes single settings of the preset or of `hparams_file`; `covariance` names one of the catalog, else
+    the newest of the layer serves, else one is collected from `texts` first.
+    """
+
+    kind: ClassVar[str] = "edit"
+    model: str
+    requests: list[dict[str, Any]]
+    revision: str = "head"
+    method: str = "rome"
+    hparams: dict[str, Any] = field(default_factory=dict)
+    hparams_file: str | None = None
+    covariance: int | None = None
+    texts: str = "shipped"
+    seed: int = 1
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RevertSpec(Spec):
+    """Take one edit out of the head's history: a new revision without it."""
+
+    kind: ClassVar[str] = "revert"
+    model: str
+    reverts: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class VerifySpec(Spec):
+    """Make a revision's weights anew and compare every tensor with what its fingerprint says."""
+
+    kind: ClassVar[str] = "verify"
+    model: str
+    revision: str = "head"
+
+
+@dataclass(frozen=True)
+class EvaluationSpec(Spec):
+    """Score a revision on a fact set, or on the requests of its own edits."""
+
+    kind: ClassVar[str] = "evaluation"
+    model: str
+    revision: str = "head"
+    facts: str | None = None
+    max_new_tokens: int = 20
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class AskSpec(Spec):
+    """Ask one prompt of several revisions: completion and likeliest next tokens, in the order of `revisions`."""
+
+    kind: ClassVar[str] = "ask"
+    model: str
+    prompt: str
+    revisions: list[str] = field(default_factory=lambda: ["head"])
+    max_new_tokens: int = 20
+    top: int = 5
+
+
+@dataclass(frozen=True)
+class ExportSpec(Spec):
+    """Write a revision to a folder, as a checkpoint that transformers loads."""
+
+    kind: ClassVar[str] = "export"
+    model: str
+    folder: str
+    revision: str = "head"
+    what: str = "checkpoint"
+
+
+SPECS: dict[str, type[Spec]] = {
+    spec.kind: spec
+    for spec in (
+        ModelSpec, TraceSpec, CovarianceSpec, EditSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec, ExportSpec
+    )
+}  # fmt: skip

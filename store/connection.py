@@ -1,0 +1,132 @@
+"""How this program talks to SQLite: the pragmas, the two kinds of transaction, and errors in plain words."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.pool import NullPool
+
+from .errors import CatalogError
+
+# Written into the file's header, so that another program's SQLite file is never taken for a catalog.
+APPLICATION_ID = int.from_bytes(b"rtcn", "big")
+# How long a transaction waits for another process's before it gives up.
+BUSY_SECONDS = 30.0
+_WAL_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A plain connection in autocommit mode, for the few statements that need no models. The file must exist.
+
+    Python's `timeout` is SQLite's busy_timeout, set before the first statement: a pragma can itself find the
+    file locked.
+    """
+    uri = f"{path.as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def make_engine(
+    path: Path,
+    begin: Literal["BEGIN", "BEGIN IMMEDIATE"],
+    *,
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+    query_only: bool = False,
+    foreign_keys: bool = True,
+    pooled: bool = True,
+) -> Engine:
+    """An engine of which every transaction starts with `begin`.
+
+    A deferred BEGIN that reads and then writes fails at once when another process wrote in between, whatever
+    the timeout; so all writing starts with BEGIN IMMEDIATE, and reading, which then needs no lock, does not.
+    """
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: connect(path),
+        **({} if pooled else {"poolclass": NullPool}),
+    )
+
+    def prepare(connection: Any, _record: Any) -> None:
+        # The driver must begin nothing by itself, or DDL would commit half a migration.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+        if query_only:
+            connection.execute("PRAGMA query_only = ON")
+
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+        # Keys are checked at the commit: rows of one transaction may then be saved in any order, and without
+        # mapped relationships SQLAlchemy promises none.
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", start)
+    return engine
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """A consistent copy while others read and write; never a copy of the file, which lacks the WAL.
+
+    `target` (mode 0600) must not exist; it appears under its name only when it is whole.
+    """
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    origin, copy = connect(source), connect(partial)
+    try:
+        origin.backup(copy)
+        # A file by itself: it must not need a -wal beside it.
+        copy.execute("PRAGMA journal_mode = DELETE")
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        copy.close()
+        origin.close()
+    partial.replace(target)
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite says about the file at `path` into a CatalogError of one sentence.
+
+    Errors of the program itself (a broken constraint, wrong SQL) pass as they are: they are bugs.
+    """
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        if sentence := _sentence(error.orig, path):
+            raise CatalogError(sentence) from error
+        raise
+    except sqlite3.Error as error:
+        if sentence := _sentence(error, path):
+            raise CatalogError(sentence) from error
+        raise
+
+
+def _sentence(error: BaseException | None, path: Path) -> str | None:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return f"The disk that holds {path} is full, this step was not saved: free some space and repeat it."
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return (
+            f"The catalog {path} is damaged ({error}): move it and its -wal and -shm files away, "
+            f"then copy the newest file of {path.parent / 'backups'} to its place."
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return (
+            f"The catalog {path} was locked by another process for more than {BUSY_SECONDS:.0f} s: "
+            "end that process or wait for it, then repeat this step."
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
+        return f"The catalog {path} cannot be opened to write ({error}): check the permissions there."
+    if code == sqlite3.SQLITE_IOERR:
+        return f"The catalog {path} cannot be read or written ({error}): check the disk that it lies on."
+    return None

@@ -1,0 +1,25 @@
+"""What the catalog raises. Each message is one sentence: what is wrong, where, and what to do."""
+
+
+class InputError(Exception):
+    """What the user gave is wrong: a file, a name, a setting. The command line exits with 2."""
+
+
+class NotFound(InputError):  # noqa: N818 - reads as what happened
+    """A name that the catalog does not hold; the message names what it does hold."""
+
+
+class CatalogError(Exception):
+    """The catalog or an artifact failed although the input was right. The command line exits with 1."""
+
+
+class CatalogTooNew(CatalogError):  # noqa: N818 - reads as what happened
+    """The catalog was migrated by a newer program; this one must not touch it."""
+
+
+class ArtifactDamaged(CatalogError):  # noqa: N818 - reads as what happened
+    """An artifact is missing, short, or its bytes no longer have the digest that names it."""
+
+
+class LostOwnership(CatalogError):  # noqa: N818 - reads as what happened
+    """A job's row belongs to another process now; the one that gets this must stop writing."""

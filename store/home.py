@@ -1,0 +1,120 @@
+"""The one folder in which everything lives: `RETCON_HOME`. Private to its user (0700, files 0600)."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InputError
+
+
+def home() -> Path:
+    """`$RETCON_HOME`, or `retcon` in the user's data folder. Absolute; not created here."""
+    given = os.environ.get("RETCON_HOME", "")
+    if given:
+        return Path(given).expanduser().absolute()
+    data = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG rules say that a relative XDG_DATA_HOME is to be ignored.
+    base = Path(data) if data.startswith("/") else Path.home() / ".local" / "share"
+    return base / "retcon"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders under one root. Nothing is created before `prepare()`."""
+
+    root: Path
+
+    @property
+    def catalog(self) -> Path:
+        """The SQLite file; its `-wal` and `-shm` lie beside it."""
+        return self.root / "catalog.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Large files, each under its sha256."""
+        return self.root / "artifacts"
+
+    @property
+    def models(self) -> Path:
+        """Weights that the program downloaded or converted."""
+        return self.root / "models"
+
+    @property
+    def logs(self) -> Path:
+        """One log a job."""
+        return self.root / "logs"
+
+    @property
+    def locks(self) -> Path:
+        """Files that are only ever locked, never read."""
+        return self.root / "locks"
+
+    @property
+    def backups(self) -> Path:
+        """Copies of the catalog, one before each migration."""
+        return self.root / "backups"
+
+    def prepare(self) -> None:
+        """Create what is missing (0700) and refuse a root that others could write to.
+
+        Raises InputError: the root is a file, cannot be made, belongs to another user, or is group/world
+        writable. The last two because whoever can write here can have this user load weights of theirs.
+        """
+        try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            _private_folder(self.root)
+            found = self.root.stat()
+            if found.st_uid != os.geteuid():
+                raise InputError(
+                    f"{self.root} belongs to another user (uid {found.st_uid}, this is uid {os.geteuid()}): "
+                    "set RETCON_HOME to a folder of your own."
+                )
+            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise InputError(
+                    f"{self.root} can be written by other users (mode {stat.S_IMODE(found.st_mode):04o}): "
+                    f"run `chmod 700 {self.root}`, or set RETCON_HOME to another folder."
+                )
+            for folder in (self.artifacts, self.models, self.logs, self.locks, self.backups):
+                _private_folder(folder)
+        except OSError as error:
+            raise InputError(
+                f"{self.root} cannot be used as the home folder ({error.strerror or error}): "
+                "make it writable, or set RETCON_HOME to another folder."
+            ) from error
+
+
+def _private_folder(folder: Path) -> None:
+    """Make one folder with 0700 whatever the umask; one that is there keeps the mode its user gave it."""
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if folder.is_dir():  # another process made it in between
+            return
+        raise
+    folder.chmod(0o700)
+
+
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs", "fuse.sshfs"}
+
+
+def network_filesystem(path: Path) -> str | None:
+    """The type of the network filesystem that `path` lies on; None on a local one, or if unknown.
+
+    SQLite's WAL shares memory between processes of ONE host and flock may silently do nothing there, so two
+    hosts on one catalog would damage it. `retcon doctor` warns with this.
+    """
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    best, kind = "", ""
+    resolved = path.resolve()
+    for line in mounts:
+        _, point, type_, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if resolved.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, type_
+    return kind if kind in _NETWORK else None

@@ -1,0 +1,206 @@
+"""The rows of jobs: who may write what, and when.
+
+    queued -> waiting -> running -> done | failed | cancelled        by the process that claimed it
+    queued, waiting, running -> interrupted                          by anyone who finds that process dead
+    interrupted, failed, cancelled -> queued                         by a person who resumes it
+
+A process claims a job with a token of its own. Each write after that compares the token inside the UPDATE: a
+process that was taken for dead and wakes up again gets LostOwnership instead of writing over its successor.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, update
+from sqlmodel import Session, col, select
+
+from .columns import now
+from .errors import InputError, LostOwnership, NotFound
+from .tables import Job
+
+_ALIVE = ("waiting", "running")
+
+
+def create(session: Session, kind: str, spec: dict[str, Any], device: str, priority: int = 0) -> Job:
+    """A new queued job, flushed, so that it has its id."""
+    job = Job(kind=kind, spec=spec, device=device, priority=priority)
+    session.add(job)
+    session.flush()
+    return job
+
+
+def get(session: Session, job_id: int) -> Job:
+    """The job as it is in the catalog now. NotFound if there is none."""
+    job = session.get(Job, job_id, populate_existing=True)
+    if job is None:
+        raise NotFound(f"There is no job {job_id}: `retcon job list` shows those there are.")
+    return job
+
+
+def list_jobs(session: Session, states: Iterable[str] | None = None, limit: int | None = None) -> list[Job]:
+    """Jobs, newest first; all states if none are named."""
+    query = select(Job).order_by(col(Job.id).desc())
+    if states is not None:
+        query = query.where(col(Job.state).in_(list(states)))
+    if limit is not None:
+        query = query.limit(limit)
+    return list(session.exec(query))
+
+
+def claim(session: Session, job_id: int, owner: str, pid: int) -> bool:
+    """Take a queued job for the process `pid` with the token `owner`; False if another was first."""
+    return _change(
+        session,
+        job_id,
+        [col(Job.state) == "queued"],
+        state="waiting",
+        owner=owner,
+        pid=pid,
+        attempt=col(Job.attempt) + 1,
+        heartbeat=now(),
+    )
+
+
+def start(session: Session, job_id: int, owner: str) -> None:
+    """The device is held and the work begins. Raises LostOwnership."""
+    _owned(session, job_id, owner, ("waiting",), state="running", started=now(), heartbeat=now())
+
+
+def progress(
+    session: Session,
+    job_id: int,
+    owner: str,
+    *,
+    done: float,
+    total: float | None,
+    unit: str,
+    rate: float | None,
+    seconds_left: float | None,
+    activity: str,
+) -> None:
+    """How far the job is, in `unit`s and `unit`s per second; also its heartbeat. Raises LostOwnership."""
+    _owned(
+        session,
+        job_id,
+        owner,
+        _ALIVE,
+        done=done,
+        total=total,
+        unit=unit,
+        rate=rate,
+        seconds_left=seconds_left,
+        activity=activity,
+        heartbeat=now(),
+    )
+
+
+def checkpoint(session: Session, job_id: int, owner: str, checkpoint: dict[str, Any]) -> None:
+    """Where a resumed job goes on; in the transaction of the results that it counts. Raises LostOwnership."""
+    _owned(session, job_id, owner, _ALIVE, checkpoint=checkpoint, heartbeat=now())
+
+
+def finish(session: Session, job_id: int, owner: str, made: dict[str, Any]) -> None:
+    """Done; `made` names the rows that came of it, {"trace": 3}. Raises LostOwnership."""
+    ended = now()
+    _owned(
+        session, job_id, owner, _ALIVE, state="done", made=made, seconds_left=0.0, activity="", ended=ended
+    )
+
+
+def fail(
+    session: Session, job_id: int, owner: str, error: str, error_kind: Literal["input", "failure"]
+) -> None:
+    """Failed, with one sentence that says why. Raises LostOwnership."""
+    _owned(
+        session,
+        job_id,
+        owner,
+        _ALIVE,
+        state="failed",
+        error=error,
+        error_kind=error_kind,
+        seconds_left=None,
+        ended=now(),
+    )
+
+
+def cancelled(session: Session, job_id: int, owner: str) -> None:
+    """The process has stopped because it was asked to. Raises LostOwnership."""
+    _owned(session, job_id, owner, _ALIVE, state="cancelled", seconds_left=None, ended=now())
+
+
+def request_cancel(session: Session, job_id: int) -> Job:
+    """Ask a job to stop at its next checkpoint; a queued one is cancelled at once, an ended one stays."""
+    if not _change(
+        session,
+        job_id,
+        [col(Job.state) == "queued"],
+        state="cancelled",
+        cancel_requested=True,
+        ended=now(),
+    ):
+        _change(session, job_id, [col(Job.state).in_(_ALIVE)], cancel_requested=True)
+    return get(session, job_id)
+
+
+def interrupt(session: Session, job_id: int, owner: str | None) -> bool:
+    """Mark a job whose process was found dead; False if it has ended or has another owner by now.
+
+    `owner` is the token in the row that was looked at (None: no process ever claimed it), so that a job which
+    was resumed in between is not hit.
+    """
+    return _change(
+        session,
+        job_id,
+        [col(Job.owner).is_(None) if owner is None else col(Job.owner) == owner,
+         col(Job.state).in_(("queued", *_ALIVE))],
+        state="interrupted",
+        seconds_left=None,
+        ended=now(),
+    )  # fmt: skip
+
+
+def requeue(session: Session, job_id: int) -> Job:
+    """Make an interrupted, failed or cancelled job ready to be claimed again. InputError for any other.
+
+    Its checkpoint and what it has made stay, so it goes on where it was; the old token no longer counts.
+    """
+    if not _change(
+        session,
+        job_id,
+        [col(Job.state).in_(("interrupted", "failed", "cancelled"))],
+        state="queued",
+        owner=None,
+        pid=None,
+        cancel_requested=False,
+        error=None,
+        error_kind=None,
+        activity="",
+        rate=None,
+        seconds_left=None,
+        heartbeat=None,
+        started=None,
+        ended=None,
+    ):
+        state = get(session, job_id).state
+        raise InputError(f"Job {job_id} is {state}: only an interrupted, failed or cancelled one resumes.")
+    return get(session, job_id)
+
+
+def _owned(session: Session, job_id: int, owner: str, states: tuple[str, ...], **values: Any) -> None:
+    """Write as the owner, or raise LostOwnership."""
+    if not _change(session, job_id, [col(Job.owner) == owner, col(Job.state).in_(states)], **values):
+        job = get(session, job_id)
+        raise LostOwnership(
+            f"Job {job_id} is {job.state} and was last claimed by pid {job.pid}: this process must stop, "
+            "`retcon job show` tells what became of the job."
+        )
+
+
+def _change(session: Session, job_id: int, conditions: list[ColumnElement[bool]], **values: Any) -> bool:
+    """One UPDATE if all conditions hold; whether it did. NotFound if there is no such job."""
+    statement = update(Job).where(col(Job.id) == job_id, *conditions).values(**values)
+    changed = session.exec(statement, execution_options={"synchronize_session": False}).rowcount
+    # A row that the session holds is renewed from the table, rather than guessed at in Python.
+    get(session, job_id)
+    return bool(changed)

@@ -1,0 +1,246 @@
+"""The published methods in their plain, slow form: whole forward passes, one cell, one layer, one document at a time.
+
+Written from the papers (Meng et al. 2022 and 2023; Gupta et al. 2024) and retcon's notes on the published programs.
+Nothing here knows the engine's shortcuts; of the engine it takes only the names of a model's parts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from retcon.engine.anatomy import Anatomy
+from retcon.engine.edits import Request
+from retcon.engine.hparams import Hparams
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@contextmanager
+def hooked(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While inside, `change` maps what the module puts out, be it bare or first in a tuple."""
+
+    def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def reading_input(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
+    """While inside, what enters the module is appended to `into`."""
+    handle = module.register_forward_pre_hook(lambda _module, args: into.append(args[0].detach().clone()))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# Causal tracing
+
+
+@dataclass
+class PlainTrace:
+    answer: int
+    high: float
+    low: float
+    # kind and window -> [token][layer]
+    scores: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict)
+
+
+def plain_trace(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    ids: list[int],
+    subject: tuple[int, int],
+    *,
+    noise: float,
+    samples: int,
+    seed: int,
+    kinds: Sequence[tuple[str, int]],
+) -> PlainTrace:
+    """The published loop: for each kind (with its window), token and layer one pass of the clean row and all samples."""
+    begin, end = subject
+
+    def probabilities(restored: Sequence[tuple[str, int]]) -> Tensor:
+        """`[1 + samples, vocabulary]` at the last token, with the named modules restored at the given tokens."""
+        random = np.random.RandomState(seed)
+
+        def corrupt(embedded: Tensor) -> Tensor:
+            embedded = embedded.clone()
+            drawn = random.randn(samples, end - begin, embedded.shape[-1]) * noise
+            embedded[1:, begin:end] += torch.from_numpy(drawn).to(embedded)
+            return embedded
+
+        def restore(token: int) -> Callable[[Tensor], Tensor]:
+            def change(output: Tensor) -> Tensor:
+                rows = output.clone().view(1 + samples, len(ids), -1)
+                rows[1:, token] = rows[0, token]
+                return rows.view(output.shape)
+
+            return change
+
+        with torch.no_grad(), hooked_all(model, {anatomy.embedding: corrupt} | {n: restore(t) for n, t in restored}):
+            logits = model(torch.tensor([ids] * (1 + samples))).logits
+        return logits[:, -1].softmax(-1)
+
+    unrestored = probabilities([])
+    answer = int(unrestored[0].argmax())
+    trace = PlainTrace(answer, unrestored[0, answer].item(), unrestored[1:, answer].mean().item())
+    for kind, window in kinds:
+        table = []
+        for token in range(len(ids)):
+            row = []
+            for layer in range(anatomy.layers):
+                if kind == "hidden":
+                    names = [f"{anatomy.blocks}.{layer}"]
+                else:
+                    part = {"mlp": anatomy.mlp, "attn": anatomy.attention}[kind]
+                    first, stop = max(0, layer - window // 2), min(anatomy.layers, layer - (-window // 2))
+                    names = [f"{anatomy.blocks}.{at}.{part}" for at in range(first, stop)]
+                row.append(probabilities([(name, token) for name in names])[1:, answer].mean().item())
+            table.append(row)
+        trace.scores[kind, window] = table
+    return trace
+
+
+@contextmanager
+def hooked_all(model: nn.Module, changes: dict[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """`hooked` for several modules by name."""
+    if not changes:
+        yield
+        return
+    (name, change), *others = changes.items()
+    with hooked(model.get_submodule(name), change), hooked_all(model, dict(others)):
+        yield
+
+
+# The second moment of keys
+
+
+def plain_second_moment(
+    model: PreTrainedModel, anatomy: Anatomy, documents: Sequence[list[int]], layer: int
+) -> Tensor:
+    """E[k k^T] of one layer: one document at a time, float64."""
+    matrix = model.get_submodule(f"{anatomy.blocks}.{layer}.{anatomy.matrix}")
+    total, tokens = torch.zeros(anatomy.key_width, anatomy.key_width, dtype=torch.float64), 0
+    for document in documents:
+        entered: list[Tensor] = []
+        with torch.no_grad(), reading_input(matrix, entered):
+            model(torch.tensor([document]))
+        for key in entered[0].view(len(document), -1).double():
+            total += torch.outer(key, key)
+        tokens += len(document)
+    return total / tokens
+
+
+# ROME and r-ROME
+
+
+@dataclass
+class PlainEdit:
+    """`change` `[out, in]` is what is added to W in `out = W k`; v* is `initial + delta`."""
+
+    change: Tensor
+    losses: list[float]
+    initial: Tensor
+    delta: Tensor
+
+
+def plain_rome(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    request: Request,
+    layer: int,
+    hparams: Hparams,
+    contexts: Sequence[str],
+    moment: Tensor | None,
+    *,
+    corrected: bool,
+) -> PlainEdit:
+    """One published edit. `corrected`: r-ROME, which takes the averages over the contexts on both sides.
+
+    `contexts` are templates, `{}` first; `moment` is C, or None to leave it out.
+    """
+    matrix = model.get_submodule(f"{anatomy.blocks}.{layer}.{anatomy.matrix}")
+    target = tokenizer(" " + request.target_new.strip(), add_special_tokens=False)["input_ids"]
+
+    def with_subject(template: str) -> tuple[list[int], int]:
+        """Ids of a template filled in, and the index of the subject's last token."""
+        before, after = template.split("{}", 1)
+        encoding = tokenizer(before + request.subject + after)
+        return list(encoding["input_ids"]), encoding.char_to_token(len(before) + len(request.subject) - 1)
+
+    prompts = [with_subject(context.replace("{}", request.prompt)) for context in contexts]
+    essence, essence_at = with_subject("{} is a")
+
+    # The search for v*: whole passes over right-padded rows, the essence's row last.
+    rows = [ids + target[:-1] for ids, _ in prompts] + [essence]
+    at = [index for _, index in prompts] + [essence_at]
+    longest = max(map(len, rows))
+    batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    initial: list[Tensor] = []
+    delta = torch.zeros(anatomy.width, requires_grad=True)
+
+    def add_delta(output: Tensor) -> Tensor:
+        states = output.view(len(rows), longest, -1)
+        if not initial:
+            initial.append(states[0, at[0]].detach().clone())
+        added = torch.zeros_like(states)
+        added[torch.arange(len(rows)), torch.tensor(at)] = 1
+        return (states + added * delta).view(output.shape)
+
+    optimiser = torch.optim.Adam([delta], lr=hparams.v_lr)
+    essence_before: Tensor | None = None
+    losses = []
+    for step in range(hparams.v_num_grad_steps):
+        optimiser.zero_grad()
+        with hooked(matrix, add_delta):
+            log_probabilities = model(batch, attention_mask=mask).logits.log_softmax(-1)
+        nll = torch.stack(
+            [
+                -sum(log_probabilities[i, len(ids) - 1 + j, token] for j, token in enumerate(target)) / len(target)
+                for i, (ids, _) in enumerate(prompts)
+            ]
+        ).mean()
+        essence_now = log_probabilities[-1, essence_at]
+        if essence_before is None:
+            essence_before = essence_now.detach().clone()
+        # The paper's and the program's direction: KL(with d || without).
+        kl = (essence_now.exp() * (essence_now - essence_before)).sum()
+        decay = delta.norm() / initial[0].norm() ** 2
+        loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
+        losses.append(loss.item())
+        if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
+            break
+        loss.backward()
+        optimiser.step()
+        bound = hparams.clamp_norm_factor * initial[0].norm()
+        if delta.norm() > bound:
+            with torch.no_grad():
+                delta.copy_(delta * bound / delta.norm())
+    value = initial[0] + delta.detach()
+
+    # Keys and present outputs, each context alone.
+    keys, outputs = [], []
+    for ids, index in prompts:
+        entered: list[Tensor] = []
+        left: list[Tensor] = []
+        with torch.no_grad(), reading_input(matrix, entered), hooked(matrix, lambda out, left=left: left.append(out) or out):
+            model(torch.tensor([ids]))
+        keys.append(entered[0].view(len(ids), -1)[index].double())
+        outputs.append(left[0].view(len(ids), -1)[index].double())
+    average = torch.stack(keys).mean(0)
+    u = average if moment is None else torch.linalg.inv(moment.double()) @ average
+    u = u / u.norm()
+    key, output = (average, torch.stack(outputs).mean(0)) if corrected else (keys[0], outputs[0])
+    right = (value.double() - output) / (key @ u)
+    return PlainEdit(torch.outer(right, u), losses, initial[0], delta.detach())

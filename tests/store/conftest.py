@@ -1,0 +1,37 @@
+"""What the catalog's tests share: a fresh home, a catalog in it, and a model with a history."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from retcon.store.catalog import Catalog
+from retcon.store.home import Home
+from retcon.store.tables import Model
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def catalog(home: Home) -> Iterator[Catalog]:
+    opened = Catalog.open(home)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def model() -> Model:
+    """A model as it is before it is saved."""
+    return Model(
+        name="tiny",
+        source="starter",
+        source_kind="starter",
+        path="/models/tiny",
+        architecture="LlamaForCausalLM",
+        dtype="float32",
+        parameters=10,
+        size=40,
+        fingerprint="f0",
+    )

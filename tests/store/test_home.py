@@ -1,0 +1,79 @@
+"""The home folder: where it is, and that it is private."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from retcon.store.catalog import Catalog
+from retcon.store.errors import InputError
+from retcon.store.home import Home, home
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RETCON_HOME", str(tmp_path / "mine"))
+    assert home() == tmp_path / "mine"
+    monkeypatch.delenv("RETCON_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert home() == tmp_path / "data" / "retcon"
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert home() == tmp_path / ".local" / "share" / "retcon"
+
+
+def test_a_relative_home_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETCON_HOME", "here")
+    assert home() == tmp_path / "here"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        place = Home(tmp_path / "home")
+        catalog = Catalog.open(place)
+        with catalog.write() as session:
+            session.merge(catalog.artifacts.put_bytes(b"data"))
+        for folder in (place.root, place.artifacts, place.models, place.logs, place.locks, place.backups):
+            assert mode(folder) == 0o700, folder
+        files = [path for path in place.root.rglob("*") if path.is_file()]
+        assert {"catalog.db", "catalog.db-wal", "catalog.db-shm"} <= {path.name for path in files}
+        for path in files:
+            assert mode(path) == 0o600, path
+        catalog.close()
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("bad", [0o770, 0o707, 0o777])
+def test_refuses_a_home_that_others_can_write(tmp_path: Path, bad: int) -> None:
+    root = tmp_path / "home"
+    root.mkdir()
+    root.chmod(bad)
+    with pytest.raises(InputError, match="chmod 700"):
+        Home(root).prepare()
+
+
+def test_refuses_a_home_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(InputError, match="belongs to another user"):
+        Home(tmp_path / "home").prepare()
+
+
+def test_refuses_a_file(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    with pytest.raises(InputError, match="cannot be used as the home folder"):
+        Home(tmp_path / "home").prepare()
+
+
+def test_an_existing_home_keeps_its_mode(tmp_path: Path) -> None:
+    root = tmp_path / "home"
+    root.mkdir()
+    root.chmod(0o750)
+    Home(root).prepare()
+    assert mode(root) == 0o750

@@ -1,0 +1,214 @@
+"""The rows of jobs: one claims, and only the one that claimed writes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from retcon.store import jobs
+from retcon.store.catalog import Catalog
+from retcon.store.errors import InputError, LostOwnership, NotFound
+from retcon.store.tables import Job
+from sqlmodel import Session
+
+WORKERS = Path(__file__).parent / "workers.py"
+
+
+@pytest.fixture
+def job_id(catalog: Catalog) -> int:
+    with catalog.write() as session:
+        job = jobs.create(session, "trace", {"facts": 3}, "cuda:0", priority=2)
+    assert job.id is not None
+    return job.id
+
+
+def look(catalog: Catalog, job_id: int) -> Job:
+    with catalog.read() as session:
+        return jobs.get(session, job_id)
+
+
+def progress(session: Session, job_id: int, owner: str) -> None:
+    jobs.progress(
+        session, job_id, owner, done=3, total=12, unit="facts", rate=1.5, seconds_left=6, activity="tracing"
+    )
+
+
+def test_a_whole_life(catalog: Catalog, job_id: int) -> None:
+    job = look(catalog, job_id)
+    assert (job.state, job.attempt, job.priority, job.device) == ("queued", 0, 2, "cuda:0")
+    with catalog.write() as session:
+        assert jobs.claim(session, job_id, "me", 77)
+    job = look(catalog, job_id)
+    assert (job.state, job.attempt, job.owner, job.pid) == ("waiting", 1, "me", 77)
+    with catalog.write() as session:
+        jobs.start(session, job_id, "me")
+        progress(session, job_id, "me")
+        jobs.checkpoint(session, job_id, "me", {"position": 3})
+    job = look(catalog, job_id)
+    assert (job.state, job.done, job.total, job.unit, job.rate) == ("running", 3, 12, "facts", 1.5)
+    assert job.checkpoint == {"position": 3}
+    assert job.started is not None and job.heartbeat is not None and job.heartbeat >= job.started
+    with catalog.write() as session:
+        jobs.finish(session, job_id, "me", {"trace": 5})
+    job = look(catalog, job_id)
+    assert (job.state, job.made, job.seconds_left) == ("done", {"trace": 5}, 0)
+    assert job.ended is not None
+
+
+def test_a_row_that_the_session_holds_is_renewed(catalog: Catalog) -> None:
+    with catalog.write() as session:
+        job = jobs.create(session, "trace", {}, "cpu")
+        assert job.id is not None
+        jobs.claim(session, job.id, "me", 1)
+        assert job.state == "waiting"
+
+
+def test_one_of_many_processes_claims(catalog: Catalog, job_id: int) -> None:
+    claimers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKERS), "claim", str(catalog.home.root), str(job_id), f"owner{number}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(5)
+    ]
+    for claimer in claimers:
+        assert claimer.stdin is not None
+        claimer.stdin.write("\n")
+        claimer.stdin.flush()
+    answers = [claimer.communicate(timeout=60)[0].strip() for claimer in claimers]
+    assert sorted(answers) == ["False"] * 4 + ["True"]
+    job = look(catalog, job_id)
+    assert job.owner == f"owner{answers.index('True')}"
+    assert job.attempt == 1
+
+
+OWNERS_WRITES: list[Callable[[Session, int, str], Any]] = [
+    jobs.start,
+    progress,
+    lambda session, job_id, owner: jobs.checkpoint(session, job_id, owner, {"late": True}),
+    lambda session, job_id, owner: jobs.finish(session, job_id, owner, {"trace": 1}),
+    lambda session, job_id, owner: jobs.fail(session, job_id, owner, "late", "failure"),
+    jobs.cancelled,
+]
+
+
+@pytest.mark.parametrize("write", OWNERS_WRITES)
+def test_a_process_taken_for_dead_cannot_write_any_more(
+    catalog: Catalog, job_id: int, write: Callable[[Session, int, str], Any]
+) -> None:
+    with catalog.write() as session:
+        jobs.claim(session, job_id, "old", 1)
+        if write is not jobs.start:
+            jobs.start(session, job_id, "old")
+        assert jobs.interrupt(session, job_id, "old")
+    for owner in (None, "new"):  # interrupted; then resumed by another
+        if owner is not None:
+            with catalog.write() as session:
+                jobs.requeue(session, job_id)
+                jobs.claim(session, job_id, owner, 2)
+        before = look(catalog, job_id).model_dump()
+        with pytest.raises(LostOwnership, match=f"Job {job_id}"), catalog.write() as session:
+            write(session, job_id, "old")
+        assert look(catalog, job_id).model_dump() == before
+
+
+def test_what_is_lost_takes_the_results_of_its_transaction_along(catalog: Catalog, job_id: int) -> None:
+    with catalog.write() as session:
+        jobs.claim(session, job_id, "old", 1)
+        jobs.interrupt(session, job_id, "old")
+    with pytest.raises(LostOwnership), catalog.write() as session:
+        jobs.create(session, "result", {}, "cpu")
+        jobs.checkpoint(session, job_id, "old", {"position": 1})
+    with catalog.read() as session:
+        assert len(jobs.list_jobs(session)) == 1
+
+
+def test_cancel(catalog: Catalog, job_id: int) -> None:
+    with catalog.write() as session:
+        other = jobs.create(session, "trace", {}, "cpu")
+        assert other.id is not None
+        job = jobs.request_cancel(session, other.id)
+        assert (job.state, job.cancel_requested) == ("cancelled", True)
+        assert not jobs.claim(session, other.id, "me", 1)
+        jobs.claim(session, job_id, "me", 1)
+        job = jobs.request_cancel(session, job_id)
+        assert (job.state, job.cancel_requested) == ("waiting", True)
+        jobs.start(session, job_id, "me")
+        jobs.cancelled(session, job_id, "me")
+        assert jobs.get(session, job_id).state == "cancelled"
+
+
+def test_cancel_leaves_an_ended_job_alone(catalog: Catalog, job_id: int) -> None:
+    with catalog.write() as session:
+        jobs.claim(session, job_id, "me", 1)
+        jobs.finish(session, job_id, "me", {})
+        job = jobs.request_cancel(session, job_id)
+    assert (job.state, job.cancel_requested) == ("done", False)
+
+
+def test_interrupt_looks_at_the_owner(catalog: Catalog, job_id: int) -> None:
+    with catalog.write() as session:
+        assert not jobs.interrupt(session, job_id, "somebody")
+        jobs.claim(session, job_id, "me", 1)
+        assert not jobs.interrupt(session, job_id, None)
+        assert jobs.interrupt(session, job_id, "me")
+        assert not jobs.interrupt(session, job_id, "me")
+        never_claimed = jobs.create(session, "trace", {}, "cpu")
+        assert never_claimed.id is not None
+        assert jobs.interrupt(session, never_claimed.id, None)
+        assert never_claimed.state == "interrupted"
+
+
+def test_resume_keeps_the_checkpoint_and_clears_the_error(catalog: Catalog, job_id: int) -> None:
+    with catalog.write() as session:
+        jobs.claim(session, job_id, "me", 1)
+        jobs.start(session, job_id, "me")
+        progress(session, job_id, "me")
+        jobs.checkpoint(session, job_id, "me", {"position": 3})
+        jobs.fail(session, job_id, "me", "The disk is full.", "failure")
+    job = look(catalog, job_id)
+    assert (job.state, job.error, job.error_kind) == ("failed", "The disk is full.", "failure")
+    with catalog.write() as session:
+        job = jobs.requeue(session, job_id)
+        assert (job.state, job.owner, job.pid, job.error, job.error_kind) == (
+            "queued",
+            None,
+            None,
+            None,
+            None,
+        )
+        assert (job.checkpoint, job.done, job.attempt) == ({"position": 3}, 3, 1)
+        assert (job.ended, job.cancel_requested) == (None, False)
+        assert jobs.claim(session, job_id, "you", 2)
+        assert jobs.get(session, job_id).attempt == 2
+        with pytest.raises(InputError, match="is waiting"):
+            jobs.requeue(session, job_id)
+
+
+def test_lists(catalog: Catalog) -> None:
+    with catalog.write() as session:
+        ids = [jobs.create(session, "trace", {}, "cpu").id for _ in range(4)]
+        assert ids[0] is not None
+        jobs.claim(session, ids[0], "me", 1)
+        assert [job.id for job in jobs.list_jobs(session)] == ids[::-1]
+        assert [job.id for job in jobs.list_jobs(session, limit=2)] == [ids[3], ids[2]]
+        assert [job.id for job in jobs.list_jobs(session, states=["waiting"])] == [ids[0]]
+        assert jobs.list_jobs(session, states=[]) == []
+
+
+def test_no_such_job(catalog: Catalog) -> None:
+    with catalog.write() as session:
+        for call in (
+            lambda: jobs.get(session, 9),
+            lambda: jobs.claim(session, 9, "me", 1),
+            lambda: jobs.request_cancel(session, 9),
+            lambda: jobs.requeue(session, 9),
+            lambda: jobs.interrupt(session, 9, None),
+            lambda: jobs.start(session, 9, "me"),
+        ):
+            with pytest.raises(NotFound, match="no job 9"):
+                call()

@@ -1,0 +1,64 @@
+"""What the tests run in processes of their own; importable from a spawned child.
+
+Each is a program: `python workers.py NAME ARGUMENT...`.
+"""
+
+import sys
+from pathlib import Path
+
+from retcon.store import jobs
+from retcon.store.catalog import Catalog
+from retcon.store.home import Home
+from retcon.store.tables import FactSet, Job
+from sqlmodel import select
+
+
+def count_up(root: str, times: str) -> None:
+    """Read a number, add one, write it: lost updates would show."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    for _ in range(int(times)):
+        with catalog.write() as session:
+            job = session.exec(select(Job)).one()
+            job.done += 1
+            session.add(job)
+
+
+def open_fresh(root: str) -> None:
+    catalog = Catalog.open(Home(Path(root)))
+    with catalog.write() as session:
+        jobs.create(session, "trace", {}, "cpu")
+
+
+def claim(root: str, job_id: str, owner: str) -> None:
+    """Print whether this process got the job."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    sys.stdin.readline()  # all start at the same moment
+    with catalog.write() as session:
+        print(jobs.claim(session, int(job_id), owner, 1), flush=True)
+
+
+def stream(root: str) -> None:
+    """Save rows for ever; print each one's number after its commit."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    number = 0
+    while True:
+        with catalog.write() as session:
+            session.add(FactSet(name=str(number), source="", format="plain"))
+        print(number, flush=True)
+        number += 1
+
+
+def store_slowly(root: str) -> None:
+    """Begin to store an artifact, say so, and never come to the end."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+
+    def half(path: Path) -> None:
+        path.write_bytes(b"half of it")
+        print("begun", flush=True)
+        sys.stdin.readline()
+
+    catalog.artifacts.put_writer(half)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

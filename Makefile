@@ -24,7 +24,10 @@ test: $(VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p retcon
+	# mypy does not follow an editable install, so it is shown the checkout under the package's name.
+	mkdir -p build/check && ln -sfn ../.. build/check/retcon
+	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+		-p retcon.engine -p retcon.hparams -p retcon.migrations -p retcon.store -p retcon.tui
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(BENCH)

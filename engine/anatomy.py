@@ -106,7 +106,9 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     x, y, calls, attention_child, after_blocks = _probe(model, block, blocks[-1])
     width = y.shape[-1]
     if attention_child is None:
-        raise UnsupportedModel(f"{architecture}: no part of a block is handed the key/value cache, so no attention")
+        raise UnsupportedModel(
+            f"{architecture}: no part of a block is handed the key/value cache, so no attention"
+        )
     if any(parameter.ndim == 3 for parameter in block.parameters()):
         raise UnsupportedModel(f"{architecture}: experts kept as 3-D parameters cannot be edited")
 
@@ -114,7 +116,9 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     outside = [call for call in calls if not _within(call.name, attention_child)]
     matrices = [call for call in outside if _key_width(call.module) and call.output.shape[-1] == width]
     if not matrices:
-        raise UnsupportedModel(f"{architecture}: no projection back to the residual stream outside the attention")
+        raise UnsupportedModel(
+            f"{architecture}: no projection back to the residual stream outside the attention"
+        )
     matrix = matrices[-1]
     mlp_child = matrix.name.split(".")[0]
     projections = [call for call in inside if _key_width(call.module) and call.output.shape[-1] == width]
@@ -178,7 +182,7 @@ def _key_width(module: nn.Module) -> int | None:
     if isinstance(module, nn.Linear):
         return module.in_features
     if isinstance(module, Conv1D):
-        return module.weight.shape[0]
+        return int(module.nx)
     return None
 
 
@@ -205,7 +209,9 @@ def _probe(
             tensor = first_tensor(output)
             if isinstance(tensor, Tensor) and tensor.ndim in (2, 3):
                 # Falcon adds into the MLP's output in place: keep what it was.
-                calls.append(_Call(name, module, tensor.detach().float().clone().view(1, -1, tensor.shape[-1])))
+                calls.append(
+                    _Call(name, module, tensor.detach().float().clone().view(1, -1, tensor.shape[-1]))
+                )
 
         return hook
 
@@ -234,7 +240,7 @@ def _probe(
 
 def probe_tokens(model: PreTrainedModel) -> Tensor:
     """Four token ids `[1, 4]` of the model's vocabulary, for probing its structure."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = model.config.get_text_config().vocab_size
     return torch.arange(1, 5, device=model.device).remainder(vocabulary)[None]
 
 
@@ -261,7 +267,9 @@ def _contributions(
 def _is_parallel(model: PreTrainedModel, block: nn.Module, attention: str, matrix: str) -> bool:
     """Whether the MLP is blind to its own block's attention (GPT-J, NeoX, Phi, Falcon): silence it and look."""
     keys: list[Tensor] = []
-    noted = block.get_submodule(matrix).register_forward_hook(lambda _m, args, _o: keys.append(args[0].clone()))
+    noted = block.get_submodule(matrix).register_forward_hook(
+        lambda _m, args, _o: keys.append(args[0].clone())
+    )
 
     def silence(_module: nn.Module, _args: tuple, output: Any) -> Any:
         if isinstance(output, tuple):

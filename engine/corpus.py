@@ -37,7 +37,9 @@ class Corpus:
 
 
 def open_corpus(source: str) -> Corpus:
-    """Open `shipped`, a .txt, .jsonl, .json, .csv or .parquet file with a column `text`, or a hub data set `NAME[:CONFIG]`.
+    """Open a source: `shipped`, a text file, or a hub data set `NAME[:CONFIG]`.
+
+    A file is .txt (a document a line), or .jsonl, .json, .csv or .parquet with a column `text`.
 
     Raises:
         InputError: no such file, no column `text`, no text in it, or the hub was not reached.

@@ -97,7 +97,9 @@ def _span(layers: Sequence[int]) -> str:
     return ", ".join(map(str, layers)) if len(layers) < 4 else f"{min(layers)}-{max(layers)}"
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, wanted: int) -> list[list[int]]:
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, wanted: int
+) -> list[list[int]]:
     """Token rows of some documents, none longer than `max_length`, `wanted` tokens in all at most."""
     rows = []
     for ids in tokenizer(texts, truncation=True, max_length=max_length)["input_ids"] if texts else []:

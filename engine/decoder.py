@@ -20,6 +20,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from .anatomy import Anatomy, Role, first_tensor
+from .errors import UnsupportedModel
 
 # Takes a module's output `[rows, positions, width]` and gives the output to go on with, of the same shape.
 Edit = Callable[[Tensor], Tensor]
@@ -60,22 +61,29 @@ class _PrefixCache(DynamicCache):
     def __init__(self, cache: DynamicCache, start: int) -> None:
         super().__init__()
         self.rows: Tensor | None = None
+        self._prefixes: list[tuple[Tensor, Tensor]] = []
         for layer in cache.layers:
+            if not isinstance(layer, DynamicLayer):
+                raise UnsupportedModel(
+                    f"a block keeps its past as {type(layer).__name__}, not as keys and values"
+                )
+            assert layer.keys is not None and layer.values is not None  # the run has filled them
+            keys, values = layer.keys[..., :start, :], layer.values[..., :start, :]
+            self._prefixes.append((keys, values))
+            # The model asks these how long the past is, to make its masks and positions.
             prefix = DynamicLayer()
-            prefix.lazy_initialization(layer.keys, layer.values)
-            prefix.keys, prefix.values = layer.keys[..., :start, :], layer.values[..., :start, :]
+            prefix.lazy_initialization(keys, values)
+            prefix.keys, prefix.values = keys, values
             self.layers.append(prefix)
 
-    def update(  # type: ignore[override]
+    def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        prefix = self.layers[layer_idx]
-        if prefix.keys.shape[-2] == 0:
+        keys, values = self._prefixes[layer_idx]
+        if keys.shape[-2] == 0:
             return key_states, value_states
-        return (
-            torch.cat([prefix.keys[self.rows], key_states], dim=-2),
-            torch.cat([prefix.values[self.rows], value_states], dim=-2),
-        )
+        together = torch.cat([keys[self.rows], key_states], dim=-2)
+        return together, torch.cat([values[self.rows], value_states], dim=-2)
 
 
 class Decoder:
@@ -84,10 +92,12 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
         self.model = model.eval().requires_grad_(False)
         self.anatomy = anatomy
-        self.blocks: list[nn.Module] = list(model.get_submodule(anatomy.blocks))  # type: ignore[arg-type]
+        self.blocks = list(model.get_submodule(anatomy.blocks).children())
         self.embedding = model.get_submodule(anatomy.embedding)
         self._accepts = set(inspect.signature(model.forward).parameters)
-        self._outputs_of_block: int | None = None  # length of the tuple that a block returns; None: a bare tensor
+        self._outputs_of_block: int | None = (
+            None  # length of the tuple that a block returns; None: a bare tensor
+        )
         self._vocabulary = model.get_output_embeddings().weight.shape[0]
 
     @property
@@ -147,7 +157,9 @@ class Decoder:
         with self._stubbed(lambda _layer, _args, _kwargs: hidden):
             return self.model(input_ids=tokens, use_cache=False).logits
 
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor | None, start: int = 0, **kwargs: Any) -> None:
+    def _forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, start: int = 0, **kwargs: Any
+    ) -> None:
         """The model's own forward over positions >= start; positions count real tokens only, as in generation."""
         if attention_mask is not None:
             kwargs["attention_mask"] = attention_mask
@@ -156,7 +168,9 @@ class Decoder:
         self.model(input_ids=input_ids[:, start:], **kwargs)
 
     @contextmanager
-    def _watching(self, run: Run, last: int, embedding_edit: Edit | None, on_key: OnKey | None) -> Iterator[None]:
+    def _watching(
+        self, run: Run, last: int, embedding_edit: Edit | None, on_key: OnKey | None
+    ) -> Iterator[None]:
         shape = run.input_ids.shape
 
         def entering(_module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -181,7 +195,9 @@ class Decoder:
 
         handles = []
         if embedding_edit is not None:
-            handles.append(self.embedding.register_forward_hook(lambda _m, _a, output: embedding_edit(output)))
+            handles.append(
+                self.embedding.register_forward_hook(lambda _m, _a, output: embedding_edit(output))
+            )
         for layer in range(last + 1):
             if run.cache is not None:
                 handles.append(self.blocks[layer].register_forward_pre_hook(entering, with_kwargs=True))
@@ -189,7 +205,9 @@ class Decoder:
             for role, into in run.captured.items():
                 handles.append(self.part(role, layer).register_forward_hook(capturing(into)))
             if on_key is not None:
-                handles.append(self.part("matrix", layer).register_forward_pre_hook(handing_on(layer, on_key)))
+                handles.append(
+                    self.part("matrix", layer).register_forward_pre_hook(handing_on(layer, on_key))
+                )
         try:
             yield
         finally:
@@ -210,7 +228,7 @@ class Decoder:
             return forward
 
         for layer, block in enumerate(self.blocks):
-            block.forward = forward_of(layer)  # type: ignore[method-assign]
+            block.forward = forward_of(layer)
         try:
             yield
         finally:
@@ -237,7 +255,9 @@ class Resumption:
         """A copy of the run's states entering block `layer` for some of its rows, `[len(rows), T - start, width]`."""
         return self.run.states[layer][rows, self.start :]
 
-    def step(self, layer: int, hidden: Tensor, rows: Tensor, edits: Mapping[Role, Edit] | None = None) -> Tensor:
+    def step(
+        self, layer: int, hidden: Tensor, rows: Tensor, edits: Mapping[Role, Edit] | None = None
+    ) -> Tensor:
         """Block `layer` on `hidden` `[len(rows), T - start, width]`; row i is a variant of the run's row `rows[i]`.
 
         `edits` change what parts of the block put out on the way.
@@ -308,7 +328,8 @@ class Resumption:
             return hook
 
         handles = [
-            self.decoder.part(role, layer).register_forward_hook(hook_of(edit)) for role, edit in edits.items()
+            self.decoder.part(role, layer).register_forward_hook(hook_of(edit))
+            for role, edit in edits.items()
         ]
         try:
             yield

@@ -1,4 +1,4 @@
-"""Did the edit hold, does it hold in other words, and did the neighbours stay: the published metrics and free generation.
+"""Did the edit hold, in other words too, and did the neighbours stay: the published metrics and free generation.
 
 Teacher-forced (Meng et al. 2022, memit's eval_utils_counterfact): p(target | prompt) as the mean negative
 log-likelihood per target token. ES, PS: share of prompts (paraphrases) where the new target is likelier than the true
@@ -72,7 +72,7 @@ class CaseResult:
     paraphrases_true: list[Score]
     neighbours_new: list[Score]
     neighbours_true: list[Score]
-    completion: str = ""
+    completion: str | None = None
     paraphrase_completions: list[str] = field(default_factory=list)
     neighbour_completions: list[str] = field(default_factory=list)
 
@@ -80,12 +80,14 @@ class CaseResult:
         """Every metric of this case alone, each in [0, 1] but the magnitudes in [-1, 1]."""
         case, found = self.case, {}
         found["EA"] = float(self.new.first_choice)
-        found["FE"] = float(_begins(self.completion, case.target_new))
+        if self.completion is not None:
+            found["FE"] = float(_begins(self.completion, case.target_new))
         if self.true:
             found["ES"] = float(self.true.nll > self.new.nll)
             found["EM"] = float(np.exp(-self.new.nll) - np.exp(-self.true.nll))
         if self.paraphrases_new:
             found["PA"] = _mean(score.first_choice for score in self.paraphrases_new)
+        if self.paraphrase_completions:
             found["FP"] = _mean(_begins(text, case.target_new) for text in self.paraphrase_completions)
         if self.paraphrases_new and self.paraphrases_true:
             pairs = list(zip(self.paraphrases_new, self.paraphrases_true, strict=True))
@@ -96,6 +98,7 @@ class CaseResult:
             found["NS"] = _mean(true.nll < new.nll for new, true in pairs)
             found["NM"] = _mean(np.exp(-true.nll) - np.exp(-new.nll) for new, true in pairs)
             found["NA"] = _mean(true.first_choice for _, true in pairs)
+        if self.neighbour_completions:
             answers = zip(self.neighbour_completions, case.neighbours, strict=True)
             found["FN"] = _mean(_begins(text, neighbour.true) for text, neighbour in answers)
         return found
@@ -123,7 +126,7 @@ def evaluate(
     max_new_tokens: int = 20,
     report: Report = silent,
 ) -> list[CaseResult]:
-    """Score all cases on the model as it is now.
+    """Score all cases on the model as it is now. With `max_new_tokens` 0, without free generation.
 
     Raises:
         InputError: a prompt or target that tokenises to nothing.
@@ -137,7 +140,9 @@ def evaluate(
     return results
 
 
-def _evaluate(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case, max_new_tokens: int) -> CaseResult:
+def _evaluate(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case, max_new_tokens: int
+) -> CaseResult:
     neighbours = [neighbour.prompt for neighbour in case.neighbours]
     prompts = [case.prompt, *case.paraphrases]
     asked = [(prompt, case.target_new) for prompt in (*prompts, *neighbours)]
@@ -145,10 +150,9 @@ def _evaluate(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case, 
     if case.target_true:
         asked += [(prompt, case.target_true) for prompt in prompts]
     scores = score_targets(decoder, tokenizer, asked)
-    completions = complete(decoder.model, tokenizer, [*prompts, *neighbours], max_new_tokens)
     p, n = len(prompts), len(neighbours)
     trues = scores[p + 2 * n :]
-    return CaseResult(
+    result = CaseResult(
         case=case,
         new=scores[0],
         true=trues[0] if trues else None,
@@ -156,10 +160,12 @@ def _evaluate(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case, 
         paraphrases_true=trues[1:],
         neighbours_new=scores[p : p + n],
         neighbours_true=scores[p + n : p + 2 * n],
-        completion=completions[0],
-        paraphrase_completions=completions[1:p],
-        neighbour_completions=completions[p:],
     )
+    if max_new_tokens:
+        completions = complete(decoder.model, tokenizer, [*prompts, *neighbours], max_new_tokens)
+        result.completion, result.paraphrase_completions = completions[0], completions[1:p]
+        result.neighbour_completions = completions[p:]
+    return result
 
 
 def score_targets(

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .tokens import aligned, prompt_ids
+from .tokens import aligned, prompt_ids, text_of
 
 # MEMIT's openings (Meng et al. 2023): a few words of anything, so that the key is not tied to position 0.
 _OPENINGS = ("The", "Therefore", "Because", "I", "You")
@@ -37,12 +39,26 @@ def complete(
         rows = [prompt_ids(tokenizer, prompt) for prompt in prompts[begin : begin + _AT_ONCE]]
         ids, mask = aligned(rows, [len(row) - 1 for row in rows], model.device)
         config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        texts += tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        out = _generate(model, ids, mask, config)
+        texts += [text_of(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]
     return texts
 
 
-def _config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: object) -> GenerationConfig:
+def _generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, config: GenerationConfig) -> Tensor:
+    """Prompts and what follows them, `[rows, T + new]`."""
+    generate: Any = model.generate  # torch types every attribute of a module as a tensor or a module
+    # generate() fills whatever a config leaves open from the model's own: set that aside.
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        out: Tensor = generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    finally:
+        model.generation_config = own
+    return out
+
+
+def _config(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: object
+) -> GenerationConfig:
     """Nothing of the model's own sampling settings (a repetition penalty, a temperature) leaks in."""
     own = model.generation_config
     end = own.eos_token_id if own is not None else tokenizer.eos_token_id
@@ -51,7 +67,11 @@ def _config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settin
 
 
 def answer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int = 20, top: int = 5
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int = 20,
+    top: int = 5,
 ) -> Answer:
     """The completion of one prompt and its `top` likeliest next tokens."""
     ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=model.device)
@@ -59,7 +79,7 @@ def answer(
         probabilities = model(ids).logits[0, -1].float().softmax(-1)
     values, tokens = probabilities.topk(top)
     following = [
-        NextToken(tokenizer.decode([token]), value)
+        NextToken(str(tokenizer.decode([token])), value)
         for token, value in zip(tokens.tolist(), values.tolist(), strict=True)
     ]
     return Answer(complete(model, tokenizer, [prompt], max_new_tokens)[0], following)
@@ -76,9 +96,11 @@ def context_texts(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for number in range(count):
-            ids = torch.tensor([prompt_ids(tokenizer, _OPENINGS[number % len(_OPENINGS)])], device=model.device)
+            ids = torch.tensor(
+                [prompt_ids(tokenizer, _OPENINGS[number % len(_OPENINGS)])], device=model.device
+            )
             config = _config(model, tokenizer, max_new_tokens=_CONTEXT_TOKENS, do_sample=True, top_k=5)
-            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-            text = tokenizer.decode(out[0], skip_special_tokens=True)
+            out = _generate(model, ids, torch.ones_like(ids), config)
+            text = text_of(tokenizer, out[0].tolist())
             templates.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}")
     return templates

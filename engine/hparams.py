@@ -70,11 +70,13 @@ def parse_hparams(data: Any, where: str, method: str) -> Hparams:
         value = values.get(field.name)
         if field.type in (float, int) and field.name in values:
             ok = type(value) is int or (field.type is float and type(value) is float)
-            if not ok or value < 0:
+            if not ok or values[field.name] < 0:
                 kind = "number" if field.type is float else "whole number"
                 raise InputError(f"{where}: {field.name!r} must be a {kind} of zero or more, not {value!r}")
     if values.get("fact_token", "subject_last") != "subject_last":
-        raise InputError(f"{where}: retcon reads the key at fact_token 'subject_last' only, not {values['fact_token']!r}")
+        raise InputError(
+            f"{where}: retcon reads the key at fact_token 'subject_last' only, not {values['fact_token']!r}"
+        )
     return Hparams(**values | {"layers": tuple(layers)})
 
 

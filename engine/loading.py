@@ -1,4 +1,4 @@
-"""Models from where they lie: a hub id, a folder, a GGUF file, or the starter. Weights are safetensors, never pickle."""
+"""Models from where they lie: a hub id, a folder, a GGUF file, or the starter. Safetensors only, never pickle."""
 
 import hashlib
 import importlib.util
@@ -8,11 +8,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .anatomy import refuse_by_config
 from .errors import InputError
@@ -45,7 +52,7 @@ def source_kind(source: str) -> SourceKind:
     if source == "starter":
         return "starter"
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() and source:  # an empty one would be the folder one stands in
         return "folder"
     if source.endswith(".gguf"):
         if not path.is_file():
@@ -55,7 +62,9 @@ def source_kind(source: str) -> SourceKind:
         raise InputError(f"{source} is a file; a model is a hub id, a folder, a .gguf file, or 'starter'")
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith("."):
         return "hub"
-    raise InputError(f"{source!r} is no folder here and no hub id; a model is a hub id, a folder, a .gguf, or 'starter'")
+    raise InputError(
+        f"{source!r} is no folder here and no hub id; a model is a hub id, a folder, a .gguf, or 'starter'"
+    )
 
 
 def fetch(
@@ -114,7 +123,9 @@ def check_folder(folder: Path) -> None:
     elif (folder / "model.safetensors").is_file():
         shards = ["model.safetensors"]
     else:
-        raise InputError(f"{folder} has no model.safetensors; retcon loads safetensors only, never pickled weights")
+        raise InputError(
+            f"{folder} has no model.safetensors; retcon loads safetensors only, never pickled weights"
+        )
     for shard in shards:
         check_safetensors(folder / shard)
 
@@ -128,7 +139,9 @@ def _shards(folder: Path) -> list[str]:
     for name in names:
         inside = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
         if not inside or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
-            raise InputError(f"{folder / _INDEX} names the shard {name!r}, which is not a file of that folder; refused")
+            raise InputError(
+                f"{folder / _INDEX} names the shard {name!r}, which is not a file of that folder; refused"
+            )
         if not (folder / name).is_file():
             raise InputError(f"{folder / _INDEX} names the shard {name}, which is missing")
         # A symlink may leave the folder only into the hub's own cache of blobs, as snapshots there do.
@@ -148,18 +161,24 @@ def check_safetensors(path: Path) -> None:
             raise InputError(f"{path} is no safetensors file, or it is cut short")
         try:
             header = json.loads(file.read(length))
-            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+            end = 0
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    _begin, stop = entry["data_offsets"]
+                    end = max(end, stop)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"the header of {path} is broken: {error}") from error
     if size != 8 + length + end:
         raise InputError(f"{path} is damaged: its header promises {8 + length + end} bytes, it has {size}")
 
 
-def _config(folder: Path, trust_remote_code: bool) -> "AutoConfig":
+def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{folder / 'config.json'} is not a config that transformers knows: {error}") from error
+        raise InputError(
+            f"{folder / 'config.json'} is not a config that transformers knows: {error}"
+        ) from error
 
 
 def _from_hub(
@@ -167,20 +186,29 @@ def _from_hub(
 ) -> Fetched:
     import httpx2
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         say(f"asking the hub for {repo}")
         info = HfApi().model_info(repo, revision=revision)
         names = [sibling.rfilename for sibling in info.siblings or []]
         if not any(name.endswith(".safetensors") for name in names):
-            raise InputError(f"{repo} has no safetensors; retcon loads safetensors only, never pickled weights")
+            raise InputError(
+                f"{repo} has no safetensors; retcon loads safetensors only, never pickled weights"
+            )
         config = hf_hub_download(repo, "config.json", revision=info.sha)
         refuse_by_config(_config(Path(config).parent, trust_remote_code))
         say(f"downloading {repo} at {info.sha}")
         folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=_HUB_FILES))
     except GatedRepoError as error:
-        raise InputError(f"{repo} is gated; accept its terms on the hub, then log in with: hf auth login") from error
+        raise InputError(
+            f"{repo} is gated; accept its terms on the hub, then log in with: hf auth login"
+        ) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repo} has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
@@ -209,7 +237,8 @@ def _from_gguf(gguf: Path, into: Path) -> Path:
     except Exception as error:  # the readers raise whatever their parser stumbled over
         raise InputError(f"transformers cannot read {gguf}: {_first_line(error)}") from error
     # The weights are plain float32 by now; only the mark that they came quantized bars saving.
-    model.hf_quantizer.remove_quantization_config(model)
+    quantizer: Any = model.hf_quantizer
+    quantizer.remove_quantization_config(model)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     aside.rename(into)
@@ -230,7 +259,10 @@ def check_gguf(path: Path) -> None:
         tensors = GGUFReader(path).tensors
     except Exception as error:  # numpy, struct or index errors, by where the file ends
         raise InputError(f"{path} is damaged or cut short: {_first_line(error)}") from error
-    if not tensors or max(tensor.data_offset + int(tensor.n_bytes) for tensor in tensors) > path.stat().st_size:
+    if (
+        not tensors
+        or max(tensor.data_offset + int(tensor.n_bytes) for tensor in tensors) > path.stat().st_size
+    ):
         raise InputError(f"{path} is damaged or cut short")
 
 
@@ -251,7 +283,8 @@ def load_model(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise InputError(f"transformers cannot load {folder}: {_first_line(error)}") from error
-    return model.to(device).eval()
+    nn.Module.to(model, torch.device(device))
+    return model.eval()
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -261,15 +294,19 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         InputError: it has none that transformers can load.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, padding_side="right", trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            folder, padding_side="right", trust_remote_code=trust_remote_code
+        )
     except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"transformers cannot load the tokenizer of {folder}: {_first_line(error)}") from error
+        raise InputError(
+            f"transformers cannot load the tokenizer of {folder}: {_first_line(error)}"
+        ) from error
 
 
 def tensor_digest(tensor: Tensor) -> str:
     """sha256 of a tensor's bytes, row-major, in its own dtype."""
     data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(memoryview(data)).hexdigest()
+    return hashlib.sha256(data.data).hexdigest()
 
 
 def tensor_digests(model: PreTrainedModel) -> dict[str, str]:

@@ -29,7 +29,9 @@ class NoiseRule:
         """
         match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(s?)", text.strip())
         if not match or float(match[1]) <= 0:
-            raise InputError(f"the noise {text!r} is neither a rule such as 3s nor a number above zero such as 0.4")
+            raise InputError(
+                f"the noise {text!r} is neither a rule such as 3s nor a number above zero such as 0.4"
+            )
         return cls(float(match[1]), bool(match[2]))
 
     def level(self, decoder: Decoder, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[str]) -> float:
@@ -46,6 +48,6 @@ class NoiseRule:
 
 
 def draw(samples: int, tokens: int, width: int, level: float, seed: int) -> Tensor:
-    """The published draw: `RandomState(seed).randn(samples, tokens, width) * level`, float32 `[samples, tokens, width]`."""
+    """The published draw, `RandomState(seed).randn(samples, tokens, width) * level`, as float32."""
     values = np.random.RandomState(seed).randn(samples, tokens, width)
     return torch.from_numpy(values * level).float()

@@ -41,24 +41,33 @@ def locate_subject(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str
         raise InputError("the subject is empty; name the words in the prompt that the fact is about")
     start = prompt.find(subject)
     if start < 0:
-        raise InputError(f"the subject {subject!r} is not in the prompt {prompt!r}; it must stand there letter for letter")
+        raise InputError(
+            f"the subject {subject!r} is not in the prompt {prompt!r}; it must stand there letter for letter"
+        )
     return locate_span(tokenizer, prompt, start, start + len(subject))
 
 
 def locate_span(tokenizer: PreTrainedTokenizerBase, prompt: str, start: int, stop: int) -> Located:
     """Like `locate_subject`, for the subject at characters `[start, stop)` of the prompt."""
     if not tokenizer.is_fast:
-        raise InputError("this model's tokenizer gives no offsets (it is not a fast one), so subjects cannot be located")
+        raise InputError(
+            "this model's tokenizer gives no offsets (it is not a fast one), so subjects cannot be located"
+        )
     encoding = tokenizer(prompt, return_offsets_mapping=True)
     ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
     inside = [i for i, (begin, end) in enumerate(offsets) if begin < stop and end > start]
     if not inside:
         raise InputError(f"the tokenizer gives no token for the subject {prompt[start:stop]!r}")
     tokens = [
-        prompt[begin:end] if end > begin else tokenizer.convert_ids_to_tokens(token)
+        prompt[begin:end] if end > begin else str(tokenizer.convert_ids_to_tokens(token))
         for token, (begin, end) in zip(ids, offsets, strict=True)
     ]
     return Located(prompt, prompt[start:stop], ids, tokens, inside[0], inside[-1] + 1)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of some tokens, special ones left out."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -80,7 +89,9 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
         InputError: the target is empty or tokenises to nothing.
     """
     text = target.strip()
-    ids = list(tokenizer(f" {text}", add_special_tokens=False)["input_ids"]) if text else []
+    # After a word, as it will stand: Llama 2's tokenizer puts a space of its own before any text, so " Rome" has two.
+    word = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(f"a {text}", add_special_tokens=False)["input_ids"])[len(word) :] if text else []
     if not ids:
         raise InputError(f"the target {target!r} is empty or tokenises to nothing")
     return ids

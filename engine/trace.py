@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .decoder import Decoder, Run
+from .anatomy import Role
+from .decoder import Decoder, Edit, Run
 from .errors import InputError
 from .noise import draw
 from .progress import Progress, Report, silent
@@ -77,7 +78,9 @@ class WrongAnswer:
 
     @property
     def reason(self) -> str:
-        return f"the model's first choice is {self.answer!r} (p = {self.probability:.3f}), not {self.expected!r}"
+        return (
+            f"the model's first choice is {self.answer!r} (p = {self.probability:.3f}), not {self.expected!r}"
+        )
 
 
 @dataclass
@@ -108,12 +111,14 @@ def trace_fact(
     """
     located = locate_subject(tokenizer, prompt, subject)
     fact = _clean_and_corrupted(decoder, located, settings)
-    answer = tokenizer.decode([fact.answer])
+    answer = str(tokenizer.decode([fact.answer]))
     if expected is not None and target_ids(tokenizer, expected)[0] != fact.answer:
         where = (located.begin, located.end)
         return WrongAnswer(prompt, subject, located.tokens, where, answer, expected, fact.high)
     scores: dict[Kind, list[list[float | None]]] = {}
-    tokens = [located.last] if settings.tokens == "subject-last" else list(range(located.begin, len(located.ids)))
+    tokens = (
+        [located.last] if settings.tokens == "subject-last" else list(range(located.begin, len(located.ids)))
+    )
     total = len(tokens) * len(settings.kinds)
     for number, kind in enumerate(settings.kinds):
         table: list[list[float | None]] = [[None] * decoder.layers for _ in located.ids]
@@ -121,7 +126,11 @@ def trace_fact(
             for token in range(located.begin):  # nothing there was corrupted, so restoring it changes nothing
                 table[token] = [fact.low] * decoder.layers
         for done, token in enumerate(tokens):
-            report(Progress(number * len(tokens) + done, total, "tokens", f"{kind}, token {located.tokens[token]!r}"))
+            report(
+                Progress(
+                    number * len(tokens) + done, total, "tokens", f"{kind}, token {located.tokens[token]!r}"
+                )
+            )
             table[token] = list(_restore(decoder, fact, kind, token, settings.window))
         scores[kind] = table
     report(Progress(total, total, "tokens", "traced"))
@@ -219,19 +228,27 @@ def _climb(
             hidden = torch.cat([hidden, *parts]) if joined else torch.cat(parts)
             joined += joining
             rows = corrupted.repeat(len(joined))
-        edits = {}
+        edits: dict[Role, Edit] = {}
         restored = [i for i, variant in enumerate(joined) if variant.first <= block < variant.stop]
         if restored and kind != "hidden":
             clean = run.captured[kind][block][0, token]
-            chosen = torch.tensor([i * samples + s for i in restored for s in range(samples)], device=decoder.device)
+            chosen = torch.tensor(
+                [i * samples + s for i in restored for s in range(samples)], device=decoder.device
+            )
 
-            def put_back(output: Tensor, clean: Tensor = clean, chosen: Tensor = chosen) -> Tensor:
-                output = output.clone()
-                output[chosen, 0] = clean
-                return output
-
-            edits[kind] = put_back
+            edits[kind] = _putting_back(clean, chosen)
         hidden = resumption.step(block, hidden, rows, edits)
     probabilities = decoder.logits(hidden[:, -1:]).float().softmax(-1)[:, 0, fact.answer]
     means = probabilities.view(len(joined), samples).mean(1).tolist()
     return {variant.layer: score for variant, score in zip(joined, means, strict=True)}
+
+
+def _putting_back(clean: Tensor, rows: Tensor) -> Edit:
+    """Give some rows the clean state at the resumption's first position."""
+
+    def edit(output: Tensor) -> Tensor:
+        output = output.clone()
+        output[rows, 0] = clean
+        return output
+
+    return edit

@@ -5,7 +5,7 @@ class InputError(Exception):
     """What the user gave is wrong: a file, a name, a setting. The command line exits with 2."""
 
 
-class NotFound(InputError):  # noqa: N818 - reads as what happened
+class NotFound(InputError):
     """A name that the catalog does not hold; the message names what it does hold."""
 
 
@@ -13,13 +13,13 @@ class CatalogError(Exception):
     """The catalog or an artifact failed although the input was right. The command line exits with 1."""
 
 
-class CatalogTooNew(CatalogError):  # noqa: N818 - reads as what happened
+class CatalogTooNew(CatalogError):
     """The catalog was migrated by a newer program; this one must not touch it."""
 
 
-class ArtifactDamaged(CatalogError):  # noqa: N818 - reads as what happened
+class ArtifactDamaged(CatalogError):
     """An artifact is missing, short, or its bytes no longer have the digest that names it."""
 
 
-class LostOwnership(CatalogError):  # noqa: N818 - reads as what happened
+class LostOwnership(CatalogError):
     """A job's row belongs to another process now; the one that gets this must stop writing."""

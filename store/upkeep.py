@@ -95,7 +95,7 @@ def _users(session: Session) -> dict[str, list[str]]:
     for covariance, artifact in session.exec(select(Covariance.id, Covariance.artifact)):
         users.setdefault(artifact, []).append(f"covariance {covariance}")
     # A checkpoint may name files that a resumed job goes on with; its shape is the job's own business.
-    for job, *parts in session.exec(select(Job.id, Job.checkpoint, Job.made)):
-        for digest in _DIGEST.findall(json.dumps(parts)):
+    for job, checkpoint in session.exec(select(Job.id, Job.checkpoint).where(Job.state != "done")):
+        for digest in _DIGEST.findall(json.dumps(checkpoint)):
             users.setdefault(digest, []).append(f"job {job}")
     return users

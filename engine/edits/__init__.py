@@ -1,7 +1,10 @@
-"""Editing methods: requests, a model, second moments and settings in; one delta out. Adding one is a file and a line."""
+"""Editing methods: requests, a model, second moments and settings in; one delta out.
+
+Adding one is a file here and a line below.
+"""
 
 from .method import Method, Request, Written
-from .rome import RRome, Rome
+from .rome import Rome, RRome
 
 METHODS: dict[str, Method] = {method.name: method for method in (Rome(), RRome())}
 

@@ -24,7 +24,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.prompt.count("{}") != 1:
-            raise InputError(f"the prompt {self.prompt!r} must hold exactly one {{}}, where the subject stands")
+            raise InputError(
+                f"the prompt {self.prompt!r} must hold exactly one {{}}, where the subject stands"
+            )
         if not self.subject.strip() or not self.target_new.strip():
             raise InputError(f"the subject and the target of {self.prompt!r} must not be empty")
 

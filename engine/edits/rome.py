@@ -2,10 +2,10 @@
 
     W' = W + L u^T / (k.u),   u = C^-1 k,   L = v* - W k
 
-k is the key at the subject's last token; v* is W k + d with the d that makes the model say the target. The published
-ROME averages k over contexts for u but divides by the bare prompt's k; r-ROME uses the average for both, which stops
-single edits from breaking the model. Several requests are written one after another, each on the weights that the
-one before left, as the published loop does.
+k is the key at the subject's last token; v* is W k + d with the d that makes the model say the target. The
+published ROME averages k over contexts for u but divides by the bare prompt's k; r-ROME uses the average for both,
+which stops single edits from breaking the model. Several requests are written one after another, each on the weights
+that the one before left, as the published loop does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,8 +62,10 @@ class Rome:
                 key = value.keys.double().mean(0)
                 direction = _solve(factor, key) if factor is not None else key
                 direction = direction / direction.norm()
-                scale = (key if self.scale_by_average else value.keys[0].double()) @ direction
-                b = (value.delta.double() / scale).float().cpu()
+                at = slice(None) if self.scale_by_average else slice(1)  # all contexts, or the bare prompt
+                scale = value.keys[at].double().mean(0) @ direction
+                lack = value.initial.double() + value.delta.double() - value.outputs[at].double().mean(0)
+                b = (lack / scale).float().cpu()
                 delta = {decoder.anatomy.weight(layer): Factors(b[:, None], direction.float().cpu()[None])}
                 written.append(delta)
                 weights.set(concatenate(written))
@@ -79,7 +81,7 @@ class Rome:
 
 
 class RRome(Rome):
-    """The corrected form: the averaged key in both places."""
+    """The corrected form: the averages over the contexts on both sides."""
 
     name = "r-rome"
     scale_by_average = True
@@ -87,8 +89,11 @@ class RRome(Rome):
 
 def _factorised(moment: Tensor) -> Tensor:
     """Cholesky factor of C, float64."""
-    factor, failed = torch.linalg.cholesky_ex(moment.double())
-    if failed:
+    moment = moment.double()
+    factor, failed = torch.linalg.cholesky_ex(moment)
+    # Rounding can hide a direction that was never seen. What of a direction the others do not explain is then some
+    # 1e-5 of it or less; of the starter's it is 0.2 at least.
+    if failed or (factor.diagonal() ** 2 < 1e-4 * moment.diagonal()).any():
         raise InputError(
             f"the covariance is singular: {moment.shape[0]} directions were not all seen; collect more text for it"
         )

@@ -2,8 +2,8 @@
 
 A vector d is added to the matrix's output there, in the bare prompt and in every context, and moved by Adam until
 the target is likely and the model's idea of the subject ("{subject} is a") stays what it was (Meng et al. 2022,
-section 3.1 and appendix E.5). Rows are padded so that their subjects end at one position; only blocks from the edited one on
-and positions from there on are run, and logits are read only where the loss reads them.
+section 3.1 and appendix E.5). Rows are padded so that their subjects end at one position; only blocks from the edited
+one on and positions from there on are run, and logits are read only where the loss reads them.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +27,21 @@ _LOSS_ENOUGH = 0.05
 
 @dataclass(frozen=True)
 class Value:
-    """What was found. `keys` `[contexts, key_width]` (the bare prompt first), `delta` and `initial` `[width]`, float32.
+    """What was found, float32: `keys` `[contexts, key_width]` and what the matrix makes of them, `outputs`
+    `[contexts, width]` (the bare prompt first), and `delta` `[width]`.
 
-    v* is `initial + delta`, where `initial` is what the matrix puts out for the bare prompt.
+    v* is `initial + delta`.
     """
 
     keys: Tensor
-    initial: Tensor
+    outputs: Tensor
     delta: Tensor
     losses: list[dict[str, float]]
+
+    @property
+    def initial(self) -> Tensor:
+        """What the matrix puts out for the bare prompt, `[width]`."""
+        return self.outputs[0]
 
     def figures(self) -> dict[str, Any]:
         """What the search looked like, as plain numbers."""
@@ -88,7 +94,8 @@ def find_value(
             keys[layer] = entering[:-1, rows.at].float()
 
     run = decoder.run(rows.ids, rows.mask, capture=("matrix",), on_key=on_key)
-    initial = run.captured["matrix"][layer][0, rows.at].float()
+    outputs = run.captured["matrix"][layer][:-1, rows.at].float()
+    initial = outputs[0]
     run.captured.clear()
     resumption = decoder.resume(run, rows.at)
     delta = torch.zeros_like(initial, requires_grad=True)
@@ -102,8 +109,8 @@ def find_value(
         if essence_before is None:
             essence_before = essence.detach()
         nll = -target.sum() / rows.target_length / (len(rows.ids) - 1)
-        # KL(before || now), as the published code has it.
-        kl = hparams.kl_factor * (essence_before.exp() * (essence_before - essence)).sum()
+        # KL(now || before), as the paper and the published code have it.
+        kl = hparams.kl_factor * (essence.exp() * (essence - essence_before)).sum()
         decay = hparams.v_weight_decay * delta.norm() / initial.norm() ** 2
         loss = nll + kl + decay
         losses.append({"loss": loss.item(), "nll": nll.item(), "kl": kl.item(), "decay": decay.item()})
@@ -116,7 +123,7 @@ def find_value(
         with torch.no_grad():
             if delta.norm() > bound:
                 delta.mul_(bound / delta.norm())
-    return Value(keys[layer], initial, delta.detach(), losses)
+    return Value(keys[layer], outputs, delta.detach(), losses)
 
 
 def _rows(
@@ -152,7 +159,7 @@ def _rows(
 def _predict(
     decoder: Decoder, resumption: Resumption, rows: _Rows, layer: int, delta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """With `delta` added: log p of each wanted token `[reads]`, and the essence row's log distribution `[vocabulary]`."""
+    """With `delta` added: log p of each wanted token `[reads]`, and the essence row's log distribution."""
     every = torch.arange(len(rows.ids), device=decoder.device)
 
     def add(output: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Jobs: the torch-free face of the engine. Submit one, follow it, cancel it; the work happens in a process of its own.
 
-    from retcon.engine import jobs
-    job = jobs.submit(catalog, jobs.TraceSpec(model="starter", prompt=..., subject=...))
-    job = jobs.follow(catalog, job.id, on_change=print)
+from retcon.engine import jobs
+job = jobs.submit(catalog, jobs.TraceSpec(model="starter", prompt=..., subject=...))
+job = jobs.follow(catalog, job.id, on_change=print)
 """
 
 from .control import cancel, follow, log_path, reap, resume, submit

@@ -73,7 +73,8 @@ class Running:
         free = shutil.disk_usage(self.catalog.home.root).free
         if free < size:
             raise OSError(
-                errno.ENOSPC, f"{size / 1e6:.0f} MB are needed in {self.catalog.home.root}, {free / 1e6:.0f} MB are free"
+                errno.ENOSPC,
+                f"{size / 1e6:.0f} MB are needed in {self.catalog.home.root}, {free / 1e6:.0f} MB are free",
             )
 
 
@@ -95,5 +96,7 @@ class _Rate:
             return
         current = (progress.done - self._done) / elapsed
         weight = min(1.0, elapsed / _SMOOTHING_SECONDS)
-        self.per_second = current if self.per_second is None else self.per_second + weight * (current - self.per_second)
+        self.per_second = (
+            current if self.per_second is None else self.per_second + weight * (current - self.per_second)
+        )
         self._at, self._done = now, progress.done

@@ -79,7 +79,7 @@ def _sentence(error: Exception) -> str:
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, CatalogError):
         return first
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left on device" in first:
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in first:
         return f"the disk is full; free some space and resume the job ({first})"
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"out of memory on this device; free it, or choose a smaller model or dtype ({first})"

@@ -42,6 +42,18 @@ def reading_input(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def reading_output(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
+    """While inside, what the module puts out is appended to `into`; copied, since Falcon goes on to add into it."""
+
+    def note(output: Tensor) -> Tensor:
+        into.append(output.detach().clone())
+        return output
+
+    with hooked(module, note):
+        yield
+
+
 # Causal tracing
 
 
@@ -86,7 +98,10 @@ def plain_trace(
 
             return change
 
-        with torch.no_grad(), hooked_all(model, {anatomy.embedding: corrupt} | {n: restore(t) for n, t in restored}):
+        with (
+            torch.no_grad(),
+            hooked_all(model, {anatomy.embedding: corrupt} | {n: restore(t) for n, t in restored}),
+        ):
             logits = model(torch.tensor([ids] * (1 + samples))).logits
         return logits[:, -1].softmax(-1)
 
@@ -207,7 +222,8 @@ def plain_rome(
             log_probabilities = model(batch, attention_mask=mask).logits.log_softmax(-1)
         nll = torch.stack(
             [
-                -sum(log_probabilities[i, len(ids) - 1 + j, token] for j, token in enumerate(target)) / len(target)
+                -sum(log_probabilities[i, len(ids) - 1 + j, token] for j, token in enumerate(target))
+                / len(target)
                 for i, (ids, _) in enumerate(prompts)
             ]
         ).mean()
@@ -234,7 +250,7 @@ def plain_rome(
     for ids, index in prompts:
         entered: list[Tensor] = []
         left: list[Tensor] = []
-        with torch.no_grad(), reading_input(matrix, entered), hooked(matrix, lambda out, left=left: left.append(out) or out):
+        with torch.no_grad(), reading_input(matrix, entered), reading_output(matrix, left):
             model(torch.tensor([ids]))
         keys.append(entered[0].view(len(ids), -1)[index].double())
         outputs.append(left[0].view(len(ids), -1)[index].double())

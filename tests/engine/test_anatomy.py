@@ -94,7 +94,9 @@ def test_probing_leaves_the_model_as_it_was(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_does_not_change_what_is_found(family: str, decoder_of: Callable[[str], Decoder]) -> None:
+def test_half_precision_does_not_change_what_is_found(
+    family: str, decoder_of: Callable[[str], Decoder]
+) -> None:
     rough = copy.deepcopy(tiny_model(family)).to(torch.bfloat16)
     assert find_anatomy(rough) == decoder_of(family).anatomy
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from families import FAMILIES, tiny_model
-from oracles import hooked, reading_input
+from oracles import hooked, reading_input, reading_output
 from retcon.engine.decoder import Decoder
 from retcon.engine.tokens import aligned
 from torch import Tensor
@@ -135,14 +135,17 @@ def test_captures_what_parts_put_out_and_what_enters_the_matrix(family: str, dec
     decoder, ids = decoder_of(family), some_ids()
     keys: dict[int, Tensor] = {}
     run = decoder.run(
-        ids, capture=("attn", "mlp", "matrix"), on_key=lambda layer, key: keys.update({layer: key}), stop_after=2
+        ids,
+        capture=("attn", "mlp", "matrix"),
+        on_key=lambda layer, key: keys.update({layer: key}),
+        stop_after=2,
     )
     assert sorted(keys) == [0, 1, 2]
     assert [len(run.captured[role]) for role in ("attn", "mlp", "matrix")] == [3, 3, 3]
     assert len(run.states) == 4
     for role in ("attn", "mlp", "matrix"):
         left: list[Tensor] = []
-        with hooked(decoder.part(role, 2), lambda out, left=left: left.append(out.clone()) or out):
+        with reading_output(decoder.part(role, 2), left):
             whole(decoder.model, ids)
         close(run.captured[role][2], left[0].view(3, LENGTH, -1))
     entered: list[Tensor] = []

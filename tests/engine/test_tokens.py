@@ -4,7 +4,12 @@ import pytest
 import torch
 from retcon.engine.errors import InputError
 from retcon.engine.tokens import aligned, locate_span, locate_subject, prompt_ids, right_padded, target_ids
-from tiny_tokenizers import byte_tokenizer, sentencepiece_tokenizer, word_tokenizer
+from tiny_tokenizers import (
+    byte_tokenizer,
+    legacy_sentencepiece_tokenizer,
+    sentencepiece_tokenizer,
+    word_tokenizer,
+)
 from transformers import PreTrainedTokenizerBase
 
 TOKENIZERS = {
@@ -12,6 +17,7 @@ TOKENIZERS = {
     "words-start": word_tokenizer(start=True),
     "sentencepiece": sentencepiece_tokenizer(start=False),
     "sentencepiece-start": sentencepiece_tokenizer(),
+    "legacy-sentencepiece": legacy_sentencepiece_tokenizer(),
     "bytes": byte_tokenizer(),
     "bytes-start": byte_tokenizer(start=True),
 }
@@ -43,7 +49,9 @@ def covering(tokenizer: PreTrainedTokenizerBase, prompt: str, start: int, stop: 
         ("Toyota's Camry is", "Toyota"),
     ],
 )
-def test_covers_the_subject_and_nothing_else(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str) -> None:
+def test_covers_the_subject_and_nothing_else(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str
+) -> None:
     located = locate_subject(tokenizer, prompt, subject)
     start = prompt.index(subject)
     assert located.ids == tokenizer(prompt)["input_ids"]
@@ -88,7 +96,9 @@ def test_a_span_names_a_later_occurrence() -> None:
     assert (located.begin, located.end, located.subject) == (3, 4, "Toyota")
 
 
-@pytest.mark.parametrize("tokenizer", [byte_tokenizer(), sentencepiece_tokenizer()], ids=["bytes", "sentencepiece"])
+@pytest.mark.parametrize(
+    "tokenizer", [byte_tokenizer(), sentencepiece_tokenizer()], ids=["bytes", "sentencepiece"]
+)
 def test_a_prefix_without_a_space_before_the_subject(tokenizer: PreTrainedTokenizerBase) -> None:
     located = locate_subject(tokenizer, "of the city:Paris is", "Paris")
     covered = "".join(located.tokens[located.begin : located.end])
@@ -114,19 +124,23 @@ def test_a_subject_that_has_no_token_of_its_own() -> None:
 
 
 @every_tokenizer
-@pytest.mark.parametrize("target", ["Rome", " Rome", "Rome ", "  Rome\n"])
+@pytest.mark.parametrize("target", ["Paris", " Paris", "Paris ", "  Paris\n"])
 def test_a_target_follows_the_prompt_with_one_space_and_no_start_token(
     tokenizer: PreTrainedTokenizerBase, target: str
 ) -> None:
     ids = target_ids(tokenizer, target)
-    assert ids == target_ids(tokenizer, "Rome")
+    assert ids == target_ids(tokenizer, "Paris")
     assert tokenizer.bos_token_id not in ids
-    assert tokenizer.decode(ids).strip() == "Rome"
+    assert tokenizer.decode(ids).strip() == "Paris"
 
 
-def test_a_target_continues_the_prompt_as_if_written_together() -> None:
-    tokenizer = byte_tokenizer()
-    assert tokenizer(EIFFEL)["input_ids"] + target_ids(tokenizer, "Paris") == tokenizer(f"{EIFFEL} Paris")["input_ids"]
+@every_tokenizer
+@pytest.mark.parametrize("target", ["Paris", "Toyota Camry", "France is"])
+def test_a_target_continues_the_prompt_as_if_written_together(
+    tokenizer: PreTrainedTokenizerBase, target: str
+) -> None:
+    together = tokenizer(f"{EIFFEL} {target}")["input_ids"]
+    assert tokenizer(EIFFEL)["input_ids"] + target_ids(tokenizer, target) == together
 
 
 @every_tokenizer

@@ -27,7 +27,9 @@ def plain(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, kinds: list[tupl
     return plain_trace(decoder.model, decoder.anatomy, ids, RANGE, noise=0.3, samples=3, seed=1, kinds=kinds)
 
 
-def assert_scores(actual: list[list[float | None]], expected: list[list[float]], tolerance: float = 1e-5) -> None:
+def assert_scores(
+    actual: list[list[float | None]], expected: list[list[float]], tolerance: float = 1e-5
+) -> None:
     torch.testing.assert_close(torch.tensor(actual), torch.tensor(expected), atol=tolerance, rtol=0)
 
 
@@ -55,7 +57,9 @@ def test_every_kind_and_window_equals_the_published_loop(
     assert table.std() > 1e-4, "this model's cells are all alike: the comparison would show nothing"
 
 
-def test_what_is_reported_about_the_fact(decoder_of: Decoders, words_after_start: PreTrainedTokenizerBase) -> None:
+def test_what_is_reported_about_the_fact(
+    decoder_of: Decoders, words_after_start: PreTrainedTokenizerBase
+) -> None:
     result = trace_fact(decoder_of("llama"), words_after_start, PROMPT, SUBJECT, SETTINGS)
     assert isinstance(result, FactTrace)
     assert (result.prompt, result.subject, result.subject_range) == (PROMPT, SUBJECT, (3, 6))
@@ -66,13 +70,17 @@ def test_what_is_reported_about_the_fact(decoder_of: Decoders, words_after_start
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "gemma3"])
-def test_a_subject_that_begins_the_prompt(family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+def test_a_subject_that_begins_the_prompt(
+    family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
     decoder, prompt = decoder_of(family), "The Eiffel Tower is located in the"
     result = trace_fact(decoder, words, prompt, SUBJECT, dataclasses.replace(SETTINGS, window=2))
     assert isinstance(result, FactTrace)
     ids = words(prompt)["input_ids"]
     kinds = [("hidden", 1), ("mlp", 2), ("attn", 2)]
-    expected = plain_trace(decoder.model, decoder.anatomy, ids, (0, 3), noise=0.3, samples=3, seed=1, kinds=kinds)
+    expected = plain_trace(
+        decoder.model, decoder.anatomy, ids, (0, 3), noise=0.3, samples=3, seed=1, kinds=kinds
+    )
     for kind, window in kinds:
         assert_scores(result.scores[kind], expected.scores[kind, window])
 
@@ -84,7 +92,9 @@ def test_odd_and_even_windows(
 ) -> None:
     decoder = decoder_of(family)
     expected = plain(decoder, words, [("mlp", window)])
-    assert_scores(traced(decoder, words, window=window, kinds=("mlp",)).scores["mlp"], expected.scores["mlp", window])
+    assert_scores(
+        traced(decoder, words, window=window, kinds=("mlp",)).scores["mlp"], expected.scores["mlp", window]
+    )
 
 
 def test_another_seed_draws_other_noise(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
@@ -114,7 +124,9 @@ def test_an_expected_answer_that_is_the_first_choice_is_traced(
 ) -> None:
     answer = traced(decoder_of("llama"), words).answer
     for expected in (answer, f" {answer}", f"{answer} and then"):
-        assert isinstance(trace_fact(decoder_of("llama"), words, PROMPT, SUBJECT, SETTINGS, expected), FactTrace)
+        assert isinstance(
+            trace_fact(decoder_of("llama"), words, PROMPT, SUBJECT, SETTINGS, expected), FactTrace
+        )
 
 
 def test_another_first_choice_is_a_wrong_answer(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
@@ -143,7 +155,11 @@ def test_settings_that_make_no_trace(changes: dict) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "gemma2"])
 @pytest.mark.parametrize("at_once", [1, 3 * 9, 50])
 def test_small_batches_give_the_same_numbers(
-    family: str, at_once: int, decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    at_once: int,
+    decoder_of: Decoders,
+    words: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoder = decoder_of(family)
     expected = traced(decoder, words, window=3)
@@ -173,7 +189,11 @@ def _note_batches(monkeypatch: pytest.MonkeyPatch, too_many_rows: float = math.i
 @pytest.mark.parametrize("family", ["gpt2", "falcon", "qwen3"])
 @pytest.mark.parametrize("too_many_rows", [4, 7, 10])
 def test_out_of_memory_halves_the_batch_and_goes_on(
-    family: str, too_many_rows: int, decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    too_many_rows: int,
+    decoder_of: Decoders,
+    words: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoder = decoder_of(family)
     expected = traced(decoder, words, window=3)

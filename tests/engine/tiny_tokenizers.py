@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -52,7 +52,22 @@ def sentencepiece_tokenizer(start: bool = True) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
-    tokenizer.train_from_iterator(_SENTENCES, trainers.BpeTrainer(vocab_size=120, special_tokens=_SPECIAL))
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=_SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(_SENTENCES, trainer)
+    return _finish(tokenizer, start)
+
+
+@cache
+def legacy_sentencepiece_tokenizer(start: bool = True) -> PreTrainedTokenizerFast:
+    """Like Llama 2's file: the mark is put before any text, even before one that begins with a space."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=False))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=_SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(_SENTENCES, trainer)
     return _finish(tokenizer, start)
 
 

@@ -71,6 +71,14 @@ def test_only_what_nothing_names_goes(catalog: Catalog, deltas: dict[str, str]) 
     assert upkeep.check(catalog) == []
 
 
+def test_a_done_job_needs_its_checkpoint_no_more(catalog: Catalog, deltas: dict[str, str]) -> None:
+    with catalog.write() as session:
+        jobs.claim(session, 1, "me", 1)
+        jobs.finish(session, 1, "me", {})
+    assert upkeep.collect(catalog).artifacts == 3
+    assert upkeep.check(catalog) == []
+
+
 def test_what_was_stored_again_is_young(catalog: Catalog, deltas: dict[str, str]) -> None:
     catalog.artifacts.put_bytes(b"nothing")
     assert upkeep.collect(catalog).artifacts == 1

@@ -22,7 +22,13 @@ def run(running: Running, spec: CovarianceSpec) -> dict[str, Any]:
     """Returns the ids of the new covariances, one per layer; `covariance` is the first."""
     loaded = load(running, spec.model, "base")
     ids = collect_into_catalog(
-        running, loaded, spec.layers, spec.texts, max_tokens=spec.max_tokens, max_length=spec.max_length, seed=spec.seed
+        running,
+        loaded,
+        spec.layers,
+        spec.texts,
+        max_tokens=spec.max_tokens,
+        max_length=spec.max_length,
+        seed=spec.seed,
     )
     return {"covariance": ids[0], "covariances": ids}
 
@@ -42,8 +48,8 @@ def collect_into_catalog(
     layers = sorted(set(layers))
     width = loaded.decoder.anatomy.key_width
     running.check_room(2 * 8 * width * width * len(layers))
-    state = _restored(running, layers)
     saved = time.monotonic()
+    state = None
     for state in collect(
         loaded.decoder,
         loaded.tokenizer,
@@ -52,13 +58,13 @@ def collect_into_catalog(
         max_tokens=max_tokens,
         max_length=max_length,
         seed=seed,
-        start=state,
+        start=_restored(running, layers),
         report=running.report,
     ):
         if not state.finished and time.monotonic() - saved > _CHECKPOINT_SECONDS:
             _save_checkpoint(running, state)
             saved = time.monotonic()
-    assert state is not None
+    assert state is not None  # the last block is always yielded
     running.say("saving")
     return _save(running, loaded, corpus, state, max_length, seed)
 

@@ -1,5 +1,6 @@
 """Write facts: settings, second moments, the method, and one new revision with all that it took to make it."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ....store.tables import Covariance, Revision
 from ...delta import concatenate, to_tensors
 from ...edits import METHODS, Method, Request
 from ...errors import InputError
+from ...evaluation import Score, score_targets
 from ...generation import context_texts
 from ...hparams import Hparams, preset, read_hparams
 from ..running import Running
@@ -35,6 +37,8 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
     running.say("generating context texts")
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     parent, so_far = loaded.revision, loaded.delta
+    asked = [(request.text, request.target_new) for request in requests]
+    before = score_targets(loaded.decoder, loaded.tokenizer, asked)
     written = method.write(
         loaded.decoder,
         loaded.tokenizer,
@@ -50,6 +54,7 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
     loaded.weights.set(loaded.delta)
     sizes = loaded.weights.sizes(loaded.delta)
     own = loaded.weights.sizes(written.delta)
+    after = score_targets(loaded.decoder, loaded.tokenizer, asked)
     artifact = running.catalog.artifacts.put_writer(lambda path: _save(written.delta, path))
     revision = Revision(
         model_id=loaded.model.id or 0,
@@ -60,12 +65,21 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         seed=spec.seed,
         contexts=contexts,
         requests=spec.requests,
-        covariances=[row.id for row in moments.values()],
+        covariances=[row.id or 0 for row in moments.values()],
         delta=artifact.sha256,
         figures={
             "delta": {name: asdict(size) for name, size in own.items()},
             "with_earlier_edits": {name: asdict(size) for name, size in sizes.items()},
-            "requests": written.figures,
+            "requests": [
+                figures | {"before": _score(old), "after": _score(new)}
+                for figures, old, new in zip(written.figures, before, after, strict=True)
+            ],
+            "scores": {
+                "efficacy": sum(score.first_choice for score in after) / len(after),
+                "probability": sum(math.exp(-score.nll) for score in after) / len(after),
+                "protocol": "teacher-forced on the request's prompt: share of requests with every target token first "
+                "choice; probability is exp(-mean negative log-likelihood per token), mean over requests",
+            },
         },
         message=spec.message or _message(requests),
         fingerprint=loaded.fingerprint(),
@@ -85,6 +99,10 @@ def _save(delta: Any, path: Path) -> None:
     save_file(to_tensors(delta), path)
 
 
+def _score(score: Score) -> dict[str, Any]:
+    return {"probability": math.exp(-score.nll), "first_choice": score.first_choice}
+
+
 def _hparams(spec: EditSpec, loaded: Loaded) -> Hparams:
     """The file's settings, else the model's preset; then the single changes that were asked for."""
     if spec.hparams_file:
@@ -93,7 +111,7 @@ def _hparams(spec: EditSpec, loaded: Loaded) -> Hparams:
         found = preset(loaded.model.source, spec.method)
         if found is None and "layers" not in spec.hparams:
             raise InputError(
-                f"retcon ships no settings for {loaded.model.source}, so it does not know which layer to edit: give one "
+                f"retcon ships no settings for {loaded.model.source} and does not know its layer: give one "
                 f"with --layer (retcon trace run {loaded.model.name}, then retcon trace locate, proposes some)"
             )
         hparams = found or Hparams(layers=())
@@ -115,11 +133,18 @@ def _moments(
             found[layer] = row
     missing = [layer for layer in layers if layer not in found]
     if missing:
-        running.say(f"no covariance yet for layer {', '.join(map(str, missing))}: collecting one from {spec.texts} texts")
+        layers_text = ", ".join(map(str, missing))
+        running.say(f"no covariance yet for layer {layers_text}: collecting one from {spec.texts} texts")
         # The covariance describes the base, whatever revision is edited.
         loaded.weights.set({})
         ids = collect_into_catalog(
-            running, loaded, missing, spec.texts, max_tokens=_FIRST_TOKENS, max_length=_MAX_LENGTH, seed=spec.seed
+            running,
+            loaded,
+            missing,
+            spec.texts,
+            max_tokens=_FIRST_TOKENS,
+            max_length=_MAX_LENGTH,
+            seed=spec.seed,
         )
         loaded.weights.set(loaded.delta)
         with running.catalog.read() as session:
@@ -134,9 +159,13 @@ def _chosen(running: Running, spec: EditSpec, loaded: Loaded, layer: int) -> Cov
     with running.catalog.read() as session:
         row = session.get(Covariance, spec.covariance)
     if row is None:
-        raise NotFound(f"there is no covariance {spec.covariance}; `retcon covariance list` shows those there are")
+        raise NotFound(
+            f"there is no covariance {spec.covariance}; `retcon covariance list` shows those there are"
+        )
     if row.model_id != loaded.model.id or row.layer != layer:
-        raise InputError(f"covariance {row.id} is of layer {row.layer} of another edit than layer {layer} of {spec.model}")
+        raise InputError(
+            f"covariance {row.id} is of layer {row.layer} of another edit than layer {layer} of {spec.model}"
+        )
     return row
 
 

@@ -58,7 +58,10 @@ def _cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> list[Case]
 
 
 def _as_request(fact: Fact) -> dict[str, Any]:
-    return {name: getattr(fact, name) for name in ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")}
+    return {
+        name: getattr(fact, name)
+        for name in ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
+    }
 
 
 def _case(request: dict[str, Any]) -> Case:

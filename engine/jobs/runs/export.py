@@ -28,7 +28,9 @@ def run(running: Running, spec: ExportSpec) -> dict[str, Any]:
     try:
         loaded.decoder.model.save_pretrained(aside)
         loaded.tokenizer.save_pretrained(aside)
-        (aside / "retcon.json").write_text(json.dumps(_manifest(loaded.model.name, loaded.revision), indent=2))
+        (aside / "retcon.json").write_text(
+            json.dumps(_manifest(loaded.model.name, loaded.revision), indent=2)
+        )
         running.say("loading it again")
         again = fingerprint(tensor_digests(load_model(aside, "cpu")))
         if again != loaded.revision.fingerprint:

@@ -41,8 +41,8 @@ class Loaded:
         found = self.fingerprint()
         if found != revision.fingerprint:
             raise CatalogError(
-                f"revision {revision.id} of {self.model.name} has fingerprint {found[:12]}, not {revision.fingerprint[:12]} "
-                "as when it was made: its base was changed on disk, or this machine multiplies differently"
+                f"revision {revision.id} of {self.model.name} has fingerprint {found[:12]}, when it was made it "
+                f"had {revision.fingerprint[:12]}: its base was changed on disk, or this machine multiplies differently"
             )
 
     def fingerprint(self) -> str:

@@ -39,6 +39,8 @@ def run(running: Running, spec: RevertSpec) -> dict[str, Any]:
     with running.catalog.write(durable=True) as session:
         model = history.find_model(session, spec.model)
         if model.head != revision.parent:
-            raise InputError(f"the head of {model.name} moved to {model.head} meanwhile; revert again from there")
+            raise InputError(
+                f"the head of {model.name} moved to {model.head} meanwhile; revert again from there"
+            )
         history.commit_revision(session, model, revision, "revert")
     return {"revision": revision.id}

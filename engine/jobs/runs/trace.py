@@ -49,6 +49,9 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
             continue
 
         def report(progress: Progress, position: int = position, subject: str = subject) -> None:
+            if len(items) == 1:
+                running.report(progress)
+                return
             part = progress.done / (progress.total or 1)
             running.report(Progress(position + part, len(items), "facts", f"{subject}: {progress.activity}"))
 

@@ -1,0 +1,142 @@
+"""`retcon edit`: rewrite facts."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...engine.jobs import EditSpec
+from ...store import facts as fact_sets
+from ...store import history
+from ...store.errors import InputError
+from ...store.tables import Fact, Revision
+from ..following import run as run_job
+from ..following import submit
+from ..options import job_options, open_catalog
+from ..output import clean, narrate, print_json, print_table
+from ..records import job_record, revision_record
+
+
+@click.group()
+def edit() -> None:
+    """Rewrite facts; each edit makes a revision."""
+
+
+@edit.command()
+@click.argument("target", metavar="MODEL[@REV]")
+@click.option("--prompt", help="The words up to the answer, with the subject (or {}) in them.")
+@click.option("--subject", help="Who or what the fact is about.")
+@click.option("--target", "target_new", help="What the model shall say.")
+@click.option("--true", "target_true", help="What it says now; evaluations compare with it.")
+@click.option(
+    "--paraphrase",
+    "paraphrases",
+    multiple=True,
+    help="The same question in other words, for the evaluation; may be repeated.",
+)
+@click.option("--facts", "fact_set", help="Write every fact of this set that has a new target.")
+@click.option("--method", default="rome", show_default=True, help="rome or r-rome.")
+@click.option("--layer", type=click.IntRange(0), help="The layer to edit; by default the model's preset.")
+@click.option(
+    "--hparams", "hparams_file", type=click.Path(path_type=Path), help="Settings in the field's JSON."
+)
+@click.option(
+    "--covariance", type=int, help="Use this covariance of the catalog; by default the largest of the layer."
+)
+@click.option(
+    "--texts",
+    default="shipped",
+    show_default=True,
+    help="Texts for a covariance, if the catalog has none for the layer.",
+)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("-m", "--message", default="", help="Why; shown in the history.")
+@job_options
+def run(
+    target: str, prompt: str | None, subject: str | None, target_new: str | None, target_true: str | None,
+    paraphrases: tuple[str, ...], fact_set: str | None, method: str, layer: int | None, hparams_file: Path | None,
+    covariance: int | None, texts: str, seed: int, message: str, as_json: bool, detach: bool, device: str | None,
+) -> None:  # fmt: skip
+    """Write a fact, or a set of facts, into MODEL (at REV): a new revision, and the model's new head."""
+    if (fact_set is None) == (prompt is None):
+        raise click.UsageError("give either --facts SET, or --prompt, --subject and --target")
+    catalog = open_catalog()
+    name, revision = history.parse_target(target)
+    with catalog.read() as session:
+        parent = history.find_revision(session, history.find_model(session, name), revision)
+        if fact_set is not None:
+            found = fact_sets.facts_of(session, fact_sets.find_fact_set(session, fact_set))
+            requests = [_request(fact) for fact in found if fact.target_new]
+            if not requests:
+                raise InputError(
+                    f"no fact of {fact_set} has a new target (target_new), so there is nothing to write"
+                )
+    if prompt is not None:
+        if not subject or target_new is None:
+            raise click.UsageError("--prompt needs --subject and --target")
+        requests = [_typed(prompt, subject, target_new, target_true, paraphrases)]
+    spec = EditSpec(
+        model=name,
+        requests=requests,
+        revision=parent.id,
+        method=method,
+        hparams={} if layer is None else {"layers": [layer]},
+        hparams_file=str(hparams_file.absolute()) if hparams_file else None,
+        covariance=covariance,
+        texts=texts,
+        seed=seed,
+        message=message,
+    )
+    if detach:
+        job = submit(catalog, spec, device)
+        print_json(job_record(job)) if as_json else click.echo(job.id)
+        return
+    job = run_job(catalog, spec, device)
+    with catalog.read() as session:
+        made = history.find_revision(session, history.find_model(session, name), job.made["revision"])
+    if as_json:
+        print_json(revision_record(made))
+    else:
+        print_edit(name, made)
+
+
+def _typed(
+    prompt: str, subject: str, target_new: str, target_true: str | None, paraphrases: tuple[str, ...]
+) -> dict[str, Any]:
+    """A request from the command line, checked as an imported one is."""
+    template = prompt if "{}" in prompt and subject not in prompt else fact_sets.template_of(prompt, subject)
+    return {
+        "subject": subject,
+        "prompt": template,
+        "target_new": fact_sets.clean_target(target_new, "--target"),
+        "target_true": fact_sets.clean_target(target_true, "--true") if target_true is not None else None,
+        "paraphrases": list(paraphrases),
+        "neighbours": [],
+    }
+
+
+def _request(fact: Fact) -> dict[str, Any]:
+    fields = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
+    return {field: getattr(fact, field) for field in fields}
+
+
+def print_edit(model: str, revision: Revision) -> None:
+    """What an edit did, for people."""
+    narrate(f"Revision {revision.id} is the head of {model}: {clean(revision.message)}")
+    rows = []
+    for request, figures in zip(revision.requests, revision.figures["requests"], strict=True):
+        before, after = figures["before"], figures["after"]
+        loss = figures["losses"][-1]["loss"]
+        rows.append(
+            (request["subject"], request["target_new"], f"{before['probability']:.4f}", f"{after['probability']:.4f}",
+             "yes" if after["first_choice"] else "no", f"{loss:.3f} in {len(figures['losses'])}")
+        )  # fmt: skip
+    print_table(
+        ("subject", "target", "p before", "p after", "first choice", "loss, steps"), rows, "", cut="subject"
+    )
+    for matrix, size in revision.figures["delta"].items():
+        click.echo(
+            f"{matrix}: rank {size['rank']}, {100 * size['relative']:.2g} % of the matrix, "
+            f"{100 * size['effective']:.4g} % of it left after rounding"
+        )
+    click.echo(f"Undo: retcon rollback {model} {revision.parent}    Measure: retcon eval run {model}")

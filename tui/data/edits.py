@@ -1,0 +1,174 @@
+"""The history of a model as the screens show it: revisions, which of them count, and one in detail."""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, literal_column, select
+
+from ...store import history
+from ...store.catalog import Catalog
+from ...store.errors import InputError
+from ...store.tables import Evaluation, FactSet, Model, Revision
+from .rows import Hurt, columns, read_row, read_rows
+
+_V, _M, _E, _F = columns(Revision), columns(Model), columns(Evaluation), columns(FactSet)
+
+
+@dataclass(frozen=True)
+class RevisionRow:
+    """One line of the history. `standing` says in a word what it is to the head."""
+
+    id: str
+    parent: str | None
+    kind: str
+    reverts: str | None
+    method: str | None
+    layers: tuple[int, ...]
+    requests: int
+    message: str
+    created: datetime
+    standing: str = ""
+
+
+@dataclass(frozen=True)
+class History:
+    """A model's revisions, newest first."""
+
+    model: str
+    head: str | None
+    rows: tuple[RevisionRow | Hurt, ...]
+
+    @property
+    def live(self) -> int:
+        """How many edits make up the head's weights."""
+        return sum(isinstance(row, RevisionRow) and row.standing == "live" for row in self.rows)
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """Scores of one evaluation: name -> (value, low, high, count)."""
+
+    id: int
+    facts: str
+    scores: dict[str, tuple[float, float, float, int]]
+    created: datetime
+
+
+@dataclass(frozen=True)
+class RevisionDetail:
+    """All that is known of one revision."""
+
+    id: str
+    parent: str | None
+    kind: str
+    method: str | None
+    hparams: dict[str, Any]
+    seed: int | None
+    requests: list[dict[str, Any]]
+    figures: dict[str, Any]
+    covariances: list[int]
+    message: str
+    fingerprint: str
+    created: datetime
+
+
+def history_of(catalog: Catalog, model: str) -> History | None:
+    """The history of a model, None if there is no such model."""
+    hparams = func.json_extract(_V.hparams, "$.layers")
+    query = select(
+        _V.id, _V.parent, _V.kind, _V.reverts, _V.method, hparams, func.json_array_length(_V.requests), _V.message,
+        _V.created,
+    )  # fmt: skip
+    with catalog.read() as session:
+        found = session.connection().execute(select(_M.id, _M.head).where(_M.name == model)).first()
+        if found is None:
+            return None
+        rows = read_rows(session, query.where(_V.model_id == found[0]), _V.id, _row, order=_SAVED)
+    return History(model, found[1], tuple(_with_standing(rows, found[1])))
+
+
+def revision_detail(catalog: Catalog, id: str) -> RevisionDetail | Hurt | None:
+    """One revision; with thousands of requests this is the one read that takes longer."""
+    query = select(
+        _V.id, _V.parent, _V.kind, _V.method, _V.hparams, _V.seed, _V.requests, _V.figures, _V.covariances, _V.message,
+        _V.fingerprint, _V.created,
+    )  # fmt: skip
+    with catalog.read() as session:
+        return read_row(session, query, _V.id, id, _detail)
+
+
+def evaluations_of(catalog: Catalog, revision: str) -> list[EvaluationView | Hurt]:
+    """The evaluations of a revision, newest first."""
+    query = (
+        select(_E.id, _F.name, func.json(_E.metrics), _E.created)
+        .outerjoin(FactSet.__table__, _F.id == _E.fact_set_id)  # type: ignore[attr-defined]
+        .where(_E.revision == revision)
+    )
+    with catalog.read() as session:
+        return read_rows(session, query, _E.id, _evaluation, 10)
+
+
+def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
+    """Why this revision cannot be taken out of the head, or None if it can."""
+    try:
+        with catalog.read() as session:
+            found = history.find_model(session, model)
+            way = history.path(session, found.head or "")
+            history.check_revert(way, history.find_revision(session, found, revision))
+    except InputError as error:
+        return str(error)
+    return None
+
+
+# Ids are digests and clocks may step back; a parent is always saved before its children.
+_SAVED: Any = literal_column("revision.rowid")
+
+
+def _row(*values: Any) -> RevisionRow:
+    id, parent, kind, reverts, method, layers, requests, message, created = values
+    return RevisionRow(
+        id, parent, kind, reverts, method, tuple(json.loads(layers or "[]")), requests, message, created
+    )
+
+
+def _with_standing(rows: list[RevisionRow | Hurt], head: str | None) -> list[RevisionRow | Hurt]:
+    known = {row.id: row for row in rows if isinstance(row, RevisionRow)}
+    way = _way(known, head)
+    out = history.taken_out(
+        [Revision(id=row.id, kind=row.kind, reverts=row.reverts, model_id=0, fingerprint="") for row in way]
+    )
+    on_way = {row.id for row in way}
+
+    def standing(row: RevisionRow) -> str:
+        if row.id in out:
+            return "taken out"
+        if row.id in on_way:
+            return "live" if row.kind == "edit" else row.kind
+        return "rolled back" if head in {one.id for one in _way(known, row.id)} else "other branch"
+
+    return [replace(row, standing=standing(row)) if isinstance(row, RevisionRow) else row for row in rows]
+
+
+def _way(known: dict[str, RevisionRow], to: str | None) -> list[RevisionRow]:
+    """From the base (or the oldest that is known) to a revision."""
+    way: list[RevisionRow] = []
+    seen: set[str] = set()
+    while to is not None and to in known and to not in seen:
+        seen.add(to)
+        way.append(known[to])
+        to = known[to].parent
+    return way[::-1]
+
+
+def _detail(*values: Any) -> RevisionDetail:
+    return RevisionDetail(*values)
+
+
+def _evaluation(id: int, facts: str | None, metrics: str, created: datetime) -> EvaluationView:
+    scores = {
+        name: (float(one["value"]), float(one["low"]), float(one["high"]), int(one["count"]))
+        for name, one in json.loads(metrics).items()
+    }
+    return EvaluationView(id, facts or "its own requests", scores, created)

@@ -1,0 +1,119 @@
+"""Submit a job from the command line and stay with it: progress on stderr, Ctrl-C lets go and the job goes on."""
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from ..engine import jobs
+from ..engine.jobs import Spec
+from ..store.catalog import Catalog
+from ..store.tables import Job
+from .output import clean, duration, narrate
+
+_LINE_SECONDS = 5.0
+_BAR = 20
+
+
+class JobFailed(click.ClickException):
+    """A job that ended otherwise than done; its reason is the message."""
+
+    exit_code = 1
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(clean(job.error or f"job {job.id} was {job.state}"))
+
+
+class JobRefused(JobFailed):
+    """A job that failed because of what it was given."""
+
+    exit_code = 2
+
+
+def submit(catalog: Catalog, spec: Spec, device: str | None) -> Job:
+    """Submit a job on a device of this box.
+
+    Raises:
+        click.UsageError: there is no such device.
+    """
+    known = jobs.devices()
+    if device is not None and device not in known:
+        raise click.UsageError(f"there is no device {device!r} here; there are {', '.join(known)}")
+    return jobs.submit(catalog, spec, device)
+
+
+def run(catalog: Catalog, spec: Spec, device: str | None = None) -> Job:
+    """Submit a job and follow it to its end.
+
+    Raises:
+        JobFailed: it did not end done.
+    """
+    return follow(catalog, submit(catalog, spec, device))
+
+
+def follow(catalog: Catalog, job: Job) -> Job:
+    """Follow a job to its end; see `run`."""
+    assert job.id is not None
+    display = _Line() if sys.stderr.isatty() else _Lines()
+    try:
+        ended = jobs.follow(catalog, job.id, display.show)
+    except KeyboardInterrupt:
+        display.end()
+        narrate(
+            f"Let go of job {job.id}, which goes on. "
+            f"Watch it: retcon job watch {job.id}. Stop it: retcon job cancel {job.id}"
+        )
+        raise click.exceptions.Exit(130) from None
+    display.end()
+    if ended.state != "done":
+        raise JobRefused(ended) if ended.error_kind == "input" else JobFailed(ended)
+    return ended
+
+
+def describe(job: Job) -> str:
+    """A job's progress in one line."""
+    parts: list[Any] = []
+    if job.total:
+        filled = round(_BAR * min(1.0, job.done / job.total))
+        parts.append("█" * filled + "░" * (_BAR - filled))
+        parts.append(f"{100 * min(1.0, job.done / job.total):.0f} %")
+    if job.total and job.rate:
+        parts.append(f"{job.rate:.3g} {job.unit}/s")
+    if job.total and job.seconds_left is not None:
+        parts.append(f"{duration(job.seconds_left)} left")
+    parts.append(clean(job.activity) if job.activity else job.state)
+    return "  ".join(parts)
+
+
+class _Line:
+    """One line that is drawn over, for a terminal."""
+
+    def show(self, job: Job) -> None:
+        import shutil
+
+        width = shutil.get_terminal_size().columns
+        text = f"job {job.id} {job.kind}  {describe(job)}"[: width - 1]
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+class _Lines:
+    """A line now and then, for a log or a pipe."""
+
+    def __init__(self) -> None:
+        self._at, self._last = 0.0, ""
+
+    def show(self, job: Job) -> None:
+        phase = job.activity.split(":")[0] if job.total else job.activity
+        if job.activity and (phase != self._last or time.monotonic() - self._at > _LINE_SECONDS):
+            if phase != self._last or job.total:
+                narrate(f"job {job.id} {job.kind}  {describe(job)}")
+            self._at, self._last = time.monotonic(), phase
+
+    def end(self) -> None:
+        pass

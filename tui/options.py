@@ -1,0 +1,63 @@
+"""Options that many commands share, and values with a form of their own."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..store.catalog import Catalog
+
+Command = Callable[..., Any]
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout, all else on stderr."
+)
+
+
+def job_options(command: Command) -> Command:
+    """`--json`, `--detach` and `--device` for a command that starts a job."""
+    command = click.option("--device", help="cpu, cuda:0, ..; by default the first GPU, else the CPU.")(
+        command
+    )
+    command = click.option("--detach", is_flag=True, help="Do not wait: print the job's id and return.")(
+        command
+    )
+    return json_option(command)
+
+
+def open_catalog() -> Catalog:
+    """The user's catalog, made and migrated if needed."""
+    return Catalog.open()
+
+
+class Layers(click.ParamType):
+    """`5`, `3-8`, `1,4,7-9`: a list of layer numbers."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        layers: list[int] = []
+        for part in value.split(","):
+            match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+            if not match or (match[2] and int(match[2]) < int(match[1])):
+                self.fail(f"{value!r} is no list of layers; write 5, 3-8 or 1,4,7-9", param, ctx)
+            layers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        return sorted(set(layers))
+
+
+class Kinds(click.ParamType):
+    """`hidden,mlp,attn`: kinds of trace."""
+
+    name = "kinds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        kinds = [part.strip() for part in value.split(",") if part.strip()]
+        known = ("hidden", "mlp", "attn")
+        if not kinds or any(kind not in known for kind in kinds):
+            self.fail(f"{value!r} is no list of kinds; the kinds are {', '.join(known)}", param, ctx)
+        return [kind for kind in known if kind in kinds]

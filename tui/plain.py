@@ -1,0 +1,37 @@
+"""Text of models and users made safe to show: one line, no control characters, no markup."""
+
+import unicodedata
+
+_VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
+# Control, format (zero width, right-to-left overrides), half surrogates, private and unassigned, line ends.
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def plain(text: str) -> str:
+    """`text` as one line that cannot move the cursor, colour the screen or reorder what stands beside it.
+
+    Newlines become ⏎ and tabs ⇥; every other character that a terminal would obey rather than print becomes a
+    dot. Markup needs no escape: what this returns goes into `rich.text.Text`, never into a markup parser.
+    """
+    if text.isprintable():  # the common case, and much faster
+        shown = text
+    else:
+        shown = "".join(
+            _VISIBLE.get(char, "·" if unicodedata.category(char) in _HIDDEN else char) for char in text
+        )
+    # A combining mark alone would change the character before it, which belongs to something else.
+    return "◌" + shown if shown and unicodedata.combining(shown[0]) else shown
+
+
+def token_label(token: str) -> str:
+    """A token of a vocabulary: like `plain`, but one that is only spaces shows how many."""
+    return "␣" * len(token) if token and not token.strip(" ") else plain(token)
+
+
+def cut(text: str, width: int) -> str:
+    """At most `width` terminal columns of `text`, with … where something is missing."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""

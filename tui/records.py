@@ -1,0 +1,91 @@
+"""Rows of the catalog as the JSON that scripts get. Field names are part of the interface."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..store.tables import (
+    AverageEffect,
+    Covariance,
+    Evaluation,
+    Fact,
+    Job,
+    Model,
+    Revision,
+    Trace,
+    TraceResult,
+)
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    fields = ("name", "source", "source_kind", "commit", "path", "architecture", "dtype", "parameters", "size",
+              "anatomy", "fingerprint", "trust_remote_code", "head", "created")  # fmt: skip
+    return {name: getattr(model, name) for name in fields}
+
+
+def fact_record(fact: Fact) -> dict[str, Any]:
+    fields = ("subject", "prompt", "target_true", "target_new", "paraphrases", "neighbours", "origin")
+    return {name: getattr(fact, name) for name in fields}
+
+
+def trace_record(trace: Trace, model: str, results: Sequence[TraceResult]) -> dict[str, Any]:
+    fields = (
+        "revision",
+        "kinds",
+        "noise",
+        "noise_level",
+        "samples",
+        "window",
+        "seed",
+        "tokens",
+        "protocol",
+        "created",
+    )
+    record: dict[str, Any] = {"trace": trace.id, "model": model}
+    record |= {name: getattr(trace, name) for name in fields}
+    return record | {"results": [result_record(result) for result in results]}
+
+
+def result_record(result: TraceResult) -> dict[str, Any]:
+    return {
+        "prompt": result.prompt,
+        "subject": result.subject,
+        "tokens": result.tokens,
+        "subject_range": [result.subject_begin, result.subject_end],
+        "answer": result.answer,
+        "expected": result.expected,
+        "high": result.high,
+        "low": result.low,
+        "skipped": result.skipped,
+        "kinds": result.scores,
+    }
+
+
+def effect_record(effect: AverageEffect) -> dict[str, Any]:
+    return {name: getattr(effect, name) for name in ("kind", "role", "layer", "mean", "low", "high", "count")}
+
+
+def covariance_record(covariance: Covariance, model: str) -> dict[str, Any]:
+    fields = ("layer", "module", "width", "texts", "texts_revision", "seed", "tokens", "documents", "max_length",
+              "dtype", "finished", "artifact", "created")  # fmt: skip
+    return {"covariance": covariance.id, "model": model} | {
+        name: getattr(covariance, name) for name in fields
+    }
+
+
+def revision_record(revision: Revision) -> dict[str, Any]:
+    fields = ("id", "parent", "kind", "reverts", "method", "hparams", "seed", "contexts", "requests", "covariances",
+              "delta", "figures", "message", "created", "fingerprint")  # fmt: skip
+    return {name: getattr(revision, name) for name in fields}
+
+
+def evaluation_record(evaluation: Evaluation, model: str) -> dict[str, Any]:
+    fields = ("revision", "protocol", "metrics", "cases", "created")
+    return {"evaluation": evaluation.id, "model": model} | {
+        name: getattr(evaluation, name) for name in fields
+    }
+
+
+def job_record(job: Job) -> dict[str, Any]:
+    fields = ("id", "kind", "state", "pid", "device", "done", "total", "unit", "rate", "seconds_left", "activity",
+              "error", "error_kind", "spec", "attempt", "created", "started", "ended")  # fmt: skip
+    return {name: getattr(job, name) for name in fields} | job.made

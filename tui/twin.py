@@ -1,0 +1,49 @@
+"""The command line that does the same: shown for each verb, so that the app teaches it."""
+
+import shlex
+
+from ..engine.jobs import EditSpec, ModelSpec, TraceSpec
+
+
+def command(*words: str | int) -> str:
+    """`retcon` and the words, quoted so that a shell takes them as they are."""
+    return shlex.join(["retcon", *map(str, words)])
+
+
+def target(model: str, revision: str) -> str:
+    """MODEL@REVISION; the head needs no naming."""
+    return model if revision == "head" else f"{model}@{revision}"
+
+
+def add_model(spec: ModelSpec) -> str:
+    """`retcon model add` that makes the same job."""
+    return command("model", "add", spec.source, "--name", spec.name)
+
+
+def run_trace(spec: TraceSpec) -> str:
+    """`retcon trace run` that makes the same job."""
+    if spec.facts is not None:
+        words = ["--facts", spec.facts]
+    else:
+        words = ["--prompt", spec.prompt or "", "--subject", spec.subject or ""]
+    kinds = [] if spec.kinds == TraceSpec("").kinds else ["--kinds", ",".join(spec.kinds)]
+    return command("trace", "run", target(spec.model, spec.revision), *words, *kinds)
+
+
+def run_edit(spec: EditSpec) -> str:
+    """`retcon edit run` that makes the same job; for one request."""
+    request = spec.requests[0]
+    words = [
+        "--prompt",
+        request["prompt"],
+        "--subject",
+        request["subject"],
+        "--target",
+        request["target_new"],
+    ]
+    if request.get("target_true"):
+        words += ["--true", request["target_true"]]
+    words += ["--method", spec.method]
+    for layer in spec.hparams.get("layers", []):
+        words += ["--layer", str(layer)]
+    return command("edit", "run", target(spec.model, spec.revision), *words)

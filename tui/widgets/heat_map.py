@@ -1,0 +1,176 @@
+"""The heat map on the screen, with a cursor that walks over tokens and layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from .. import heatmap
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn."""
+
+    tokens: tuple[str, ...]
+    subject_range: tuple[int, int]
+    scores: tuple[tuple[float | None, ...], ...]
+    low: float
+    high: float
+    title: str
+
+    @property
+    def layers(self) -> int:
+        return max((len(row) for row in self.scores), default=0)
+
+    def peak(self) -> tuple[int, int]:
+        """(token, layer) of the highest score."""
+        found = [
+            (value, -token, -layer)
+            for token, row in enumerate(self.scores)
+            for layer, value in enumerate(row)
+            if value is not None
+        ]
+        _, token, layer = max(found, default=(0.0, 0, 0))
+        return -token, -layer
+
+
+class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
+    """A map, or lines of text where there is none. Posts `Moved` when the cursor stands on another cell."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("h,left", "move(0,-1)", "layer before", show=False),
+        Binding("l,right", "move(0,1)", "next layer", show=False),
+        Binding("k,up", "move(-1,0)", "token before", show=False),
+        Binding("j,down", "move(1,0)", "next token", show=False),
+        Binding("0,home", "move(0,-1000)", "first layer", show=False),
+        Binding("$,dollar_sign,end", "move(0,1000)", "last layer", show=False),
+        Binding("g", "move(-100000,0)", "first token", show=False),
+        Binding("G", "move(100000,0)", "last token", show=False),
+        Binding("asterisk", "peak", "highest cell", show=False),
+    ]
+
+    @dataclass
+    class Moved(Message):
+        """The cursor stands on this token and layer."""
+
+        heat_map: "HeatMap"
+        token: int
+        layer: int
+
+        @property
+        def control(self) -> "HeatMap":
+            return self.heat_map
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.picture: Picture | None = None
+        self.cursor = (0, 0)
+        self.lines: list[Text] = []
+        self._note: list[Text] = []
+
+    def show(self, picture: Picture, *, keep_cursor: bool = False) -> None:
+        """Draw a map; the cursor starts at its highest cell, or stays where it was."""
+        if picture == self.picture and keep_cursor:
+            return
+        self.picture, self._note = picture, []
+        if keep_cursor and picture.scores:
+            self.cursor = min(self.cursor[0], len(picture.scores) - 1), min(self.cursor[1], picture.layers - 1)
+        else:
+            self.cursor = picture.peak()
+        self._draw()
+        self._tell()
+
+    def show_text(self, text: Text) -> None:
+        """Say why there is no map."""
+        self.picture, self._note = None, list(text.split("\n"))
+        self._draw()
+
+    def action_move(self, tokens: int, layers: int) -> None:
+        if self.picture is None or not self.picture.scores:
+            return
+        token = max(0, min(self.cursor[0] + tokens, len(self.picture.scores) - 1))
+        layer = max(0, min(self.cursor[1] + layers, self.picture.layers - 1))
+        if (token, layer) != self.cursor:
+            self.cursor = token, layer
+            self._draw()
+            self._tell()
+
+    def action_peak(self) -> None:
+        if self.picture is not None:
+            self.cursor = self.picture.peak()
+            self._draw()
+            self._tell()
+
+    def on_click(self, event: events.Click) -> None:
+        if self.picture is None:
+            return
+        layout = heatmap.lay_out(self._names(), self.picture.layers, self.size.width)
+        layer, token = layout.layer_at(event.x), event.y - 1 + round(self.scroll_y)
+        if layer is not None and 0 <= token < len(self.picture.scores):
+            self.action_move(token - self.cursor[0], layer - self.cursor[1])
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def on_focus(self) -> None:
+        self._draw()
+
+    def on_blur(self) -> None:
+        self._draw()
+
+    def render_line(self, y: int) -> Strip:
+        index = y + round(self.scroll_y)
+        line = self.lines[index] if index < len(self.lines) else Text()
+        strip = Strip(line.render(self.app.console)).apply_style(self.rich_style)
+        return strip.adjust_cell_length(self.size.width, self.rich_style)
+
+    def _names(self) -> Sequence[str]:
+        return heatmap.labels(self.picture.tokens, self.picture.subject_range) if self.picture is not None else ()
+
+    def _draw(self) -> None:
+        """Make the lines anew and repaint those that differ."""
+        old = self.lines
+        if self.picture is None:
+            self.lines = self._note
+        else:
+            picture = self.picture
+            self.lines = heatmap.render_lines(
+                picture.tokens,
+                picture.subject_range,
+                picture.scores,
+                low=picture.low,
+                high=picture.high,
+                title=picture.title,
+                width=max(10, self.size.width),
+                colour=not self.app.no_color,
+                cursor=self.cursor if self.has_focus else None,
+            )
+        for line in self.lines:
+            line.end = ""
+        self.virtual_size = Size(self.size.width, len(self.lines))
+        if self.picture is not None:
+            self._keep_in_view(self.cursor[0] + 1)
+        if len(old) != len(self.lines):
+            self.refresh()
+            return
+        for index, (before, after) in enumerate(zip(old, self.lines, strict=True)):
+            if before != after:
+                self.refresh_line(index)
+
+    def _keep_in_view(self, line: int) -> None:
+        top, shown = round(self.scroll_y), max(1, self.size.height)
+        if line < top or line == 1:
+            self.scroll_to(y=0 if line == 1 else line, animate=False, immediate=True)
+        elif line >= top + shown:
+            self.scroll_to(y=line - shown + 1, animate=False, immediate=True)
+
+    def _tell(self) -> None:
+        self.post_message(self.Moved(self, *self.cursor))

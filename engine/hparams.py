@@ -6,6 +6,7 @@ holds one such object per method.
 
 import difflib
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib import resources
@@ -69,10 +70,15 @@ def parse_hparams(data: Any, where: str, method: str) -> Hparams:
     for field in fields(Hparams):
         value = values.get(field.name)
         if field.type in (float, int) and field.name in values:
-            ok = type(value) is int or (field.type is float and type(value) is float)
-            if not ok or values[field.name] < 0:
+            ok = type(value) is int or (field.type is float and type(value) is float and math.isfinite(value))
+            least = 1 if field.name == "v_num_grad_steps" else 0
+            if not ok or values[field.name] < least:
                 kind = "number" if field.type is float else "whole number"
-                raise InputError(f"{where}: {field.name!r} must be a {kind} of zero or more, not {value!r}")
+                raise InputError(
+                    f"{where}: {field.name!r} must be a {kind} of {least} or more, not {value!r}"
+                )
+        if field.type is bool and field.name in values and type(value) is not bool:
+            raise InputError(f"{where}: {field.name!r} must be true or false, not {value!r}")
     if values.get("fact_token", "subject_last") != "subject_last":
         raise InputError(
             f"{where}: retcon reads the key at fact_token 'subject_last' only, not {values['fact_token']!r}"

@@ -127,7 +127,18 @@ def check_folder(folder: Path) -> None:
             f"{folder} has no model.safetensors; retcon loads safetensors only, never pickled weights"
         )
     for shard in shards:
+        _check_link(folder, shard)
         check_safetensors(folder / shard)
+
+
+def _check_link(folder: Path, shard: str) -> None:
+    """Refuse a file that is a link out of its folder, unless into the blobs of the hub cache that the folder is in."""
+    allowed = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        # CACHE/models--x/snapshots/COMMIT; its files link to the model's blobs, which may link to the cache's.
+        allowed += [(folder / up / "blobs").resolve() for up in ("../..", "../../..")]
+    if not any((folder / shard).resolve().is_relative_to(root) for root in allowed):
+        raise InputError(f"{folder / shard} is a link out of its folder; refused")
 
 
 def _shards(folder: Path) -> list[str]:
@@ -144,10 +155,6 @@ def _shards(folder: Path) -> list[str]:
             )
         if not (folder / name).is_file():
             raise InputError(f"{folder / _INDEX} names the shard {name}, which is missing")
-        # A symlink may leave the folder only into the hub's own cache of blobs, as snapshots there do.
-        real = (folder / name).resolve()
-        if real.parent != folder.resolve() and real.parent != (folder / "../../blobs").resolve():
-            raise InputError(f"the shard {folder / name} is a link out of its folder; refused")
     return names
 
 

@@ -178,7 +178,7 @@ def requeue(session: Session, job_id: int) -> Job:
         activity="",
         rate=None,
         seconds_left=None,
-        heartbeat=None,
+        heartbeat=now(),  # its new process is given time to come up, however old the job is
         started=None,
         ended=None,
     ):

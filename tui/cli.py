@@ -68,7 +68,10 @@ def cli(ctx: click.Context) -> None:
 def main() -> None:
     """The console script: errors of the input become one sentence and exit code 2, failures exit code 1."""
     try:
-        cli(standalone_mode=False)
+        _refuse_half_characters(sys.argv[1:])
+        # Without standalone mode click returns the code of an Exit instead of leaving with it.
+        code = cli(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -79,8 +82,18 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         from ..store.errors import CatalogError, InputError
+        from .output import clean
 
-        if not isinstance(error, CatalogError | InputError):
+        if not isinstance(error, CatalogError | InputError | OSError):
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {clean(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def _refuse_half_characters(words: list[str]) -> None:
+    """Bytes that are no text in the terminal's encoding could be kept neither in the catalog nor in JSON."""
+    for word in words:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise click.UsageError(
+                f"{word!r} is no text in this terminal's encoding ({sys.getfilesystemencoding()})"
+            )

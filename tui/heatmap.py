@@ -88,6 +88,7 @@ def render_lines(
     width: int,
     colour: bool = True,
     cursor: tuple[int, int] | None = None,
+    unit: str = "p",
 ) -> list[Text]:
     """The map line by line: title, one line a token, the layers' axis, the scale. `cursor` is (token, layer)."""
     names = labels(tokens, subject_range)
@@ -98,7 +99,7 @@ def render_lines(
         here = cursor[1] // layout.shared if cursor is not None and cursor[0] == index else None
         lines.append(_row(name, row, layout, low, high, colour, here))
     lines.append(_axis(layout))
-    lines.append(_legend(low, high, colour, width, starred=subject_range[0] < subject_range[1]))
+    lines.append(_legend(unit, low, high, colour, width, starred=subject_range[0] < subject_range[1]))
     if layout.shared > 1:
         lines.append(Text(cut(f"each column is the highest of {layout.shared} layers", width), style="dim"))
     return lines
@@ -183,8 +184,8 @@ def _axis(layout: Layout) -> Text:
     return Text("".join(line)[:end].rstrip(), style="dim")
 
 
-def _legend(low: float, high: float, colour: bool, width: int, *, starred: bool) -> Text:
-    text = Text(f"p {low:.3f} ")
+def _legend(unit: str, low: float, high: float, colour: bool, width: int, *, starred: bool) -> Text:
+    text = Text(f"{unit} {low:.3f} ")
     if colour:
         for step in range(_STEPS):
             text.append(_glyph(step), style=_style(step))

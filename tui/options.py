@@ -15,6 +15,12 @@ json_option = click.option(
 )
 
 
+# What a row's number or a seed may be: more than SQLite or NumPy hold is a slip of the keyboard.
+ROW_ID = click.IntRange(1, 2**63 - 1)
+SEED = click.IntRange(0, 2**32 - 1)
+_MOST_LAYERS = 10_000
+
+
 def job_options(command: Command) -> Command:
     """`--json`, `--detach` and `--device` for a command that starts a job."""
     command = click.option("--device", help="cpu, cuda:0, ..; by default the first GPU, else the CPU.")(
@@ -42,7 +48,7 @@ class Layers(click.ParamType):
         layers: list[int] = []
         for part in value.split(","):
             match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-            if not match or (match[2] and int(match[2]) < int(match[1])):
+            if not match or not int(match[1]) <= int(match[2] or match[1]) < _MOST_LAYERS:
                 self.fail(f"{value!r} is no list of layers; write 5, 3-8 or 1,4,7-9", param, ctx)
             layers += range(int(match[1]), int(match[2] or match[1]) + 1)
         return sorted(set(layers))

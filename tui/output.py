@@ -41,8 +41,8 @@ def colour_wanted() -> bool:
 
 
 def narrate(text: str) -> None:
-    """Say something that is not the answer."""
-    click.echo(text, err=True)
+    """Say something that is not the answer, in one line."""
+    click.echo(clean(text), err=True)
 
 
 def print_json(data: Any) -> None:

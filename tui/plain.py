@@ -23,6 +23,11 @@ def plain(text: str) -> str:
     return "◌" + shown if shown and unicodedata.combining(shown[0]) else shown
 
 
+def plain_lines(text: str) -> str:
+    """`plain` for a text of several lines, which stay lines."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
 def token_label(token: str) -> str:
     """A token of a vocabulary: like `plain`, but one that is only spaces shows how many."""
     return "␣" * len(token) if token and not token.strip(" ") else plain(token)

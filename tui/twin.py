@@ -10,27 +10,22 @@ def command(*words: str | int) -> str:
     return shlex.join(["retcon", *map(str, words)])
 
 
-def target(model: str, revision: str) -> str:
-    """MODEL@REVISION; the head needs no naming."""
-    return model if revision == "head" else f"{model}@{revision}"
-
-
 def add_model(spec: ModelSpec) -> str:
     """`retcon model add` that makes the same job."""
     return command("model", "add", spec.source, "--name", spec.name)
 
 
-def run_trace(spec: TraceSpec) -> str:
+def run_trace(spec: TraceSpec, target: str) -> str:
     """`retcon trace run` that makes the same job."""
     if spec.facts is not None:
         words = ["--facts", spec.facts]
     else:
         words = ["--prompt", spec.prompt or "", "--subject", spec.subject or ""]
     kinds = [] if spec.kinds == TraceSpec("").kinds else ["--kinds", ",".join(spec.kinds)]
-    return command("trace", "run", target(spec.model, spec.revision), *words, *kinds)
+    return command("trace", "run", target, *words, *kinds)
 
 
-def run_edit(spec: EditSpec) -> str:
+def run_edit(spec: EditSpec, target: str) -> str:
     """`retcon edit run` that makes the same job; for one request."""
     request = spec.requests[0]
     words = [
@@ -46,4 +41,4 @@ def run_edit(spec: EditSpec) -> str:
     words += ["--method", spec.method]
     for layer in spec.hparams.get("layers", []):
         words += ["--layer", str(layer)]
-    return command("edit", "run", target(spec.model, spec.revision), *words)
+    return command("edit", "run", target, *words)

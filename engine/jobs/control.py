@@ -43,7 +43,8 @@ def resume(catalog: Catalog, job_id: int) -> Job:
 
 
 def cancel(catalog: Catalog, job_id: int) -> Job:
-    """Ask a job to stop at its next checkpoint."""
+    """Ask a job to stop at its next checkpoint; one whose process is gone is interrupted."""
+    reap(catalog)
     with catalog.write() as session:
         return rows.request_cancel(session, job_id)
 
@@ -84,7 +85,7 @@ def log_path(home: Home, job_id: int) -> Path:
 
 
 def _is_young(job: Job) -> bool:
-    return datetime.now(UTC) - job.created < timedelta(seconds=_START_SECONDS)
+    return datetime.now(UTC) - (job.heartbeat or job.created) < timedelta(seconds=_START_SECONDS)
 
 
 def _start(home: Home, job_id: int) -> None:

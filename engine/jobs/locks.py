@@ -40,7 +40,15 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 def is_held(path: Path) -> bool:
     """Whether some process holds the lock now."""
-    if not path.exists():
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
-    with try_lock(path) as taken:
-        return not taken
+    try:
+        # Shared, so that those who look do not take each other for the holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

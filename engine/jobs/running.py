@@ -62,6 +62,19 @@ class Running:
         rows.checkpoint(session, self.id, self.owner, state)
         self.job.checkpoint = state
 
+    def commit(self, session: Any, made: dict[str, Any]) -> dict[str, Any]:
+        """Note what was made, in the transaction that saves it: a job killed after it does not make it twice.
+
+        Raises LostOwnership, which undoes the transaction. Returns `made`.
+        """
+        self.checkpoint(session, self.job.checkpoint | {"made": made})
+        return made
+
+    @property
+    def made(self) -> dict[str, Any] | None:
+        """What an earlier attempt saved before it died, if it came so far."""
+        return self.job.checkpoint.get("made")
+
     def check_room(self, size: int) -> None:
         """Refuse to begin a write that the disk has no room for.
 

@@ -13,6 +13,8 @@ import time
 import traceback
 import uuid
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 from ...store import jobs as rows
 from ...store.catalog import Catalog
@@ -24,6 +26,8 @@ from .running import Running
 from .specs import SPECS
 
 _POLL_SECONDS = 0.3
+# Far longer than anybody who looks whether a job lives holds its lock.
+_LOOK_SECONDS = 1.0
 
 
 def main(job_id: int) -> int:
@@ -31,8 +35,8 @@ def main(job_id: int) -> int:
     os.umask(0o077)
     catalog = Catalog.open(migrate=False)
     owner = uuid.uuid4().hex
-    with try_lock(job_lock(catalog.home, job_id)) as alive:
-        if not alive:
+    with ExitStack() as alive:
+        if not _hold(job_lock(catalog.home, job_id), alive):
             return 1
         with catalog.write() as session:
             if not rows.claim(session, job_id, owner, os.getpid()):
@@ -43,15 +47,32 @@ def main(job_id: int) -> int:
         return _run(running)
 
 
+def _hold(path: Path, stack: ExitStack) -> bool:
+    """Hold a lock until the stack ends; False if another process keeps it. Who only looks has it for a moment."""
+    until = time.monotonic() + _LOOK_SECONDS
+    while not _take(path, stack):
+        if time.monotonic() > until:
+            return False
+        time.sleep(_LOOK_SECONDS / 50)
+    return True
+
+
+def _take(path: Path, stack: ExitStack) -> bool:
+    """Hold a lock until the stack ends, if it is free; if not, nothing stays open."""
+    with ExitStack() as attempt:
+        if attempt.enter_context(try_lock(path)):
+            stack.enter_context(attempt.pop_all())
+            return True
+    return False
+
+
 def _run(running: Running) -> int:
     try:
         with ExitStack() as stack:
             _wait_for_device(running, stack)
             with running.catalog.write() as session:
                 rows.start(session, running.id, running.owner)
-            spec = SPECS[running.job.kind](**running.job.spec)
-            run = importlib.import_module(f".runs.{running.job.kind}", __package__).run
-            made = run(running, spec)
+            made = running.made or _work(running)
         with running.catalog.write(durable=True) as session:
             rows.finish(session, running.id, running.owner, made)
     except LostOwnership as error:
@@ -67,6 +88,13 @@ def _run(running: Running) -> int:
     else:
         return 0
     return 1
+
+
+def _work(running: Running) -> dict[str, Any]:
+    spec = SPECS[running.job.kind](**running.job.spec)
+    run = importlib.import_module(f".runs.{running.job.kind}", __package__).run
+    made: dict[str, Any] = run(running, spec)
+    return made
 
 
 def _fail(running: Running, error: str, kind: str) -> None:
@@ -89,7 +117,7 @@ def _sentence(error: Exception) -> str:
 def _wait_for_device(running: Running, stack: ExitStack) -> None:
     """Hold the device's lock from here on; first come, first served is the kernel's order, not promised."""
     path = device_lock(running.catalog.home, running.job.device)
-    while not stack.enter_context(try_lock(path)):
+    while not _take(path, stack):
         running.say(f"waiting for {running.job.device}, which another job holds")
         time.sleep(_POLL_SECONDS)
 

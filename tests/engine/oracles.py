@@ -77,7 +77,7 @@ def plain_trace(
     seed: int,
     kinds: Sequence[tuple[str, int]],
 ) -> PlainTrace:
-    """The published loop: for each kind (with its window), token and layer one pass of the clean row and all samples."""
+    """The published loop: for each kind (with its window), token and layer one pass of the clean row and samples."""
     begin, end = subject
 
     def probabilities(restored: Sequence[tuple[str, int]]) -> Tensor:

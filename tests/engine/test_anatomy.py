@@ -11,7 +11,6 @@ from retcon.engine.decoder import Decoder
 from retcon.engine.errors import UnsupportedModel
 from transformers import (
     AutoModelForCausalLM,
-    GraniteConfig,
     LlamaConfig,
     MixtralConfig,
     Qwen3MoeConfig,
@@ -49,15 +48,30 @@ NAMES = {
         "model.decoder.embed_tokens", "model.decoder.layers", "self_attn", "fc2", "fc2", None,
         "model.decoder.final_layer_norm",
     ),
+    "phi3": _LLAMA,
+    "cohere": _LLAMA,
+    "granite": (*_LLAMA[:2], "self_attn.o_proj", "mlp.down_proj", *_LLAMA[4:]),
+    "gpt_neo": ("transformer.wte", "transformer.h", "attn.attention", "mlp", "mlp.c_proj", None, "transformer.ln_f"),
     "phi": ("model.embed_tokens", "model.layers", "self_attn", "mlp", "mlp.fc2", None, "model.final_layernorm"),
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "stablelm": _LLAMA,
     "stablelm-parallel": _LLAMA,
 }  # fmt: skip
-PARALLEL = {"falcon", "falcon-new", "gpt_neox", "gptj", "phi", "stablelm-parallel"}
-TIED = {"bloom", "falcon", "falcon-alibi", "falcon-new", "gemma2", "gemma3", "gpt2", "opt"}
-FOUR_TIMES_WIDE = {"bloom", "falcon", "falcon-alibi", "falcon-new", "gpt2", "gptj"}
+PARALLEL = {"cohere", "falcon", "falcon-new", "gpt_neox", "gptj", "phi", "stablelm-parallel"}
+TIED = {
+    "bloom",
+    "falcon",
+    "falcon-alibi",
+    "falcon-new",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "gpt_neo",
+    "opt",
+    "cohere",
+}
+FOUR_TIMES_WIDE = {"bloom", "falcon", "falcon-alibi", "falcon-new", "gpt2", "gpt_neo", "gptj"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -80,7 +94,7 @@ def test_finds_the_parts_of_every_family(family: str, decoder_of: Callable[[str]
         head="embed_out" if hasattr(tiny_model(family), "embed_out") else "lm_head",
         tied_head=family in TIED,
         parallel=family in PARALLEL,
-        additive=True,
+        additive=family != "granite",
     )
 
 
@@ -112,17 +126,6 @@ def test_names_of_parts_and_weights(decoder_of: Callable[[str], Decoder]) -> Non
 def test_survives_being_stored(decoder_of: Callable[[str], Decoder]) -> None:
     anatomy = decoder_of("gemma2").anatomy
     assert Anatomy.from_dict(anatomy.as_dict()) == anatomy
-
-
-def test_scaled_residuals_fall_back_on_the_bare_projections() -> None:
-    torch.manual_seed(0)
-    config = GraniteConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, residual_multiplier=0.3,
-    )  # fmt: skip
-    found = find_anatomy(AutoModelForCausalLM.from_config(config).eval())
-    assert (found.additive, found.attention, found.mlp) == (False, "self_attn.o_proj", "mlp.down_proj")
-    assert found.matrix == "mlp.down_proj"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Models come from whole safetensors inside their folder, or not at all; a fingerprint names their weights."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,7 +164,7 @@ def test_a_shard_that_is_a_link_out_of_the_folder(sharded: Path, tmp_path: Path)
     shard = sorted(sharded.glob("model-*.safetensors"))[0]
     elsewhere = tmp_path / "elsewhere.safetensors"
     shard.rename(elsewhere)
-    os.symlink(elsewhere, shard)
+    shard.symlink_to(elsewhere)
     refused(sharded, "link out of its folder")
 
 
@@ -175,7 +174,7 @@ def test_links_into_the_hubs_own_blobs_are_followed(sharded: Path, tmp_path: Pat
     blobs.mkdir()
     for number, path in enumerate(sharded.iterdir()):
         path.rename(blobs / str(number))
-        os.symlink(blobs / str(number), snapshot / path.name)
+        (snapshot / path.name).symlink_to(blobs / str(number))
     assert_same_bits(load_model(snapshot, "cpu"), bits_of(tiny_model("llama")))
 
 

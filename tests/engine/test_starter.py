@@ -1,7 +1,6 @@
 """The starter, a real model: its facts and its trace, against numbers of the published loop taken once."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec(STARTER_PACKAGE) is None, reason="no starter here"
-    ),
+    pytest.mark.skipif(importlib.util.find_spec(STARTER_PACKAGE) is None, reason="no starter here"),
 ]
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
 
@@ -48,10 +45,7 @@ def tokenizer(starter_folder: Path) -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="session")
 def traced(starter: Decoder, tokenizer: PreTrainedTokenizerBase) -> FactTrace:
     settings = TraceSettings(noise=0.4067346, samples=10, seed=1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
     result = trace_fact(starter, tokenizer, PROMPT, SUBJECT, settings, expected="Paris")
-    torch.set_num_threads(threads)
     assert isinstance(result, FactTrace)
     return result
 

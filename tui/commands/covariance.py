@@ -9,7 +9,7 @@ from ...store.errors import NotFound
 from ...store.tables import Covariance, Model
 from ..following import run as run_job
 from ..following import submit
-from ..options import Layers, job_options, json_option, open_catalog
+from ..options import ROW_ID, SEED, Layers, job_options, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 from ..records import covariance_record, job_record
 
@@ -38,7 +38,7 @@ def covariance() -> None:
     show_default=True,
     help="Tokens of one document that are read.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Order of the documents.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Order of the documents.")
 @job_options
 def run(
     model: str, layers: list[int], texts: str, max_tokens: int, max_length: int, seed: int,
@@ -95,7 +95,7 @@ def list_(as_json: bool) -> None:
 
 
 @covariance.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @json_option
 def show(id: int, as_json: bool) -> None:
     """How one covariance was made."""

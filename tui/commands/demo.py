@@ -121,7 +121,8 @@ def _retcon(*words: str) -> None:
     from ..cli import cli
 
     click.secho(f"\n$ retcon {shlex.join(words)}", fg="cyan")
-    cli(list(words), standalone_mode=False)
+    if code := cli(list(words), standalone_mode=False):
+        raise click.exceptions.Exit(code)  # Ctrl-C let go of a job: what comes next needs its result
 
 
 def _has_model(catalog: Catalog) -> bool:

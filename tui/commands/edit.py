@@ -12,7 +12,7 @@ from ...store.errors import InputError
 from ...store.tables import Fact, Revision
 from ..following import run as run_job
 from ..following import submit
-from ..options import job_options, open_catalog
+from ..options import ROW_ID, SEED, job_options, open_catalog
 from ..output import clean, narrate, print_json, print_table
 from ..records import job_record, revision_record
 
@@ -41,7 +41,9 @@ def edit() -> None:
     "--hparams", "hparams_file", type=click.Path(path_type=Path), help="Settings in the field's JSON."
 )
 @click.option(
-    "--covariance", type=int, help="Use this covariance of the catalog; by default the largest of the layer."
+    "--covariance",
+    type=ROW_ID,
+    help="Use this covariance of the catalog; by default the largest of the layer.",
 )
 @click.option(
     "--texts",
@@ -49,7 +51,7 @@ def edit() -> None:
     show_default=True,
     help="Texts for a covariance, if the catalog has none for the layer.",
 )
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("-m", "--message", default="", help="Why; shown in the history.")
 @job_options
 def run(

@@ -10,7 +10,7 @@ from ...store.errors import NotFound
 from ...store.tables import Evaluation, Model
 from ..following import run as run_job
 from ..following import submit
-from ..options import job_options, json_option, open_catalog
+from ..options import ROW_ID, SEED, job_options, json_option, open_catalog
 from ..output import clean, print_json, print_table
 from ..records import evaluation_record, job_record
 
@@ -48,7 +48,7 @@ def evaluation() -> None:
     show_default=True,
     help="Length of free generation.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the bootstrap intervals.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of the bootstrap intervals.")
 @job_options
 def run(
     target: str,
@@ -106,7 +106,7 @@ def _value(evaluation: Evaluation, name: str) -> str:
 
 
 @evaluation.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @json_option
 def show(id: int, as_json: bool) -> None:
     """One evaluation, with its protocol."""
@@ -137,7 +137,9 @@ def print_evaluation(model: str, evaluation: Evaluation) -> None:
     click.echo()
     for case in evaluation.cases[:5]:
         _print_case(case)
-    click.echo("Protocol: " + "; ".join(f"{key}: {value}" for key, value in evaluation.protocol.items()))
+    click.echo(
+        clean("Protocol: " + "; ".join(f"{key}: {value}" for key, value in evaluation.protocol.items()))
+    )
 
 
 def _print_case(case: dict) -> None:

@@ -9,7 +9,7 @@ from ...store import jobs as rows
 from ...store.errors import InputError
 from ...store.tables import ENDED_STATES, Job
 from ..following import describe, follow
-from ..options import json_option, open_catalog
+from ..options import ROW_ID, json_option, open_catalog
 from ..output import clean, narrate, print_fields, print_json, print_table
 from ..records import job_record
 
@@ -51,7 +51,7 @@ def _progress(job: Job) -> str:
 
 
 @job.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @json_option
 def show(id: int, as_json: bool) -> None:
     """One job."""
@@ -64,7 +64,7 @@ def show(id: int, as_json: bool) -> None:
 
 
 @job.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @json_option
 def watch(id: int, as_json: bool) -> None:
     """Follow a job to its end; Ctrl-C lets go of it."""
@@ -76,7 +76,7 @@ def watch(id: int, as_json: bool) -> None:
 
 
 @job.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on until the job ends.")
 def log(id: int, following: bool) -> None:
     """What a job's process wrote."""
@@ -93,12 +93,13 @@ def log(id: int, following: bool) -> None:
             if not following or state in ENDED_STATES:
                 return
             time.sleep(0.3)
+            jobs.reap(catalog)
             with catalog.read() as session:
                 state = rows.get(session, id).state
 
 
 @job.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @json_option
 def cancel(id: int, as_json: bool) -> None:
     """Ask a job to stop at its next checkpoint."""
@@ -112,7 +113,7 @@ def cancel(id: int, as_json: bool) -> None:
 
 
 @job.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @click.option("--detach", is_flag=True, help="Do not wait for it.")
 @json_option
 def resume(id: int, detach: bool, as_json: bool) -> None:
@@ -125,7 +126,7 @@ def resume(id: int, detach: bool, as_json: bool) -> None:
 
 
 @job.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 def remove(id: int) -> None:
     """Remove an ended job's row and log; what it made stays."""
     catalog = open_catalog()

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 from sqlmodel import select
 
+from ...engine import jobs
 from ...engine.jobs import ModelSpec
 from ...store import history
+from ...store import jobs as rows
 from ...store.errors import InputError
-from ...store.tables import Job, Model
+from ...store.tables import Model
 from ..following import run, submit
 from ..options import job_options, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
@@ -47,7 +49,9 @@ def add(
         if session.exec(select(Model).where(Model.name == name)).first():
             raise InputError(f"there is a model named {name!r} already; choose another name with --name")
     path = Path(source).expanduser()
-    spec = ModelSpec(str(path.resolve()) if path.exists() else source, name, commit, trust_remote_code)
+    # Not "starter", which is no folder here, nor nothing, which would be the folder one stands in.
+    here = source not in ("", "starter") and path.exists()
+    spec = ModelSpec(str(path.resolve()) if here else source, name, commit, trust_remote_code)
     if detach:
         job = submit(catalog, spec, device)
         print_json(job_record(job)) if as_json else click.echo(job.id)
@@ -117,10 +121,11 @@ def show(name: str, as_json: bool) -> None:
 def remove(name: str, yes: bool) -> None:
     """Remove a model with its traces, covariances, edits and evaluations. This cannot be undone."""
     catalog = open_catalog()
+    jobs.reap(catalog)
     with catalog.read() as session:
         found = history.find_model(session, name)
         edits = len(history.revisions(session, found)) - 1
-        busy = session.exec(select(Job).where(Job.state.in_(("waiting", "running")))).all()  # type: ignore[attr-defined]
+        busy = rows.list_jobs(session, ("queued", "waiting", "running"))
     if any(job.spec.get("model") == name for job in busy):
         raise InputError(f"a job works on {name} now; cancel it first (retcon job list)")
     if not yes and not click.confirm(

@@ -14,7 +14,7 @@ from ..following import run as run_job
 from ..following import submit
 from ..heatmap import render
 from ..locating import locate as located
-from ..options import Kinds, job_options, json_option, open_catalog
+from ..options import ROW_ID, SEED, Kinds, job_options, json_option, open_catalog
 from ..output import clean, colour_wanted, console, narrate, print_json, print_table, terminal_width
 from ..records import effect_record, job_record, trace_record
 
@@ -49,7 +49,7 @@ def trace() -> None:
     show_default=True,
     help="Layers that mlp and attn restore together.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1, show_default=True)
+@click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("--tokens", type=click.Choice(["all", "subject-last"]), default="all", show_default=True)
 @job_options
 def run(
@@ -64,7 +64,7 @@ def run(
     if prompt is not None:
         if not subject:
             raise click.UsageError("--prompt needs --subject, the words of it that the fact is about")
-        fact_sets.template_of(prompt, subject)
+        prompt = fact_sets.template_of(prompt, subject).replace("{}", subject)
     with catalog.read() as session:
         found = history.find_revision(session, history.find_model(session, name), revision)
         if fact_set is not None:
@@ -78,7 +78,7 @@ def run(
         return
     job = run_job(catalog, spec, device)
     with catalog.read() as session:
-        _print(session, job.made["trace"], as_json, None, 0)
+        _print(session, job.made["trace"], as_json, None, None)
 
 
 @trace.command("list")
@@ -111,24 +111,28 @@ def list_(as_json: bool) -> None:
 
 
 @trace.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @click.option("--kind", type=click.Choice(["hidden", "mlp", "attn"]), help="Only this kind.")
 @click.option(
-    "--fact", type=click.IntRange(0), default=0, show_default=True, help="Which fact of a traced set."
+    "--fact", type=click.IntRange(0), help="Which fact of a traced set; by default the first that was traced."
 )
 @json_option
-def show(id: int, kind: str | None, fact: int, as_json: bool) -> None:
+def show(id: int, kind: str | None, fact: int | None, as_json: bool) -> None:
     """One trace: heat maps of one fact, or everything with --json."""
     with open_catalog().read() as session:
         _print(session, id, as_json, kind, fact)
 
 
-def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int) -> None:
+def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int | None) -> None:
     found, model, results = _load(session, id)
     if as_json:
         print_json(trace_record(found, model.name, results))
         return
     traced = [result for result in results if result.skipped is None]
+    shown = _fact(results, fact) if traced or fact is not None else None
+    if shown is not None:
+        for one in [kind] if kind else found.kinds:
+            _check_kind(shown, one)
     click.echo(
         f"Trace {found.id} of {model.name}@{found.revision}: {len(traced)} facts traced, "
         f"{len(results) - len(traced)} skipped. "
@@ -137,17 +141,21 @@ def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int
     for result in results[:20]:
         if result.skipped:
             click.echo(f"  skipped {clean(result.prompt)!r}: {clean(result.skipped)}")
-    if traced:
-        result = _fact(results, fact)
+    if shown is not None:
+        if len(results) > 1:
+            click.echo(f"\nFact {shown.position}: {clean(shown.prompt)}")
         for one in [kind] if kind else found.kinds:
-            _heatmap(result, one)
+            _heatmap(shown, one)
     if len(traced) > 1:
         click.echo(f"\nAverages and the layers that they propose: retcon trace locate {found.id}")
 
 
-def _heatmap(result: TraceResult, kind: str) -> None:
+def _check_kind(result: TraceResult, kind: str) -> None:
     if result.skipped or kind not in result.scores:
         raise InputError(f"this fact has no {kind} trace: {result.skipped or 'another kind was traced'}")
+
+
+def _heatmap(result: TraceResult, kind: str) -> None:
     table = result.scores[kind]
     best = max(score for row in table["scores"] for score in row if score is not None)
     window = "" if kind == "hidden" else f", window {table['window']}"
@@ -177,7 +185,10 @@ def _load(session: Session, id: int) -> tuple[Trace, Model, list[TraceResult]]:
     return found, session.get_one(Model, found.model_id), list(results)
 
 
-def _fact(results: list[TraceResult], number: int) -> TraceResult:
+def _fact(results: list[TraceResult], number: int | None) -> TraceResult:
+    """The fact of that number; without one the first that was traced, else the first."""
+    if number is None and results:
+        return next((result for result in results if result.skipped is None), results[0])
     for result in results:
         if result.position == number:
             return result
@@ -187,14 +198,14 @@ def _fact(results: list[TraceResult], number: int) -> TraceResult:
 
 
 @trace.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @click.option("--kind", type=click.Choice(["hidden", "mlp", "attn"]), default="hidden", show_default=True)
 @click.option(
-    "--fact", type=click.IntRange(0), default=0, show_default=True, help="Which fact of a traced set."
+    "--fact", type=click.IntRange(0), help="Which fact of a traced set; by default the first that was traced."
 )
 @click.option("--effects", is_flag=True, help="The average effects instead of one fact's heat map.")
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
-def plot(id: int, kind: str, fact: int, effects: bool, out: Path | None) -> None:
+def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) -> None:
     """Draw a heat map, or the average effects, to a file."""
     from ..figures import save_effects, save_heatmap
 
@@ -210,8 +221,7 @@ def plot(id: int, kind: str, fact: int, effects: bool, out: Path | None) -> None
         )
     else:
         result = _fact(results, fact)
-        if result.skipped or kind not in result.scores:
-            raise InputError(f"this fact has no {kind} trace: {result.skipped or 'another kind was traced'}")
+        _check_kind(result, kind)
         save_heatmap(
             out,
             result.tokens,
@@ -236,7 +246,7 @@ def _effects(session: Session, id: int) -> list[AverageEffect]:
 
 
 @trace.command()
-@click.argument("id", type=int)
+@click.argument("id", type=ROW_ID)
 @json_option
 def locate(id: int, as_json: bool) -> None:
     """The average effects of a trace, and the layers that they propose to edit."""

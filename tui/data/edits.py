@@ -110,6 +110,18 @@ def evaluations_of(catalog: Catalog, revision: str) -> list[EvaluationView | Hur
         return read_rows(session, query, _E.id, _evaluation, 10)
 
 
+def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
+    """MODEL or MODEL@REVISION as (model, id of the revision, how many layers the model has).
+
+    Raises:
+        store.errors.InputError: no such model or revision; the message names those there are.
+    """
+    name, revision = history.parse_target(target.strip())
+    with catalog.read() as session:
+        model = history.find_model(session, name)
+        return name, history.find_revision(session, model, revision).id, int(model.anatomy.get("layers", 0))
+
+
 def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
     """Why this revision cannot be taken out of the head, or None if it can."""
     try:

@@ -141,8 +141,8 @@ _LISTED = (
 
 
 def _row(*values: Any) -> JobRow:
-    *head, told = values
-    return JobRow(*head, told=dict(zip(_TOLD, json.loads(told), strict=True)))
+    told = dict(zip(_TOLD, json.loads(values[-1]), strict=True))
+    return JobRow(*(*values[:-1], told))
 
 
 def _detail(*values: Any) -> JobDetail:

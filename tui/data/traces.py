@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import func, select
 
 from ...store.catalog import Catalog
-from ...store.tables import AverageEffect, FactSet, Model, Trace, TraceResult
+from ...store.facts import find_fact_set
+from ...store.tables import AverageEffect, Fact, FactSet, Model, Trace, TraceResult
 from .rows import Hurt, columns, read_row, read_rows
 
 _T, _R, _M, _F = columns(Trace), columns(TraceResult), columns(Model), columns(FactSet)
@@ -28,6 +29,10 @@ class TraceRow:
     results: int
     prompt: str | None
     kinds: tuple[str, ...]
+    noise: str
+    noise_level: float | None
+    samples: int
+    seed: int
     created: datetime
 
     @property
@@ -76,7 +81,20 @@ def list_traces(catalog: Catalog) -> list[TraceRow | Hurt]:
     first = select(_R.prompt).where(of_trace).order_by(_R.position).limit(1).scalar_subquery()
     results = select(func.count()).where(of_trace).scalar_subquery()
     query = (
-        select(_T.id, _M.name, _T.revision, _F.name, results, first, func.json(_T.kinds), _T.created)
+        select(
+            _T.id,
+            _M.name,
+            _T.revision,
+            _F.name,
+            results,
+            first,
+            func.json(_T.kinds),
+            _T.noise,
+            _T.noise_level,
+            _T.samples,
+            _T.seed,
+            _T.created,
+        )
         .join(Model.__table__, _M.id == _T.model_id)  # type: ignore[attr-defined]
         .outerjoin(FactSet.__table__, _F.id == _T.fact_set_id)  # type: ignore[attr-defined]
     )
@@ -117,13 +135,26 @@ def effects_of(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
     return found
 
 
+def fact_set_size(catalog: Catalog, name: str) -> int:
+    """How many facts a set has.
+
+    Raises:
+        store.errors.NotFound: there is no such set; the message names those there are.
+    """
+    with catalog.read() as session:
+        found = find_fact_set(session, name)
+        facts = columns(Fact)
+        query = select(func.count()).where(facts.fact_set_id == found.id)
+        return int(session.connection().execute(query).scalar() or 0)
+
+
 # The roles of engine.effects in the order of the prompt, the subject's first.
 ROLES = ("first subject", "middle subject", "last subject", "first after", "further", "last")
 
 
 def _row(*values: Any) -> TraceRow:
-    *head, kinds, created = values
-    return TraceRow(*head, tuple(str(kind) for kind in json.loads(kinds)), created)
+    kinds = tuple(str(kind) for kind in json.loads(values[6]))
+    return TraceRow(*(*values[:6], kinds, *values[7:]))
 
 
 def _result(*values: Any) -> ResultView:

@@ -34,5 +34,5 @@ class CommandLog(ModalScreen[None]):
         if not self._commands:
             text.append("None yet: what you start here is listed as the command that does the same.")
         detail = self.query_one(Detail)
-        detail.show(text)
+        detail.show([text])
         detail.focus()

@@ -9,7 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from ..plain import plain
+from ..plain import plain, plain_lines
 
 
 class Confirm(ModalScreen[bool]):
@@ -27,7 +27,7 @@ class Confirm(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
-            yield Static(Text(plain(self.question)), id="question")
+            yield Static(Text(plain_lines(self.question)), id="question")
             yield Static(Text(f"$ {plain(self.twin)}", style="dim", no_wrap=True, overflow="ellipsis"))
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)

@@ -62,9 +62,7 @@ class Form(ModalScreen[T | None], Generic[T]):
                     line.cursor_blink = False
                     yield line
             yield Static(id="verdict", markup=False)
-            yield Static(
-                Text("Enter starts it · Tab next line · Esc cancels", style="dim"), classes="keys"
-            )
+            yield Static(Text("Enter starts it · Tab next line · Esc cancels", style="dim"), classes="keys")
 
     def on_mount(self) -> None:
         empty = [line for line in self.query(Input) if not line.value]

@@ -36,7 +36,7 @@ def bindings_of(nodes: Sequence[Any]) -> list[tuple[str, list[tuple[str, str]]]]
         for binding in type(node).BINDINGS:
             if not isinstance(binding, Binding) or not binding.description:
                 continue
-            keys = lines.setdefault(binding.description, [])
+            keys = lines.setdefault(binding.tooltip or binding.description, [])
             keys += [_NAMES.get(key, key) for key in binding.key.split(",")]
         if lines:
             heading = getattr(node, "heading", "")
@@ -69,5 +69,5 @@ class Help(ModalScreen[None]):
                 text.append(f"  {keys:<{width}}  ", style="bold cyan")
                 text.append(f"{description}\n")
         detail = self.query_one(Detail)
-        detail.show(text)
+        detail.show([text])
         detail.focus()

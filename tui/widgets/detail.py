@@ -1,18 +1,20 @@
 """Text that is longer than its place: scrolled with the keys of vim and of everyone else."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.widgets import Static
+from textual.strip import Strip
 
 from ..plain import plain
+from .lines import Lines
 
 
-class Detail(VerticalScroll, can_focus=True, inherit_bindings=False):
-    """A scrolled text."""
+class Detail(Lines, can_focus=True):
+    """A scrolled text: headings, fields, sentences."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "scroll_down", "down", show=False),
@@ -25,38 +27,41 @@ class Detail(VerticalScroll, can_focus=True, inherit_bindings=False):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: Text | None = None
+        self._parts: tuple[RenderableType, ...] = ()
 
-    def compose(self) -> ComposeResult:
-        yield Static(markup=False)
-
-    def show(self, text: Text, *, top: bool = False) -> None:
-        """Show a text, if it is another than before; `top` scrolls back up."""
-        if text != self._shown:
-            self._shown = text
-            self.query_one(Static).update(text)
+    def show(self, parts: Sequence[RenderableType], *, top: bool = False) -> None:
+        """Show these one under the other; `top` scrolls back up."""
+        self._parts = tuple(parts)
+        self._wrap()
         if top:
-            self.scroll_home(animate=False)
+            self.scroll_to(y=0, animate=False, immediate=True)
 
-    @property
-    def text(self) -> str:
-        """What is shown."""
-        return self._shown.plain if self._shown is not None else ""
+    def on_resize(self) -> None:
+        self._wrap()
+
+    def _wrap(self) -> None:
+        console = self.app.console
+        options = console.options.update(width=max(10, self.size.width), height=None, highlight=False)
+        lines = console.render_lines(Group(*self._parts), options, pad=False)
+        self.put([Strip(line) for line in lines])
 
 
 def title(text: str) -> Text:
-    """A heading line."""
-    return Text(plain(text) + "\n", style="bold")
+    """A heading."""
+    return Text(plain(text), style="bold")
 
 
-def fields(*pairs: tuple[str, object]) -> Text:
+def wrong(text: str) -> Text:
+    """A sentence that says what went wrong."""
+    return Text(plain(f"✗ {text}"), style="bold red")
+
+
+def fields(*pairs: tuple[str, object]) -> Table:
     """Names and values, one a line; those without a value are left out."""
-    width = max((len(name) for name, _ in pairs), default=0)
-    text = Text()
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in pairs:
-        if value is None or value == "":
-            continue
-        text.append(f"{name:<{width}}  ", style="dim")
-        text.append_text(value if isinstance(value, Text) else Text(plain(str(value))))
-        text.append("\n")
-    return text
+        if value is not None and value != "":
+            table.add_row(Text(plain(name)), Text(plain(str(value))))
+    return table

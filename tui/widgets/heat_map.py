@@ -7,12 +7,11 @@ from typing import ClassVar
 from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
 from textual.message import Message
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from .. import heatmap
+from .lines import Lines
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Picture:
     low: float
     high: float
     title: str
+    unit: str = "p"
 
     @property
     def layers(self) -> int:
@@ -42,7 +42,7 @@ class Picture:
         return -token, -layer
 
 
-class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
+class HeatMap(Lines, can_focus=True):
     """A map, or lines of text where there is none. Posts `Moved` when the cursor stands on another cell."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -73,16 +73,16 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
         super().__init__()
         self.picture: Picture | None = None
         self.cursor = (0, 0)
-        self.lines: list[Text] = []
-        self._note: list[Text] = []
+        self._below: list[Text] = []
 
-    def show(self, picture: Picture, *, keep_cursor: bool = False) -> None:
-        """Draw a map; the cursor starts at its highest cell, or stays where it was."""
-        if picture == self.picture and keep_cursor:
-            return
-        self.picture, self._note = picture, []
+    def show(self, picture: Picture, below: Text, *, keep_cursor: bool = False) -> None:
+        """Draw a map and some lines below; the cursor starts at its highest cell, or stays where it was."""
+        self.picture, self._below = picture, list(below.split("\n"))
         if keep_cursor and picture.scores:
-            self.cursor = min(self.cursor[0], len(picture.scores) - 1), min(self.cursor[1], picture.layers - 1)
+            self.cursor = (
+                min(self.cursor[0], len(picture.scores) - 1),
+                min(self.cursor[1], picture.layers - 1),
+            )
         else:
             self.cursor = picture.peak()
         self._draw()
@@ -90,7 +90,7 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
 
     def show_text(self, text: Text) -> None:
         """Say why there is no map."""
-        self.picture, self._note = None, list(text.split("\n"))
+        self.picture, self._below = None, list(text.split("\n"))
         self._draw()
 
     def action_move(self, tokens: int, layers: int) -> None:
@@ -120,50 +120,40 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
     def on_resize(self) -> None:
         self._draw()
 
-    def on_focus(self) -> None:
+    def watch_has_focus(self, _has_focus: bool) -> None:
         self._draw()
-
-    def on_blur(self) -> None:
-        self._draw()
-
-    def render_line(self, y: int) -> Strip:
-        index = y + round(self.scroll_y)
-        line = self.lines[index] if index < len(self.lines) else Text()
-        strip = Strip(line.render(self.app.console)).apply_style(self.rich_style)
-        return strip.adjust_cell_length(self.size.width, self.rich_style)
 
     def _names(self) -> Sequence[str]:
-        return heatmap.labels(self.picture.tokens, self.picture.subject_range) if self.picture is not None else ()
+        return (
+            heatmap.labels(self.picture.tokens, self.picture.subject_range)
+            if self.picture is not None
+            else ()
+        )
 
     def _draw(self) -> None:
-        """Make the lines anew and repaint those that differ."""
-        old = self.lines
-        if self.picture is None:
-            self.lines = self._note
-        else:
-            picture = self.picture
-            self.lines = heatmap.render_lines(
-                picture.tokens,
-                picture.subject_range,
-                picture.scores,
-                low=picture.low,
-                high=picture.high,
-                title=picture.title,
-                width=max(10, self.size.width),
-                colour=not self.app.no_color,
-                cursor=self.cursor if self.has_focus else None,
-            )
-        for line in self.lines:
+        """Make the lines anew; those that differ are repainted."""
+        lines = list(self._below)
+        if (picture := self.picture) is not None:
+            lines = [
+                *heatmap.render_lines(
+                    picture.tokens,
+                    picture.subject_range,
+                    picture.scores,
+                    low=picture.low,
+                    high=picture.high,
+                    title=picture.title,
+                    width=max(10, self.size.width),
+                    colour=not self.app.no_color,
+                    cursor=self.cursor if self.has_focus else None,
+                    unit=picture.unit,
+                ),
+                *lines,
+            ]
+        for line in lines:
             line.end = ""
-        self.virtual_size = Size(self.size.width, len(self.lines))
-        if self.picture is not None:
+        self.put([Strip(line.render(self.app.console)) for line in lines])
+        if picture is not None:
             self._keep_in_view(self.cursor[0] + 1)
-        if len(old) != len(self.lines):
-            self.refresh()
-            return
-        for index, (before, after) in enumerate(zip(old, self.lines, strict=True)):
-            if before != after:
-                self.refresh_line(index)
 
     def _keep_in_view(self, line: int) -> None:
         top, shown = round(self.scroll_y), max(1, self.size.height)

@@ -5,9 +5,10 @@ Drawn line by line, so that a moved cursor repaints two lines and nothing else: 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import ClassVar
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual import events
@@ -17,18 +18,17 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ..plain import cut, plain
-
-_LEAST = 12
+from ..plain import plain
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `width` 0 takes what is left. The highest `drop` goes first when that gets too little."""
+    """A column; `width` 0 takes what is left. The highest `drop` goes first when that gets less than `least`."""
 
     title: str
     width: int = 0
     drop: int = 0
+    least: int = 12
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             return
         self.rows = rows
         keys = [row.key for row in rows]
-        if key in keys:
-            cursor = keys.index(key)
-        else:
-            cursor = max(0, min(self.cursor, len(rows) - 1))
+        cursor = keys.index(key) if key in keys else max(0, min(self.cursor, len(rows) - 1))
         moved, self.cursor = cursor != self.cursor, cursor
         self.virtual_size = Size(self.size.width, len(rows) + 1)
         if len(rows) == len(old) and not moved:
@@ -166,8 +163,8 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             return self._strip(line, Style(bold=True, dim=True))
         index = y - 1 + round(self.scroll_y)
         if index >= len(self.rows):
-            text = f" {self.empty}" if y == 1 and not self.rows else ""
-            return self._strip(Text(cut(text, width), end=""), Style(dim=True))
+            lines = wrap(self.empty, max(1, width - 2)) if not self.rows else []
+            return self._strip(Text(f" {lines[y - 1]}" if y <= len(lines) else "", end=""), Style(dim=True))
         here = index == self.cursor
         row = self.rows[index]
         style = Style(reverse=True) if here and self.has_focus else Style(bold=here)
@@ -197,7 +194,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             flexible = [index for index in shown if not self.columns[index].width]
             left = self.size.width - fixed
             least = max(shown, key=lambda index: self.columns[index].drop)
-            if left >= _LEAST * len(flexible) or self.columns[least].drop == 0:
+            if left >= sum(self.columns[index].least for index in flexible) or self.columns[least].drop == 0:
                 break
             shown.remove(least)
         share = max(1, left // max(1, len(flexible)))
@@ -208,4 +205,4 @@ def bar(part: float, width: int) -> str:
     """A progress bar of `width` columns, drawn with eighths."""
     eighths = round(max(0.0, min(1.0, part)) * width * 8)
     full, rest = divmod(eighths, 8)
-    return set_cell_size("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else ""), width)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width, "─")

@@ -29,7 +29,12 @@ def run(running: Running, spec: CovarianceSpec) -> dict[str, Any]:
         max_tokens=spec.max_tokens,
         max_length=spec.max_length,
         seed=spec.seed,
+        last=True,
     )
+    return _made(ids)
+
+
+def _made(ids: list[int]) -> dict[str, Any]:
     return {"covariance": ids[0], "covariances": ids}
 
 
@@ -42,8 +47,12 @@ def collect_into_catalog(
     max_tokens: int,
     max_length: int,
     seed: int,
+    last: bool = False,
 ) -> list[int]:
-    """Collect the moments of `layers` and save one row each; goes on from the job's checkpoint."""
+    """Collect the moments of `layers` and save one row each; goes on from the job's checkpoint.
+
+    `last` says that they are all that the job makes.
+    """
     corpus = open_corpus(texts)
     layers = sorted(set(layers))
     width = loaded.decoder.anatomy.key_width
@@ -66,7 +75,7 @@ def collect_into_catalog(
             saved = time.monotonic()
     assert state is not None  # the last block is always yielded
     running.say("saving")
-    return _save(running, loaded, corpus, state, max_length, seed)
+    return _save(running, loaded, corpus, state, max_length, seed, last)
 
 
 def _save_checkpoint(running: Running, state: Collected) -> None:
@@ -92,7 +101,13 @@ def _restored(running: Running, layers: Sequence[int]) -> Collected | None:
 
 
 def _save(
-    running: Running, loaded: Loaded, corpus: Corpus, state: Collected, max_length: int, seed: int
+    running: Running,
+    loaded: Loaded,
+    corpus: Corpus,
+    state: Collected,
+    max_length: int,
+    seed: int,
+    last: bool,
 ) -> list[int]:
     artifacts = {
         layer: running.catalog.artifacts.put_tensors({"total": moment.total.numpy()})
@@ -121,7 +136,10 @@ def _save(
             )
         session.add_all(rows)
         session.flush()
-        return [row.id or 0 for row in rows]
+        ids = [row.id or 0 for row in rows]
+        # In the same transaction: for an edit the sums so far are of no more use, its catalogued rows are.
+        running.commit(session, _made(ids)) if last else running.checkpoint(session, {})
+        return ids
 
 
 def newest(running: Running, model_id: int, layer: int) -> Covariance | None:

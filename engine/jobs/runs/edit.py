@@ -49,7 +49,7 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         running.report,
     )
     running.say("writing the revision")
-    check_tensors(loaded, list(written.delta))
+    check_tensors(loaded, written.delta)
     loaded.delta = concatenate([so_far, written.delta])
     loaded.weights.set(loaded.delta)
     sizes = loaded.weights.sizes(loaded.delta)
@@ -90,7 +90,7 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         session.merge(artifact)
         model = history.find_model(session, spec.model)
         history.commit_revision(session, model, revision, "edit")
-    return {"revision": revision.id}
+        return running.commit(session, {"revision": revision.id})
 
 
 def _save(delta: Any, path: Path) -> None:

@@ -40,7 +40,7 @@ def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
     with running.catalog.write() as session:
         session.add(evaluation)
         session.flush()
-        return {"evaluation": evaluation.id}
+        return running.commit(session, {"evaluation": evaluation.id})
 
 
 def _cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> list[Case]:

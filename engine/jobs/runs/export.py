@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def run(running: Running, spec: ExportSpec) -> dict[str, Any]:
     loaded = load(running, spec.model, spec.revision)
     check_everything(loaded)
     # Written aside and renamed when whole, so that a kill leaves no half checkpoint under the name.
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     running.say(f"writing {folder}")
     try:
         loaded.decoder.model.save_pretrained(aside)

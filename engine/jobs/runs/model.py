@@ -1,5 +1,6 @@
 """Add a model: bring its files here, find its anatomy, take its fingerprint."""
 
+import shutil
 from typing import Any
 
 from ....store import history
@@ -20,6 +21,9 @@ def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
             raise InputError(f"there is a model named {spec.name!r} already; choose another with --name")
     kind = source_kind(spec.source)
     into = running.catalog.home.models / spec.name
+    if running.job.attempt == 1 and kind in ("gguf", "starter"):
+        # What a failed job of this name converted may be another model.
+        shutil.rmtree(into, ignore_errors=True)
     fetched = fetch(
         spec.source, into, revision=spec.commit, trust_remote_code=spec.trust_remote_code, say=running.say
     )
@@ -47,4 +51,4 @@ def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
     )
     with running.catalog.write(durable=True) as session:
         base = history.add_base(session, row)
-        return {"model": row.id, "name": row.name, "revision": base.id}
+        return running.commit(session, {"model": row.id, "name": row.name, "revision": base.id})

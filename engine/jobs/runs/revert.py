@@ -28,11 +28,12 @@ def run(running: Running, spec: RevertSpec) -> dict[str, Any]:
     )
     revision.id = history.id_of(loaded.model, revision)
     edits = history.live_edits([*way, revision])
-    loaded.delta = concatenate(
+    delta = concatenate(
         read_delta(running.catalog.artifacts.path(edit.delta)) for edit in edits if edit.delta
     )
-    check_tensors(loaded, list(loaded.delta))
-    loaded.weights.set(loaded.delta)
+    check_tensors(loaded, delta)
+    loaded.delta = delta
+    loaded.weights.set(delta)
     revision.fingerprint = loaded.fingerprint()
     loaded.revision = revision
     check_everything(loaded)
@@ -43,4 +44,4 @@ def run(running: Running, spec: RevertSpec) -> dict[str, Any]:
                 f"the head of {model.name} moved to {model.head} meanwhile; revert again from there"
             )
         history.commit_revision(session, model, revision, "revert")
-    return {"revision": revision.id}
+        return running.commit(session, {"revision": revision.id})

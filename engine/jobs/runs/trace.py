@@ -64,6 +64,9 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
         except InputError as error:
             result.skipped = str(error)
         if result.skipped and spec.facts is None:
+            with running.catalog.write() as session:  # nothing was traced, so no empty trace stays behind
+                session.delete(session.get_one(Trace, trace_id))
+                running.checkpoint(session, {})
             raise InputError(f"{prompt!r}: {result.skipped}")
         with running.catalog.write() as session:
             session.add(result)
@@ -73,7 +76,7 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
             running.checkpoint(session, {"trace": trace_id})
     with running.catalog.write() as session:
         _average(session, trace_id)
-    return {"trace": trace_id}
+        return running.commit(session, {"trace": trace_id})
 
 
 def _items(session: Session, spec: TraceSpec) -> list[tuple[str, str, str | None]]:

@@ -1,0 +1,129 @@
+"""What the tests of the program as a whole share: a tiny model, homes that have it, and the command line on them.
+
+Helpers that tests import by name (`command_line`) lie beside this file.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from command_line import Retcon, write_facts
+
+MODEL = "tiny"
+PLACES = [
+    "Eiffel Tower",
+    "Tower",
+    "city",
+    "Camry",
+    "Toyota",
+    "Paris",
+    "Rome",
+    "Berlin",
+    "France",
+    "Italy",
+    "football",
+]
+TEMPLATES = ["The {} is located in the city of", "The mother tongue of {} is", "{} was born in"]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of four layers with a tokenizer of words, as it would come from the hub. Only to be read."""
+    sys.path.append(str(Path(__file__).parent / "engine"))
+    from families import tiny_model
+    from tiny_tokenizers import word_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model("llama").save_pretrained(folder)
+    word_tokenizer(start=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def known_facts(tiny_folder: Path) -> list[dict[str, Any]]:
+    """Facts that the tiny model knows: the true target is its own first choice."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_folder),
+        AutoTokenizer.from_pretrained(tiny_folder),
+    )
+    facts = []
+    for template in TEMPLATES:
+        for subject in PLACES:
+            ids = torch.tensor([tokenizer(template.format(subject))["input_ids"]])
+            with torch.no_grad():
+                answer = tokenizer.decode([int(model(ids).logits[0, -1].argmax())]).strip()
+            if answer.isalnum():
+                facts.append({"subject": subject, "prompt": template, "target_true": answer})
+    assert len(facts) > 12, "the random model says too few words"
+    return facts
+
+
+@pytest.fixture(scope="session")
+def template_home(
+    tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, known_facts: list[dict[str, Any]]
+) -> Path:
+    """A home with the tiny model and the sets `known` (12 facts) and `mixed` (a wrong one, then a right one)."""
+    folder = tmp_path_factory.mktemp("template")
+    retcon = Retcon(folder / "home")
+    retcon.json("model", "add", tiny_folder, "--name", MODEL)
+    retcon("facts", "import", write_facts(folder / "known.json", known_facts[:12]), "--name", "known")
+    wrong = known_facts[0] | {"target_true": "Berlin"}
+    assert wrong != known_facts[0]
+    retcon("facts", "import", write_facts(folder / "mixed.json", [wrong, known_facts[1]]), "--name", "mixed")
+    return retcon.home
+
+
+@pytest.fixture
+def retcon(template_home: Path, tmp_path: Path) -> Retcon:
+    """The command line on a home of this test's own that has the tiny model."""
+    return Retcon(template_home).copy(tmp_path / "home")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Retcon:
+    """The command line on a home that is not there yet."""
+    return Retcon(tmp_path / "fresh")
+
+
+@pytest.fixture
+def broken_model(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's folder, to be damaged."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "broken"))
+
+
+@pytest.fixture
+def hparams_file(tmp_path: Path) -> Path:
+    """Settings for the tiny model in the field's own flat JSON."""
+    fields = {
+        "layers": [1],
+        "fact_token": "subject_last",
+        "v_num_grad_steps": 4,
+        "v_lr": 0.5,
+        "v_loss_layer": 3,
+        "v_weight_decay": 0.5,
+        "clamp_norm_factor": 4,
+        "kl_factor": 0.0625,
+        "mom2_adjustment": True,
+        "context_template_length_params": [[5, 10], [10, 10]],
+        "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+        "layer_module_tmp": "model.layers.{}",
+        "mlp_module_tmp": "model.layers.{}.mlp",
+        "attn_module_tmp": "model.layers.{}.self_attn",
+        "ln_f_module": "model.norm",
+        "lm_head_module": "lm_head",
+        "mom2_dataset": "wikipedia",
+        "mom2_n_samples": 100000,
+        "mom2_dtype": "float32",
+    }
+    path = tmp_path / "hparams.json"
+    path.write_text(json.dumps(fields))
+    return path

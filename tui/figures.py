@@ -1,0 +1,175 @@
+"""Pictures for papers and pages: what the heat map shows on the screen, as PNG, PDF or SVG.
+
+matplotlib is imported inside the functions: it takes longer than all the rest of a command's start.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..store.errors import CatalogError, InputError
+from .plain import plain, token_label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..store.tables import AverageEffect
+
+_FORMATS = ("png", "pdf", "svg")
+# The colours and words of the published figures (Meng et al. 2022, figure 1 and appendix B).
+_COLOURS = {"hidden": "Purples", "mlp": "Greens", "attn": "Reds"}
+_NAMES = {"hidden": "state", "mlp": "MLP", "attn": "Attn"}
+_ROLES = {
+    "first subject": "first subject token",
+    "middle subject": "middle subject tokens",
+    "last subject": "last subject token",
+    "first after": "first subsequent token",
+    "further": "further tokens",
+    "last": "last token",
+}
+# Told apart by the colour-blind (Wong 2011), and by their dashes in print.
+_LINES = (
+    ("#0072B2", "-"), ("#56B4E9", "--"), ("#D55E00", "-"), ("#009E73", "-."), ("#CC79A7", ":"), ("#000000", "--"),
+)  # fmt: skip
+
+
+def save_heatmap(
+    path: Path,
+    tokens: Sequence[str],
+    subject_range: tuple[int, int],
+    scores: Sequence[Sequence[float | None]],
+    *,
+    kind: str,
+    window: int,
+    low: float,
+    high: float,
+    answer: str,
+    model: str,
+) -> None:
+    """Draw the trace of one fact in the published style: tokens down, the corrupted ones starred, layers across.
+
+    The scale begins at `low`, p(answer) of the corrupted run, and ends at the highest score; `high`, the clean run's,
+    is told under the picture.
+
+    Raises:
+        InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
+        CatalogError: the file cannot be written.
+    """
+    _check(path)
+    figure = _figure((3.5 + 0.1 * max(map(len, scores), default=0), 1.4 + 0.16 * len(tokens)))
+    axes = figure.add_subplot()
+    begin, end = subject_range
+    names = [_label(token) + ("*" if begin <= index < end else "") for index, token in enumerate(tokens)]
+    values = [[float("nan") if value is None else value for value in row] for row in scores]
+    picture = axes.pcolor(_grid(values), cmap=_COLOURS[kind], vmin=low)
+    axes.invert_yaxis()
+    axes.set_yticks([0.5 + index for index in range(len(names))], names)
+    layers = len(values[0]) if values else 0
+    axes.set_xticks([0.5 + layer for layer in range(0, layers, 5)], list(map(str, range(0, layers, 5))))
+    if window == 1 and kind == "hidden":
+        axes.set_title("Impact of restoring state after corrupted input")
+        restored = f"single restored layer within {_label(model)}"
+    else:
+        axes.set_title(f"Impact of restoring {_NAMES[kind]} after corrupted input")
+        restored = f"center of interval of {window} restored {_NAMES[kind]} layers within {_label(model)}"
+    runs = f"clean run p = {high:.3f}, corrupted run p = {low:.3f}"
+    axes.set_xlabel(f"{restored}\n{runs}", fontsize=9)
+    bar = figure.colorbar(picture, ax=axes)
+    bar.ax.set_title(f"p({_label(answer.strip())})", y=-0.16, fontsize=9)
+    _save(figure, path)
+
+
+def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) -> None:
+    """Draw average indirect effects with their intervals: a panel for each kind, a line for each role of a token.
+
+    Raises:
+        InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
+        CatalogError: the file cannot be written.
+    """
+    _check(path)
+    kinds = [kind for kind in _COLOURS if any(effect.kind == kind for effect in effects)]
+    figure = _figure((4.0 * max(1, len(kinds)), 3.2))
+    for index, kind in enumerate(kinds):
+        axes = figure.add_subplot(1, len(kinds), index + 1)
+        for (role, name), (colour, dashes) in zip(_ROLES.items(), _LINES, strict=True):
+            rows = sorted(
+                (effect for effect in effects if effect.kind == kind and effect.role == role),
+                key=lambda effect: effect.layer,
+            )
+            if not rows:
+                continue
+            layers = [row.layer for row in rows]
+            axes.plot(layers, [row.mean for row in rows], dashes, color=colour, label=name, linewidth=1.4)
+            axes.fill_between(
+                layers,
+                [row.low for row in rows],
+                [row.high for row in rows],
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
+        axes.set_title(f"Average indirect effect of {_NAMES[kind]}", fontsize=9)
+        axes.set_xlabel("layer")
+        axes.axhline(0, color="#999999", linewidth=0.6)
+        if index == 0:
+            axes.set_ylabel("indirect effect on p(answer)")
+            axes.legend(fontsize=6, frameon=False)
+    figure.suptitle(_label(title), fontsize=10)
+    _save(figure, path)
+
+
+def _figure(size: tuple[float, float]) -> "Figure":
+    """A figure of its own: no pyplot, so no window and no state that another drawing could change."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _grid(values: list[list[float]]) -> Any:
+    import numpy as np
+
+    return np.ma.masked_invalid(np.array(values, dtype=float))
+
+
+def _label(text: str) -> str:
+    """Text of a model as it is: matplotlib would read two dollar signs as mathematics."""
+    return token_label(plain(text)).replace("$", r"\$")
+
+
+def _check(path: Path) -> None:
+    if path.suffix.lower().removeprefix(".") not in _FORMATS:
+        raise InputError(f"{path} cannot be drawn: give a name that ends in .png, .pdf or .svg.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be drawn: there is no folder {path.absolute().parent}.")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    """Write under a temporary name and rename, so that a kill leaves no half picture under the name."""
+    import matplotlib
+
+    form = path.suffix.lower().removeprefix(".")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # No dates and no random ids: the same trace gives the same file.
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    try:
+        with (
+            warnings.catch_warnings(),
+            matplotlib.rc_context({"svg.hashsalt": "retcon", "svg.fonttype": "none"}),
+        ):
+            # A token in a script that the font lacks is drawn as a box; nothing else would be gained by saying so.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(partial, format=form, metadata=metadata)
+        partial.replace(path)
+    except OSError as error:
+        raise CatalogError(
+            f"{path} could not be written ({error.strerror or error}): see its folder and disk."
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

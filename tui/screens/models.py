@@ -1,0 +1,99 @@
+"""The models pane."""
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from ..data.models import ModelDetail, ModelRow, list_models, model_detail, model_names
+from ..data.rows import Hurt
+from ..twin import command
+from ..widgets.detail import fields, title
+from ..widgets.rows import Column, Row
+from .model_form import ModelForm
+from .pane import ModelChosen, Pane, Parts
+from .show import count, when
+from .trace_form import TraceForm
+
+
+class ModelsPane(Pane):
+    """The models that were added, each with its anatomy."""
+
+    heading = "Models"
+    columns = (
+        Column("name"),
+        Column("architecture", 18, drop=2),
+        Column("layers", 6, drop=1),
+        Column("params", 7),
+        Column("dtype", 8, drop=3),
+        Column("head", 10),
+    )
+    empty = "No models yet: press a to add one; starter is a small one that needs no hub."
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "add", "add model", tooltip="add a model: hub id, folder, .gguf or starter"),
+        Binding("t", "trace", "trace", tooltip="start a trace of this model"),
+    ]
+
+    def read_rows(self) -> list[Row]:
+        self._found = {str(row.id): row for row in list_models(self.catalog)}
+        return [_row(row) for row in self._found.values()]
+
+    def show_detail(self, key: str | None, *, fresh: bool) -> None:
+        found = model_detail(self.catalog, int(key)) if key is not None else None
+        if isinstance(found, ModelDetail) and fresh:
+            self.post_message(ModelChosen(found.name))
+        self.show_text(found, _parts, fresh=fresh)
+
+    def twin(self, key: str) -> str:
+        row = self._found.get(key)
+        return command("model", "show", row.name if isinstance(row, ModelRow) else key)
+
+    def action_add(self) -> None:
+        self.fill(ModelForm(set(model_names(self.catalog))))
+
+    def action_trace(self) -> None:
+        self.fill(TraceForm(self.catalog, self.model))
+
+
+def _row(row: ModelRow | Hurt) -> Row:
+    if isinstance(row, Hurt):
+        return Row(str(row.id), (Text(f"model {row.id}: damaged", style="red"),), hurt=True)
+    layers = str(row.layers) if row.layers is not None else "?"
+    cells = (row.name, row.architecture, layers, count(row.parameters), row.dtype, row.head or "")
+    return Row(str(row.id), cells)
+
+
+def _parts(model: ModelDetail) -> Parts:
+    anatomy = model.anatomy
+    block = f"{anatomy.get('blocks', '?')}.N"
+    revisions = f"{model.edits - 1} revisions after the base"
+    matrix = f"{block}.{anatomy.get('matrix')}.weight ({anatomy.get('matrix_kind')}, keys of width"
+    tied = ", tied to the embedding" if anatomy.get("tied_head") else ""
+    return [
+        title(model.name),
+        fields(
+            ("source", f"{model.source} ({model.source_kind})"),
+            ("commit", model.commit),
+            ("folder", model.path),
+            ("weights", f"{model.parameters:,} parameters, {model.dtype}, {count(model.size)}B"),
+            ("fingerprint", f"{model.fingerprint[:32]}…"),
+            ("head", model.head),
+            ("its own code", "Python that came with it is run" if model.trust_remote_code else None),
+            ("added", f"{when(model.created)} UTC"),
+            ("catalog", f"{revisions}, {model.traces} traces, {model.covariances} covariances"),
+        ),
+        "",
+        title("Anatomy"),
+        fields(
+            ("architecture", anatomy.get("architecture")),
+            ("layers", f"{anatomy.get('layers')} of width {anatomy.get('width')}"),
+            ("embedding", anatomy.get("embedding")),
+            ("attention", f"{block}.{anatomy.get('attention')}"),
+            ("MLP", f"{block}.{anatomy.get('mlp')}"),
+            ("edited matrix", f"{matrix} {anatomy.get('key_width')})"),
+            ("norm after MLP", anatomy.get("mlp_norm")),
+            ("final norm", anatomy.get("final_norm")),
+            ("head", f"{anatomy.get('head')}{tied}"),
+            ("attn and MLP", "in parallel" if anatomy.get("parallel") else "one after the other"),
+        ),
+    ]

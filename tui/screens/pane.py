@@ -1,0 +1,171 @@
+"""What the five panes share: a list, the detail of its selected row, and how they speak to the screen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from rich.console import RenderableType
+from textual import events, on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widget import Widget
+
+from ...engine import jobs
+from ...store.catalog import Catalog
+from ..data.rows import Hurt
+from ..widgets.detail import Detail, wrong
+from ..widgets.rows import Column, Row, Rows
+from .confirm import Confirm
+from .form import Form
+
+S = TypeVar("S", bound=jobs.Spec)
+T = TypeVar("T")
+Parts = list[RenderableType]
+
+
+@dataclass
+class Run(Message):
+    """Do something that writes, off the thread of the screen; `act` returns what came of it, in some words."""
+
+    twin: str
+    act: Callable[[], str]
+
+
+@dataclass
+class Refused(Message):
+    """A verb that cannot be done here, and why."""
+
+    reason: str
+
+
+@dataclass
+class Showing(Message):
+    """The command that shows what is selected."""
+
+    twin: str
+
+
+@dataclass
+class ModelChosen(Message):
+    """The model that forms start with and whose history is shown."""
+
+    model: str
+
+
+class Pane(Vertical):
+    """One noun: its rows, one of them in detail, and the verbs for it (the bindings of the subclass)."""
+
+    heading: ClassVar[str] = ""
+    columns: ClassVar[tuple[Column, ...]] = ()
+    empty: ClassVar[str] = ""
+
+    def __init__(self, catalog: Catalog, id: str) -> None:
+        super().__init__(id=id)
+        self.catalog = catalog
+        self.model: str | None = None
+        self.rows = Rows(self.columns, self.empty)
+        self.detail: Widget = self.make_detail()
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="list"):
+            yield self.rows
+        with Vertical(classes="detail"):
+            yield from self.compose_detail()
+
+    def make_detail(self) -> Widget:
+        """The widget that gets the focus when a row is entered."""
+        return Detail()
+
+    def compose_detail(self) -> ComposeResult:
+        """What stands in the detail's place."""
+        yield self.detail
+
+    def read_rows(self) -> list[Row]:
+        """The lines of the list, from the catalog."""
+        raise NotImplementedError
+
+    def show_detail(self, key: str | None, *, fresh: bool) -> None:
+        """Show a row in detail; `fresh`: another one than before."""
+        raise NotImplementedError
+
+    def twin(self, key: str) -> str:
+        """The command that shows this row."""
+        raise NotImplementedError
+
+    def show_text(self, found: T | Hurt | None, write: Callable[[T], Parts], *, fresh: bool) -> None:
+        """Write what was found into the detail; of a damaged row, what is the matter with it."""
+        assert isinstance(self.detail, Detail)
+        parts: Parts = []
+        if isinstance(found, Hurt):
+            parts = [wrong(f"{found.id}: {found.reason}")]
+        elif found is not None:
+            try:
+                parts = write(found)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                parts = [wrong(f"this row holds what it should not ({type(error).__name__}: {error})")]
+        self.detail.show(parts, top=fresh)
+
+    def reload(self) -> None:
+        """Read all anew; what has not changed is not repainted."""
+        self.rows.show(self.read_rows())
+        self.show_detail(self.rows.key, fresh=False)
+
+    def tick(self) -> None:
+        """Called five times a second while the pane is shown; for what lies beside the catalog."""
+
+    def tell_twin(self) -> None:
+        """Say which command shows what is selected."""
+        if self.rows.key is not None:
+            self.post_message(Showing(self.twin(self.rows.key)))
+
+    def submit(self, spec: jobs.Spec, twin: str) -> None:
+        """Start a job, and say which command does the same."""
+        catalog = self.catalog
+        self.post_message(Run(twin, lambda: f"job {jobs.submit(catalog, spec).id} queued"))
+
+    def fill(self, form: Form[S]) -> None:
+        """Open a form, and start the job that it comes to."""
+
+        def start(spec: S | None) -> None:
+            if spec is not None:
+                self.submit(spec, form.twin(spec))
+
+        self.app.push_screen(form, start)
+
+    def confirm(self, question: str, verb: str, twin: str, act: Callable[[], str]) -> None:
+        """Ask, and do it if the answer is yes."""
+
+        def go_on(yes: bool | None) -> None:
+            if yes:
+                self.post_message(Run(twin, act))
+
+        self.app.push_screen(Confirm(question, verb, twin), go_on)
+
+    def take_focus(self) -> None:
+        """Focus the detail if a row is entered, else the list."""
+        # At once, not at the next turn of the loop: keys typed in a burst belong to the new place.
+        self.screen.set_focus(self.detail if self.has_class("-open") else self.rows)
+
+    def close(self) -> bool:
+        """From the detail back to the list; False if one is there already."""
+        if not self.has_class("-open"):
+            return False
+        self.remove_class("-open")
+        # In the narrow layout the list was not displayed until now, and so could not take the focus.
+        self.call_after_refresh(self.rows.focus)
+        return True
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        self.set_class(event.widget is not self.rows, "-open")
+
+    @on(Rows.Selected)
+    def _selected(self, event: Rows.Selected) -> None:
+        event.stop()
+        self.show_detail(event.key, fresh=True)
+        self.tell_twin()
+
+    @on(Rows.Opened)
+    def _opened(self, event: Rows.Opened) -> None:
+        event.stop()
+        self.screen.set_focus(self.detail)

@@ -1,0 +1,108 @@
+"""One revision in words and numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+
+from ..data.edits import EvaluationView, RevisionDetail
+from ..data.rows import Hurt
+from ..plain import plain
+from ..widgets.detail import fields, title, wrong
+from .pane import Parts
+from .show import sparkline, when
+
+_SHOWN = 12
+_CURVE = 24
+
+
+def revision_parts(
+    revision: RevisionDetail, scores: Sequence[EvaluationView | Hurt], standing: str, *, head: bool
+) -> Parts:
+    """What it is, what it scored, what it wrote, how much it changed."""
+    place = ", ".join(part for part in (standing, "the head" if head else "") if part)
+    return [
+        title(f"{revision.id}: {revision.message}"),
+        fields(
+            ("state", place),
+            ("parent", revision.parent),
+            ("method", _method(revision)),
+            ("covariances", ", ".join(map(str, revision.covariances))),
+            ("fingerprint", f"{revision.fingerprint[:32]}…"),
+            ("made", f"{when(revision.created)} UTC"),
+        ),
+        *_scores(scores),
+        *_requests(revision),
+        *_sizes(revision.figures),
+    ]
+
+
+def _method(revision: RevisionDetail) -> str | None:
+    if revision.method is None:
+        return None
+    layers = ", ".join(map(str, revision.hparams.get("layers", [])))
+    return f"{revision.method} at layer {layers}, seed {revision.seed}"
+
+
+def _requests(revision: RevisionDetail) -> Parts:
+    if not revision.requests:
+        return []
+    figures: list[dict[str, Any]] = revision.figures.get("requests", [])
+    parts: Parts = ["", title(f"Requests ({len(revision.requests)})")]
+    for index, request in enumerate(revision.requests[:_SHOWN]):
+        prompt = str(request["prompt"]).replace("{}", str(request["subject"]))
+        text = Text(plain(prompt) + " ")
+        text.append(f"→ {plain(str(request['target_new']).strip())}", style="bold")
+        if request.get("target_true"):
+            text.append(f"  (was {plain(str(request['target_true']))})", style="dim")
+        parts.append(text)
+        if index < len(figures):
+            parts += _curve(figures[index])
+    if len(revision.requests) > _SHOWN:
+        parts.append(Text(f"and {len(revision.requests) - _SHOWN} more", style="dim"))
+    return parts
+
+
+def _curve(figures: dict[str, Any]) -> Parts:
+    """How the search for the value went, and what p(target) became, where that was measured."""
+    parts: Parts = []
+    losses = [float(step["loss"]) for step in figures.get("losses", [])]
+    if losses:
+        curve = sparkline(losses, _CURVE)
+        parts.append(Text(f"  loss {losses[0]:.2f} {curve} {losses[-1]:.3f} in {len(losses)} steps"))
+    before, after = figures.get("before"), figures.get("after")
+    if before and after:
+        parts.append(Text(f"  p(new) {before['probability']:.4f} → {after['probability']:.4f}"))
+    return parts
+
+
+def _sizes(figures: dict[str, Any]) -> Parts:
+    sizes: dict[str, dict[str, Any]] = figures.get("delta", {})
+    parts: Parts = ["", title("Size of the change")] if sizes else []
+    for name, size in sizes.items():
+        parts.append(Text(plain(name)))
+        change = f"rank {size['rank']}, norm {size['norm']:.3g}, {size['relative']:.2%} of the matrix"
+        parts.append(Text(f"  {change}; {size['effective']:.2%} of it left after rounding"))
+    return parts
+
+
+def _scores(evaluations: Sequence[EvaluationView | Hurt]) -> Parts:
+    parts: Parts = ["", title("Scores")]
+    if not evaluations:
+        return [*parts, Text("not scored yet: press s", style="dim")]
+    for one in evaluations:
+        if isinstance(one, Hurt):
+            parts.append(wrong(f"evaluation {one.id}: {one.reason}"))
+            continue
+        cases = max((count for _, _, _, count in one.scores.values()), default=0)
+        parts.append(Text(plain(f"{one.facts}, {cases} cases, evaluation {one.id}, {when(one.created)} UTC")))
+        for row in (("ES", "PS", "NS", "S"), ("EM", "PM", "NM"), ("EA", "PA", "NA"), ("FE", "FP", "FN")):
+            known = [name for name in row if name in one.scores]
+            if known:
+                parts.append(Text("  " + "   ".join(f"{name} {_score(one.scores[name])}" for name in known)))
+    return parts
+
+
+def _score(score: tuple[float, float, float, int]) -> str:
+    value, low, high, count = score
+    return f"{value:.3f}" if count <= 1 else f"{value:.3f} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,48 @@
+"""Values as the screens write them."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..plain import plain
+
+
+def when(moment: datetime | None) -> str:
+    """A moment in UTC, to the minute."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M") if moment is not None else ""
+
+
+def short_path(path: Path) -> str:
+    """A path with ~ for the user's home."""
+    home = Path.home()
+    return plain(f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path))
+
+
+def count(number: float) -> str:
+    """134.5M, 45.1k, 512."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{letter}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """4:05, 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def rate(per_second: float, unit: str) -> str:
+    """Units a second, or a minute where that is less than one."""
+    if per_second >= 1:
+        return f"{count(per_second) if per_second >= 1000 else f'{per_second:.3g}'} {unit}/s"
+    return f"{per_second * 60:.3g} {unit}/min"
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """The run of some values, highest to lowest, in one line."""
+    if len(values) > width:
+        values = [values[index * len(values) // width] for index in range(width)]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    steps = "▁▂▃▄▅▆▇█"
+    return "".join(steps[round((value - low) / (high - low) * 7) if high > low else 0] for value in values)

@@ -25,6 +25,11 @@ class Corpus:
     revision: str
     _rows: Any
 
+    @property
+    def size(self) -> int | None:
+        """How many documents there are; None for a data set that is streamed."""
+        return len(self._rows) if isinstance(self._rows, list) else None
+
     def documents(self, seed: int) -> Iterator[str]:
         """The documents in the order that `seed` shuffles them into; the same every time."""
         if isinstance(self._rows, list):

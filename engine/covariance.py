@@ -78,8 +78,9 @@ def collect(
     while True:
         texts = list(islice(documents, _BLOCK_DOCUMENTS))
         rows = _cut(tokenizer, texts, max_length, max_tokens - tokens)
+        total = _expected(corpus, seen, tokens, max_tokens)
         for batch in _batches(rows):
-            report(Progress(tokens, max_tokens, "tokens", f"reading {corpus.source}, layers {_span(layers)}"))
+            report(Progress(tokens, total, "tokens", f"reading {corpus.source}, layers {_span(layers)}"))
             _add(decoder, batch, moments)
             tokens += sum(len(row) for row in batch)
         seen += len(texts)
@@ -87,10 +88,19 @@ def collect(
         finished = tokens >= max_tokens or len(texts) < _BLOCK_DOCUMENTS
         for moment in moments.values():
             moment.tokens = tokens
-        report(Progress(tokens, max_tokens, "tokens", "block done"))
+        report(Progress(tokens, total, "tokens", "block done"))
+        if tokens == 0:
+            raise InputError(f"{corpus.source} holds no text that this tokenizer makes tokens of")
         yield Collected(moments, blocks, seen, finished)
         if finished:
             return
+
+
+def _expected(corpus: Corpus, seen: int, tokens: int, max_tokens: int) -> int:
+    """How many tokens it will be: the limit, or what the documents seen so far lead one to expect of all."""
+    if corpus.size is None or seen == 0:
+        return max_tokens
+    return min(max_tokens, round(tokens / seen * corpus.size))
 
 
 def _span(layers: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ stubbed out; the final norm, the head and what lies between are run the same way
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,32 @@ class _PrefixCache(DynamicCache):
         return together, torch.cat([values[self.rows], value_states], dim=-2)
 
 
+class _RecordingCache(DynamicCache):
+    """Ends a block's call as soon as its keys and values are there."""
+
+    recorded: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.recorded = (key_states, value_states)
+        raise _StopForward
+
+
+class _GivenCache(DynamicCache):
+    """The keys and values of all positions before the one that a block is called with."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self._past = (keys, values)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = self._past
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
 class Decoder:
     """A model with its anatomy, as the science uses it: run, resume, read logits. Never changes the weights."""
 
@@ -140,9 +166,9 @@ class Decoder:
                 return run
         raise RuntimeError("the model's forward pass did not go through its blocks")
 
-    def resume(self, run: Run, start: int) -> "Resumption":
-        """Go on from a run for positions >= `start`."""
-        return Resumption(self, run, start)
+    def resume(self, run: Run, start: int, stop: int | None = None) -> "Resumption":
+        """Go on from a run for positions [start, stop), by default to its end."""
+        return Resumption(self, run, start, run.length if stop is None else stop)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the model makes of states that left the last block: `[rows, k, width]` -> `[rows, k, vocabulary]`.
@@ -158,14 +184,19 @@ class Decoder:
             return self.model(input_ids=tokens, use_cache=False).logits
 
     def _forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, start: int = 0, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        start: int = 0,
+        stop: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        """The model's own forward over positions >= start; positions count real tokens only, as in generation."""
+        """The model's own forward over positions [start, stop); they count real tokens only, as in generation."""
         if attention_mask is not None:
-            kwargs["attention_mask"] = attention_mask
+            kwargs["attention_mask"] = attention_mask[:, :stop]
             if "position_ids" in self._accepts:
-                kwargs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, start:]
-        self.model(input_ids=input_ids[:, start:], **kwargs)
+                kwargs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, start:stop]
+        self.model(input_ids=input_ids[:, start:stop], **kwargs)
 
     @contextmanager
     def _watching(
@@ -240,31 +271,52 @@ class Decoder:
 
 
 class Resumption:
-    """A run taken up again for positions >= start, block by block, with any variants of its rows."""
+    """A run taken up again for positions [start, stop), block by block, with any variants of its rows."""
 
-    def __init__(self, decoder: Decoder, run: Run, start: int) -> None:
+    def __init__(self, decoder: Decoder, run: Run, start: int, stop: int) -> None:
         if run.cache is None:
             raise ValueError("this run was made with resumable=False")
-        self.decoder, self.run, self.start = decoder, run, start
+        self.decoder, self.run, self.start, self.stop = decoder, run, start, stop
         self._cache = _PrefixCache(run.cache, start)
         self._calls = self._capture_calls()
+        self._handed: Cache = self._cache
         self._rows: Tensor | None = None
         self._selected: dict[int, Tensor] = {}
 
     def entering(self, layer: int, rows: Tensor) -> Tensor:
-        """A copy of the run's states entering block `layer` for some of its rows, `[len(rows), T - start, width]`."""
-        return self.run.states[layer][rows, self.start :]
+        """A copy of the run's states entering block `layer` for some rows, `[len(rows), stop - start, width]`."""
+        return self.run.states[layer][rows, self.start : self.stop]
 
     def step(
         self, layer: int, hidden: Tensor, rows: Tensor, edits: Mapping[Role, Edit] | None = None
     ) -> Tensor:
-        """Block `layer` on `hidden` `[len(rows), T - start, width]`; row i is a variant of the run's row `rows[i]`.
+        """Block `layer` on `hidden` `[len(rows), stop - start, width]`; row i is a variant of the run's `rows[i]`.
 
         `edits` change what parts of the block put out on the way.
         """
+        return self._call(layer, hidden, rows, edits or {}, self._cache)
+
+    def last_step(self, last: "Resumption", layer: int, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Block `layer` on `hidden` where only the last position is wanted: `[len(rows), 1, width]`.
+
+        The other positions are taken only as far as their keys and values; `last` is the same run resumed at its
+        last position.
+        """
+        recording = _RecordingCache()
+        with suppress(_StopForward):
+            self._call(layer, hidden, rows, {}, recording)
+        assert recording.recorded is not None  # every block has an attention
+        self._cache.rows = rows
+        keys, values = self._cache.update(*recording.recorded, layer)
+        past = _GivenCache(keys[..., :-1, :], values[..., :-1, :])
+        return last._call(layer, hidden[:, -1:], rows, {}, past)
+
+    def _call(
+        self, layer: int, hidden: Tensor, rows: Tensor, edits: Mapping[Role, Edit], cache: Cache
+    ) -> Tensor:
         if rows is not self._rows:
             self._rows, self._selected = rows, {}
-            self._cache.rows = rows
+        self._cache.rows, self._handed = rows, cache
         args, kwargs = self._calls[layer]
         args = tuple(self._select(value) for value in args)
         kwargs = {name: self._select(value) for name, value in kwargs.items()}
@@ -272,7 +324,7 @@ class Resumption:
             args = (hidden, *args[1:])
         else:
             kwargs["hidden_states"] = hidden
-        with self._editing(layer, hidden.shape[:2], edits or {}):
+        with self._editing(layer, hidden.shape[:2], edits):
             return first_tensor(self.decoder.blocks[layer](*args, **kwargs))
 
     def _capture_calls(self) -> list[tuple[tuple, dict[str, Any]]]:
@@ -288,9 +340,8 @@ class Resumption:
         run = self.run
         with torch.no_grad(), self.decoder._stubbed(stub):
             try:
-                self.decoder._forward(
-                    run.input_ids, run.attention_mask, self.start, past_key_values=self._cache, use_cache=True
-                )
+                where = (run.input_ids, run.attention_mask, self.start, self.stop)
+                self.decoder._forward(*where, past_key_values=self._cache, use_cache=True)
             except _StopForward:
                 return calls
         raise RuntimeError("the model's forward pass did not go through its blocks")
@@ -298,7 +349,7 @@ class Resumption:
     def _select(self, value: Any) -> Any:
         """The wanted rows of what a block was called with for all rows of the run."""
         if isinstance(value, Cache):
-            return self._cache
+            return self._handed
         if isinstance(value, tuple):
             return tuple(self._select(part) for part in value)
         if not isinstance(value, Tensor) or value.ndim < 2:

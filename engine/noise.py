@@ -1,53 +1,171 @@
-"""How much noise corrupts a subject, and the published draw of it (Meng et al. 2022, causal_trace)."""
+"""How noise corrupts a subject's embeddings: the published rules and their draws (Meng et al. 2022, causal_trace).
+
+    3s     Gaussian, three standard deviations of the subjects' embeddings (the usual one)
+    0.4    Gaussian of that standard deviation
+    u0.5   uniform in [-0.5, 0.5]
+    m      Gaussian with the mean and covariance of the embeddings of running text
+    t3     Student's t with 3 degrees of freedom, scaled to that mean and covariance
+
+Each is drawn with `numpy.random.RandomState(seed)` as published, so that figures can be compared number for number.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .corpus import Corpus
 from .decoder import Decoder
 from .errors import InputError
+
+RuleKind = Literal["subjects", "gaussian", "uniform", "multivariate", "student"]
+
+_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+_FORMS: tuple[tuple[RuleKind, str], ...] = (
+    ("subjects", rf"{_NUMBER}s"),
+    ("gaussian", _NUMBER),
+    ("uniform", rf"u{_NUMBER}"),
+    ("multivariate", "m"),
+    ("student", rf"t{_NUMBER}"),
+)
+# Documents whose tokens' embeddings give the mean and covariance of `m` and `t`.
+_DOCUMENTS = 200
+_MAX_LENGTH = 100
+# The published seed and number of the chi-square draws that make a Gaussian a Student's t.
+_STUDENT_SEED, _STUDENT_DRAWS = 2, 1000
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A rule made ready for a model. `level` is its standard deviation or bound, None where it has no single one."""
+
+    level: float | None
+    _shape: Callable[[Tensor], Tensor]
+    _uniform: bool = False
+
+    def draw(self, samples: int, tokens: int, width: int, seed: int) -> Tensor:
+        """The same draw for every cell of a trace, float32 `[samples, tokens, width]`."""
+        random = np.random.RandomState(seed)
+        size = (samples, tokens, width)
+        values = random.uniform(-1, 1, size) if self._uniform else random.randn(*size)
+        return self._shape(torch.from_numpy(values)).float()
 
 
 @dataclass(frozen=True)
 class NoiseRule:
-    """`3s`: so many standard deviations of the subjects' embeddings; a bare number: that standard deviation."""
+    """A rule as a person gives it; `value` is the number in it."""
 
-    factor: float
-    relative: bool
+    kind: RuleKind
+    value: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> "NoiseRule":
-        """Read `3s` or `0.4`.
+        """Read `3s`, `0.4`, `u0.5`, `m` or `t3`.
 
         Raises:
-            InputError: it is neither, or not above zero.
+            InputError: it is none of them, or its number is out of range.
         """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(s?)", text.strip())
-        if not match or float(match[1]) <= 0:
-            raise InputError(
-                f"the noise {text!r} is neither a rule such as 3s nor a number above zero such as 0.4"
-            )
-        return cls(float(match[1]), bool(match[2]))
+        for kind, form in _FORMS:
+            if match := re.fullmatch(form, text.strip()):
+                value = float(match[1]) if match.groups() else 1.0
+                if kind == "student" and value <= 2:
+                    raise InputError(
+                        f"the noise {text!r} needs more than 2 degrees of freedom, to have a variance"
+                    )
+                if value > 0:
+                    return cls(kind, value)
+        raise InputError(
+            f"the noise {text!r} is none of 3s (standard deviations of the subjects), 0.4 (a number above zero), "
+            "u0.5 (uniform), m (multivariate) and t3 (Student's t)"
+        )
 
-    def level(self, decoder: Decoder, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[str]) -> float:
-        """The standard deviation to draw with. For `3s`, from all tokens of the subjects, each tokenised alone."""
-        if not self.relative:
-            return self.factor
-        outputs = []
-        for subject in dict.fromkeys(subjects):
-            ids = torch.tensor([tokenizer(subject)["input_ids"]], device=decoder.device)
-            with torch.no_grad():
-                # The module's output, not its weight: Gemma scales inside.
-                outputs.append(decoder.embedding(ids).float().flatten())
-        return self.factor * torch.cat(outputs).std().item()
+    @property
+    def needs_texts(self) -> bool:
+        """Whether the rule is fitted to the embeddings of running text."""
+        return self.kind in ("multivariate", "student")
+
+    def fit(
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
+        subjects: Sequence[str],
+        texts: Corpus | None = None,
+    ) -> Noise:
+        """The rule for a model, the subjects that are traced, and for `m` and `t` some running text."""
+        if self.kind == "subjects":
+            return gaussian(self.value * _subjects_std(decoder, tokenizer, subjects))
+        if self.kind == "gaussian":
+            return gaussian(self.value)
+        if self.kind == "uniform":
+            return uniform(self.value)
+        if texts is None:
+            raise InputError("this noise rule is fitted to running text; name some")
+        mean, covariance = _embedding_moments(decoder, tokenizer, texts)
+        if self.kind == "multivariate":
+            return multivariate(mean, covariance)
+        return student(mean, covariance, self.value)
 
 
-def draw(samples: int, tokens: int, width: int, level: float, seed: int) -> Tensor:
-    """The published draw, `RandomState(seed).randn(samples, tokens, width) * level`, as float32."""
-    values = np.random.RandomState(seed).randn(samples, tokens, width)
-    return torch.from_numpy(values * level).float()
+def gaussian(level: float) -> Noise:
+    """Independent Gaussian noise of one standard deviation."""
+    return Noise(level, lambda values: values * level)
+
+
+def uniform(level: float) -> Noise:
+    """Uniform noise in [-level, level]."""
+    return Noise(level, lambda values: values * level, _uniform=True)
+
+
+def multivariate(mean: Tensor, covariance: Tensor) -> Noise:
+    """Gaussian noise with the mean `[d]` and covariance `[d, d]` of embeddings, float64."""
+    return Noise(None, _colouring(mean, covariance))
+
+
+def student(mean: Tensor, covariance: Tensor, degrees: float) -> Noise:
+    """Student's t: `multivariate` noise, each token's times sqrt((degrees - 2) / chi-square(degrees))."""
+    coloured = _colouring(mean, covariance)
+    chi = np.random.RandomState(_STUDENT_SEED).chisquare(df=degrees, size=_STUDENT_DRAWS)
+    factors = torch.from_numpy(np.sqrt((degrees - 2) / chi))
+
+    def shape(values: Tensor) -> Tensor:
+        vectors = values.shape[:-1]
+        return factors[: vectors.numel()].reshape(*vectors, 1) * coloured(values)
+
+    return Noise(None, shape)
+
+
+def _colouring(mean: Tensor, covariance: Tensor) -> Callable[[Tensor], Tensor]:
+    """White noise `[.., d]` -> noise with this mean and covariance."""
+    _, spread, directions = torch.linalg.svd(covariance)
+    weight = directions.T * spread.sqrt()
+    return lambda values: values @ weight.T + mean
+
+
+def _subjects_std(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[str]) -> float:
+    """Standard deviation of the embeddings of all tokens of the distinct subjects, each tokenised alone."""
+    rows = [tokenizer(subject)["input_ids"] for subject in dict.fromkeys(subjects)]
+    return torch.cat([_embedded(decoder, row).flatten() for row in rows]).std().item()
+
+
+def _embedding_moments(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, texts: Corpus
+) -> tuple[Tensor, Tensor]:
+    """Mean `[d]` and covariance `[d, d]` of the embeddings of some documents' tokens, float64."""
+    rows = []
+    for _, text in zip(range(_DOCUMENTS), texts.documents(seed=1), strict=False):
+        ids = tokenizer(text, truncation=True, max_length=_MAX_LENGTH)["input_ids"]
+        rows.append(_embedded(decoder, ids).double())
+    vectors = torch.cat(rows).cpu()
+    return vectors.mean(0), vectors.T.cov()
+
+
+@torch.no_grad()
+def _embedded(decoder: Decoder, ids: Sequence[int]) -> Tensor:
+    """What the embedding module puts out, `[len(ids), d]` float32; not its weight, which Gemma scales."""
+    output: Tensor = decoder.embedding(torch.tensor([list(ids)], device=decoder.device))
+    return output[0].float()

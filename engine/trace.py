@@ -1,15 +1,21 @@
 """Causal tracing (Meng et al. 2022, section 2): which states carry a fact.
 
-The clean run gives p(answer) = high; with noise on the subject's embeddings it falls to low; then one state of the
-clean run is put back and p(answer) is read again, for every layer and token. Kinds: `hidden` restores one block's
-output, `mlp` and `attn` restore that part's output over a window of blocks [l - w/2, l + w/2 - 1].
+The clean run gives p(answer) = high; with the subject corrupted it falls to low; then states of the clean run are put
+back at one token and p(answer) is read again, for every layer and token. Kinds:
 
-The numbers are the published ones (softmax per noise sample, then the mean); the way is shorter. What cannot change
-is not run: positions left of the restored token keep the corrupted run's keys and values, blocks below the window
-are not touched, and all layers of one token climb together in one batch that grows as it climbs.
+    hidden        one block's output
+    mlp, attn     that part's output over a window of blocks [l - w/2, l + w/2 - 1]
+    severed-mlp   one block's output, while the MLPs of that token stay what they were in the corrupted run
+    severed-attn  the same with the attentions (the published `trace_with_repatch`)
+
+The numbers are the published ones (softmax per corrupted sample, then the mean); the way is shorter. What cannot
+change is not run: positions left of the restored token keep the corrupted run's keys and values, blocks below a
+window are not touched and its first block changes only the restored token, variants of a window are one until they
+differ, and of the last block only the last position is wanted. All layers of one token, and all facts of one shape,
+climb together in one batch that grows as it climbs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,237 +24,304 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .anatomy import Role
-from .decoder import Decoder, Edit, Run
+from .budget import Budget
+from .corruption import Corrupted, Corruption, run_corrupted
+from .decoder import Decoder, Edit
 from .errors import InputError
-from .noise import draw
-from .progress import Progress, Report, silent
+from .kinds import KINDS, SEVERED, WINDOWED, Kind, Scores, window_of
+from .preview import estimate
 from .tokens import Located, locate_subject, target_ids
-
-Kind = Literal["hidden", "mlp", "attn"]
-KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attn")
-
-# Rows x positions of one batch. A larger trace climbs in several batches; out of memory halves a batch.
-_TOKENS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """How a fact is traced. `noise` is the standard deviation added to the subject's embeddings."""
+    """How facts are traced; the corruption is what makes p(answer) fall."""
 
-    noise: float
-    kinds: tuple[Kind, ...] = KINDS
-    samples: int = 10
+    corruption: Corruption
+    kinds: tuple[Kind, ...] = ("hidden", "mlp", "attn")
     window: int = 10
-    seed: int = 1
     tokens: Literal["all", "subject-last"] = "all"
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise InputError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
-        if not self.kinds or self.samples < 1 or self.window < 1:
-            raise InputError("a trace needs at least one kind, one noise sample and a window of one layer")
+        if not self.kinds or self.corruption.samples < 1 or self.window < 1:
+            raise InputError(
+                "a trace needs at least one kind, one corrupted sample and a window of one layer"
+            )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt to trace, the words in it that the fact is about, and the answer expected, if any."""
+
+    prompt: str
+    subject: str
+    expected: str | None = None
 
 
 @dataclass(frozen=True)
 class FactTrace:
-    """One traced fact. `scores[kind][token][layer]` is p(answer) with that state restored; None where not traced."""
+    """One traced fact. `scores[kind][token][layer]` is p(answer) with that state restored.
 
-    prompt: str
-    subject: str
-    tokens: list[str]
-    subject_range: tuple[int, int]
+    `estimate` is the preview of the same table (see engine.preview), for the kinds that have one.
+    """
+
+    located: Located
     answer: str
     high: float
     low: float
-    scores: dict[Kind, list[list[float | None]]]
+    estimate: dict[Kind, Scores]
+    scores: dict[Kind, Scores]
 
 
 @dataclass(frozen=True)
-class WrongAnswer:
-    """The model's first choice is not what was expected, so there is nothing to trace."""
+class Skipped:
+    """A question that was not traced, and why."""
 
-    prompt: str
-    subject: str
-    tokens: list[str]
-    subject_range: tuple[int, int]
-    answer: str
-    expected: str
-    probability: float
-
-    @property
-    def reason(self) -> str:
-        return (
-            f"the model's first choice is {self.answer!r} (p = {self.probability:.3f}), not {self.expected!r}"
-        )
+    reason: str
+    located: Located | None = None
+    answer: str = ""
+    high: float | None = None
 
 
-@dataclass
-class _Fact:
-    """A fact in mid-trace: row 0 of the run is clean, rows 1.. are corrupted."""
-
-    located: Located
-    run: Run
-    answer: int
-    high: float
-    low: float
+# Called whenever a token of a kind is done, with the questions' numbers and their traces so far.
+OnToken = Callable[[list[int], list[FactTrace], float], None]
 
 
-def trace_fact(
+def trace(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    subject: str,
+    questions: Sequence[Question],
     settings: TraceSettings,
-    expected: str | None = None,
-    report: Report = silent,
-) -> FactTrace | WrongAnswer:
-    """Trace one fact. With `expected`, only if the model's first choice begins it.
+    budget: Budget | None = None,
+    on_token: OnToken = lambda _numbers, _traces, _share: None,
+) -> Iterator[tuple[int, FactTrace | Skipped]]:
+    """Trace questions, those of equal shape together; yields (number of the question, result) as they are done.
+
+    `on_token(numbers, traces, share)` follows a batch: `share` of its tokens are done. It may raise to stop.
+    """
+    budget = budget or Budget(decoder.device)
+    shapes: dict[tuple[int, int, int], list[tuple[int, Located]]] = {}
+    for number, question in enumerate(questions):
+        try:
+            located = locate_subject(tokenizer, question.prompt, question.subject)
+        except InputError as error:
+            yield number, Skipped(str(error))
+            continue
+        shape = (len(located.ids), located.begin, located.end)
+        shapes.setdefault(shape, []).append((number, located))
+    for members in shapes.values():
+        at_once = _facts_at_once(decoder, members[0][1], settings, budget)
+        for begin in range(0, len(members), at_once):
+            part = members[begin : begin + at_once]
+            yield from _trace_batch(decoder, tokenizer, part, questions, settings, budget, on_token)
+
+
+def trace_one(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, question: Question, settings: TraceSettings
+) -> FactTrace:
+    """Trace one question.
 
     Raises:
-        InputError: the subject is not in the prompt.
-        Cancelled: out of `report`.
+        InputError: it cannot be traced; says why.
     """
-    located = locate_subject(tokenizer, prompt, subject)
-    fact = _clean_and_corrupted(decoder, located, settings)
-    answer = str(tokenizer.decode([fact.answer]))
-    if expected is not None and target_ids(tokenizer, expected)[0] != fact.answer:
-        where = (located.begin, located.end)
-        return WrongAnswer(prompt, subject, located.tokens, where, answer, expected, fact.high)
-    scores: dict[Kind, list[list[float | None]]] = {}
-    tokens = (
-        [located.last] if settings.tokens == "subject-last" else list(range(located.begin, len(located.ids)))
-    )
-    total = len(tokens) * len(settings.kinds)
-    for number, kind in enumerate(settings.kinds):
-        table: list[list[float | None]] = [[None] * decoder.layers for _ in located.ids]
+    [(_, result)] = trace(decoder, tokenizer, [question], settings)
+    if isinstance(result, Skipped):
+        raise InputError(f"{question.prompt!r}: {result.reason}")
+    return result
+
+
+def _facts_at_once(decoder: Decoder, fact: Located, settings: TraceSettings, budget: Budget) -> int:
+    """So many facts of this shape as fill the budget when all layers of a token climb together."""
+    tokens = decoder.layers * settings.corruption.samples * len(fact.ids)
+    return max(1, budget.tokens // tokens)
+
+
+def _trace_batch(
+    decoder: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    members: Sequence[tuple[int, Located]],
+    questions: Sequence[Question],
+    settings: TraceSettings,
+    budget: Budget,
+    on_token: OnToken,
+) -> Iterator[tuple[int, FactTrace | Skipped]]:
+    corrupted = run_corrupted(decoder, [located for _, located in members], settings.corruption)
+    answers = [str(tokenizer.decode([token])) for token in corrupted.answers.tolist()]
+    right = []
+    for i, (number, located) in enumerate(members):
+        expected, high = questions[number].expected, corrupted.high[i]
+        if expected is None or target_ids(tokenizer, expected)[0] == int(corrupted.answers[i]):
+            right.append(i)
+        else:
+            reason = f"the model's first choice is {answers[i]!r} (p = {high:.3f}), not {expected!r}"
+            yield number, Skipped(reason, located, answers[i], high)
+    if not right:
+        return
+    if len(right) < len(members):
+        corrupted = run_corrupted(decoder, [members[i][1] for i in right], settings.corruption)
+    previews = estimate(decoder, corrupted, settings.kinds, settings.window)
+    traces = []
+    for k, i in enumerate(right):
+        located, scores = members[i][1], _empty_scores(decoder, settings, members[i][1])
+        numbers_of = (corrupted.high[k], corrupted.low[k], previews[k], scores)
+        traces.append(FactTrace(located, answers[i], *numbers_of))
+    numbers = [members[i][0] for i in right]
+    tokens = _tokens(settings, corrupted.shape)
+    for done, token in enumerate(tokens):
+        for k, kind in enumerate(settings.kinds):
+            on_token(numbers, traces, (done + k / len(settings.kinds)) / len(tokens))
+            restored = _restore(decoder, corrupted, kind, token, settings.window, budget)
+            for fact, result in enumerate(traces):
+                result.scores[kind][token] = list(restored[fact])
+    for number, result in zip(numbers, traces, strict=True):
         if settings.tokens == "all":
-            for token in range(located.begin):  # nothing there was corrupted, so restoring it changes nothing
-                table[token] = [fact.low] * decoder.layers
-        for done, token in enumerate(tokens):
-            report(
-                Progress(
-                    number * len(tokens) + done, total, "tokens", f"{kind}, token {located.tokens[token]!r}"
-                )
-            )
-            table[token] = list(_restore(decoder, fact, kind, token, settings.window))
-        scores[kind] = table
-    report(Progress(total, total, "tokens", "traced"))
-    return FactTrace(
-        prompt, subject, located.tokens, (located.begin, located.end), answer, fact.high, fact.low, scores
-    )
+            for table in result.scores.values():
+                for token in range(
+                    result.located.begin
+                ):  # nothing there was corrupted: restoring changes nothing
+                    table[token] = [result.low for _ in range(decoder.layers)]
+        yield number, result
 
 
-def _clean_and_corrupted(decoder: Decoder, located: Located, settings: TraceSettings) -> _Fact:
-    begin, end = located.begin, located.end
-    ids = torch.tensor([located.ids] * (1 + settings.samples), device=decoder.device)
+def _tokens(settings: TraceSettings, fact: Located) -> list[int]:
+    return [fact.last] if settings.tokens == "subject-last" else list(range(fact.begin, len(fact.ids)))
 
-    def corrupt(embedded: Tensor) -> Tensor:
-        noise = draw(settings.samples, end - begin, embedded.shape[-1], settings.noise, settings.seed)
-        embedded = embedded.clone()
-        embedded[1:, begin:end] += noise.to(embedded)
-        return embedded
 
-    parts = [kind for kind in settings.kinds if kind != "hidden"]
-    run = decoder.run(ids, embedding_edit=corrupt, capture=parts)
-    with torch.no_grad():
-        probabilities = decoder.logits(run.states[-1][:, -1:]).float().softmax(-1)[:, 0]
-    answer = int(probabilities[0].argmax())
-    return _Fact(
-        located, run, answer, probabilities[0, answer].item(), probabilities[1:, answer].mean().item()
-    )
+def _empty_scores(decoder: Decoder, settings: TraceSettings, fact: Located) -> dict[Kind, Scores]:
+    return {kind: [[None] * decoder.layers for _ in fact.ids] for kind in settings.kinds}
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """One cell: block `first` is the first that runs, and blocks [first, stop) have their part restored.
-
-    For `hidden` the state entering `first` is restored and no block has anything restored.
-    """
+    """The cell of one layer: its states are restored in the blocks [first, stop)."""
 
     layer: int
     first: int
     stop: int
 
 
-def window_of(layer: int, window: int, layers: int) -> tuple[int, int]:
-    """The blocks `[first, stop)` that a window of so many layers around `layer` restores, as published."""
-    return max(0, layer - window // 2), min(layers, layer - (-window // 2))
-
-
-def _restore(decoder: Decoder, fact: _Fact, kind: Kind, token: int, window: int) -> list[float]:
-    """p(answer) for each layer, with that layer's (window's) state restored at `token`."""
-    layers, last_token = decoder.layers, fact.run.length - 1
-    if kind == "hidden":
-        # The last block's output at the last token is the clean answer; elsewhere nothing reads it.
-        known = {layers - 1: fact.high if token == last_token else fact.low}
-        variants = [_Variant(layer, layer + 1, layer + 1) for layer in range(layers - 1)]
-    else:
-        known = {}
+def _restore(
+    decoder: Decoder, corrupted: Corrupted, kind: Kind, token: int, window: int, budget: Budget
+) -> list[list[float]]:
+    """p(answer) `[facts][layers]` with each layer's (window's) states restored at `token`."""
+    layers, at_end = decoder.layers, token == corrupted.run.length - 1
+    known: dict[int, list[float]] = {}
+    if kind in WINDOWED:
         variants = [_Variant(layer, *window_of(layer, window, layers)) for layer in range(layers)]
-    samples, positions = fact.run.input_ids.shape[0] - 1, fact.run.length - token
-    most = max(1, _TOKENS_AT_ONCE // (samples * positions))
+    else:
+        # The last block's output at the last token is the clean answer; elsewhere nothing reads it.
+        known[layers - 1] = corrupted.high if at_end else corrupted.low
+        variants = [_Variant(layer, layer, layer + 1) for layer in range(layers - 1)]
+    rows_tokens = len(corrupted.rows) * (corrupted.run.length - token)
+    most = max(1, budget.tokens // rows_tokens)
     for begin in range(0, len(variants), most):
-        known.update(_climb_or_halve(decoder, fact, kind, token, variants[begin : begin + most]))
-    return [known[layer] for layer in range(layers)]
-
-
-def _climb_or_halve(
-    decoder: Decoder, fact: _Fact, kind: Kind, token: int, variants: Sequence[_Variant]
-) -> dict[int, float]:
-    try:
-        return _climb(decoder, fact, kind, token, variants)
-    except torch.OutOfMemoryError:
-        if len(variants) == 1:
-            raise
-    torch.cuda.empty_cache()
-    half = len(variants) // 2
-    return _climb_or_halve(decoder, fact, kind, token, variants[:half]) | _climb_or_halve(
-        decoder, fact, kind, token, variants[half:]
-    )
+        part = variants[begin : begin + most]
+        known |= budget.halving(part, lambda part: _climb(decoder, corrupted, kind, token, part))
+    return [[known[layer][fact] for layer in range(layers)] for fact in range(len(corrupted.facts))]
 
 
 @torch.no_grad()
 def _climb(
-    decoder: Decoder, fact: _Fact, kind: Kind, token: int, variants: Sequence[_Variant]
-) -> dict[int, float]:
-    """Take all variants up to the head together; each joins the batch at the first block that it changes."""
-    run = fact.run
-    resumption = decoder.resume(run, token)
-    corrupted = torch.arange(1, run.input_ids.shape[0], device=decoder.device)
-    samples = len(corrupted)
-    hidden, rows, joined = run.states[0].new_empty(0), corrupted[:0], list[_Variant]()
+    decoder: Decoder, corrupted: Corrupted, kind: Kind, token: int, variants: Sequence[_Variant]
+) -> dict[int, list[float]]:
+    """Take variants up to the head together: layer -> p(answer) of each fact."""
+    climb = _Climb(decoder, corrupted, kind, token)
     for block in range(min(variant.first for variant in variants), decoder.layers):
-        joining = [variant for variant in variants if variant.first == block]
-        if joining:
-            entering = resumption.entering(block, corrupted)
-            if kind == "hidden":
-                entering[:, 0] = run.states[block][0, token]
-            parts = [entering] * len(joining)
-            hidden = torch.cat([hidden, *parts]) if joined else torch.cat(parts)
-            joined += joining
-            rows = corrupted.repeat(len(joined))
-        edits: dict[Role, Edit] = {}
-        restored = [i for i, variant in enumerate(joined) if variant.first <= block < variant.stop]
-        if restored and kind != "hidden":
-            clean = run.captured[kind][block][0, token]
-            chosen = torch.tensor(
-                [i * samples + s for i in restored for s in range(samples)], device=decoder.device
-            )
-
-            edits[kind] = _putting_back(clean, chosen)
-        hidden = resumption.step(block, hidden, rows, edits)
-    probabilities = decoder.logits(hidden[:, -1:]).float().softmax(-1)[:, 0, fact.answer]
-    means = probabilities.view(len(joined), samples).mean(1).tolist()
-    return {variant.layer: score for variant, score in zip(joined, means, strict=True)}
+        climb.step(block)
+        climb.join(block, [variant for variant in variants if variant.first == block])
+        climb.split(block + 1)
+    probabilities = corrupted.probability(decoder.logits(climb.hidden[:, -1:])[:, 0]).tolist()
+    return {
+        variant.layer: scores
+        for group, scores in zip(climb.groups, probabilities, strict=True)
+        for variant in group
+    }
 
 
-def _putting_back(clean: Tensor, rows: Tensor) -> Edit:
-    """Give some rows the clean state at the resumption's first position."""
+class _Climb:
+    """A batch on its way up: groups of variants that are equal so far, each with the corrupted rows of all facts."""
 
-    def edit(output: Tensor) -> Tensor:
-        output = output.clone()
-        output[rows, 0] = clean
-        return output
+    def __init__(self, decoder: Decoder, corrupted: Corrupted, kind: Kind, token: int) -> None:
+        self.decoder, self.corrupted, self.kind, self.token = decoder, corrupted, kind, token
+        run = corrupted.run
+        self.groups: list[list[_Variant]] = []
+        self.hidden = run.states[0].new_empty(0)
+        self._rows = self._clean = corrupted.rows[:0]
+        self._whole = corrupted.resume(token)
+        self._end = corrupted.resume(run.length - 1) if token < run.length - 1 else None
 
-    return edit
+    def step(self, block: int) -> None:
+        """Take everybody on board through a block."""
+        if not self.groups:
+            return
+        if block == self.decoder.layers - 1 and self._end is not None:
+            # What is restored or severed left of the last position is read by nothing after this block.
+            self.hidden = self._whole.last_step(self._end, block, self.hidden, self._rows)
+        else:
+            self.hidden = self._whole.step(block, self.hidden, self._rows, self._edits(block))
+
+    def join(self, block: int, variants: list[_Variant]) -> None:
+        """Take on board, after a block, those whose first restored block it is: one group until they differ."""
+        if not variants:
+            return
+        rows, clean = self.corrupted.rows, self.corrupted.clean
+        entering = self._whole.entering(block + 1, rows)
+        entering[:, 0] = self._restored(block, rows, clean)
+        if self.groups:
+            entering = entering[:, -self.hidden.shape[1] :]
+            self.hidden = torch.cat([self.hidden, entering])
+        else:
+            self.hidden = entering
+        self.groups.append(variants)
+        self._renumber()
+
+    def split(self, block: int) -> None:
+        """Before a block: variants whose window ends here part from those of their group that go on."""
+        for i, group in enumerate(list(self.groups)):
+            ending = [variant for variant in group if variant.stop == block]
+            if ending and len(ending) < len(group):
+                size = len(self.corrupted.rows)
+                self.hidden = torch.cat([self.hidden, self.hidden[i * size : (i + 1) * size]])
+                self.groups[i] = [variant for variant in group if variant.stop != block]
+                self.groups.append(ending)
+        self._renumber()
+
+    def _renumber(self) -> None:
+        self._rows = self.corrupted.rows.repeat(len(self.groups))
+        self._clean = self.corrupted.clean.repeat(len(self.groups))
+
+    def _restored(self, block: int, rows: Tensor, clean: Tensor) -> Tensor:
+        """The states `[rows, width]` at the token after the first restored block."""
+        if self.kind not in WINDOWED:
+            return self.corrupted.run.states[block + 1][clean, self.token]
+        # A part's output at the token changes nothing else in its own block: one position is run.
+        role = WINDOWED[self.kind]
+        alone = self.corrupted.resume(self.token, self.token + 1)
+        edit = self._putting(self.corrupted.run.captured[role][block][clean, self.token])
+        return alone.step(block, alone.entering(block, rows), rows, {role: edit})[:, 0]
+
+    def _edits(self, block: int) -> dict[Role, Edit]:
+        captured = self.corrupted.run.captured
+        if role := SEVERED.get(self.kind):
+            return {role: self._putting(captured[role][block][self._rows, self.token])}
+        if role := WINDOWED.get(self.kind):
+            size = len(self.corrupted.rows)
+            inside = torch.tensor([group[0].first <= block < group[0].stop for group in self.groups])
+            chosen = inside.repeat_interleave(size).nonzero()[:, 0].to(self._clean.device)
+            if len(chosen):
+                return {role: self._putting(captured[role][block][self._clean[chosen], self.token], chosen)}
+        return {}
+
+    @staticmethod
+    def _putting(states: Tensor, rows: Tensor | slice = slice(None)) -> Edit:
+        """Put states at the first position of some rows."""
+
+        def edit(output: Tensor) -> Tensor:
+            output = output.clone()
+            output[rows, 0] = states
+            return output
+
+        return edit

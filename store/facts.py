@@ -33,21 +33,24 @@ def read_fact_file(path: Path) -> tuple[str, list[Fact]]:
     return format, [fact_of(record, format, position) for position, record in enumerate(records)]
 
 
-def import_facts(session: Session, path: Path, name: str) -> FactSet:
-    """Save a file's facts under a new name. Raises InputError; then nothing was added."""
+def import_facts(session: Session, path: Path, name: str, *, add: bool = False) -> FactSet:
+    """Save a file's facts under a new name, or with `add` after those of a set that is there.
+
+    Raises InputError; then nothing was added.
+    """
     if not name.strip() or name != name.strip():
         raise InputError(f"{name!r} cannot name a fact set: give a name without space around it.")
-    if session.exec(select(FactSet).where(FactSet.name == name)).first() is not None:
-        raise InputError(
-            f"There is a fact set {name!r} already: give another name, or remove that one first."
-        )
+    known = session.exec(select(FactSet).where(FactSet.name == name)).first()
+    if known is not None and not add:
+        raise InputError(f"There is a fact set {name!r} already: give another name, or add to it.")
     format, facts = read_fact_file(path)
-    fact_set = FactSet(name=name, source=str(path), format=format)
+    fact_set = known or FactSet(name=name, source=str(path), format=format)
     session.add(fact_set)
     session.flush()
     assert fact_set.id is not None
+    after = len(facts_of(session, fact_set))
     for fact in facts:
-        fact.fact_set_id = fact_set.id
+        fact.fact_set_id, fact.position = fact_set.id, after + fact.position
     session.add_all(facts)
     session.flush()
     return fact_set

@@ -166,6 +166,7 @@ class TraceResult(SQLModel, table=True):
     prompt: str
     subject: str
     tokens: list[str] = json_list()
+    ids: list[int] = json_list()
     # The subject's tokens, from begin up to but without end; like the answer empty if the fact was skipped.
     subject_begin: int = 0
     subject_end: int = 0
@@ -174,6 +175,10 @@ class TraceResult(SQLModel, table=True):
     high: float | None = None
     low: float | None = None
     scores: dict[str, Any] = json_dict()
+    # estimate[kind] = T rows of L: the preview that the exact scores replace.
+    estimate: dict[str, Any] = json_dict()
+    # Whether every score that was asked for is there; a job that was stopped traces the others again.
+    finished: bool = True
     # The reason why this fact was not traced; None if it was.
     skipped: str | None = None
 

@@ -1,5 +1,6 @@
 """The command line as a user has it: the installed `retcon`, in a process and a home of its own."""
 
+import io
 import json
 import os
 import shutil
@@ -9,9 +10,13 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from unittest import mock
+
+import pytest
 
 RETCON = Path(sys.executable).with_name("retcon")
 # The machines that run this are small and shared.
@@ -117,10 +122,28 @@ class Retcon:
         """The job's record as soon as it is in one of these states."""
         return wait_for(lambda: self.job(id), lambda job: job["state"] in states)
 
-    def copy(self, home: Path) -> "Retcon":
+    def copy(self, home: Path) -> Self:
         """The same on a copy of the home."""
         shutil.copytree(self.home, home)
-        return Retcon(home)
+        return type(self)(home)
+
+
+class Here(Retcon):
+    """The same, but the console script's function is called in this process: for commands that only read."""
+
+    def say(self, *words: object, timeout: float = PATIENCE, **environment: str) -> Said:
+        from retcon.tui.cli import main
+
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.object(sys, "argv", ["retcon", *map(str, words)]),
+            mock.patch.dict(os.environ, self.environment | environment, clear=True),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            pytest.raises(SystemExit) as left,
+        ):
+            main()
+        return Said(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def wait_for(look: Callable[[], Any], found: Callable[[Any], object], seconds: float = PATIENCE) -> Any:

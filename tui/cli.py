@@ -82,11 +82,11 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         from ..store.errors import CatalogError, InputError
-        from .output import clean
+        from .plain import plain
 
         if not isinstance(error, CatalogError | InputError | OSError):
             raise
-        click.echo(f"Error: {clean(str(error))}", err=True)
+        click.echo(f"Error: {plain(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 

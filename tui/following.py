@@ -10,7 +10,8 @@ from ..engine import jobs
 from ..engine.jobs import Spec
 from ..store.catalog import Catalog
 from ..store.tables import Job
-from .output import clean, duration, narrate
+from .output import duration, narrate
+from .plain import plain
 
 _LINE_SECONDS = 5.0
 _BAR = 20
@@ -22,7 +23,7 @@ class JobFailed(click.ClickException):
     exit_code = 1
 
     def __init__(self, job: Job) -> None:
-        super().__init__(clean(job.error or f"job {job.id} was {job.state}"))
+        super().__init__(plain(job.error or f"job {job.id} was {job.state}"))
 
 
 class JobRefused(JobFailed):
@@ -82,7 +83,7 @@ def describe(job: Job) -> str:
         parts.append(f"{job.rate:.3g} {job.unit}/s")
     if job.total and job.seconds_left is not None:
         parts.append(f"{duration(job.seconds_left)} left")
-    parts.append(clean(job.activity) if job.activity else job.state)
+    parts.append(plain(job.activity) if job.activity else job.state)
     return "  ".join(parts)
 
 

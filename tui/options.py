@@ -8,6 +8,9 @@ import click
 
 from ..store.catalog import Catalog
 
+# Kinds of trace, as the engine names them (engine.kinds imports torch through the anatomy).
+KINDS = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
+
 Command = Callable[..., Any]
 
 json_option = click.option(
@@ -55,7 +58,7 @@ class Layers(click.ParamType):
 
 
 class Kinds(click.ParamType):
-    """`hidden,mlp,attn`: kinds of trace."""
+    """`hidden,mlp,attn,severed-mlp,severed-attn`: kinds of trace."""
 
     name = "kinds"
 
@@ -63,7 +66,7 @@ class Kinds(click.ParamType):
         if isinstance(value, list):
             return value
         kinds = [part.strip() for part in value.split(",") if part.strip()]
-        known = ("hidden", "mlp", "attn")
+        known = KINDS
         if not kinds or any(kind not in known for kind in kinds):
             self.fail(f"{value!r} is no list of kinds; the kinds are {', '.join(known)}", param, ctx)
         return [kind for kind in known if kind in kinds]

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,16 +12,11 @@ import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
+from .plain import cut as cut_text
+from .plain import plain
+
 _GAP = 2
 _SHORTEST = 8
-
-
-def clean(text: str) -> str:
-    """Text of a model, a hub or a file without control characters; line ends become a visible mark."""
-    shown = text.replace("\r\n", "\n").replace("\n", "⏎")
-    return "".join(
-        "·" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char for char in shown
-    )
 
 
 def console() -> Console:
@@ -42,7 +36,7 @@ def colour_wanted() -> bool:
 
 def narrate(text: str) -> None:
     """Say something that is not the answer, in one line."""
-    click.echo(clean(text), err=True)
+    click.echo(plain(text), err=True)
 
 
 def print_json(data: Any) -> None:
@@ -55,7 +49,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
 
     On a terminal that is too narrow the column `cut` is shortened; a pipe or a file gets whole lines.
     """
-    cells = [[clean(show(cell)) for cell in row] for row in rows]
+    cells = [[plain(show(cell)) for cell in row] for row in rows]
     if not cells:
         click.echo(empty)
         return
@@ -73,14 +67,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
 
 def _fitted(text: str, width: int) -> str:
     """Text in exactly so many terminal cells; what is too long ends in an ellipsis."""
-    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+    return set_cell_size(cut_text(text, width), width)
 
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
     """Names and values, one a line."""
     width = max(len(name) for name, _ in fields)
     for name, value in fields:
-        click.echo(f"{name:<{width}}  {clean(show(value))}")
+        click.echo(f"{name:<{width}}  {plain(show(value))}")
 
 
 def show(value: Any) -> str:

@@ -66,6 +66,23 @@ class _Rows:
     target_length: int
 
 
+def check(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, request: Request, layer: int, hparams: Hparams
+) -> None:
+    """Refuse at once what the search would refuse after a second moment was collected for it.
+
+    Raises:
+        InputError: a layer that is not there, or a target that tokenises to nothing.
+    """
+    if not 0 <= layer < decoder.layers:
+        raise InputError(f"there is no layer {layer}; this model has layers 0 to {decoder.layers - 1}")
+    if hparams.v_loss_layer not in (None, decoder.layers - 1):
+        raise InputError(
+            f"v_loss_layer is {hparams.v_loss_layer}, but the loss is read after the last layer, {decoder.layers - 1}"
+        )
+    target_ids(tokenizer, request.target_new)
+
+
 def find_value(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
@@ -80,12 +97,7 @@ def find_value(
     Raises:
         InputError: a layer that is not there, or a target that tokenises to nothing.
     """
-    if not 0 <= layer < decoder.layers:
-        raise InputError(f"there is no layer {layer}; this model has layers 0 to {decoder.layers - 1}")
-    if hparams.v_loss_layer not in (None, decoder.layers - 1):
-        raise InputError(
-            f"v_loss_layer is {hparams.v_loss_layer}, but the loss is read after the last layer, {decoder.layers - 1}"
-        )
+    check(decoder, tokenizer, request, layer, hparams)
     rows = _rows(decoder, tokenizer, request, contexts)
     keys: dict[int, Tensor] = {}
 

@@ -31,7 +31,12 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True)
 class TraceSpec(Spec):
-    """Trace one prompt, or every fact of a set. `noise` is a rule (`3s`) or a number."""
+    """Trace one prompt, or every fact of a set.
+
+    `noise` is a rule of engine.noise, fitted to `texts` where it needs some; with `swap` the corruption is another
+    subject instead: that one, or for a set of facts `auto`. `trace` names a trace to go on with: only facts that it
+    lacks are traced. Of several `shards` of one trace this job does every so-manieth fact.
+    """
 
     kind: ClassVar[str] = "trace"
     model: str
@@ -46,6 +51,12 @@ class TraceSpec(Spec):
     window: int = 10
     seed: int = 1
     tokens: str = "all"
+    replace: bool = False
+    texts: str = "shipped"
+    swap: str | None = None
+    trace: int | None = None
+    shard: int = 0
+    shards: int = 1
 
 
 @dataclass(frozen=True)

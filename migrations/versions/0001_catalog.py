@@ -313,6 +313,7 @@ def upgrade() -> None:
         sa.Column("prompt", sa.String(), nullable=False),
         sa.Column("subject", sa.String(), nullable=False),
         sa.Column("tokens", sa.JSON(), nullable=False),
+        sa.Column("ids", sa.JSON(), nullable=False),
         sa.Column("subject_begin", sa.Integer(), nullable=False),
         sa.Column("subject_end", sa.Integer(), nullable=False),
         sa.Column("answer", sa.String(), nullable=False),
@@ -320,6 +321,8 @@ def upgrade() -> None:
         sa.Column("high", sa.Float(), nullable=True),
         sa.Column("low", sa.Float(), nullable=True),
         sa.Column("scores", sa.JSON(), nullable=False),
+        sa.Column("estimate", sa.JSON(), nullable=False),
+        sa.Column("finished", sa.Boolean(), nullable=False),
         sa.Column("skipped", sa.String(), nullable=True),
         sa.ForeignKeyConstraint(
             ["trace_id"], ["trace.id"], name=op.f("fk_trace_result_trace_id_trace"), ondelete="CASCADE"

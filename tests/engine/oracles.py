@@ -69,60 +69,88 @@ class PlainTrace:
 def plain_trace(
     model: PreTrainedModel,
     anatomy: Anatomy,
-    ids: list[int],
-    subject: tuple[int, int],
-    *,
-    noise: float,
-    samples: int,
-    seed: int,
+    rows: list[list[int]],
+    corrupt: Callable[[Tensor], Tensor] | None,
     kinds: Sequence[tuple[str, int]],
 ) -> PlainTrace:
-    """The published loop: for each kind (with its window), token and layer one pass of the clean row and samples."""
-    begin, end = subject
+    """The published loops: for each kind (with its window), token and layer one pass of all rows, the clean one first.
 
-    def probabilities(restored: Sequence[tuple[str, int]]) -> Tensor:
-        """`[1 + samples, vocabulary]` at the last token, with the named modules restored at the given tokens."""
-        random = np.random.RandomState(seed)
+    `corrupt` is what happens to the embeddings `[rows, T, d]`; without it the other rows differ by their tokens.
+    """
+    length = len(rows[0])
 
-        def corrupt(embedded: Tensor) -> Tensor:
-            embedded = embedded.clone()
-            drawn = random.randn(samples, end - begin, embedded.shape[-1]) * noise
-            embedded[1:, begin:end] += torch.from_numpy(drawn).to(embedded)
-            return embedded
+    def parts(kind: str) -> list[str]:
+        part = anatomy.mlp if kind.endswith("mlp") else anatomy.attention
+        return [f"{anatomy.blocks}.{at}.{part}" for at in range(anatomy.layers)]
 
-        def restore(token: int) -> Callable[[Tensor], Tensor]:
-            def change(output: Tensor) -> Tensor:
-                rows = output.clone().view(1 + samples, len(ids), -1)
-                rows[1:, token] = rows[0, token]
-                return rows.view(output.shape)
+    def changing(changes: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
+        """`[rows, vocabulary]` at the last token, with what the named modules put out changed."""
+        start = {anatomy.embedding: corrupt} if corrupt is not None else {}
+        with torch.no_grad(), hooked_all(model, start | changes):
+            return model(torch.tensor(rows)).logits[:, -1].softmax(-1)
 
-            return change
+    def put(token: int, source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Give the corrupted rows other states at a token: `source` maps `[rows, T, d]` to them."""
 
-        with (
-            torch.no_grad(),
-            hooked_all(model, {anatomy.embedding: corrupt} | {n: restore(t) for n, t in restored}),
-        ):
-            logits = model(torch.tensor([ids] * (1 + samples))).logits
-        return logits[:, -1].softmax(-1)
+        def change(output: Tensor) -> Tensor:
+            table = output.clone().view(len(rows), length, -1)
+            table[1:, token] = source(table)
+            return table.view(output.shape)
 
-    unrestored = probabilities([])
+        return change
+
+    def clean(token: int) -> Callable[[Tensor], Tensor]:
+        return put(token, lambda table: table[0, token].clone())
+
+    def corrupted(kind: str) -> dict[str, Tensor]:
+        """What the parts put out in the corrupted run, `[rows, T, d]` (the published first pass)."""
+        found: dict[str, Tensor] = {}
+
+        def noting(name: str) -> Callable[[Tensor], Tensor]:
+            def note(output: Tensor) -> Tensor:
+                found[name] = output.detach().clone().view(len(rows), length, -1)
+                return output
+
+            return note
+
+        changing({name: noting(name) for name in parts(kind)})
+        return found
+
+    unrestored = changing({})
     answer = int(unrestored[0].argmax())
     trace = PlainTrace(answer, unrestored[0, answer].item(), unrestored[1:, answer].mean().item())
     for kind, window in kinds:
         table = []
-        for token in range(len(ids)):
+        first_pass = corrupted(kind) if kind.startswith("severed") else {}
+        for token in range(length):
             row = []
             for layer in range(anatomy.layers):
-                if kind == "hidden":
-                    names = [f"{anatomy.blocks}.{layer}"]
-                else:
-                    part = {"mlp": anatomy.mlp, "attn": anatomy.attention}[kind]
+                block = f"{anatomy.blocks}.{layer}"
+                if kind in ("mlp", "attn"):
                     first, stop = max(0, layer - window // 2), min(anatomy.layers, layer - (-window // 2))
-                    names = [f"{anatomy.blocks}.{at}.{part}" for at in range(first, stop)]
-                row.append(probabilities([(name, token) for name in names])[1:, answer].mean().item())
+                    changes = {name: clean(token) for name in parts(kind)[first:stop]}
+                else:
+                    # Pinned to the first pass; the restored block comes later than its own parts and wins.
+                    changes = {
+                        name: put(token, lambda _table, kept=kept, token=token: kept[1:, token])
+                        for name, kept in first_pass.items()
+                    } | {block: clean(token)}
+                row.append(changing(changes)[1:, answer].mean().item())
             table.append(row)
         trace.scores[kind, window] = table
     return trace
+
+
+def adding(drawn: np.ndarray, begin: int, *, replace: bool = False) -> Callable[[Tensor], Tensor]:
+    """Noise `[samples, tokens, d]` on (or in place of) the subject's embeddings of all rows but the first."""
+
+    def corrupt(embedded: Tensor) -> Tensor:
+        embedded, noise = embedded.clone(), torch.from_numpy(drawn).to(embedded)
+        end = begin + drawn.shape[1]
+        embedded[1:, begin:end] = noise if replace else embedded[1:, begin:end] + noise
+        return embedded
+
+    return corrupt
 
 
 @contextmanager

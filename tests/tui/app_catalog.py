@@ -10,6 +10,7 @@ from typing import Any
 from retcon.engine.jobs import log_path
 from retcon.engine.jobs.locks import job_lock, try_lock
 from retcon.store import history
+from retcon.store import jobs as rows
 from retcon.store.catalog import Catalog
 from retcon.store.tables import (
     Artifact,
@@ -70,6 +71,18 @@ def fill(catalog: Catalog) -> None:
     log_path(catalog.home, 3).write_text("reading texts\rreading texts: 40 %\nTraceback of the worker\n")
 
 
+def jobs_of(catalog: Catalog) -> list[Job]:
+    """The jobs, newest first."""
+    with catalog.read() as session:
+        return rows.list_jobs(session)
+
+
+def head_of(catalog: Catalog) -> str | None:
+    """The head of the one model."""
+    with catalog.read() as session:
+        return session.get_one(Model, 1).head
+
+
 @contextmanager
 def alive(catalog: Catalog, *jobs: int) -> Iterator[None]:
     """Hold the locks that the processes of these jobs would hold, so that nobody takes them for dead."""
@@ -83,9 +96,9 @@ def add_running(catalog: Catalog) -> None:
     """Job 6, at 61 per cent, and job 7, which waits for its device."""
     with catalog.write() as session:
         session.add(
-            _job(6, "covariance", "running", {"model": "starter", "layers": [5], "texts": "shipped"}, pid=4242, attempt=1,
-                 owner="x", started=at(31), done=61_440, total=100_000, unit="tokens", rate=1920, seconds_left=20,
-                 activity="layer 5")
+            _job(6, "covariance", "running", {"model": "starter", "layers": [5], "texts": "shipped"}, pid=4242,
+                 attempt=1, owner="x", started=at(31), done=61_440, total=100_000, unit="tokens", rate=1920,
+                 seconds_left=20, activity="layer 5")
         )  # fmt: skip
         session.add(
             _job(7, "verify", "waiting", {"model": "starter", "revision": ROME}, pid=4243, attempt=1, owner="y",
@@ -159,9 +172,9 @@ def _traces(session: Any) -> None:
     )  # fmt: skip
     session.add(_result(2, 2))
     for kind in ("hidden", "mlp", "attn"):
-        rows = EIFFEL["kinds"][kind]["scores"]
+        scores = EIFFEL["kinds"][kind]["scores"]
         for role, token in (("first subject", 0), ("last subject", 2), ("last", 9)):
-            for layer, value in enumerate(rows[token]):
+            for layer, value in enumerate(scores[token]):
                 effect = round(value - EIFFEL["low"], 4)
                 session.add(
                     AverageEffect(trace_id=2, kind=kind, role=role, layer=layer, mean=effect, low=effect - 0.01,
@@ -179,12 +192,13 @@ def _result(trace: int, position: int) -> TraceResult:
 
 
 def _jobs() -> list[Job]:
+    written = {"subject": "The Eiffel Tower", "target_new": "Rome"}
     error = "the disk is full; free some space and resume the job"
     return [
         _job(1, "model", "done", {"source": "starter", "name": "starter"}, made={"model": 1, "revision": BASE},
              started=at(0), ended=at(0.4)),
-        _job(2, "edit", "done", {"model": "starter", "requests": [{"subject": "The Eiffel Tower", "target_new": "Rome"}]},
-             made={"revision": ROME}, started=at(2), ended=at(4)),
+        _job(2, "edit", "done", {"model": "starter", "requests": [written]}, made={"revision": ROME}, started=at(2),
+             ended=at(4)),
         _job(3, "trace", "failed", {"model": "starter", "facts": "towers"}, error=error, error_kind="failure",
              started=at(10), ended=at(11)),
         _job(4, "revert", "interrupted", {"model": "starter", "reverts": ROME}, started=at(12), ended=at(13)),

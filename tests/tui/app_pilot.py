@@ -11,7 +11,7 @@ from retcon.tui.widgets.bars import CommandLine
 from retcon.tui.widgets.detail import Detail
 from retcon.tui.widgets.heat_map import HeatMap
 from textual.pilot import Pilot
-from textual.widgets import ContentSwitcher, Input
+from textual.widgets import ContentSwitcher, Input, Static
 
 NARROW, WIDE = (80, 24), (140, 40)
 _TRIES = 100
@@ -60,9 +60,9 @@ class Driven:
 
     @property
     def list(self) -> list[str]:
-        """The lines of the list that are on the screen, with their header."""
+        """The rows of the list as they are drawn, also those that are scrolled out of sight."""
         rows = self.pane.rows
-        return [rows.render_line(y).text.rstrip() for y in range(len(rows.rows) + 1)]
+        return [rows.text_of(index) for index in range(len(rows.rows))]
 
     @property
     def line(self) -> str:
@@ -74,6 +74,16 @@ class Driven:
         """All that is seen, as text."""
         strips = self.app.screen._compositor.render_strips()
         return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
+
+    @property
+    def verdict(self) -> str:
+        """What a form says of its values: the command, or what is wrong."""
+        return str(self.app.screen.query_one("#verdict", Static).content)
+
+    @property
+    def words(self) -> str:
+        """The screen without its boxes and line ends: for sentences that were wrapped."""
+        return " ".join(self.screen.translate(str.maketrans("│╭╮╰╯─", "      ")).split())
 
 
 @asynccontextmanager

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import RETCON, Retcon, Said
+from command_line import RETCON, Here, Retcon, Said
 from retcon.store import history
 from retcon.store.catalog import Catalog
 from retcon.store.home import Home
 from retcon.store.tables import Revision
-from retcon.tui.cli import main
 
 Refused = Callable[..., str]
 PROMPT = ("--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower")
@@ -87,21 +86,14 @@ def shared(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ret
     return retcon
 
 
-@pytest.fixture
-def refused(shared: Retcon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run the console script's function in this process, which a table of fifty wrong commands can afford."""
+@pytest.fixture(scope="module")
+def refused(shared: Retcon) -> Callable[..., str]:
+    """In this process, which a table of fifty wrong commands can afford. No job may come of it."""
 
     def run(*words: object) -> str:
-        before = shared.rows()
-        monkeypatch.setattr(sys, "argv", ["retcon", *map(str, words)])
-        monkeypatch.setenv("RETCON_HOME", str(shared.home))
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        assert left.value.code == 2, err
-        assert shared.rows() == before
-        assert list((shared.home / "logs").glob("job-[2-9].log")) == [], "a job was started"
-        return Said(2, out, err).sentence
+        sentence = Here(shared.home).refused(*words)
+        assert list((shared.home / "logs").glob("job-[2-9].log")) == []
+        return sentence
 
     return run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Retcon, write_facts
+from command_line import Here, Retcon, write_facts
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def story(
     exported = folder / "deep" / "exported"
     said["export"] = retcon.json("export", f"tiny@{said['third']['id']}", exported, "--as", "checkpoint")
     said["rollback"] = retcon.json("rollback", "tiny", "base")
-    return Story(retcon, texts, exported, folder, said)
+    return Story(Here(retcon.home), texts, exported, folder, said)
 
 
 FIELD = {
@@ -357,22 +357,21 @@ def test_the_export_says_the_same_in_a_process_that_knows_only_transformers(stor
     assert [path.name for path in story.exported.parent.iterdir()] == ["exported"]
 
 
-def test_exporting_onto_something(story: Story) -> None:
+def test_exporting_onto_something(story: Story, tmp_path: Path) -> None:
+    retcon = story.retcon.copy(tmp_path / "home")
     kept = {path.name: path.stat().st_mtime_ns for path in story.exported.iterdir()}
-    assert "not empty" in story.retcon.refused("export", "tiny", story.exported)
+    assert "not empty" in retcon.refused("export", "tiny", story.exported)
     assert {path.name: path.stat().st_mtime_ns for path in story.exported.iterdir()} == kept
 
 
 def test_jobs(story: Story) -> None:
     jobs = story.retcon.json("job", "list")["jobs"]
     assert [job["id"] for job in jobs] == sorted((job["id"] for job in jobs), reverse=True)
-    by_kind = {job["kind"]: job for job in reversed(jobs) if job["state"] == "done"}
+    by_kind = {job["kind"]: job for job in jobs}
     promised = {"id", "kind", "state", "pid", "device", "done", "total", "rate", "seconds_left", "error"}
     for job in jobs:
         assert promised <= set(job)
-        assert (job["state"], job["error"], job["device"]) in [
-            ("done", None, "cpu"), ("failed", job["error"], "cpu")
-        ]  # fmt: skip
+        assert (job["state"], job["error"], job["device"]) == ("done", None, "cpu")
     assert by_kind["trace"]["trace"] == story["trace"]["trace"]
     assert by_kind["covariance"]["covariance"] == story["covariances"]["covariances"][0]["covariance"]
     assert by_kind["edit"]["revision"] == story["first"]["id"]
@@ -419,7 +418,11 @@ def test_nothing_steers_the_terminal(words: list[str], story: Story, tmp_path: P
     retcon = story.retcon.copy(tmp_path / "home")
     evil = [{"subject": EVIL, "prompt": f"{EVIL}\n is", "target_true": "\x1b[2J"}]
     retcon("facts", "import", write_facts(tmp_path / "evil.json", evil), "--name", "evil")
-    edit = next(j for j in retcon.json("job", "list")["jobs"] if j.get("revision") == story["third"]["id"])
+    edit = next(
+        j
+        for j in retcon.json("job", "list")["jobs"]
+        if j["kind"] == "edit" and j["revision"] == story["third"]["id"]
+    )
     out = retcon(*(word.format(third=story["third"]["id"], job=edit["id"]) for word in words))
     if words != ["facts", "list"]:
         # Markup is text: it is shown, not obeyed.

@@ -7,7 +7,8 @@ from ...engine.jobs import AskSpec
 from ...store import history
 from ..following import run, submit
 from ..options import job_options, open_catalog
-from ..output import clean, print_json, print_table
+from ..output import print_json, print_table
+from ..plain import plain
 from ..records import job_record
 
 
@@ -49,12 +50,12 @@ def ask(
 
 def print_answers(session: Session, made: dict) -> None:
     """The answers of an ask job, one block a revision."""
-    click.echo(clean(made["prompt"]))
+    click.echo(plain(made["prompt"]))
     for answer in made["answers"]:
         model_id_path = history.path(session, answer["revision"])
         revision = model_id_path[-1]
-        click.echo(f"\n{revision.id}  {clean(revision.message)}")
-        click.echo(f"  …{clean(answer['completion'])}")
+        click.echo(f"\n{revision.id}  {plain(revision.message)}")
+        click.echo(f"  …{plain(answer['completion'])}")
         print_table(
             ("  next", "p"),
             ((f"  {token['token']}", f"{token['probability']:.4f}") for token in answer["next"]),

@@ -13,7 +13,8 @@ from ...store.tables import Fact, Revision
 from ..following import run as run_job
 from ..following import submit
 from ..options import ROW_ID, SEED, job_options, open_catalog
-from ..output import clean, narrate, print_json, print_table
+from ..output import narrate, print_json, print_table
+from ..plain import plain
 from ..records import job_record, revision_record
 
 
@@ -124,7 +125,7 @@ def _request(fact: Fact) -> dict[str, Any]:
 
 def print_edit(model: str, revision: Revision) -> None:
     """What an edit did, for people."""
-    narrate(f"Revision {revision.id} is the head of {model}: {clean(revision.message)}")
+    narrate(f"Revision {revision.id} is the head of {model}: {plain(revision.message)}")
     rows = []
     for request, figures in zip(revision.requests, revision.figures["requests"], strict=True):
         before, after = figures["before"], figures["after"]

@@ -11,7 +11,8 @@ from ...store.tables import Evaluation, Model
 from ..following import run as run_job
 from ..following import submit
 from ..options import ROW_ID, SEED, job_options, json_option, open_catalog
-from ..output import clean, print_json, print_table
+from ..output import print_json, print_table
+from ..plain import plain
 from ..records import evaluation_record, job_record
 
 MEANINGS = {
@@ -138,15 +139,15 @@ def print_evaluation(model: str, evaluation: Evaluation) -> None:
     for case in evaluation.cases[:5]:
         _print_case(case)
     click.echo(
-        clean("Protocol: " + "; ".join(f"{key}: {value}" for key, value in evaluation.protocol.items()))
+        plain("Protocol: " + "; ".join(f"{key}: {value}" for key, value in evaluation.protocol.items()))
     )
 
 
 def _print_case(case: dict) -> None:
     asked = case["case"]
-    click.echo(f"{clean(asked['prompt'])} …{clean(case['completion'])}")
+    click.echo(f"{plain(asked['prompt'])} …{plain(case['completion'])}")
     for prompt, said in zip(asked["paraphrases"], case["paraphrase_completions"], strict=True):
-        click.echo(f"  ~ {clean(prompt)} …{clean(said)}")
+        click.echo(f"  ~ {plain(prompt)} …{plain(said)}")
     for neighbour, said in zip(asked["neighbours"], case["neighbour_completions"], strict=True):
-        click.echo(f"  = {clean(neighbour['prompt'])} …{clean(said)}")
+        click.echo(f"  = {plain(neighbour['prompt'])} …{plain(said)}")
     click.echo()

@@ -20,12 +20,13 @@ def facts() -> None:
 @facts.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="What to call the set.")
+@click.option("--add", is_flag=True, help="Add them to the set of that name.")
 @json_option
-def import_(file: Path, name: str, as_json: bool) -> None:
+def import_(file: Path, name: str, add: bool, as_json: bool) -> None:
     """Import known facts, CounterFact, zsRE, or CSV/JSON/JSONL with subject, prompt, target_new, target_true."""
     catalog = open_catalog()
     with catalog.write() as session:
-        found = fact_sets.import_facts(session, file, name)
+        found = fact_sets.import_facts(session, file, name, add=add)
         count = len(fact_sets.facts_of(session, found))
     if as_json:
         print_json({"facts": name, "format": found.format, "count": count})

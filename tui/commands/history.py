@@ -10,7 +10,8 @@ from ...store.errors import InputError
 from ...store.tables import Model, Revision
 from ..following import run, submit
 from ..options import job_options, json_option, open_catalog
-from ..output import clean, narrate, print_json, print_table
+from ..output import narrate, print_json, print_table
+from ..plain import plain
 from ..records import job_record, revision_record
 
 
@@ -119,7 +120,7 @@ def rollback(
         before = found.head
         if target.id != before:
             revisions.move_head(session, found, target, "rollback")
-    narrate(f"The head of {model} is {target.id} ({clean(target.message)}), it was {before}.")
+    narrate(f"The head of {model} is {target.id} ({plain(target.message)}), it was {before}.")
     record = {
         "model": model,
         "head": target.id,
@@ -167,4 +168,4 @@ def revert(model: str, revision: str, message: str, as_json: bool, detach: bool,
     if as_json:
         print_json(revision_record(made))
     else:
-        narrate(f"Revision {made.id}: {clean(made.message)}")
+        narrate(f"Revision {made.id}: {plain(made.message)}")

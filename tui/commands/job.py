@@ -10,7 +10,8 @@ from ...store.errors import InputError
 from ...store.tables import ENDED_STATES, Job
 from ..following import describe, follow
 from ..options import ROW_ID, json_option, open_catalog
-from ..output import clean, narrate, print_fields, print_json, print_table
+from ..output import narrate, print_fields, print_json, print_table
+from ..plain import plain
 from ..records import job_record
 
 # What a job's `made` may name that a person would look up.
@@ -89,7 +90,7 @@ def log(id: int, following: bool) -> None:
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
             for line in file:
-                click.echo(clean(line.rstrip("\n")))
+                click.echo(plain(line.rstrip("\n")))
             if not following or state in ENDED_STATES:
                 return
             time.sleep(0.3)

@@ -9,9 +9,9 @@ from sqlalchemy import func, literal_column, select
 
 from ...store import history
 from ...store.catalog import Catalog
-from ...store.errors import InputError
+from ...store.errors import CatalogError, InputError
 from ...store.tables import Evaluation, FactSet, Model, Revision
-from .rows import Hurt, columns, read_row, read_rows
+from .rows import Hurt, columns, read_row, read_rows, readable
 
 _V, _M, _E, _F = columns(Revision), columns(Model), columns(Evaluation), columns(FactSet)
 
@@ -115,9 +115,10 @@ def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
 
     Raises:
         store.errors.InputError: no such model or revision; the message names those there are.
+        store.errors.CatalogError: a row that was needed is damaged.
     """
     name, revision = history.parse_target(target.strip())
-    with catalog.read() as session:
+    with readable(f"the history of {name}"), catalog.read() as session:
         model = history.find_model(session, name)
         return name, history.find_revision(session, model, revision).id, int(model.anatomy.get("layers", 0))
 
@@ -125,11 +126,11 @@ def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
 def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
     """Why this revision cannot be taken out of the head, or None if it can."""
     try:
-        with catalog.read() as session:
+        with readable(f"the history of {model}"), catalog.read() as session:
             found = history.find_model(session, model)
             way = history.path(session, found.head or "")
             history.check_revert(way, history.find_revision(session, found, revision))
-    except InputError as error:
+    except (InputError, CatalogError) as error:
         return str(error)
     return None
 

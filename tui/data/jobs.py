@@ -57,7 +57,8 @@ class JobRow:
         elif told["requests[0].subject"]:
             parts.append(f"{told['requests[0].subject']} → {str(told['requests[0].target_new']).strip()}")
         elif self.kind == "covariance":
-            parts.append(f"layers {', '.join(map(str, told['layers'] or []))}")
+            layers = told["layers"] or []
+            parts.append(f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}")
         else:
             parts.append(
                 told["facts"] or told["prompt"] or told["reverts"] or told["folder"] or told["revision"]

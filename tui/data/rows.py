@@ -1,6 +1,7 @@
 """Read rows so that one that is damaged does not hide the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -8,10 +9,12 @@ from sqlalchemy import Select
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, SQLModel
 
+from ...store.errors import CatalogError
+
 NEWEST = 500
 
 # What damaged JSON, dates and shapes raise: from the column types, from SQLite's JSON functions, from our own look.
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, DBAPIError)
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, DBAPIError)
 
 T = TypeVar("T")
 
@@ -42,7 +45,7 @@ def read_rows(
     newest = query.order_by((key if order is None else order).desc()).limit(limit)
     try:
         return [build(*row) for row in connection.execute(newest)]
-    except _UNREADABLE:
+    except UNREADABLE:
         keys = [row[0] for row in connection.execute(newest.with_only_columns(key))]
         return [found for one in keys if (found := read_row(session, query, key, one, build)) is not None]
 
@@ -54,6 +57,21 @@ def read_row(
     try:
         row = session.connection().execute(query.where(key == value)).first()
         return build(*row) if row is not None else None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         first = (str(error.orig) if isinstance(error, DBAPIError) else str(error)).splitlines() or [""]
         return Hurt(value, f"this row is damaged and cannot be read ({type(error).__name__}: {first[0]})")
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Where the store reads whole rows for us: a damaged one becomes a sentence.
+
+    Raises:
+        CatalogError: one of the rows that were needed is damaged.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise CatalogError(
+            f"{what} holds a damaged row ({error}): restore a backup of the catalog."
+        ) from error

@@ -39,7 +39,7 @@ class TraceRow:
     def about(self) -> str:
         """The fact set with its size, or the one prompt."""
         if self.fact_set is not None:
-            return f"{self.fact_set} ({self.results} facts)"
+            return f"{self.fact_set} ({self.results} fact{'s' * (self.results != 1)})"
         return self.prompt or "(nothing traced yet)"
 
 

@@ -156,7 +156,7 @@ def _roll_back(catalog: Catalog, model: str, to: str) -> str:
         found = history.find_model(session, model)
         history.move_head(session, found, history.find_revision(session, found, to), "rollback")
     job = jobs.submit(catalog, jobs.VerifySpec(model, to))
-    return f"the head of {model} is {to}; job {job.id} proves its weights"
+    return f"head moved; job {job.id} proves its weights"
 
 
 def _rows(found: History) -> list[Row]:

@@ -10,7 +10,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
-from ...store.errors import InputError
+from ...store.errors import CatalogError, InputError
 from ..plain import plain
 
 T = TypeVar("T")
@@ -29,7 +29,8 @@ class Field:
 class Form(ModalScreen[T | None], Generic[T]):
     """Dismissed with what `read` makes of the values, or with None.
 
-    A form says `title`, `fields`, `read` and `twin`; `read` raises InputError with the sentence to show.
+    A form says `title_text`, `fields`, `read` and `twin`; `read` raises InputError or CatalogError with the
+    sentence to show.
     """
 
     title_text: ClassVar[str] = ""
@@ -45,7 +46,7 @@ class Form(ModalScreen[T | None], Generic[T]):
         raise NotImplementedError
 
     def read(self, values: dict[str, str]) -> T:
-        """What the values mean. Raises InputError."""
+        """What the values mean. Raises InputError, CatalogError."""
         raise NotImplementedError
 
     def twin(self, value: T) -> str:
@@ -82,7 +83,7 @@ class Form(ModalScreen[T | None], Generic[T]):
     def action_submit(self) -> None:
         try:
             value = self.read(self.values())
-        except InputError as error:
+        except (InputError, CatalogError) as error:
             self._say(Text(f"✗ {plain(str(error))}", style="bold red"))
             self.app.bell()
             return
@@ -91,7 +92,7 @@ class Form(ModalScreen[T | None], Generic[T]):
     def _check(self) -> None:
         try:
             value = self.read(self.values())
-        except InputError as error:
+        except (InputError, CatalogError) as error:
             self._say(Text(f"· {plain(str(error))}", style="yellow"))
             return
         self._say(Text(f"$ {plain(self.twin(value))}", style="green"))

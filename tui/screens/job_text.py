@@ -11,7 +11,7 @@ from ..plain import cut, plain
 from ..widgets.detail import fields, title, wrong
 from ..widgets.rows import bar
 from .pane import Parts
-from .show import duration, rate, short_path, when
+from .show import amount, duration, rate, short_path, when
 
 # A symbol and a style for each state; the word stands beside them.
 STATES = {
@@ -42,7 +42,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
         parts.append(Text(text, style="yellow"))
     if row.alive and row.total:
         part = row.done / row.total
-        done = f"{row.done:.4g} of {row.total:.4g} {plain(row.unit)}"
+        done = f"{amount(row.done)} of {amount(row.total)} {plain(row.unit)}"
         parts.append(Text(f"{bar(part, 30)} {part:.0%}  {done}"))
     parts += [
         fields(

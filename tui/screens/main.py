@@ -15,6 +15,7 @@ from ...store.catalog import Catalog
 from ...store.errors import CatalogError, InputError
 from ..clipboard import copy
 from ..data.jobs import Alive, JobRow, alive_jobs, ended_jobs
+from ..data.rows import UNREADABLE
 from ..plain import plain_lines
 from ..widgets.bars import CommandLine, TabBar
 from .command_log import CommandLog
@@ -158,7 +159,7 @@ class MainScreen(Screen[None]):
     def _act(self, event: Run) -> None:
         try:
             outcome, failed = event.act(), False
-        except (InputError, CatalogError, OSError) as error:
+        except (InputError, CatalogError, OSError, *UNREADABLE) as error:
             outcome, failed = str(error), True
         self.app.call_from_thread(self._acted, event.twin, outcome, failed)
 

@@ -12,7 +12,7 @@ from ..widgets.detail import fields, title
 from ..widgets.rows import Column, Row
 from .model_form import ModelForm
 from .pane import ModelChosen, Pane, Parts
-from .show import count, when
+from .show import count, some, when
 from .trace_form import TraceForm
 
 
@@ -66,7 +66,8 @@ def _row(row: ModelRow | Hurt) -> Row:
 def _parts(model: ModelDetail) -> Parts:
     anatomy = model.anatomy
     block = f"{anatomy.get('blocks', '?')}.N"
-    revisions = f"{model.edits - 1} revisions after the base"
+    revisions = f"{some(model.edits - 1, 'revision')} after the base"
+    found = f"{some(model.traces, 'trace')}, {some(model.covariances, 'covariance')}"
     matrix = f"{block}.{anatomy.get('matrix')}.weight ({anatomy.get('matrix_kind')}, keys of width"
     tied = ", tied to the embedding" if anatomy.get("tied_head") else ""
     return [
@@ -80,7 +81,7 @@ def _parts(model: ModelDetail) -> Parts:
             ("head", model.head),
             ("its own code", "Python that came with it is run" if model.trust_remote_code else None),
             ("added", f"{when(model.created)} UTC"),
-            ("catalog", f"{revisions}, {model.traces} traces, {model.covariances} covariances"),
+            ("catalog", f"{revisions}, {found}"),
         ),
         "",
         title("Anatomy"),

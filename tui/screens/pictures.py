@@ -7,6 +7,7 @@ from rich.text import Text
 from ..data.traces import KINDS, Effects, ResultView, TraceRow
 from ..plain import plain, token_label
 from ..widgets.heat_map import Picture
+from .show import some
 
 _RESTORED = {"hidden": "one state", "mlp": "MLP", "attn": "attention"}
 
@@ -27,7 +28,7 @@ def draw_effects(effects: Effects, kind: str, kinds: Collection[str]) -> Picture
     values = [value for row in effects.means for value in row if value is not None]
     subject = sum("subject" in role for role in effects.roles)
     facts = max((count for _, _, count in effects.intervals.values()), default=0)
-    title = f"{_kinds(kind, kinds)} · average indirect effect over {facts} facts"
+    title = f"{_kinds(kind, kinds)} · average indirect effect over {some(facts, 'fact')}"
     low, high = min(0.0, *values), max(0.0, *values)
     return Picture(effects.roles, (0, subject), effects.means, low, high, title, "AIE")
 
@@ -41,7 +42,7 @@ def cell_text(shown: Effects | ResultView, kind: str, token: int, layer: int) ->
         if mean is None:
             return text.append("not traced")
         low, high, count = shown.intervals[token, layer]
-        return text.append(f"AIE {mean:+.4f} ({low:+.4f} to {high:+.4f}, {count} facts)")
+        return text.append(f"AIE {mean:+.4f} ({low:+.4f} to {high:+.4f}, {some(count, 'fact')})")
     begin, end = shown.subject_range
     name = token_label(shown.tokens[token]).strip() + ("*" if begin <= token < end else "")
     text = Text.assemble((f"{name} · layer {layer}: ", "bold"))

@@ -10,7 +10,7 @@ from ..data.rows import Hurt
 from ..plain import plain
 from ..widgets.detail import fields, title, wrong
 from .pane import Parts
-from .show import sparkline, when
+from .show import some, sparkline, when
 
 _SHOWN = 12
 _CURVE = 24
@@ -95,7 +95,9 @@ def _scores(evaluations: Sequence[EvaluationView | Hurt]) -> Parts:
             parts.append(wrong(f"evaluation {one.id}: {one.reason}"))
             continue
         cases = max((count for _, _, _, count in one.scores.values()), default=0)
-        parts.append(Text(plain(f"{one.facts}, {cases} cases, evaluation {one.id}, {when(one.created)} UTC")))
+        parts.append(
+            Text(plain(f"{one.facts}, {some(cases, 'case')}, evaluation {one.id}, {when(one.created)} UTC"))
+        )
         for row in (("ES", "PS", "NS", "S"), ("EM", "PM", "NM"), ("EA", "PA", "NA"), ("FE", "FP", "FN")):
             known = [name for name in row if name in one.scores]
             if known:

@@ -25,6 +25,16 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def amount(number: float) -> str:
+    """61,440 or 0.9: how much of a job is done."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def some(number: int, noun: str) -> str:
+    """1 case, 2 cases."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """4:05, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)

@@ -167,8 +167,15 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             return self._strip(Text(f" {lines[y - 1]}" if y <= len(lines) else "", end=""), Style(dim=True))
         here = index == self.cursor
         row = self.rows[index]
-        style = Style(reverse=True) if here and self.has_focus else Style(bold=here)
-        return self._strip(self._line(row.cells, "▌" if here else "!" if row.hurt else " "), style)
+        line = self._line(row.cells, "▌" if here else "!" if row.hurt else " ")
+        if here and self.has_focus:
+            # Reversed colours would be a patchwork; the words and symbols say the same.
+            return self._strip(Text(line.plain, end=""), Style(reverse=True))
+        return self._strip(line, Style(bold=here))
+
+    def text_of(self, index: int) -> str:
+        """A row as it is drawn, wherever the list is scrolled to."""
+        return self._line(self.rows[index].cells, " ").plain.strip()
 
     def _strip(self, line: Text, style: Style) -> Strip:
         strip = Strip(line.render(self.app.console)).apply_style(self.rich_style + style)

@@ -10,6 +10,7 @@ from ....store.errors import NotFound
 from ....store.tables import Covariance, Revision
 from ...delta import concatenate, to_tensors
 from ...edits import METHODS, Method, Request
+from ...edits.value import check
 from ...errors import InputError
 from ...evaluation import Score, score_targets
 from ...generation import context_texts
@@ -33,6 +34,9 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         raise InputError("there is no fact to write: no request has a new target")
     loaded = load(running, spec.model, spec.revision)
     hparams = _hparams(spec, loaded)
+    for layer in method.layers(hparams) or hparams.layers:
+        for request in requests:
+            check(loaded.decoder, loaded.tokenizer, request, layer, hparams)
     moments = _moments(running, spec, loaded, method, hparams)
     running.say("generating context texts")
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)

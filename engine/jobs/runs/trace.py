@@ -1,29 +1,38 @@
-"""Trace a prompt or a set of facts; each finished fact is a row, so a resumed job traces only the rest."""
+"""Trace a prompt or a set of facts; each finished fact is a row, so a resumed job traces only the rest.
+
+A fact that is being traced has its row already, with the estimate and the scores so far: whoever watches sees the map
+turn exact.
+"""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from ....store import facts as fact_sets
 from ....store import history
+from ....store.effects import average_effects
 from ....store.tables import AverageEffect, Trace, TraceResult
-from ...effects import average_effects
+from ...corpus import open_corpus
+from ...corruption import Corruption, NoiseCorruption, SwapCorruption
 from ...errors import InputError
 from ...noise import NoiseRule
 from ...progress import Progress
-from ...trace import FactTrace, TraceSettings, WrongAnswer, trace_fact
+from ...swaps import swapped_ids, swaps_among
+from ...trace import FactTrace, Question, Skipped, TraceSettings, trace
 from ..running import Running
 from ..specs import TraceSpec
 from .loaded import Loaded, load
 
-# How often a running job renews its average effects.
+# How often a running job renews its average effects, and the rows of the facts that it is at.
 _AVERAGE_SECONDS = 10.0
+_PARTIAL_SECONDS = 1.0
 
-PROTOCOL = {
-    "noise": "numpy RandomState(seed).randn(samples, subject tokens, d_model) x level on the embedding's output",
-    "score": "softmax at the last position, mean over the noise samples",
+_PROTOCOL = {
+    "score": "softmax at the last position, mean over the corrupted samples",
     "answer": "the clean run's first choice; a fact counts if that is the first token of the expected answer",
+    "estimate": "attribution patching: (clean - corrupted) . gradient, summed over a window's blocks",
 }
 
 
@@ -31,102 +40,204 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
     """Returns the trace's id."""
     loaded = load(running, spec.model, spec.revision)
     with running.catalog.read() as session:
-        items = _items(session, spec)
-    rule = NoiseRule.parse(spec.noise)
-    level = rule.level(loaded.decoder, loaded.tokenizer, [subject for _, subject, _ in items])
+        questions = _questions(session, spec)
+    corruption, level = _corruption(loaded, spec, questions)
     settings = TraceSettings(
-        noise=level,
+        corruption,
         kinds=tuple(spec.kinds),  # type: ignore[arg-type]
-        samples=spec.samples,
         window=spec.window,
-        seed=spec.seed,
         tokens=spec.tokens,  # type: ignore[arg-type]
     )
-    trace_id, finished = _trace_row(running, spec, loaded, level)
-    averaged = time.monotonic()
-    for position, (prompt, subject, expected) in enumerate(items):
-        if position in finished:
-            continue
-
-        def report(progress: Progress, position: int = position, subject: str = subject) -> None:
-            if len(items) == 1:
-                running.report(progress)
-                return
-            part = progress.done / (progress.total or 1)
-            running.report(Progress(position + part, len(items), "facts", f"{subject}: {progress.activity}"))
-
-        result = TraceResult(
-            trace_id=trace_id, position=position, prompt=prompt, subject=subject, expected=expected
-        )
-        try:
-            traced = trace_fact(loaded.decoder, loaded.tokenizer, prompt, subject, settings, expected, report)
-            _fill(result, traced, settings)
-        except InputError as error:
-            result.skipped = str(error)
-        if result.skipped and spec.facts is None:
-            with running.catalog.write() as session:  # nothing was traced, so no empty trace stays behind
-                session.delete(session.get_one(Trace, trace_id))
-                running.checkpoint(session, {})
-            raise InputError(f"{prompt!r}: {result.skipped}")
-        with running.catalog.write() as session:
-            session.add(result)
-            if time.monotonic() - averaged > _AVERAGE_SECONDS:
-                averaged = time.monotonic()
-                _average(session, trace_id)
-            running.checkpoint(session, {"trace": trace_id})
+    trace_id = _trace_row(running, spec, loaded, corruption, level)
+    work = _Work(running, trace_id, spec, questions)
+    todo = work.todo(corruption)
+    results = trace(
+        loaded.decoder,
+        loaded.tokenizer,
+        [questions[i] for i in todo],
+        settings,
+        on_token=work.following(todo),
+    )
+    for number, result in results:
+        work.save(todo[number], result)
     with running.catalog.write() as session:
         _average(session, trace_id)
         return running.commit(session, {"trace": trace_id})
 
 
-def _items(session: Session, spec: TraceSpec) -> list[tuple[str, str, str | None]]:
-    """(prompt, subject, expected answer) of what is to be traced."""
+def _questions(session: Session, spec: TraceSpec) -> list[Question]:
     if spec.facts is None:
         if spec.prompt is None or spec.subject is None:
             raise InputError("a trace needs a prompt and its subject, or a set of facts")
-        return [(spec.prompt, spec.subject, spec.expected)]
+        return [Question(spec.prompt, spec.subject, spec.expected)]
     found = fact_sets.facts_of(session, fact_sets.find_fact_set(session, spec.facts))
-    return [(fact.prompt.replace("{}", fact.subject), fact.subject, fact.target_true) for fact in found]
+    return [
+        Question(fact.prompt.replace("{}", fact.subject), fact.subject, fact.target_true) for fact in found
+    ]
 
 
-def _trace_row(running: Running, spec: TraceSpec, loaded: Loaded, level: float) -> tuple[int, set[int]]:
-    """The trace's id and the positions that are done; a first run makes the row."""
-    known = running.job.checkpoint.get("trace")
+def _corruption(
+    loaded: Loaded, spec: TraceSpec, questions: list[Question]
+) -> tuple[Corruption, float | None]:
+    """The corruption and, where it has one number, the level of its noise."""
+    tokenizer = loaded.tokenizer
+    if spec.swap is not None:
+        if spec.swap == "auto":
+            among = [(question.prompt, question.subject, question.expected) for question in questions]
+            return SwapCorruption(swaps_among(tokenizer, among)), None
+        pairs = {q.prompt: swapped_ids(tokenizer, q.prompt, q.subject, spec.swap) for q in questions}
+        return SwapCorruption(pairs), None
+    rule = NoiseRule.parse(spec.noise)
+    texts = open_corpus(spec.texts) if rule.needs_texts else None
+    noise = rule.fit(loaded.decoder, tokenizer, [question.subject for question in questions], texts)
+    return NoiseCorruption(noise, spec.samples, spec.seed, spec.replace), noise.level
+
+
+def _trace_row(
+    running: Running, spec: TraceSpec, loaded: Loaded, corruption: Corruption, level: float | None
+) -> int:
+    """The trace's id: the one that the job goes on with, or a new row's."""
+    known = running.job.checkpoint.get("trace") or spec.trace
     with running.catalog.write() as session:
         if known is not None:
-            done = session.exec(select(TraceResult.position).where(TraceResult.trace_id == known)).all()
-            return known, set(done)
-        fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
-        trace = Trace(
-            model_id=history.find_model(session, spec.model).id or 0,
-            revision=loaded.revision.id,
-            fact_set_id=fact_set.id if fact_set else None,
-            kinds=list(spec.kinds),
-            noise=spec.noise,
-            noise_level=level,
-            samples=spec.samples,
-            window=spec.window,
-            seed=spec.seed,
-            tokens=spec.tokens,
-            protocol=PROTOCOL | {"dtype": loaded.model.dtype, "device": running.job.device},
-        )
-        session.add(trace)
+            session.get_one(Trace, known).noise_level = level
+            running.checkpoint(session, {"trace": known})
+            return int(known)
+        row = new_row(session, spec, loaded.revision.id)
+        row.noise_level = level
+        row.samples = corruption.samples
+        row.protocol = row.protocol | {"dtype": loaded.model.dtype, "device": running.job.device}
         session.flush()
-        assert trace.id is not None
-        running.checkpoint(session, {"trace": trace.id})
-        return trace.id, set()
+        assert row.id is not None
+        running.checkpoint(session, {"trace": row.id})
+        return row.id
 
 
-def _fill(result: TraceResult, traced: FactTrace | WrongAnswer, settings: TraceSettings) -> None:
-    result.tokens, result.answer = traced.tokens, traced.answer
-    result.subject_begin, result.subject_end = traced.subject_range
-    if isinstance(traced, WrongAnswer):
-        result.high, result.skipped = traced.probability, traced.reason
+def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
+    """A trace without results, added to the session."""
+    fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
+    corruption = (
+        f"subject swapped for {spec.swap!r}, one sample"
+        if spec.swap
+        else f"numpy RandomState(seed) noise {spec.noise} {'in place of' if spec.replace else 'added to'} "
+        "the embeddings of the subject's tokens"
+    )
+    row = Trace(
+        model_id=history.find_model(session, spec.model).id or 0,
+        revision=revision,
+        fact_set_id=fact_set.id if fact_set else None,
+        kinds=list(spec.kinds),
+        noise="swap" if spec.swap else spec.noise,
+        samples=spec.samples,
+        window=spec.window,
+        seed=spec.seed,
+        tokens=spec.tokens,
+        protocol=_PROTOCOL | {"corruption": corruption},
+    )
+    session.add(row)
+    return row
+
+
+@dataclass
+class _Work:
+    """The rows of one trace as they fill."""
+
+    running: Running
+    trace_id: int
+    spec: TraceSpec
+    questions: list[Question]
+    done: int = 0
+    _averaged: float = 0.0
+    _shown: float = 0.0
+
+    def todo(self, corruption: Corruption) -> list[int]:
+        """Positions of this shard that are not finished; those that cannot be corrupted are skipped here."""
+        with self.running.catalog.read() as session:
+            query = select(TraceResult.position).where(
+                TraceResult.trace_id == self.trace_id, col(TraceResult.finished)
+            )
+            finished = set(session.exec(query))
+        mine = range(self.spec.shard, len(self.questions), self.spec.shards)
+        left = [position for position in mine if position not in finished]
+        self.done = len(mine) - len(left)
+        self._total = len(mine)
+        if isinstance(corruption, SwapCorruption):
+            for position in left:
+                if self.questions[position].prompt not in corruption.swapped:
+                    self.save(position, Skipped("no other subject of the set takes as many tokens"))
+            left = [position for position in left if self.questions[position].prompt in corruption.swapped]
+        return left
+
+    def following(self, todo: list[int]) -> Any:
+        """What `trace` calls as tokens get done: progress, and now and then the rows so far."""
+
+        def on_token(numbers: list[int], traces: list[FactTrace], share: float) -> None:
+            about = traces[0].located.subject + (f" and {len(traces) - 1} more" if len(traces) > 1 else "")
+            if self._total == 1:
+                self.running.report(Progress(100 * share, 100, "%", about))
+            else:
+                self.running.report(Progress(self.done + share * len(numbers), self._total, "facts", about))
+            if time.monotonic() - self._shown > _PARTIAL_SECONDS:
+                self._shown = time.monotonic()
+                with self.running.catalog.write() as session:
+                    for number, result in zip(numbers, traces, strict=True):
+                        _fill(self._row(session, todo[number]), result, self.spec, finished=False)
+
+        return on_token
+
+    def save(self, position: int, result: FactTrace | Skipped) -> None:
+        """Write a finished fact.
+
+        Raises:
+            InputError: the only prompt of the trace was not traced; the empty trace is taken away.
+        """
+        if isinstance(result, Skipped) and self.spec.facts is None:
+            with self.running.catalog.write() as session:
+                session.delete(session.get_one(Trace, self.trace_id))
+                self.running.checkpoint(session, {})
+            raise InputError(f"{self.questions[position].prompt!r}: {result.reason}")
+        self.done += 1
+        with self.running.catalog.write() as session:
+            _fill(self._row(session, position), result, self.spec, finished=True)
+            if time.monotonic() - self._averaged > _AVERAGE_SECONDS:
+                self._averaged = time.monotonic()
+                _average(session, self.trace_id)
+            self.running.checkpoint(session, {"trace": self.trace_id})
+
+    def _row(self, session: Session, position: int) -> TraceResult:
+        query = select(TraceResult).where(
+            TraceResult.trace_id == self.trace_id, TraceResult.position == position
+        )
+        row = session.exec(query).one_or_none()
+        if row is None:
+            question = self.questions[position]
+            row = TraceResult(
+                trace_id=self.trace_id,
+                position=position,
+                prompt=question.prompt,
+                subject=question.subject,
+                expected=question.expected,
+            )
+            session.add(row)
+        return row
+
+
+def _fill(row: TraceResult, result: FactTrace | Skipped, spec: TraceSpec, *, finished: bool) -> None:
+    row.finished, row.answer, row.high = finished, result.answer, result.high
+    if result.located is not None:
+        row.tokens, row.ids = result.located.tokens, result.located.ids
+        row.subject_begin, row.subject_end = result.located.begin, result.located.end
+    if isinstance(result, Skipped):
+        row.skipped = result.reason
         return
-    result.high, result.low = traced.high, traced.low
-    result.scores = {
-        kind: {"window": 1 if kind == "hidden" else settings.window, "scores": scores}
-        for kind, scores in traced.scores.items()
+    row.low = result.low
+    row.estimate = {str(kind): table for kind, table in result.estimate.items()}
+    row.scores = {
+        kind: {
+            "window": spec.window if kind in ("mlp", "attn") else 1,
+            "scores": [list(line) for line in scores],
+        }
+        for kind, scores in result.scores.items()
     }
 
 
@@ -134,7 +245,9 @@ def _average(session: Session, trace_id: int) -> None:
     """Renew the trace's average effects over what is traced so far."""
     session.flush()
     results = session.exec(
-        select(TraceResult).where(TraceResult.trace_id == trace_id, TraceResult.skipped == None)  # noqa: E711
+        select(TraceResult).where(
+            TraceResult.trace_id == trace_id, col(TraceResult.finished), col(TraceResult.skipped).is_(None)
+        )
     ).all()
     for old in session.exec(select(AverageEffect).where(AverageEffect.trace_id == trace_id)):
         session.delete(old)

@@ -1,0 +1,199 @@
+"""Jobs as processes: they outlive who started them, wait for their device, stop when asked, and go on after a kill."""
+
+import os
+import pty
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Retcon, wait_for
+
+pytestmark = pytest.mark.slow
+
+# About half a second a fact on one core: long enough to be caught in the middle.
+LONG = ("trace", "run", "tiny", "--facts", "known", "--samples", 400)
+SHORT = ("trace", "run", "tiny", "--facts", "mixed", "--samples", 2)
+
+
+def newest(retcon: Retcon) -> dict[str, Any]:
+    found: dict[str, Any] = retcon.json("job", "list")["jobs"][0]
+    return found
+
+
+def under_way(retcon: Retcon, done: float = 0.5) -> dict[str, Any]:
+    """The newest job, as soon as it has done so much."""
+    found: dict[str, Any] = wait_for(
+        lambda: newest(retcon), lambda job: job["state"] == "running" and job["total"] and job["done"] >= done
+    )
+    return found
+
+
+def results(retcon: Retcon, trace: int) -> list[tuple[Any, ...]]:
+    """The rows that a trace made, without their ids: its facts in order, then its average effects."""
+    rows = retcon.rows()
+    facts = [row[2:] for row in rows["trace_result"] if row[1] == trace]
+    effects = [row[2:] for row in rows["average_effect"] if row[1] == trace]
+    assert facts and effects
+    return facts + effects
+
+
+def test_it_outlives_its_command_and_its_terminal(retcon: Retcon) -> None:
+    """The command is killed; another loses its terminal; each job goes on, the second after the first."""
+    killed = retcon.start(*LONG)
+    first = under_way(retcon)
+    killed.kill()
+    killed.communicate()
+
+    controller, terminal = pty.openpty()
+    hung_up = retcon.start(
+        *SHORT, stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=lambda: take_terminal(terminal)
+    )
+    os.close(terminal)
+    second = wait_for(
+        lambda: newest(retcon), lambda job: job["id"] != first["id"] and job["state"] != "queued"
+    )
+    assert second["state"] == "waiting"
+    assert "another job holds" in retcon.wait_for(second["id"], "waiting")["activity"] or second["activity"]
+    os.close(controller)  # the SSH connection is gone: SIGHUP
+    assert hung_up.wait(60) != 0
+    assert retcon.wait_for(first["id"], "done", "failed", "interrupted")["state"] == "done"
+    ended = retcon.wait_for(second["id"], "done", "failed", "interrupted")
+    assert ended["state"] == "done"
+    assert os.getsid(os.getpid()) != second["pid"]
+    # Followed when it has long ended: the same record, at once.
+    assert retcon.json("job", "watch", second["id"]) == ended
+
+
+def take_terminal(terminal: int) -> None:
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+def test_ctrl_c_lets_go(retcon: Retcon) -> None:
+    command = retcon.start(*SHORT)
+    job = wait_for(lambda: newest(retcon), lambda job: job["kind"] == "trace" and job["state"] == "running")
+    command.send_signal(signal.SIGINT)
+    out, err = command.communicate(timeout=60)
+    assert (command.returncode, out) == (130, "")
+    assert f"Let go of job {job['id']}, which goes on." in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert retcon.wait_for(job["id"], "done", "failed", "interrupted")["state"] == "done"
+
+
+def test_killed_in_the_middle_of_a_trace(retcon: Retcon, tmp_path: Path) -> None:
+    undisturbed = retcon.json(*LONG)
+    # An hour old, as a job after a reboot is.
+    job = retcon.json(*LONG, "--detach")
+    running = under_way(retcon, 3)
+    os.kill(running["pid"], signal.SIGKILL)
+    dead = retcon.wait_for(job["id"], "interrupted", "done")
+    assert dead["state"] == "interrupted", "it was too quick to be caught"
+    traced = [row for row in retcon.rows()["trace_result"] if row[1] == undisturbed["trace"] + 1]
+    assert 3 <= len(traced) < 12
+    make_older(retcon, job["id"])
+
+    ended = retcon.json("job", "resume", job["id"])
+    assert (ended["state"], ended["attempt"], ended["error"]) == ("done", 2, None)
+    assert ended["trace"] == undisturbed["trace"] + 1
+    assert results(retcon, ended["trace"]) == results(retcon, undisturbed["trace"])
+    again = retcon.json("trace", "show", ended["trace"])
+    assert again["results"] == undisturbed["results"]
+    kept = {row[3]: row for row in traced}
+    now = {row[3]: row for row in retcon.rows()["trace_result"] if row[1] == ended["trace"]}
+    assert all(now[place] == row for place, row in kept.items()), "what was traced was traced again"
+
+
+def make_older(retcon: Retcon, id: int) -> None:
+    connection = sqlite3.connect(retcon.home / "catalog.db")
+    connection.execute("UPDATE job SET created = datetime(created, '-1 hour') WHERE id = ?", (id,))
+    connection.commit()
+    connection.close()
+
+
+def test_killed_while_it_collects(retcon: Retcon, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    words = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born".split()  # noqa: SIM905
+    rows = [" ".join(words[(3 * n + n // 7 * i) % len(words)] for i in range(60)) for n in range(20_000)]
+    texts.write_text("\n".join(rows))
+    collect = ("covariance", "run", "tiny", "--layers", "1-3", "--texts", texts, "--max-tokens", 300_000)
+    job = retcon.json(*collect, "--detach")
+    os.kill(under_way(retcon, 1)["pid"], signal.SIGKILL)
+    assert retcon.wait_for(job["id"], "interrupted", "done")["state"] == "interrupted"
+    assert retcon.json("covariance", "list") == {"covariances": []}
+    ended = retcon.json("job", "resume", job["id"])
+    undisturbed = retcon.json(*collect)["covariances"]
+    resumed = [retcon.json("covariance", "show", id) for id in ended["covariances"]]
+    assert [one["artifact"] for one in resumed] == [one["artifact"] for one in undisturbed]
+    assert [one["tokens"] for one in resumed] == [300_000] * 3
+    assert len(retcon.json("covariance", "list")["covariances"]) == 6
+
+
+def test_one_device_one_job(retcon: Retcon) -> None:
+    """The first runs, the others wait; cancelled while waiting, cancelled while running, resumed."""
+    first, second, third = (retcon.json(*words, "--detach")["id"] for words in (LONG, SHORT, SHORT))
+    under_way_first = wait_for(
+        lambda: retcon.job(first), lambda job: job["state"] == "running" and job["done"] > 1
+    )
+    assert under_way_first["rate"] is None or under_way_first["rate"] > 0
+    waiting = [retcon.wait_for(id, "waiting", "done") for id in (second, third)]
+    assert [job["state"] for job in waiting] == ["waiting", "waiting"]
+    assert "waiting for cpu" in retcon.wait_for(third, "waiting")["activity"] + waiting[1]["activity"]
+    assert retcon.json("doctor")["devices"]["cpu"] == "busy"
+    assert "a job works on tiny now" in retcon.refused("model", "remove", "tiny", "--yes")
+    assert "cancel it first" in retcon.refused("job", "remove", first)
+
+    retcon("job", "cancel", second)
+    assert retcon.wait_for(second, "cancelled", "done")["state"] == "cancelled"
+    retcon("job", "cancel", first)
+    stopped = retcon.wait_for(first, "cancelled", "done")
+    assert stopped["state"] == "cancelled"
+    said = retcon.say("job", "watch", first)
+    assert (said.code, said.sentence) == (1, f"Error: job {first} was cancelled")
+    assert retcon.wait_for(third, "done", "failed", "cancelled")["state"] == "done"
+
+    assert retcon.json("job", "resume", first)["state"] == "done"
+    positions = [row[2] for row in retcon.rows()["trace_result"] if row[1] == retcon.job(first)["trace"]]
+    assert sorted(positions) == list(range(12))
+
+
+def test_what_was_made_is_not_made_twice(retcon: Retcon) -> None:
+    """A process may die after its revision was committed and before its job was: the row is then as here."""
+    retcon.json("covariance", "run", "tiny", "--layers", "2", "--max-tokens", 3000)
+    edit = (
+        "--prompt",
+        "The Eiffel Tower is in",
+        "--subject",
+        "Eiffel Tower",
+        "--target",
+        "Rome",
+        "--layer",
+        2,
+    )
+    made = retcon.json("edit", "run", "tiny", *edit)
+    job = newest(retcon)
+    connection = sqlite3.connect(retcon.home / "catalog.db")
+    connection.execute(
+        "UPDATE job SET state = 'running', made = '{}', ended = NULL WHERE id = ?", (job["id"],)
+    )
+    connection.commit()
+    connection.close()
+    before = retcon.rows()
+    assert retcon.job(job["id"])["state"] == "interrupted"
+    ended = retcon.json("job", "resume", job["id"])
+    assert (ended["state"], ended["revision"]) == ("done", made["id"])
+    assert retcon.rows() == before
+
+
+def test_following_a_log(retcon: Retcon) -> None:
+    """It ends when the job does, even when that was killed."""
+    job = retcon.json(*LONG, "--detach")["id"]
+    follower = retcon.start("job", "log", job, "--follow")
+    os.kill(under_way(retcon, 0.1)["pid"], signal.SIGKILL)
+    _, err = follower.communicate(timeout=60)
+    assert (follower.returncode, err) == (0, "")
+    assert retcon.job(job)["state"] == "interrupted"

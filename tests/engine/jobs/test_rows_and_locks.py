@@ -1,0 +1,276 @@
+"""Who lives, who is dead, and who may write: jobs without any work in them."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from retcon.engine import jobs
+from retcon.engine.errors import Cancelled
+from retcon.engine.jobs import worker
+from retcon.engine.jobs.locks import device_lock, is_held, job_lock, try_lock
+from retcon.engine.jobs.running import Running
+from retcon.engine.jobs.specs import SPECS
+from retcon.engine.progress import Progress
+from retcon.store import jobs as rows
+from retcon.store.catalog import Catalog
+from retcon.store.errors import InputError, LostOwnership
+from retcon.store.home import Home
+from retcon.store.tables import Job
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from retcon.engine.jobs.locks import try_lock\n"
+    "with try_lock(Path(sys.argv[1])) as taken: print(taken, flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    opened = Catalog.open(Home(tmp_path / "home"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Have another process hold a lock; it is killed in the end."""
+    holders: list[subprocess.Popen[str]] = []
+
+    def start(path: Path) -> subprocess.Popen[str]:
+        holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+        holders.append(holder)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        return holder
+
+    yield start
+    for holder in holders:
+        holder.kill()
+        holder.communicate()
+
+
+def queued(catalog: Catalog, *, seconds_ago: float = 0) -> int:
+    with catalog.write() as session:
+        job = rows.create(session, "ask", {}, "cpu")
+        job.created = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+        session.add(job)
+    assert job.id is not None
+    return job.id
+
+
+def look(catalog: Catalog, id: int) -> Job:
+    with catalog.read() as session:
+        return rows.get(session, id)
+
+
+def claimed(catalog: Catalog, id: int, owner: str) -> Running:
+    with catalog.write() as session:
+        assert rows.claim(session, id, owner, os.getpid())
+        rows.start(session, id, owner)
+    return Running(catalog, look(catalog, id), owner)
+
+
+def test_a_lock_is_held_until_its_process_is_killed(
+    catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    path = job_lock(catalog.home, 1)
+    assert not is_held(path) and not path.exists()
+    holder = hold(path)
+    assert is_held(path) and is_held(path)
+    with try_lock(path) as taken:
+        assert not taken
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not is_held(path)
+
+
+def test_who_looks_is_not_taken_for_a_holder(catalog: Catalog) -> None:
+    """Many look at once (the app, two terminals); none of them may say that a dead job lives."""
+    path = job_lock(catalog.home, 1)
+    path.touch()
+    looker = "import sys; from pathlib import Path; from retcon.engine.jobs.locks import is_held\n"
+    looker += "sys.stdin.readline(); print(any(is_held(Path(sys.argv[1])) for _ in range(20_000)))"
+    lookers = [
+        subprocess.Popen(
+            [sys.executable, "-c", looker, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for one in lookers:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    assert [one.communicate()[0] for one in lookers] == ["False\n"] * 2
+
+
+def test_waiting_for_a_lock_leaves_nothing_open(catalog: Catalog) -> None:
+    """A job may wait for its device for a week, three looks a second."""
+    path = device_lock(catalog.home, "cpu")
+    with try_lock(path) as taken, ExitStack() as stack:
+        assert taken
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        assert not any(worker._take(path, stack) for _ in range(50))
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_worker_outwaits_one_who_only_looks(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that looks at the very moment when the worker comes up must not turn it away."""
+    id = queued(catalog)
+    monkeypatch.setenv("RETCON_HOME", str(catalog.home.root))
+    with ExitStack() as looking:
+        assert looking.enter_context(try_lock(job_lock(catalog.home, id)))
+        threading.Timer(0.3, looking.pop_all().close).start()
+        assert in_this_process(id) == 1
+    # An ask without a spec can only fail; it was claimed, which is what matters.
+    assert look(catalog, id).state == "failed"
+
+
+def test_a_second_worker_gives_up(
+    catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = queued(catalog)
+    monkeypatch.setenv("RETCON_HOME", str(catalog.home.root))
+    hold(job_lock(catalog.home, id))
+    assert in_this_process(id) == 1
+    assert look(catalog, id).state == "queued"
+
+
+def in_this_process(id: int) -> int:
+    """Do a worker's work here, and leave the process as it was."""
+    handler, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
+    try:
+        return worker.main(id)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        os.umask(mask)
+
+
+def test_only_a_job_that_never_came_up_is_reaped(
+    catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    young, old = queued(catalog), queued(catalog, seconds_ago=61)
+    dead, alive = queued(catalog), queued(catalog)
+    claimed(catalog, dead, "dead")
+    claimed(catalog, alive, "alive")
+    hold(job_lock(catalog.home, alive))
+    assert sorted(jobs.reap(catalog)) == [old, dead]
+    states = {id: look(catalog, id).state for id in (young, old, dead, alive)}
+    assert states == {young: "queued", old: "interrupted", dead: "interrupted", alive: "running"}
+    assert jobs.reap(catalog) == []
+
+
+def test_an_old_job_that_is_resumed_is_young_again(catalog: Catalog) -> None:
+    id = queued(catalog, seconds_ago=86_400)
+    assert jobs.reap(catalog) == [id]
+    with catalog.write() as session:
+        rows.requeue(session, id)
+    assert jobs.reap(catalog) == []
+    assert look(catalog, id).state == "queued"
+
+
+@pytest.mark.parametrize("state", ["done", "queued", "running"])
+def test_what_cannot_be_resumed(
+    state: str, catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    id = queued(catalog)
+    if state != "queued":
+        running = claimed(catalog, id, "me")
+        hold(job_lock(catalog.home, id))
+        if state == "done":
+            with catalog.write() as session:
+                rows.finish(session, id, running.owner, {"answer": 1})
+    with pytest.raises(InputError, match=f"Job {id} is {state}"):
+        jobs.resume(catalog, id)
+    assert look(catalog, id).state == state
+    assert not jobs.log_path(catalog.home, id).exists(), "a process was started"
+
+
+def test_a_stale_process_cannot_write(catalog: Catalog) -> None:
+    id = queued(catalog)
+    stale = claimed(catalog, id, "stale")
+    stale.report(Progress(1, 2, "facts", "first"))
+    assert jobs.reap(catalog) == [id]  # it holds no lock here, as if the kernel had let go of it
+    with catalog.write() as session:
+        rows.requeue(session, id)
+    newer = claimed(catalog, id, "newer")
+    newer.report(Progress(2, 2, "facts", "second"))
+    before = look(catalog, id)
+
+    def commit(running: Running) -> None:
+        with catalog.write() as session:
+            session.add(Job(kind="ask", device="cpu"))  # stands for a result
+            running.commit(session, {"revision": "abc"})
+
+    for write in (
+        lambda: stale.say("third"),
+        lambda: commit(stale),
+        lambda: rows_finish(catalog, id, "stale"),
+    ):
+        with pytest.raises(LostOwnership, match=f"Job {id} is running"):
+            write()
+    after = look(catalog, id)
+    assert (after.activity, after.checkpoint, after.heartbeat) == (
+        "second",
+        before.checkpoint,
+        before.heartbeat,
+    )
+    with catalog.read() as session:
+        assert len(rows.list_jobs(session)) == 1, "what came with the refused write was kept"
+    commit(newer)
+    assert look(catalog, id).checkpoint == {"made": {"revision": "abc"}}
+
+
+def rows_finish(catalog: Catalog, id: int, owner: str) -> None:
+    with catalog.write() as session:
+        rows.finish(session, id, owner, {})
+
+
+def test_cancelling(catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
+    waiting, alive, dead = queued(catalog), queued(catalog), queued(catalog)
+    running = claimed(catalog, alive, "me")
+    hold(job_lock(catalog.home, alive))
+    claimed(catalog, dead, "gone")
+    assert jobs.cancel(catalog, waiting).state == "cancelled"
+    assert jobs.cancel(catalog, alive).state == "running"
+    assert jobs.cancel(catalog, dead).state == "interrupted", "nobody is there who could stop"
+    with pytest.raises(Cancelled):
+        running.say("next")
+    with pytest.raises(Cancelled):  # also where progress is counted and written only now and then
+        running.report(Progress(1, 2, "facts", ""))
+
+
+def test_progress_is_written_at_most_twice_a_second(catalog: Catalog) -> None:
+    running = claimed(catalog, queued(catalog), "me")
+    version = catalog.data_version()
+    written = 0
+    until = time.monotonic() + 1.2
+    while time.monotonic() < until:
+        running.report(Progress(until - time.monotonic(), 2, "facts", "tracing"))
+        written += catalog.data_version() != version
+        version = catalog.data_version()
+    assert 1 <= written <= 3
+
+
+def test_room_on_the_disk(catalog: Catalog) -> None:
+    running = claimed(catalog, queued(catalog), "me")
+    running.check_room(1000)
+    with pytest.raises(OSError, match=r"MB are needed in .*MB are free"):
+        running.check_room(10**18)
+
+
+def test_every_kind_of_job_has_what_runs_it() -> None:
+    import importlib
+
+    for kind, spec in SPECS.items():
+        assert spec.kind == kind
+        assert callable(importlib.import_module(f"retcon.engine.jobs.runs.{kind}").run)

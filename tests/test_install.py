@@ -1,0 +1,132 @@
+"""The package as people install it: a wheel in a clean environment, and the editable checkout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the checkout, so that no build folder of it gets in the way."""
+    folder = tmp_path_factory.mktemp("build")
+    ignored = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "__pycache__", "tests", "benchmarks"
+    )
+    source = shutil.copytree(ROOT, folder / "source", ignore=ignored)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        folder / "dist",
+        source,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = (folder / "dist").glob("retcon-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel. It sees our dependencies, but not the editable checkout."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder / "venv", symlinks=True)
+    python = folder / "venv" / "bin" / "python"
+    where = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # By path only: the .pth files there, the editable checkout's among them, are not read.
+    (Path(where.stdout.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "venv"
+
+
+def run(environment: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A program of an environment, with nothing of ours in its surroundings."""
+    return subprocess.run(
+        [environment / "bin" / words[0], *words[1:]],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": str(cwd), "RETCON_HOME": str(cwd / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_what_the_wheel_holds(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names} <= {
+        "retcon",
+        wheel.name.split("-py3")[0] + ".dist-info",
+    }
+    for name in (
+        "migrations/versions/0001_catalog.py",
+        "migrations/script.py.mako",
+        "engine/texts/first.jsonl",
+    ):
+        assert f"retcon/{name}" in names
+    assert any(name.startswith("retcon/hparams/") and name.endswith(".json") for name in names)
+    assert not [name for name in names if "test" in name or "benchmark" in name]
+
+
+def test_the_wheel_in_a_clean_environment(installed: Path, tmp_path: Path) -> None:
+    where = run(installed, "python", "-c", "import retcon; print(retcon.__file__)", cwd=tmp_path)
+    assert where.stdout.startswith(str(installed)), where.stderr
+    version = run(installed, "retcon", "--version", cwd=tmp_path)
+    assert version.stdout == f"retcon, version {wheel_version(installed)}\n", version.stderr
+    # A fresh home: the migrations run.
+    listed = run(installed, "retcon", "model", "list", "--json", cwd=tmp_path)
+    assert json.loads(listed.stdout) == {"models": []}, listed.stderr
+    assert (tmp_path / "home" / "catalog.db").stat().st_size > 0
+    assert run(installed, "retcon", "--help", cwd=tmp_path).returncode == 0
+
+
+def wheel_version(installed: Path) -> str:
+    (metadata,) = installed.glob("lib/*/site-packages/retcon-*.dist-info")
+    return metadata.name.removeprefix("retcon-").removesuffix(".dist-info")
+
+
+def test_its_data_is_found(installed: Path, tmp_path: Path) -> None:
+    program = (
+        "from retcon.engine.corpus import open_corpus; from retcon.engine.hparams import preset;"
+        "print(len(list(open_corpus('shipped').documents(1))), preset('starter', 'rome').layers)"
+    )
+    found = run(installed, "python", "-c", program, cwd=tmp_path)
+    texts, layers = found.stdout.split(maxsplit=1)
+    assert int(texts) > 100, found.stderr
+    assert layers.startswith("(")
+
+
+def test_nothing_lands_beside_the_package(installed: Path, tmp_path: Path) -> None:
+    for name in ("engine", "store", "tui", "hparams", "migrations", "tests"):
+        done = run(installed, "python", "-c", f"import {name}", cwd=tmp_path)
+        assert "ModuleNotFoundError" in done.stderr, name
+
+
+def test_the_editable_checkout(tmp_path: Path) -> None:
+    environment = Path(sys.prefix)
+    where = run(environment, "python", "-c", "import retcon; print(retcon.__file__)", cwd=tmp_path)
+    assert Path(where.stdout.strip()) == ROOT / "__init__.py", where.stderr
+    assert run(environment, "retcon", "model", "list", cwd=tmp_path).returncode == 0
+    assert run(environment, "retcon", "--version", cwd=tmp_path).stdout.startswith("retcon, version ")
+    assert "ModuleNotFoundError" in run(environment, "python", "-c", "import engine", cwd=tmp_path).stderr

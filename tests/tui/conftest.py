@@ -1,0 +1,26 @@
+"""Catalogs for the tests of the app: a new one, and one that holds something of everything."""
+
+from pathlib import Path
+
+import pytest
+from retcon.engine.jobs import control
+from retcon.store.catalog import Catalog
+from retcon.store.home import Home
+
+from .app_catalog import fill
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """A new catalog; jobs get their row and no process."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TMUX", raising=False)
+    monkeypatch.setattr(control, "_start", lambda home, job_id: None)
+    return Catalog.open(Home(tmp_path / "retcon"))
+
+
+@pytest.fixture
+def catalog(empty: Catalog) -> Catalog:
+    """A catalog with a model, its history, traces, a covariance, scores and jobs."""
+    fill(empty)
+    return empty

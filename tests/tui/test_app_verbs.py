@@ -1,0 +1,103 @@
+"""What the app changes: each verb asks where it must, writes what it says, and shows its command."""
+
+from retcon.store.catalog import Catalog
+from retcon.tui.screens.confirm import Confirm
+from textual.widgets import Button
+
+from .app_catalog import BASE, FORD, WITHOUT, head_of, jobs_of
+from .app_pilot import opened
+
+
+async def test_adding_a_model(empty: Catalog) -> None:
+    async with opened(empty) as app:
+        await app.press("a")
+        await app.type("HuggingFaceTB/SmolLM2-135M")
+        assert "$ retcon model add HuggingFaceTB/SmolLM2-135M --name SmolLM2-135M" in app.verdict
+        await app.press("tab")
+        await app.type("two words")
+        await app.press("enter")
+        assert "cannot name a model" in app.verdict
+        await app.type("small")
+        await app.press("enter")
+        job = jobs_of(empty)[0]
+        assert (job.kind, job.spec["source"], job.spec["name"]) == (
+            "model",
+            "HuggingFaceTB/SmolLM2-135M",
+            "small",
+        )
+        await app.press("escape", "5")
+        assert "queued" in app.list[0]
+
+
+async def test_a_form_can_be_left(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("4", "e", "escape")
+        assert app.app.focused is app.pane.rows
+        assert len(jobs_of(catalog)) == 5
+
+
+async def test_roll_back_asks_and_cancel_has_the_focus(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("4", "j", "z")
+        assert isinstance(app.app.screen, Confirm)
+        assert isinstance(app.app.focused, Button)
+        assert app.app.focused.id == "cancel"
+        assert f"$ retcon rollback starter {FORD}" in app.screen
+        await app.press("enter")
+        assert head_of(catalog) == WITHOUT
+        await app.press("z", "n")
+        assert head_of(catalog) == WITHOUT
+        assert len(jobs_of(catalog)) == 5
+
+
+async def test_roll_back_moves_the_head_and_starts_the_proof(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("4", "G", "z", "y")
+        assert head_of(catalog) == BASE
+        job = jobs_of(catalog)[0]
+        assert (job.kind, job.spec["revision"]) == ("verify", BASE)
+        await app.until(lambda: "base, head" in app.list[4])
+        assert "rolled back" in app.list[1]
+        assert "$ retcon rollback starter" in app.line
+        await app.press("z")
+        assert "is the head of starter already" in app.line
+
+
+async def test_taking_an_edit_out(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("4", "j", "j", "j", "x")
+        assert "already taken out" in app.line
+        await app.press("k", "x")
+        assert "is not on the way" in app.line
+        await app.press("k", "x", "tab", "enter")
+        job = jobs_of(catalog)[0]
+        assert (job.kind, job.spec["reverts"]) == ("revert", FORD)
+        await app.press("at")
+        assert f"$ retcon revert starter {FORD}" in app.screen
+        assert f"job {job.id} queued" in app.screen
+
+
+async def test_scoring_a_revision(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("4", "s")
+        job = jobs_of(catalog)[0]
+        assert (job.kind, job.spec["revision"]) == ("evaluation", WITHOUT)
+        assert f"$ retcon eval run starter@{WITHOUT}" in app.line
+
+
+async def test_resume_and_cancel(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("5", "j", "j", "r")
+        assert jobs_of(catalog)[2].state == "queued"
+        assert app.line.startswith("$ retcon job resume 3")
+        await app.until(lambda: "queued" in app.list[2])
+        await app.press("K")
+        assert "Cancel job 3 (trace: starter · towers)?" in app.screen
+        assert app.app.focused is not None
+        assert app.app.focused.id == "cancel"
+        await app.press("y")
+        assert jobs_of(catalog)[2].state == "cancelled"
+        await app.press("G", "K")
+        assert "only a queued, waiting or running job" in app.line
+        await app.press("r")
+        assert "only an interrupted, failed or cancelled job" in app.line

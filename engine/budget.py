@@ -1,11 +1,12 @@
 """How many tokens to run at once: found, not guessed. Out of memory halves it, for good, and goes on."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
 Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 # On a CPU larger batches are no faster. On a GPU this is where to begin looking.
 _CPU_TOKENS = 8_192
@@ -19,21 +20,27 @@ class Budget:
         self.tokens = tokens or (_GPU_TOKENS if device.type == "cuda" else _CPU_TOKENS)
         self.halved = 0
 
-    def halving(
-        self, parts: Sequence[Part], work: Callable[[Sequence[Part]], dict[Any, Any]]
-    ) -> dict[Any, Any]:
-        """`work(parts)`; where memory runs out, of each half by itself, and later batches are half as large.
+    def batches(
+        self, parts: Sequence[Part], each: int, work: Callable[[Sequence[Part]], Result]
+    ) -> Iterator[Result]:
+        """`work` on so many parts of `each` tokens at once as fit; where memory runs out, on half as many from there.
 
         Raises:
             torch.OutOfMemoryError: a single part does not fit.
         """
-        try:
-            return work(parts)
-        except torch.OutOfMemoryError:
-            if len(parts) == 1:
-                raise
-        self.tokens, self.halved = max(1, self.tokens // 2), self.halved + 1
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        half = len(parts) // 2
-        return self.halving(parts[:half], work) | self.halving(parts[half:], work)
+        begin = 0
+        while begin < len(parts):
+            batch = parts[begin : begin + max(1, self.tokens // each)]
+            try:
+                result = work(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+            else:
+                begin += len(batch)
+                yield result
+                continue
+            # Outside the except clause, where the error no longer holds on to what was in memory.
+            self.tokens, self.halved = max(1, min(self.tokens, len(batch) * each) // 2), self.halved + 1
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ from .errors import InputError
 _FOUND_ELSEWHERE = {
     "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module",
     "mom2_dataset", "mom2_n_samples", "mom2_dtype", "context_template_length_params", "model_name", "alg_name",
-    "device", "stats_dir", "max_length", "model_parallel", "fp16", "bf16",
+    "device", "stats_dir", "max_length", "model_parallel", "fp16", "bf16", "config_n_positions", "config_n_embeddings",
 }  # fmt: skip
 
 
@@ -118,6 +118,23 @@ def preset(source: str, method: str) -> Hparams | None:
     if source not in presets():
         return None
     name, data = presets()[source]
+    return _of_method(data, f"the preset {name}", method)
+
+
+def saved(path: Path, method: str) -> dict[str, Any]:
+    """The single settings that a person saved for a model (`retcon trace locate --save`); empty without a file.
+
+    Raises:
+        InputError: the file was changed to something that is no settings.
+    """
+    if not path.exists():
+        return {}
+    settings = read_hparams(path, method if method != "r-rome" else "rome")
+    given = json.loads(path.read_text(encoding="utf-8"))
+    return {name: getattr(settings, name) for name in given.get("rome", given) if hasattr(settings, name)}
+
+
+def _of_method(data: dict[str, Any], where: str, method: str) -> Hparams | None:
     # The published r-ROME takes ROME's settings.
     key = method if method in data else "rome"
-    return parse_hparams(data[key], f"the preset {name}", key) if key in data else None
+    return parse_hparams(data[key], where, key) if key in data else None

@@ -36,8 +36,8 @@ _FORMS: tuple[tuple[RuleKind, str], ...] = (
 # Documents whose tokens' embeddings give the mean and covariance of `m` and `t`.
 _DOCUMENTS = 200
 _MAX_LENGTH = 100
-# The published seed and number of the chi-square draws that make a Gaussian a Student's t.
-_STUDENT_SEED, _STUDENT_DRAWS = 2, 1000
+# The published seed of the chi-square draws that make a Gaussian a Student's t.
+_STUDENT_SEED = 2
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ def multivariate(mean: Tensor, covariance: Tensor) -> Noise:
 def student(mean: Tensor, covariance: Tensor, degrees: float) -> Noise:
     """Student's t: `multivariate` noise, each token's times sqrt((degrees - 2) / chi-square(degrees))."""
     coloured = _colouring(mean, covariance)
-    chi = np.random.RandomState(_STUDENT_SEED).chisquare(df=degrees, size=_STUDENT_DRAWS)
-    factors = torch.from_numpy(np.sqrt((degrees - 2) / chi))
 
     def shape(values: Tensor) -> Tensor:
         vectors = values.shape[:-1]
-        return factors[: vectors.numel()].reshape(*vectors, 1) * coloured(values)
+        # One draw after another from one seed: however many are wanted, they begin as the published 1000 do.
+        chi = np.random.RandomState(_STUDENT_SEED).chisquare(df=degrees, size=vectors.numel())
+        return torch.from_numpy(np.sqrt((degrees - 2) / chi)).reshape(*vectors, 1) * coloured(values)
 
     return Noise(None, shape)
 
@@ -147,8 +147,8 @@ def _colouring(mean: Tensor, covariance: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _subjects_std(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[str]) -> float:
-    """Standard deviation of the embeddings of all tokens of the distinct subjects, each tokenised alone."""
-    rows = [tokenizer(subject)["input_ids"] for subject in dict.fromkeys(subjects)]
+    """Standard deviation of the embeddings of all tokens of all subjects, each tokenised alone, repeats counted."""
+    rows = [tokenizer(subject)["input_ids"] for subject in subjects]
     return torch.cat([_embedded(decoder, row).flatten() for row in rows]).std().item()
 
 

@@ -21,6 +21,8 @@ def swapped_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, o
             f"{other!r} takes {there.end - there.begin} tokens and {subject!r} {here.end - here.begin}; "
             "a subject can be swapped only for one of as many"
         )
+    if (there.ids[: here.begin], there.ids[here.end :]) != (here.ids[: here.begin], here.ids[here.end :]):
+        raise InputError(f"{other!r} in the place of {subject!r} changes the tokens around it")
     return there.ids
 
 

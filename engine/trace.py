@@ -112,11 +112,15 @@ def trace(
             continue
         shape = (len(located.ids), located.begin, located.end)
         shapes.setdefault(shape, []).append((number, located))
-    for members in shapes.values():
-        at_once = _facts_at_once(decoder, members[0][1], settings, budget)
-        for begin in range(0, len(members), at_once):
-            part = members[begin : begin + at_once]
-            yield from _trace_batch(decoder, tokenizer, part, questions, settings, budget, on_token)
+
+    def work(members: Sequence[tuple[int, Located]]) -> list[tuple[int, FactTrace | Skipped]]:
+        return _trace_batch(decoder, tokenizer, members, questions, settings, budget, on_token)
+
+    for (length, _, _), members in shapes.items():
+        # So many facts at once as fill the budget when all layers of a token climb together.
+        each = decoder.layers * settings.corruption.samples * length
+        for results in budget.batches(members, each, work):
+            yield from results
 
 
 def trace_one(
@@ -133,12 +137,6 @@ def trace_one(
     return result
 
 
-def _facts_at_once(decoder: Decoder, fact: Located, settings: TraceSettings, budget: Budget) -> int:
-    """So many facts of this shape as fill the budget when all layers of a token climb together."""
-    tokens = decoder.layers * settings.corruption.samples * len(fact.ids)
-    return max(1, budget.tokens // tokens)
-
-
 def _trace_batch(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
@@ -147,7 +145,8 @@ def _trace_batch(
     settings: TraceSettings,
     budget: Budget,
     on_token: OnToken,
-) -> Iterator[tuple[int, FactTrace | Skipped]]:
+) -> list[tuple[int, FactTrace | Skipped]]:
+    results: list[tuple[int, FactTrace | Skipped]] = []
     corrupted = run_corrupted(decoder, [located for _, located in members], settings.corruption)
     answers = [str(tokenizer.decode([token])) for token in corrupted.answers.tolist()]
     right = []
@@ -157,9 +156,9 @@ def _trace_batch(
             right.append(i)
         else:
             reason = f"the model's first choice is {answers[i]!r} (p = {high:.3f}), not {expected!r}"
-            yield number, Skipped(reason, located, answers[i], high)
+            results.append((number, Skipped(reason, located, answers[i], high)))
     if not right:
-        return
+        return results
     if len(right) < len(members):
         corrupted = run_corrupted(decoder, [members[i][1] for i in right], settings.corruption)
     previews = estimate(decoder, corrupted, settings.kinds, settings.window)
@@ -183,7 +182,8 @@ def _trace_batch(
                     result.located.begin
                 ):  # nothing there was corrupted: restoring changes nothing
                     table[token] = [result.low for _ in range(decoder.layers)]
-        yield number, result
+        results.append((number, result))
+    return results
 
 
 def _tokens(settings: TraceSettings, fact: Located) -> list[int]:
@@ -216,10 +216,10 @@ def _restore(
         known[layers - 1] = corrupted.high if at_end else corrupted.low
         variants = [_Variant(layer, layer, layer + 1) for layer in range(layers - 1)]
     rows_tokens = len(corrupted.rows) * (corrupted.run.length - token)
-    most = max(1, budget.tokens // rows_tokens)
-    for begin in range(0, len(variants), most):
-        part = variants[begin : begin + most]
-        known |= budget.halving(part, lambda part: _climb(decoder, corrupted, kind, token, part))
+    for found in budget.batches(
+        variants, rows_tokens, lambda part: _climb(decoder, corrupted, kind, token, part)
+    ):
+        known |= found
     return [[known[layer][fact] for layer in range(layers)] for fact in range(len(corrupted.facts))]
 
 

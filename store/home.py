@@ -55,6 +55,10 @@ class Home:
         """Copies of the catalog, one before each migration."""
         return self.root / "backups"
 
+    def preset(self, model: str) -> Path:
+        """Where a person's own settings for a model are saved."""
+        return self.root / "hparams" / f"{model}.json"
+
     def prepare(self) -> None:
         """Create what is missing (0700) and refuse a root that others could write to.
 
@@ -75,7 +79,14 @@ class Home:
                     f"{self.root} can be written by other users (mode {stat.S_IMODE(found.st_mode):04o}): "
                     f"run `chmod 700 {self.root}`, or set RETCON_HOME to another folder."
                 )
-            for folder in (self.artifacts, self.models, self.logs, self.locks, self.backups):
+            for folder in (
+                self.artifacts,
+                self.models,
+                self.logs,
+                self.locks,
+                self.backups,
+                self.root / "hparams",
+            ):
                 _private_folder(folder)
         except OSError as error:
             raise InputError(

@@ -14,17 +14,17 @@ from ...store import facts as fact_sets
 from ...store import history
 from ...store import jobs as rows
 from ...store.catalog import Catalog
-from ...store.effects import average_effects
-from ...store.errors import InputError, NotFound
-from ...store.tables import AverageEffect, Fact, FactSet, Job, Model, Trace, TraceResult
-from ...store.trace_files import read_npz, write_npz
+from ...store.errors import InputError
+from ...store.tables import FactSet, Job, Model, Trace, TraceResult
 from ..following import JobFailed, follow, submit
 from ..heatmap import render
-from ..locating import locate as located
 from ..options import KINDS, ROW_ID, SEED, Kinds, job_options, json_option, open_catalog
 from ..output import colour_wanted, console, narrate, print_json, print_table, terminal_width
 from ..plain import plain
-from ..records import effect_record, job_record, trace_record
+from ..records import job_record, trace_record
+from .trace_files import export, import_
+from .trace_locate import locate
+from .trace_rows import effects_of, load_trace
 
 
 @click.group()
@@ -146,7 +146,7 @@ def extend(id: int, as_json: bool, detach: bool, device: str | None) -> None:
     """Trace the facts that a trace's set has and the trace has not: those added since, those left by a kill."""
     catalog = open_catalog()
     with catalog.read() as session:
-        found, model, _ = _load(session, id)
+        found, model, _ = load_trace(session, id)
         fact_set = session.get(FactSet, found.fact_set_id) if found.fact_set_id else None
     if fact_set is None:
         raise InputError(f"trace {id} is not of a set of facts, so there is nothing to add to it")
@@ -159,61 +159,6 @@ def extend(id: int, as_json: bool, detach: bool, device: str | None) -> None:
         replace="in place of" in found.protocol.get("corruption", ""), swap=swap, trace=id,
     )  # fmt: skip
     _submit(catalog, spec, [device], detach=detach, as_json=as_json)
-
-
-@trace.command()
-@click.argument("id", type=ROW_ID)
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-def export(id: int, folder: Path) -> None:
-    """Write a trace as the field's files: knowledge_ID.npz, knowledge_ID_mlp.npz, knowledge_ID_attn.npz."""
-    with open_catalog().read() as session:
-        _, _, results = _load(session, id)
-        names = [_known_id(session, id, result) for result in results]
-    narrate(f"Wrote {write_npz(folder, results, names)} files to {folder}.")
-
-
-def _known_id(session: Session, id: int, result: TraceResult) -> int:
-    """The id that the fact had in the file it came from; its place in the trace if it had none."""
-    fact_set_id = session.get_one(Trace, id).fact_set_id
-    query = select(Fact).where(Fact.fact_set_id == fact_set_id, Fact.position == result.position)
-    fact = session.exec(query).first()
-    known = fact.origin.get("known_id") if fact else None
-    return known if isinstance(known, int) else result.position
-
-
-@trace.command("import")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--model", required=True, help="The model that they are traces of.")
-@json_option
-def import_(folder: Path, model: str, as_json: bool) -> None:
-    """Take in a folder of the field's .npz traces; averages, pictures and locate work on them."""
-    catalog = open_catalog()
-    with catalog.write() as session:
-        found = history.find_model(session, model)
-        results = read_npz(folder, found.anatomy["layers"])
-        made = Trace(
-            model_id=found.id or 0,
-            revision=history.find_revision(session, found, "base").id,
-            kinds=[kind for kind in KINDS if any(kind in result.scores for result in results)],
-            noise="imported",
-            samples=10,
-            window=next(
-                (r.scores[k]["window"] for r in results for k in ("mlp", "attn") if k in r.scores), 10
-            ),
-            seed=1,
-            protocol={"imported": str(folder)},
-        )
-        session.add(made)
-        session.flush()
-        for result in results:
-            result.trace_id = made.id or 0
-        session.add_all(results)
-        traced = [result for result in results if result.skipped is None]
-        session.add_all(AverageEffect(trace_id=made.id or 0, **e.as_dict()) for e in average_effects(traced))
-    if as_json:
-        print_json({"trace": made.id, "facts": len(results), "skipped": len(results) - len(traced)})
-    else:
-        narrate(f"Trace {made.id}: {len(traced)} facts, and {len(results) - len(traced)} that were left out.")
 
 
 @trace.command("list")
@@ -259,7 +204,7 @@ def show(id: int, kind: str | None, fact: int | None, as_json: bool) -> None:
 
 
 def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int | None) -> None:
-    found, model, results = _load(session, id)
+    found, model, results = load_trace(session, id)
     if as_json:
         print_json(trace_record(found, model.name, results))
         return
@@ -310,16 +255,6 @@ def _heatmap(result: TraceResult, kind: str) -> None:
     )
 
 
-def _load(session: Session, id: int) -> tuple[Trace, Model, list[TraceResult]]:
-    found = session.get(Trace, id)
-    if found is None:
-        raise NotFound(f"there is no trace {id}; `retcon trace list` shows those there are")
-    results = session.exec(
-        select(TraceResult).where(TraceResult.trace_id == id).order_by(col(TraceResult.position))
-    )
-    return found, session.get_one(Model, found.model_id), list(results)
-
-
 def _fact(results: list[TraceResult], number: int | None) -> TraceResult:
     """The fact of that number; without one the first that was traced, else the first."""
     if number is None and results:
@@ -345,8 +280,8 @@ def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) 
     from ..figures import save_effects, save_heatmap
 
     with open_catalog().read() as session:
-        _, model, results = _load(session, id)
-        averages = _effects(session, id)
+        _, model, results = load_trace(session, id)
+        averages = effects_of(session, id)
     out = out or Path(f"trace-{id}-{'effects' if effects else kind}.png")
     if effects:
         if not averages:
@@ -372,50 +307,5 @@ def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) 
     narrate(f"Drew {out}")
 
 
-def _effects(session: Session, id: int) -> list[AverageEffect]:
-    return list(
-        session.exec(
-            select(AverageEffect).where(AverageEffect.trace_id == id).order_by(col(AverageEffect.id))
-        )
-    )
-
-
-@trace.command()
-@click.argument("id", type=ROW_ID)
-@json_option
-def locate(id: int, as_json: bool) -> None:
-    """The average effects of a trace, and the layers that they propose to edit."""
-    with open_catalog().read() as session:
-        found, model, results = _load(session, id)
-        averages = _effects(session, id)
-    answer = located(found, results, averages, model.anatomy["layers"])
-    if as_json:
-        record = {
-            "trace": id,
-            "model": model.name,
-            "layers": answer.layers,
-            "kind": answer.kind,
-            "role": answer.role,
-        }
-        record |= {
-            "facts": answer.count,
-            "skipped": answer.skipped,
-            "total_effect": answer.total_effect,
-            "notes": answer.notes,
-        }
-        print_json(record | {"effects": [effect_record(effect) for effect in averages]})
-        return
-    click.echo(
-        f"{answer.count} facts traced, {answer.skipped} left out. "
-        f"Total effect {answer.total_effect:.3f} (mean of p clean - p corrupted).\n"
-    )
-    click.echo(f"Indirect effect of restoring {answer.kind} at the {answer.role} token, by layer:")
-    best = max(abs(effect.mean) for effect in answer.curve) or 1.0
-    for effect in answer.curve:
-        bar = "█" * max(0, round(30 * effect.mean / best))
-        mark = " <" if effect.layer in answer.layers else ""
-        interval = f" [{effect.low:.3f}, {effect.high:.3f}]" if effect.count > 1 else ""
-        click.echo(f"  {effect.layer:>3}  {effect.mean:7.4f}{interval}  {bar}{mark}")
-    click.echo(f"\nProposed: layer {', '.join(map(str, answer.layers))}.")
-    for note in answer.notes:
-        click.echo(f"- {note}")
+for command in (export, import_, locate):
+    trace.add_command(command)

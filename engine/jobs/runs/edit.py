@@ -14,7 +14,7 @@ from ...edits.value import check
 from ...errors import InputError
 from ...evaluation import Score, score_targets
 from ...generation import context_texts
-from ...hparams import Hparams, preset, read_hparams
+from ...hparams import Hparams, preset, read_hparams, saved
 from ..running import Running
 from ..specs import EditSpec
 from .covariance import collect_into_catalog, moment_of, newest
@@ -108,17 +108,18 @@ def _score(score: Score) -> dict[str, Any]:
 
 
 def _hparams(spec: EditSpec, loaded: Loaded) -> Hparams:
-    """The file's settings, else the model's preset; then the single changes that were asked for."""
+    """The file's settings, else what was saved for the model, else its preset; then the single changes asked for."""
     if spec.hparams_file:
         hparams = read_hparams(Path(spec.hparams_file), spec.method)
     else:
         found = preset(loaded.model.source, spec.method)
-        if found is None and "layers" not in spec.hparams:
+        own = saved(loaded.catalog.home.preset(loaded.model.name), spec.method)
+        if found is None and "layers" not in spec.hparams | own:
             raise InputError(
                 f"retcon ships no settings for {loaded.model.source} and does not know its layer: give one "
                 f"with --layer (retcon trace run {loaded.model.name}, then retcon trace locate, proposes some)"
             )
-        hparams = found or Hparams(layers=())
+        hparams = (found or Hparams(layers=())).with_changes(**own)
     changes = dict(spec.hparams)
     if "layers" in changes:
         changes["layers"] = tuple(changes["layers"])

@@ -23,9 +23,25 @@ _FOUND_ELSEWHERE = {
 }  # fmt: skip
 
 
+# What the spreading methods have instead of ROME's settings (memit, hparams/MEMIT/EleutherAI_gpt-j-6B.json).
+_SPREADING = {"v_num_grad_steps": 25, "clamp_norm_factor": 0.75, "mom2_update_weight": 15_000.0}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "memit": _SPREADING,
+    "emmet": _SPREADING | {"mom2_update_weight": 1.0},
+    "alphaedit": _SPREADING | {"v_lr": 0.1},
+}
+# Methods that take another's settings where a preset has none of their own.
+_STAND_IN = {"r-rome": "rome", "emmet": "memit", "alphaedit": "memit"}
+
+
 @dataclass(frozen=True)
 class Hparams:
-    """ROME's settings (Meng et al. 2022, appendix E.5). `layers` holds the one layer to edit."""
+    """Settings of the methods. The defaults are ROME's (Meng et al. 2022, appendix E.5); those of the methods that
+    spread over several layers differ, see `_DEFAULTS`.
+
+    `mom2_update_weight`, `emmet_lambda`, `nullspace_threshold` and `L2` are MEMIT's, EMMET's and AlphaEdit's;
+    `spread` is how a residual is divided among layers: evenly, or as PMET does by the square root of those left.
+    """
 
     layers: tuple[int, ...]
     fact_token: str = "subject_last"
@@ -37,6 +53,11 @@ class Hparams:
     kl_factor: float = 0.0625
     mom2_adjustment: bool = True
     contexts: int = 5
+    mom2_update_weight: float = 1.0
+    emmet_lambda: float = 0.1
+    nullspace_threshold: float = 0.02
+    L2: float = 10.0
+    spread: str = "even"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"layers": list(self.layers)}
@@ -83,7 +104,9 @@ def parse_hparams(data: Any, where: str, method: str) -> Hparams:
         raise InputError(
             f"{where}: retcon reads the key at fact_token 'subject_last' only, not {values['fact_token']!r}"
         )
-    return Hparams(**values | {"layers": tuple(layers)})
+    if values.get("spread", "even") not in ("even", "sqrt"):
+        raise InputError(f"{where}: 'spread' must be 'even' or 'sqrt', not {values['spread']!r}")
+    return Hparams(**_DEFAULTS.get(method, {}) | values | {"layers": tuple(layers)})
 
 
 def read_hparams(path: Path, method: str) -> Hparams:
@@ -129,12 +152,19 @@ def saved(path: Path, method: str) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    settings = read_hparams(path, method if method != "r-rome" else "rome")
     given = json.loads(path.read_text(encoding="utf-8"))
-    return {name: getattr(settings, name) for name in given.get("rome", given) if hasattr(settings, name)}
+    key = method if method in given else _STAND_IN.get(method, method)
+    if key not in given:
+        return {}
+    settings = parse_hparams(given[key], str(path), key)
+    return {name: getattr(settings, name) for name in given[key] if hasattr(settings, name)}
 
 
 def _of_method(data: dict[str, Any], where: str, method: str) -> Hparams | None:
-    # The published r-ROME takes ROME's settings.
-    key = method if method in data else "rome"
-    return parse_hparams(data[key], where, key) if key in data else None
+    key = method if method in data else _STAND_IN.get(method, method)
+    return parse_hparams(data[key], where, method) if key in data else None
+
+
+def defaults(method: str) -> Hparams:
+    """A method's settings without any layer."""
+    return Hparams(layers=(), **_DEFAULTS.get(method, {}))

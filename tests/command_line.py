@@ -61,9 +61,9 @@ class Retcon:
 
     def start(self, *words: object, **options: Any) -> subprocess.Popen[str]:
         """Start a command and do not wait for it."""
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.environment} | options
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [str(RETCON), *map(str, words)]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True, **options)
+        return subprocess.Popen(command, text=True, env=self.environment, **pipes | options)
 
     def say(self, *words: object, timeout: float = PATIENCE, **environment: str) -> Said:
         """Run a command to its end, whatever that is."""

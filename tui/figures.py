@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,15 @@ if TYPE_CHECKING:
 
 _FORMATS = ("png", "pdf", "svg")
 # The colours and words of the published figures (Meng et al. 2022, figure 1 and appendix B).
-_COLOURS = {"hidden": "Purples", "mlp": "Greens", "attn": "Reds"}
-_NAMES = {"hidden": "state", "mlp": "MLP", "attn": "Attn"}
+_COLOURS = {
+    "hidden": "Purples", "mlp": "Greens", "attn": "Reds", "severed-mlp": "Blues", "severed-attn": "Oranges",
+}  # fmt: skip
+_NAMES = {
+    "hidden": "state", "mlp": "MLP", "attn": "Attn", "severed-mlp": "state with MLP severed",
+    "severed-attn": "state with Attn severed",
+}  # fmt: skip
+_WINDOWED = ("mlp", "attn")
+_PANELS_IN_A_ROW = 3
 _ROLES = {
     "first subject": "first subject token",
     "middle subject": "middle subject tokens",
@@ -48,11 +56,12 @@ def save_heatmap(
     high: float,
     answer: str,
     model: str,
+    estimated: Sequence[Sequence[bool]] | None = None,
 ) -> None:
     """Draw the trace of one fact in the published style: tokens down, the corrupted ones starred, layers across.
 
     The scale begins at `low`, p(answer) of the corrupted run, and ends at the highest score; `high`, the clean run's,
-    is told under the picture.
+    is told under the picture. `estimated` cells are hatched, and said to be estimates.
 
     Raises:
         InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
@@ -69,14 +78,20 @@ def save_heatmap(
     axes.set_yticks([0.5 + index for index in range(len(names))], names)
     layers = len(values[0]) if values else 0
     axes.set_xticks([0.5 + layer for layer in range(0, layers, 5)], list(map(str, range(0, layers, 5))))
-    if window == 1 and kind == "hidden":
-        axes.set_title("Impact of restoring state after corrupted input")
+    axes.set_title(f"Impact of restoring {_NAMES[kind]} after corrupted input")
+    if kind not in _WINDOWED:
         restored = f"single restored layer within {_label(model)}"
     else:
-        axes.set_title(f"Impact of restoring {_NAMES[kind]} after corrupted input")
         restored = f"center of interval of {window} restored {_NAMES[kind]} layers within {_label(model)}"
     runs = f"clean run p = {high:.3f}, corrupted run p = {low:.3f}"
-    axes.set_xlabel(f"{restored}\n{runs}", fontsize=9)
+    told = [restored, runs]
+    if guesses := sum(map(sum, estimated or ())):
+        _hatch(axes, estimated or ())
+        total = sum(value is not None for row in scores for value in row)
+        told.append(
+            f"hatched: estimated by attribution patching; {total - guesses} of {total} cells are exact"
+        )
+    axes.set_xlabel("\n".join(told), fontsize=9)
     bar = figure.colorbar(picture, ax=axes)
     bar.ax.set_title(f"p({_label(answer.strip())})", y=-0.16, fontsize=9)
     _save(figure, path)
@@ -91,9 +106,11 @@ def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) 
     """
     _check(path)
     kinds = [kind for kind in _COLOURS if any(effect.kind == kind for effect in effects)]
-    figure = _figure((4.0 * max(1, len(kinds)), 3.2))
+    columns = max(1, min(len(kinds), _PANELS_IN_A_ROW))
+    rows_of_panels = max(1, -(-len(kinds) // columns))
+    figure = _figure((4.0 * columns, 3.2 * rows_of_panels))
     for index, kind in enumerate(kinds):
-        axes = figure.add_subplot(1, len(kinds), index + 1)
+        axes = figure.add_subplot(rows_of_panels, columns, index + 1)
         for (role, name), (colour, dashes) in zip(_ROLES.items(), _LINES, strict=True):
             rows = sorted(
                 (effect for effect in effects if effect.kind == kind and effect.role == role),
@@ -114,11 +131,28 @@ def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) 
         axes.set_title(f"Average indirect effect of {_NAMES[kind]}", fontsize=9)
         axes.set_xlabel("layer")
         axes.axhline(0, color="#999999", linewidth=0.6)
-        if index == 0:
+        if index % columns == 0:
             axes.set_ylabel("indirect effect on p(answer)")
+        if index == 0:
             axes.legend(fontsize=6, frameon=False)
     figure.suptitle(_label(title), fontsize=10)
     _save(figure, path)
+
+
+def _hatch(axes: Any, estimated: Sequence[Sequence[bool]]) -> None:
+    """Stripes over the cells that are estimates, run by run."""
+    from matplotlib.patches import Rectangle
+
+    for token, marks in enumerate(estimated):
+        at = 0
+        for mark, run in groupby(marks):
+            length = len(list(run))
+            if mark:
+                stripes = Rectangle(
+                    (at, token), length, 1, fill=False, hatch="////", edgecolor="#888888", linewidth=0
+                )
+                axes.add_patch(stripes)
+            at += length
 
 
 def _figure(size: tuple[float, float]) -> "Figure":

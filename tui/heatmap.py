@@ -1,7 +1,8 @@
 """The causal-trace heat map as text: tokens down, layers across, p(answer) as colour and as density.
 
 Drawn the way the field draws it, so that it is read at once. A shade is never told by colour alone: every cell also
-holds a character of that density, which is what is left under NO_COLOR, on paper, and for the colour-blind.
+holds a character of that density, which is what is left under NO_COLOR, on paper, and for the colour-blind. A cell
+that is only estimated is drawn in letters and signs instead of shades: nobody shall take it for a measured one.
 """
 
 import math
@@ -23,9 +24,12 @@ PALETTE = (
     "#00af87", "#5faf87", "#5fd75f", "#87d75f", "#afd75f", "#d7d75f", "#d7ff5f", "#ffff5f",
 )  # fmt: skip
 DENSITY = "·░▒▓█"
+ESTIMATE = ".:+x#"
 _STEPS = len(PALETTE)
 # The glyph on top of its own colour is some steps lighter: seen, but no noise.
 _LIGHTER = 3
+# Steps below it are dark: white is read on them, and black on the others.
+_DARK = 7
 _TICKS = (1, 2, 5, 10, 20, 50, 100)
 _CURSOR = "bold #ffffff on #000000"
 
@@ -89,6 +93,7 @@ def render_lines(
     colour: bool = True,
     cursor: tuple[int, int] | None = None,
     unit: str = "p",
+    estimated: Sequence[Sequence[bool]] | None = None,
 ) -> list[Text]:
     """The map line by line: title, one line a token, the layers' axis, the scale. `cursor` is (token, layer)."""
     names = labels(tokens, subject_range)
@@ -97,9 +102,15 @@ def render_lines(
     lines = [Text(cut(plain(title), width), style="bold")]
     for index, (name, row) in enumerate(zip(names, scores, strict=False)):
         here = cursor[1] // layout.shared if cursor is not None and cursor[0] == index else None
-        lines.append(_row(name, row, layout, low, high, colour, here))
-    lines.append(_axis(layout))
+        marks = estimated[index] if estimated is not None else ()
+        lines.append(_row(name, row, marks, layout, low, high, colour, here))
+    lines.append(axis(layout))
     lines.append(_legend(unit, low, high, colour, width, starred=subject_range[0] < subject_range[1]))
+    guesses = sum(map(sum, estimated or ()))
+    if guesses:
+        total = sum(value is not None for row in scores for value in row)
+        told = f"~ estimate {ESTIMATE} (attribution patching), {total - guesses} of {total} cells exact"
+        lines.append(Text(cut(told, width)))
     if layout.shared > 1:
         lines.append(Text(cut(f"each column is the highest of {layout.shared} layers", width), style="dim"))
     return lines
@@ -115,21 +126,25 @@ def render(
     title: str,
     width: int,
     colour: bool = True,
+    estimated: Sequence[Sequence[bool]] | None = None,
 ) -> Text:
     """The whole map as one text of at most `width` columns.
 
     `scores[token][layer]` is p(answer) with that state restored, None where it was not traced (left blank). The scale
     runs from `low` (usually p of the corrupted run) to `high`. With `colour=False` only densities are used.
+    `estimated[token][layer]` says which scores are estimates (see tui.estimates); they are drawn as such, and counted.
     """
     lines = render_lines(
-        tokens, subject_range, scores, low=low, high=high, title=title, width=width, colour=colour
-    )
+        tokens, subject_range, scores, low=low, high=high, title=title, width=width, colour=colour,
+        estimated=estimated,
+    )  # fmt: skip
     return Text("\n").join(lines)
 
 
 def _row(
     name: str,
     row: Sequence[float | None],
+    marks: Sequence[bool],
     layout: Layout,
     low: float,
     high: float,
@@ -142,16 +157,13 @@ def _row(
         text.stylize("bold reverse", 0, len(label.rstrip()))
     cells = []
     for column in range(layout.columns):
-        values = [
-            value
-            for value in row[column * layout.shared : (column + 1) * layout.shared]
-            if value is not None and math.isfinite(value)
-        ]
+        begin, end = column * layout.shared, (column + 1) * layout.shared
+        values = [value for value in row[begin:end] if value is not None and math.isfinite(value)]
         if column == cursor:
             cells.append(("[]" if layout.cell > 1 else "◆", _CURSOR if colour else "bold reverse"))
         elif values:
-            step = step_of(max(values), low, high)
-            cells.append((_glyph(step) * layout.cell, _style(step) if colour else ""))
+            step, guess = step_of(max(values), low, high), any(marks[begin:end])
+            cells.append((_glyph(step, guess) * layout.cell, _style(step, guess) if colour else ""))
         else:
             cells.append((" " * layout.cell, ""))
     # Neighbours of one shade in one piece: less to send over SSH.
@@ -160,15 +172,18 @@ def _row(
     return text
 
 
-def _glyph(step: int) -> str:
-    return DENSITY[step * len(DENSITY) // _STEPS]
+def _glyph(step: int, estimated: bool = False) -> str:
+    ramp = ESTIMATE if estimated else DENSITY
+    return ramp[step * len(ramp) // _STEPS]
 
 
-def _style(step: int) -> str:
+def _style(step: int, estimated: bool = False) -> str:
+    if estimated:  # a sign that stands out of its colour, where an exact cell is smooth
+        return f"{'#ffffff' if step < _DARK else '#000000'} on {PALETTE[step]}"
     return f"{PALETTE[min(_STEPS - 1, step + _LIGHTER)]} on {PALETTE[step]}"
 
 
-def _axis(layout: Layout) -> Text:
+def axis(layout: Layout) -> Text:
     """Numbers under the columns, as many as stand apart."""
     widest = len(str(max(0, layout.layers - 1))) + 3
     every = next(

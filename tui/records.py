@@ -88,4 +88,6 @@ def evaluation_record(evaluation: Evaluation, model: str) -> dict[str, Any]:
 def job_record(job: Job) -> dict[str, Any]:
     fields = ("id", "kind", "state", "pid", "device", "done", "total", "unit", "rate", "seconds_left", "activity",
               "error", "error_kind", "spec", "attempt", "created", "started", "ended")  # fmt: skip
-    return {name: getattr(job, name) for name in fields} | job.made
+    # A running job has begun its trace already; what else it makes is known at the end.
+    begun = {"trace": job.checkpoint["trace"]} if "trace" in job.checkpoint else {}
+    return {name: getattr(job, name) for name in fields} | begun | job.made

@@ -21,8 +21,24 @@ def run_trace(spec: TraceSpec, target: str) -> str:
         words = ["--facts", spec.facts]
     else:
         words = ["--prompt", spec.prompt or "", "--subject", spec.subject or ""]
-    kinds = [] if spec.kinds == TraceSpec("").kinds else ["--kinds", ",".join(spec.kinds)]
-    return command("trace", "run", target, *words, *kinds)
+    usual = TraceSpec("")
+    if spec.kinds != usual.kinds:
+        words += ["--kinds", ",".join(spec.kinds)]
+    for option, value, default in (
+        ("--expect", spec.expected, usual.expected),
+        ("--noise", spec.noise, usual.noise),
+        ("--texts", spec.texts, usual.texts),
+        ("--swap-subject", spec.swap, usual.swap),
+        ("--samples", spec.samples, usual.samples),
+        ("--window", spec.window, usual.window),
+        ("--seed", spec.seed, usual.seed),
+        ("--tokens", spec.tokens, usual.tokens),
+    ):
+        if value != default and value is not None:
+            words += [option, str(value)]
+    if spec.replace:
+        words.append("--replace")
+    return command("trace", "run", target, *words)
 
 
 def run_edit(spec: EditSpec, target: str) -> str:

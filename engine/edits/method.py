@@ -61,6 +61,8 @@ class Method(Protocol):
         hparams: Hparams,
         contexts: Sequence[str],
         report: Report,
+        earlier: Sequence[Request] = (),
     ) -> Written:
-        """Write the requests. `moments[layer]` is C, float64 `[key_width, key_width]`."""
+        """Write the requests. `moments[layer]` is C, float64 `[key_width, key_width]`; `earlier` are the facts that the
+        revision's history has written before, which some methods protect."""
         ...

@@ -11,7 +11,6 @@ that the one before left, as the published loop does.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +20,8 @@ from ..errors import InputError
 from ..hparams import Hparams
 from ..progress import Progress, Report
 from .method import Request, Written
-from .value import find_value
+from .moments import Factored
+from .value import find_values
 
 
 class Rome:
@@ -42,25 +42,24 @@ class Rome:
         hparams: Hparams,
         contexts: Sequence[str],
         report: Report,
+        earlier: Sequence[Request] = (),
     ) -> Written:
         layer = self._layer(hparams)
-        factor = _factorised(moments[layer]) if hparams.mom2_adjustment else None
+        moment = Factored(moments[layer]) if hparams.mom2_adjustment else None
         # Later requests see the weights that earlier ones left; the caller's weights come back in the end.
         weights = Materialiser(decoder.model)
         written: list[Delta] = []
         figures: list[dict[str, Any]] = []
-        steps = hparams.v_num_grad_steps
         try:
             for number, request in enumerate(requests):
 
-                def step(done: int, loss: float, number: int = number, request: Request = request) -> None:
-                    total = len(requests) * steps
+                def step(_done: int, share: float, loss: float, number: int = number) -> None:
                     what = f"searching the value for {request.subject}: loss {loss:.3f}"
-                    report(Progress(number * steps + done, total, "steps", what))
+                    report(Progress(number + share, len(requests), "requests", what))
 
-                value = find_value(decoder, tokenizer, request, layer, hparams, contexts, step)
+                [value] = find_values(decoder, tokenizer, [request], layer, hparams, contexts, step)
                 key = value.keys.double().mean(0)
-                direction = _solve(factor, key) if factor is not None else key
+                direction = moment.solve(key[:, None])[:, 0].to(key.device) if moment is not None else key
                 direction = direction / direction.norm()
                 at = slice(None) if self.scale_by_average else slice(1)  # all contexts, or the bare prompt
                 scale = value.keys[at].double().mean(0) @ direction
@@ -85,20 +84,3 @@ class RRome(Rome):
 
     name = "r-rome"
     scale_by_average = True
-
-
-def _factorised(moment: Tensor) -> Tensor:
-    """Cholesky factor of C, float64."""
-    moment = moment.double()
-    factor, failed = torch.linalg.cholesky_ex(moment)
-    # Rounding can hide a direction that was never seen. What of a direction the others do not explain is then some
-    # 1e-5 of it or less; of the starter's it is 0.2 at least.
-    if failed or (factor.diagonal() ** 2 < 1e-4 * moment.diagonal()).any():
-        raise InputError(
-            f"the covariance is singular: {moment.shape[0]} directions were not all seen; collect more text for it"
-        )
-    return factor
-
-
-def _solve(factor: Tensor, key: Tensor) -> Tensor:
-    return torch.cholesky_solve(key.cpu()[:, None], factor)[:, 0].to(key.device)

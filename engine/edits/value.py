@@ -1,36 +1,43 @@
-"""The search for v*: what the edited matrix must put out at the subject's last token for the model to say the target.
+"""The search for v*: what must stand at the subject's last token for the model to say the target.
 
-A vector d is added to the matrix's output there, in the bare prompt and in every context, and moved by Adam until
-the target is likely and the model's idea of the subject ("{subject} is a") stays what it was (Meng et al. 2022,
-section 3.1 and appendix E.5). Rows are padded so that their subjects end at one position; only blocks from the edited
-one on and positions from there on are run, and logits are read only where the loss reads them.
+A vector d is added there, to the edited matrix's output (ROME) or to the block's (MEMIT), in the bare prompt and in
+every context, and moved by Adam until the target is likely and the model's idea of the subject ("{subject} is a")
+stays what it was (Meng et al. 2022, section 3.1 and appendix E.5; 2023, section 4.3). All requests are searched in one
+batch, each with a vector of its own and stopping on its own. Rows are padded so that their subjects end at one
+position; only blocks from the edited one on and positions from there on are run, and logits are read only where the
+loss reads them.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder, Resumption
+from ..decoder import Decoder, Resumption, Run
 from ..errors import InputError
 from ..hparams import Hparams
 from ..tokens import aligned, locate_span, target_ids
 from .method import Request
 
+# Where the vector is added: to what the matrix puts out, or to what the block does.
+Place = Literal["matrix", "block"]
+
 # The published prompt whose prediction at the subject must not drift.
 _ESSENCE = "{} is a"
 _LOSS_ENOUGH = 0.05
+# Rows x positions of one batch of requests.
+_TOKENS_AT_ONCE = 8_192
 
 
 @dataclass(frozen=True)
 class Value:
-    """What was found, float32: `keys` `[contexts, key_width]` and what the matrix makes of them, `outputs`
-    `[contexts, width]` (the bare prompt first), and `delta` `[width]`.
+    """What was found for one request, float32.
 
-    v* is `initial + delta`.
+    `keys` `[contexts, key_width]` enter the layer's matrix (the bare prompt's first), `outputs` `[contexts, width]` is
+    what stood at the place of the search; v* is `initial + delta`.
     """
 
     keys: Tensor
@@ -40,7 +47,7 @@ class Value:
 
     @property
     def initial(self) -> Tensor:
-        """What the matrix puts out for the bare prompt, `[width]`."""
+        """What stood there for the bare prompt, `[width]`."""
         return self.outputs[0]
 
     def figures(self) -> dict[str, Any]:
@@ -50,20 +57,6 @@ class Value:
             "delta_norm": self.delta.norm().item(),
             "initial_norm": self.initial.norm().item(),
         }
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The batch of the search: context rows, then the essence row; all subjects end at position `at`."""
-
-    ids: Tensor
-    mask: Tensor
-    at: int
-    # Where the loss reads, as (row, position right of `at`), and the token wanted there: one per row and target token.
-    read_rows: Tensor
-    read_positions: Tensor
-    wanted: Tensor
-    target_length: int
 
 
 def check(
@@ -83,106 +76,228 @@ def check(
     target_ids(tokenizer, request.target_new)
 
 
-def find_value(
+# Called after each step of a batch with the requests done before it, the share of the batch's steps and the mean loss.
+OnStep = Callable[[int, float, float], None]
+
+
+def find_values(
+    decoder: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    layer: int,
+    hparams: Hparams,
+    contexts: Sequence[str],
+    on_step: OnStep,
+    place: Place = "matrix",
+) -> list[Value]:
+    """Search v* for requests at one layer. `on_step` follows it and may raise.
+
+    Raises:
+        InputError: a layer that is not there, or a target that tokenises to nothing.
+    """
+    values: list[Value] = []
+    rows = [_request_rows(decoder, tokenizer, request, layer, hparams, contexts) for request in requests]
+    while len(values) < len(requests):
+        begin = len(values)
+        count = _fitting(rows[begin:])
+
+        def step(share: float, loss: float, begin: int = begin, count: int = count) -> None:
+            on_step(begin, share * count, loss)
+
+        batch = _Batch(decoder, rows[begin : begin + count])
+        values += _Search(decoder, batch, layer, hparams, place).run(step)
+    return values
+
+
+@dataclass(frozen=True)
+class _RequestRows:
+    """One request's rows: the prompt in each context with all but the last target token, then the essence row."""
+
+    ids: list[list[int]]
+    at: list[int]
+    target: list[int]
+
+    @property
+    def prompts(self) -> int:
+        return len(self.ids) - 1
+
+    @property
+    def width(self) -> int:
+        return max(map(len, self.ids))
+
+
+def _request_rows(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     request: Request,
     layer: int,
     hparams: Hparams,
     contexts: Sequence[str],
-    on_step: Callable[[int, float], None],
-) -> Value:
-    """Search v* for one request at one layer. `on_step(step, loss)` follows it and may raise.
-
-    Raises:
-        InputError: a layer that is not there, or a target that tokenises to nothing.
-    """
+) -> _RequestRows:
     check(decoder, tokenizer, request, layer, hparams)
-    rows = _rows(decoder, tokenizer, request, contexts)
-    keys: dict[int, Tensor] = {}
-
-    def on_key(at_layer: int, entering: Tensor) -> None:
-        if at_layer == layer:
-            keys[layer] = entering[:-1, rows.at].float()
-
-    run = decoder.run(rows.ids, rows.mask, capture=("matrix",), on_key=on_key)
-    outputs = run.captured["matrix"][layer][:-1, rows.at].float()
-    initial = outputs[0]
-    run.captured.clear()
-    resumption = decoder.resume(run, rows.at)
-    delta = torch.zeros_like(initial, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=hparams.v_lr)
-    bound = hparams.clamp_norm_factor * initial.norm()
-    essence_before: Tensor | None = None
-    losses: list[dict[str, float]] = []
-    for step in range(hparams.v_num_grad_steps):
-        optimiser.zero_grad()
-        target, essence = _predict(decoder, resumption, rows, layer, delta)
-        if essence_before is None:
-            essence_before = essence.detach()
-        nll = -target.sum() / rows.target_length / (len(rows.ids) - 1)
-        # KL(now || before), as the paper and the published code have it.
-        kl = hparams.kl_factor * (essence.exp() * (essence - essence_before)).sum()
-        decay = hparams.v_weight_decay * delta.norm() / initial.norm() ** 2
-        loss = nll + kl + decay
-        losses.append({"loss": loss.item(), "nll": nll.item(), "kl": kl.item(), "decay": decay.item()})
-        on_step(step + 1, loss.item())
-        # The last step only looks, as published.
-        if loss.item() < _LOSS_ENOUGH or step == hparams.v_num_grad_steps - 1:
-            break
-        loss.backward()
-        optimiser.step()
-        with torch.no_grad():
-            if delta.norm() > bound:
-                delta.mul_(bound / delta.norm())
-    return Value(keys[layer], outputs, delta.detach(), losses)
-
-
-def _rows(
-    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, request: Request, contexts: Sequence[str]
-) -> _Rows:
     target = target_ids(tokenizer, request.target_new)
     ids, at = [], []
     for template in (*(context.replace("{}", request.prompt) for context in contexts), _ESSENCE):
         start = template.index("{}")
         text = template.replace("{}", request.subject)
         located = locate_span(tokenizer, text, start, start + len(request.subject))
-        ids.append(located.ids)
+        # The last target token is only predicted, never read.
+        ids.append(located.ids + (target[:-1] if template is not _ESSENCE else []))
         at.append(located.last)
-    prompts = len(ids) - 1
-    reads = [
-        (row, len(ids[row]) - 1 - at[row] + offset) for row in range(prompts) for offset in range(len(target))
-    ]
-    # The last target token is only predicted, never read.
-    batch = [ids[row] + target[:-1] for row in range(prompts)] + [ids[-1]]
-    padded, mask = aligned(batch, at, decoder.device)
-    rows, positions = zip(*reads, strict=True)
-    return _Rows(
-        padded,
-        mask,
-        max(at),
-        torch.tensor(rows, device=decoder.device),
-        torch.tensor(positions, device=decoder.device),
-        torch.tensor(target * prompts, device=decoder.device),
-        len(target),
-    )
+    return _RequestRows(ids, at, target)
 
 
-def _predict(
-    decoder: Decoder, resumption: Resumption, rows: _Rows, layer: int, delta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """With `delta` added: log p of each wanted token `[reads]`, and the essence row's log distribution."""
-    every = torch.arange(len(rows.ids), device=decoder.device)
+def _fitting(rows: Sequence[_RequestRows]) -> int:
+    """How many of the next requests make one batch."""
+    tokens = count = 0
+    for request in rows:
+        tokens += len(request.ids) * request.width
+        if count and tokens > _TOKENS_AT_ONCE:
+            break
+        count += 1
+    return count
 
-    def add(output: Tensor) -> Tensor:
-        changed = (output[:, :1].float() + delta).to(output.dtype)
-        return torch.cat([changed, output[:, 1:]], dim=1)
 
-    hidden = resumption.entering(layer, every)
-    hidden = resumption.step(layer, hidden, every, {"matrix": add})
-    for block in range(layer + 1, decoder.layers):
-        hidden = resumption.step(block, hidden, every)
-    read = torch.cat([hidden[rows.read_rows, rows.read_positions], hidden[-1:, 0]])
-    log_probabilities = decoder.logits(read[:, None])[:, 0].float().log_softmax(-1)
-    wanted = log_probabilities[:-1].gather(1, rows.wanted[:, None])[:, 0]
-    return wanted, log_probabilities[-1]
+class _Batch:
+    """Requests' rows as tensors. All subjects end at position `at`; `owner[row]` is the request of a row.
+
+    The loss reads at (`read_rows`, `read_positions` right of `at`) the tokens `wanted`, of the requests `read_owner`.
+    """
+
+    def __init__(self, decoder: Decoder, requests: Sequence[_RequestRows]) -> None:
+        self.requests = requests
+        rows = [row for request in requests for row in request.ids]
+        ends = [end for request in requests for end in request.at]
+        self.ids, self.mask = aligned(rows, ends, decoder.device)
+        self.at = max(ends)
+        owner: list[int] = []
+        essence, reads = [], []
+        for number, request in enumerate(requests):
+            for row, end in enumerate(request.at[:-1]):
+                first = len(request.ids[row]) - len(request.target) - end
+                reads += [(len(owner), first + k, token, number) for k, token in enumerate(request.target)]
+                owner.append(number)
+            essence.append(len(owner))
+            owner.append(number)
+        device = decoder.device
+        self.owner = torch.tensor(owner, device=device)
+        self.essence = torch.tensor(essence, device=device)
+        self.read_rows, self.read_positions, self.wanted, self.read_owner = (
+            torch.tensor(column, device=device) for column in zip(*reads, strict=True)
+        )
+        self.prompt_rows = [
+            torch.tensor(
+                [row for row, of in enumerate(owner) if of == number and row != essence[number]],
+                device=device,
+            )
+            for number in range(len(requests))
+        ]
+
+
+class _Search:
+    """The optimisation of one batch."""
+
+    def __init__(self, decoder: Decoder, batch: _Batch, layer: int, hparams: Hparams, place: Place) -> None:
+        self.decoder, self.batch, self.layer, self.hparams, self.place = decoder, batch, layer, hparams, place
+        found: dict[int, Tensor] = {}
+
+        def on_key(at_layer: int, entering: Tensor) -> None:
+            if at_layer == layer:
+                found[layer] = entering[:, batch.at].float()
+
+        run = decoder.run(batch.ids, batch.mask, capture=("matrix",), on_key=on_key)
+        self._keys, self._outputs = found[layer], self._standing(run)
+        run.captured.clear()
+        self._resumption: Resumption = decoder.resume(run, batch.at)
+        self._initial = self._outputs[torch.stack([rows[0] for rows in batch.prompt_rows])]
+        self._delta = torch.zeros_like(self._initial, requires_grad=True)
+        self._essence_before: Tensor | None = None
+
+    def _standing(self, run: Run) -> Tensor:
+        """What stands at the place of the search in each row, `[rows, width]`."""
+        states = run.captured["matrix"][self.layer] if self.place == "matrix" else run.states[self.layer + 1]
+        return states[:, self.batch.at].float()
+
+    def run(self, on_step: Callable[[float, float], None]) -> list[Value]:
+        """Search until each request's loss is small enough or the steps are used up."""
+        count, hparams = len(self.batch.requests), self.hparams
+        optimiser = torch.optim.Adam([self._delta], lr=hparams.v_lr)
+        bounds = hparams.clamp_norm_factor * self._initial.norm(dim=-1, keepdim=True)
+        losses: list[list[dict[str, float]]] = [[] for _ in range(count)]
+        active = torch.ones(count, dtype=torch.bool, device=self.decoder.device)
+        for step in range(hparams.v_num_grad_steps):
+            optimiser.zero_grad()
+            loss, parts = self._loss(active)
+            for number, values in parts.items():
+                losses[number].append(values)
+            on_step(
+                (step + 1) / hparams.v_num_grad_steps, sum(p["loss"] for p in parts.values()) / len(parts)
+            )
+            before = self._delta.detach().clone()
+            stopping = [number for number, values in parts.items() if values["loss"] < _LOSS_ENOUGH]
+            active[stopping] = False
+            # The last step only looks, as published.
+            if not active.any() or step == hparams.v_num_grad_steps - 1:
+                break
+            loss.backward()
+            optimiser.step()
+            with torch.no_grad():
+                # Adam would carry a request that has stopped on with the momentum that it had.
+                self._delta[~active] = before[~active]
+                norms = self._delta.norm(dim=-1, keepdim=True)
+                self._delta.mul_(torch.where(norms > bounds, bounds / norms, 1.0))
+        return [self._value(number, losses[number]) for number in range(count)]
+
+    def _value(self, number: int, losses: list[dict[str, float]]) -> Value:
+        rows = self.batch.prompt_rows[number]
+        return Value(self._keys[rows], self._outputs[rows], self._delta[number].detach(), losses)
+
+    def _loss(self, active: Tensor) -> tuple[Tensor, dict[int, dict[str, float]]]:
+        """The sum of the active requests' losses, and each one's parts by its number."""
+        batch, hparams = self.batch, self.hparams
+        numbers = active.nonzero()[:, 0].tolist()
+        reading = active[batch.read_owner]
+        wanted, essence = self._predict(active, reading)
+        if self._essence_before is None:
+            self._essence_before = essence.detach()
+        owners = batch.read_owner[reading]
+        sums = torch.zeros(len(batch.requests), device=wanted.device).index_add(0, owners, wanted)
+        total: Tensor = torch.zeros((), device=wanted.device)
+        parts = {}
+        for place, number in enumerate(numbers):
+            request = batch.requests[number]
+            nll = -sums[number] / len(request.target) / request.prompts
+            # KL(now || before), as the paper and the published code have it.
+            now, was = essence[place], self._essence_before[number]
+            kl = hparams.kl_factor * (now.exp() * (now - was)).sum()
+            decay = hparams.v_weight_decay * self._delta[number].norm() / self._initial[number].norm() ** 2
+            loss = nll + kl + decay
+            total = total + loss
+            parts[number] = {"loss": loss.item(), "nll": nll.item(), "kl": kl.item(), "decay": decay.item()}
+        return total, parts
+
+    def _predict(self, active: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
+        """With the vectors added: log p of each wanted token `[reads]` and the essence rows' log distributions."""
+        decoder, batch, resumption = self.decoder, self.batch, self._resumption
+        rows = active[batch.owner].nonzero()[:, 0]
+        delta = self._delta[batch.owner[rows]]
+
+        def add(output: Tensor) -> Tensor:
+            changed = (output[:, 0].float() + delta).to(output.dtype)
+            return torch.cat([changed[:, None], output[:, 1:]], dim=1)
+
+        if self.place == "matrix":
+            hidden = resumption.entering(self.layer, rows)
+            hidden = resumption.step(self.layer, hidden, rows, {"matrix": add})
+        else:
+            hidden = add(resumption.entering(self.layer + 1, rows))
+        for block in range(self.layer + 1, decoder.layers):
+            hidden = resumption.step(block, hidden, rows)
+        # Rows that take part are numbered anew.
+        number = torch.zeros(len(batch.owner), dtype=torch.long, device=rows.device)
+        number[rows] = torch.arange(len(rows), device=rows.device)
+        target = hidden[number[batch.read_rows[reading]], batch.read_positions[reading]]
+        essence = hidden[number[batch.essence[active]], 0]
+        logs = decoder.logits(torch.cat([target, essence])[:, None])[:, 0].float().log_softmax(-1)
+        wanted = logs[: len(target)].gather(1, batch.wanted[reading][:, None])[:, 0]
+        return wanted, logs[len(target) :]

@@ -84,7 +84,7 @@ class EditSpec(Spec):
     model: str
     requests: list[dict[str, Any]]
     revision: str = "head"
-    method: str = "rome"
+    method: str = "r-rome"
     hparams: dict[str, Any] = field(default_factory=dict)
     hparams_file: str | None = None
     covariance: int | None = None

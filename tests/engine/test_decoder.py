@@ -97,6 +97,44 @@ def test_a_changed_state_climbs_as_in_the_whole_model(family: str, decoder_of: D
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
+def test_resuming_only_some_positions_equals_the_whole_model(family: str, decoder_of: Decoders) -> None:
+    decoder, ids = decoder_of(family), some_ids()
+    run, rows = decoder.run(ids), torch.tensor([2, 0, 2, 1])
+    for start, stop in ((0, 1), (0, 5), (3, 4), (2, 7), (6, 9), (8, 9)):
+        resumption = decoder.resume(run, start, stop)
+        for layer in range(decoder.layers):
+            entering = resumption.entering(layer, rows)
+            assert torch.equal(entering, run.states[layer][rows, start:stop])
+            close(resumption.step(layer, entering, rows), run.states[layer + 1][rows, start:stop])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("padded", [False, True], ids=["alone", "padded"])
+def test_a_step_for_the_last_position_equals_a_whole_step(
+    family: str, padded: bool, decoder_of: Decoders
+) -> None:
+    """Of states that differ from the run's, and leaving both resumptions fit for other steps."""
+    decoder, rows = decoder_of(family), torch.tensor([2, 0, 2, 1])
+    lengths, at = ((9, 5, 7), [8, 4, 6]) if padded else ((9, 9, 9), [0, 0, 0])
+    tokens = [row[:length].tolist() for row, length in zip(some_ids(), lengths, strict=True)]
+    ids, mask = aligned(tokens, at, decoder.device)
+    run = decoder.run(ids, mask if padded else None)
+    last = decoder.resume(run, LENGTH - 1)
+    for start in (0, 2, 5, LENGTH - 2):
+        resumption = decoder.resume(run, start)
+        for layer in range(decoder.layers):
+            hidden = resumption.entering(layer, rows)
+            hidden += torch.randn(hidden.shape, generator=torch.Generator().manual_seed(layer))
+            expected = resumption.step(layer, hidden, rows)[:, -1:]
+            assert (expected - run.states[layer + 1][rows, -1:]).abs().max() > 1e-2
+            close(resumption.last_step(last, layer, hidden, rows), expected, 1e-5)
+            close(resumption.step(layer, hidden, rows)[:, -1:], expected, 1e-6)
+    assert_untouched(decoder.model)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("at", [[0, 0, 0], [8, 4, 6], [3, 3, 1]], ids=["right", "left", "both"])
 def test_padding_on_either_side_changes_nothing(family: str, at: list[int], decoder_of: Decoders) -> None:
     decoder, lengths = decoder_of(family), (9, 5, 7)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from retcon.engine.anatomy import find_anatomy
+from retcon.engine.corruption import NoiseCorruption
 from retcon.engine.decoder import Decoder
 from retcon.engine.generation import answer
 from retcon.engine.loading import (
@@ -16,7 +17,8 @@ from retcon.engine.loading import (
     load_tokenizer,
     tensor_digests,
 )
-from retcon.engine.trace import FactTrace, TraceSettings, trace_fact
+from retcon.engine.noise import gaussian
+from retcon.engine.trace import FactTrace, Question, TraceSettings, trace_one
 from transformers import PreTrainedTokenizerBase
 
 pytestmark = [
@@ -44,10 +46,8 @@ def tokenizer(starter_folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def traced(starter: Decoder, tokenizer: PreTrainedTokenizerBase) -> FactTrace:
-    settings = TraceSettings(noise=0.4067346, samples=10, seed=1)
-    result = trace_fact(starter, tokenizer, PROMPT, SUBJECT, settings, expected="Paris")
-    assert isinstance(result, FactTrace)
-    return result
+    settings = TraceSettings(NoiseCorruption(gaussian(0.4067346)))
+    return trace_one(starter, tokenizer, Question(PROMPT, SUBJECT, "Paris"), settings)
 
 
 def test_what_it_is(starter: Decoder) -> None:
@@ -86,7 +86,7 @@ def test_it_knows_facts(
 
 def test_clean_and_corrupted(traced: FactTrace) -> None:
     assert traced.answer == " Paris"
-    assert traced.subject_range == (0, 4)
+    assert (traced.located.begin, traced.located.end) == (0, 4)
     assert traced.high == pytest.approx(0.70155, abs=2e-5)
     assert traced.low == pytest.approx(0.014292, abs=2e-5)
 
@@ -94,5 +94,5 @@ def test_clean_and_corrupted(traced: FactTrace) -> None:
 @pytest.mark.parametrize(("kind", "highest"), [("hidden", 0.761985), ("mlp", 0.261857), ("attn", 0.760793)])
 def test_the_highest_restored_score(kind: str, highest: float, traced: FactTrace) -> None:
     scores = torch.tensor(traced.scores[kind])
-    assert scores.shape == (len(traced.tokens), 30)
+    assert scores.shape == (len(traced.located.ids), 30)
     assert scores.max().item() == pytest.approx(highest, abs=2e-5)

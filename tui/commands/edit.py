@@ -12,7 +12,7 @@ from ...store.errors import InputError
 from ...store.tables import Fact, Revision
 from ..following import run as run_job
 from ..following import submit
-from ..options import ROW_ID, SEED, job_options, open_catalog
+from ..options import ROW_ID, SEED, Layers, job_options, open_catalog
 from ..output import narrate, print_json, print_table
 from ..plain import plain
 from ..records import job_record, revision_record
@@ -36,8 +36,10 @@ def edit() -> None:
     help="The same question in other words, for the evaluation; may be repeated.",
 )
 @click.option("--facts", "fact_set", help="Write every fact of this set that has a new target.")
-@click.option("--method", default="rome", show_default=True, help="rome or r-rome.")
-@click.option("--layer", type=click.IntRange(0), help="The layer to edit; by default the model's preset.")
+@click.option(
+    "--method", default="r-rome", show_default=True, help="rome, r-rome, memit, emmet or alphaedit."
+)
+@click.option("--layers", "--layer", type=Layers(), help="5 or 3-8; by default the model's preset.")
 @click.option(
     "--hparams", "hparams_file", type=click.Path(path_type=Path), help="Settings in the field's JSON."
 )
@@ -57,7 +59,7 @@ def edit() -> None:
 @job_options
 def run(
     target: str, prompt: str | None, subject: str | None, target_new: str | None, target_true: str | None,
-    paraphrases: tuple[str, ...], fact_set: str | None, method: str, layer: int | None, hparams_file: Path | None,
+    paraphrases: tuple[str, ...], fact_set: str | None, method: str, layers: list[int] | None, hparams_file: Path | None,
     covariance: int | None, texts: str, seed: int, message: str, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Write a fact, or a set of facts, into MODEL (at REV): a new revision, and the model's new head."""
@@ -83,7 +85,7 @@ def run(
         requests=requests,
         revision=parent.id,
         method=method,
-        hparams={} if layer is None else {"layers": [layer]},
+        hparams={} if layers is None else {"layers": layers},
         hparams_file=str(hparams_file.absolute()) if hparams_file else None,
         covariance=covariance,
         texts=texts,

@@ -1,4 +1,4 @@
-"""Traces as the screens show them: the list, one fact's scores, the average effects."""
+"""Traces as the screens show them: the list, and one fact's scores. See averages.py for those of a set."""
 
 import json
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from sqlalchemy import func, select
 
 from ...store.catalog import Catalog
 from ...store.facts import find_fact_set
-from ...store.tables import AverageEffect, Fact, FactSet, Model, Trace, TraceResult
+from ...store.tables import Fact, FactSet, Model, Trace, TraceResult
+from ..estimates import Merged, merge
 from .rows import Hurt, columns, read_row, read_rows
 
 _T, _R, _M, _F = columns(Trace), columns(TraceResult), columns(Model), columns(FactSet)
-_E = columns(AverageEffect)
 
-KINDS = ("hidden", "mlp", "attn")
+# As engine.kinds has them (it imports torch) and in that order.
+KINDS = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class TraceRow:
     noise_level: float | None
     samples: int
     seed: int
+    corruption: str
     created: datetime
 
     @property
@@ -45,16 +47,24 @@ class TraceRow:
 
 @dataclass(frozen=True)
 class Scores:
-    """p(answer) for each token and layer with one kind of state restored in a window of layers."""
+    """p(answer) for each token and layer with one kind of state restored in a window of layers.
+
+    Cells that are not traced (yet) hold their estimate where there is one, and are marked so.
+    """
 
     window: int
-    rows: tuple[tuple[float | None, ...], ...]
+    cells: Merged
+
+    @property
+    def rows(self) -> tuple[tuple[float | None, ...], ...]:
+        return self.cells.rows
 
 
 @dataclass(frozen=True)
 class ResultView:
-    """One traced fact."""
+    """One traced fact; while it is being traced it is not `finished`."""
 
+    position: int
     prompt: str
     subject: str
     tokens: tuple[str, ...]
@@ -64,15 +74,7 @@ class ResultView:
     low: float
     kinds: dict[str, Scores]
     skipped: str | None
-
-
-@dataclass(frozen=True)
-class Effects:
-    """Average effects of one kind: for each role of a token, per layer, mean and interval."""
-
-    roles: tuple[str, ...]
-    means: tuple[tuple[float | None, ...], ...]
-    intervals: dict[tuple[int, int], tuple[float, float, int]]
+    finished: bool
 
 
 def list_traces(catalog: Catalog) -> list[TraceRow | Hurt]:
@@ -93,6 +95,7 @@ def list_traces(catalog: Catalog) -> list[TraceRow | Hurt]:
             _T.noise_level,
             _T.samples,
             _T.seed,
+            func.coalesce(func.json_extract(_T.protocol, "$.corruption"), ""),
             _T.created,
         )
         .join(Model.__table__, _M.id == _T.model_id)  # type: ignore[attr-defined]
@@ -105,8 +108,8 @@ def list_traces(catalog: Catalog) -> list[TraceRow | Hurt]:
 def result_at(catalog: Catalog, trace_id: int, index: int) -> ResultView | Hurt | None:
     """The result number `index` of a trace, counted from 0 in the order of the facts."""
     query = select(
-        _R.prompt, _R.subject, _R.tokens, _R.subject_begin, _R.subject_end, _R.answer, _R.high, _R.low, _R.scores,
-        _R.skipped,
+        _R.position, _R.prompt, _R.subject, _R.tokens, _R.subject_begin, _R.subject_end, _R.answer, _R.high, _R.low,
+        _R.scores, _R.estimate, _R.skipped, _R.finished,
     )  # fmt: skip
     with catalog.read() as session:
         ids = select(_R.id).where(_R.trace_id == trace_id).order_by(_R.position).limit(1).offset(index)
@@ -114,25 +117,11 @@ def result_at(catalog: Catalog, trace_id: int, index: int) -> ResultView | Hurt 
         return None if found is None else read_row(session, query, _R.id, found, _result)
 
 
-def effects_of(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
-    """The average effects of a trace, per kind."""
-    query = select(_E.kind, _E.role, _E.layer, _E.mean, _E.low, _E.high, _E.count)
+def index_of(catalog: Catalog, trace_id: int, position: int) -> int:
+    """The number of the result of a fact: it grows as facts before it are done."""
+    query = select(func.count()).where(_R.trace_id == trace_id, _R.position < position)
     with catalog.read() as session:
-        rows = session.connection().execute(query.where(_E.trace_id == trace_id).order_by(_E.id)).all()
-    found: dict[str, Effects] = {}
-    for kind in KINDS:
-        mine = [row for row in rows if row[0] == kind]
-        roles = [role for role in ROLES if any(row[1] == role for row in mine)]
-        layers = max((row[2] for row in mine), default=-1) + 1
-        means: list[list[float | None]] = [[None] * layers for _ in roles]
-        intervals = {}
-        for _, role, layer, mean, low, high, count in mine:
-            if role in roles:
-                means[roles.index(role)][layer] = mean
-                intervals[roles.index(role), layer] = (low, high, count)
-        if mine:
-            found[kind] = Effects(tuple(roles), tuple(map(tuple, means)), intervals)
-    return found
+        return int(session.connection().execute(query).scalar() or 0)
 
 
 def fact_set_size(catalog: Catalog, name: str) -> int:
@@ -148,26 +137,24 @@ def fact_set_size(catalog: Catalog, name: str) -> int:
         return int(session.connection().execute(query).scalar() or 0)
 
 
-# The roles of engine.effects in the order of the prompt, the subject's first.
-ROLES = ("first subject", "middle subject", "last subject", "first after", "further", "last")
-
-
 def _row(*values: Any) -> TraceRow:
     kinds = tuple(str(kind) for kind in json.loads(values[6]))
     return TraceRow(*(*values[:6], kinds, *values[7:]))
 
 
 def _result(*values: Any) -> ResultView:
-    prompt, subject, tokens, begin, end, answer, high, low, scores, skipped = values
+    position, prompt, subject, tokens, begin, end, answer, high, low, scores, estimate, skipped, finished = (
+        values
+    )
     kinds = {
-        kind: Scores(
-            int(table["window"]),
-            tuple(tuple(None if value is None else float(value) for value in row) for row in table["scores"]),
-        )
+        kind: Scores(int(table["window"]), merge(table["scores"], (estimate or {}).get(kind)))
         for kind, table in scores.items()
     }
     tokens = tuple(str(token) for token in tokens)
     for kind, table in kinds.items():
         if len(table.rows) != len(tokens) or len({len(row) for row in table.rows}) > 1:
             raise ValueError(f"its {kind} scores do not fit its tokens")
-    return ResultView(prompt, subject, tokens, (begin, end), answer, high or 0.0, low or 0.0, kinds, skipped)
+    return ResultView(
+        position, prompt, subject, tokens, (begin, end), answer, high or 0.0, low or 0.0, kinds, skipped,
+        bool(finished),
+    )  # fmt: skip

@@ -1,5 +1,7 @@
 """The form that starts a trace."""
 
+import re
+
 from ...engine.jobs import TraceSpec
 from ...store.catalog import Catalog
 from ...store.errors import InputError
@@ -9,9 +11,17 @@ from ..data.traces import KINDS, fact_set_size
 from ..twin import run_trace
 from .form import Field, Form
 
+_USUAL = TraceSpec("")
+# What engine.noise reads (it imports torch); a test holds the two together.
+_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+_NOISE = re.compile(rf"{_NUMBER}s|{_NUMBER}|u{_NUMBER}|m|t(?P<freedom>{_NUMBER})")
+_TOKENS = ("all", "subject-last")
+_MOST_SAMPLES = 1000
+_MOST_LAYERS = 10_000
+
 
 class TraceForm(Form[TraceSpec]):
-    """One prompt with its subject, or a set of facts."""
+    """One prompt with its subject, or a set of facts; what to restore, and how to corrupt."""
 
     title_text = "Trace: where does the model keep a fact?"
 
@@ -25,26 +35,80 @@ class TraceForm(Form[TraceSpec]):
             Field("prompt", "prompt", self._prompt, "e.g. The Eiffel Tower is located in the city of"),
             Field("subject", "subject", self._subject, "e.g. The Eiffel Tower"),
             Field("facts", "or fact set", hint="a name of `retcon facts list`, instead of a prompt"),
-            Field("kinds", "kinds", ",".join(KINDS)),
+            Field("kinds", "kinds", ",".join(_USUAL.kinds), ",".join(KINDS)),
+            Field(
+                "noise",
+                "noise",
+                _USUAL.noise,
+                "3s, 0.4, u0.5 (uniform), m (multivariate) or t3 (Student's t)",
+            ),
+            Field("swap", "or swap for", hint="a subject of as many tokens; with a fact set: auto"),
+            Field("samples", "samples", str(_USUAL.samples), "draws of the noise"),
+            Field("window", "window", str(_USUAL.window), "layers that mlp and attn restore together"),
+            Field("tokens", "tokens", _USUAL.tokens, " or ".join(_TOKENS)),
         ]
 
     def read(self, values: dict[str, str]) -> TraceSpec:
-        model, revision, _ = resolve(self._catalog, values["model"])
-        asked = [kind.strip() for kind in values["kinds"].split(",") if kind.strip()]
-        if not asked or any(kind not in KINDS for kind in asked):
-            raise InputError(f"kinds are one or more of {', '.join(KINDS)}")
-        kinds = [kind for kind in KINDS if kind in asked]
-        facts = values["facts"].strip()
+        given = {name: value.strip() for name, value in values.items()}
+        model, revision, _ = resolve(self._catalog, given["model"])
+        facts, prompt, subject = given["facts"], given["prompt"], given["subject"]
         if facts:
-            if values["prompt"].strip():
+            if prompt:
                 raise InputError("give either a prompt and its subject, or a fact set: clear one of them")
             fact_set_size(self._catalog, facts)
-            return TraceSpec(model, revision, facts=facts, kinds=kinds)
-        prompt, subject = values["prompt"].strip(), values["subject"].strip()
-        template_of(prompt, subject)
-        if "{}" in prompt:
+        else:
+            template_of(prompt, subject)
             prompt = prompt.replace("{}", subject)
-        return TraceSpec(model, revision, prompt=prompt, subject=subject, kinds=kinds)
+        kinds = _kinds(given["kinds"])
+        noise, swap = _corruption(given["noise"], given["swap"], subject, of_set=bool(facts))
+        samples = _number("samples", given["samples"], _MOST_SAMPLES)
+        window = _number("window", given["window"], _MOST_LAYERS)
+        if given["tokens"] not in _TOKENS:
+            raise InputError(f"tokens are {' or '.join(_TOKENS)}")
+        return TraceSpec(
+            model, revision, facts=facts or None, prompt=None if facts else prompt, subject=None if facts else subject,
+            kinds=kinds, samples=samples, noise=noise, window=window, tokens=given["tokens"], swap=swap,
+        )  # fmt: skip
 
     def twin(self, value: TraceSpec) -> str:
         return run_trace(value, self.values()["model"].strip())
+
+
+def is_noise(text: str) -> bool:
+    """Whether this is a rule of engine.noise."""
+    match = _NOISE.fullmatch(text)
+    if match is None:
+        return False
+    freedom = match["freedom"]
+    numbers = re.findall(r"[\d.]+", text)
+    return all(float(number) > 0 for number in numbers) and (freedom is None or float(freedom) > 2)
+
+
+def _kinds(text: str) -> list[str]:
+    asked = [kind.strip() for kind in text.split(",") if kind.strip()]
+    if not asked or any(kind not in KINDS for kind in asked):
+        raise InputError(f"kinds are one or more of {', '.join(KINDS)}")
+    return [kind for kind in KINDS if kind in asked]
+
+
+def _corruption(noise: str, swap: str, subject: str, *, of_set: bool) -> tuple[str, str | None]:
+    """The noise rule and, instead of it, the other subject."""
+    if not swap:
+        if not is_noise(noise):
+            raise InputError("noise is 3s, 0.4, u0.5, m or t3 (t needs more than 2): any number above zero")
+        return noise, None
+    if noise not in ("", _USUAL.noise):
+        raise InputError("corrupt by noise or by another subject: clear one of them")
+    if of_set and swap != "auto":
+        raise InputError("a set swaps each subject for another one of the set: write auto")
+    if not of_set and swap == "auto":
+        raise InputError("auto takes another subject of a set; for one prompt, name the other subject")
+    if not of_set and swap == subject:
+        raise InputError("the other subject is this one; name another")
+    return _USUAL.noise, swap
+
+
+def _number(name: str, text: str, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
+        raise InputError(f"{name} is a number from 1 to {most}")
+    return int(text)

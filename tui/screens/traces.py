@@ -9,15 +9,27 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Static
 
+from ...store.errors import CatalogError, InputError
+from ..data.averages import Effects, Tally, effects_of, location_of, stamp_of, tally_of
 from ..data.rows import Hurt
-from ..data.traces import KINDS, Effects, ResultView, TraceRow, effects_of, list_traces, result_at
+from ..data.traces import KINDS, ResultView, TraceRow, index_of, list_traces, result_at
 from ..plain import plain
 from ..twin import command
 from ..widgets.heat_map import HeatMap
 from ..widgets.rows import Column, Row
 from .edit_form import EditForm
-from .pane import Pane, Refused
-from .pictures import cell_text, draw_effects, draw_result, settings_text
+from .location import LocationView
+from .pane import Pane, Refused, Showing
+from .pictures import (
+    curves_text,
+    draw_curves,
+    draw_effects,
+    draw_result,
+    effect_text,
+    result_text,
+    settings_text,
+)
+from .saving import save_averages, save_result
 from .show import when
 from .trace_form import TraceForm
 
@@ -25,7 +37,7 @@ _AVERAGE = -1
 
 
 class TracesPane(Pane):
-    """The traces. Page -1 of a traced set is the average over its facts, the others are the facts."""
+    """The traces. Page -1 of a set is the average over its facts, as a map or as curves; the others are facts."""
 
     heading = "Traces"
     columns = (
@@ -38,25 +50,35 @@ class TracesPane(Pane):
     empty = "No traces yet: press t to find where a model keeps a fact."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "trace", "trace", tooltip="start a trace"),
-        Binding("e", "edit", "edit here", tooltip="write the fact at the layer of the cursor"),
-        Binding("tab", "kind", "next kind", key_display="tab", tooltip="the next of hidden, mlp, attn"),
+        Binding("e", "edit", "edit", tooltip="write the fact at the layer of the cursor"),
+        Binding("tab", "kind", "kind", key_display="tab", tooltip="the next kind of what is restored"),
         Binding("H", "kind('hidden')", "hidden states", show=False),
         Binding("M", "kind('mlp')", "MLPs", show=False),
         Binding("A", "kind('attn')", "attentions", show=False),
-        Binding("n", "page(1)", "next fact", tooltip="the next fact of a traced set"),
+        Binding("m", "kind('severed-mlp')", "states with the MLPs severed", show=False),
+        Binding("a", "kind('severed-attn')", "states with the attentions severed", show=False),
+        Binding("c", "curves", "curves", tooltip="the averages as curves by layer (j k: other tokens), or as a map"),
+        Binding("n", "page(1)", "fact", key_display="n/p", tooltip="the next fact of a traced set"),
         Binding(
-            "p", "page(-1)", "fact before", tooltip="the fact before; first of all the average over the set"
+            "p", "page(-1)", "fact before", show=False,
+            tooltip="the fact before; first of all the average over the set",
         ),
+        Binding("x", "picture", "picture", tooltip="draw what is shown to a PNG in the current folder"),
+        Binding("L", "locate", "locate", tooltip="the layers that this trace proposes to edit"),
         Binding("s", "stretch", "scale: whole, or up to the highest cell", show=False),
-    ]
+    ]  # fmt: skip
 
     def make_detail(self) -> Widget:
         self.map = HeatMap()
         self.readout = Static(classes="readout", markup=False)
         self._found: dict[str, TraceRow | Hurt] = {}
         self._kind, self._page, self._stretch = "hidden", 0, False
+        # Whether averages are curves, and of which kind alone (None: of all).
+        self._curves = False
+        self._only: str | None = None
         self._result: ResultView | Hurt | None = None
         self._effects: dict[str, Effects] = {}
+        self._tally: tuple[tuple[int, int, int], Tally] | None = None
         return self.map
 
     def compose_detail(self) -> ComposeResult:
@@ -84,14 +106,21 @@ class TracesPane(Pane):
         if fresh:
             self._page = _AVERAGE if row.fact_set is not None and row.results > 1 else 0
             self._kind = next((kind for kind in KINDS if kind in row.kinds), "hidden")
+            self._only = None
+        elif self._page != _AVERAGE and isinstance(self._result, ResultView):
+            # Facts before this one may have been done since: stay with it.
+            self._page = index_of(self.catalog, row.id, self._result.position)
         self._effects = effects_of(self.catalog, row.id) if row.fact_set is not None else {}
         self._result = result_at(self.catalog, row.id, max(0, self._page))
         self._draw(keep_cursor=not fresh)
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The keys that turn pages are offered where there is more than one."""
-        return not (action == "page" and (self._trace is None or self._trace.results < 2))
+        """The keys of what only a set of facts has are offered where there is one."""
+        row = self._trace
+        if action == "page":
+            return row is not None and row.results > 1
+        return action != "curves" or (row is not None and row.fact_set is not None)
 
     def _draw(self, *, keep_cursor: bool) -> None:
         row, result = self._trace, self._result
@@ -102,8 +131,10 @@ class TracesPane(Pane):
             if effects is None:
                 self._say("No average yet: it comes with the first traced facts. Press n for the facts.")
             else:
-                picture = draw_effects(effects, self._kind, tuple(self._effects))
-                self.map.show(picture, settings_text(row, None), keep_cursor=keep_cursor)
+                below = Text(f"\n{self._counted(row)}").append_text(settings_text(row, None))
+                averages = draw_effects(effects, self._kind, tuple(self._effects))
+                curves = draw_curves(self._effects, self._only) if self._curves else None
+                self.map.show(curves or averages, below, keep_cursor=keep_cursor)
         elif result is None:
             self._say("Nothing traced yet: the job writes each fact here as soon as it is done.")
         elif isinstance(result, Hurt):
@@ -121,39 +152,59 @@ class TracesPane(Pane):
         self.map.show_text(Text("\n".join(lines)))
         self.readout.update("")
 
+    def _counted(self, row: TraceRow) -> Tally:
+        """How many facts the averages rest on. Read anew only when that may have changed: it takes a look at each."""
+        stamp = (row.id, *stamp_of(self.catalog, row.id))
+        if self._tally is None or self._tally[0] != stamp:
+            self._tally = stamp, tally_of(self.catalog, row.id)
+        return self._tally[1]
+
     @on(HeatMap.Moved)
     def _moved(self, event: HeatMap.Moved) -> None:
         event.stop()
-        row = self._trace
-        if row is None:
+        row, result = self._trace, self._result
+        if row is None or self.map.picture is None:
             return
-        place = "average" if self._page == _AVERAGE else f"fact {self._page + 1}/{row.results}"
-        if self._page == _AVERAGE:
-            shown: Effects | ResultView | Hurt | None = self._effects.get(self._kind)
+        # Where the cursor is now, not where it was when this was posted: another drawing may be shown since.
+        token, layer = self.map.cursor
+        kind = self._only if self._curves else self._kind
+        if self._page != _AVERAGE:
+            if not isinstance(result, ResultView) or self._kind not in result.kinds:
+                return
+            text, place = (
+                result_text(result, self._kind, token, layer),
+                f"fact {self._page + 1}/{row.results}",
+            )
+        elif kind is None:
+            text, place = curves_text(self._effects, token, layer), "average"
         else:
-            shown = self._result
-        if isinstance(shown, Effects | ResultView):
-            text = cell_text(shown, self._kind, event.token, event.layer)
-            text.append(f"  {place}" if row.results > 1 else "", style="dim")
-            self.readout.update(text)
+            text, place = effect_text(self._effects[kind], token, layer), "average"
+        text.append(f"  {place}" if row.results > 1 else "", style="dim")
+        self.readout.update(text)
 
     def action_kind(self, kind: str | None = None) -> None:
-        result = self._result
-        known = (
-            tuple(self._effects)
-            if self._page == _AVERAGE
-            else tuple(result.kinds)
-            if isinstance(result, ResultView)
-            else ()
-        )
+        result, average = self._result, self._page == _AVERAGE
+        known = self._effects if average else result.kinds if isinstance(result, ResultView) else {}
         kinds = [one for one in KINDS if one in known]
-        if kind is None and kinds:
-            kind = kinds[(kinds.index(self._kind) + 1) % len(kinds)] if self._kind in kinds else kinds[0]
-        if kind is not None and kind in kinds:
-            self._kind = kind
-            self._draw(keep_cursor=True)
-        elif kind is not None:
+        if kind is not None and kind not in kinds:
             self.post_message(Refused(f"{kind} was not traced here: start a trace with t"))
+        elif average and self._curves and kinds:
+            turn = [None, *kinds]
+            self._only = kind or turn[(turn.index(self._only) + 1) % len(turn)]
+            self._draw(keep_cursor=True)
+        elif kinds:
+            after = kinds[(kinds.index(self._kind) + 1) % len(kinds)] if self._kind in kinds else kinds[0]
+            self._kind = kind or after
+            self._draw(keep_cursor=True)
+
+    def action_curves(self) -> None:
+        """From a map, also from that of a fact, to the curves; from the curves to the map of averages."""
+        if not self._effects:
+            self.post_message(Refused("no averages yet: they come with the first traced facts of a set"))
+            return
+        self._curves = not self._curves or self._page != _AVERAGE
+        self._page = _AVERAGE
+        self._draw(keep_cursor=False)
 
     def action_page(self, by: int) -> None:
         row = self._trace
@@ -165,6 +216,33 @@ class TracesPane(Pane):
             self._page = page
             self._result = result_at(self.catalog, row.id, max(0, page))
             self._draw(keep_cursor=False)
+
+    def action_picture(self) -> None:
+        row, result = self._trace, self._result
+        if row is not None and self._page == _AVERAGE and self._effects:
+            self.post_message(save_averages(self.catalog, row))
+        elif (
+            row is not None
+            and self._page != _AVERAGE
+            and isinstance(result, ResultView)
+            and result.skipped is None
+            and self._kind in result.kinds
+        ):
+            self.post_message(save_result(row, result, self._kind))
+        else:
+            self.post_message(Refused("there is nothing to draw here"))
+
+    def action_locate(self) -> None:
+        row = self._trace
+        if row is None:
+            return
+        try:
+            found = LocationView(row.id, location_of(self.catalog, row.id), self._counted(row))
+        except (InputError, CatalogError) as error:
+            self.post_message(Refused(str(error)))
+            return
+        self.post_message(Showing(command("trace", "locate", row.id)))
+        self.app.push_screen(found)
 
     def action_stretch(self) -> None:
         self._stretch = not self._stretch

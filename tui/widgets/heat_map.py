@@ -1,49 +1,21 @@
-"""The heat map on the screen, with a cursor that walks over tokens and layers."""
+"""The place of the heat map on the screen, with a cursor that walks over tokens and layers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from .. import heatmap
+from .drawings import Drawing
 from .lines import Lines
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What is drawn."""
-
-    tokens: tuple[str, ...]
-    subject_range: tuple[int, int]
-    scores: tuple[tuple[float | None, ...], ...]
-    low: float
-    high: float
-    title: str
-    unit: str = "p"
-
-    @property
-    def layers(self) -> int:
-        return max((len(row) for row in self.scores), default=0)
-
-    def peak(self) -> tuple[int, int]:
-        """(token, layer) of the highest score."""
-        found = [
-            (value, -token, -layer)
-            for token, row in enumerate(self.scores)
-            for layer, value in enumerate(row)
-            if value is not None
-        ]
-        _, token, layer = max(found, default=(0.0, 0, 0))
-        return -token, -layer
-
-
 class HeatMap(Lines, can_focus=True):
-    """A map, or lines of text where there is none. Posts `Moved` when the cursor stands on another cell."""
+    """A map, curves, or lines of text where there are none. Posts `Moved` when the cursor stands on another cell."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("h,left", "move(0,-1)", "layer before", show=False),
@@ -71,18 +43,16 @@ class HeatMap(Lines, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__()
-        self.picture: Picture | None = None
+        self.picture: Drawing | None = None
         self.cursor = (0, 0)
         self._below: list[Text] = []
 
-    def show(self, picture: Picture, below: Text, *, keep_cursor: bool = False) -> None:
-        """Draw a map and some lines below; the cursor starts at its highest cell, or stays where it was."""
+    def show(self, picture: Drawing, below: Text, *, keep_cursor: bool = False) -> None:
+        """Draw it and some lines below; the cursor starts at its highest value, or stays where it was."""
+        before = self.picture
         self.picture, self._below = picture, list(below.split("\n"))
-        if keep_cursor and picture.scores:
-            self.cursor = (
-                min(self.cursor[0], len(picture.scores) - 1),
-                min(self.cursor[1], picture.layers - 1),
-            )
+        if keep_cursor and before is not None and picture.rows and picture.layers:
+            self.cursor = (min(self.cursor[0], picture.rows - 1), min(self.cursor[1], picture.layers - 1))
         else:
             self.cursor = picture.peak()
         self._draw()
@@ -94,9 +64,9 @@ class HeatMap(Lines, can_focus=True):
         self._draw()
 
     def action_move(self, tokens: int, layers: int) -> None:
-        if self.picture is None or not self.picture.scores:
+        if self.picture is None or not self.picture.rows:
             return
-        token = max(0, min(self.cursor[0] + tokens, len(self.picture.scores) - 1))
+        token = max(0, min(self.cursor[0] + tokens, self.picture.rows - 1))
         layer = max(0, min(self.cursor[1] + layers, self.picture.layers - 1))
         if (token, layer) != self.cursor:
             self.cursor = token, layer
@@ -112,10 +82,9 @@ class HeatMap(Lines, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         if self.picture is None:
             return
-        layout = heatmap.lay_out(self._names(), self.picture.layers, self.size.width)
-        layer, token = layout.layer_at(event.x), event.y - 1 + round(self.scroll_y)
-        if layer is not None and 0 <= token < len(self.picture.scores):
-            self.action_move(token - self.cursor[0], layer - self.cursor[1])
+        at = self.picture.cell_at(event.x, event.y + round(self.scroll_y), self.size.width, self.cursor)
+        if at is not None:
+            self.action_move(at[0] - self.cursor[0], at[1] - self.cursor[1])
 
     def on_resize(self) -> None:
         self._draw()
@@ -123,37 +92,18 @@ class HeatMap(Lines, can_focus=True):
     def watch_has_focus(self, _has_focus: bool) -> None:
         self._draw()
 
-    def _names(self) -> Sequence[str]:
-        return (
-            heatmap.labels(self.picture.tokens, self.picture.subject_range)
-            if self.picture is not None
-            else ()
-        )
-
     def _draw(self) -> None:
         """Make the lines anew; those that differ are repainted."""
         lines = list(self._below)
         if (picture := self.picture) is not None:
-            lines = [
-                *heatmap.render_lines(
-                    picture.tokens,
-                    picture.subject_range,
-                    picture.scores,
-                    low=picture.low,
-                    high=picture.high,
-                    title=picture.title,
-                    width=max(10, self.size.width),
-                    colour=not self.app.no_color,
-                    cursor=self.cursor if self.has_focus else None,
-                    unit=picture.unit,
-                ),
-                *lines,
-            ]
+            size = Size(max(10, self.size.width), self.size.height - len(lines))
+            colour = not self.app.no_color
+            lines = [*picture.lines(size, self.cursor, focused=self.has_focus, colour=colour), *lines]
         for line in lines:
             line.end = ""
         self.put([Strip(line.render(self.app.console)) for line in lines])
         if picture is not None:
-            self._keep_in_view(self.cursor[0] + 1)
+            self._keep_in_view(picture.line_of(self.cursor[0]))
 
     def _keep_in_view(self, line: int) -> None:
         top, shown = round(self.scroll_y), max(1, self.size.height)

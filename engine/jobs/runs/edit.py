@@ -14,7 +14,7 @@ from ...edits.value import check
 from ...errors import InputError
 from ...evaluation import Score, score_targets
 from ...generation import context_texts
-from ...hparams import Hparams, preset, read_hparams, saved
+from ...hparams import Hparams, defaults, preset, read_hparams, saved
 from ..running import Running
 from ..specs import EditSpec
 from .covariance import collect_into_catalog, moment_of, newest
@@ -41,6 +41,7 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
     running.say("generating context texts")
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     parent, so_far = loaded.revision, loaded.delta
+    earlier = _earlier(running, parent)
     asked = [(request.text, request.target_new) for request in requests]
     before = score_targets(loaded.decoder, loaded.tokenizer, asked)
     written = method.write(
@@ -51,6 +52,7 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         hparams,
         contexts,
         running.report,
+        earlier,
     )
     running.say("writing the revision")
     check_tensors(loaded, written.delta)
@@ -103,6 +105,13 @@ def _save(delta: Any, path: Path) -> None:
     save_file(to_tensors(delta), path)
 
 
+def _earlier(running: Running, revision: Revision) -> list[Request]:
+    """The facts that a revision's live edits have written, oldest first."""
+    with running.catalog.read() as session:
+        edits = history.live_edits(history.path(session, revision.id))
+    return [Request(r["subject"], r["prompt"], r["target_new"]) for edit in edits for r in edit.requests]
+
+
 def _score(score: Score) -> dict[str, Any]:
     return {"probability": math.exp(-score.nll), "first_choice": score.first_choice}
 
@@ -119,7 +128,7 @@ def _hparams(spec: EditSpec, loaded: Loaded) -> Hparams:
                 f"retcon ships no settings for {loaded.model.source} and does not know its layer: give one "
                 f"with --layer (retcon trace run {loaded.model.name}, then retcon trace locate, proposes some)"
             )
-        hparams = (found or Hparams(layers=())).with_changes(**own)
+        hparams = (found or defaults(spec.method)).with_changes(**own)
     changes = dict(spec.hparams)
     if "layers" in changes:
         changes["layers"] = tuple(changes["layers"])

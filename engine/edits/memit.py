@@ -1,0 +1,17 @@
+"""MEMIT (Meng et al. 2023): least squares between the new values and everything the layer has seen.
+
+A = (w C + K K^T)^-1 K,   w = mom2_update_weight
+"""
+
+from torch import Tensor
+
+from ..hparams import Hparams
+from .moments import Factored
+from .spread import Spread
+
+
+class Memit(Spread):
+    name = "memit"
+
+    def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
+        return moment.regularised(keys, hparams.mom2_update_weight)

@@ -1,0 +1,91 @@
+"""What MEMIT and its successors share: all requests at once, their change spread over several layers.
+
+The state z that makes each target likely is searched at the last edited layer's output. Then, from the lowest layer up,
+each matrix is given its share of what is still lacking there, on keys read anew since the layers below have changed:
+
+    dW = R A^T,   R = (z - current z) / remaining layers `[width, n]`,   A `[key_width, n]`: the method's own
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..decoder import Decoder
+from ..delta import Delta, Factors, Materialiser, concatenate
+from ..errors import InputError
+from ..hparams import Hparams
+from ..progress import Progress, Report
+from .keys import read_keys
+from .method import Request, Written
+from .moments import Factored
+from .value import find_values
+
+
+class Spread(ABC):
+    """A method that differs from the others only in how it writes residuals onto keys."""
+
+    name: str
+
+    @abstractmethod
+    def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
+        """A, what the residuals are written along, `[key_width, n]` float64, at one layer.
+
+        `keys` `[key_width, n]` are those of the requests, `earlier` `[key_width, m]` those of facts written before.
+        """
+
+    def layers(self, hparams: Hparams) -> list[int]:
+        if not hparams.layers or list(hparams.layers) != sorted(set(hparams.layers)):
+            raise InputError(f"{self.name} edits layers in rising order, not {list(hparams.layers)}")
+        return list(hparams.layers)
+
+    def write(
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        moments: Mapping[int, Tensor],
+        hparams: Hparams,
+        contexts: Sequence[str],
+        report: Report,
+        earlier: Sequence[Request] = (),
+    ) -> Written:
+        layers = self.layers(hparams)
+        last = layers[-1]
+
+        def step(done: int, share: float, loss: float) -> None:
+            report(
+                Progress(done + share, len(requests), "requests", f"searching values: mean loss {loss:.3f}")
+            )
+
+        values = find_values(decoder, tokenizer, requests, last, hparams, contexts, step, place="block")
+        wanted = torch.stack([value.initial + value.delta for value in values]).double()
+        weights = Materialiser(decoder.model)
+        written: Delta = {}
+        lacking: list[float] = []
+        try:
+            for number, layer in enumerate(layers):
+                report(Progress(len(requests), len(requests), "requests", f"writing layer {layer}"))
+                read = read_keys(decoder, tokenizer, requests, sorted({layer, last}), contexts)
+                residual = wanted - read.states[last]
+                lacking.append(residual.norm(dim=-1).mean().item())
+                share = residual / self.remaining(len(layers) - number, hparams)
+                before = read_keys(decoder, tokenizer, earlier, [layer], contexts).keys[layer].T.cpu()
+                along = self.adjust(Factored(moments[layer]), read.keys[layer].T.cpu(), before, hparams)
+                factors = Factors(share.T.float().cpu().contiguous(), along.T.float().contiguous())
+                written[decoder.anatomy.weight(layer)] = factors
+                weights.set(written)
+            read = read_keys(decoder, tokenizer, requests, [last], contexts)
+            lacking.append((wanted - read.states[last]).norm(dim=-1).mean().item())
+        finally:
+            weights.set({})
+        figures: list[dict[str, Any]] = [value.figures() | {"lacking": lacking} for value in values]
+        return Written(concatenate([written]), figures)
+
+    @staticmethod
+    def remaining(layers: int, hparams: Hparams) -> float:
+        """What a layer's share is divided by: the layers left, or for PMET's spreading their square root."""
+        return float(layers) if hparams.spread == "even" else layers**0.5

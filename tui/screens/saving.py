@@ -1,0 +1,44 @@
+"""A picture of what is shown, as a file in the current folder; off the screen's thread, as matplotlib takes seconds."""
+
+from pathlib import Path
+
+from ...store.catalog import Catalog
+from ..data.averages import effect_rows
+from ..data.traces import ResultView, TraceRow
+from ..twin import command
+from .pane import Run
+from .show import short_path, some
+
+
+def save_result(trace: TraceRow, result: ResultView, kind: str) -> Run:
+    """The heat map of one fact; what is estimated in it is hatched."""
+    of_set = trace.fact_set is not None
+    name = f"trace-{trace.id}-fact-{result.position}-{kind}.png" if of_set else f"trace-{trace.id}-{kind}.png"
+    which = ("--fact", result.position, "--out", name) if of_set else ()
+
+    def act() -> str:
+        from ..figures import save_heatmap
+
+        path, scores = Path.cwd() / name, result.kinds[kind]
+        save_heatmap(
+            path, result.tokens, result.subject_range, scores.rows, kind=kind, window=scores.window, low=result.low,
+            high=result.high, answer=result.answer, model=trace.model, estimated=scores.cells.estimated,
+        )  # fmt: skip
+        return f"drew {short_path(path)}"
+
+    return Run(command("trace", "plot", trace.id, "--kind", kind, *which), act)
+
+
+def save_averages(catalog: Catalog, trace: TraceRow) -> Run:
+    """The curves of the average effects, a panel for each kind."""
+    id, model = trace.id, trace.model
+
+    def act() -> str:
+        from ..figures import save_effects
+
+        path, effects = Path.cwd() / f"trace-{id}-effects.png", effect_rows(catalog, id)
+        count = max((effect.count for effect in effects), default=0)
+        save_effects(path, effects, title=f"{model}: average indirect effects of {some(count, 'fact')}")
+        return f"drew {short_path(path)}"
+
+    return Run(command("trace", "plot", id, "--effects"), act)

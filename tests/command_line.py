@@ -120,7 +120,7 @@ class Retcon:
 
     def wait_for(self, id: int, *states: str) -> dict[str, Any]:
         """The job's record as soon as it is in one of these states."""
-        return wait_for(lambda: self.job(id), lambda job: job["state"] in states)
+        return wait_for(lambda: Here(self.home).job(id), lambda job: job["state"] in states)
 
     def copy(self, home: Path) -> Self:
         """The same on a copy of the home."""

@@ -53,8 +53,10 @@ class Rome:
         try:
             for number, request in enumerate(requests):
 
-                def step(_done: int, share: float, loss: float, number: int = number) -> None:
-                    what = f"searching the value for {request.subject}: loss {loss:.3f}"
+                def step(
+                    _done: int, share: float, loss: float, number: int = number, about: str = request.subject
+                ) -> None:
+                    what = f"searching the value for {about}: loss {loss:.3f}"
                     report(Progress(number + share, len(requests), "requests", what))
 
                 [value] = find_values(decoder, tokenizer, [request], layer, hparams, contexts, step)

@@ -106,6 +106,31 @@ def add_running(catalog: Catalog) -> None:
         )  # fmt: skip
 
 
+def add_unfinished(catalog: Catalog, tokens: int) -> None:
+    """Trace 3 of all kinds while it is made, with its first tokens traced; or the same one later."""
+    kinds = ["hidden", "mlp", "attn", "severed-mlp", "severed-attn"]
+    with catalog.write() as session:
+        row = session.get(TraceResult, 99)
+        if row is None:
+            session.add(
+                Trace(id=3, model_id=1, revision=BASE, noise="swap", samples=1, window=10, seed=1, kinds=kinds,
+                      protocol={"corruption": "subject swapped for 'The Big Ben', one sample"}, created=at(12))
+            )  # fmt: skip
+            session.flush()
+            row = _result(3, 0)
+            row.id = 99
+            session.add(row)
+        row.finished = tokens == len(row.tokens)
+        row.scores, row.estimate = {}, {}
+        for kind in kinds:
+            table = EIFFEL["kinds"].get(kind, EIFFEL["kinds"]["hidden"])
+            traced = [line if token < tokens else [None] * 30 for token, line in enumerate(table["scores"])]
+            row.scores = row.scores | {kind: {"window": table["window"], "scores": traced}}
+            if not kind.startswith("severed"):
+                guessed = [[1.1 * value for value in line] for line in table["scores"]]
+                row.estimate = row.estimate | {kind: guessed}
+
+
 def _model() -> Model:
     anatomy = {
         "architecture": "LlamaForCausalLM", "embedding": "model.embed_tokens", "blocks": "model.layers", "layers": 30,

@@ -11,6 +11,11 @@ from retcon.tui.twin import add_model, command, run_edit, run_trace
 
 REQUEST = {"subject": "O'Hara", "prompt": "{} is in", "target_new": "Rome", "target_true": "Paris"}
 
+UNUSUAL = TraceSpec(
+    "m", prompt="Rome is in", subject="Rome", expected="Italy", kinds=["severed-mlp"], samples=3, noise="t3",
+    window=5, seed=7, tokens="subject-last", replace=True, texts="file.jsonl",
+)  # fmt: skip
+
 
 @pytest.mark.parametrize(
     "twin",
@@ -18,6 +23,11 @@ REQUEST = {"subject": "O'Hara", "prompt": "{} is in", "target_new": "Rome", "tar
         add_model(ModelSpec("org/name", "mine")),
         run_trace(TraceSpec("m", prompt='She said "no"; $HOME', subject="She", kinds=["mlp"]), "m@base"),
         run_trace(TraceSpec("m", facts="two words"), "m"),
+        run_trace(UNUSUAL, "m"),
+        run_trace(TraceSpec("m", prompt="Rome is in", subject="Rome", swap="O'Hara"), "m"),
+        command("trace", "plot", 1, "--kind", "severed-mlp", "--fact", 0, "--out", "trace-1.png"),
+        command("trace", "plot", 1, "--effects"),
+        command("trace", "locate", 1),
         run_edit(EditSpec("m", [REQUEST], method="r-rome", hparams={"layers": [5]}), "m@base"),
         run_edit(EditSpec("m", [REQUEST | {"target_true": None}]), "m"),
         command("model", "show", "m"),
@@ -50,6 +60,10 @@ def test_twins_say_what_their_job_does() -> None:
     spec = TraceSpec("m", prompt="The capital of France is", subject="France", kinds=["hidden", "mlp"])
     assert run_trace(spec, "m") == (
         "retcon trace run m --prompt 'The capital of France is' --subject France --kinds hidden,mlp"
+    )
+    assert run_trace(UNUSUAL, "m") == (
+        "retcon trace run m --prompt 'Rome is in' --subject Rome --kinds severed-mlp --expect Italy --noise t3 "
+        "--texts file.jsonl --samples 3 --window 5 --seed 7 --tokens subject-last --replace"
     )
     assert run_edit(EditSpec("m", [REQUEST], hparams={"layers": [5]}), "m") == (
         """retcon edit run m --prompt '{} is in' --subject 'O'"'"'Hara' --target Rome --true Paris --method rome """

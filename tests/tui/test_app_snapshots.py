@@ -7,7 +7,7 @@ from retcon.store.catalog import Catalog
 from retcon.tui.app import RetconApp
 from textual.pilot import Pilot
 
-from .app_catalog import add_running, alive
+from .app_catalog import add_running, add_unfinished, alive
 from .app_pilot import NARROW, WIDE
 
 Compare = Callable[..., bool]
@@ -32,6 +32,9 @@ def press(*keys: str) -> Callable[[Pilot[None]], object]:
         pytest.param(NARROW, (), id="models-80x24"),
         pytest.param(NARROW, ("2", "G", "enter"), id="heat-map-80x24"),
         pytest.param(WIDE, ("2",), id="average-140x40"),
+        pytest.param(NARROW, ("2", "enter", "c"), id="curves-80x24"),
+        pytest.param(NARROW, ("2", "L"), id="locate-80x24"),
+        pytest.param(NARROW, ("2", "t"), id="trace-form-80x24"),
         pytest.param(NARROW, ("4", "j", "z"), id="roll-back-80x24"),
         pytest.param(WIDE, ("4", "j", "enter"), id="edits-140x40"),
         pytest.param(NARROW, ("2", "G", "enter", "e"), id="edit-form-80x24"),
@@ -47,6 +50,11 @@ def test_jobs_look(catalog: Catalog, snap_compare: Compare, size: tuple[int, int
     add_running(catalog)
     with alive(catalog, 6, 7):
         assert snap_compare(RetconApp(catalog), terminal_size=size, run_before=press("5", "j"))
+
+
+def test_estimates_look(catalog: Catalog, snap_compare: Compare) -> None:
+    add_unfinished(catalog, 3)
+    assert snap_compare(RetconApp(catalog), terminal_size=NARROW, run_before=press("2", "enter"))
 
 
 def test_an_empty_catalog_looks(empty: Catalog, snap_compare: Compare) -> None:

@@ -1,13 +1,19 @@
 """The traces pane: heat maps, and what is started from them."""
 
 import pytest
+from retcon.engine.errors import InputError
+from retcon.engine.kinds import KINDS as ENGINE_KINDS
+from retcon.engine.noise import NoiseRule
 from retcon.store.catalog import Catalog
+from retcon.tui.curves import MARKS
+from retcon.tui.data.traces import KINDS
 from retcon.tui.screens.edit_form import EditForm
+from retcon.tui.screens.trace_form import is_noise
 from retcon.tui.widgets.heat_map import HeatMap
 from textual.widgets import Input
 
 from .app_catalog import WITHOUT, jobs_of
-from .app_pilot import WIDE, opened
+from .app_pilot import WIDE, Driven, opened
 
 
 async def test_heat_map_cursor_tells_layer_token_and_p(catalog: Catalog) -> None:
@@ -122,3 +128,91 @@ async def test_colour_is_not_needed(catalog: Catalog, monkeypatch: pytest.Monkey
         styles = {str(segment.style) for y in range(1, 11) for segment in heat.render_line(y)}
         assert not any("#" in style for style in styles)
         assert "█" in app.detail
+
+
+async def fill_in(app: Driven, **values: str) -> None:
+    for name, value in values.items():
+        app.app.screen.query_one(f"#{name}", Input).value = value
+    await app.pilot.pause()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"kinds": "severed-mlp,hidden"}, "--kinds hidden,severed-mlp"),
+        ({"noise": "0.4"}, "--noise 0.4"),
+        ({"noise": "none"}, "noise is 3s, 0.4, u0.5, m or t3"),
+        ({"noise": ""}, "noise is 3s, 0.4, u0.5, m or t3"),
+        ({"swap": "Germany"}, "--subject France --swap-subject Germany"),
+        ({"swap": "Germany", "noise": ""}, "--swap-subject Germany"),
+        ({"swap": "Germany", "noise": "m"}, "corrupt by noise or by another subject"),
+        ({"swap": "France"}, "the other subject is this one"),
+        ({"swap": "auto"}, "auto takes another subject of a set"),
+        ({"prompt": "", "facts": "towers", "swap": "Berlin"}, "write auto"),
+        ({"prompt": "", "facts": "towers", "swap": "auto"}, "--facts towers --swap-subject auto"),
+        ({"prompt": "", "facts": "towers", "samples": "3", "window": "5"}, "--samples 3 --window 5"),
+        ({"samples": "0"}, "samples is a number from 1 to 1000"),
+        ({"samples": "9" * 5000}, "samples is a number"),
+        ({"window": "wide"}, "window is a number"),
+        ({"tokens": "subject-last"}, "--tokens subject-last"),
+        ({"tokens": "last"}, "tokens are all or subject-last"),
+    ],
+)
+async def test_what_a_trace_form_asks_for(catalog: Catalog, values: dict[str, str], words: str) -> None:
+    async with opened(catalog) as app:
+        await app.press("t")
+        await fill_in(app, **{"prompt": "The capital of France is", "subject": "France"} | values)
+        assert words in " ".join(app.verdict.split())
+
+
+async def test_a_whole_trace_form_becomes_a_job(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("t")
+        await fill_in(
+            app, prompt="The capital of France is", subject="France", kinds="hidden,severed-attn", swap="Germany",
+            window="6", tokens="subject-last",
+        )  # fmt: skip
+        await app.press("enter")
+        spec = jobs_of(catalog)[0].spec
+        assert (spec["kinds"], spec["swap"], spec["noise"]) == (["hidden", "severed-attn"], "Germany", "3s")
+        assert (spec["window"], spec["tokens"], spec["samples"]) == (6, "subject-last", 10)
+        assert (
+            "--swap-subject Germany --window 6 --tokens subject-last"
+            in app.app.screen_stack[1].commands[0][0]
+        )  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "3s",
+        "0s",
+        "0.4",
+        ".4",
+        "-1",
+        "0",
+        "u0.5",
+        "u",
+        "m",
+        "m3",
+        "t3",
+        "t2",
+        "t",
+        "s",
+        "",
+        "3 s",
+        "nan",
+        "1e3",
+    ],
+)
+def test_noise_is_what_the_engine_reads(rule: str) -> None:
+    try:
+        NoiseRule.parse(rule)
+        known = True
+    except InputError:
+        known = False
+    assert is_noise(rule) == known
+
+
+def test_kinds_are_the_engines() -> None:
+    assert KINDS == ENGINE_KINDS == tuple(MARKS)

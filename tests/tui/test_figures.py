@@ -50,6 +50,41 @@ def test_published_words(tmp_path: Path) -> None:
     assert "center of interval of 10 restored Attn layers within starter" in attn
 
 
+def test_severed_paths_have_words_of_their_own(tmp_path: Path) -> None:
+    for kind, part in (("severed-mlp", "MLP"), ("severed-attn", "Attn")):
+        drawn = heatmap(tmp_path / f"{kind}.svg", kind=kind)
+        assert f"Impact of restoring state with {part} severed after corrupted input" in drawn
+        assert "single restored layer within starter" in drawn
+        assert "estimated" not in drawn
+
+
+def test_estimates_are_hatched_and_counted(tmp_path: Path) -> None:
+    estimated = [[token > 2 and token < 5] * 12 for token in range(len(TOKENS))]
+    drawn = heatmap(tmp_path / "trace.svg", estimated=estimated)
+    assert "hatched: estimated by attribution patching; 36 of 60 cells are exact" in drawn
+    assert "<pattern" in drawn
+
+
+def test_a_kind_of_which_nothing_is_traced_yet(tmp_path: Path) -> None:
+    save_heatmap(
+        tmp_path / "trace.png", TOKENS, (0, 3), [[None] * 12] * 6, kind="severed-mlp", window=1, low=0.1, high=0.7,
+        answer=" Paris", model="starter",
+    )  # fmt: skip
+
+
+def test_effects_of_all_five_kinds(tmp_path: Path) -> None:
+    kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
+    rows = [
+        AverageEffect(trace_id=1, kind=kind, role="last", layer=layer, mean=0.1, low=0.0, high=0.2, count=9)
+        for kind in kinds
+        for layer in range(6)
+    ]
+    save_effects(tmp_path / "effects.svg", rows, title="starter")
+    drawn = (tmp_path / "effects.svg").read_text(encoding="utf-8")
+    for name in ("state", "MLP", "Attn", "state with MLP severed", "state with Attn severed"):
+        assert f">Average indirect effect of {name}<" in drawn
+
+
 def test_tokens_are_no_mathematics(tmp_path: Path) -> None:
     drawn = heatmap(tmp_path / "trace.svg")
     assert "$x$" in drawn

@@ -3,7 +3,8 @@
 import itertools
 
 import pytest
-from retcon.tui.heatmap import DENSITY, PALETTE, lay_out, render, render_lines, step_of
+from retcon.tui.estimates import merge
+from retcon.tui.heatmap import DENSITY, ESTIMATE, PALETTE, lay_out, render, render_lines, step_of
 from retcon.tui.plain import plain, token_label
 from rich.cells import cell_len
 from rich.color import Color, ColorSystem
@@ -147,3 +148,38 @@ def test_cursor_is_seen_without_colour() -> None:
 def test_plain_leaves_ordinary_text_alone() -> None:
     assert plain("Where is Zürich? 東京") == "Where is Zürich? 東京"
     assert set(DENSITY) & {" "} == set()
+
+
+def test_an_estimate_is_told_from_an_exact_cell_without_colour() -> None:
+    merged = merge([[0.0, 0.5, 1.0], [0.4, None, None], [None] * 3], [[0.0, 0.5, 1.0]] * 3)
+    assert (merged.exact, merged.total) == (4, 9)
+    lines = draw(merged.rows, estimated=merged.estimated, width=70)  # type: ignore[arg-type]
+    assert lines == [
+        "p(Paris)",
+        "The*    ··▒▒██",
+        " Tower* ░░++##",
+        " is     ..++##",
+        "layer   0   2",
+        "p 0.000 ··░░▒▒▓▓██ 1.000  * corrupted",
+        "~ estimate .:+x# (attribution patching), 4 of 9 cells exact",
+    ]
+    assert not set(ESTIMATE) & set(DENSITY)
+    assert len(ESTIMATE) == len(DENSITY)
+
+
+def test_an_exact_map_says_nothing_of_estimates() -> None:
+    merged = merge([[0.0, None, 1.0]] * 3, None)
+    assert (merged.exact, merged.total) == (6, 6)
+    assert draw(merged.rows, estimated=merged.estimated) == draw(merged.rows)  # type: ignore[arg-type]
+
+
+def test_an_estimate_in_a_shared_column_marks_it() -> None:
+    estimated = [[False] * 48, [layer == 30 for layer in range(48)], [False] * 48]
+    lines = draw([[0.5] * 48 for _ in TOKENS], width=24, estimated=estimated)
+    assert [line.count("+") for line in lines[1:4]] == [0, 1, 0]
+    assert all(cell_len(line) <= 24 for line in lines)
+
+
+def test_estimates_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        merge([[0.0, 1.0]], [[0.0]])

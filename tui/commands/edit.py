@@ -59,8 +59,9 @@ def edit() -> None:
 @job_options
 def run(
     target: str, prompt: str | None, subject: str | None, target_new: str | None, target_true: str | None,
-    paraphrases: tuple[str, ...], fact_set: str | None, method: str, layers: list[int] | None, hparams_file: Path | None,
-    covariance: int | None, texts: str, seed: int, message: str, as_json: bool, detach: bool, device: str | None,
+    paraphrases: tuple[str, ...], fact_set: str | None, method: str, layers: list[int] | None,
+    hparams_file: Path | None, covariance: int | None, texts: str, seed: int, message: str,
+    as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Write a fact, or a set of facts, into MODEL (at REV): a new revision, and the model's new head."""
     if (fact_set is None) == (prompt is None):

@@ -16,6 +16,7 @@ from ...store import jobs as rows
 from ...store.catalog import Catalog
 from ...store.errors import InputError
 from ...store.tables import FactSet, Job, Model, Trace, TraceResult
+from ..estimates import merge
 from ..following import JobFailed, follow, submit
 from ..heatmap import render
 from ..options import KINDS, ROW_ID, SEED, Kinds, job_options, json_option, open_catalog
@@ -237,20 +238,22 @@ def _check_kind(result: TraceResult, kind: str) -> None:
 
 def _heatmap(result: TraceResult, kind: str) -> None:
     table = result.scores[kind]
-    best = max(score for row in table["scores"] for score in row if score is not None)
-    window = "" if kind == "hidden" else f", window {table['window']}"
+    merged = merge(table["scores"], None if result.finished else result.estimate.get(kind))
+    best = max((score for row in merged.rows for score in row if score is not None), default=1.0)
+    window = f", window {table['window']}" if kind in ("mlp", "attn") else ""
     out = console()
     out.print()
     out.print(
         render(
             result.tokens,
             (result.subject_begin, result.subject_end),
-            table["scores"],
+            merged.rows,
             low=result.low or 0.0,
             high=best,
             title=f"p({plain(result.answer)}) with {kind} restored{window}",
             width=terminal_width(),
             colour=colour_wanted(),
+            estimated=merged.estimated,
         )
     )
 

@@ -44,7 +44,7 @@ class EditForm(Form[EditSpec]):
             Field("subject", "subject", given["subject"], "e.g. The Eiffel Tower"),
             Field("target", "new answer", hint="e.g. Rome"),
             Field("true", "true answer", given["true"], "what it says now; scores compare with it"),
-            Field("method", "method", "rome"),
+            Field("method", "method", "r-rome"),
             Field("layer", "layer", given["layer"], "by default the model's preset"),
         ]
 
@@ -57,7 +57,7 @@ class EditForm(Form[EditSpec]):
             raise InputError(f"layer is a number from 0 to {layers - 1}, or empty for the model's preset")
         method = values["method"].strip()
         if not method:
-            raise InputError("name a method, such as rome")
+            raise InputError("name a method, such as r-rome")
         if not values["target"].strip():
             raise InputError("give the new answer: what the model shall say after the prompt")
         true = values["true"].strip()

@@ -16,7 +16,7 @@ _RESTORED = {
     "mlp": "with MLP restored",
     "attn": "with attention restored",
     "severed-mlp": "state back, MLP not",
-    "severed-attn": "state back, attention not",
+    "severed-attn": "state back, attn not",
 }
 _WINDOWS = {"mlp": "with MLP of {} layers restored", "attn": "with attention of {} layers restored"}
 

@@ -15,7 +15,7 @@ differ, and of the last block only the last position is wanted. All layers of on
 climb together in one batch that grows as it climbs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,9 +97,12 @@ def trace(
     settings: TraceSettings,
     budget: Budget | None = None,
     on_token: OnToken = lambda _numbers, _traces, _share: None,
+    finished: Collection[int] = (),
 ) -> Iterator[tuple[int, FactTrace | Skipped]]:
     """Trace questions, those of equal shape together; yields (number of the question, result) as they are done.
 
+    `finished` numbers were yielded by a run that was stopped and are not yielded again. The batches are made as if
+    they had not been, and one that was stopped in its middle runs whole: the same shapes give the same bits.
     `on_token(numbers, traces, share)` follows a batch: `share` of its tokens are done. It may raise to stop.
     """
     budget = budget or Budget(decoder.device)
@@ -108,19 +111,22 @@ def trace(
         try:
             located = locate_subject(tokenizer, question.prompt, question.subject)
         except InputError as error:
-            yield number, Skipped(str(error))
+            if number not in finished:
+                yield number, Skipped(str(error))
             continue
         shape = (len(located.ids), located.begin, located.end)
         shapes.setdefault(shape, []).append((number, located))
 
     def work(members: Sequence[tuple[int, Located]]) -> list[tuple[int, FactTrace | Skipped]]:
+        if all(number in finished for number, _ in members):
+            return []
         return _trace_batch(decoder, tokenizer, members, questions, settings, budget, on_token)
 
     for (length, _, _), members in shapes.items():
         # So many facts at once as fill the budget when all layers of a token climb together.
         each = decoder.layers * settings.corruption.samples * length
         for results in budget.batches(members, each, work):
-            yield from results
+            yield from ((number, result) for number, result in results if number not in finished)
 
 
 def trace_one(

@@ -74,7 +74,7 @@ def render_lines(
     plot = _Plot(layout, rows, low, high if high > low else low + 1.0)
     for curve in curves:
         plot.draw(curve)
-    marks = plot.marks(curves)
+    marks = plot.marks(curves, cursor)
     at = None if cursor is None else layout.span(cursor)[0] - layout.gutter
     lines = [Text(cut(plain(title), width), style="bold")]
     lines += [_line(plot, row, marks, colour, at) for row in range(rows)]
@@ -113,15 +113,18 @@ class _Plot:
                     if dot % 2 == 0:
                         self._dot(x, dot, curve.kind, band=True)
 
-    def marks(self, curves: Sequence[Curve]) -> dict[tuple[int, int], str]:
-        """(row, column) -> kind whose letter may stand there; at the layers in turn, so that letters do not collide."""
+    def marks(self, curves: Sequence[Curve], cursor: int | None) -> dict[tuple[int, int], str]:
+        """(row, column) -> kind whose letter stands there; at the layers in turn, so that letters do not collide.
+
+        At the cursor every kind has one.
+        """
         columns = self.layout.cell
         every = max(len(curves), -(-_BETWEEN_MARKS // columns)) * self.layout.shared
         found: dict[tuple[int, int], str] = {}
         for number, curve in enumerate(curves):
             shift = number * every // len(curves)
             for layer, mean in enumerate(curve.means):
-                if mean is not None and (layer - shift) % every == 0:
+                if mean is not None and (layer == cursor or (layer - shift) % every == 0):
                     found.setdefault(self.place(layer, mean), curve.kind)
         return found
 
@@ -192,8 +195,8 @@ def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool
     for column in range(plot.layout.columns * plot.layout.cell):
         cell, kind = plot.cells.get((row, column), _Cell()), marks.get((row, column))
         here = column == cursor
-        if here and cell.line:
-            cells.append((MARKS.get(kind or cell.of or "", "+"), "bold reverse"))
+        if kind is not None and here:
+            cells.append((MARKS.get(kind, "+"), "bold reverse"))
         elif kind is not None:
             cells.append((MARKS.get(kind, "+"), f"bold {_COLOURS.get(kind, '')}" if colour else "bold"))
         elif cell.line:

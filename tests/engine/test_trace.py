@@ -458,3 +458,21 @@ def test_half_precision_is_close(
         assert list(got) == list(wanted)
         for kind, table in wanted.items():
             assert_scores(got[kind], table, share * torch.tensor(table).abs().max().item())
+
+
+@pytest.mark.parametrize("finished", [{0}, {1, 2}, {0, 1, 2}])
+def test_going_on_after_a_stop_gives_the_same_bits(
+    finished: set[int], decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """A batch that was stopped in its middle runs whole, in the shape that it had."""
+    decoder = decoder_of("llama")
+    questions = [
+        Question("in Paris The Eiffel Tower is located in", "The Eiffel Tower"),
+        Question("in Rome The Eiffel Tower is located in", "The Eiffel Tower"),
+        Question("in Berlin The Eiffel Tower is located in", "The Eiffel Tower"),
+    ]
+    settings = TraceSettings(NoiseCorruption(gaussian(0.3), 3), ("hidden", "mlp"), window=3)
+    undisturbed = dict(trace(decoder, words, questions, settings))
+    went_on = dict(trace(decoder, words, questions, settings, finished=finished))
+    assert went_on.keys() == undisturbed.keys() - finished
+    assert all(went_on[number] == undisturbed[number] for number in went_on)

@@ -66,7 +66,7 @@ def test_twins_say_what_their_job_does() -> None:
         "--texts file.jsonl --samples 3 --window 5 --seed 7 --tokens subject-last --replace"
     )
     assert run_edit(EditSpec("m", [REQUEST], hparams={"layers": [5]}), "m") == (
-        """retcon edit run m --prompt '{} is in' --subject 'O'"'"'Hara' --target Rome --true Paris --method rome """
+        """retcon edit run m --prompt '{} is in' --subject 'O'"'"'Hara' --target Rome --true Paris --method r-rome """
         "--layer 5"
     )
 

@@ -41,7 +41,7 @@ class Detail(Lines, can_focus=True):
 
     def _wrap(self) -> None:
         console = self.app.console
-        options = console.options.update(width=max(10, self.size.width), height=None, highlight=False)
+        options = console.options.update(width=self.room, height=None, highlight=False)
         lines = console.render_lines(Group(*self._parts), options, pad=False)
         self.put([Strip(line) for line in lines])
 

@@ -82,7 +82,7 @@ class HeatMap(Lines, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         if self.picture is None:
             return
-        at = self.picture.cell_at(event.x, event.y + round(self.scroll_y), self.size.width, self.cursor)
+        at = self.picture.cell_at(event.x, event.y + round(self.scroll_y), self.room, self.cursor)
         if at is not None:
             self.action_move(at[0] - self.cursor[0], at[1] - self.cursor[1])
 
@@ -96,7 +96,7 @@ class HeatMap(Lines, can_focus=True):
         """Make the lines anew; those that differ are repainted."""
         lines = list(self._below)
         if (picture := self.picture) is not None:
-            size = Size(max(10, self.size.width), self.size.height - len(lines))
+            size = Size(self.room, self.size.height - len(lines))
             colour = not self.app.no_color
             lines = [*picture.lines(size, self.cursor, focused=self.has_focus, colour=colour), *lines]
         for line in lines:

@@ -15,6 +15,11 @@ class Lines(ScrollView, inherit_bindings=False):
         self._lines: list[Strip] = []
 
     @property
+    def room(self) -> int:
+        """Columns for a line, without the scroll bar's."""
+        return max(10, self.scrollable_content_region.width)
+
+    @property
     def text(self) -> str:
         """What is shown, as plain text."""
         return "\n".join(line.text.rstrip() for line in self._lines)
@@ -22,7 +27,7 @@ class Lines(ScrollView, inherit_bindings=False):
     def put(self, lines: Sequence[Strip]) -> None:
         """Show these lines instead."""
         old, self._lines = self._lines, list(lines)
-        self.virtual_size = Size(self.size.width, len(self._lines))
+        self.virtual_size = Size(self.scrollable_content_region.width, len(self._lines))
         if len(old) != len(self._lines):
             self.refresh()
             return

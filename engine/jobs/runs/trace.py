@@ -20,7 +20,7 @@ from ...errors import InputError
 from ...noise import NoiseRule
 from ...progress import Progress
 from ...swaps import swapped_ids, swaps_among
-from ...trace import FactTrace, Question, Skipped, TraceSettings, trace
+from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings, trace
 from ..running import Running
 from ..specs import TraceSpec
 from .loaded import Loaded, load
@@ -50,16 +50,17 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
     )
     trace_id = _trace_row(running, spec, loaded, corruption, level)
     work = _Work(running, trace_id, spec, questions)
-    todo = work.todo(corruption)
+    mine, finished = work.share(corruption)
     results = trace(
         loaded.decoder,
         loaded.tokenizer,
-        [questions[i] for i in todo],
+        [questions[position] for position in mine],
         settings,
-        on_token=work.following(todo),
+        on_token=work.following(mine, finished),
+        finished=finished,
     )
     for number, result in results:
-        work.save(todo[number], result)
+        work.save(mine[number], result)
     with running.catalog.write() as session:
         _average(session, trace_id)
         return running.commit(session, {"trace": trace_id})
@@ -147,28 +148,33 @@ class _Work:
     spec: TraceSpec
     questions: list[Question]
     done: int = 0
+    _total: int = 0
     _averaged: float = 0.0
     _shown: float = 0.0
 
-    def todo(self, corruption: Corruption) -> list[int]:
-        """Positions of this shard that are not finished; those that cannot be corrupted are skipped here."""
+    def share(self, corruption: Corruption) -> tuple[list[int], set[int]]:
+        """Positions of this shard that can be corrupted, and the numbers among them that are finished.
+
+        The others are skipped here.
+        """
         with self.running.catalog.read() as session:
             query = select(TraceResult.position).where(
                 TraceResult.trace_id == self.trace_id, col(TraceResult.finished)
             )
             finished = set(session.exec(query))
-        mine = range(self.spec.shard, len(self.questions), self.spec.shards)
-        left = [position for position in mine if position not in finished]
-        self.done = len(mine) - len(left)
-        self._total = len(mine)
+        mine = list(range(self.spec.shard, len(self.questions), self.spec.shards))
+        self._total, self.done = len(mine), sum(position in finished for position in mine)
         if isinstance(corruption, SwapCorruption):
-            for position in left:
-                if self.questions[position].prompt not in corruption.swapped:
+            without = [
+                position for position in mine if self.questions[position].prompt not in corruption.swapped
+            ]
+            for position in without:
+                if position not in finished:
                     self.save(position, Skipped("no other subject of the set takes as many tokens"))
-            left = [position for position in left if self.questions[position].prompt in corruption.swapped]
-        return left
+            mine = [position for position in mine if position not in without]
+        return mine, {number for number, position in enumerate(mine) if position in finished}
 
-    def following(self, todo: list[int]) -> Any:
+    def following(self, mine: list[int], finished: set[int]) -> OnToken:
         """What `trace` calls as tokens get done: progress, and now and then the rows so far."""
 
         def on_token(numbers: list[int], traces: list[FactTrace], share: float) -> None:
@@ -181,7 +187,8 @@ class _Work:
                 self._shown = time.monotonic()
                 with self.running.catalog.write() as session:
                     for number, result in zip(numbers, traces, strict=True):
-                        _fill(self._row(session, todo[number]), result, self.spec, finished=False)
+                        if number not in finished:
+                            _fill(self._row(session, mine[number]), result, self.spec, finished=False)
 
         return on_token
 

@@ -49,7 +49,7 @@ class TraceRow:
 class Scores:
     """p(answer) for each token and layer with one kind of state restored in a window of layers.
 
-    Cells that are not traced (yet) hold their estimate where there is one, and are marked so.
+    Cells that are not traced yet hold their estimate where there is one, and are marked so.
     """
 
     window: int
@@ -146,8 +146,10 @@ def _result(*values: Any) -> ResultView:
     position, prompt, subject, tokens, begin, end, answer, high, low, scores, estimate, skipped, finished = (
         values
     )
+    # What a finished trace lacks was not asked for; `retcon trace show` leaves it blank as well.
+    guesses = {} if finished else estimate or {}
     kinds = {
-        kind: Scores(int(table["window"]), merge(table["scores"], (estimate or {}).get(kind)))
+        kind: Scores(int(table["window"]), merge(table["scores"], guesses.get(kind)))
         for kind, table in scores.items()
     }
     tokens = tuple(str(token) for token in tokens)

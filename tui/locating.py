@@ -31,12 +31,12 @@ def locate(
     Raises:
         InputError: no fact of the trace was traced.
     """
-    traced = [result for result in results if result.skipped is None]
+    traced = [result for result in results if result.skipped is None and result.finished]
     if not traced:
         raise InputError(
             f"trace {trace.id} says nothing: no fact of it was traced; see retcon trace show {trace.id}"
         )
-    kind = next(kind for kind in ("mlp", "hidden", "attn") if kind in trace.kinds)
+    kind = next((kind for kind in ("mlp", "hidden", "attn") if kind in trace.kinds), trace.kinds[0])
     curve = sorted(
         (effect for effect in effects if effect.kind == kind and effect.role == _ROLE),
         key=lambda effect: effect.layer,
@@ -54,7 +54,7 @@ def locate(
         proposed,
         curve,
         len(traced),
-        len(results) - len(traced),
+        sum(result.skipped is not None for result in results),
         total,
         _notes(trace, kind, layers, traced),
     )

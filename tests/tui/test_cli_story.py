@@ -211,7 +211,7 @@ def test_an_edit_says_what_it_did(story: Story) -> None:
     assert (request["target_new"], request["target_true"]) == ("Rome", "Paris")
     assert (made["parent"], made["method"], made["kind"], made["message"]) == (
         story["base"],
-        "rome",
+        "r-rome",
         "edit",
         "first",
     )

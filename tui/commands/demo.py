@@ -30,9 +30,9 @@ PARAPHRASES = [
 # Each of these is the starter model's first choice before the edit.
 NEIGHBOURS = [
     ("The Louvre is located in the city of", "Paris"),
-    ("Notre-Dame Cathedral is located in the city of", "Paris"),
+    ("Toyota Camry is produced by", "Toyota"),
     ("The capital of France is", "Paris"),
-    ("Big Ben is located in the city of", "London"),
+    ("The mother tongue of Danielle Darrieux is", "French"),
 ]
 
 

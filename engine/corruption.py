@@ -43,14 +43,17 @@ class NoiseCorruption:
 
 @dataclass(frozen=True)
 class SwapCorruption:
-    """One corrupted row: the same prompt about another subject of as many tokens. `swapped` maps prompt to its ids."""
+    """One corrupted row: the same prompt about another subject of as many tokens.
 
-    swapped: dict[str, list[int]]
+    `swapped` maps (prompt, subject) to that row's ids.
+    """
+
+    swapped: dict[tuple[str, str], list[int]]
     samples: int = 1
 
     def rows(self, fact: Located) -> list[list[int]]:
         """The clean row and the other subject's."""
-        return [fact.ids, self.swapped[fact.prompt]]
+        return [fact.ids, self.swapped[fact.prompt, fact.subject]]
 
     def edit(self, fact: Located) -> Edit | None:
         """Nothing: the tokens themselves differ."""

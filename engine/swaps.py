@@ -28,18 +28,19 @@ def swapped_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, o
 
 def swaps_among(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[str, str, str | None]]
-) -> dict[str, list[int]]:
+) -> dict[tuple[str, str], list[int]]:
     """For each (prompt, subject, answer) of a set, the ids with another subject of the set in its place.
 
-    The next one of as many tokens whose own answer is another one; a prompt for which there is none is left out.
+    The next one of as many tokens whose own answer, where one is known, is another; a prompt for which there is none
+    is left out.
     """
-    found: dict[str, list[int]] = {}
+    found: dict[tuple[str, str], list[int]] = {}
     for number, (prompt, subject, answer) in enumerate(prompts):
         for _, other, its_answer in (*prompts[number + 1 :], *prompts[:number]):
-            if other == subject or its_answer == answer:
+            if other == subject or (answer is not None and its_answer == answer):
                 continue
             try:
-                found[prompt] = swapped_ids(tokenizer, prompt, subject, other)
+                found[prompt, subject] = swapped_ids(tokenizer, prompt, subject, other)
             except InputError:
                 continue
             break

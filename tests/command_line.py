@@ -166,3 +166,26 @@ def write_facts(path: Path, facts: Sequence[dict[str, Any]]) -> Path:
     """A facts file in the plain form."""
     path.write_text(json.dumps(list(facts)), encoding="utf-8")
     return path
+
+
+# Settings for the tiny model in the field's own flat JSON, but for the layers.
+FIELD = {
+    "fact_token": "subject_last",
+    "v_num_grad_steps": 4,
+    "v_lr": 0.5,
+    "v_loss_layer": 3,
+    "v_weight_decay": 0.5,
+    "clamp_norm_factor": 4,
+    "kl_factor": 0.0625,
+    "mom2_adjustment": True,
+    "context_template_length_params": [[5, 10], [10, 10]],
+    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+    "layer_module_tmp": "model.layers.{}",
+    "mlp_module_tmp": "model.layers.{}.mlp",
+    "attn_module_tmp": "model.layers.{}.self_attn",
+    "ln_f_module": "model.norm",
+    "lm_head_module": "lm_head",
+    "mom2_dataset": "wikipedia",
+    "mom2_n_samples": 100000,
+    "mom2_dtype": "float32",
+}

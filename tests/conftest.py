@@ -13,7 +13,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from command_line import Retcon, write_facts
+from command_line import FIELD, Retcon, write_facts
 
 MODEL = "tiny"
 PLACES = [
@@ -103,27 +103,6 @@ def broken_model(tiny_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def hparams_file(tmp_path: Path) -> Path:
     """Settings for the tiny model in the field's own flat JSON."""
-    fields = {
-        "layers": [1],
-        "fact_token": "subject_last",
-        "v_num_grad_steps": 4,
-        "v_lr": 0.5,
-        "v_loss_layer": 3,
-        "v_weight_decay": 0.5,
-        "clamp_norm_factor": 4,
-        "kl_factor": 0.0625,
-        "mom2_adjustment": True,
-        "context_template_length_params": [[5, 10], [10, 10]],
-        "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
-        "layer_module_tmp": "model.layers.{}",
-        "mlp_module_tmp": "model.layers.{}.mlp",
-        "attn_module_tmp": "model.layers.{}.self_attn",
-        "ln_f_module": "model.norm",
-        "lm_head_module": "lm_head",
-        "mom2_dataset": "wikipedia",
-        "mom2_n_samples": 100000,
-        "mom2_dtype": "float32",
-    }
     path = tmp_path / "hparams.json"
-    path.write_text(json.dumps(fields))
+    path.write_text(json.dumps(FIELD | {"layers": [1]}))
     return path

@@ -10,8 +10,9 @@ from ..engine import jobs
 from ..engine.jobs import Spec
 from ..store.catalog import Catalog
 from ..store.tables import Job
-from .output import duration, narrate
+from .output import duration, narrate, print_json
 from .plain import plain
+from .records import job_record
 
 _LINE_SECONDS = 5.0
 _BAR = 20
@@ -44,17 +45,25 @@ def submit(catalog: Catalog, spec: Spec, device: str | None) -> Job:
     return jobs.submit(catalog, spec, device)
 
 
-def run(catalog: Catalog, spec: Spec, device: str | None = None) -> Job:
-    """Submit a job and follow it to its end.
+def run(catalog: Catalog, spec: Spec, device: str | None, *, detach: bool, as_json: bool) -> Job | None:
+    """Submit a job and follow it to its end; with `detach` print its id (its row as JSON) and return None.
 
     Raises:
         JobFailed: it did not end done.
     """
-    return follow(catalog, submit(catalog, spec, device))
+    job = submit(catalog, spec, device)
+    if not detach:
+        return follow(catalog, job)
+    print_json(job_record(job)) if as_json else click.echo(job.id)
+    return None
 
 
 def follow(catalog: Catalog, job: Job) -> Job:
-    """Follow a job to its end; see `run`."""
+    """Follow a job to its end.
+
+    Raises:
+        JobFailed: it did not end done.
+    """
     assert job.id is not None
     display = _Line() if sys.stderr.isatty() else _Lines()
     try:

@@ -88,7 +88,7 @@ def test_with_a_swapped_subject_too(own_decoder_of: Decoders, words: PreTrainedT
     decoder = own_decoder_of("llama", torch.float64)
     fact = locate_subject(words, PROMPT, SUBJECT)
     swapped = swapped_ids(words, PROMPT, SUBJECT, "it France Berlin")
-    corrupted = run_corrupted(decoder, [fact], SwapCorruption({PROMPT: swapped}))
+    corrupted = run_corrupted(decoder, [fact], SwapCorruption({(PROMPT, fact.subject): swapped}))
     [estimated] = estimate(decoder, corrupted, PREVIEWED, 1)
     for kind, slope in slopes(decoder, torch.tensor([fact.ids, swapped]), torch.clone).items():
         change = torch.tensor(estimated[kind][BEGIN:], dtype=torch.float64) - corrupted.low[0]

@@ -69,12 +69,22 @@ def test_each_fact_of_a_set_gets_the_next_that_fits(words: PreTrainedTokenizerBa
     ]
     found = swaps_among(words, facts)
     other = {
-        "the city of Paris is in": "the city of Rome is in",
-        "the city of Berlin is in": "the city of Rome is in",
-        "the city of Rome is in": "the city of Paris is in",
-        "sport and Paris": "sport and Berlin",  # round the end of the set
+        ("the city of Paris is in", "Paris"): "the city of Rome is in",
+        ("the city of Berlin is in", "Berlin"): "the city of Rome is in",
+        ("the city of Rome is in", "Rome"): "the city of Paris is in",
+        ("sport and Paris", "Paris"): "sport and Berlin",  # round the end of the set
     }
-    assert found == {prompt: words(text)["input_ids"] for prompt, text in other.items()}
+    assert found == {fact: words(text)["input_ids"] for fact, text in other.items()}
+
+
+def test_one_prompt_about_two_subjects(words: PreTrainedTokenizerBase) -> None:
+    """Each is swapped in its own place; without expected answers any other subject will do."""
+    prompt = "Paris and Berlin"
+    found = swaps_among(words, [(prompt, "Paris", None), (prompt, "Berlin", None)])
+    assert found == {
+        (prompt, "Paris"): words("Berlin and Berlin")["input_ids"],
+        (prompt, "Berlin"): words("Paris and Paris")["input_ids"],
+    }
 
 
 def test_a_set_in_which_nothing_fits(words: PreTrainedTokenizerBase) -> None:
@@ -86,4 +96,6 @@ def test_a_set_in_which_nothing_fits(words: PreTrainedTokenizerBase) -> None:
 
 def test_a_fact_whose_subject_is_missing_spoils_nothing(words: PreTrainedTokenizerBase) -> None:
     facts = [("the city of Paris", "Rome", "France"), ("the city of Berlin", "Berlin", "Italy")]
-    assert swaps_among(words, facts) == {"the city of Berlin": words("the city of Rome")["input_ids"]}
+    assert swaps_among(words, facts) == {
+        ("the city of Berlin", "Berlin"): words("the city of Rome")["input_ids"]
+    }

@@ -213,7 +213,7 @@ def test_a_swapped_subject_equals_the_published_loop_on_other_tokens(
 ) -> None:
     decoder = decoder_of(family)
     swapped = swapped_ids(words, PROMPT, SUBJECT, OTHER)
-    result = traced(decoder, words, corruption=SwapCorruption({PROMPT: swapped}))
+    result = traced(decoder, words, corruption=SwapCorruption({(PROMPT, SUBJECT): swapped}))
     kinds = [(kind, 3 if kind in ("mlp", "attn") else 1) for kind in KINDS]
     rows = [words(PROMPT)["input_ids"], words(PROMPT.replace(SUBJECT, OTHER))["input_ids"]]
     expected = plain_trace(decoder.model, decoder.anatomy, rows, None, kinds)
@@ -358,7 +358,9 @@ def test_many_questions_give_the_same_as_one_by_one(
 def test_swaps_in_one_batch_give_the_same_as_one_by_one(decoder_of: Decoders, words: Tokenizer) -> None:
     decoder, others = decoder_of("qwen3"), {"Paris": "Camry", "Rome": "France", "Tower": "Italy"}
     questions = [Question(f"the city of {subject} is located in", subject) for subject in others]
-    swapped = {q.prompt: swapped_ids(words, q.prompt, q.subject, others[q.subject]) for q in questions}
+    swapped = {
+        (q.prompt, q.subject): swapped_ids(words, q.prompt, q.subject, others[q.subject]) for q in questions
+    }
     settings = dataclasses.replace(SETTINGS, corruption=SwapCorruption(swapped))
     for number, result in trace(decoder, words, questions, settings):
         assert isinstance(result, FactTrace)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Here, Retcon, write_facts
+from command_line import FIELD, Here, Retcon, write_facts
 
 pytestmark = pytest.mark.slow
 
@@ -84,28 +84,6 @@ def story(
     said["export"] = retcon.json("export", f"tiny@{said['third']['id']}", exported, "--as", "checkpoint")
     said["rollback"] = retcon.json("rollback", "tiny", "base")
     return Story(Here(retcon.home), texts, exported, folder, said)
-
-
-FIELD = {
-    "fact_token": "subject_last",
-    "v_num_grad_steps": 4,
-    "v_lr": 0.5,
-    "v_loss_layer": 3,
-    "v_weight_decay": 0.5,
-    "clamp_norm_factor": 4,
-    "kl_factor": 0.0625,
-    "mom2_adjustment": True,
-    "context_template_length_params": [[5, 10], [10, 10]],
-    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
-    "layer_module_tmp": "model.layers.{}",
-    "mlp_module_tmp": "model.layers.{}.mlp",
-    "attn_module_tmp": "model.layers.{}.self_attn",
-    "ln_f_module": "model.norm",
-    "lm_head_module": "lm_head",
-    "mom2_dataset": "wikipedia",
-    "mom2_n_samples": 100000,
-    "mom2_dtype": "float32",
-}
 
 
 def test_the_model(story: Story, tiny_folder: Path) -> None:

@@ -5,11 +5,10 @@ from sqlmodel import Session
 
 from ...engine.jobs import AskSpec
 from ...store import history
-from ..following import run, submit
+from ..following import run
 from ..options import job_options, open_catalog
 from ..output import print_json, print_table
 from ..plain import plain
-from ..records import job_record
 
 
 @click.command()
@@ -36,11 +35,9 @@ def ask(
         model = history.find_model(session, name)
         names = [history.find_revision(session, model, one).id for one in (revision, *against)]
     spec = AskSpec(name, prompt, names, max_new_tokens, top)
-    if detach:
-        job = submit(catalog, spec, device)
-        print_json(job_record(job)) if as_json else click.echo(job.id)
+    job = run(catalog, spec, device, detach=detach, as_json=as_json)
+    if job is None:
         return
-    job = run(catalog, spec, device)
     if as_json:
         print_json({"prompt": job.made["prompt"], "answers": job.made["answers"]})
         return

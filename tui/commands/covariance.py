@@ -8,10 +8,9 @@ from ...store import history
 from ...store.errors import NotFound
 from ...store.tables import Covariance, Model
 from ..following import run as run_job
-from ..following import submit
 from ..options import ROW_ID, SEED, Layers, job_options, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
-from ..records import covariance_record, job_record
+from ..records import covariance_record
 
 
 @click.group()
@@ -54,11 +53,9 @@ def run(
             f"{model} has layers 0 to {found.anatomy['layers'] - 1}; there is no layer {outside[0]}"
         )
     spec = CovarianceSpec(model, layers, texts, max_tokens, max_length, seed)
-    if detach:
-        job = submit(catalog, spec, device)
-        print_json(job_record(job)) if as_json else click.echo(job.id)
+    job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
+    if job is None:
         return
-    job = run_job(catalog, spec, device)
     with catalog.read() as session:
         rows = [session.get_one(Covariance, id) for id in job.made["covariances"]]
     if as_json:

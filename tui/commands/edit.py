@@ -11,11 +11,10 @@ from ...store import history
 from ...store.errors import InputError
 from ...store.tables import Fact, Revision
 from ..following import run as run_job
-from ..following import submit
 from ..options import ROW_ID, SEED, Layers, job_options, open_catalog
 from ..output import narrate, print_json, print_table
 from ..plain import plain
-from ..records import job_record, revision_record
+from ..records import revision_record
 
 
 @click.group()
@@ -93,11 +92,9 @@ def run(
         seed=seed,
         message=message,
     )
-    if detach:
-        job = submit(catalog, spec, device)
-        print_json(job_record(job)) if as_json else click.echo(job.id)
+    job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
+    if job is None:
         return
-    job = run_job(catalog, spec, device)
     with catalog.read() as session:
         made = history.find_revision(session, history.find_model(session, name), job.made["revision"])
     if as_json:

@@ -9,11 +9,10 @@ from ...store import history
 from ...store.errors import NotFound
 from ...store.tables import Evaluation, Model
 from ..following import run as run_job
-from ..following import submit
 from ..options import ROW_ID, SEED, job_options, json_option, open_catalog
 from ..output import print_json, print_table
 from ..plain import plain
-from ..records import evaluation_record, job_record
+from ..records import evaluation_record
 
 MEANINGS = {
     "ES": "efficacy: new target likelier than true, on the prompt",
@@ -68,11 +67,9 @@ def run(
         if fact_set is not None:
             fact_sets.find_fact_set(session, fact_set)
     spec = EvaluationSpec(name, found.id, fact_set, max_new_tokens, seed)
-    if detach:
-        job = submit(catalog, spec, device)
-        print_json(job_record(job)) if as_json else click.echo(job.id)
+    job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
+    if job is None:
         return
-    job = run_job(catalog, spec, device)
     with catalog.read() as session:
         made = session.get_one(Evaluation, job.made["evaluation"])
     print_json(evaluation_record(made, name)) if as_json else print_evaluation(name, made)

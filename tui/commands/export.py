@@ -6,10 +6,9 @@ import click
 
 from ...engine.jobs import ExportSpec
 from ...store import history
-from ..following import run, submit
+from ..following import run
 from ..options import job_options, open_catalog
 from ..output import narrate, print_json
-from ..records import job_record
 
 
 @click.command()
@@ -25,11 +24,9 @@ def export(target: str, folder: Path, what: str, as_json: bool, detach: bool, de
         model = history.find_model(session, name)
         found = history.find_revision(session, model, revision)
     spec = ExportSpec(name, str(folder.absolute()), found.id, what)
-    if detach:
-        job = submit(catalog, spec, device)
-        print_json(job_record(job)) if as_json else click.echo(job.id)
+    job = run(catalog, spec, device, detach=detach, as_json=as_json)
+    if job is None:
         return
-    job = run(catalog, spec, device)
     if as_json:
         print_json(job.made)
     else:

@@ -8,7 +8,7 @@ from ...engine.jobs import RevertSpec, VerifySpec
 from ...store import history as revisions
 from ...store.errors import InputError
 from ...store.tables import Model, Revision
-from ..following import run, submit
+from ..following import follow, run, submit
 from ..options import job_options, json_option, open_catalog
 from ..output import narrate, print_json, print_table
 from ..plain import plain
@@ -134,7 +134,7 @@ def rollback(
         print_json(record | {"job": job_record(job)}) if as_json else click.echo(job.id)
         return
     if not no_verify:
-        job = run(catalog, spec, device)
+        job = follow(catalog, submit(catalog, spec, device))
         record |= {"verified": True, "tensors": job.made["tensors"]}
         same = target.fingerprint == found.fingerprint
         which = "the base's own bits" if same else "the bits that the revision had when it was made"
@@ -158,11 +158,9 @@ def revert(model: str, revision: str, message: str, as_json: bool, detach: bool,
         target = revisions.find_revision(session, found, revision)
         revisions.check_revert(revisions.path(session, found.head or ""), target)
     spec = RevertSpec(model, target.id, message)
-    if detach:
-        job = submit(catalog, spec, device)
-        print_json(job_record(job)) if as_json else click.echo(job.id)
+    job = run(catalog, spec, device, detach=detach, as_json=as_json)
+    if job is None:
         return
-    job = run(catalog, spec, device)
     with catalog.read() as session:
         made = revisions.find_revision(session, found, job.made["revision"])
     if as_json:

@@ -13,10 +13,10 @@ from ...store import history
 from ...store import jobs as rows
 from ...store.errors import InputError
 from ...store.tables import Model
-from ..following import run, submit
+from ..following import run
 from ..options import job_options, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
-from ..records import job_record, model_record
+from ..records import model_record
 
 
 @click.group()
@@ -52,11 +52,9 @@ def add(
     # Not "starter", which is no folder here, nor nothing, which would be the folder one stands in.
     here = source not in ("", "starter") and path.exists()
     spec = ModelSpec(str(path.resolve()) if here else source, name, commit, trust_remote_code)
-    if detach:
-        job = submit(catalog, spec, device)
-        print_json(job_record(job)) if as_json else click.echo(job.id)
+    job = run(catalog, spec, device, detach=detach, as_json=as_json)
+    if job is None:
         return
-    run(catalog, spec, device)
     with catalog.read() as session:
         added = history.find_model(session, name)
     if as_json:

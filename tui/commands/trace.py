@@ -295,13 +295,16 @@ def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) 
     else:
         result = _fact(results, fact)
         _check_kind(result, kind)
+        table = result.scores[kind]
+        merged = merge(table["scores"], None if result.finished else result.estimate.get(kind))
         save_heatmap(
             out,
             result.tokens,
             (result.subject_begin, result.subject_end),
-            result.scores[kind]["scores"],
+            merged.rows,
+            estimated=merged.estimated,
             kind=kind,
-            window=result.scores[kind]["window"],
+            window=table["window"],
             low=result.low or 0.0,
             high=result.high or 1.0,
             answer=result.answer,

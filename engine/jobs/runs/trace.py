@@ -86,7 +86,9 @@ def _corruption(
         if spec.swap == "auto":
             among = [(question.prompt, question.subject, question.expected) for question in questions]
             return SwapCorruption(swaps_among(tokenizer, among)), None
-        pairs = {q.prompt: swapped_ids(tokenizer, q.prompt, q.subject, spec.swap) for q in questions}
+        pairs = {
+            (q.prompt, q.subject): swapped_ids(tokenizer, q.prompt, q.subject, spec.swap) for q in questions
+        }
         return SwapCorruption(pairs), None
     rule = NoiseRule.parse(spec.noise)
     texts = open_corpus(spec.texts) if rule.needs_texts else None
@@ -165,8 +167,11 @@ class _Work:
         mine = list(range(self.spec.shard, len(self.questions), self.spec.shards))
         self._total, self.done = len(mine), sum(position in finished for position in mine)
         if isinstance(corruption, SwapCorruption):
+            asked = {position: self.questions[position] for position in mine}
             without = [
-                position for position in mine if self.questions[position].prompt not in corruption.swapped
+                p
+                for p, question in asked.items()
+                if (question.prompt, question.subject) not in corruption.swapped
             ]
             for position in without:
                 if position not in finished:

@@ -29,14 +29,18 @@ def locate(
     """The layer at which restoring the MLP (else the hidden state) at the last subject token wins back most.
 
     Raises:
-        InputError: no fact of the trace was traced.
+        InputError: no fact of the trace was traced, or only severed kinds were.
     """
     traced = [result for result in results if result.skipped is None and result.finished]
     if not traced:
         raise InputError(
             f"trace {trace.id} says nothing: no fact of it was traced; see retcon trace show {trace.id}"
         )
-    kind = next((kind for kind in ("mlp", "hidden", "attn") if kind in trace.kinds), trace.kinds[0])
+    kind = next((kind for kind in ("mlp", "hidden", "attn") if kind in trace.kinds), None)
+    if kind is None:
+        raise InputError(
+            f"trace {trace.id} has severed kinds only: trace mlp or hidden to have layers proposed"
+        )
     curve = sorted(
         (effect for effect in effects if effect.kind == kind and effect.role == _ROLE),
         key=lambda effect: effect.layer,

@@ -4,13 +4,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import load_only
 from sqlmodel import col
 from sqlmodel import select as select_rows
 
 from ...store.catalog import Catalog
-from ...store.errors import InputError, NotFound
+from ...store.errors import NotFound
 from ...store.tables import AverageEffect, Model, Trace, TraceResult
 from ..locating import Location, locate
 from .rows import columns, readable
@@ -126,16 +126,9 @@ def location_of(catalog: Catalog, trace_id: int) -> Location:
             raise NotFound(f"there is no trace {trace_id} any more")
         layers = int(model.anatomy.get("layers", 0))
         # Without their scores: what a set of thousands of facts holds of them is large, and not asked for here.
-        query = select_rows(TraceResult).where(
-            TraceResult.trace_id == trace_id,
-            or_(col(TraceResult.finished), col(TraceResult.skipped).is_not(None)),
-        )
-        needed: Any = (TraceResult.high, TraceResult.low, TraceResult.skipped)
+        query = select_rows(TraceResult).where(TraceResult.trace_id == trace_id)
+        needed: Any = (TraceResult.high, TraceResult.low, TraceResult.skipped, TraceResult.finished)
         results = list(session.exec(query.options(load_only(*needed))))
-        if not {"mlp", "hidden", "attn"} & set(trace.kinds):
-            raise InputError(
-                f"trace {trace_id} has severed kinds only: trace mlp or hidden to have layers proposed"
-            )
     return locate(trace, results, effect_rows(catalog, trace_id), layers)
 
 

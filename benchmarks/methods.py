@@ -1,26 +1,29 @@
-"""How well do the methods edit? One request at a time on the starter model, each on the unedited weights.
+"""How well do the methods edit? Batches of requests on the starter model, each batch on the unedited weights.
 
-    python benchmarks/methods.py REQUESTS.json [METHOD ..]
+    python benchmarks/methods.py REQUESTS.json [METHOD[:BATCH][,SETTING=NUMBER ..] ..]
+
+A batch is one request by default; `memit:10` writes ten at once.
 
 REQUESTS.json holds records with subject, prompt (with {}), target_new, target_true, paraphrases and neighbours.
 Teacher-forced metrics; the covariance of the preset's layer from the shipped texts.
 """
 
+import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import torch
 from retcon.engine.anatomy import find_anatomy
 from retcon.engine.corpus import open_corpus
 from retcon.engine.covariance import collect
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
 from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits.moments import Factored
 from retcon.engine.evaluation import Case, Neighbour, evaluate, summarise
 from retcon.engine.generation import context_texts
-from retcon.engine.hparams import preset
+from retcon.engine.hparams import defaults, preset
 from retcon.engine.loading import fetch, load_model, load_tokenizer
 from retcon.engine.progress import silent
 from retcon.store.facts import read_facts
@@ -34,31 +37,43 @@ def main(path: Path, names: list[str]) -> None:
         model, tokenizer = load_model(fetched.folder, "cpu"), load_tokenizer(fetched.folder)
     decoder = Decoder(model, find_anatomy(model))
     weights = Materialiser(model)
-    moments: dict[int, torch.Tensor] = {}
-    for name in names:
-        method, hparams = METHODS[name], preset("starter", name)
-        assert hparams is not None
+    moments: dict[int, Factored] = {}
+    for spec in names:
+        label, *settings = spec.split(",")
+        name, _, batch = label.partition(":")
+        method, hparams = METHODS[name], preset("starter", name) or defaults(name)
+        hparams = hparams.with_changes(
+            **{key: json.loads(value) for key, value in (s.split("=") for s in settings)}
+        )
         missing = [layer for layer in method.layers(hparams) if layer not in moments]
         if missing:
             *_, last = collect(
                 decoder, tokenizer, open_corpus("shipped"), missing, max_tokens=100_000, max_length=512
             )
-            moments |= {layer: moment.matrix() for layer, moment in last.moments.items()}
+            moments |= {layer: Factored(moment.matrix()) for layer, moment in last.moments.items()}
         contexts = context_texts(model, tokenizer, hparams.contexts, seed=1)
         results, began = [], time.process_time()
-        for fact in facts:
-            request = Request(fact.subject, fact.prompt, fact.target_new or "")
-            written = method.write(decoder, tokenizer, [request], moments, hparams, contexts, silent)
+        size = int(batch or 1)
+        for begin in range(0, len(facts), size):
+            some = facts[begin : begin + size]
+            requests = [Request(fact.subject, fact.prompt, fact.target_new or "") for fact in some]
+            written = method.write(decoder, tokenizer, requests, moments, hparams, contexts, silent)
             weights.set(written.delta)
-            neighbours = tuple(Neighbour(one["prompt"], one["true"]) for one in fact.neighbours)
-            case = Case(
-                request.text, request.target_new, fact.target_true, tuple(fact.paraphrases), neighbours
-            )
-            results += evaluate(decoder, tokenizer, [case], max_new_tokens=0)
+            cases = [
+                Case(
+                    request.text,
+                    request.target_new,
+                    fact.target_true,
+                    tuple(fact.paraphrases),
+                    tuple(Neighbour(one["prompt"], one["true"]) for one in fact.neighbours),
+                )
+                for fact, request in zip(some, requests, strict=True)
+            ]
+            results += evaluate(decoder, tokenizer, cases, max_new_tokens=0)
             weights.set({})
         metrics = summarise(results, seed=1)
         numbers = "  ".join(f"{key} {metric.value:.3f}" for key, metric in metrics.items())
-        print(f"{name:8} n={len(results)}  {numbers}  {time.process_time() - began:.0f} CPU s", flush=True)
+        print(f"{spec:8} n={len(results)}  {numbers}  {time.process_time() - began:.0f} CPU s", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "memit": _SPREADING,
     "emmet": _SPREADING | {"mom2_update_weight": 1.0},
     "alphaedit": _SPREADING | {"v_lr": 0.1},
+    # rome, hparams/FT/gpt2-xl_constr.json.
+    "ft-l": {"num_steps": 25, "lr": 5e-4, "weight_decay": 0.0, "kl_factor": 0.0, "contexts": 0},
+    "lora": {"num_steps": 50, "weight_decay": 0.0, "kl_factor": 0.0, "contexts": 0},
 }
 # Methods that take another's settings where a preset has none of their own.
-_STAND_IN = {"r-rome": "rome", "emmet": "memit", "alphaedit": "memit"}
+_STAND_IN = {"r-rome": "rome", "emmet": "memit", "alphaedit": "memit", "joint": "rome", "ft-l": "rome"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Hparams:
 
     `mom2_update_weight`, `emmet_lambda`, `nullspace_threshold` and `L2` are MEMIT's, EMMET's and AlphaEdit's;
     `spread` is how a residual is divided among layers: evenly, or as PMET does by the square root of those left.
+    `num_steps`, `lr` and `weight_decay` belong to the methods that train a change of the weights (joint, FT-L, LoRA),
+    `norm_constraint` to FT-L (no entry moves farther), `lora_rank` and `lora_alpha` to LoRA.
     """
 
     layers: tuple[int, ...]
@@ -58,6 +63,12 @@ class Hparams:
     nullspace_threshold: float = 0.02
     L2: float = 10.0
     spread: str = "even"
+    num_steps: int = 60
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    norm_constraint: float = 5e-4
+    lora_rank: int = 8
+    lora_alpha: int = 16
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"layers": list(self.layers)}

@@ -5,12 +5,17 @@ Adding one is a file here and a line below.
 
 from .alphaedit import AlphaEdit
 from .emmet import Emmet
+from .ft import FineTuning
+from .joint import Joint
+from .lora import Lora
 from .memit import Memit
-from .method import Method, Request, Written
+from .method import Method, Written
+from .request import Request
 from .rome import Rome, RRome
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (Rome(), RRome(), Memit(), Emmet(), AlphaEdit())
+    method.name: method
+    for method in (Rome(), RRome(), Memit(), Emmet(), AlphaEdit(), Joint(), FineTuning(), Lora())
 }
 
 __all__ = ["METHODS", "Method", "Request", "Written"]

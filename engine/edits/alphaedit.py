@@ -20,7 +20,7 @@ class AlphaEdit(Spread):
     name = "alphaedit"
 
     def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
-        values, vectors = torch.linalg.eigh(moment.matrix)
+        values, vectors = moment.eigen
         null = vectors[:, values < hparams.nullspace_threshold]
         if not null.shape[1]:
             raise InputError(

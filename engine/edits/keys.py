@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
 from ..tokens import aligned, locate_span
-from .method import Request
+from .request import Request
 
 _ROWS_AT_ONCE = 128
 

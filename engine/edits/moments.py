@@ -1,5 +1,7 @@
 """The second moment as the methods use it: factored once, solved against a few keys (n x n, never d x d again)."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -7,27 +9,36 @@ from ..errors import InputError
 
 
 class Factored:
-    """C = E[k k^T], float64 `[key_width, key_width]`, with its Cholesky factor. Works on the CPU."""
+    """C = E[k k^T], float64 `[key_width, key_width]` on the CPU; its factors are made when first needed, and kept."""
 
     def __init__(self, moment: Tensor) -> None:
-        """Factor C.
+        self.matrix = moment.double().cpu()
+
+    @cached_property
+    def cholesky(self) -> Tensor:
+        """The lower Cholesky factor.
 
         Raises:
-            InputError: it is singular; says what to do.
+            InputError: C is singular; says what to do.
         """
-        self.matrix = moment.double()
         factor, failed = torch.linalg.cholesky_ex(self.matrix)
         # Rounding can hide a direction that was never seen. What of a direction the others do not explain is then
         # some 1e-5 of it or less; of the starter's it is 0.2 at least.
         if failed or (factor.diagonal() ** 2 < 1e-4 * self.matrix.diagonal()).any():
             raise InputError(
-                f"the covariance is singular: {moment.shape[0]} directions were not all seen; collect more text for it"
+                f"the covariance is singular: {len(self.matrix)} directions were not all seen; collect more text for it"
             )
-        self._factor = factor
+        return factor
+
+    @cached_property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues `[key_width]`, rising, and the eigenvectors in columns."""
+        values, vectors = torch.linalg.eigh(self.matrix)
+        return values, vectors
 
     def solve(self, keys: Tensor) -> Tensor:
         """C^-1 K for keys in columns, `[key_width, n]` float64."""
-        return torch.cholesky_solve(keys.double().cpu(), self._factor)
+        return torch.cholesky_solve(keys.double().cpu(), self.cholesky)
 
     def regularised(self, keys: Tensor, weight: float) -> Tensor:
         """(weight C + K K^T)^-1 K `[key_width, n]`, by Woodbury: C^-1 K (weight I + K^T C^-1 K)^-1."""

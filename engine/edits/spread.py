@@ -20,15 +20,18 @@ from ..errors import InputError
 from ..hparams import Hparams
 from ..progress import Progress, Report
 from .keys import read_keys
-from .method import Request, Written
+from .method import Written
 from .moments import Factored
-from .value import find_values
+from .request import Request
+from .value import Kept, find_values, nothing_kept
 
 
 class Spread(ABC):
     """A method that differs from the others only in how it writes residuals onto keys."""
 
     name: str
+    batch: int | None = None
+    every_layer = False
 
     @abstractmethod
     def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
@@ -47,11 +50,12 @@ class Spread(ABC):
         decoder: Decoder,
         tokenizer: PreTrainedTokenizerBase,
         requests: Sequence[Request],
-        moments: Mapping[int, Tensor],
+        moments: Mapping[int, Factored],
         hparams: Hparams,
         contexts: Sequence[str],
         report: Report,
         earlier: Sequence[Request] = (),
+        kept: Kept = nothing_kept,
     ) -> Written:
         layers = self.layers(hparams)
         last = layers[-1]
@@ -61,7 +65,7 @@ class Spread(ABC):
                 Progress(done + share, len(requests), "requests", f"searching values: mean loss {loss:.3f}")
             )
 
-        values = find_values(decoder, tokenizer, requests, last, hparams, contexts, step, place="block")
+        values = find_values(decoder, tokenizer, requests, last, hparams, contexts, step, "block", kept)
         wanted = torch.stack([value.initial + value.delta for value in values]).double()
         weights = Materialiser(decoder.model)
         written: Delta = {}
@@ -74,7 +78,7 @@ class Spread(ABC):
                 lacking.append(residual.norm(dim=-1).mean().item())
                 share = residual / self.remaining(len(layers) - number, hparams)
                 before = read_keys(decoder, tokenizer, earlier, [layer], contexts).keys[layer].T.cpu()
-                along = self.adjust(Factored(moments[layer]), read.keys[layer].T.cpu(), before, hparams)
+                along = self.adjust(moments[layer], read.keys[layer].T.cpu(), before, hparams)
                 factors = Factors(share.T.float().cpu().contiguous(), along.T.float().contiguous())
                 written[decoder.anatomy.weight(layer)] = factors
                 weights.set(written)

@@ -10,7 +10,7 @@ loss reads them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..decoder import Decoder, Resumption, Run
 from ..errors import InputError
 from ..hparams import Hparams
 from ..tokens import aligned, locate_span, target_ids
-from .method import Request
+from .request import Request
 
 # Where the vector is added: to what the matrix puts out, or to what the block does.
 Place = Literal["matrix", "block"]
@@ -76,6 +76,29 @@ def check(
     target_ids(tokenizer, request.target_new)
 
 
+class Kept(Protocol):
+    """Where the values of requests are kept as they are found, so that a search that was stopped goes on."""
+
+    def find(self, number: int) -> list[Value]:
+        """The values of the batch that began with request `number`; none if it was not searched yet."""
+        ...
+
+    def keep(self, number: int, values: list[Value]) -> None:
+        """Note the values of the batch that began with request `number`."""
+        ...
+
+
+class _NothingKept:
+    def find(self, number: int) -> list[Value]:
+        return []
+
+    def keep(self, number: int, values: list[Value]) -> None:
+        pass
+
+
+nothing_kept = _NothingKept()
+
+
 # Called after each step of a batch with the requests done before it, the share of the batch's steps and the mean loss.
 OnStep = Callable[[int, float, float], None]
 
@@ -89,8 +112,9 @@ def find_values(
     contexts: Sequence[str],
     on_step: OnStep,
     place: Place = "matrix",
+    kept: Kept = nothing_kept,
 ) -> list[Value]:
-    """Search v* for requests at one layer. `on_step` follows it and may raise.
+    """Search v* for requests at one layer. `on_step` follows it and may raise; what is `kept` is not searched again.
 
     Raises:
         InputError: a layer that is not there, or a target that tokenises to nothing.
@@ -99,13 +123,18 @@ def find_values(
     rows = [_request_rows(decoder, tokenizer, request, layer, hparams, contexts) for request in requests]
     while len(values) < len(requests):
         begin = len(values)
+        if found := kept.find(begin):
+            values += found
+            continue
         count = _fitting(rows[begin:])
 
         def step(share: float, loss: float, begin: int = begin, count: int = count) -> None:
             on_step(begin, share * count, loss)
 
         batch = _Batch(decoder, rows[begin : begin + count])
-        values += _Search(decoder, batch, layer, hparams, place).run(step)
+        found = _Search(decoder, batch, layer, hparams, place).run(step)
+        kept.keep(begin, found)
+        values += found
     return values
 
 

@@ -77,7 +77,8 @@ class EditSpec(Spec):
     """Write facts. Each request has `subject`, `prompt` (with one `{}`) and `target_new`; the rest is kept beside them.
 
     `hparams` changes single settings of the preset or of `hparams_file`; `covariance` names one of the catalog, else
-    the newest of the layer serves, else one is collected from `texts` first.
+    the newest of the layer serves, else one is collected from `texts` first. They are written `batch` at a time, one
+    batch after another; by default as many at once as the method can.
     """
 
     kind: ClassVar[str] = "edit"
@@ -91,6 +92,7 @@ class EditSpec(Spec):
     texts: str = "shipped"
     seed: int = 1
     message: str = ""
+    batch: int | None = None
 
 
 @dataclass(frozen=True)

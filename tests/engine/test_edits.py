@@ -7,8 +7,10 @@ import torch
 from families import FAMILIES
 from oracles import PlainEdit, hooked, plain_rome, reading_output
 from retcon.engine.decoder import Decoder
-from retcon.engine.delta import Delta, Materialiser
+from retcon.engine.delta import Delta, Materialiser, concatenate
 from retcon.engine.edits import METHODS, Request, Written
+from retcon.engine.edits.moments import Factored
+from retcon.engine.edits.sequence import batches, write_in_batches
 from retcon.engine.errors import Cancelled, InputError
 from retcon.engine.hparams import Hparams
 from retcon.engine.progress import Progress, silent
@@ -44,8 +46,14 @@ def write(
     hparams: Hparams = HPARAMS,
     report: Callable[[Progress], None] = silent,
 ) -> Written:
-    moments = {layer: moment_of(decoder) for layer in hparams.layers}
-    return METHODS[method].write(decoder, tokenizer, requests, moments, hparams, CONTEXTS, report)
+    moments = {layer: Factored(moment_of(decoder)) for layer in hparams.layers}
+    parts = batches(METHODS[method], requests, None)
+    written = list(
+        write_in_batches(METHODS[method], decoder, tokenizer, parts, moments, hparams, CONTEXTS, report)
+    )
+    return Written(
+        concatenate(one.delta for one in written), [figures for one in written for figures in one.figures]
+    )
 
 
 def plain(
@@ -270,7 +278,7 @@ def test_a_singular_covariance_is_refused(
     keys = torch.randn(width - missing, width, generator=torch.Generator().manual_seed(seed))
     moment = (keys.T @ keys).double() / len(keys)
     with pytest.raises(InputError, match="singular"):
-        METHODS["rome"].write(decoder, words, [EIFFEL], {LAYER: moment}, HPARAMS, CONTEXTS, silent)
+        METHODS["rome"].write(decoder, words, [EIFFEL], {LAYER: Factored(moment)}, HPARAMS, CONTEXTS, silent)
 
 
 @pytest.mark.parametrize("layer", [-1, 4, 99])
@@ -312,6 +320,6 @@ def test_requests_that_say_nothing_are_refused(subject: str, prompt: str, target
 
 def test_which_second_moments_a_method_needs() -> None:
     for name, method in METHODS.items():
-        assert method.layers(HPARAMS) == [LAYER]
+        assert method.layers(HPARAMS) == ([] if name in ("ft-l", "lora") else [LAYER])
         without = method.layers(HPARAMS.with_changes(mom2_adjustment=False))
-        assert without == ([] if name in ("rome", "r-rome") else [LAYER])
+        assert without == ([] if name in ("rome", "r-rome", "ft-l", "lora") else [LAYER])

@@ -10,6 +10,7 @@ from retcon.engine.corruption import NoiseCorruption
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
 from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits.moments import Factored
 from retcon.engine.hparams import Hparams
 from retcon.engine.noise import gaussian
 from retcon.engine.progress import silent
@@ -48,7 +49,7 @@ def test_an_edit(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
     moment = torch.eye(pair[0].anatomy.key_width, dtype=torch.float64)
     request = Request("The Eiffel Tower", "{} is located in", "Rome")
     deltas = [
-        METHODS["rome"].write(decoder, words, [request], {1: moment}, hparams, ["{}"], silent).delta
+        METHODS["rome"].write(decoder, words, [request], {1: Factored(moment)}, hparams, ["{}"], silent).delta
         for decoder in pair
     ]
     name = pair[0].anatomy.weight(1)

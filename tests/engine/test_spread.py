@@ -154,7 +154,7 @@ def test_written_firmly_the_block_puts_out_the_wanted_state(
     decoder, request = own_decoder_of(family), REQUESTS[0]
     before = {key: tensor.clone() for key, tensor in decoder.model.state_dict().items()}
     hparams = HPARAMS.with_changes(layers=(2,), mom2_update_weight=1e-7)
-    moments = {2: random_moment(decoder.anatomy.key_width)}
+    moments = {2: Factored(random_moment(decoder.anatomy.key_width))}
     written = METHODS[name].write(decoder, words, [request], moments, hparams, ["{}"], silent)
     lacking = written.figures[0]["lacking"]
     assert lacking[-1] < 1e-4 * lacking[0]
@@ -172,7 +172,7 @@ def test_written_firmly_the_block_puts_out_the_wanted_state(
 def test_shares_of_several_layers(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     """Each layer takes its part of what is lacking, PMET's spreading a larger one at first."""
     decoder = decoder_of("llama")
-    moments = {layer: random_moment(decoder.anatomy.key_width) for layer in (1, 2)}
+    moments = {layer: Factored(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
     lacking = {}
     for spread in ("even", "sqrt"):
         hparams = HPARAMS.with_changes(spread=spread, mom2_update_weight=1e-7)

@@ -36,7 +36,10 @@ def edit() -> None:
 )
 @click.option("--facts", "fact_set", help="Write every fact of this set that has a new target.")
 @click.option(
-    "--method", default="r-rome", show_default=True, help="rome, r-rome, memit, emmet or alphaedit."
+    "--method",
+    default="r-rome",
+    show_default=True,
+    help="rome, r-rome, memit, emmet, alphaedit, joint, ft-l or lora.",
 )
 @click.option("--layers", "--layer", type=Layers(), help="5 or 3-8; by default the model's preset.")
 @click.option(
@@ -53,13 +56,18 @@ def edit() -> None:
     show_default=True,
     help="Texts for a covariance, if the catalog has none for the layer.",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="Requests written at once, batch after batch; by default all, or one for ROME.",
+)
 @click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("-m", "--message", default="", help="Why; shown in the history.")
 @job_options
 def run(
     target: str, prompt: str | None, subject: str | None, target_new: str | None, target_true: str | None,
     paraphrases: tuple[str, ...], fact_set: str | None, method: str, layers: list[int] | None,
-    hparams_file: Path | None, covariance: int | None, texts: str, seed: int, message: str,
+    hparams_file: Path | None, covariance: int | None, texts: str, batch: int | None, seed: int, message: str,
     as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Write a fact, or a set of facts, into MODEL (at REV): a new revision, and the model's new head."""
@@ -91,6 +99,7 @@ def run(
         texts=texts,
         seed=seed,
         message=message,
+        batch=batch,
     )
     job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
     if job is None:

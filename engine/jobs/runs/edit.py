@@ -10,6 +10,8 @@ from ....store.errors import NotFound
 from ....store.tables import Covariance, Revision
 from ...delta import concatenate, to_tensors
 from ...edits import METHODS, Method, Request
+from ...edits.moments import Factored
+from ...edits.sequence import batches, write_in_batches
 from ...edits.value import check
 from ...errors import InputError
 from ...evaluation import Score, score_targets
@@ -18,6 +20,7 @@ from ...hparams import Hparams, defaults, preset, read_hparams, saved
 from ..running import Running
 from ..specs import EditSpec
 from .covariance import collect_into_catalog, moment_of, newest
+from .kept import KeptParts
 from .loaded import Loaded, check_everything, check_tensors, load
 
 _FIRST_TOKENS = 100_000
@@ -44,24 +47,35 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
     earlier = _earlier(running, parent)
     asked = [(request.text, request.target_new) for request in requests]
     before = score_targets(loaded.decoder, loaded.tokenizer, asked)
-    written = method.write(
+    parts = batches(method, requests, spec.batch)
+    kept = KeptParts(running)
+    written = kept.written()
+    for part in write_in_batches(
+        method,
         loaded.decoder,
         loaded.tokenizer,
-        requests,
-        {layer: moment_of(running, row) for layer, row in moments.items()},
+        parts,
+        {layer: Factored(moment_of(running, row)) for layer, row in moments.items()},
         hparams,
         contexts,
         running.report,
         earlier,
-    )
+        [one.delta for one in written],
+        kept.values,
+    ):
+        written.append(part)
+        if len(written) < len(parts):
+            kept.keep(part)
+    delta = concatenate(one.delta for one in written)
+    figures = [figures for one in written for figures in one.figures]
     running.say("writing the revision")
-    check_tensors(loaded, written.delta)
-    loaded.delta = concatenate([so_far, written.delta])
+    check_tensors(loaded, delta)
+    loaded.delta = concatenate([so_far, delta])
     loaded.weights.set(loaded.delta)
     sizes = loaded.weights.sizes(loaded.delta)
-    own = loaded.weights.sizes(written.delta)
+    own = loaded.weights.sizes(delta)
     after = score_targets(loaded.decoder, loaded.tokenizer, asked)
-    artifact = running.catalog.artifacts.put_writer(lambda path: _save(written.delta, path))
+    artifact = running.catalog.artifacts.put_writer(lambda path: _save(delta, path))
     revision = Revision(
         model_id=loaded.model.id or 0,
         parent=parent.id,
@@ -77,9 +91,10 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
             "delta": {name: asdict(size) for name, size in own.items()},
             "with_earlier_edits": {name: asdict(size) for name, size in sizes.items()},
             "requests": [
-                figures | {"before": _score(old), "after": _score(new)}
-                for figures, old, new in zip(written.figures, before, after, strict=True)
+                found | {"before": _score(old), "after": _score(new)}
+                for found, old, new in zip(figures, before, after, strict=True)
             ],
+            "batches": list(map(len, parts)),
             "scores": {
                 "efficacy": sum(score.first_choice for score in after) / len(after),
                 "probability": sum(math.exp(-score.nll) for score in after) / len(after),
@@ -123,7 +138,7 @@ def _hparams(spec: EditSpec, loaded: Loaded) -> Hparams:
     else:
         found = preset(loaded.model.source, spec.method)
         own = saved(loaded.catalog.home.preset(loaded.model.name), spec.method)
-        if found is None and "layers" not in spec.hparams | own:
+        if found is None and "layers" not in spec.hparams | own and not METHODS[spec.method].every_layer:
             raise InputError(
                 f"retcon ships no settings for {loaded.model.source} and does not know its layer: give one "
                 f"with --layer (retcon trace run {loaded.model.name}, then retcon trace locate, proposes some)"

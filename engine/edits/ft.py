@@ -1,0 +1,76 @@
+"""FT-L: fine-tuning of one matrix under a norm constraint, the baseline of Meng et al. 2022 (after Zhu et al. 2020).
+
+Adam on the matrix itself; after each step every entry is brought back to within `norm_constraint` of what it was. The
+published program predicts every token of a target from the prompt's last position; here the target is
+teacher-forced, as everywhere else in retcon.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..decoder import Decoder
+from ..delta import Factors
+from ..hparams import Hparams
+from ..progress import Report
+from .method import Written
+from .moments import Factored
+from .request import Request
+from .training import Added, Course, Schedule, changed, decay, following, lesson, train
+from .value import Kept, nothing_kept
+
+
+class FineTuning:
+    name = "ft-l"
+    batch: int | None = None
+    every_layer = False
+
+    def layers(self, hparams: Hparams) -> list[int]:
+        return []
+
+    def write(
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        moments: Mapping[int, Factored],
+        hparams: Hparams,
+        contexts: Sequence[str],
+        report: Report,
+        earlier: Sequence[Request] = (),
+        kept: Kept = nothing_kept,
+    ) -> Written:
+        layers = sorted(set(hparams.layers))
+        anatomy, device = decoder.anatomy, decoder.device
+        course = Course(decoder, lesson(tokenizer, requests, contexts), layers[0])
+        change = {
+            layer: torch.zeros(anatomy.width, anatomy.key_width, device=device, requires_grad=True)
+            for layer in layers
+        }
+
+        def project() -> None:
+            for part in change.values():
+                part.clamp_(-hparams.norm_constraint, hparams.norm_constraint)
+
+        with changed(decoder, {layer: dense(part) for layer, part in change.items()}):
+            figures = train(
+                course,
+                list(change.values()),
+                Schedule(hparams.num_steps, hparams.lr, hparams.kl_factor),
+                following(report, len(requests)),
+                decay(list(change.values()), hparams.weight_decay),
+                project,
+            )
+        # Every entry moves by itself, so the change has full rank: B is the identity.
+        delta = {
+            anatomy.weight(layer): Factors(torch.eye(anatomy.width), part.detach().cpu())
+            for layer, part in change.items()
+        }
+        return Written(delta, figures)
+
+
+def dense(part: Tensor) -> Added:
+    """The change dW itself, `[width, key_width]`."""
+    return lambda keys: keys @ part.T

@@ -1,0 +1,84 @@
+"""The joint method: all requests together, their values chosen through the weight that is really edited.
+
+    dW = B Q^T,   Q `[key_width, r]` spans C^-1 K with Q^T C Q = I
+
+K are the keys of every token of the requests' subjects, prompts and targets, so dW stays low-rank, and B is measured as
+what the layer has seen feels it: |B|^2 = tr(dW C dW^T) is the mean squared change of the layer's output on ordinary
+text. B is trained with Adam on all requests at once, with `weight_decay` on |B|^2. Several facts about one subject,
+whose keys at the subject are equal and which therefore overwrite each other in ROME and MEMIT, are told apart by the
+keys of the words that follow.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..decoder import Decoder
+from ..delta import Factors
+from ..hparams import Hparams
+from ..progress import Report
+from .method import Written
+from .moments import Factored
+from .request import Request
+from .training import Course, Schedule, changed, following, lesson, low_rank, train
+from .value import Kept, nothing_kept
+
+# Directions of the keys with less of their largest one's weight are rounding.
+_RANK_TOLERANCE = 1e-6
+
+
+class Joint:
+    name = "joint"
+    batch: int | None = None
+    every_layer = False
+
+    def layers(self, hparams: Hparams) -> list[int]:
+        return sorted(set(hparams.layers))
+
+    def write(
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        moments: Mapping[int, Factored],
+        hparams: Hparams,
+        contexts: Sequence[str],
+        report: Report,
+        earlier: Sequence[Request] = (),
+        kept: Kept = nothing_kept,
+    ) -> Written:
+        layers = self.layers(hparams)
+        course = Course(decoder, lesson(tokenizer, requests, contexts), layers[0])
+        bases = {layer: basis(moments[layer], course.keys(layer).T.cpu()) for layer in layers}
+        device, width = decoder.device, decoder.anatomy.width
+        a = {layer: found.float().to(device) for layer, found in bases.items()}
+        b = {
+            layer: torch.zeros(width, found.shape[1], device=device, requires_grad=True)
+            for layer, found in a.items()
+        }
+        with changed(decoder, {layer: low_rank(b[layer], a[layer]) for layer in layers}):
+            figures = train(
+                course,
+                list(b.values()),
+                Schedule(hparams.num_steps, hparams.lr, hparams.kl_factor),
+                following(report, len(requests)),
+                lambda: (
+                    hparams.weight_decay * torch.stack([part.square().sum() for part in b.values()]).sum()
+                ),
+            )
+        delta = {
+            decoder.anatomy.weight(layer): Factors(b[layer].detach().cpu(), a[layer].T.contiguous().cpu())
+            for layer in layers
+        }
+        return Written(delta, figures)
+
+
+def basis(moment: Factored, keys: Tensor) -> Tensor:
+    """Q `[key_width, r]` float64 spanning C^-1 K with Q^T C Q = I, for keys `[key_width, n]`."""
+    solved = moment.solve(keys)
+    gram = keys.double().T @ solved
+    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+    held = values > _RANK_TOLERANCE * values[-1]
+    return solved @ (vectors[:, held] / values[held].sqrt())

@@ -1,0 +1,90 @@
+"""LoRA fine-tuning (Hu et al. 2022) through peft: what most people would try first, as a baseline.
+
+Adapters on the matrix that an edit rewrites, in the layers named or in every one, trained with Adam on all requests.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..decoder import Decoder
+from ..delta import Factors
+from ..hparams import Hparams
+from ..progress import Report
+from .method import Written
+from .moments import Factored
+from .request import Request
+from .training import Course, Schedule, decay, following, lesson, train
+from .value import Kept, nothing_kept
+
+_ADAPTER = "default"
+
+
+class Lora:
+    name = "lora"
+    batch: int | None = None
+    every_layer = True
+
+    def layers(self, hparams: Hparams) -> list[int]:
+        return []
+
+    def write(
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        moments: Mapping[int, Factored],
+        hparams: Hparams,
+        contexts: Sequence[str],
+        report: Report,
+        earlier: Sequence[Request] = (),
+        kept: Kept = nothing_kept,
+    ) -> Written:
+        from peft import LoraConfig, LoraModel
+
+        anatomy = decoder.anatomy
+        layers = sorted(set(hparams.layers)) or list(range(decoder.layers))
+        course = Course(decoder, lesson(tokenizer, requests, contexts), layers[0])
+        config = LoraConfig(
+            r=hparams.lora_rank,
+            lora_alpha=hparams.lora_alpha,
+            target_modules=[anatomy.name("matrix", layer) for layer in layers],
+            fan_in_fan_out=anatomy.matrix_kind == "conv1d",
+        )
+        # The first factor of an adapter is drawn at random; the second starts at zero.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            adapted = LoraModel(decoder.model, config, _ADAPTER)
+        try:
+            factors = {layer: self._factors(decoder.part("matrix", layer)) for layer in layers}
+            parameters = [part for pair in factors.values() for part in pair]
+            figures = train(
+                course,
+                parameters,
+                Schedule(hparams.num_steps, hparams.lr, hparams.kl_factor),
+                following(report, len(requests)),
+                decay(parameters, hparams.weight_decay),
+            )
+            scale = hparams.lora_alpha / hparams.lora_rank
+            delta = {
+                anatomy.weight(layer): Factors(
+                    (b.detach().float() * scale).cpu().clone(), a.detach().float().cpu().clone()
+                )
+                for layer, (a, b) in factors.items()
+            }
+        finally:
+            adapted.unload()
+            decoder.model.requires_grad_(False)
+        return Written(delta, figures)
+
+    @staticmethod
+    def _factors(module: Any) -> tuple[Tensor, Tensor]:
+        """A `[rank, key_width]` and B `[width, rank]` of an adapted matrix, made float32 whatever the model is in."""
+        parts = (module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight)
+        for part in parts:
+            part.data = part.data.float()
+            part.requires_grad_(True)
+        return parts

@@ -1,0 +1,91 @@
+"""What an edit of many requests has so far, in files that the job's checkpoint names: a resumed job goes on from there.
+
+Finished batches with their deltas, and of the batch in work the values that were found. Once the job is done nothing
+names these files any more, and a collection of the catalog frees them.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ...delta import read_delta, to_tensors
+from ...edits.method import Written
+from ...edits.value import Value
+from ..running import Running
+
+
+@dataclass(frozen=True)
+class KeptParts:
+    """The batches of one job."""
+
+    running: Running
+
+    def written(self) -> list[Written]:
+        """The finished batches, in order."""
+        return [self._read(digest) for digest in self.running.job.checkpoint.get("parts", [])]
+
+    def keep(self, part: Written) -> None:
+        """Note a finished batch; the values that it was made of are not needed any more."""
+        digest, artifact = _store(self.running, to_tensors(part.delta), part.figures)
+        checkpoint = self.running.job.checkpoint
+        with self.running.catalog.write() as session:
+            session.merge(artifact)
+            parts = [*checkpoint.get("parts", []), digest]
+            self.running.checkpoint(session, checkpoint | {"parts": parts, "values": {}})
+
+    def values(self, _number: int) -> "KeptValues":
+        """Where the values of the batch in work are."""
+        return KeptValues(self.running)
+
+    def _read(self, digest: str) -> Written:
+        path = self.running.catalog.artifacts.path(digest)
+        with safe_open(path, framework="pt") as file:
+            figures = json.loads(file.metadata()["about"])
+        return Written(read_delta(path), figures)
+
+
+@dataclass(frozen=True)
+class KeptValues:
+    """The values found for the requests of one batch, by the number of the first of them (see edits.value.Kept)."""
+
+    running: Running
+
+    def find(self, number: int) -> list[Value]:
+        digest = self.running.job.checkpoint.get("values", {}).get(str(number))
+        if digest is None:
+            return []
+        device = self.running.job.device
+        with safe_open(self.running.catalog.artifacts.path(digest), framework="pt", device=device) as file:
+            losses = json.loads(file.metadata()["about"])
+            return [
+                Value(
+                    file.get_tensor(f"{i}.keys"),
+                    file.get_tensor(f"{i}.outputs"),
+                    file.get_tensor(f"{i}.delta"),
+                    of_one,
+                )
+                for i, of_one in enumerate(losses)
+            ]
+
+    def keep(self, number: int, values: list[Value]) -> None:
+        tensors = {
+            f"{i}.{part}": getattr(value, part).contiguous()
+            for i, value in enumerate(values)
+            for part in ("keys", "outputs", "delta")
+        }
+        digest, artifact = _store(self.running, tensors, [value.losses for value in values])
+        checkpoint = self.running.job.checkpoint
+        with self.running.catalog.write() as session:
+            session.merge(artifact)
+            known = checkpoint.get("values", {}) | {str(number): digest}
+            self.running.checkpoint(session, checkpoint | {"values": known})
+
+
+def _store(running: Running, tensors: dict[str, Tensor], about: Any) -> tuple[str, Any]:
+    metadata = {"about": json.dumps(about)}
+    artifact = running.catalog.artifacts.put_writer(lambda path: save_file(tensors, path, metadata))
+    return artifact.sha256, artifact

@@ -1,0 +1,227 @@
+"""The methods that train a change of the weights, against plain training of the whole model on whole prompts."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from families import FAMILIES
+from retcon.engine.anatomy import Anatomy
+from retcon.engine.decoder import Decoder
+from retcon.engine.delta import Materialiser
+from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits.joint import basis
+from retcon.engine.edits.moments import Factored
+from retcon.engine.errors import Cancelled
+from retcon.engine.hparams import Hparams
+from retcon.engine.progress import Progress, silent
+from torch import Tensor
+from torch.func import functional_call
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from untouched import assert_same_bits, assert_untouched, bits_of
+
+Decoders = Callable[..., Decoder]
+CONTEXTS = ["{}", "you . {}", "sport is born . {}"]
+REQUESTS = [
+    Request("The Eiffel Tower", "{} is located in", "Rome Italy"),
+    Request("Paris", "the capital {} is in", "Italy"),
+    Request("The Eiffel Tower", "{} is the", "sport"),
+]
+STEPS = 5
+HPARAMS = Hparams(layers=(1, 2), num_steps=STEPS, lr=0.02, weight_decay=0.01, kl_factor=0.3)
+TRAINED = ("joint", "ft-l", "lora")
+
+
+def moment_of(decoder: Decoder) -> Tensor:
+    width = decoder.anatomy.key_width
+    keys = torch.randn(8 * width, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return keys.T @ keys / len(keys)
+
+
+def plain_training(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    change: dict[int, Callable[[], Tensor]],
+    parameters: Sequence[Tensor],
+    hparams: Hparams,
+    bound: float | None = None,
+) -> None:
+    """Adam on one prompt after another, each a pass of the whole model; `change[layer]` gives dW `[out, in]`."""
+
+    def log_p(ids: list[int]) -> Tensor:
+        weights = {}
+        for layer, made in change.items():
+            name = anatomy.weight(layer)
+            dw = made()
+            weights[name] = model.get_parameter(name) + (dw.T if anatomy.matrix_kind == "conv1d" else dw)
+        out = functional_call(model, weights, kwargs={"input_ids": torch.tensor([ids]), "use_cache": False})
+        return out.logits[0].log_softmax(-1)
+
+    def ids_of(text: str) -> list[int]:
+        return list(tokenizer(text)["input_ids"])
+
+    subjects = ["The Eiffel Tower", "Paris"]
+    keeping = [(ids_of(f"{subject} is a"), [-1]) for subject in subjects]
+    keeping += [(ids_of(text), list(range(1, len(ids_of(text))))) for text in ("you .", "sport is born .")]
+    before = [log_p(ids)[where].detach() for ids, where in keeping]
+    optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
+    for _ in range(hparams.num_steps - 1):
+        nlls = []
+        for request in REQUESTS:
+            target = ids_of(request.target_new)
+            of_contexts = []
+            for context in CONTEXTS:
+                prompt = ids_of(context.replace("{}", request.text))
+                predicted = log_p(prompt + target)[len(prompt) - 1 : -1]
+                of_contexts.append(-predicted[range(len(target)), target].mean())
+            nlls.append(torch.stack(of_contexts).mean())
+        kls = [
+            (was.exp() * (was - log_p(ids)[where])).sum(-1)
+            for (ids, where), was in zip(keeping, before, strict=True)
+        ]
+        squares = torch.stack([(part**2).sum() for part in parameters]).sum()
+        loss = (
+            torch.stack(nlls).mean()
+            + hparams.kl_factor * torch.cat(kls).mean()
+            + hparams.weight_decay * squares
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if bound is not None:
+            with torch.no_grad():
+                for part in parameters:
+                    part.clamp_(-bound, bound)
+
+
+def write(decoder: Decoder, words: PreTrainedTokenizerBase, name: str, report=silent, **changes: object):
+    moments = {layer: Factored(moment_of(decoder)) for layer in HPARAMS.layers}
+    hparams = HPARAMS.with_changes(**changes)
+    return METHODS[name].write(decoder, words, REQUESTS, moments, hparams, CONTEXTS, report)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_joint_equals_plain_training_in_the_metric_of_the_second_moment(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of(family)
+    bits = bits_of(decoder.model)
+    written = write(decoder, words, "joint")
+    assert_untouched(decoder.model)
+    assert_same_bits(decoder.model, bits)
+    anatomy = decoder.anatomy
+    found = {layer: written.delta[anatomy.weight(layer)] for layer in HPARAMS.layers}
+    spans = {layer: factors.a for layer, factors in found.items()}
+    b = {layer: torch.zeros(anatomy.width, len(a), requires_grad=True) for layer, a in spans.items()}
+    change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
+    plain_training(decoder.model, anatomy, words, change, list(b.values()), HPARAMS)
+    for layer, factors in found.items():
+        assert factors.b.abs().max() > 0.01
+        torch.testing.assert_close(factors.b, b[layer].detach(), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "phi", "llama"])
+def test_fine_tuning_equals_plain_training_within_the_bound(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of(family)
+    written = write(decoder, words, "ft-l", norm_constraint=0.045)
+    assert_untouched(decoder.model)
+    dw = {
+        layer: torch.zeros(decoder.anatomy.width, decoder.anatomy.key_width, requires_grad=True)
+        for layer in HPARAMS.layers
+    }
+    change = {layer: lambda layer=layer: dw[layer] for layer in dw}
+    plain_training(decoder.model, decoder.anatomy, words, change, list(dw.values()), HPARAMS, bound=0.045)
+    for layer, part in dw.items():
+        factors = written.delta[decoder.anatomy.weight(layer)]
+        moved = factors.b @ factors.a
+        assert moved.abs().max() == pytest.approx(0.045)
+        # Adam divides by the gradient's size, so an entry whose gradient is all rounding may go either way.
+        close = (moved - part.detach()).abs() < 1e-4
+        assert close.float().mean() > 0.995
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "falcon"])
+def test_lora_gives_what_peft_merges(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of(family)
+    bits = bits_of(decoder.model)
+    names = [name for name, _ in decoder.model.named_modules()]
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    torch.manual_seed(11)
+    written = write(decoder, words, "lora", lora_rank=3)
+    assert torch.equal(torch.rand(1), expected), "the caller's random state was used up"
+    assert [name for name, _ in decoder.model.named_modules()] == names
+    assert_untouched(decoder.model)
+    assert_same_bits(decoder.model, bits)
+    assert not any(parameter.requires_grad for parameter in decoder.model.parameters())
+    assert {factors.rank for factors in written.delta.values()} == {3}
+    first, last = written.figures[0]["losses"][0]["loss"], written.figures[0]["losses"][-1]["loss"]
+    assert last < first - 0.1
+    # The losses are those of the weights as they stay: ask them again, in one plain pass.
+    Materialiser(decoder.model).set(written.delta)
+    request = REQUESTS[0]
+    target = words(request.target_new)["input_ids"]
+    losses = []
+    for context in CONTEXTS:
+        prompt = words(context.replace("{}", request.text))["input_ids"]
+        with torch.no_grad():
+            logits = decoder.model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(target)).item())
+    assert last == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_lora_without_layers_adapts_every_one(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of("llama")
+    written = write(decoder, words, "lora", layers=(), num_steps=2)
+    assert set(written.delta) == {decoder.anatomy.weight(layer) for layer in range(decoder.layers)}
+
+
+@pytest.mark.parametrize("count", [3, 200])
+def test_the_basis_spans_the_keys_and_is_orthonormal_as_the_second_moment_feels_it(count: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    drawn = torch.randn(400, 24, generator=generator, dtype=torch.float64)
+    moment = drawn.T @ drawn / 400
+    keys = torch.randn(24, count, generator=generator, dtype=torch.float64)
+    keys[:, 1] = keys[:, 0]  # a token that stands in two prompts gives one direction
+    found = basis(Factored(moment), keys)
+    assert found.shape[1] == min(24, count - 1)
+    torch.testing.assert_close(found.T @ moment @ found, torch.eye(found.shape[1], dtype=torch.float64))
+    solved = torch.linalg.solve(moment, keys)
+    torch.testing.assert_close(found @ torch.linalg.lstsq(found, solved).solution, solved)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_cancelling_a_training_leaves_the_model_as_it_was(
+    name: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of("qwen3")
+    bits = bits_of(decoder.model)
+    seen: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        write(decoder, words, name, report)
+    assert_untouched(decoder.model)
+    assert_same_bits(decoder.model, bits)
+    assert seen[-1].total == len(REQUESTS)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_trained_in_float32(
+    name: str, dtype: torch.dtype, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    written = write(own_decoder_of("llama", dtype), words, name)
+    losses = [step["loss"] for step in written.figures[1]["losses"]]
+    assert losses[-1] < losses[0]
+    assert all(f.a.dtype == f.b.dtype == torch.float32 for f in written.delta.values())

@@ -33,8 +33,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "ft-l": {"num_steps": 25, "lr": 5e-4, "weight_decay": 0.0, "kl_factor": 0.0, "contexts": 0},
     "lora": {"num_steps": 50, "weight_decay": 0.0, "kl_factor": 0.0, "contexts": 0},
 }
-# Methods that take another's settings where a preset has none of their own.
-_STAND_IN = {"r-rome": "rome", "emmet": "memit", "alphaedit": "memit", "joint": "rome", "ft-l": "rome"}
+# Methods that take another's settings where a preset has none of their own, or at least its layers.
+_STAND_IN = {"r-rome": "rome", "emmet": "memit", "alphaedit": "memit"}
+_SAME_LAYERS = {"joint": "rome", "ft-l": "rome"}
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def saved(path: Path, method: str) -> dict[str, Any]:
     if not path.exists():
         return {}
     given = json.loads(path.read_text(encoding="utf-8"))
-    key = method if method in given else _STAND_IN.get(method, method)
+    key, given = _settings_for(method, given)
     if key not in given:
         return {}
     settings = parse_hparams(given[key], str(path), key)
@@ -172,8 +173,16 @@ def saved(path: Path, method: str) -> dict[str, Any]:
 
 
 def _of_method(data: dict[str, Any], where: str, method: str) -> Hparams | None:
-    key = method if method in data else _STAND_IN.get(method, method)
+    key, data = _settings_for(method, data)
     return parse_hparams(data[key], where, method) if key in data else None
+
+
+def _settings_for(method: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Under which key `data` has the settings that a method takes, and `data` with them."""
+    if method in data or method not in _SAME_LAYERS:
+        return (method if method in data else _STAND_IN.get(method, method)), data
+    other = data.get(_SAME_LAYERS[method])
+    return method, data if other is None else data | {method: {"layers": other["layers"]}}
 
 
 def defaults(method: str) -> Hparams:

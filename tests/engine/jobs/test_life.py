@@ -1,7 +1,9 @@
 """Jobs as processes: they outlive who started them, wait for their device, stop when asked, and go on after a kill."""
 
+import json
 import os
 import pty
+import random
 import signal
 import sqlite3
 from pathlib import Path
@@ -15,6 +17,9 @@ pytestmark = pytest.mark.slow
 # About half a second a fact on one core: long enough to be caught in the middle.
 LONG = ("trace", "run", "tiny", "--facts", "known", "--samples", 400)
 SHORT = ("trace", "run", "tiny", "--facts", "mixed", "--samples", 2)
+# A value's search that takes a while, and settings with which a tiny random model can be edited.
+SLOW = {"v_num_grad_steps": 60, "contexts": 3}
+EASY = {"v_lr": 0.05, "clamp_norm_factor": 4, "mom2_update_weight": 1, "nullspace_threshold": 1, "L2": 1}
 
 
 def newest(retcon: Retcon) -> dict[str, Any]:
@@ -204,3 +209,53 @@ def test_following_a_log(retcon: Retcon) -> None:
     _, err = follower.communicate(timeout=60)
     assert (follower.returncode, err) == (0, "")
     assert retcon.job(job)["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("method", ["r-rome", "alphaedit"])
+def test_an_edit_of_many_facts_killed_again_and_again(method: str, retcon: Retcon, tmp_path: Path) -> None:
+    """Finished batches and found values are not made again; the delta is the same to the bit."""
+    facts = tmp_path / "many.json"
+    facts.write_text(
+        json.dumps(
+            [
+                {"subject": subject, "prompt": "{} is located in", "target_new": target}
+                for subject in ("The Eiffel Tower", "Paris", "Berlin", "Toyota", "France", "Italy")
+                for target in ("Rome", "Berlin Italy", "Paris")
+            ]
+        )
+    )
+    retcon.json("facts", "import", facts, "--name", "many")
+    settings = tmp_path / "hparams.json"
+    settings.write_text(json.dumps({"layers": [1, 2] if method != "r-rome" else [1]} | SLOW | EASY))
+    edit = (
+        "edit",
+        "run",
+        "tiny@base",
+        "--facts",
+        "many",
+        "--method",
+        method,
+        "--batch",
+        6,
+        "--hparams",
+        settings,
+    )
+    undisturbed = retcon.json(*edit)
+    assert undisturbed["figures"]["batches"] == ([1] * 18 if method == "r-rome" else [6] * 3)
+    job = retcon.json(*edit, "--detach")
+    chosen = random.Random(method)
+    kills = 0
+    for done in sorted(chosen.uniform(1, 16) for _ in range(3)):
+        wait_for(lambda: newest(retcon), lambda job, done=done: job["state"] == "done" or job["done"] >= done)
+        if newest(retcon)["state"] == "done":
+            break
+        os.kill(newest(retcon)["pid"], signal.SIGKILL)
+        kills += 1
+        assert retcon.wait_for(job["id"], "interrupted", "done")["state"] == "interrupted"
+        retcon.json("job", "resume", job["id"], "--detach")
+    assert kills >= 2, "it was too quick to be caught"
+    ended = retcon.json("job", "watch", job["id"])
+    assert ended["attempt"] == kills + 1
+    made = next(r for r in retcon.json("history", "tiny")["revisions"] if r["id"] == ended["revision"])
+    for field in ("delta", "fingerprint", "figures", "contexts", "requests", "hparams"):
+        assert made[field] == undisturbed[field], field

@@ -4,6 +4,8 @@ The state z that makes each target likely is searched at the last edited layer's
 each matrix is given its share of what is still lacking there, on keys read anew since the layers below have changed:
 
     dW = R A^T,   R = (z - current z) / remaining layers `[width, n]`,   A `[key_width, n]`: the method's own
+
+Where a norm stands behind the matrix, R is what must go into the norm for that to come out (see through.py).
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +25,8 @@ from .keys import read_keys
 from .method import Written
 from .moments import Factored
 from .request import Request
-from .value import Kept, find_values, nothing_kept
+from .through import Through, adds_plainly
+from .value import Kept, Place, find_values, nothing_kept
 
 
 class Spread(ABC):
@@ -65,8 +68,15 @@ class Spread(ABC):
                 Progress(done + share, len(requests), "requests", f"searching values: mean loss {loss:.3f}")
             )
 
-        values = find_values(decoder, tokenizer, requests, last, hparams, contexts, step, "block", kept)
-        wanted = torch.stack([value.initial + value.delta for value in values]).double()
+        plain = adds_plainly(decoder.anatomy)
+        # Behind a norm not every state can be reached, so the search moves what the matrix puts out.
+        place: Place = "block" if decoder.anatomy.mlp_norm is None else "matrix"
+        values = find_values(decoder, tokenizer, requests, last, hparams, contexts, step, place, kept)
+        found = torch.stack([value.delta for value in values])
+        if place == "block":
+            wanted = (torch.stack([value.initial for value in values]) + found).double()
+        else:
+            wanted = Through(decoder, tokenizer, requests, last).states(found).double()
         weights = Materialiser(decoder.model)
         written: Delta = {}
         lacking: list[float] = []
@@ -77,6 +87,8 @@ class Spread(ABC):
                 residual = wanted - read.states[last]
                 lacking.append(residual.norm(dim=-1).mean().item())
                 share = residual / self.remaining(len(layers) - number, hparams)
+                if not plain:
+                    share = Through(decoder, tokenizer, requests, layer).changes(share)
                 before = read_keys(decoder, tokenizer, earlier, [layer], contexts).keys[layer].T.cpu()
                 along = self.adjust(moments[layer], read.keys[layer].T.cpu(), before, hparams)
                 factors = Factors(share.T.float().cpu().contiguous(), along.T.float().contiguous())

@@ -187,6 +187,86 @@ def plain_second_moment(
 
 
 @dataclass
+class PlainValue:
+    """v* is `initial + delta`; `prompts` are ids of the request in each context and its subject's last index."""
+
+    losses: list[float]
+    initial: Tensor
+    delta: Tensor
+    prompts: list[tuple[list[int], int]]
+
+
+def plain_value(
+    model: PreTrainedModel,
+    module: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    request: Request,
+    hparams: Hparams,
+    contexts: Sequence[str],
+) -> PlainValue:
+    """The published search: whole passes over right-padded rows, with a vector added to what `module` puts out."""
+    target = tokenizer(" " + request.target_new.strip(), add_special_tokens=False)["input_ids"]
+
+    def with_subject(template: str) -> tuple[list[int], int]:
+        """Ids of a template filled in, and the index of the subject's last token."""
+        before, after = template.split("{}", 1)
+        encoding = tokenizer(before + request.subject + after)
+        return list(encoding["input_ids"]), encoding.char_to_token(len(before) + len(request.subject) - 1)
+
+    prompts = [with_subject(context.replace("{}", request.prompt)) for context in contexts]
+    essence, essence_at = with_subject("{} is a")
+
+    # The essence's row comes last.
+    rows = [ids + target[:-1] for ids, _ in prompts] + [essence]
+    at = [index for _, index in prompts] + [essence_at]
+    longest = max(map(len, rows))
+    batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    initial: list[Tensor] = []
+    delta = torch.zeros(model.get_input_embeddings().weight.shape[1], requires_grad=True)
+
+    def add_delta(output: Tensor) -> Tensor:
+        states = output.view(len(rows), longest, -1)
+        if not initial:
+            initial.append(states[0, at[0]].detach().clone())
+        added = torch.zeros_like(states)
+        added[torch.arange(len(rows)), torch.tensor(at)] = 1
+        return (states + added * delta).view(output.shape)
+
+    optimiser = torch.optim.Adam([delta], lr=hparams.v_lr)
+    essence_before: Tensor | None = None
+    losses = []
+    for step in range(hparams.v_num_grad_steps):
+        optimiser.zero_grad()
+        with hooked(module, add_delta):
+            log_probabilities = model(batch, attention_mask=mask).logits.log_softmax(-1)
+        nll = torch.stack(
+            [
+                -sum(log_probabilities[i, len(ids) - 1 + j, token] for j, token in enumerate(target))
+                / len(target)
+                for i, (ids, _) in enumerate(prompts)
+            ]
+        ).mean()
+        essence_now = log_probabilities[-1, essence_at]
+        if essence_before is None:
+            essence_before = essence_now.detach().clone()
+        # The paper's and the program's direction: KL(with d || without).
+        kl = (essence_now.exp() * (essence_now - essence_before)).sum()
+        decay = delta.norm() / initial[0].norm() ** 2
+        loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
+        losses.append(loss.item())
+        if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
+            break
+        loss.backward()
+        optimiser.step()
+        bound = hparams.clamp_norm_factor * initial[0].norm()
+        if delta.norm() > bound:
+            with torch.no_grad():
+                delta.copy_(delta * bound / delta.norm())
+    return PlainValue(losses, initial[0], delta.detach(), prompts)
+
+
+@dataclass
 class PlainEdit:
     """`change` `[out, in]` is what is added to W in `out = W k`; v* is `initial + delta`."""
 
@@ -213,69 +293,11 @@ def plain_rome(
     `contexts` are templates, `{}` first; `moment` is C, or None to leave it out.
     """
     matrix = model.get_submodule(f"{anatomy.blocks}.{layer}.{anatomy.matrix}")
-    target = tokenizer(" " + request.target_new.strip(), add_special_tokens=False)["input_ids"]
-
-    def with_subject(template: str) -> tuple[list[int], int]:
-        """Ids of a template filled in, and the index of the subject's last token."""
-        before, after = template.split("{}", 1)
-        encoding = tokenizer(before + request.subject + after)
-        return list(encoding["input_ids"]), encoding.char_to_token(len(before) + len(request.subject) - 1)
-
-    prompts = [with_subject(context.replace("{}", request.prompt)) for context in contexts]
-    essence, essence_at = with_subject("{} is a")
-
-    # The search for v*: whole passes over right-padded rows, the essence's row last.
-    rows = [ids + target[:-1] for ids, _ in prompts] + [essence]
-    at = [index for _, index in prompts] + [essence_at]
-    longest = max(map(len, rows))
-    batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    initial: list[Tensor] = []
-    delta = torch.zeros(anatomy.width, requires_grad=True)
-
-    def add_delta(output: Tensor) -> Tensor:
-        states = output.view(len(rows), longest, -1)
-        if not initial:
-            initial.append(states[0, at[0]].detach().clone())
-        added = torch.zeros_like(states)
-        added[torch.arange(len(rows)), torch.tensor(at)] = 1
-        return (states + added * delta).view(output.shape)
-
-    optimiser = torch.optim.Adam([delta], lr=hparams.v_lr)
-    essence_before: Tensor | None = None
-    losses = []
-    for step in range(hparams.v_num_grad_steps):
-        optimiser.zero_grad()
-        with hooked(matrix, add_delta):
-            log_probabilities = model(batch, attention_mask=mask).logits.log_softmax(-1)
-        nll = torch.stack(
-            [
-                -sum(log_probabilities[i, len(ids) - 1 + j, token] for j, token in enumerate(target))
-                / len(target)
-                for i, (ids, _) in enumerate(prompts)
-            ]
-        ).mean()
-        essence_now = log_probabilities[-1, essence_at]
-        if essence_before is None:
-            essence_before = essence_now.detach().clone()
-        # The paper's and the program's direction: KL(with d || without).
-        kl = (essence_now.exp() * (essence_now - essence_before)).sum()
-        decay = delta.norm() / initial[0].norm() ** 2
-        loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
-        losses.append(loss.item())
-        if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
-            break
-        loss.backward()
-        optimiser.step()
-        bound = hparams.clamp_norm_factor * initial[0].norm()
-        if delta.norm() > bound:
-            with torch.no_grad():
-                delta.copy_(delta * bound / delta.norm())
-    value = initial[0] + delta.detach()
+    value = plain_value(model, matrix, tokenizer, request, hparams, contexts)
 
     # Keys and present outputs, each context alone.
     keys, outputs = [], []
-    for ids, index in prompts:
+    for ids, index in value.prompts:
         entered: list[Tensor] = []
         left: list[Tensor] = []
         with torch.no_grad(), reading_input(matrix, entered), reading_output(matrix, left):
@@ -286,5 +308,5 @@ def plain_rome(
     u = average if moment is None else torch.linalg.inv(moment.double()) @ average
     u = u / u.norm()
     key, output = (average, torch.stack(outputs).mean(0)) if corrected else (keys[0], outputs[0])
-    right = (value.double() - output) / (key @ u)
-    return PlainEdit(torch.outer(right, u), losses, initial[0], delta.detach())
+    right = (value.initial.double() + value.delta.double() - output) / (key @ u)
+    return PlainEdit(torch.outer(right, u), value.losses, value.initial, value.delta)

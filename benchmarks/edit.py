@@ -1,0 +1,147 @@
+"""Editing against the plain loops, in one run, on the starter model; and what an edit adds to the model's memory.
+
+    FACTS=known_facts.json make bench BENCH=edit
+
+The requests of the batch are made from the first hundred records of FACTS (as for the benchmark `facts`): each is asked
+for the answer of the next. The plain loop runs on every tenth of them, one at a time, and its time is scaled.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from facts import _DEFAULT
+from machine import starter
+from retcon.engine.corpus import open_corpus
+from retcon.engine.covariance import collect
+from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits.moments import Factored
+from retcon.engine.edits.value import find_values
+from retcon.engine.generation import context_texts
+from retcon.engine.hparams import preset
+from retcon.engine.loading import fetch
+from retcon.engine.progress import silent
+from retcon.store.facts import read_facts
+
+# The plain version is the one that the tests hold the fast one against.
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
+
+from oracles import plain_rome, plain_value
+
+EIFFEL = Request("The Eiffel Tower", "{} is located in the city of", "Rome")
+_REQUESTS, _EVERY = 100, 10
+
+
+def run() -> dict[str, Any]:
+    """Ratios of times, largest differences of the losses, and of memory."""
+    decoder, tokenizer = starter()
+    hparams = preset("starter", "rome")
+    assert hparams is not None
+    layer = hparams.layers[0]
+    *_, last = collect(decoder, tokenizer, open_corpus("shipped"), [layer], max_tokens=20_000, max_length=512)
+    moment = last.moments[layer].matrix()
+    contexts = context_texts(decoder.model, tokenizer, hparams.contexts, seed=1)
+
+    def ours() -> Any:
+        return METHODS["rome"].write(
+            decoder, tokenizer, [EIFFEL], {layer: Factored(moment)}, hparams, contexts, silent
+        )
+
+    def theirs() -> Any:
+        return plain_rome(
+            decoder.model,
+            decoder.anatomy,
+            tokenizer,
+            EIFFEL,
+            layer,
+            hparams,
+            contexts,
+            moment,
+            corrected=False,
+        )
+
+    ours()  # the first pays for allocations
+    fast, written = _best(ours, 3)
+    plain, expected = _best(theirs, 2)
+    factors = written.delta[decoder.anatomy.weight(layer)]
+    change = factors.b.double() @ factors.a.double()
+    return {
+        "edit": {
+            "rome": {
+                "ratio": plain / fast,
+                "seconds": fast,
+                "plain_seconds": plain,
+                "steps": len(expected.losses),
+                "loss_difference": _difference(written.figures[0]["losses"], expected.losses),
+                "change_difference": ((change - expected.change).norm() / expected.change.norm()).item(),
+            },
+            "memit_values": _values(decoder, tokenizer, contexts),
+            "memory": _memory(),
+        }
+    }
+
+
+def _values(decoder: Any, tokenizer: Any, contexts: list[str]) -> dict[str, Any]:
+    path = Path(os.environ.get("FACTS", _DEFAULT))
+    if not path.exists():
+        return {"skipped": f"no file {path}; name one with FACTS"}
+    facts = read_facts(path)[: _REQUESTS + 1]
+    requests = [
+        Request(fact.subject, fact.prompt, after.target_true or "") for fact, after in pairwise(facts)
+    ]
+    hparams = preset("starter", "memit")
+    assert hparams is not None
+    layer = hparams.layers[-1]
+    block = decoder.blocks[layer]
+    began = time.perf_counter()
+    found = find_values(decoder, tokenizer, requests, layer, hparams, contexts, lambda *_: None, "block")
+    fast = time.perf_counter() - began
+    plain, differences = 0.0, []
+    for number in range(0, _REQUESTS, _EVERY):
+        began = time.perf_counter()
+        expected = plain_value(decoder.model, block, tokenizer, requests[number], hparams, contexts)
+        plain += (time.perf_counter() - began) * _EVERY
+        differences.append(_difference(found[number].losses, expected.losses))
+    return {
+        "ratio": plain / fast,
+        "seconds": fast,
+        "plain_seconds_scaled": plain,
+        "requests": len(requests),
+        "plain_requests": _REQUESTS // _EVERY,
+        "loss_difference": max(differences),
+    }
+
+
+def _memory() -> dict[str, Any]:
+    """Resident memory of a process of its own: with the model loaded and run once, and at most while it edits."""
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = fetch("starter", Path(folder) / "starter").folder
+        for method in ("rome", "memit", "joint"):
+            script = str(Path(__file__).with_name("edit_memory.py"))
+            done = subprocess.run(
+                [sys.executable, script, str(model), method], check=True, capture_output=True, text=True
+            )
+            figures[method] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def _difference(losses: list[dict[str, float]], expected: list[float]) -> float:
+    """The largest relative difference of two loss curves."""
+    pairs = list(zip([step["loss"] for step in losses], expected, strict=True))
+    return max(abs(a - b) / max(abs(b), 1.0) for a, b in pairs)
+
+
+def _best(work: Any, times: int) -> tuple[float, Any]:
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds), result

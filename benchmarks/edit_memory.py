@@ -1,0 +1,55 @@
+"""One edit in a process of its own: `edit_memory.py FOLDER METHOD` prints its resident memory as JSON."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+from retcon.engine.anatomy import find_anatomy
+from retcon.engine.decoder import Decoder
+from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits.moments import Factored
+from retcon.engine.generation import context_texts
+from retcon.engine.hparams import defaults, preset
+from retcon.engine.loading import load_model, load_tokenizer
+from retcon.engine.progress import silent
+
+
+def main(folder: Path, name: str) -> None:
+    """Twelve requests (one for ROME) on the model of a folder, with second moments of made-up keys."""
+    model, tokenizer = load_model(folder, "cpu"), load_tokenizer(folder)
+    decoder = Decoder(model, find_anatomy(model))
+    hparams = preset("starter", name) or defaults(name)
+    contexts = context_texts(decoder.model, tokenizer, hparams.contexts, seed=1)
+    own = psutil.Process().memory_info().rss
+    before = _peak()
+    size = decoder.anatomy.key_width
+    keys = torch.randn(4 * size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moments = {layer: Factored(0.02 * keys.T @ keys / len(keys)) for layer in hparams.layers}
+    requests = [
+        Request(f"The {what} of {where}", "{} is located in the city of", "Rome")
+        for what in ("Tower", "Bridge", "Palace", "Museum")
+        for where in ("London", "Paris", "Berlin")
+    ][: METHODS[name].batch]
+    METHODS[name].write(decoder, tokenizer, requests, moments, hparams, contexts, silent)
+    print(
+        json.dumps(
+            {
+                "requests": len(requests),
+                "model_mb": own / 1e6,
+                "peak_before_mb": before / 1e6,
+                "peak_mb": _peak() / 1e6,
+                "ratio": _peak() / own,
+            }
+        )
+    )
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

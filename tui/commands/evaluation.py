@@ -12,7 +12,7 @@ from ...store.errors import NotFound
 from ...store.tables import Evaluation, Model
 from ..following import run as run_job
 from ..options import ROW_ID, SEED, job_options, json_option, open_catalog
-from ..output import print_json, print_table
+from ..output import print_fields, print_json, print_table
 from ..plain import plain
 from ..records import evaluation_record
 
@@ -198,9 +198,8 @@ def print_evaluation(model: str, evaluation: Evaluation) -> None:
     click.echo()
     for case in evaluation.cases[:5]:
         _print_case(case)
-    click.echo(
-        plain("Protocol: " + "; ".join(f"{key}: {value}" for key, value in evaluation.protocol.items()))
-    )
+    click.echo("Protocol:")
+    print_fields(list(evaluation.protocol.items()))
 
 
 def _interval(low: float | None, high: float | None, count: int) -> str:

@@ -34,14 +34,51 @@ def complete(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
 ) -> list[str]:
     """Greedy completions, without the prompts; ends at the model's end token."""
+    return complete_ids(
+        model, tokenizer, [prompt_ids(tokenizer, prompt) for prompt in prompts], max_new_tokens
+    )
+
+
+def complete_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+) -> list[str]:
+    """The same for prompts that are token ids already."""
     texts: list[str] = []
+    config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
     for begin in range(0, len(prompts), _AT_ONCE):
-        rows = [prompt_ids(tokenizer, prompt) for prompt in prompts[begin : begin + _AT_ONCE]]
+        rows = prompts[begin : begin + _AT_ONCE]
         ids, mask = aligned(rows, [len(row) - 1 for row in rows], model.device)
-        config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
         out = _generate(model, ids, mask, config)
         texts += [text_of(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]
     return texts
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    length: int,
+    top_k: int,
+    seed: int,
+) -> list[str]:
+    """Prompts with a continuation sampled from the `top_k` likeliest tokens, `length` tokens together.
+
+    The same for the same seed, prompts and device.
+    """
+    rows = [prompt_ids(tokenizer, prompt)[: length - 1] for prompt in prompts]
+    ids, mask = aligned(rows, [len(row) - 1 for row in rows], model.device)
+    new = length - min(len(row) for row in rows)
+    config = _config(model, tokenizer, max_new_tokens=new, do_sample=True, top_k=top_k)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        out = _generate(model, ids, mask, config)[:, ids.shape[1] :].tolist()
+    return [
+        text_of(tokenizer, row + following[: length - len(row)])
+        for row, following in zip(rows, out, strict=True)
+    ]
 
 
 def _generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, config: GenerationConfig) -> Tensor:

@@ -151,6 +151,34 @@ class Fields:
                 found.append({"prompt": self.as_text(place, item), "true": shared})
         return found
 
+    def questions(self, name: str, value: object) -> list[dict[str, Any]]:
+        """Objects {"prompt", "answers"}; one answer may stand without its list."""
+        found: list[dict[str, Any]] = []
+        for at, item in enumerate(self.listed(name, value)):
+            place = f"{name}[{at}]"
+            if not isinstance(item, dict):
+                raise self.wrong(place, item, 'an object {"prompt", "answers"}')
+            for part in ("prompt", "answers"):
+                if not item.get(part):
+                    raise InputError(f"{self.record.where}: field {place!r} has no {part!r}.")
+            answers = [one.strip() for one in self.texts(f"{place}.answers", item["answers"])]
+            found.append(
+                {**item, "prompt": self.as_text(f"{place}.prompt", item["prompt"]), "answers": answers}
+            )
+        return found
+
+    def references(self, name: str, value: object) -> list[dict[str, Any]]:
+        """Texts, or objects {"text", "name"} where the name says of whom they are."""
+        found: list[dict[str, Any]] = []
+        for at, item in enumerate(self.listed(name, value)):
+            place = f"{name}[{at}]"
+            given = item if isinstance(item, dict) else {"text": item}
+            about = given.get("name")
+            if about is not None:
+                about = self.as_text(f"{place}.name", about)
+            found.append({"text": self.as_text(f"{place}.text", given.get("text")), "name": about})
+        return found
+
     def listed(self, name: str, value: object) -> list[Any]:
         """A list as it is; a string as JSON if it begins like a list, else a list of one; None is empty."""
         if value is None:

@@ -1,4 +1,4 @@
-"""Import fact sets from files."""
+"""Import fact sets from files and from the Hub."""
 
 from pathlib import Path
 
@@ -7,16 +7,21 @@ from sqlmodel import Session, col, select
 from .errors import InputError, NotFound
 from .fact_fields import clean_target, template_of
 from .fact_files import read_records
-from .fact_formats import fact_of, format_of
+from .fact_formats import facts_of as facts_of_record
+from .fact_formats import format_of
+from .fact_hub import PREFIX, read_hub
+from .fact_references import add_references
 from .tables import Fact, FactSet
 
 __all__ = [
+    "add_references",
     "clean_target",
     "facts_of",
     "find_fact_set",
     "import_facts",
     "read_fact_file",
     "read_facts",
+    "save_facts",
     "template_of",
 ]
 
@@ -26,11 +31,18 @@ def read_facts(path: Path) -> list[Fact]:
     return read_fact_file(path)[1]
 
 
-def read_fact_file(path: Path) -> tuple[str, list[Fact]]:
-    """The name of the file's format ('known facts', 'CounterFact', 'zsRE', 'plain') and its facts."""
-    records = read_records(path)
+def read_fact_file(path: Path | str) -> tuple[str, list[Fact]]:
+    """The name of a format ('known facts', 'CounterFact', 'MQuAKE', 'zsRE', 'plain') and the facts, with positions.
+
+    A string that begins with `hub:` names a data set of the Hub (see fact_hub). Raises InputError.
+    """
+    hub = isinstance(path, str) and path.startswith(PREFIX)
+    records = read_hub(str(path)) if hub else read_records(Path(path))
     format = format_of(records)
-    return format, [fact_of(record, format, position) for position, record in enumerate(records)]
+    facts = [fact for record in records for fact in facts_of_record(record, format)]
+    for position, fact in enumerate(facts):
+        fact.position = position
+    return format, facts
 
 
 def import_facts(session: Session, path: Path, name: str, *, add: bool = False) -> FactSet:
@@ -38,13 +50,20 @@ def import_facts(session: Session, path: Path, name: str, *, add: bool = False) 
 
     Raises InputError; then nothing was added.
     """
+    format, facts = read_fact_file(path)
+    return save_facts(session, facts, name, str(path), format, add=add)
+
+
+def save_facts(
+    session: Session, facts: list[Fact], name: str, source: str, format: str, *, add: bool = False
+) -> FactSet:
+    """Save facts that were read before. Raises InputError; then nothing was added."""
     if not name.strip() or name != name.strip():
         raise InputError(f"{name!r} cannot name a fact set: give a name without space around it.")
     known = session.exec(select(FactSet).where(FactSet.name == name)).first()
     if known is not None and not add:
         raise InputError(f"There is a fact set {name!r} already: give another name, or add to it.")
-    format, facts = read_fact_file(path)
-    fact_set = known or FactSet(name=name, source=str(path), format=format)
+    fact_set = known or FactSet(name=name, source=source, format=format)
     session.add(fact_set)
     session.flush()
     assert fact_set.id is not None

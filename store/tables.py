@@ -129,6 +129,14 @@ class Fact(SQLModel, table=True):
     paraphrases: list[str] = json_list()
     # {"prompt", "true"}: prompts about other subjects, and the answer that must not change.
     neighbours: list[dict[str, Any]] = json_list()
+    # Whole prompts that deny the fact, where the rule for negations would not do.
+    negations: list[str] = json_list()
+    # {"prompt", "answers"}: multi-hop questions whose answer the fact changes.
+    portability: list[dict[str, Any]] = json_list()
+    # Whole prompts that a longer text is written from.
+    generation_prompts: list[str] = json_list()
+    # {"name", "text"}: texts about subjects of which the new target holds.
+    references: list[dict[str, Any]] = json_list()
     # Whatever else the record held: case_id, known_id, relation_id, ...
     origin: dict[str, Any] = json_dict()
 
@@ -235,6 +243,8 @@ class Evaluation(SQLModel, table=True):
     protocol: dict[str, Any] = json_dict()
     metrics: dict[str, Any] = json_dict()
     cases: list[dict[str, Any]] = json_list()
+    # {"edit", "requests", "first_choice", "free"}: how many requests of each earlier edit still hold.
+    retention: list[dict[str, Any]] = json_list()
     created: datetime = created_now()
 
 

@@ -23,7 +23,8 @@ def model_record(model: Model) -> dict[str, Any]:
 
 
 def fact_record(fact: Fact) -> dict[str, Any]:
-    fields = ("subject", "prompt", "target_true", "target_new", "paraphrases", "neighbours", "origin")
+    fields = ("subject", "prompt", "target_true", "target_new", "paraphrases", "neighbours", "negations", "portability",
+              "generation_prompts", "references", "origin")  # fmt: skip
     return {name: getattr(fact, name) for name in fields}
 
 
@@ -79,7 +80,7 @@ def revision_record(revision: Revision) -> dict[str, Any]:
 
 
 def evaluation_record(evaluation: Evaluation, model: str) -> dict[str, Any]:
-    fields = ("revision", "protocol", "metrics", "cases", "created")
+    fields = ("revision", "protocol", "metrics", "retention", "cases", "created")
     return {"evaluation": evaluation.id, "model": model} | {
         name: getattr(evaluation, name) for name in fields
     }

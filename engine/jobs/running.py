@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from ...store import jobs as rows
@@ -74,6 +75,11 @@ class Running:
     def made(self) -> dict[str, Any] | None:
         """What an earlier attempt saved before it died, if it came so far."""
         return self.job.checkpoint.get("made")
+
+    @property
+    def kept(self) -> Path:
+        """A file beside the job's log for results that a resumed job goes on from; whoever makes it removes it."""
+        return self.catalog.home.logs / f"job-{self.id}.kept.jsonl"
 
     def check_room(self, size: int) -> None:
         """Refuse to begin a write that the disk has no room for.

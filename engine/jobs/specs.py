@@ -7,6 +7,8 @@ resolves `head` to an id, so that a job means what it meant when it was submitte
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+SUITES = ("quick", "standard", "full")
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -116,7 +118,11 @@ class VerifySpec(Spec):
 
 @dataclass(frozen=True)
 class EvaluationSpec(Spec):
-    """Score a revision on a fact set, or on the requests of its own edits."""
+    """Score a revision on a fact set, or on the requests of the edits of `requests_of`, by default its own.
+
+    A suite of SUITES: `quick` is teacher-forced scores, `standard` adds free generation, chat, KL and earlier edits,
+    `full` also longer texts (GE, RS, essence) and the perplexity of `texts`.
+    """
 
     kind: ClassVar[str] = "evaluation"
     model: str
@@ -124,6 +130,9 @@ class EvaluationSpec(Spec):
     facts: str | None = None
     max_new_tokens: int = 20
     seed: int = 1
+    requests_of: str | None = None
+    suite: str = "standard"
+    texts: str = "held-out"
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,10 @@ def upgrade() -> None:
         sa.Column("target_new", sa.String(), nullable=True),
         sa.Column("paraphrases", sa.JSON(), nullable=False),
         sa.Column("neighbours", sa.JSON(), nullable=False),
+        sa.Column("negations", sa.JSON(), nullable=False),
+        sa.Column("portability", sa.JSON(), nullable=False),
+        sa.Column("generation_prompts", sa.JSON(), nullable=False),
+        sa.Column("references", sa.JSON(), nullable=False),
         sa.Column("origin", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(
             ["fact_set_id"], ["fact_set.id"], name=op.f("fk_fact_fact_set_id_fact_set"), ondelete="CASCADE"
@@ -193,6 +197,7 @@ def upgrade() -> None:
         sa.Column("protocol", sa.JSON(), nullable=False),
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.Column("cases", sa.JSON(), nullable=False),
+        sa.Column("retention", sa.JSON(), nullable=False),
         sa.Column("created", sa.DateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["fact_set_id"],

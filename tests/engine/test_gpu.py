@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
 from retcon.engine.edits import METHODS, Request
 from retcon.engine.edits.moments import Factored
+from retcon.engine.evaluation import Case, Neighbour, Questions, Writing, evaluate_blocks
+from retcon.engine.evaluation.drift import measure_drift
 from retcon.engine.hparams import Hparams
 from retcon.engine.noise import gaussian
 from retcon.engine.progress import silent
@@ -42,6 +45,21 @@ def test_a_trace(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
         torch.testing.assert_close(
             torch.tensor(there.scores[kind]), torch.tensor(here.scores[kind]), atol=1e-4, rtol=0
         )
+
+
+def test_an_evaluation(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
+    case = Case(PROMPT, "Rome", "Paris", (SUBJECT,), (Neighbour("Berlin is in", "Italy"),), negations=(PROMPT,),
+                generation_prompts=(SUBJECT,))  # fmt: skip
+    questions = Questions(3, nullcontext, Writing(seed=1))
+    here, there = (next(evaluate_blocks(decoder, words, [case], questions))[0].numbers() for decoder in pair)
+    # What is sampled is drawn by each device's own generator.
+    assert there.pop("GE") > 0 and here.pop("GE") > 0
+    assert there == pytest.approx(here, abs=1e-4)
+    drifts = [
+        measure_drift(decoder, words, "held-out", nullcontext, perplexity=True, report=silent).metrics(1)
+        for decoder in pair
+    ]
+    assert drifts[1]["PPL"].value == pytest.approx(drifts[0]["PPL"].value, rel=1e-4)
 
 
 def test_an_edit(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:

@@ -47,7 +47,7 @@ def test_counterfact(tmp_path: Path) -> None:
     assert fact.neighbours == [{"prompt": "The native language of Montesquieu is", "true": "French"}]
     assert fact.origin["case_id"] == 0
     assert fact.origin["relation_id"] == "P103"
-    assert fact.origin["generation_prompts"] == COUNTERFACT["generation_prompts"]
+    assert fact.generation_prompts == COUNTERFACT["generation_prompts"]
 
 
 def test_zsre(tmp_path: Path) -> None:

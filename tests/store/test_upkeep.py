@@ -51,8 +51,9 @@ def test_damage_is_found_with_what_needs_it(catalog: Catalog, deltas: dict[str, 
     connection = connect(catalog.home.catalog)
     connection.execute("DELETE FROM fact_set")
     connection.execute(
-        "INSERT INTO fact (fact_set_id, position, subject, prompt, paraphrases, neighbours, origin)"
-        " VALUES (7, 0, '', '', '[]', '[]', '{}')"
+        "INSERT INTO fact (fact_set_id, position, subject, prompt, paraphrases, neighbours, negations, portability,"
+        ' generation_prompts, "references", origin)'
+        " VALUES (7, 0, '', '', '[]', '[]', '[]', '[]', '[]', '[]', '{}')"
     )
     connection.close()
     orphan, damaged = upkeep.check(catalog)

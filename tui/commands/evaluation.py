@@ -1,34 +1,20 @@
 """`retcon eval`: did the edit hold, in other words too, and did the neighbours stay?"""
 
+from dataclasses import asdict
+
 import click
 from sqlmodel import col, select
 
-from ...engine.jobs import EvaluationSpec
+from ...engine.jobs import METRICS, SUITES, EvaluationSpec, compare
 from ...store import facts as fact_sets
 from ...store import history
 from ...store.errors import NotFound
 from ...store.tables import Evaluation, Model
 from ..following import run as run_job
 from ..options import ROW_ID, SEED, job_options, json_option, open_catalog
-from ..output import print_json, print_table
+from ..output import print_fields, print_json, print_table
 from ..plain import plain
 from ..records import evaluation_record
-
-MEANINGS = {
-    "ES": "efficacy: new target likelier than true, on the prompt",
-    "PS": "the same on paraphrases",
-    "NS": "neighbourhood: their true answer likelier than the new target",
-    "S": "harmonic mean of ES, PS, NS",
-    "EM": "efficacy magnitude: p(new) - p(true)",
-    "PM": "the same on paraphrases",
-    "NM": "p(true) - p(new) on neighbours",
-    "EA": "every target token first choice, teacher-forced",
-    "PA": "the same on paraphrases",
-    "NA": "the same for the neighbours' true answers",
-    "FE": "free generation begins with the target",
-    "FP": "the same on paraphrases",
-    "FN": "free generation on neighbours begins with their true answer",
-}
 
 
 @click.group()
@@ -42,31 +28,60 @@ def evaluation() -> None:
     "--facts", "fact_set", help="Score on this set; by default on the requests of the revision's own edits."
 )
 @click.option(
+    "--requests-of",
+    metavar="REV",
+    help="Score on the requests of this revision's edits instead, to have the same before and after.",
+)
+@click.option(
+    "--suite",
+    type=click.Choice(SUITES),
+    default="standard",
+    show_default=True,
+    help="quick: teacher-forced; standard: and free generation, chat, KL, retention; full: and fluency, perplexity.",
+)
+@click.option(
     "--max-new-tokens",
     type=click.IntRange(1, 500),
     default=20,
     show_default=True,
     help="Length of free generation.",
 )
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Of the bootstrap intervals.")
+@click.option(
+    "--texts",
+    default="held-out",
+    show_default=True,
+    metavar="SOURCE",
+    help="Texts for KL and perplexity: some that no covariance is collected from, or as in `covariance run`.",
+)
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of sampling and the intervals.")
 @job_options
 def run(
     target: str,
     fact_set: str | None,
+    requests_of: str | None,
+    suite: str,
     max_new_tokens: int,
+    texts: str,
     seed: int,
     as_json: bool,
     detach: bool,
     device: str | None,
 ) -> None:
     """Evaluate a revision."""
+    if fact_set is not None and requests_of is not None:
+        raise click.UsageError("give --facts or --requests-of, not both")
     catalog = open_catalog()
     name, revision = history.parse_target(target)
     with catalog.read() as session:
-        found = history.find_revision(session, history.find_model(session, name), revision)
+        model = history.find_model(session, name)
+        found = history.find_revision(session, model, revision)
         if fact_set is not None:
             fact_sets.find_fact_set(session, fact_set)
-    spec = EvaluationSpec(name, found.id, fact_set, max_new_tokens, seed)
+        if requests_of is not None:
+            requests_of = history.find_revision(session, model, requests_of).id
+    spec = EvaluationSpec(
+        name, found.id, fact_set, max_new_tokens, seed, requests_of=requests_of, suite=suite, texts=texts
+    )
     job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
     if job is None:
         return
@@ -108,12 +123,54 @@ def _value(evaluation: Evaluation, name: str) -> str:
 @json_option
 def show(id: int, as_json: bool) -> None:
     """One evaluation, with its protocol."""
+    name, found = _find(id)
+    print_json(evaluation_record(found, name)) if as_json else print_evaluation(name, found)
+
+
+def _find(id: int) -> tuple[str, Evaluation]:
+    """An evaluation and its model's name."""
     with open_catalog().read() as session:
         found = session.get(Evaluation, id)
         if found is None:
             raise NotFound(f"there is no evaluation {id}; `retcon eval list` shows those there are")
-        name = session.get_one(Model, found.model_id).name
-    print_json(evaluation_record(found, name)) if as_json else print_evaluation(name, found)
+        return session.get_one(Model, found.model_id).name, found
+
+
+@evaluation.command("compare")
+@click.argument("a", type=ROW_ID)
+@click.argument("b", type=ROW_ID)
+@json_option
+def compare_(a: int, b: int, as_json: bool) -> None:
+    """What changed from evaluation A to B, case by case; refused if their protocols differ."""
+    (model_a, one), (model_b, other) = _find(a), _find(b)
+    changes = compare(one, other)
+    names = [f"{model_a}@{one.revision}", f"{model_b}@{other.revision}"]
+    if as_json:
+        metrics = {
+            name: asdict(change) | {"difference": change.difference} for name, change in changes.items()
+        }
+        print_json({"a": {"evaluation": a, "of": names[0]}, "b": {"evaluation": b, "of": names[1]},
+                    "metrics": metrics})  # fmt: skip
+        return
+    click.echo(f"{a} is of {names[0]}, {b} of {names[1]}; the interval is that of the paired difference.\n")
+    rows = [
+        (name, f"{change.a:.3f}", f"{change.b:.3f}", f"{change.difference:+.3f}",
+         _interval(change.low, change.high, change.count), change.count, METRICS[name].better, METRICS[name].text)
+        for name, change in changes.items()
+    ]  # fmt: skip
+    columns = ("", f"{a}", f"{b}", "change", "95 % interval", "n", "better", "meaning")
+    print_table(columns, rows, "They have no metric in common.", cut="meaning")
+
+
+@evaluation.command()
+@json_option
+def metrics(as_json: bool) -> None:
+    """What each metric means, its range, and what a fact needs to have it."""
+    if as_json:
+        print_json({"metrics": {name: asdict(meaning) for name, meaning in METRICS.items()}})
+        return
+    rows = ((n, m.range, m.better, m.over, m.needs, m.text) for n, m in METRICS.items())
+    print_table(("", "range", "better", "mean over", "needs", "meaning"), rows, "", cut="meaning")
 
 
 def print_evaluation(model: str, evaluation: Evaluation) -> None:
@@ -122,29 +179,50 @@ def print_evaluation(model: str, evaluation: Evaluation) -> None:
         f"Evaluation {evaluation.id} of {model}@{evaluation.revision}, {len(evaluation.cases)} cases\n"
     )
     rows = []
-    for name, meaning in MEANINGS.items():
+    for name, meaning in METRICS.items():
         if metric := evaluation.metrics.get(name):
-            interval = f"[{metric['low']:.3f}, {metric['high']:.3f}]" if metric["count"] > 1 else ""
-            rows.append((name, f"{metric['value']:.3f}", interval, metric["count"], meaning))
+            interval = _interval(metric["low"], metric["high"], metric["count"])
+            rows.append(
+                (name, f"{metric['value']:.3f}", interval, metric["count"], meaning.better, meaning.text)
+            )
     print_table(
-        ("", "value", "95 % interval", "n", "meaning"),
+        ("", "value", "95 % interval", "n", "better", "meaning"),
         rows,
         "No case had what a metric needs.",
         cut="meaning",
     )
+    if evaluation.retention:
+        click.echo()
+        kept = ((r["edit"], r["requests"], r["first_choice"], r["free"]) for r in evaluation.retention)
+        print_table(("earlier edit", "requests", "still first choice", "in free generation"), kept, "")
     click.echo()
     for case in evaluation.cases[:5]:
         _print_case(case)
-    click.echo(
-        plain("Protocol: " + "; ".join(f"{key}: {value}" for key, value in evaluation.protocol.items()))
-    )
+    click.echo("Protocol:")
+    print_fields(list(evaluation.protocol.items()))
+
+
+def _interval(low: float | None, high: float | None, count: int) -> str:
+    return "" if low is None or count < 2 else f"[{low:.3f}, {high:.3f}]"
 
 
 def _print_case(case: dict) -> None:
+    """What the model said, where it was let to."""
+    if case["completion"] is None:
+        return
     asked = case["case"]
     click.echo(f"{plain(asked['prompt'])} …{plain(case['completion'])}")
-    for prompt, said in zip(asked["paraphrases"], case["paraphrase_completions"], strict=True):
-        click.echo(f"  ~ {plain(prompt)} …{plain(said)}")
-    for neighbour, said in zip(asked["neighbours"], case["neighbour_completions"], strict=True):
-        click.echo(f"  = {plain(neighbour['prompt'])} …{plain(said)}")
+    questions = {
+        "~": zip(asked["paraphrases"], case["paraphrase_completions"], strict=True),
+        "=": zip((one["prompt"] for one in asked["neighbours"]), case["neighbour_completions"], strict=True),
+        "?": zip(
+            (one["prompt"] for one in asked["portability"]), case["portability_completions"], strict=True
+        ),
+        "¬": zip(asked["negations"], case["negation_completions"], strict=True),
+    }
+    for mark, pairs in questions.items():
+        for prompt, said in pairs:
+            click.echo(f"  {mark} {plain(prompt)} …{plain(said)}")
+    if case["reply"] is not None:
+        click.echo(f"  > {plain(case['reply'])}")
     click.echo()

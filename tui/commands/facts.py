@@ -1,4 +1,4 @@
-"""`retcon facts`: named sets of facts, imported from files."""
+"""`retcon facts`: named sets of facts, imported from files and from the Hub."""
 
 from pathlib import Path
 
@@ -18,15 +18,28 @@ def facts() -> None:
 
 
 @facts.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.option("--name", required=True, help="What to call the set.")
 @click.option("--add", is_flag=True, help="Add them to the set of that name.")
+@click.option(
+    "--references",
+    type=click.Path(path_type=Path),
+    help="CounterFact's attribute_snippets.json: texts for RS and essence.",
+)
 @json_option
-def import_(file: Path, name: str, add: bool, as_json: bool) -> None:
-    """Import known facts, CounterFact, zsRE, or CSV/JSON/JSONL with subject, prompt, target_new, target_true."""
+def import_(source: str, name: str, add: bool, references: Path | None, as_json: bool) -> None:
+    """Import SOURCE: a file, or a data set of the Hub as hub:NAME[:CONFIG][@SPLIT].
+
+    Known facts, CounterFact, MultiCounterFact, MQuAKE, zsRE, or CSV/JSON/JSONL with subject, prompt, target_new,
+    target_true.
+    """
     catalog = open_catalog()
+    format, read = fact_sets.read_fact_file(source)
+    if references is not None:
+        told = fact_sets.add_references(read, references)
+        narrate(f"{told} of {len(read)} facts have reference texts.")
     with catalog.write() as session:
-        found = fact_sets.import_facts(session, file, name, add=add)
+        found = fact_sets.save_facts(session, read, name, source, format, add=add)
         count = len(fact_sets.facts_of(session, found))
     if as_json:
         print_json({"facts": name, "format": found.format, "count": count})

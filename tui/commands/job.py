@@ -137,5 +137,6 @@ def remove(id: int) -> None:
         if found.state not in ENDED_STATES:
             raise InputError(f"job {id} is {found.state}; cancel it first: retcon job cancel {id}")
         session.delete(found)
-    jobs.log_path(catalog.home, id).unlink(missing_ok=True)
+    for path in catalog.home.logs.glob(f"job-{id}.*"):
+        path.unlink(missing_ok=True)
     narrate(f"Removed job {id}.")

@@ -1,12 +1,13 @@
 """The history of a model as the screens show it: revisions, which of them count, and one in detail."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, literal_column, select
 
+from ...engine import jobs
 from ...store import history
 from ...store.catalog import Catalog
 from ...store.errors import CatalogError, InputError
@@ -48,12 +49,19 @@ class History:
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """Scores of one evaluation: name -> (value, low, high, count)."""
+    """Scores of one evaluation: name -> (value, low, high, count), how they came about, and those of the parent.
+
+    `parent` is the newest evaluation of the parent revision that may be compared with this one; where the parent has
+    some but none may, `differs` says in what its newest differs.
+    """
 
     id: int
     facts: str
     scores: dict[str, tuple[float, float, float, int]]
     created: datetime
+    protocol: dict[str, Any] = field(default_factory=dict)
+    parent: "EvaluationView | None" = None
+    differs: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,14 +108,29 @@ def revision_detail(catalog: Catalog, id: str) -> RevisionDetail | Hurt | None:
 
 
 def evaluations_of(catalog: Catalog, revision: str) -> list[EvaluationView | Hurt]:
-    """The evaluations of a revision, newest first."""
-    query = (
-        select(_E.id, _F.name, func.json(_E.metrics), _E.created)
-        .outerjoin(FactSet.__table__, _F.id == _E.fact_set_id)  # type: ignore[attr-defined]
-        .where(_E.revision == revision)
-    )
+    """The evaluations of a revision, newest first, each with one of the parent's that it may be compared with."""
+    sets: Any = FactSet
+    wanted = select(_E.id, _F.name, func.json(_E.metrics), _E.created, func.json(_E.protocol))
+    query = wanted.outerjoin(sets.__table__, _F.id == _E.fact_set_id)
+    parent = select(_V.parent).where(_V.id == revision).scalar_subquery()
     with catalog.read() as session:
-        return read_rows(session, query, _E.id, _evaluation, 10)
+        own = read_rows(session, query.where(_E.revision == revision), _E.id, _evaluation, 10)
+        before = read_rows(session, query.where(_E.revision == parent), _E.id, _evaluation, 10)
+    return [_beside(one, before) if isinstance(one, EvaluationView) else one for one in own]
+
+
+def _beside(one: EvaluationView, before: list[EvaluationView | Hurt]) -> EvaluationView:
+    known = [other for other in before if isinstance(other, EvaluationView)]
+    differing = [jobs.differences(other.protocol, one.protocol) for other in known]
+    for other, found in zip(known, differing, strict=True):
+        if not found:
+            return replace(one, parent=other)
+    if not known:
+        return one
+    why = ", ".join(map(str, differing[0]))
+    return replace(
+        one, differs=f"the parent's evaluation {known[0].id} cannot be compared, it differs in {why}"
+    )
 
 
 def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
@@ -179,9 +202,10 @@ def _detail(*values: Any) -> RevisionDetail:
     return RevisionDetail(*values)
 
 
-def _evaluation(id: int, facts: str | None, metrics: str, created: datetime) -> EvaluationView:
+def _evaluation(id: int, facts: str | None, metrics: str, created: datetime, protocol: str) -> EvaluationView:
     scores = {
         name: (float(one["value"]), float(one["low"]), float(one["high"]), int(one["count"]))
         for name, one in json.loads(metrics).items()
     }
-    return EvaluationView(id, facts or "its own requests", scores, created)
+    told: dict[str, Any] = json.loads(protocol)
+    return EvaluationView(id, facts or told.get("facts", "its own requests"), scores, created, told)

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
+from ...engine.jobs import METRICS
 from ..data.edits import EvaluationView, RevisionDetail
 from ..data.rows import Hurt
 from ..plain import plain
@@ -12,6 +13,18 @@ from ..widgets.detail import fields, title, wrong
 from .pane import Parts
 from .show import some, sparkline, when
 
+_ROWS = (
+    ("ES", "PS", "NS", "S"),
+    ("EM", "PM", "NM"),
+    ("EA", "PA", "NA"),
+    ("TE", "TP", "TN"),
+    ("FE", "FP", "FN", "FC"),
+    ("HA", "TH", "FH"),
+    ("XA", "FX"),
+    ("RA", "FR"),
+    ("KN", "KG", "PPL", "PD"),
+    ("GE", "RS", "ESS"),
+)
 _SHOWN = 12
 _CURVE = 24
 
@@ -98,11 +111,25 @@ def _scores(evaluations: Sequence[EvaluationView | Hurt]) -> Parts:
         parts.append(
             Text(plain(f"{one.facts}, {some(cases, 'case')}, evaluation {one.id}, {when(one.created)} UTC"))
         )
-        for row in (("ES", "PS", "NS", "S"), ("EM", "PM", "NM"), ("EA", "PA", "NA"), ("FE", "FP", "FN")):
+        for row in _ROWS:
             known = [name for name in row if name in one.scores]
             if known:
                 parts.append(Text("  " + "   ".join(f"{name} {_score(one.scores[name])}" for name in known)))
+        parts += _beside_parent(one)
     return parts
+
+
+def _beside_parent(one: EvaluationView) -> Parts:
+    """What the same questions gave at the parent, or why there is no such number."""
+    if one.parent is None:
+        return [Text(plain(f"  {one.differs}"), style="dim")] if one.differs else []
+    shared = [name for name in METRICS if name in one.scores and name in one.parent.scores]
+    moved = [
+        f"{name} {one.parent.scores[name][0]:.3f} → {one.scores[name][0]:.3f}"
+        for name in shared
+        if METRICS[name].over != "requests"
+    ]
+    return [Text(f"  from the parent's evaluation {one.parent.id}: {'   '.join(moved)}")]
 
 
 def _score(score: tuple[float, float, float, int]) -> str:

@@ -1,5 +1,9 @@
-"""Score a revision, and store the protocol beside the numbers."""
+"""Score a revision, and store the protocol beside the numbers. A block of cases is what a resumed job goes on from."""
 
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -7,70 +11,178 @@ from sqlmodel import Session
 
 from ....store import facts as fact_sets
 from ....store import history
-from ....store.tables import Evaluation, Fact
+from ....store.tables import Evaluation, Fact, Revision
 from ...errors import InputError
-from ...evaluation import Case, Neighbour, evaluate, protocol, summarise
+from ...evaluation import Case, Neighbour, Question, Questions, Reference, Writing, digest, evaluate_blocks
+from ...evaluation.drift import measure_drift
+from ...evaluation.probes import negated
+from ...evaluation.retention import RULE, Earlier, ask_again, by_edit
+from ...intervals import Metric, summarise_rows
+from ...metrics import METRICS
 from ..running import Running
 from ..specs import EvaluationSpec
 from .loaded import Loaded, load
+
+_REQUEST = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "negations", "portability",
+            "generation_prompts", "references")  # fmt: skip
 
 
 def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
     """Returns the evaluation's id."""
     loaded = load(running, spec.model, spec.revision)
     with running.catalog.read() as session:
-        cases = _cases(session, spec, loaded)
+        cases, source = _cases(session, spec, loaded)
         fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
-    results = evaluate(loaded.decoder, loaded.tokenizer, cases, spec.max_new_tokens, running.report)
-    metrics = summarise(results, spec.seed)
+        earlier = _earlier(history.live_edits(history.path(session, loaded.revision.id)), loaded.revision.id)
+    questions = _questions(spec, loaded)
+    records = _records(running, loaded, cases, questions)
+    metrics = summarise_rows([record["metrics"] for record in records], spec.seed)
+    protocol = questions.protocol(chat=bool(loaded.tokenizer.chat_template)) | {
+        "seed": spec.seed,
+        "cases": len(cases),
+        "cases_sha256": digest(cases),
+        "dtype": loaded.model.dtype,
+        "suite": spec.suite,
+        "facts": source,
+        "device": running.job.device,
+    }
+    retention: list[dict[str, Any]] = []
+    if spec.suite != "quick":
+        drift = measure_drift(
+            loaded.decoder, loaded.tokenizer, spec.texts, questions.at_base, perplexity=spec.suite == "full",
+            report=running.report,
+        )  # fmt: skip
+        metrics |= drift.metrics(spec.seed)
+        protocol |= drift.protocol()
+        kept = ask_again(loaded.decoder, loaded.tokenizer, earlier, spec.max_new_tokens, running.report)
+        if kept:
+            metrics |= summarise_rows([one.numbers() for one in kept], spec.seed)
+            protocol["retention"] = RULE
+            retention = by_edit(kept)
     evaluation = Evaluation(
         model_id=loaded.model.id or 0,
         revision=loaded.revision.id,
         fact_set_id=fact_set.id if fact_set else None,
-        protocol=protocol(spec.max_new_tokens, spec.seed)
-        | {
-            "cases": len(cases),
-            "facts": spec.facts or "the requests of the revision's edits",
-            "dtype": loaded.model.dtype,
-            "device": running.job.device,
-        },
-        metrics={name: asdict(metric) for name, metric in metrics.items()},
-        cases=[result.as_dict() for result in results],
+        protocol=protocol,
+        metrics=_as_json(metrics),
+        cases=records,
+        retention=retention,
     )
     with running.catalog.write() as session:
         session.add(evaluation)
         session.flush()
-        return running.commit(session, {"evaluation": evaluation.id})
+        made = running.commit(session, {"evaluation": evaluation.id})
+    running.kept.unlink(missing_ok=True)
+    return made
 
 
-def _cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> list[Case]:
+def _questions(spec: EvaluationSpec, loaded: Loaded) -> Questions:
+    if spec.suite == "quick":
+        return Questions(max_new_tokens=0)
+
+    @contextmanager
+    def at_base() -> Iterator[None]:
+        loaded.weights.set({})
+        try:
+            yield
+        finally:
+            loaded.weights.set(loaded.delta)
+
+    return Questions(
+        spec.max_new_tokens,
+        at_base if loaded.delta else None,
+        Writing(spec.seed) if spec.suite == "full" else None,
+    )
+
+
+def _records(
+    running: Running, loaded: Loaded, cases: Sequence[Case], questions: Questions
+) -> list[dict[str, Any]]:
+    """What was measured of each case. Finished blocks are appended to a file, and read from it after a restart."""
+    asked = digest(cases)
+    state = running.job.checkpoint
+    resumed = state.get("cases_sha256") == asked and running.kept.is_file()
+    records: list[dict[str, Any]] = []
+    with running.kept.open("r+b" if resumed else "w+b") as file:
+        if resumed:
+            records = [json.loads(line) for line in file.read(state["bytes"]).splitlines()]
+            file.truncate()  # a block that was not counted any more
+        start = len(records)
+        for block in evaluate_blocks(
+            loaded.decoder, loaded.tokenizer, cases, questions, running.report, start
+        ):
+            for result in block:
+                line = json.dumps(result.as_dict())
+                file.write(line.encode() + b"\n")
+                records.append(json.loads(line))
+            file.flush()
+            os.fsync(file.fileno())
+            with running.catalog.write() as session:
+                running.checkpoint(session, {"cases_sha256": asked, "bytes": file.tell()})
+    return records
+
+
+def _as_json(metrics: dict[str, Metric]) -> dict[str, Any]:
+    return {name: asdict(metrics[name]) for name in METRICS if name in metrics}
+
+
+def _cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> tuple[list[Case], str]:
+    """The cases, and in words where they come from."""
     if spec.facts:
         facts = fact_sets.facts_of(session, fact_sets.find_fact_set(session, spec.facts))
         cases = [_case(_as_request(fact)) for fact in facts if fact.target_new or fact.target_true]
-    else:
-        edits = history.live_edits(history.path(session, loaded.revision.id))
-        cases = [_case(request) for edit in edits for request in edit.requests]
+        if not cases:
+            raise InputError(f"no fact of {spec.facts} has a target, so there is nothing to ask")
+        return cases, spec.facts
+    of = spec.requests_of or loaded.revision.id
+    edits = history.live_edits(history.path(session, history.find_revision(session, loaded.model, of).id))
+    cases = [_case(request) for edit in edits for request in edit.requests]
     if not cases:
         raise InputError(
-            f"{spec.model}@{loaded.revision.id} has no edits whose requests could be asked; name facts with --facts"
+            f"{spec.model}@{of} has no edits whose requests could be asked; name facts with --facts, or another "
+            "revision's requests with --requests-of"
         )
-    return cases
+    return cases, f"the requests of the edits of {of}"
 
 
 def _as_request(fact: Fact) -> dict[str, Any]:
-    return {
-        name: getattr(fact, name)
-        for name in ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
-    }
+    return {name: getattr(fact, name) for name in _REQUEST}
 
 
 def _case(request: dict[str, Any]) -> Case:
     """A fact that has only a true target (a known fact) is asked for that one."""
     new, true = request.get("target_new"), request.get("target_true")
     return Case(
-        prompt=request["prompt"].replace("{}", request["subject"]),
+        prompt=_whole(request),
         target_new=new or true or "",
         target_true=true if new else None,
         paraphrases=tuple(request.get("paraphrases") or ()),
         neighbours=tuple(Neighbour(n["prompt"], n["true"]) for n in request.get("neighbours") or ()),
+        subject=request["subject"],
+        negations=tuple(request.get("negations") or _negations(request)),
+        portability=tuple(
+            Question(q["prompt"], tuple(q["answers"])) for q in request.get("portability") or ()
+        ),
+        generation_prompts=tuple(request.get("generation_prompts") or ()),
+        references=tuple(Reference(r["text"], r.get("name")) for r in request.get("references") or ()),
     )
+
+
+def _whole(request: dict[str, Any]) -> str:
+    return str(request["prompt"]).replace("{}", request["subject"])
+
+
+def _negations(request: dict[str, Any]) -> list[str]:
+    """Only what was written can be wrongly said of the negation: a known fact has none."""
+    template = negated(request["prompt"]) if request.get("target_new") else None
+    return [template.replace("{}", request["subject"])] if template else []
+
+
+def _earlier(edits: Sequence[Revision], newest: str) -> list[Earlier]:
+    """The requests of all edits but the newest, without those whose prompt a later edit has written anew."""
+    requests = {_whole(request): (edit.id, request) for edit in edits for request in edit.requests}
+    return [
+        Earlier(edit, prompt, request["target_new"])
+        for prompt, (edit, request) in requests.items()
+        if edit != newest
+    ]

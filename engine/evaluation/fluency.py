@@ -1,0 +1,102 @@
+"""Does the model still write well, and of the new object: GE, RS and essence (Meng et al. 2022, section 3.3).
+
+Where the published code uses nltk's tokenizer and scikit-learn's TF-IDF over Wikipedia, these are a regular expression
+and texts that retcon ships; the protocol says so, and figures of the papers differ from these in the second digit.
+"""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..corpus import SHIPPED, open_corpus
+from ..decoder import Decoder
+from ..generation import sample
+from ..tokens import prompt_ids
+from .cases import Case
+from .drift import text_nlls
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_TERM = re.compile(r"\b\w\w+\b")
+_TOKENS = 100
+_TOP_K = 5
+
+RULES = {
+    "GE": f"mean over generations of the mean of 2/3 H2 and 4/3 H3, H the entropy in bits of n-grams of"
+    f" {_WORD.pattern!r} (published: nltk words); prompt and continuation, {_TOKENS} tokens together, top-{_TOP_K}"
+    " sampling",
+    "RS": "cosine of TF-IDF vectors of the joined generations and the joined references; terms \\b\\w\\w+\\b in lower"
+    " case, idf = ln((1 + n) / (1 + df)) + 1 over the shipped texts (published: over Wikipedia snippets)",
+    "ESS": f"exp(-log p / N) of the joined references named as the subject, their first N = {_TOKENS} tokens at most;"
+    " as published the first token counts in N though nothing predicts it",
+}
+
+
+def sampled(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], seed: int
+) -> list[str]:
+    """Prompts with what the model goes on to say, 100 tokens together; the same for the same seed and device."""
+    texts = sample(decoder.model, tokenizer, prompts, _TOKENS, _TOP_K, seed)
+    return [unicodedata.normalize("NFKD", text).replace("\n\n", " ") for text in texts]
+
+
+def entropy(text: str) -> float:
+    """The mean of 2/3 H2 and 4/3 H3, H_n the entropy of the text's n-grams of words in bits."""
+    words = _WORD.findall(text)
+    return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2
+
+
+def _entropy(words: Sequence[str], n: int) -> float:
+    counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
+    total = counts.total()
+    return -sum(count / total * math.log2(count / total) for count in counts.values()) + 0.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Document frequencies, for the weight of a term."""
+
+    documents: int
+    frequencies: Counter[str] = field(repr=False)
+
+    @classmethod
+    def of(cls, documents: Iterable[str]) -> "Terms":
+        """Counted over some documents."""
+        found = [set(_terms(text)) for text in documents]
+        return cls(len(found), Counter(term for terms in found for term in terms))
+
+    @classmethod
+    def shipped(cls) -> "Terms":
+        """Counted over the texts that retcon ships."""
+        return cls.of(open_corpus(SHIPPED).documents(seed=0))
+
+    def similarity(self, a: str, b: str) -> float:
+        """Cosine of the TF-IDF vectors of two texts; 0 if they share no term."""
+        one, other = self._vector(a), self._vector(b)
+        dot = sum(weight * other.get(term, 0.0) for term, weight in one.items())
+        norms = math.hypot(*one.values()) * math.hypot(*other.values())
+        return dot / norms if norms else 0.0
+
+    def _vector(self, text: str) -> dict[str, float]:
+        counts = Counter(_terms(text))
+        return {
+            term: count * (math.log((1 + self.documents) / (1 + self.frequencies[term])) + 1)
+            for term, count in counts.items()
+        }
+
+
+def _terms(text: str) -> list[str]:
+    return _TERM.findall(text.lower())
+
+
+@torch.no_grad()
+def essence(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case) -> float | None:
+    """Perplexity of the case's references on its own subject; None if it has none."""
+    texts = [reference.text for reference in case.references if reference.name == case.subject]
+    ids = prompt_ids(tokenizer, " ".join(texts))[:_TOKENS] if texts else []
+    return math.exp(text_nlls(decoder, [ids])[0] / len(ids)) if len(ids) > 1 else None

@@ -14,6 +14,7 @@ from .fact_references import add_references
 from .tables import Fact, FactSet
 
 __all__ = [
+    "REQUEST_FIELDS",
     "add_references",
     "clean_target",
     "facts_of",
@@ -24,6 +25,12 @@ __all__ = [
     "save_facts",
     "template_of",
 ]
+
+# What a revision keeps of a fact that it wrote. Reference texts are long: who measures with them names the set.
+REQUEST_FIELDS = (
+    "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "negations", "portability",
+    "generation_prompts",
+)  # fmt: skip
 
 
 def read_facts(path: Path) -> list[Fact]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..store.facts import REQUEST_FIELDS
 from ..store.tables import (
     AverageEffect,
     Covariance,
@@ -23,8 +24,7 @@ def model_record(model: Model) -> dict[str, Any]:
 
 
 def fact_record(fact: Fact) -> dict[str, Any]:
-    fields = ("subject", "prompt", "target_true", "target_new", "paraphrases", "neighbours", "negations", "portability",
-              "generation_prompts", "references", "origin")  # fmt: skip
+    fields = (*REQUEST_FIELDS, "references", "origin")
     return {name: getattr(fact, name) for name in fields}
 
 

@@ -128,8 +128,7 @@ def _typed(
 
 
 def _request(fact: Fact) -> dict[str, Any]:
-    fields = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
-    return {field: getattr(fact, field) for field in fields}
+    return {field: getattr(fact, field) for field in fact_sets.REQUEST_FIELDS}
 
 
 def print_edit(model: str, revision: Revision) -> None:

@@ -23,9 +23,6 @@ from ..running import Running
 from ..specs import EvaluationSpec
 from .loaded import Loaded, load
 
-_REQUEST = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "negations", "portability",
-            "generation_prompts", "references")  # fmt: skip
-
 
 def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
     """Returns the evaluation's id."""
@@ -146,7 +143,7 @@ def _cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> tuple[list
 
 
 def _as_request(fact: Fact) -> dict[str, Any]:
-    return {name: getattr(fact, name) for name in _REQUEST}
+    return {name: getattr(fact, name) for name in (*fact_sets.REQUEST_FIELDS, "references")}
 
 
 def _case(request: dict[str, Any]) -> Case:

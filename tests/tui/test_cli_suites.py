@@ -78,11 +78,11 @@ def test_what_each_suite_measures(story: Story) -> None:
     asked = {"HA", "TH", "XA"}
     assert set(story.said["quick"]["metrics"]) == teacher_forced | asked
     free = {"FE", "FP", "FN", "FX", "KN", "KG", "RA", "FR"}
-    assert set(story.said["own"]["metrics"]) == teacher_forced | free | {"XA"}
+    assert set(story.said["own"]["metrics"]) == teacher_forced | asked | free | {"FH"}
     longer = {"FH", "GE", "RS", "ESS", "PPL", "PD"}
     assert set(story.said["full"]["metrics"]) == teacher_forced | asked | free | longer
     at_base = set(story.said["before"]["metrics"])
-    assert at_base == teacher_forced | {"FE", "FP", "FN", "FX", "XA"}
+    assert at_base == teacher_forced | asked | {"FE", "FP", "FN", "FX", "FH"}
 
 
 def test_retention(story: Story) -> None:

@@ -62,6 +62,8 @@ class _PrefixCache(DynamicCache):
         super().__init__()
         self.rows: Tensor | None = None
         self._prefixes: list[tuple[Tensor, Tensor]] = []
+        if start == 0:  # nothing comes before, whichever layers the run went through
+            return
         for layer in cache.layers:
             if not isinstance(layer, DynamicLayer):
                 raise UnsupportedModel(
@@ -79,9 +81,9 @@ class _PrefixCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        keys, values = self._prefixes[layer_idx]
-        if keys.shape[-2] == 0:
+        if not self._prefixes:
             return key_states, value_states
+        keys, values = self._prefixes[layer_idx]
         together = torch.cat([keys[self.rows], key_states], dim=-2)
         return together, torch.cat([values[self.rows], value_states], dim=-2)
 

@@ -20,6 +20,8 @@ from ..tokens import locate_span, prompt_ids, right_padded, target_ids
 from .request import Request
 
 _ESSENCE = "{} is a"
+# Rows x positions that are trained on at once, on a GPU and on a CPU, which gains nothing from more.
+_TOKENS_AT_ONCE = (8_192, 512)
 # A request with less than this, mean negative log-likelihood per token, is learnt (as in rome's search).
 _LOSS_ENOUGH = 0.05
 
@@ -76,58 +78,90 @@ def lesson(
 
 
 class Course:
-    """A lesson as tensors on a decoder, resumed at block `first` for every position."""
+    """A lesson on a decoder, in parts that fit into memory, each resumed at block `first` for every position."""
 
     def __init__(self, decoder: Decoder, lesson: Lesson, first: int) -> None:
-        self.decoder, self.lesson, self.first = decoder, lesson, first
-        ids, mask = right_padded(lesson.ids, decoder.device)
-        self.mask = mask.bool()
-        run = decoder.run(ids, mask)
-        self._resumption = decoder.resume(run, 0)
-        self._rows = torch.arange(len(lesson.ids), device=decoder.device)
-        columns = zip(*lesson.reads, strict=True)
-        self._row, self._position, self._wanted, self._request = (
-            torch.tensor(column, device=decoder.device) for column in columns
-        )
-        kept = torch.tensor(lesson.kept, device=decoder.device)
-        self._kept_row, self._kept_position = kept[:, 0], kept[:, 1]
-        # Reads of one request weigh alike, and all requests do.
-        counts = torch.bincount(self._request, minlength=lesson.requests)
-        self._weight = 1 / (counts[self._request].float() * lesson.requests)
-        last = run.states[-1]
-        with torch.no_grad():
-            self._before = self._log_p(last, self._kept_row, self._kept_position)
+        self.decoder, self.lesson = decoder, lesson
+        self.parts = [_Part(decoder, lesson, first, rows) for rows in _parts(lesson, decoder.device)]
 
     def keys(self, layer: int) -> Tensor:
         """What enters the matrix of `layer` at the requests' own tokens, `[tokens, key_width]` float32."""
+        return torch.cat([part.keys(layer) for part in self.parts])
+
+
+def _parts(lesson: Lesson, device: torch.device) -> list[list[int]]:
+    """Rows of like length together, so many that their tokens are few enough to train on at once."""
+    most = _TOKENS_AT_ONCE[device.type == "cpu"]
+    parts: list[list[int]] = []
+    for row in sorted(range(len(lesson.ids)), key=lambda row: len(lesson.ids[row])):
+        if not parts or (len(parts[-1]) + 1) * len(lesson.ids[row]) > most:
+            parts.append([])
+        parts[-1].append(row)
+    return parts
+
+
+class _Part:
+    """Some rows of a lesson as tensors."""
+
+    def __init__(self, decoder: Decoder, lesson: Lesson, first: int, rows: list[int]) -> None:
+        self._decoder, self._lesson, self._first, self._of = decoder, lesson, first, rows
+        self._ids, mask = right_padded([lesson.ids[row] for row in rows], decoder.device)
+        self._mask = mask.bool()
+        run = decoder.run(self._ids, mask, stop_after=max(0, first - 1))
+        self._entering = run.states[first].clone()
+        self._resumption = decoder.resume(run, 0)
+        run.states.clear()
+        self._rows = torch.arange(len(rows), device=decoder.device)
+        place = {row: number for number, row in enumerate(rows)}
+        reads = [(place[row], *rest) for row, *rest in lesson.reads if row in place]
+        self._row, self._position, self._wanted, self._request = self._columns(reads, 4)
+        kept = [(place[row], position) for row, position in lesson.kept if row in place]
+        self._kept_row, self._kept_position = self._columns(kept, 2)
+        counts = torch.bincount(torch.tensor([read[3] for read in lesson.reads]), minlength=lesson.requests)
+        self._share = 1 / counts.to(decoder.device)[self._request].float()
+        with torch.no_grad():
+            self._before = self._log_p(self._run(), self._kept_row, self._kept_position)
+
+    def _columns(self, rows: Sequence[Sequence[int]], count: int) -> Tensor:
+        return torch.tensor(rows, dtype=torch.long, device=self._decoder.device).view(-1, count).T
+
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """With the weights as they are now, what these rows give to the mean negative log-likelihood of each request's
+        target tokens `[requests]`, and to the mean KL(before || now) of what shall stay."""
+        hidden = self._run()
+        wanted = self._log_p(hidden, self._row, self._position).gather(1, self._wanted[:, None])[:, 0]
+        each = torch.zeros(self._lesson.requests, device=hidden.device)
+        each = each.index_add(0, self._request, -wanted * self._share)
+        now = self._log_p(hidden, self._kept_row, self._kept_position)
+        kl = (self._before.exp() * (self._before - now)).sum() / len(self._lesson.kept)
+        return each, kl
+
+    def keys(self, layer: int) -> Tensor:
         found: list[Tensor] = []
-        ids, mask = right_padded(self.lesson.ids, self.decoder.device)
 
         def on_key(at: int, keys: Tensor) -> None:
             if at == layer:
                 found.append(keys.float())
 
-        self.decoder.run(ids, mask, on_key=on_key, stop_after=layer, resumable=False)
-        own = torch.zeros_like(self.mask)
-        for row, begin in self.lesson.keyed.items():
-            own[row, begin:] = self.mask[row, begin:]
+        self._decoder.run(self._ids, self._mask.long(), on_key=on_key, stop_after=layer, resumable=False)
+        own = torch.zeros_like(self._mask)
+        for number, row in enumerate(self._of):
+            if row in self._lesson.keyed:
+                begin = self._lesson.keyed[row]
+                own[number, begin:] = self._mask[number, begin:]
         return found[0][own]
 
-    def losses(self) -> tuple[Tensor, Tensor]:
-        """With the weights as they are now: mean negative log-likelihood of the targets' tokens `[requests]`, each
-        request by itself, and the mean KL(before || now) of what shall stay, a scalar."""
-        hidden = self._resumption.entering(self.first, self._rows)
-        for layer in range(self.first, self.decoder.layers):
+    def _run(self) -> Tensor:
+        hidden = self._entering.clone()
+        for layer in range(self._first, self._decoder.layers):
             hidden = self._resumption.step(layer, hidden, self._rows)
-        wanted = self._log_p(hidden, self._row, self._position).gather(1, self._wanted[:, None])[:, 0]
-        each = torch.zeros(self.lesson.requests, device=hidden.device)
-        each = each.index_add(0, self._request, -wanted * self._weight * self.lesson.requests)
-        now = self._log_p(hidden, self._kept_row, self._kept_position)
-        kl = (self._before.exp() * (self._before - now)).sum(-1).mean()
-        return each, kl
+        return hidden
 
     def _log_p(self, hidden: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        logits = self.decoder.logits(hidden[rows, positions][:, None])[:, 0]
+        """Log distributions `[places, vocabulary]`; a part may have none of the places."""
+        if not len(rows):
+            return hidden.new_zeros(0, 1, dtype=torch.float32)
+        logits = self._decoder.logits(hidden[rows, positions][:, None])[:, 0]
         return logits.float().log_softmax(-1)
 
 
@@ -160,20 +194,39 @@ def train(
     optimiser = torch.optim.Adam(parameters, lr=schedule.rate)
     losses: list[list[dict[str, float]]] = [[] for _ in range(course.lesson.requests)]
     for step in range(schedule.steps):
+        looking = step == schedule.steps - 1
         optimiser.zero_grad()
-        each, kl = course.losses()
-        for history, value in zip(losses, each.tolist(), strict=True):
-            history.append({"loss": value, "kl": kl.item()})
-        on_step((step + 1) / schedule.steps, each.mean().item())
-        if each.max().item() < _LOSS_ENOUGH or step == schedule.steps - 1:
+        each, kl = _look(course) if looking else _descend(course, schedule.kl_factor, penalty)
+        for history, value in zip(losses, each, strict=True):
+            history.append({"loss": value, "kl": kl})
+        on_step((step + 1) / schedule.steps, sum(each) / len(each))
+        if looking or max(each) < _LOSS_ENOUGH:
             break
-        loss = each.mean() + schedule.kl_factor * kl + penalty()
-        loss.backward()
         optimiser.step()
         if project is not None:
             with torch.no_grad():
                 project()
     return [{"losses": history} for history in losses]
+
+
+def _look(course: Course) -> tuple[list[float], float]:
+    """The losses of each request, and the KL."""
+    with torch.no_grad():
+        found = [part.losses() for part in course.parts]
+    return torch.stack([each for each, _ in found]).sum(0).tolist(), sum(kl.item() for _, kl in found)
+
+
+def _descend(course: Course, kl_factor: float, penalty: Callable[[], Tensor]) -> tuple[list[float], float]:
+    """The same, with the gradients of the whole loss summed up part by part."""
+    total = torch.zeros(course.lesson.requests, device=course.decoder.device)
+    sum_kl = 0.0
+    penalty().backward()
+    for part in course.parts:
+        each, kl = part.losses()
+        (each.mean() + kl_factor * kl).backward()
+        total += each.detach()
+        sum_kl += kl.item()
+    return total.tolist(), sum_kl
 
 
 def following(report: Report, requests: int) -> OnStep:

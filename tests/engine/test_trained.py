@@ -8,7 +8,7 @@ from families import FAMILIES
 from retcon.engine.anatomy import Anatomy
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
-from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits import METHODS, Request, training
 from retcon.engine.edits.joint import basis
 from retcon.engine.edits.moments import Factored
 from retcon.engine.errors import Cancelled
@@ -102,8 +102,9 @@ def write(decoder: Decoder, words: PreTrainedTokenizerBase, name: str, report=si
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_joint_equals_plain_training_in_the_metric_of_the_second_moment(
-    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "_TOKENS_AT_ONCE", (16, 16))  # in several parts
     decoder = own_decoder_of(family)
     bits = bits_of(decoder.model)
     written = write(decoder, words, "joint")

@@ -14,13 +14,14 @@ from .heatmap import Layout, axis
 from .plain import cut, plain
 
 # What stands on the curve of each kind (the keys that show it alone), and its colour of the user's sixteen.
-MARKS = {"hidden": "H", "mlp": "M", "attn": "A", "severed-mlp": "m", "severed-attn": "a"}
+MARKS = {"hidden": "H", "mlp": "M", "attn": "A", "severed-mlp": "m", "severed-attn": "a", "score": "S"}
 _COLOURS = {
     "hidden": "magenta",
     "mlp": "green",
     "attn": "red",
     "severed-mlp": "blue",
     "severed-attn": "yellow",
+    "score": "cyan",
 }
 _GUTTER = len("+0.000 ")
 # Bits of a braille character by row and column of its dots.
@@ -32,11 +33,15 @@ _BETWEEN_MARKS = 10
 
 @dataclass(frozen=True)
 class Curve:
-    """One kind: for each layer its mean effect (None where it was not traced) and the interval around it."""
+    """One kind: for each layer its mean effect (None where there is none) and the interval around it.
+
+    `label` is what the legend calls it, by default its kind.
+    """
 
     kind: str
     means: tuple[float | None, ...]
     intervals: tuple[tuple[float, float] | None, ...]
+    label: str = ""
 
 
 @dataclass
@@ -222,7 +227,7 @@ def _legend(curves: Sequence[Curve], colour: bool, width: int) -> Text:
         text.append(
             MARKS.get(curve.kind, "+"), style=f"bold {_COLOURS.get(curve.kind, '')}" if colour else "bold"
         )
-        text.append(f" {curve.kind}  ")
+        text.append(f" {curve.label or curve.kind}  ")
     if any(
         interval is not None and interval[0] < interval[1] for one in curves for interval in one.intervals
     ):

@@ -9,6 +9,16 @@ from ..metrics import METRICS, Difference, Meaning, differences
 from .comparison import compare
 from .control import cancel, follow, log_path, reap, resume, submit
 from .devices import CPU, devices
+from .settings import (
+    METHODS,
+    check_layers,
+    check_method,
+    check_noise,
+    parse_tries,
+    settings_of,
+    sweep_settings,
+    trials_of,
+)
 from .specs import (
     SUITES,
     AskSpec,
@@ -19,6 +29,7 @@ from .specs import (
     ModelSpec,
     RevertSpec,
     Spec,
+    SweepSpec,
     TraceSpec,
     VerifySpec,
 )
@@ -27,6 +38,7 @@ __all__ = [
     "CPU",
     "METRICS",
     "SUITES",
+    "METHODS",
     "AskSpec",
     "CovarianceSpec",
     "Difference",
@@ -37,15 +49,23 @@ __all__ = [
     "ModelSpec",
     "RevertSpec",
     "Spec",
+    "SweepSpec",
     "TraceSpec",
     "VerifySpec",
     "cancel",
     "compare",
+    "check_layers",
+    "check_method",
+    "check_noise",
     "devices",
     "differences",
     "follow",
     "log_path",
+    "parse_tries",
     "reap",
     "resume",
+    "settings_of",
     "submit",
+    "sweep_settings",
+    "trials_of",
 ]

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 from sqlmodel import Session, col, func, select
 
+from ...engine import jobs
 from ...engine.jobs import TraceSpec
-from ...engine.jobs import follow as follow_rows
 from ...store import facts as fact_sets
 from ...store import history
 from ...store import jobs as rows
@@ -94,6 +94,7 @@ def run(
         raise click.UsageError("--swap-subject auto takes another subject of a set; with --prompt, name one")
     if devices and fact_set is None:
         raise click.UsageError("--devices shares a set of facts; one prompt is traced on one device")
+    jobs.check_noise(noise)
     with catalog.read() as session:
         found = history.find_revision(session, history.find_model(session, name), revision)
         if fact_set is not None:
@@ -133,7 +134,7 @@ def _begun(catalog: Catalog, job: Job) -> int:
             raise StopIteration
 
     with contextlib.suppress(StopIteration):
-        follow_rows(catalog, job.id or 0, look)
+        jobs.follow(catalog, job.id or 0, look)
     if not begun:
         with catalog.read() as session:
             raise JobFailed(rows.get(session, job.id or 0))

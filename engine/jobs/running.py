@@ -108,7 +108,7 @@ class Running:
 
 
 class _Rate:
-    """What is done per second: over all of it at first, later over some time back; starts anew when the unit changes."""
+    """What is done per second: over the whole at first, later over some time back. A new unit starts it anew."""
 
     def __init__(self, seconds: float) -> None:
         self.per_second: float | None = None

@@ -14,7 +14,7 @@ from .heatmap import Layout, axis
 from .plain import cut, plain
 
 # What stands on the curve of each kind (the keys that show it alone), and its colour of the user's sixteen.
-MARKS = {"hidden": "H", "mlp": "M", "attn": "A", "severed-mlp": "m", "severed-attn": "a", "score": "S"}
+MARKS = {"hidden": "H", "mlp": "M", "attn": "A", "severed-mlp": "m", "severed-attn": "a"}
 _COLOURS = {
     "hidden": "magenta",
     "mlp": "green",
@@ -180,6 +180,11 @@ class _Plot:
             cell.of = cell.of or kind
 
 
+def _mark(kind: str) -> str:
+    """The letter on a curve; what is no kind of trace has its first one."""
+    return MARKS.get(kind, kind[:1].upper())
+
+
 def _between(one: float, other: float, part: float) -> float:
     return one + (other - one) * part
 
@@ -201,9 +206,9 @@ def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool
         cell, kind = plot.cells.get((row, column), _Cell()), marks.get((row, column))
         here = column == cursor
         if kind is not None and here:
-            cells.append((MARKS.get(kind, "+"), "bold reverse"))
+            cells.append((_mark(kind), "bold reverse"))
         elif kind is not None:
-            cells.append((MARKS.get(kind, "+"), f"bold {_COLOURS.get(kind, '')}" if colour else "bold"))
+            cells.append((_mark(kind), f"bold {_COLOURS.get(kind, '')}" if colour else "bold"))
         elif cell.line:
             cells.append((chr(0x2800 + cell.line), _COLOURS.get(cell.of or "", "") if colour else ""))
         elif here:
@@ -224,9 +229,7 @@ def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool
 def _legend(curves: Sequence[Curve], colour: bool, width: int) -> Text:
     text = Text()
     for curve in curves:
-        text.append(
-            MARKS.get(curve.kind, "+"), style=f"bold {_COLOURS.get(curve.kind, '')}" if colour else "bold"
-        )
+        text.append(_mark(curve.kind), style=f"bold {_COLOURS.get(curve.kind, '')}" if colour else "bold")
         text.append(f" {curve.label or curve.kind}  ")
     if any(
         interval is not None and interval[0] < interval[1] for one in curves for interval in one.intervals

@@ -9,6 +9,7 @@ from ..metrics import METRICS, Difference, Meaning, differences
 from .comparison import compare
 from .control import cancel, follow, log_path, reap, resume, submit
 from .devices import CPU, devices
+from .preflight import Cost, cost_of
 from .settings import (
     METHODS,
     check_layers,
@@ -27,6 +28,7 @@ from .specs import (
     EvaluationSpec,
     ExportSpec,
     ModelSpec,
+    PreflightSpec,
     RevertSpec,
     Spec,
     SweepSpec,
@@ -40,6 +42,7 @@ __all__ = [
     "SUITES",
     "METHODS",
     "AskSpec",
+    "Cost",
     "CovarianceSpec",
     "Difference",
     "EditSpec",
@@ -47,6 +50,7 @@ __all__ = [
     "ExportSpec",
     "Meaning",
     "ModelSpec",
+    "PreflightSpec",
     "RevertSpec",
     "Spec",
     "SweepSpec",
@@ -57,6 +61,7 @@ __all__ = [
     "check_layers",
     "check_method",
     "check_noise",
+    "cost_of",
     "devices",
     "differences",
     "follow",

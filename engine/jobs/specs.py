@@ -182,10 +182,20 @@ class ExportSpec(Spec):
     what: str = "checkpoint"
 
 
+@dataclass(frozen=True)
+class PreflightSpec(Spec):
+    """Measure how long the job `of` (a spec of kind `of_kind`) will take: do some seconds of it and keep nothing."""
+
+    kind: ClassVar[str] = "preflight"
+    model: str
+    of_kind: str
+    of: dict[str, Any]
+
+
 SPECS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
         ModelSpec, TraceSpec, CovarianceSpec, EditSpec, SweepSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec,
-        ExportSpec,
+        ExportSpec, PreflightSpec,
     )
 }  # fmt: skip

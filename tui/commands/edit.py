@@ -11,8 +11,9 @@ from ...store import facts as fact_sets
 from ...store import history
 from ...store.errors import InputError
 from ...store.tables import Revision
+from ..following import estimate as tell_cost
 from ..following import run as run_job
-from ..options import ROW_ID, SEED, Layers, job_options, open_catalog
+from ..options import ROW_ID, SEED, Layers, estimate_option, job_options, open_catalog
 from ..output import narrate, print_json, print_table
 from ..plain import plain
 from ..records import fact_request, revision_record
@@ -60,12 +61,13 @@ def edit() -> None:
 )
 @click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("-m", "--message", default="", help="Why; shown in the history.")
+@estimate_option
 @job_options
 def run(
     target: str, prompt: str | None, subject: str | None, target_new: str | None, target_true: str | None,
     paraphrases: tuple[str, ...], fact_set: str | None, method: str, layers: list[int] | None,
     hparams_file: Path | None, covariance: int | None, texts: str, batch: int | None, seed: int, message: str,
-    as_json: bool, detach: bool, device: str | None,
+    estimate: bool, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Write a fact, or a set of facts, into MODEL (at REV): a new revision, and the model's new head."""
     if (fact_set is None) == (prompt is None):
@@ -101,6 +103,9 @@ def run(
         batch=batch,
     )
     jobs.check_layers(model, jobs.settings_of(spec, model, catalog.home).layers)
+    if estimate:
+        tell_cost(catalog, spec, device, as_json=as_json)
+        return
     job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
     if job is None:
         return

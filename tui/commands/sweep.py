@@ -14,8 +14,9 @@ from ...store.catalog import Catalog
 from ...store.errors import InputError
 from ...store.tables import FactSet, Model, Sweep, SweepTrial
 from ..curves import render_lines
+from ..following import estimate as tell_cost
 from ..following import run as run_job
-from ..options import ROW_ID, SEED, Layers, job_options, json_option, open_catalog
+from ..options import ROW_ID, SEED, Layers, estimate_option, job_options, json_option, open_catalog
 from ..output import colour_wanted, console, narrate, print_json, print_table, terminal_width
 from ..plain import plain
 from ..presets import save_preset
@@ -56,11 +57,12 @@ def sweep() -> None:
 @click.option("--seed", type=SEED, default=1, show_default=True)
 @trace_option
 @click.option("--save", is_flag=True, help="Edit with the best trial's settings from now on.")
+@estimate_option
 @job_options
 def run(
     target: str, fact_set: str, limit: int | None, layers: list[int] | None, method: str, tries: tuple[str, ...],
     hparams_file: Path | None, texts: str, seed: int, trace: int | None, save: bool,
-    as_json: bool, detach: bool, device: str | None,
+    estimate: bool, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Write a set of facts into MODEL at one layer after another, score each, and keep nothing."""
     if save and detach:
@@ -87,6 +89,9 @@ def run(
         hparams=jobs.sweep_settings(method, file, model, catalog.home), tries=jobs.parse_tries(tries, method),
         texts=texts, seed=seed,
     )  # fmt: skip
+    if estimate:
+        tell_cost(catalog, spec, device, as_json=as_json)
+        return
     job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
     if job is None:
         return

@@ -7,6 +7,7 @@ from ...engine.jobs import EditSpec
 from ...store.catalog import Catalog
 from ...store.errors import InputError
 from ...store.facts import clean_target, template_of
+from ..costs import cost_line
 from ..data.edits import resolve
 from ..twin import run_edit
 from .form import Field, Form
@@ -71,6 +72,9 @@ class EditForm(Form[EditSpec]):
         }
         hparams = {"layers": [int(layer)]} if layer else {}
         return EditSpec(model, [request], revision, method, hparams)
+
+    def cost(self, value: EditSpec) -> str:
+        return cost_line(self._catalog, value)
 
     def twin(self, value: EditSpec) -> str:
         return run_edit(value, self.values()["model"].strip())

@@ -42,8 +42,8 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
     """Returns the trace's id."""
     loaded = load(running, spec.model, spec.revision)
     with running.catalog.read() as session:
-        questions = _questions(session, spec)
-    corruption, level = _corruption(loaded, spec, questions)
+        questions = questions_of(session, spec)
+    corruption, level = corruption_of(loaded, spec, questions)
     settings = TraceSettings(
         corruption,
         kinds=tuple(spec.kinds),  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
         return running.commit(session, {"trace": trace_id})
 
 
-def _questions(session: Session, spec: TraceSpec) -> list[Question]:
+def questions_of(session: Session, spec: TraceSpec) -> list[Question]:
     if spec.facts is None:
         if spec.prompt is None or spec.subject is None:
             raise InputError("a trace needs a prompt and its subject, or a set of facts")
@@ -86,7 +86,7 @@ def _questions(session: Session, spec: TraceSpec) -> list[Question]:
     ]
 
 
-def _corruption(
+def corruption_of(
     loaded: Loaded, spec: TraceSpec, questions: list[Question]
 ) -> tuple[Corruption, float | None]:
     """The corruption and, where it has one number, the level of its noise."""

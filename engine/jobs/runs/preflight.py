@@ -1,0 +1,136 @@
+"""Do some seconds of a job, keep nothing, and tell from them how long the whole will take."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+from ...corpus import open_corpus
+from ...covariance import collect
+from ...edits import METHODS, Request
+from ...edits.value import find_values
+from ...errors import InputError
+from ...generation import context_texts
+from ...hparams import Hparams
+from ...progress import Progress
+from ...trace import TraceSettings, plan, trace
+from ..running import Running
+from ..settings import settings_of, trials_of
+from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
+from .covariance import newest
+from .loaded import Loaded, load
+from .trace import corruption_of, questions_of
+
+# How long is measured; one step of a slow device may take longer.
+_SECONDS = 5.0
+_STEPS = 3
+_FIRST_TOKENS = 100_000
+
+
+class _Enough(Exception):
+    """Raised out of a report: enough was measured."""
+
+
+def run(running: Running, spec: PreflightSpec) -> dict[str, Any]:
+    """Returns the seconds that the job will take and what they were told from."""
+    of: Spec = SPECS[spec.of_kind](**spec.of)
+    began = time.monotonic()
+    loaded = load(running, spec.model, spec.of.get("revision", "base"))
+    loading = time.monotonic() - began
+    seconds, basis = _measured(running, loaded, of)
+    return {"seconds": loading + seconds, "basis": f"{basis}; loading took {loading:.1f} s"}
+
+
+def _measured(running: Running, loaded: Loaded, spec: Spec) -> tuple[float, str]:
+    running.say(f"measuring some seconds of the {spec.kind}")
+    if isinstance(spec, TraceSpec):
+        return _trace(running, loaded, spec)
+    if isinstance(spec, CovarianceSpec):
+        return _collection(running, loaded, spec.layers, spec.texts, spec.max_tokens, spec.max_length)
+    if isinstance(spec, EditSpec):
+        hparams = settings_of(spec, loaded.model, running.catalog.home)
+        return _edits(running, loaded, spec, [hparams])
+    if isinstance(spec, SweepSpec):
+        return _edits(running, loaded, spec, [trial.hparams for trial in trials_of(spec)])
+    raise InputError(f"nothing is known beforehand of a job of kind {spec.kind!r}")
+
+
+def _trace(running: Running, loaded: Loaded, spec: TraceSpec) -> tuple[float, str]:
+    with running.catalog.read() as session:
+        questions = questions_of(session, spec)
+    corruption, _ = corruption_of(loaded, spec, questions)
+    settings = TraceSettings(corruption, tuple(spec.kinds), spec.window, spec.tokens)  # type: ignore[arg-type]
+    began = time.monotonic()
+    costs = plan(loaded.decoder, loaded.tokenizer, questions, settings)
+    asking = time.monotonic() - began
+    if not costs:
+        return asking, f"the model knows none of the {len(questions)} facts"
+    # Of middling length, one after another until it is enough.
+    order = sorted(costs, key=lambda number: abs(costs[number] - sorted(costs.values())[len(costs) // 2]))
+    began, worked = time.monotonic(), 0
+    for number in order:
+        list(trace(loaded.decoder, loaded.tokenizer, [questions[number]], settings))
+        worked += costs[number]
+        if time.monotonic() - began > _SECONDS:
+            break
+    took = time.monotonic() - began
+    basis = (
+        f"{order.index(number) + 1} of the {len(costs)} facts that the model knows, traced in {took:.1f} s"
+    )
+    return asking + took * sum(costs.values()) / worked, basis
+
+
+def _collection(
+    running: Running, loaded: Loaded, layers: list[int], texts: str, max_tokens: int, max_length: int
+) -> tuple[float, str]:
+    began, read = time.monotonic(), 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal read
+        read = progress.done
+        if read and time.monotonic() - began > _SECONDS:
+            raise _Enough
+
+    with suppress(_Enough):
+        for _ in collect(
+            loaded.decoder, loaded.tokenizer, open_corpus(texts), layers, max_tokens=max_tokens,
+            max_length=max_length, report=report,
+        ):  # fmt: skip
+            pass
+    took = time.monotonic() - began
+    return took * max_tokens / read, f"{read:,.0f} tokens read in {took:.1f} s"
+
+
+def _edits(
+    running: Running, loaded: Loaded, spec: EditSpec | SweepSpec, settings: list[Hparams]
+) -> tuple[float, str]:
+    """The search of values, which is most of an edit: its steps at the lowest layer, and by layers above elsewhere.
+
+    A search that is content sooner takes fewer steps, so this is an upper bound of it.
+    """
+    method, layers = METHODS[spec.method], loaded.decoder.layers
+    lowest = min(settings, key=lambda one: one.layers[-1])
+    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, lowest.contexts, spec.seed)
+    first = spec.requests[0]
+    request = Request(first["subject"], first["prompt"], first["target_new"])
+    quick = lowest.with_changes(v_num_grad_steps=_STEPS)
+    began = time.monotonic()
+    find_values(
+        loaded.decoder, loaded.tokenizer, [request], lowest.layers[-1], quick, contexts, lambda *_: None
+    )
+    took = time.monotonic() - began
+    a_step = took / _STEPS / (layers - lowest.layers[-1])
+    steps = sum(one.v_num_grad_steps * (layers - one.layers[-1]) for one in settings)
+    seconds = a_step * steps * len(spec.requests)
+    basis = f"{_STEPS} steps of a search at layer {lowest.layers[-1]} in {took:.1f} s, all steps taken"
+    missing = sorted(
+        {
+            layer
+            for one in settings
+            for layer in method.layers(one)
+            if newest(running, loaded.model.id or 0, layer) is None
+        }
+    )
+    if missing:
+        collecting, read = _collection(running, loaded, missing, spec.texts, _FIRST_TOKENS, 512)
+        return seconds + collecting, f"{basis}; {len(missing)} covariances are missing: {read}"
+    return seconds, basis

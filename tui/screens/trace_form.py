@@ -32,7 +32,6 @@ class TraceForm(Form[TraceSpec]):
             Field("model", "model", self._model, "MODEL or MODEL@REVISION"),
             Field("prompt", "prompt", self._prompt, "e.g. The Eiffel Tower is located in the city of"),
             Field("subject", "subject", self._subject, "e.g. The Eiffel Tower"),
-            Field("expect", "expect", hint="refuse to trace unless the answer begins so; may be empty"),
             Field("facts", "or fact set", hint="a name of `retcon facts list`, instead of a prompt"),
             Field("kinds", "kinds", ",".join(_USUAL.kinds), ",".join(KINDS)),
             Field(
@@ -50,6 +49,7 @@ class TraceForm(Form[TraceSpec]):
             Field("window", "window", str(_USUAL.window), "layers that mlp and attn restore together"),
             Field("seed", "seed", str(_USUAL.seed), "of the noise"),
             Field("tokens", "tokens", _USUAL.tokens, " or ".join(_TOKENS)),
+            Field("expect", "expect", hint="refuse to trace unless the answer begins so; may be empty"),
         ]
 
     def read(self, values: dict[str, str]) -> TraceSpec:

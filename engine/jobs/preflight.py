@@ -93,7 +93,12 @@ def _needs(session: Session, catalog: Catalog, model: Model, spec: Spec, device:
         settings = settings_of(spec, model, catalog.home)
         memory += _writing(shape, settings, spec)
         disk += _collecting(session, model, shape, settings.layers)
-        disk += len(settings.layers) * len(spec.requests) * 4 * (shape.width + shape.key_width)
+        disk += (
+            len(settings.layers or range(shape.layers))
+            * len(spec.requests)
+            * 4
+            * (shape.width + shape.key_width)
+        )
     elif isinstance(spec, SweepSpec):
         trials = trials_of(spec)
         memory += max(_writing(shape, trial.hparams, spec) for trial in trials)
@@ -134,9 +139,10 @@ def _writing(shape: _Shape, settings: Hparams, spec: EditSpec | SweepSpec) -> in
     longest = max((len(text.encode()) + _CONTEXT for text in texts), default=0)
     together = 1 if spec.method in ONE_AT_A_TIME else len(texts)
     tokens = min(max(SEARCH_TOKENS, rows * longest), rows * longest * together)
-    above = shape.layers - min(settings.layers)
-    masters = len(settings.layers) * 4 * shape.width * shape.key_width
-    return (len(settings.layers) + 2) * shape.moment + 2 * masters + tokens * above * shape.running
+    layers = settings.layers or tuple(range(shape.layers))
+    above = shape.layers - min(layers)
+    masters = len(layers) * 4 * shape.width * shape.key_width
+    return (len(layers) + 2) * shape.moment + 2 * masters + tokens * above * shape.running
 
 
 def _collecting(session: Session, model: Model, shape: _Shape, layers: Iterable[int]) -> int:

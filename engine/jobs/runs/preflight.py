@@ -7,6 +7,10 @@ from typing import Any
 from ...corpus import open_corpus
 from ...covariance import collect
 from ...edits import METHODS, Request
+from ...edits.ft import FineTuning
+from ...edits.joint import Joint
+from ...edits.lora import Lora
+from ...edits.moments import Factored
 from ...edits.value import find_values
 from ...errors import InputError
 from ...generation import context_texts
@@ -16,7 +20,7 @@ from ...trace import TraceSettings, plan, trace
 from ..running import Running
 from ..settings import settings_of, trials_of
 from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
-from .covariance import newest
+from .covariance import moment_of, newest
 from .loaded import Loaded, load
 from .trace import corruption_of, questions_of
 
@@ -24,6 +28,9 @@ from .trace import corruption_of, questions_of
 _SECONDS = 5.0
 _STEPS = 3
 _FIRST_TOKENS = 100_000
+
+# Methods whose steps train on all requests at once; the others search a value for each.
+_TRAINED = (FineTuning, Joint, Lora)
 
 
 class _Enough(Exception):
@@ -103,25 +110,12 @@ def _collection(
 def _edits(
     running: Running, loaded: Loaded, spec: EditSpec | SweepSpec, settings: list[Hparams]
 ) -> tuple[float, str]:
-    """The search of values, which is most of an edit: its steps at the lowest layer, and by layers above elsewhere.
+    """The steps of the search or the training, which are most of an edit, as they go at the lowest layer.
 
-    A search that is content sooner takes fewer steps, so this is an upper bound of it.
+    Elsewhere a step runs what lies above the layer. What is content sooner takes fewer steps: an upper bound.
     """
     method, layers = METHODS[spec.method], loaded.decoder.layers
-    lowest = min(settings, key=lambda one: one.layers[-1])
-    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, lowest.contexts, spec.seed)
-    first = spec.requests[0]
-    request = Request(first["subject"], first["prompt"], first["target_new"])
-    quick = lowest.with_changes(v_num_grad_steps=_STEPS)
-    began = time.monotonic()
-    find_values(
-        loaded.decoder, loaded.tokenizer, [request], lowest.layers[-1], quick, contexts, lambda *_: None
-    )
-    took = time.monotonic() - began
-    a_step = took / _STEPS / (layers - lowest.layers[-1])
-    steps = sum(one.v_num_grad_steps * (layers - one.layers[-1]) for one in settings)
-    seconds = a_step * steps * len(spec.requests)
-    basis = f"{_STEPS} steps of a search at layer {lowest.layers[-1]} in {took:.1f} s, all steps taken"
+    lowest = min(settings, key=lambda one: one.layers[-1:])
     missing = sorted(
         {
             layer
@@ -130,6 +124,32 @@ def _edits(
             if newest(running, loaded.model.id or 0, layer) is None
         }
     )
+    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, lowest.contexts, spec.seed)
+    requests = [Request(r["subject"], r["prompt"], r["target_new"]) for r in spec.requests]
+    quick = lowest.with_changes(v_num_grad_steps=_STEPS, num_steps=_STEPS)
+    began = time.monotonic()
+    if isinstance(method, _TRAINED):
+        if missing:
+            raise InputError(
+                f"{spec.method} needs the covariances of layers {', '.join(map(str, missing))} before a step can be "
+                f"measured; collect them: retcon covariance run {spec.model} --layers {','.join(map(str, missing))}"
+            )
+        rows = {layer: newest(running, loaded.model.id or 0, layer) for layer in method.layers(quick)}
+        moments = {layer: Factored(moment_of(running, row)) for layer, row in rows.items() if row}
+        method.write(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
+        of, each = "a training on all requests", 1
+        steps_of = [one.num_steps for one in settings]
+    else:
+        find_values(
+            loaded.decoder, loaded.tokenizer, requests[:1], quick.layers[-1], quick, contexts, lambda *_: None
+        )
+        of, each = "a search", len(requests)
+        steps_of = [one.v_num_grad_steps for one in settings]
+    took = time.monotonic() - began
+    heights = [layers - (one.layers or (0,))[-1] for one in settings]
+    work = sum(steps * height for steps, height in zip(steps_of, heights, strict=True))
+    seconds = each * took * work / (_STEPS * max(heights))
+    basis = f"{_STEPS} steps of {of} at layer {(lowest.layers or (0,))[-1]} in {took:.1f} s, all steps taken"
     if missing:
         collecting, read = _collection(running, loaded, missing, spec.texts, _FIRST_TOKENS, 512)
         return seconds + collecting, f"{basis}; {len(missing)} covariances are missing: {read}"

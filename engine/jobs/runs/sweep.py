@@ -174,10 +174,11 @@ class _Bench:
 
     def _moments_for(self, trial: Trial) -> Mapping[int, Factored]:
         """C of the trial's layers; the next trial may want the same ones, others are let go of."""
+        known = self._moments
         self._moments = {
-            layer: self._moments[layer] if layer in self._moments else Factored(moment_of(self.running, self.rows[layer]))
+            layer: known[layer] if layer in known else Factored(moment_of(self.running, self.rows[layer]))
             for layer in self.method.layers(trial.hparams)
-        }  # fmt: skip
+        }
         return self._moments
 
 

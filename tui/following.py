@@ -2,13 +2,13 @@
 
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from ..engine import jobs
-from ..engine.jobs import PreflightSpec, Spec
+from ..engine.jobs import PreflightSpec, Spec, Time
 from ..store.catalog import Catalog
 from ..store.tables import Job
 from .costs import told_cost
@@ -64,16 +64,17 @@ def estimate(catalog: Catalog, spec: Spec, device: str | None, *, as_json: bool)
     device = _known(device)
     cost = jobs.cost_of(catalog, spec, device)
     assert cost is not None
-    if cost.seconds is None:
+    time_known = jobs.time_as_before(catalog, spec, device)
+    if time_known is None:
         narrate("No earlier job tells how long it takes: measuring some seconds of it.")
         of = PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
         made = follow(catalog, jobs.submit(catalog, of, device)).made
-        cost = replace(cost, seconds=made["seconds"], basis=made["basis"])
+        time_known = Time(made["seconds"], made["basis"])
     if as_json:
-        print_json({"kind": spec.kind, "device": device} | asdict(cost))
+        print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
         return
     click.echo(told_cost(cost))
-    click.echo(f"time    about {duration(cost.seconds)} ({cost.basis})")
+    click.echo(f"time    about {duration(time_known.seconds)} ({time_known.basis})")
 
 
 def run(catalog: Catalog, spec: Spec, device: str | None, *, detach: bool, as_json: bool) -> Job | None:

@@ -9,7 +9,7 @@ from ..metrics import METRICS, Difference, Meaning, differences
 from .comparison import compare
 from .control import cancel, follow, log_path, reap, resume, submit
 from .devices import CPU, devices
-from .preflight import Cost, cost_of
+from .preflight import Cost, Time, cost_of, time_as_before
 from .settings import (
     METHODS,
     check_layers,
@@ -54,6 +54,7 @@ __all__ = [
     "RevertSpec",
     "Spec",
     "SweepSpec",
+    "Time",
     "TraceSpec",
     "VerifySpec",
     "cancel",
@@ -72,5 +73,6 @@ __all__ = [
     "settings_of",
     "submit",
     "sweep_settings",
+    "time_as_before",
     "trials_of",
 ]

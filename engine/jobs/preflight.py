@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from ...store import facts as fact_sets
 from ...store import history
 from ...store.catalog import Catalog
-from ...store.tables import Covariance, Job, Model
+from ...store.tables import Covariance, Fact, Job, Model
 from ..hparams import Hparams
 from ..limits import CPU_TOKENS, GPU_TOKENS, READING_TOKENS, SEARCH_TOKENS
 from .devices import CPU
@@ -34,15 +34,21 @@ _CONTEXT, _ROWS_BESIDE = 16, 2
 
 @dataclass(frozen=True)
 class Cost:
-    """Upper bounds in bytes; `seconds` only where it was measured, and `basis` says how."""
+    """Upper bounds in bytes, what is free, and a sentence for each that is not enough."""
 
     memory: int
     memory_free: int | None
     disk: int
     disk_free: int
-    seconds: float | None = None
-    basis: str = ""
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long a job will take, and what that was told from."""
+
+    seconds: float
+    basis: str
 
 
 def cost_of(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
@@ -56,7 +62,6 @@ def cost_of(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
     with catalog.read() as session:
         model = history.find_model(session, spec.model)
         memory, disk = _needs(session, catalog, model, spec, device)
-        seconds, basis = _as_before(session, spec, device)
     free, memory_free = shutil.disk_usage(catalog.home.root).free, _memory_free(device)
     warnings = []
     if memory_free is not None and memory > memory_free:
@@ -67,7 +72,7 @@ def cost_of(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
         warnings.append(
             f"up to {disk / 1e9:.2f} GB are needed in {catalog.home.root}, {free / 1e9:.2f} GB are free"
         )
-    return Cost(memory, memory_free, disk, free, seconds, basis, warnings)
+    return Cost(memory, memory_free, disk, free, warnings)
 
 
 def _memory_free(device: str) -> int | None:
@@ -101,7 +106,7 @@ def _needs(session: Session, catalog: Catalog, model: Model, spec: Spec, device:
         )
     elif isinstance(spec, SweepSpec):
         trials = trials_of(spec)
-        memory += max(_writing(shape, trial.hparams, spec) for trial in trials)
+        memory += max((_writing(shape, trial.hparams, spec) for trial in trials), default=0)
         disk += _collecting(session, model, shape, {layer for one in trials for layer in one.hparams.layers})
     return memory, disk
 
@@ -155,12 +160,19 @@ def _collecting(session: Session, model: Model, shape: _Shape, layers: Iterable[
 def _prompts(session: Session, spec: TraceSpec) -> list[str]:
     if spec.facts is None:
         return [spec.prompt or ""]
-    facts = fact_sets.facts_of(session, fact_sets.find_fact_set(session, spec.facts))
-    return [fact.prompt.replace("{}", fact.subject) for fact in facts]
+    # Two columns only: a form asks this at every key.
+    found = fact_sets.find_fact_set(session, spec.facts)
+    rows = session.exec(select(Fact.prompt, Fact.subject).where(Fact.fact_set_id == found.id))
+    return [prompt.replace("{}", subject) for prompt, subject in rows]
 
 
-def _as_before(session: Session, spec: Spec, device: str) -> tuple[float | None, str]:
-    """How long it takes if it goes as the newest job of the same settings went, by the units that each has."""
+def time_as_before(catalog: Catalog, spec: Spec, device: str) -> Time | None:
+    """The time it takes if it goes as the newest job of like settings went, by how much each has to do."""
+    with catalog.read() as session:
+        return _as_before(session, spec, device)
+
+
+def _as_before(session: Session, spec: Spec, device: str) -> Time | None:
     query = select(Job).where(Job.kind == spec.kind, Job.state == "done", Job.device == device)
     for job in session.exec(query.order_by(col(Job.id).desc())):
         before = SPECS[job.kind](**job.spec)
@@ -169,8 +181,8 @@ def _as_before(session: Session, spec: Spec, device: str) -> tuple[float | None,
         done, now = _units(session, before), _units(session, spec)
         if done and now:
             took = (job.ended - job.started).total_seconds()
-            return took * now / done, f"as job {job.id} went: {took:.0f} s for {_told(before, done)}"
-    return None, ""
+            return Time(took * now / done, f"as job {job.id} went: {took:.0f} s for {_told(before, done)}")
+    return None
 
 
 def _alike(spec: Spec) -> Any:

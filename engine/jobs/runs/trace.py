@@ -222,7 +222,7 @@ class _Work:
         now = [position for position in at if position not in self._ended]
         done = sum(position in self._ended for position in self.costs) + share * len(now)
         whole = sum(self.costs.values())
-        worked = sum(cost for position, cost in self.costs.items() if position in self._ended)
+        worked: float = sum(cost for position, cost in self.costs.items() if position in self._ended)
         worked += share * sum(self.costs.get(position, 0) for position in now)
         return Progress(done, len(self.costs), "facts", about, min(1.0, worked / whole) if whole else None)
 

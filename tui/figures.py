@@ -186,7 +186,7 @@ def save_sweep(
             linewidth=0,
         )
         right.set_ylabel("average indirect effect on p(answer)", color=beside)
-    axes.legend(handles=lines, fontsize=6, frameon=False, loc="lower right")
+    figure.legend(handles=lines, fontsize=6, frameon=False, loc="outside lower center", ncols=2)
     axes.set_title(_label(title), fontsize=9)
     _save(figure, path)
 

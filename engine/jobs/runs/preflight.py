@@ -139,13 +139,17 @@ def _edits(
         method.write(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
         of, each = "a training on all requests", 1
         steps_of = [one.num_steps for one in settings]
+        took = time.monotonic() - began
     else:
+        ticks: list[float] = []
         find_values(
-            loaded.decoder, loaded.tokenizer, requests[:1], quick.layers[-1], quick, contexts, lambda *_: None
-        )
+            loaded.decoder, loaded.tokenizer, requests[:1], quick.layers[-1], quick, contexts,
+            lambda *_: ticks.append(time.monotonic()),
+        )  # fmt: skip
+        # From step to step, so that what comes before the first one does not count twenty times.
+        took = (ticks[-1] - ticks[0]) * len(ticks) / max(1, len(ticks) - 1)
         of, each = "a search", len(requests)
         steps_of = [one.v_num_grad_steps for one in settings]
-    took = time.monotonic() - began
     heights = [layers - (one.layers or (0,))[-1] for one in settings]
     work = sum(steps * height for steps, height in zip(steps_of, heights, strict=True))
     seconds = each * took * work / (_STEPS * max(heights))

@@ -147,7 +147,9 @@ def _edits(
             lambda *_: ticks.append(time.monotonic()),
         )  # fmt: skip
         # From step to step, so that what comes before the first one does not count twenty times.
-        took = (ticks[-1] - ticks[0]) * len(ticks) / max(1, len(ticks) - 1)
+        intervals = len(ticks) - 1
+        between = (ticks[-1] - ticks[0]) / intervals if intervals else time.monotonic() - began
+        took = _STEPS * between
         of, each = "a search", len(requests)
         steps_of = [one.v_num_grad_steps for one in settings]
     heights = [layers - (one.layers or (0,))[-1] for one in settings]

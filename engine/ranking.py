@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .intervals import RESAMPLES
+
 # S is the harmonic mean of the first three; without a true target nothing is compared with it, so that the share of
 # first choices stands in for what is likelier.
 _COMPARED = ("ES", "PS", "NS")
 _FIRST_CHOICE = ("EA", "PA", "NA")
-_RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def combined(cases: Sequence[Mapping[str, float]], seed: int) -> Combined:
     names = _COMPARED if any("ES" in case for case in cases) else _FIRST_CHOICE
     of = [name for name in names if any(name in case for case in cases)]
     table = np.array([[case.get(name, np.nan) for name in of] for case in cases])
-    draws = np.random.default_rng(seed).integers(0, len(table), size=(_RESAMPLES, len(table)))
+    draws = np.random.default_rng(seed).integers(0, len(table), size=(RESAMPLES, len(table)))
     value = _harmonic(_means(table))
     low, high = np.nanquantile(_harmonic(_means(table[draws])), [0.025, 0.975])
     count = int((~np.isnan(table)).sum(axis=0).min())
@@ -47,7 +48,7 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 
 def _harmonic(values: np.ndarray) -> np.ndarray:
-    """Over the last axis; zero where one of them is zero, or nothing."""
+    """Over the last axis; zero where one of them is zero."""
     with np.errstate(divide="ignore"):
         means = values.shape[-1] / (1.0 / values).sum(axis=-1)
-    return np.where((values > 0).all(axis=-1), means, 0.0)
+    return np.where((values == 0).any(axis=-1), 0.0, means)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..store.facts import REQUEST_FIELDS
-from ..store.facts import REQUEST_FIELDS
 from ..store.tables import (
     AverageEffect,
     Covariance,

@@ -38,9 +38,9 @@ from .specs import (
 
 __all__ = [
     "CPU",
+    "METHODS",
     "METRICS",
     "SUITES",
-    "METHODS",
     "AskSpec",
     "Cost",
     "CovarianceSpec",
@@ -58,10 +58,10 @@ __all__ = [
     "TraceSpec",
     "VerifySpec",
     "cancel",
-    "compare",
     "check_layers",
     "check_method",
     "check_noise",
+    "compare",
     "cost_of",
     "devices",
     "differences",

@@ -10,14 +10,14 @@ def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbours: i
     random = np.random.default_rng(seed)
 
     def score() -> Score:
-        return Score(float(random.uniform(0, 3)), bool(random.integers(2)))
+        return Score(float(random.uniform(0, 3)), bool(random.integers(2)), 1.0)
 
     case = Case("The", "a", "b" if true else None, ("x",) * paraphrases, (Neighbour("y", "b"),) * neighbours)
     return [
         CaseResult(
             case, score(), score() if true else None, [score() for _ in range(paraphrases)],
             [score() for _ in range(paraphrases if true else 0)], [score() for _ in range(neighbours)],
-            [score() for _ in range(neighbours)],
+            [score() for _ in range(neighbours)], [], [],
         )
         for _ in range(9)
     ]  # fmt: skip

@@ -6,7 +6,7 @@ A method that writes one request after another is tried on each request alone, o
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlmodel import select
@@ -18,7 +18,7 @@ from ...edits import METHODS, Method, Request
 from ...edits.moments import Factored
 from ...edits.value import check
 from ...errors import InputError
-from ...evaluation import CaseResult, evaluate, protocol, summarise
+from ...evaluation import CaseResult, Questions, evaluate, summarise
 from ...generation import context_texts
 from ...progress import Progress, Report
 from ...ranking import combined
@@ -84,8 +84,9 @@ def _begun(running: Running, spec: SweepSpec, bench: "_Bench", trials: Sequence[
             covariances=[moment.id or 0 for moment in moments.values()],
             seed=spec.seed,
             planned=len(trials),
-            protocol=protocol(0, spec.seed)
+            protocol=Questions(max_new_tokens=0).protocol(chat=False)
             | {
+                "seed": spec.seed,
                 "written": "each request alone" if bench.alone else "all requests together",
                 "dtype": bench.loaded.model.dtype,
                 "device": running.job.device,
@@ -105,7 +106,8 @@ class _Bench:
         self.rows: dict[int, Covariance] = {}
         self.alone = method.batch == 1
         self._requests = [Request(r["subject"], r["prompt"], r["target_new"]) for r in spec.requests]
-        self._cases = [case_of(request) for request in spec.requests]
+        # What S is made of; the rest of an evaluation's questions would cost a sweep more than they tell it.
+        self._cases = [replace(case_of(r), negations=(), portability=()) for r in spec.requests]
         self._earlier = earlier_facts(running, loaded.revision)
         self._contexts: dict[int, list[str]] = {}
         self._moments: dict[int, Factored] = {}

@@ -5,19 +5,17 @@ from typing import TypeVar
 
 import torch
 
+from .limits import CPU_TOKENS, GPU_TOKENS
+
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-
-# On a CPU larger batches are no faster. On a GPU this is where to begin looking.
-_CPU_TOKENS = 8_192
-_GPU_TOKENS = 262_144
 
 
 class Budget:
     """The largest batch so far that a device did not refuse, in tokens (rows x positions)."""
 
     def __init__(self, device: torch.device, tokens: int | None = None) -> None:
-        self.tokens = tokens or (_GPU_TOKENS if device.type == "cuda" else _CPU_TOKENS)
+        self.tokens = tokens or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
         self.halved = 0
 
     def batches(

@@ -9,10 +9,8 @@
 Each is drawn with `numpy.random.RandomState(seed)` as published, so that figures can be compared number for number.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,17 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from .corpus import Corpus
 from .decoder import Decoder
 from .errors import InputError
+from .noise_rules import RuleKind, parse_rule
 
-RuleKind = Literal["subjects", "gaussian", "uniform", "multivariate", "student"]
-
-_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-_FORMS: tuple[tuple[RuleKind, str], ...] = (
-    ("subjects", rf"{_NUMBER}s"),
-    ("gaussian", _NUMBER),
-    ("uniform", rf"u{_NUMBER}"),
-    ("multivariate", "m"),
-    ("student", rf"t{_NUMBER}"),
-)
 # Documents whose tokens' embeddings give the mean and covariance of `m` and `t`.
 _DOCUMENTS = 200
 _MAX_LENGTH = 100
@@ -70,19 +59,7 @@ class NoiseRule:
         Raises:
             InputError: it is none of them, or its number is out of range.
         """
-        for kind, form in _FORMS:
-            if match := re.fullmatch(form, text.strip()):
-                value = float(match[1]) if match.groups() else 1.0
-                if kind == "student" and value <= 2:
-                    raise InputError(
-                        f"the noise {text!r} needs more than 2 degrees of freedom, to have a variance"
-                    )
-                if value > 0:
-                    return cls(kind, value)
-        raise InputError(
-            f"the noise {text!r} is none of 3s (standard deviations of the subjects), 0.4 (a number above zero), "
-            "u0.5 (uniform), m (multivariate) and t3 (Student's t)"
-        )
+        return cls(*parse_rule(text))
 
     @property
     def needs_texts(self) -> bool:

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """One report: `done` of `total` (in `unit`), and what is being done now."""
+    """One report: `done` of `total` (in `unit`), and what is being done now.
+
+    `share` is the share of the whole work that is done, in [0, 1], where that is not `done / total` because units cost
+    differently; the time left is told from it.
+    """
 
     done: float
     total: float | None
     unit: str
     activity: str
+    share: float | None = None
 
 
 # A reporter may raise `Cancelled`; every loop reports at points where stopping leaves nothing half-written.

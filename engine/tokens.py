@@ -4,6 +4,7 @@ Tokenising prefix, subject and suffix apart, or joining decoded tokens, goes wro
 sentencepiece; offsets do not.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,14 +33,17 @@ class Located:
 
 
 def locate_subject(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str) -> Located:
-    """Tokenise a prompt as the model gets it and find the subject's first occurrence in it.
+    """Tokenise a prompt as the model gets it and find the subject in it.
+
+    The first place where it stands as whole words; where there is none, the first where it stands at all.
 
     Raises:
         InputError: the subject is empty, not in the prompt, or no token covers it.
     """
     if not subject.strip():
         raise InputError("the subject is empty; name the words in the prompt that the fact is about")
-    start = prompt.find(subject)
+    whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)
+    start = whole.start() if whole else prompt.find(subject)
     if start < 0:
         raise InputError(
             f"the subject {subject!r} is not in the prompt {prompt!r}; it must stand there letter for letter"

@@ -16,6 +16,7 @@ climb together in one batch that grows as it climbs.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +31,10 @@ from .decoder import Decoder, Edit
 from .errors import InputError
 from .kinds import KINDS, SEVERED, WINDOWED, Kind, Scores, window_of
 from .preview import estimate
-from .tokens import Located, locate_subject, target_ids
+from .tokens import Located, locate_subject, right_padded, target_ids
+
+# Positions of one forward pass that asks for first choices.
+_TOKENS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def trace(
 
     `finished` numbers were yielded by a run that was stopped and are not yielded again. The batches are made as if
     they had not been, and one that was stopped in its middle runs whole: the same shapes give the same bits.
-    `on_token(numbers, traces, share)` follows a batch: `share` of its tokens are done. It may raise to stop.
+    `on_token(numbers, traces, share)` follows a batch: `share` of its work is done. It may raise to stop.
     """
     budget = budget or Budget(decoder.device)
     shapes: dict[tuple[int, int, int], list[tuple[int, Located]]] = {}
@@ -127,6 +131,50 @@ def trace(
         each = decoder.layers * settings.corruption.samples * length
         for results in budget.batches(members, each, work):
             yield from ((number, result) for number, result in results if number not in finished)
+
+
+def plan(
+    decoder: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    settings: TraceSettings,
+    on_batch: Callable[[int], None] = lambda _done: None,
+) -> dict[int, int]:
+    """What tracing will cost: number of a question -> positions that are run for its tokens.
+
+    Questions that will be skipped are left out: one forward pass each tells the first choice (in other batches than
+    `trace` makes, so of a near tie it may tell the other one; nothing but the time left depends on it).
+    `on_batch(done)` is called with how many were asked; it may raise to stop.
+    """
+    located: dict[int, Located] = {}
+    for number, question in enumerate(questions):
+        with suppress(InputError):
+            located[number] = locate_subject(tokenizer, question.prompt, question.subject)
+    order = sorted(located, key=lambda number: len(located[number].ids))
+    costs: dict[int, int] = {}
+    while order:
+        batch = [
+            order.pop()
+            for _ in range(min(len(order), max(1, _TOKENS_AT_ONCE // len(located[order[-1]].ids))))
+        ]
+        choices = _first_choices(decoder, [located[number].ids for number in batch])
+        for number, choice in zip(batch, choices, strict=True):
+            expected, fact = questions[number].expected, located[number]
+            if expected is None or target_ids(tokenizer, expected)[0] == choice:
+                costs[number] = sum(_positions(settings, fact))
+        on_batch(len(located) - len(order))
+    return costs
+
+
+@torch.no_grad()
+def _first_choices(decoder: Decoder, rows: Sequence[Sequence[int]]) -> list[int]:
+    """The likeliest next token of each row of ids."""
+    ids, mask = right_padded(rows, decoder.device)
+    run = decoder.run(ids, mask)
+    last = torch.tensor([len(row) - 1 for row in rows], device=decoder.device)
+    states = run.states[-1][torch.arange(len(rows), device=decoder.device), last]
+    choices: list[int] = decoder.logits(states[:, None])[:, 0].argmax(-1).tolist()
+    return choices
 
 
 def trace_one(
@@ -174,10 +222,12 @@ def _trace_batch(
         numbers_of = (corrupted.high[k], corrupted.low[k], previews[k], scores)
         traces.append(FactTrace(located, answers[i], *numbers_of))
     numbers = [members[i][0] for i in right]
-    tokens = _tokens(settings, corrupted.shape)
+    tokens, costs = _tokens(settings, corrupted.shape), _positions(settings, corrupted.shape)
     for done, token in enumerate(tokens):
         for k, kind in enumerate(settings.kinds):
-            on_token(numbers, traces, (done + k / len(settings.kinds)) / len(tokens))
+            on_token(
+                numbers, traces, (sum(costs[:done]) + costs[done] * k / len(settings.kinds)) / sum(costs)
+            )
             restored = _restore(decoder, corrupted, kind, token, settings.window, budget)
             for fact, result in enumerate(traces):
                 result.scores[kind][token] = list(restored[fact])
@@ -194,6 +244,11 @@ def _trace_batch(
 
 def _tokens(settings: TraceSettings, fact: Located) -> list[int]:
     return [fact.last] if settings.tokens == "subject-last" else list(range(fact.begin, len(fact.ids)))
+
+
+def _positions(settings: TraceSettings, fact: Located) -> list[int]:
+    """For each token that is restored, how many positions are run: those to its left are not."""
+    return [len(fact.ids) - token for token in _tokens(settings, fact)]
 
 
 def _empty_scores(decoder: Decoder, settings: TraceSettings, fact: Located) -> dict[Kind, Scores]:

@@ -231,6 +231,51 @@ class Covariance(SQLModel, table=True):
     created: datetime = created_now()
 
 
+class Sweep(SQLModel, table=True):
+    """The same requests written with many settings, one after another, and none of it kept; see SweepTrial.
+
+    `hparams` are the settings from which every trial starts, `planned` is how many trials there will be.
+    """
+
+    __table_args__ = IDS_NEVER_REUSED
+
+    id: int | None = Field(default=None, primary_key=True)
+    model_id: int = child_of("model.id")
+    revision: str = Field(foreign_key="revision.id", index=True)
+    fact_set_id: int | None = Field(default=None, foreign_key="fact_set.id", ondelete="SET NULL", index=True)
+    # The trace whose effects are drawn beside the scores, if one was named.
+    trace_id: int | None = Field(default=None, foreign_key="trace.id", ondelete="SET NULL", index=True)
+    method: str
+    hparams: dict[str, Any] = json_dict()
+    requests: list[dict[str, Any]] = json_list()
+    covariances: list[int] = json_list()
+    seed: int
+    planned: int
+    protocol: dict[str, Any] = json_dict()
+    created: datetime = created_now()
+
+
+class SweepTrial(SQLModel, table=True):
+    """One finished trial: `layers` were edited, with `changes` to the sweep's settings.
+
+    `score` is {"of", "value", "low", "high", "count"}, see engine.ranking; `metrics` are an evaluation's.
+    """
+
+    __tablename__ = "sweep_trial"
+    __table_args__ = (UniqueConstraint("sweep_id", "position"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    sweep_id: int = child_of("sweep.id")
+    position: int
+    layers: list[int] = json_list()
+    changes: dict[str, Any] = json_dict()
+    score: dict[str, Any] = json_dict()
+    metrics: dict[str, Any] = json_dict()
+    seconds: float
+    # The reason why nothing could be written with these settings; None if it could.
+    refused: str | None = None
+
+
 class Evaluation(SQLModel, table=True):
     """What one revision scored, with the protocol beside the numbers."""
 

@@ -21,6 +21,7 @@ _COLOURS = {
     "attn": "red",
     "severed-mlp": "blue",
     "severed-attn": "yellow",
+    "score": "cyan",
 }
 _GUTTER = len("+0.000 ")
 # Bits of a braille character by row and column of its dots.
@@ -32,11 +33,15 @@ _BETWEEN_MARKS = 10
 
 @dataclass(frozen=True)
 class Curve:
-    """One kind: for each layer its mean effect (None where it was not traced) and the interval around it."""
+    """One kind: for each layer its mean effect (None where there is none) and the interval around it.
+
+    `label` is what the legend calls it, by default its kind.
+    """
 
     kind: str
     means: tuple[float | None, ...]
     intervals: tuple[tuple[float, float] | None, ...]
+    label: str = ""
 
 
 @dataclass
@@ -175,6 +180,11 @@ class _Plot:
             cell.of = cell.of or kind
 
 
+def _mark(kind: str) -> str:
+    """The letter on a curve; what is no kind of trace has its first one."""
+    return MARKS.get(kind, kind[:1].upper())
+
+
 def _between(one: float, other: float, part: float) -> float:
     return one + (other - one) * part
 
@@ -196,9 +206,9 @@ def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool
         cell, kind = plot.cells.get((row, column), _Cell()), marks.get((row, column))
         here = column == cursor
         if kind is not None and here:
-            cells.append((MARKS.get(kind, "+"), "bold reverse"))
+            cells.append((_mark(kind), "bold reverse"))
         elif kind is not None:
-            cells.append((MARKS.get(kind, "+"), f"bold {_COLOURS.get(kind, '')}" if colour else "bold"))
+            cells.append((_mark(kind), f"bold {_COLOURS.get(kind, '')}" if colour else "bold"))
         elif cell.line:
             cells.append((chr(0x2800 + cell.line), _COLOURS.get(cell.of or "", "") if colour else ""))
         elif here:
@@ -219,10 +229,8 @@ def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool
 def _legend(curves: Sequence[Curve], colour: bool, width: int) -> Text:
     text = Text()
     for curve in curves:
-        text.append(
-            MARKS.get(curve.kind, "+"), style=f"bold {_COLOURS.get(curve.kind, '')}" if colour else "bold"
-        )
-        text.append(f" {curve.kind}  ")
+        text.append(_mark(curve.kind), style=f"bold {_COLOURS.get(curve.kind, '')}" if colour else "bold")
+        text.append(f" {curve.label or curve.kind}  ")
     if any(
         interval is not None and interval[0] < interval[1] for one in curves for interval in one.intervals
     ):

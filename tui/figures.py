@@ -5,7 +5,7 @@ matplotlib is imported inside the functions: it takes longer than all the rest o
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -136,6 +136,58 @@ def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) 
         if index == 0:
             axes.legend(fontsize=6, frameon=False)
     figure.suptitle(_label(title), fontsize=10)
+    _save(figure, path)
+
+
+def save_sweep(
+    path: Path,
+    scores: Mapping[int, Mapping[str, float]],
+    effects: Sequence["AverageEffect"],
+    *,
+    best: int,
+    score_name: str,
+    title: str,
+) -> None:
+    """Draw scores against the edited layer, and a trace's effects at the same layers on an axis of their own.
+
+    `scores[layer]` has `value`, `low` and `high`; `best` is the layer that a line marks.
+
+    Raises:
+        InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
+        CatalogError: the file cannot be written.
+    """
+    _check(path)
+    figure = _figure((5.6, 3.4))
+    axes = figure.add_subplot()
+    layers = sorted(scores)
+    values, lows, highs = ([scores[layer][name] for layer in layers] for name in ("value", "low", "high"))
+    (colour, dashes), (beside, beside_dashes) = _LINES[2], _LINES[0]
+    lines = axes.plot(
+        layers, values, dashes, marker="o", markersize=3, color=colour, label=f"{score_name} of edits at the layer"
+    )  # fmt: skip
+    axes.fill_between(layers, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    axes.axvline(best, color=colour, linewidth=0.6, linestyle=":")
+    axes.set_xlabel("layer")
+    axes.set_ylabel(score_name, color=colour)
+    axes.set_ylim(-0.02, 1.02)
+    if effects:
+        right = axes.twinx()
+        at = [effect.layer for effect in effects]
+        lines += right.plot(
+            at, [effect.mean for effect in effects], beside_dashes, color=beside, linewidth=1.2,
+            label="indirect effect of MLP at the last subject token",
+        )  # fmt: skip
+        right.fill_between(
+            at,
+            [effect.low for effect in effects],
+            [effect.high for effect in effects],
+            color=beside,
+            alpha=0.15,
+            linewidth=0,
+        )
+        right.set_ylabel("average indirect effect on p(answer)", color=beside)
+    figure.legend(handles=lines, fontsize=6, frameon=False, loc="outside lower center", ncols=2)
+    axes.set_title(_label(title), fontsize=9)
     _save(figure, path)
 
 

@@ -2,14 +2,16 @@
 
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from ..engine import jobs
-from ..engine.jobs import Spec
+from ..engine.jobs import PreflightSpec, Spec, Time
 from ..store.catalog import Catalog
 from ..store.tables import Job
+from .costs import told_cost
 from .output import duration, narrate, print_json
 from .plain import plain
 from .records import job_record
@@ -39,10 +41,40 @@ def submit(catalog: Catalog, spec: Spec, device: str | None) -> Job:
     Raises:
         click.UsageError: there is no such device.
     """
+    device = _known(device)
+    cost = jobs.cost_of(catalog, spec, device)
+    for warning in cost.warnings if cost else ():
+        narrate(f"Warning: {warning}")
+    return jobs.submit(catalog, spec, device)
+
+
+def _known(device: str | None) -> str:
+    """A device of this box, by default the first."""
     known = jobs.devices()
     if device is not None and device not in known:
         raise click.UsageError(f"there is no device {device!r} here; there are {', '.join(known)}")
-    return jobs.submit(catalog, spec, device)
+    return device or known[0]
+
+
+def estimate(catalog: Catalog, spec: Spec, device: str | None, *, as_json: bool) -> None:
+    """Print what a job will cost, and do not start it.
+
+    Where no earlier job tells its time, some seconds of it are measured by a job of their own, which keeps nothing.
+    """
+    device = _known(device)
+    cost = jobs.cost_of(catalog, spec, device)
+    assert cost is not None
+    time_known = jobs.time_as_before(catalog, spec, device)
+    if time_known is None:
+        narrate("No earlier job tells how long it takes: measuring some seconds of it.")
+        of = PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
+        made = follow(catalog, jobs.submit(catalog, of, device)).made
+        time_known = Time(made["seconds"], made["basis"])
+    if as_json:
+        print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
+        return
+    click.echo(told_cost(cost))
+    click.echo(f"time    about {duration(time_known.seconds)} ({time_known.basis})")
 
 
 def run(catalog: Catalog, spec: Spec, device: str | None, *, detach: bool, as_json: bool) -> Job | None:

@@ -35,6 +35,11 @@ def job_options(command: Command) -> Command:
     return json_option(command)
 
 
+estimate_option = click.option(
+    "--estimate", is_flag=True, help="Tell what it will cost in memory, disk and time; do not start it."
+)
+
+
 def open_catalog() -> Catalog:
     """The user's catalog, made and migrated if needed."""
     return Catalog.open()

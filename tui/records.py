@@ -12,6 +12,8 @@ from ..store.tables import (
     Job,
     Model,
     Revision,
+    Sweep,
+    SweepTrial,
     Trace,
     TraceResult,
 )
@@ -26,6 +28,11 @@ def model_record(model: Model) -> dict[str, Any]:
 def fact_record(fact: Fact) -> dict[str, Any]:
     fields = (*REQUEST_FIELDS, "references", "origin")
     return {name: getattr(fact, name) for name in fields}
+
+
+def fact_request(fact: Fact) -> dict[str, Any]:
+    """A fact of a set as a job writes it."""
+    return {name: getattr(fact, name) for name in REQUEST_FIELDS}
 
 
 def trace_record(trace: Trace, model: str, results: Sequence[TraceResult]) -> dict[str, Any]:
@@ -86,9 +93,29 @@ def evaluation_record(evaluation: Evaluation, model: str) -> dict[str, Any]:
     }
 
 
+def sweep_record(sweep: Sweep, model: str) -> dict[str, Any]:
+    fields = (
+        "revision",
+        "method",
+        "hparams",
+        "requests",
+        "covariances",
+        "seed",
+        "planned",
+        "protocol",
+        "created",
+    )
+    return {"sweep": sweep.id, "model": model} | {name: getattr(sweep, name) for name in fields}
+
+
+def trial_record(trial: SweepTrial) -> dict[str, Any]:
+    fields = ("layers", "changes", "score", "metrics", "seconds", "refused")
+    return {name: getattr(trial, name) for name in fields}
+
+
 def job_record(job: Job) -> dict[str, Any]:
     fields = ("id", "kind", "state", "pid", "device", "done", "total", "unit", "rate", "seconds_left", "activity",
               "error", "error_kind", "spec", "attempt", "created", "started", "ended")  # fmt: skip
-    # A running job has begun its trace already; what else it makes is known at the end.
-    begun = {"trace": job.checkpoint["trace"]} if "trace" in job.checkpoint else {}
+    # A running job has begun its trace or sweep already; what else it makes is known at the end.
+    begun = {name: job.checkpoint[name] for name in ("trace", "sweep") if name in job.checkpoint}
     return {name: getattr(job, name) for name in fields} | begun | job.made

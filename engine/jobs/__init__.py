@@ -9,6 +9,17 @@ from ..metrics import METRICS, Difference, Meaning, differences
 from .comparison import compare
 from .control import cancel, follow, log_path, reap, resume, submit
 from .devices import CPU, devices
+from .preflight import Cost, Time, cost_of, time_as_before
+from .settings import (
+    METHODS,
+    check_layers,
+    check_method,
+    check_noise,
+    parse_tries,
+    settings_of,
+    sweep_settings,
+    trials_of,
+)
 from .specs import (
     SUITES,
     AskSpec,
@@ -17,17 +28,21 @@ from .specs import (
     EvaluationSpec,
     ExportSpec,
     ModelSpec,
+    PreflightSpec,
     RevertSpec,
     Spec,
+    SweepSpec,
     TraceSpec,
     VerifySpec,
 )
 
 __all__ = [
     "CPU",
+    "METHODS",
     "METRICS",
     "SUITES",
     "AskSpec",
+    "Cost",
     "CovarianceSpec",
     "Difference",
     "EditSpec",
@@ -35,17 +50,29 @@ __all__ = [
     "ExportSpec",
     "Meaning",
     "ModelSpec",
+    "PreflightSpec",
     "RevertSpec",
     "Spec",
+    "SweepSpec",
+    "Time",
     "TraceSpec",
     "VerifySpec",
     "cancel",
+    "check_layers",
+    "check_method",
+    "check_noise",
     "compare",
+    "cost_of",
     "devices",
     "differences",
     "follow",
     "log_path",
+    "parse_tries",
     "reap",
     "resume",
+    "settings_of",
     "submit",
+    "sweep_settings",
+    "time_as_before",
+    "trials_of",
 ]

@@ -1,5 +1,6 @@
 """A job from its own process's side: its spec, its progress, its checkpoints, and whether to stop."""
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +14,9 @@ from ..progress import Progress
 
 # At most two writes a second; whoever watches sees no more anyway.
 _WRITE_SECONDS = 0.5
-_SMOOTHING_SECONDS = 20.0
+# How far back the rate that is shown looks; and that of the share of the work, which the time left is told from.
+_RATE_SECONDS = 20.0
+_PACE_SECONDS = 120.0
 
 
 class Running:
@@ -24,7 +27,7 @@ class Running:
         self.catalog, self.job, self.id, self.owner = catalog, job, job.id, owner
         self.stop_asked = False  # set by SIGTERM
         self._written = 0.0
-        self._rate = _Rate()
+        self._rate, self._pace = _Rate(_RATE_SECONDS), _Rate(_PACE_SECONDS)
 
     def say(self, activity: str) -> None:
         """What is being done now, where nothing can be counted. Raises `Cancelled` if asked to stop."""
@@ -35,12 +38,12 @@ class Running:
         if self.stop_asked:
             raise Cancelled
         now = time.monotonic()
-        self._rate.note(now, progress)
+        self._rate.note(now, progress.unit, progress.done)
+        if progress.share is not None:
+            self._pace.note(now, progress.unit, progress.share)
         if now - self._written < _WRITE_SECONDS and progress.total is not None:
             return
         self._written = now
-        rate = self._rate.per_second
-        left = None if progress.total is None or not rate else max(0.0, progress.total - progress.done) / rate
         with self.catalog.write() as session:
             rows.progress(
                 session,
@@ -49,14 +52,21 @@ class Running:
                 done=progress.done,
                 total=progress.total,
                 unit=progress.unit,
-                rate=rate,
-                seconds_left=left,
+                rate=self._rate.per_second,
+                seconds_left=self._seconds_left(progress),
                 activity=progress.activity,
             )
             if rows.get(session, self.id).cancel_requested:
                 self.stop_asked = True
         if self.stop_asked:
             raise Cancelled
+
+    def _seconds_left(self, progress: Progress) -> float | None:
+        if progress.share is not None:
+            left, per_second = 1.0 - progress.share, self._pace.per_second
+        else:
+            left, per_second = (progress.total or 0.0) - progress.done, self._rate.per_second
+        return None if progress.total is None or not per_second else max(0.0, left) / per_second
 
     def checkpoint(self, session: Any, state: dict[str, Any]) -> None:
         """Note where a resumed job goes on, in the transaction of the results that it counts."""
@@ -98,24 +108,23 @@ class Running:
 
 
 class _Rate:
-    """Units per second, smoothed over the last twenty seconds or so; starts anew when the unit changes."""
+    """What is done per second: over the whole at first, later over some time back. A new unit starts it anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         self.per_second: float | None = None
+        self._seconds = seconds
         self._unit: str | None = None
-        self._at, self._done = 0.0, 0.0
+        self._at = self._done = self._elapsed = self._gained = 0.0
 
-    def note(self, now: float, progress: Progress) -> None:
-        if progress.unit != self._unit or progress.done < self._done:
-            self._unit, self.per_second = progress.unit, None
-            self._at, self._done = now, progress.done
+    def note(self, now: float, unit: str, done: float) -> None:
+        if unit != self._unit or done < self._done:
+            self._unit, self.per_second = unit, None
+            self._at, self._done, self._elapsed, self._gained = now, done, 0.0, 0.0
             return
         elapsed = now - self._at
-        if progress.done == self._done or elapsed < _WRITE_SECONDS:
+        if done == self._done or elapsed < _WRITE_SECONDS:
             return
-        current = (progress.done - self._done) / elapsed
-        weight = min(1.0, elapsed / _SMOOTHING_SECONDS)
-        self.per_second = (
-            current if self.per_second is None else self.per_second + weight * (current - self.per_second)
-        )
-        self._at, self._done = now, progress.done
+        kept = math.exp(-elapsed / self._seconds)
+        self._elapsed, self._gained = kept * self._elapsed + elapsed, kept * self._gained + done - self._done
+        self.per_second = self._gained / self._elapsed
+        self._at, self._done = now, done

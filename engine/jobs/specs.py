@@ -98,6 +98,30 @@ class EditSpec(Spec):
 
 
 @dataclass(frozen=True)
+class SweepSpec(Spec):
+    """Write the same requests at each of some layers and keep none of it.
+
+    `layers` are the last ones of the trials; a method that edits several edits as many as `hparams` has, up to there.
+    `hparams` are all the settings that every trial starts from, taken down when the sweep was submitted, so that a
+    resumed one goes on with them; `tries` holds the values to try of some of them, in all combinations. `facts` is the
+    set that the requests came from, `trace` the one to compare with, if named.
+    """
+
+    kind: ClassVar[str] = "sweep"
+    model: str
+    requests: list[dict[str, Any]]
+    layers: list[int]
+    hparams: dict[str, Any]
+    revision: str = "head"
+    method: str = "r-rome"
+    tries: dict[str, list[Any]] = field(default_factory=dict)
+    facts: str | None = None
+    trace: int | None = None
+    texts: str = "shipped"
+    seed: int = 1
+
+
+@dataclass(frozen=True)
 class RevertSpec(Spec):
     """Take one edit out of the head's history: a new revision without it."""
 
@@ -158,9 +182,20 @@ class ExportSpec(Spec):
     what: str = "checkpoint"
 
 
+@dataclass(frozen=True)
+class PreflightSpec(Spec):
+    """Measure how long the job `of` (a spec of kind `of_kind`) will take: do some seconds of it and keep nothing."""
+
+    kind: ClassVar[str] = "preflight"
+    model: str
+    of_kind: str
+    of: dict[str, Any]
+
+
 SPECS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
-        ModelSpec, TraceSpec, CovarianceSpec, EditSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec, ExportSpec
+        ModelSpec, TraceSpec, CovarianceSpec, EditSpec, SweepSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec,
+        ExportSpec, PreflightSpec,
     )
 }  # fmt: skip

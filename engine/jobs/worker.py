@@ -22,6 +22,7 @@ from ...store.errors import CatalogError, LostOwnership
 from ...store.errors import InputError as CatalogInputError
 from ..errors import Cancelled, InputError
 from .locks import device_lock, job_lock, try_lock
+from .preflight import cost_of
 from .running import Running
 from .specs import SPECS
 
@@ -92,6 +93,12 @@ def _run(running: Running) -> int:
 
 def _work(running: Running) -> dict[str, Any]:
     spec = SPECS[running.job.kind](**running.job.spec)
+    cost = cost_of(running.catalog, spec, running.job.device)
+    if cost is not None:
+        for warning in cost.warnings:
+            print(warning, file=sys.stderr)
+        if spec.kind != "trace":  # of which little is known: its bound is several times what it writes
+            running.check_room(cost.disk)
     run = importlib.import_module(f".runs.{running.job.kind}", __package__).run
     made: dict[str, Any] = run(running, spec)
     return made

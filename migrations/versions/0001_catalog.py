@@ -336,6 +336,57 @@ def upgrade() -> None:
         sa.UniqueConstraint("trace_id", "position", name=op.f("uq_trace_result_trace_id_position")),
     )
     op.create_index(op.f("ix_trace_result_trace_id"), "trace_result", ["trace_id"], unique=False)
+    op.create_table(
+        "sweep",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("model_id", sa.Integer(), nullable=False),
+        sa.Column("revision", sa.String(), nullable=False),
+        sa.Column("fact_set_id", sa.Integer(), nullable=True),
+        sa.Column("trace_id", sa.Integer(), nullable=True),
+        sa.Column("method", sa.String(), nullable=False),
+        sa.Column("hparams", sa.JSON(), nullable=False),
+        sa.Column("requests", sa.JSON(), nullable=False),
+        sa.Column("covariances", sa.JSON(), nullable=False),
+        sa.Column("seed", sa.Integer(), nullable=False),
+        sa.Column("planned", sa.Integer(), nullable=False),
+        sa.Column("protocol", sa.JSON(), nullable=False),
+        sa.Column("created", sa.DateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["fact_set_id"], ["fact_set.id"], name=op.f("fk_sweep_fact_set_id_fact_set"), ondelete="SET NULL"
+        ),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["model.id"], name=op.f("fk_sweep_model_id_model"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(["revision"], ["revision.id"], name=op.f("fk_sweep_revision_revision")),
+        sa.ForeignKeyConstraint(
+            ["trace_id"], ["trace.id"], name=op.f("fk_sweep_trace_id_trace"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sweep")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_sweep_created"), "sweep", ["created"], unique=False)
+    op.create_index(op.f("ix_sweep_fact_set_id"), "sweep", ["fact_set_id"], unique=False)
+    op.create_index(op.f("ix_sweep_model_id"), "sweep", ["model_id"], unique=False)
+    op.create_index(op.f("ix_sweep_revision"), "sweep", ["revision"], unique=False)
+    op.create_index(op.f("ix_sweep_trace_id"), "sweep", ["trace_id"], unique=False)
+    op.create_table(
+        "sweep_trial",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("sweep_id", sa.Integer(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("layers", sa.JSON(), nullable=False),
+        sa.Column("changes", sa.JSON(), nullable=False),
+        sa.Column("score", sa.JSON(), nullable=False),
+        sa.Column("metrics", sa.JSON(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("refused", sa.String(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["sweep_id"], ["sweep.id"], name=op.f("fk_sweep_trial_sweep_id_sweep"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sweep_trial")),
+        sa.UniqueConstraint("sweep_id", "position", name=op.f("uq_sweep_trial_sweep_id_position")),
+    )
+    op.create_index(op.f("ix_sweep_trial_sweep_id"), "sweep_trial", ["sweep_id"], unique=False)
 
 
 def downgrade() -> None:

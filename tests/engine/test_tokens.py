@@ -36,6 +36,23 @@ def covering(tokenizer: PreTrainedTokenizerBase, prompt: str, start: int, stop: 
     return min(tokens), last + 1
 
 
+@pytest.mark.parametrize(
+    ("prompt", "subject", "start"),
+    [
+        ("Romeo lives in Rome", "Rome", 15),
+        ("Parisian Paris, Paris", "Paris", 9),
+        ("in Romes and Romeo", "Rome", 3),
+        ("Tower of the Tower", "Tower", 0),
+        ("a C# book in C", "C", 2),
+        ("東京は日本の首都", "日本", 3),
+    ],
+)
+def test_whole_words_go_before_parts_of_words(prompt: str, subject: str, start: int) -> None:
+    tokenizer = TOKENIZERS["bytes"]
+    located = locate_subject(tokenizer, prompt, subject)
+    assert located == locate_span(tokenizer, prompt, start, start + len(subject))
+
+
 @every_tokenizer
 @pytest.mark.parametrize(
     ("prompt", "subject"),

@@ -18,7 +18,7 @@ from retcon.engine.errors import Cancelled, InputError
 from retcon.engine.kinds import KINDS, window_of
 from retcon.engine.noise import Noise, gaussian, multivariate, student, uniform
 from retcon.engine.swaps import swapped_ids
-from retcon.engine.trace import FactTrace, Question, Skipped, TraceSettings, trace, trace_one
+from retcon.engine.trace import FactTrace, Question, Skipped, TraceSettings, plan, trace, trace_one
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from untouched import assert_same_bits, assert_untouched, bits_of
@@ -417,6 +417,28 @@ def test_who_watches_sees_the_map_fill(tokens: str, decoder_of: Decoders, words:
         assert isinstance(result, FactTrace)
         assert cells(result).items() >= last.items()
         assert last, "nothing was seen before the end"
+
+
+@pytest.mark.parametrize("tokens", ["all", "subject-last"])
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "gemma3"])
+def test_the_plan_knows_what_will_be_traced(
+    family: str, tokens: str, decoder_of: Decoders, words: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = decoder_of(family)
+    settings = dataclasses.replace(SETTINGS, tokens=tokens)  # type: ignore[arg-type]
+    questions = _mixed(words, decoder)
+    asked: list[int] = []
+    monkeypatch.setattr("retcon.engine.trace._TOKENS_AT_ONCE", 20)  # several batches
+    costs = plan(decoder, words, questions, settings, asked.append)
+    results = dict(trace(decoder, words, questions, settings))
+    assert costs.keys() == {number for number, result in results.items() if isinstance(result, FactTrace)}
+    for number, cost in costs.items():
+        located = results[number].located
+        assert located is not None
+        length, last = len(located.ids), located.last
+        expected = length - last if tokens == "subject-last" else sum(range(1, length - located.begin + 1))
+        assert cost == expected
+    assert len(asked) > 1 and asked == sorted(asked) and asked[-1] == len(questions) - 1
 
 
 @pytest.mark.parametrize("after", [0, 8])

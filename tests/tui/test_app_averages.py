@@ -162,6 +162,7 @@ async def test_locate_says_what_it_proposes_and_what_that_is_worth(catalog: Cata
         for words in (
             "Trace 2 proposes layer 2", "2 facts traced, 1 left out (1 wrong first choice)", "Total effect 0.689",
             "does not by itself predict the best layer to edit (Hase et al. 2023)", "▶ 2 +0.2634 (+0.2534 to +0.2734)",
+            "$ retcon edit sweep starter --trace 2 --facts SET",
         ):  # fmt: skip
             assert words in " ".join(app.app.screen.query_one(Detail).text.split())
         await app.press("q")

@@ -1,14 +1,11 @@
 """The traces pane: heat maps, and what is started from them."""
 
 import pytest
-from retcon.engine.errors import InputError
 from retcon.engine.kinds import KINDS as ENGINE_KINDS
-from retcon.engine.noise import NoiseRule
 from retcon.store.catalog import Catalog
 from retcon.tui.curves import MARKS
 from retcon.tui.data.traces import KINDS
 from retcon.tui.screens.edit_form import EditForm
-from retcon.tui.screens.trace_form import is_noise
 from retcon.tui.widgets.heat_map import HeatMap
 from textual.widgets import Input
 
@@ -141,8 +138,17 @@ async def fill_in(app: Driven, **values: str) -> None:
     [
         ({"kinds": "severed-mlp,hidden"}, "--kinds hidden,severed-mlp"),
         ({"noise": "0.4"}, "--noise 0.4"),
-        ({"noise": "none"}, "noise is 3s, 0.4, u0.5, m or t3"),
-        ({"noise": ""}, "noise is 3s, 0.4, u0.5, m or t3"),
+        ({"noise": "none"}, "the noise 'none' is none of 3s"),
+        ({"noise": ""}, "the noise '' is none of 3s"),
+        ({"noise": "t2"}, "more than 2 degrees of freedom"),
+        ({"expect": "Paris"}, "--expect Paris"),
+        ({"prompt": "", "facts": "towers", "expect": "Paris"}, "a fact set has its own answers"),
+        ({"noise": "m", "texts": "wiki.txt"}, "--noise m --texts wiki.txt"),
+        ({"replace": "yes"}, "--replace"),
+        ({"replace": "maybe"}, "replace is yes"),
+        ({"seed": "0"}, "--seed 0"),
+        ({"seed": "0"}, "at most 896.7 MB of memory, 0.1 MB of disk"),
+        ({"seed": "4294967296"}, "seed is a number from 0 to 4294967295"),
         ({"swap": "Germany"}, "--subject France --swap-subject Germany"),
         ({"swap": "Germany", "noise": ""}, "--swap-subject Germany"),
         ({"swap": "Germany", "noise": "m"}, "corrupt by noise or by another subject"),
@@ -170,48 +176,17 @@ async def test_a_whole_trace_form_becomes_a_job(catalog: Catalog) -> None:
         await app.press("t")
         await fill_in(
             app, prompt="The capital of France is", subject="France", kinds="hidden,severed-attn", swap="Germany",
-            window="6", tokens="subject-last",
+            window="6", tokens="subject-last", expect="Paris", seed="3", replace="yes",
         )  # fmt: skip
         await app.press("enter")
         spec = jobs_of(catalog)[0].spec
+        assert (spec["expected"], spec["seed"], spec["replace"]) == ("Paris", 3, True)
         assert (spec["kinds"], spec["swap"], spec["noise"]) == (["hidden", "severed-attn"], "Germany", "3s")
         assert (spec["window"], spec["tokens"], spec["samples"]) == (6, "subject-last", 10)
         assert (
-            "--swap-subject Germany --window 6 --tokens subject-last"
+            "--expect Paris --swap-subject Germany --window 6 --seed 3 --tokens subject-last --replace"
             in app.app.screen_stack[1].commands[0][0]
         )  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    "rule",
-    [
-        "3s",
-        "0s",
-        "0.4",
-        ".4",
-        "-1",
-        "0",
-        "u0.5",
-        "u",
-        "m",
-        "m3",
-        "t3",
-        "t2",
-        "t",
-        "s",
-        "",
-        "3 s",
-        "nan",
-        "1e3",
-    ],
-)
-def test_noise_is_what_the_engine_reads(rule: str) -> None:
-    try:
-        NoiseRule.parse(rule)
-        known = True
-    except InputError:
-        known = False
-    assert is_noise(rule) == known
 
 
 def test_kinds_are_the_engines() -> None:

@@ -88,3 +88,9 @@ def test_fits_its_place(width: int, layers: int) -> None:
 def test_no_effect_at_all_is_a_flat_line() -> None:
     assert draw(curve("mlp", [0.0, 0.0]))[8].startswith("+0.000 M")
     assert len(draw()) == 11
+
+
+def test_a_curve_that_is_no_kind_has_its_own_letter_and_name() -> None:
+    lines = draw(curve("score", [0.2, 0.9, 0.4]), Curve("mlp", (0.1, 0.2, 0.1), (None,) * 3, "MLP x10"))
+    assert any("S" in line for line in lines[1:9])
+    assert lines[-1].split("  ")[:2] == ["S score", "M MLP x10"]

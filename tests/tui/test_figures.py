@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from retcon.store.errors import InputError
 from retcon.store.tables import AverageEffect
-from retcon.tui.figures import save_effects, save_heatmap
+from retcon.tui.figures import save_effects, save_heatmap, save_sweep
 
 MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 TOKENS = ["The", " Eiffel", " Tower", " is", "$x$", "\n"]
@@ -127,3 +127,16 @@ def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
         heatmap(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_sweep_is_drawn_beside_the_trace(tmp_path: Path) -> None:
+    scores = {layer: {"value": 0.5, "low": 0.4, "high": 0.6} for layer in (1, 2, 5)}
+    mlp = [effect for effect in effects() if (effect.kind, effect.role) == ("mlp", "last subject")]
+    for suffix, magic in MAGIC.items():
+        save_sweep(tmp_path / f"s{suffix}", scores, mlp, best=2, score_name="S", title="$tiny$: r-rome")
+        assert (tmp_path / f"s{suffix}").read_bytes().startswith(magic)
+    drawn = (tmp_path / "s.svg").read_text()
+    for words in ("S of edits at the layer", "average indirect effect on p(answer)", "$tiny$: r-rome"):
+        assert words in drawn
+    save_sweep(tmp_path / "alone.svg", scores, [], best=2, score_name="S", title="")
+    assert "indirect effect" not in (tmp_path / "alone.svg").read_text()

@@ -7,8 +7,9 @@ from ...engine.jobs import CovarianceSpec
 from ...store import history
 from ...store.errors import NotFound
 from ...store.tables import Covariance, Model
+from ..following import estimate as tell_cost
 from ..following import run as run_job
-from ..options import ROW_ID, SEED, Layers, job_options, json_option, open_catalog
+from ..options import ROW_ID, SEED, Layers, estimate_option, job_options, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 from ..records import covariance_record
 
@@ -38,10 +39,11 @@ def covariance() -> None:
     help="Tokens of one document that are read.",
 )
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Order of the documents.")
+@estimate_option
 @job_options
 def run(
     model: str, layers: list[int], texts: str, max_tokens: int, max_length: int, seed: int,
-    as_json: bool, detach: bool, device: str | None,
+    estimate: bool, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Collect covariances of MODEL's base from texts."""
     catalog = open_catalog()
@@ -53,6 +55,9 @@ def run(
             f"{model} has layers 0 to {found.anatomy['layers'] - 1}; there is no layer {outside[0]}"
         )
     spec = CovarianceSpec(model, layers, texts, max_tokens, max_length, seed)
+    if estimate:
+        tell_cost(catalog, spec, device, as_json=as_json)
+        return
     job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
     if job is None:
         return

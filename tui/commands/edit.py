@@ -5,16 +5,19 @@ from typing import Any
 
 import click
 
+from ...engine import jobs
 from ...engine.jobs import EditSpec
 from ...store import facts as fact_sets
 from ...store import history
 from ...store.errors import InputError
-from ...store.tables import Fact, Revision
+from ...store.tables import Revision
+from ..following import estimate as tell_cost
 from ..following import run as run_job
-from ..options import ROW_ID, SEED, Layers, job_options, open_catalog
+from ..options import ROW_ID, SEED, Layers, estimate_option, job_options, open_catalog
 from ..output import narrate, print_json, print_table
 from ..plain import plain
-from ..records import revision_record
+from ..records import fact_request, revision_record
+from .sweep import run as sweep
 
 
 @click.group()
@@ -35,12 +38,7 @@ def edit() -> None:
     help="The same question in other words, for the evaluation; may be repeated.",
 )
 @click.option("--facts", "fact_set", help="Write every fact of this set that has a new target.")
-@click.option(
-    "--method",
-    default="r-rome",
-    show_default=True,
-    help="rome, r-rome, memit, emmet, alphaedit, joint, ft-l or lora.",
-)
+@click.option("--method", default="r-rome", show_default=True, help=f"{', '.join(jobs.METHODS)}.")
 @click.option("--layers", "--layer", type=Layers(), help="5 or 3-8; by default the model's preset.")
 @click.option(
     "--hparams", "hparams_file", type=click.Path(path_type=Path), help="Settings in the field's JSON."
@@ -63,23 +61,26 @@ def edit() -> None:
 )
 @click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("-m", "--message", default="", help="Why; shown in the history.")
+@estimate_option
 @job_options
 def run(
     target: str, prompt: str | None, subject: str | None, target_new: str | None, target_true: str | None,
     paraphrases: tuple[str, ...], fact_set: str | None, method: str, layers: list[int] | None,
     hparams_file: Path | None, covariance: int | None, texts: str, batch: int | None, seed: int, message: str,
-    as_json: bool, detach: bool, device: str | None,
+    estimate: bool, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Write a fact, or a set of facts, into MODEL (at REV): a new revision, and the model's new head."""
     if (fact_set is None) == (prompt is None):
         raise click.UsageError("give either --facts SET, or --prompt, --subject and --target")
     catalog = open_catalog()
     name, revision = history.parse_target(target)
+    jobs.check_method(method)
     with catalog.read() as session:
-        parent = history.find_revision(session, history.find_model(session, name), revision)
+        model = history.find_model(session, name)
+        parent = history.find_revision(session, model, revision)
         if fact_set is not None:
             found = fact_sets.facts_of(session, fact_sets.find_fact_set(session, fact_set))
-            requests = [_request(fact) for fact in found if fact.target_new]
+            requests = [fact_request(fact) for fact in found if fact.target_new]
             if not requests:
                 raise InputError(
                     f"no fact of {fact_set} has a new target (target_new), so there is nothing to write"
@@ -101,6 +102,10 @@ def run(
         message=message,
         batch=batch,
     )
+    jobs.check_layers(model, jobs.settings_of(spec, model, catalog.home).layers)
+    if estimate:
+        tell_cost(catalog, spec, device, as_json=as_json)
+        return
     job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
     if job is None:
         return
@@ -127,10 +132,6 @@ def _typed(
     }
 
 
-def _request(fact: Fact) -> dict[str, Any]:
-    return {field: getattr(fact, field) for field in fact_sets.REQUEST_FIELDS}
-
-
 def print_edit(model: str, revision: Revision) -> None:
     """What an edit did, for people."""
     narrate(f"Revision {revision.id} is the head of {model}: {plain(revision.message)}")
@@ -151,3 +152,6 @@ def print_edit(model: str, revision: Revision) -> None:
             f"{100 * size['effective']:.4g} % of it left after rounding"
         )
     click.echo(f"Undo: retcon rollback {model} {revision.parent}    Measure: retcon eval run {model}")
+
+
+edit.add_command(sweep, "sweep")

@@ -15,7 +15,7 @@ from ..plain import plain
 from ..records import job_record
 
 # What a job's `made` may name that a person would look up.
-_MADE = ("name", "trace", "covariance", "revision", "evaluation", "verified", "folder")
+_MADE = ("name", "trace", "sweep", "covariance", "revision", "evaluation", "verified", "folder")
 
 
 @click.group()

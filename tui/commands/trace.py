@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 from sqlmodel import Session, col, func, select
 
+from ...engine import jobs
 from ...engine.jobs import TraceSpec
-from ...engine.jobs import follow as follow_rows
 from ...store import facts as fact_sets
 from ...store import history
 from ...store import jobs as rows
@@ -18,8 +18,9 @@ from ...store.errors import InputError
 from ...store.tables import FactSet, Job, Model, Trace, TraceResult
 from ..estimates import merge
 from ..following import JobFailed, follow, submit
+from ..following import estimate as tell_cost
 from ..heatmap import render
-from ..options import KINDS, ROW_ID, SEED, Kinds, job_options, json_option, open_catalog
+from ..options import KINDS, ROW_ID, SEED, Kinds, estimate_option, job_options, json_option, open_catalog
 from ..output import colour_wanted, console, narrate, print_json, print_table, terminal_width
 from ..plain import plain
 from ..records import job_record, trace_record
@@ -75,11 +76,12 @@ def trace() -> None:
 @click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("--tokens", type=click.Choice(["all", "subject-last"]), default="all", show_default=True)
 @click.option("--devices", help="Share a set of facts among several devices: cuda:0,cuda:1.")
+@estimate_option
 @job_options
 def run(
     target: str, fact_set: str | None, prompt: str | None, subject: str | None, expected: str | None, kinds: list[str],
     samples: int, noise: str, replace: bool, texts: str, swap: str | None, window: int, seed: int, tokens: str,
-    devices: str | None, as_json: bool, detach: bool, device: str | None,
+    devices: str | None, estimate: bool, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Trace a prompt or a set of facts through MODEL."""
     catalog = open_catalog()
@@ -94,6 +96,7 @@ def run(
         raise click.UsageError("--swap-subject auto takes another subject of a set; with --prompt, name one")
     if devices and fact_set is None:
         raise click.UsageError("--devices shares a set of facts; one prompt is traced on one device")
+    jobs.check_noise(noise)
     with catalog.read() as session:
         found = history.find_revision(session, history.find_model(session, name), revision)
         if fact_set is not None:
@@ -102,6 +105,9 @@ def run(
         model=name, revision=found.id, facts=fact_set, prompt=prompt, subject=subject, expected=expected, kinds=kinds,
         samples=samples, noise=noise, window=window, seed=seed, tokens=tokens, replace=replace, texts=texts, swap=swap,
     )  # fmt: skip
+    if estimate:
+        tell_cost(catalog, spec, device, as_json=as_json)
+        return
     _submit(catalog, spec, [device] if not devices else devices.split(","), detach=detach, as_json=as_json)
 
 
@@ -133,7 +139,7 @@ def _begun(catalog: Catalog, job: Job) -> int:
             raise StopIteration
 
     with contextlib.suppress(StopIteration):
-        follow_rows(catalog, job.id or 0, look)
+        jobs.follow(catalog, job.id or 0, look)
     if not begun:
         with catalog.read() as session:
             raise JobFailed(rows.get(session, job.id or 0))

@@ -1,15 +1,13 @@
 """`retcon trace locate`: what a trace says about the layer to edit."""
 
-import json
-from pathlib import Path
-
 import click
 
-from ...store.tables import Model
+from ...store.home import Home
 from ..locating import Location
 from ..locating import locate as located
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_json
+from ..presets import save_preset
 from ..records import effect_record
 from .trace_rows import effects_of, load_trace
 
@@ -26,7 +24,7 @@ def locate(id: int, save: bool, as_json: bool) -> None:
         averages = effects_of(session, id)
     answer = located(found, results, averages, model.anatomy["layers"])
     if save:
-        _save(catalog.home.preset(model.name), model, id, answer)
+        _save(catalog.home, model.name, id, answer)
     if as_json:
         record = {
             "trace": id,
@@ -59,11 +57,8 @@ def locate(id: int, save: bool, as_json: bool) -> None:
         click.echo(f"- {note}")
 
 
-def _save(path: Path, model: Model, trace: int, answer: Location) -> None:
+def _save(home: Home, model: str, trace: int, answer: Location) -> None:
     """Write the first proposed layer as the model's own settings; an edit takes the rest from its preset."""
     source = f"retcon trace locate {trace}: peak of the {answer.kind} effect over {answer.count} facts"
-    settings = {"models": [model.name], "source": source, "rome": {"layers": answer.layers[:1]}}
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
-    narrate(f"Edits of {model.name} take layer {answer.layers[0]} from now on ({path}).")
+    path = save_preset(home, model, "rome", {"layers": answer.layers[:1]}, source)
+    narrate(f"Edits of {model} take layer {answer.layers[0]} from now on ({path}).")

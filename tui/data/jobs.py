@@ -54,7 +54,7 @@ class JobRow:
         parts = [told["model"] or told["name"]]
         if self.kind == "model":
             parts.append(told["source"] if told["source"] != told["name"] else None)
-        elif told["requests[0].subject"]:
+        elif told["requests[0].subject"] and self.kind != "sweep":
             parts.append(f"{told['requests[0].subject']} → {str(told['requests[0].target_new']).strip()}")
         elif self.kind == "covariance":
             layers = told["layers"] or []

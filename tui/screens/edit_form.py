@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from ...engine import jobs
 from ...engine.jobs import EditSpec
 from ...store.catalog import Catalog
 from ...store.errors import InputError
 from ...store.facts import clean_target, template_of
+from ..costs import cost_line
 from ..data.edits import resolve
 from ..twin import run_edit
 from .form import Field, Form
@@ -44,7 +46,7 @@ class EditForm(Form[EditSpec]):
             Field("subject", "subject", given["subject"], "e.g. The Eiffel Tower"),
             Field("target", "new answer", hint="e.g. Rome"),
             Field("true", "true answer", given["true"], "what it says now; scores compare with it"),
-            Field("method", "method", "r-rome"),
+            Field("method", "method", "r-rome", ", ".join(jobs.METHODS)),
             Field("layer", "layer", given["layer"], "by default the model's preset"),
         ]
 
@@ -56,8 +58,7 @@ class EditForm(Form[EditSpec]):
         if layer and (not layer.isdecimal() or int(layer) >= layers):
             raise InputError(f"layer is a number from 0 to {layers - 1}, or empty for the model's preset")
         method = values["method"].strip()
-        if not method:
-            raise InputError("name a method, such as r-rome")
+        jobs.check_method(method)
         if not values["target"].strip():
             raise InputError("give the new answer: what the model shall say after the prompt")
         true = values["true"].strip()
@@ -71,6 +72,9 @@ class EditForm(Form[EditSpec]):
         }
         hparams = {"layers": [int(layer)]} if layer else {}
         return EditSpec(model, [request], revision, method, hparams)
+
+    def cost(self, value: EditSpec) -> str:
+        return cost_line(self._catalog, value)
 
     def twin(self, value: EditSpec) -> str:
         return run_edit(value, self.values()["model"].strip())

@@ -53,6 +53,10 @@ class Form(ModalScreen[T | None], Generic[T]):
         """The command that does the same."""
         raise NotImplementedError
 
+    def cost(self, value: T) -> str:
+        """What it will cost here, in a line; empty where nobody knows."""
+        return ""
+
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(Text(self.title_text, style="bold"))
@@ -92,10 +96,12 @@ class Form(ModalScreen[T | None], Generic[T]):
     def _check(self) -> None:
         try:
             value = self.read(self.values())
+            cost = self.cost(value)
         except (InputError, CatalogError) as error:
             self._say(Text(f"· {plain(str(error))}", style="yellow"))
             return
-        self._say(Text(f"$ {plain(self.twin(value))}", style="green"))
+        text = Text(f"$ {plain(self.twin(value))}", style="green")
+        self._say(text.append(f"\n{cost}", style="dim") if cost else text)
 
     def _say(self, text: Text) -> None:
         self.query_one("#verdict", Static).update(text)

@@ -24,9 +24,9 @@ class LocationView(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,L,enter", "dismiss", "back")]
 
-    def __init__(self, trace_id: int, location: Location, tally: Tally) -> None:
+    def __init__(self, trace_id: int, model: str, location: Location, tally: Tally) -> None:
         super().__init__()
-        self._parts = _parts(trace_id, location, tally)
+        self._parts = _parts(trace_id, model, location, tally)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
@@ -38,7 +38,7 @@ class LocationView(ModalScreen[None]):
         detail.focus()
 
 
-def _parts(trace_id: int, location: Location, tally: Tally) -> Parts:
+def _parts(trace_id: int, model: str, location: Location, tally: Tally) -> Parts:
     layers = ", ".join(map(str, location.layers))
     plural = "s" * (len(location.layers) != 1)
     parts: Parts = [
@@ -65,4 +65,8 @@ def _parts(trace_id: int, location: Location, tally: Tally) -> Parts:
         line.append(bar(effect.mean / best, _BAR).rstrip("─"))
         line.stylize("bold" if proposed else "")
         parts.append(line)
-    return [*parts, "", Text(f"$ {command('trace', 'locate', trace_id)}", style="green")]
+    sweep = f"$ {command('edit', 'sweep', model, '--trace', trace_id)} --facts SET"
+    return [
+        *parts, "", "Edits tried at each layer say which one to take:", Text(sweep, style="green"),
+        Text(f"$ {command('trace', 'locate', trace_id)}", style="green"),
+    ]  # fmt: skip

@@ -1,23 +1,21 @@
 """The form that starts a trace."""
 
-import re
-
+from ...engine import jobs
 from ...engine.jobs import TraceSpec
 from ...store.catalog import Catalog
 from ...store.errors import InputError
 from ...store.facts import template_of
+from ..costs import cost_line
 from ..data.edits import resolve
 from ..data.traces import KINDS, fact_set_size
 from ..twin import run_trace
 from .form import Field, Form
 
 _USUAL = TraceSpec("")
-# What engine.noise reads (it imports torch); a test holds the two together.
-_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-_NOISE = re.compile(rf"{_NUMBER}s|{_NUMBER}|u{_NUMBER}|m|t(?P<freedom>{_NUMBER})")
 _TOKENS = ("all", "subject-last")
 _MOST_SAMPLES = 1000
 _MOST_LAYERS = 10_000
+_MOST_SEED = 2**32 - 1
 
 
 class TraceForm(Form[TraceSpec]):
@@ -42,10 +40,16 @@ class TraceForm(Form[TraceSpec]):
                 _USUAL.noise,
                 "3s, 0.4, u0.5 (uniform), m (multivariate) or t3 (Student's t)",
             ),
+            Field(
+                "texts", "texts", _USUAL.texts, "what m and t are fitted to: a file, a hub data set, shipped"
+            ),
+            Field("replace", "replace", "no", "yes: noise in the embeddings' place, not added to them"),
             Field("swap", "or swap for", hint="a subject of as many tokens; with a fact set: auto"),
             Field("samples", "samples", str(_USUAL.samples), "draws of the noise"),
             Field("window", "window", str(_USUAL.window), "layers that mlp and attn restore together"),
+            Field("seed", "seed", str(_USUAL.seed), "of the noise"),
             Field("tokens", "tokens", _USUAL.tokens, " or ".join(_TOKENS)),
+            Field("expect", "expect", hint="refuse to trace unless the answer begins so; may be empty"),
         ]
 
     def read(self, values: dict[str, str]) -> TraceSpec:
@@ -63,25 +67,24 @@ class TraceForm(Form[TraceSpec]):
         noise, swap = _corruption(given["noise"], given["swap"], subject, of_set=bool(facts))
         samples = _number("samples", given["samples"], _MOST_SAMPLES)
         window = _number("window", given["window"], _MOST_LAYERS)
+        seed = _number("seed", given["seed"], _MOST_SEED, least=0)
         if given["tokens"] not in _TOKENS:
             raise InputError(f"tokens are {' or '.join(_TOKENS)}")
+        if given["replace"] not in ("yes", "no"):
+            raise InputError("replace is yes (noise in the embeddings' place) or no (added to them)")
+        if facts and given["expect"]:
+            raise InputError("a fact set has its own answers: clear what is expected")
         return TraceSpec(
             model, revision, facts=facts or None, prompt=None if facts else prompt, subject=None if facts else subject,
-            kinds=kinds, samples=samples, noise=noise, window=window, tokens=given["tokens"], swap=swap,
+            expected=given["expect"] or None, kinds=kinds, samples=samples, noise=noise, window=window, seed=seed,
+            tokens=given["tokens"], replace=given["replace"] == "yes", texts=given["texts"] or _USUAL.texts, swap=swap,
         )  # fmt: skip
+
+    def cost(self, value: TraceSpec) -> str:
+        return cost_line(self._catalog, value)
 
     def twin(self, value: TraceSpec) -> str:
         return run_trace(value, self.values()["model"].strip())
-
-
-def is_noise(text: str) -> bool:
-    """Whether this is a rule of engine.noise."""
-    match = _NOISE.fullmatch(text)
-    if match is None:
-        return False
-    freedom = match["freedom"]
-    numbers = re.findall(r"[\d.]+", text)
-    return all(float(number) > 0 for number in numbers) and (freedom is None or float(freedom) > 2)
 
 
 def _kinds(text: str) -> list[str]:
@@ -94,8 +97,7 @@ def _kinds(text: str) -> list[str]:
 def _corruption(noise: str, swap: str, subject: str, *, of_set: bool) -> tuple[str, str | None]:
     """The noise rule and, instead of it, the other subject."""
     if not swap:
-        if not is_noise(noise):
-            raise InputError("noise is 3s, 0.4, u0.5, m or t3 (t needs more than 2): any number above zero")
+        jobs.check_noise(noise)
         return noise, None
     if noise not in ("", _USUAL.noise):
         raise InputError("corrupt by noise or by another subject: clear one of them")
@@ -108,7 +110,7 @@ def _corruption(noise: str, swap: str, subject: str, *, of_set: bool) -> tuple[s
     return _USUAL.noise, swap
 
 
-def _number(name: str, text: str, most: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
-        raise InputError(f"{name} is a number from 1 to {most}")
+def _number(name: str, text: str, most: int, least: int = 1) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 11 and least <= int(text) <= most):
+        raise InputError(f"{name} is a number from {least} to {most}")
     return int(text)

@@ -237,7 +237,7 @@ class TracesPane(Pane):
         if row is None:
             return
         try:
-            found = LocationView(row.id, location_of(self.catalog, row.id), self._counted(row))
+            found = LocationView(row.id, row.model, location_of(self.catalog, row.id), self._counted(row))
         except (InputError, CatalogError) as error:
             self.post_message(Refused(str(error)))
             return

@@ -1,6 +1,7 @@
 """Write facts: settings, second moments, the method, and one new revision with all that it took to make it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,15 @@ from ....store import history
 from ....store.errors import NotFound
 from ....store.tables import Covariance, Revision
 from ...delta import concatenate, to_tensors
-from ...edits import METHODS, Method, Request
+from ...edits import METHODS, Request
 from ...edits.moments import Factored
 from ...edits.sequence import batches, write_in_batches
 from ...edits.value import check
 from ...errors import InputError
 from ...evaluation import Score, score_targets
 from ...generation import context_texts
-from ...hparams import Hparams, defaults, preset, read_hparams, saved
 from ..running import Running
+from ..settings import settings_of
 from ..specs import EditSpec
 from .covariance import collect_into_catalog, moment_of, newest
 from .kept import KeptParts
@@ -36,15 +37,15 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
     if not requests:
         raise InputError("there is no fact to write: no request has a new target")
     loaded = load(running, spec.model, spec.revision)
-    hparams = _hparams(spec, loaded)
+    hparams = settings_of(spec, loaded.model, running.catalog.home)
     for layer in method.layers(hparams) or hparams.layers:
         for request in requests:
             check(loaded.decoder, loaded.tokenizer, request, layer, hparams)
-    moments = _moments(running, spec, loaded, method, hparams)
+    moments = moments_at(running, spec, loaded, method.layers(hparams))
     running.say("generating context texts")
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     parent, so_far = loaded.revision, loaded.delta
-    earlier = _earlier(running, parent)
+    earlier = earlier_facts(running, parent)
     asked = [(request.text, request.target_new) for request in requests]
     before = score_targets(loaded.decoder, loaded.tokenizer, asked)
     parts = batches(method, requests, spec.batch)
@@ -120,7 +121,7 @@ def _save(delta: Any, path: Path) -> None:
     save_file(to_tensors(delta), path)
 
 
-def _earlier(running: Running, revision: Revision) -> list[Request]:
+def earlier_facts(running: Running, revision: Revision) -> list[Request]:
     """The facts that a revision's live edits have written, oldest first."""
     with running.catalog.read() as session:
         edits = history.live_edits(history.path(session, revision.id))
@@ -131,31 +132,11 @@ def _score(score: Score) -> dict[str, Any]:
     return {"probability": math.exp(-score.nll), "first_choice": score.first_choice}
 
 
-def _hparams(spec: EditSpec, loaded: Loaded) -> Hparams:
-    """The file's settings, else what was saved for the model, else its preset; then the single changes asked for."""
-    if spec.hparams_file:
-        hparams = read_hparams(Path(spec.hparams_file), spec.method)
-    else:
-        found = preset(loaded.model.source, spec.method)
-        own = saved(loaded.catalog.home.preset(loaded.model.name), spec.method)
-        if found is None and "layers" not in spec.hparams | own and not METHODS[spec.method].every_layer:
-            raise InputError(
-                f"retcon ships no settings for {loaded.model.source} and does not know its layer: give one "
-                f"with --layer (retcon trace run {loaded.model.name}, then retcon trace locate, proposes some)"
-            )
-        hparams = (found or defaults(spec.method)).with_changes(**own)
-    changes = dict(spec.hparams)
-    if "layers" in changes:
-        changes["layers"] = tuple(changes["layers"])
-    return hparams.with_changes(**changes)
-
-
-def _moments(
-    running: Running, spec: EditSpec, loaded: Loaded, method: Method, hparams: Hparams
+def moments_at(
+    running: Running, spec: EditSpec, loaded: Loaded, layers: Sequence[int]
 ) -> dict[int, Covariance]:
-    """The catalogued covariance of each layer that the method needs; what is missing is collected first."""
+    """The catalogued covariance of each of the layers; those missing are collected first, in one pass."""
     found: dict[int, Covariance] = {}
-    layers = method.layers(hparams)
     for layer in layers:
         row = _chosen(running, spec, loaded, layer) or newest(running, loaded.model.id or 0, layer)
         if row is not None:

@@ -127,13 +127,13 @@ def _cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> tuple[list
     """The cases, and in words where they come from."""
     if spec.facts:
         facts = fact_sets.facts_of(session, fact_sets.find_fact_set(session, spec.facts))
-        cases = [_case(_as_request(fact)) for fact in facts if fact.target_new or fact.target_true]
+        cases = [case_of(_as_request(fact)) for fact in facts if fact.target_new or fact.target_true]
         if not cases:
             raise InputError(f"no fact of {spec.facts} has a target, so there is nothing to ask")
         return cases, spec.facts
     of = spec.requests_of or loaded.revision.id
     edits = history.live_edits(history.path(session, history.find_revision(session, loaded.model, of).id))
-    cases = [_case(request) for edit in edits for request in edit.requests]
+    cases = [case_of(request) for edit in edits for request in edit.requests]
     if not cases:
         raise InputError(
             f"{spec.model}@{of} has no edits whose requests could be asked; name facts with --facts, or another "
@@ -146,7 +146,7 @@ def _as_request(fact: Fact) -> dict[str, Any]:
     return {name: getattr(fact, name) for name in (*fact_sets.REQUEST_FIELDS, "references")}
 
 
-def _case(request: dict[str, Any]) -> Case:
+def case_of(request: dict[str, Any]) -> Case:
     """A fact that has only a true target (a known fact) is asked for that one."""
     new, true = request.get("target_new"), request.get("target_true")
     return Case(

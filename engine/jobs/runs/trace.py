@@ -5,7 +5,8 @@ turn exact.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -14,13 +15,14 @@ from ....store import facts as fact_sets
 from ....store import history
 from ....store.effects import average_effects
 from ....store.tables import AverageEffect, Trace, TraceResult
+from ...budget import Budget
 from ...corpus import open_corpus
 from ...corruption import Corruption, NoiseCorruption, SwapCorruption
 from ...errors import InputError
 from ...noise import NoiseRule
 from ...progress import Progress
 from ...swaps import swapped_ids, swaps_among
-from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings, trace
+from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings, plan, trace
 from ..running import Running
 from ..specs import TraceSpec
 from .loaded import Loaded, load
@@ -40,8 +42,8 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
     """Returns the trace's id."""
     loaded = load(running, spec.model, spec.revision)
     with running.catalog.read() as session:
-        questions = _questions(session, spec)
-    corruption, level = _corruption(loaded, spec, questions)
+        questions = questions_of(session, spec)
+    corruption, level = corruption_of(loaded, spec, questions)
     settings = TraceSettings(
         corruption,
         kinds=tuple(spec.kinds),  # type: ignore[arg-type]
@@ -49,13 +51,20 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
         tokens=spec.tokens,  # type: ignore[arg-type]
     )
     trace_id = _trace_row(running, spec, loaded, corruption, level)
-    work = _Work(running, trace_id, spec, questions)
+    # What a device was found to bear before the job was stopped.
+    budget = Budget(loaded.decoder.device, running.job.checkpoint.get("budget"))
+    work = _Work(running, trace_id, spec, questions, budget)
     mine, finished = work.share(corruption)
+    asked = [questions[position] for position in mine]
+    if spec.facts is not None:
+        costs = plan(loaded.decoder, loaded.tokenizer, asked, settings, work.asking(len(asked)))
+        work.costs = {mine[number]: cost for number, cost in costs.items()}
     results = trace(
         loaded.decoder,
         loaded.tokenizer,
-        [questions[position] for position in mine],
+        asked,
         settings,
+        budget,
         on_token=work.following(mine, finished),
         finished=finished,
     )
@@ -66,7 +75,7 @@ def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
         return running.commit(session, {"trace": trace_id})
 
 
-def _questions(session: Session, spec: TraceSpec) -> list[Question]:
+def questions_of(session: Session, spec: TraceSpec) -> list[Question]:
     if spec.facts is None:
         if spec.prompt is None or spec.subject is None:
             raise InputError("a trace needs a prompt and its subject, or a set of facts")
@@ -77,7 +86,7 @@ def _questions(session: Session, spec: TraceSpec) -> list[Question]:
     ]
 
 
-def _corruption(
+def corruption_of(
     loaded: Loaded, spec: TraceSpec, questions: list[Question]
 ) -> tuple[Corruption, float | None]:
     """The corruption and, where it has one number, the level of its noise."""
@@ -104,7 +113,7 @@ def _trace_row(
     with running.catalog.write() as session:
         if known is not None:
             session.get_one(Trace, known).noise_level = level
-            running.checkpoint(session, {"trace": known})
+            running.checkpoint(session, running.job.checkpoint | {"trace": known})
             return int(known)
         row = new_row(session, spec, loaded.revision.id)
         row.noise_level = level
@@ -112,7 +121,7 @@ def _trace_row(
         row.protocol = row.protocol | {"dtype": loaded.model.dtype, "device": running.job.device}
         session.flush()
         assert row.id is not None
-        running.checkpoint(session, {"trace": row.id})
+        running.checkpoint(session, running.job.checkpoint | {"trace": row.id})
         return row.id
 
 
@@ -143,14 +152,15 @@ def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
 
 @dataclass
 class _Work:
-    """The rows of one trace as they fill."""
+    """The rows of one trace as they fill. `costs` has the work of each position that will be traced, see `plan`."""
 
     running: Running
     trace_id: int
     spec: TraceSpec
     questions: list[Question]
-    done: int = 0
-    _total: int = 0
+    budget: Budget
+    costs: dict[int, int] = field(default_factory=dict)
+    _ended: set[int] = field(default_factory=set)
     _averaged: float = 0.0
     _shown: float = 0.0
 
@@ -165,7 +175,7 @@ class _Work:
             )
             finished = set(session.exec(query))
         mine = list(range(self.spec.shard, len(self.questions), self.spec.shards))
-        self._total, self.done = len(mine), sum(position in finished for position in mine)
+        self._ended = finished.intersection(mine)
         if isinstance(corruption, SwapCorruption):
             asked = {position: self.questions[position] for position in mine}
             without = [
@@ -179,15 +189,25 @@ class _Work:
             mine = [position for position in mine if position not in without]
         return mine, {number for number, position in enumerate(mine) if position in finished}
 
+    def asking(self, total: int) -> Callable[[int], None]:
+        """What `plan` calls as the model is asked for its first choices."""
+        return lambda done: self.running.report(
+            Progress(done, total, "answers", "asking which facts it knows")
+        )
+
     def following(self, mine: list[int], finished: set[int]) -> OnToken:
-        """What `trace` calls as tokens get done: progress, and now and then the rows so far."""
+        """What `trace` calls as tokens get done: progress, and now and then the rows so far.
+
+        Counted are the facts that the model knows; the others are passed over at once.
+        """
 
         def on_token(numbers: list[int], traces: list[FactTrace], share: float) -> None:
             about = traces[0].located.subject + (f" and {len(traces) - 1} more" if len(traces) > 1 else "")
-            if self._total == 1:
+            if self.spec.facts is None:
                 self.running.report(Progress(100 * share, 100, "%", about))
             else:
-                self.running.report(Progress(self.done + share * len(numbers), self._total, "facts", about))
+                positions = [mine[number] for number in numbers]
+                self.running.report(self._progress(positions, share, about))
             if time.monotonic() - self._shown > _PARTIAL_SECONDS:
                 self._shown = time.monotonic()
                 with self.running.catalog.write() as session:
@@ -196,6 +216,15 @@ class _Work:
                             _fill(self._row(session, mine[number]), result, self.spec, finished=False)
 
         return on_token
+
+    def _progress(self, at: list[int], share: float, about: str) -> Progress:
+        """Progress with `share` of the batch `at` done; of a resumed batch some may have been finished before."""
+        now = [position for position in at if position not in self._ended]
+        done = sum(position in self._ended for position in self.costs) + share * len(now)
+        whole = sum(self.costs.values())
+        worked: float = sum(cost for position, cost in self.costs.items() if position in self._ended)
+        worked += share * sum(self.costs.get(position, 0) for position in now)
+        return Progress(done, len(self.costs), "facts", about, min(1.0, worked / whole) if whole else None)
 
     def save(self, position: int, result: FactTrace | Skipped) -> None:
         """Write a finished fact.
@@ -208,13 +237,16 @@ class _Work:
                 session.delete(session.get_one(Trace, self.trace_id))
                 self.running.checkpoint(session, {})
             raise InputError(f"{self.questions[position].prompt!r}: {result.reason}")
-        self.done += 1
+        self._ended.add(position)
+        if isinstance(result, Skipped):
+            self.costs.pop(position, None)
         with self.running.catalog.write() as session:
             _fill(self._row(session, position), result, self.spec, finished=True)
             if time.monotonic() - self._averaged > _AVERAGE_SECONDS:
                 self._averaged = time.monotonic()
                 _average(session, self.trace_id)
-            self.running.checkpoint(session, {"trace": self.trace_id})
+            borne = {"budget": self.budget.tokens} if self.budget.halved else {}
+            self.running.checkpoint(session, self.running.job.checkpoint | {"trace": self.trace_id} | borne)
 
     def _row(self, session: Session, position: int) -> TraceResult:
         query = select(TraceResult).where(

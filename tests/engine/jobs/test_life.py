@@ -6,6 +6,7 @@ import pty
 import random
 import signal
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,25 +92,33 @@ def test_ctrl_c_lets_go(retcon: Retcon) -> None:
     assert retcon.wait_for(job["id"], "done", "failed", "interrupted")["state"] == "done"
 
 
-def test_killed_in_the_middle_of_a_trace(retcon: Retcon, tmp_path: Path) -> None:
+def test_killed_again_and_again_in_a_trace(retcon: Retcon) -> None:
+    """Four kills at moments of chance: while the model loads, and in the middle of facts."""
+    chance = random.Random(7)
     undisturbed = retcon.json(*LONG)
+    trace = undisturbed["trace"] + 1
     job = retcon.json(*LONG, "--detach")
-    running = under_way(retcon, 3)
-    os.kill(running["pid"], signal.SIGKILL)
-    dead = retcon.wait_for(job["id"], "interrupted", "done")
-    assert dead["state"] == "interrupted", "it was too quick to be caught"
-    traced = [row for row in retcon.rows()["trace_result"] if row[1] == undisturbed["trace"] + 1]
-    assert 3 <= len(traced) < 12
-    make_older(retcon, job["id"])  # as a job is that the next morning finds interrupted
+    kept: dict[int, tuple[Any, ...]] = {}
+    for attempt, facts in enumerate((0, 2, 4, 7), 1):
+        running = under_way(retcon, facts) if facts else retcon.wait_for(job["id"], "running")
+        time.sleep(chance.uniform(0, 0.5))
+        os.kill(running["pid"], signal.SIGKILL)
+        dead = retcon.wait_for(job["id"], "interrupted", "done")
+        assert (dead["state"], dead["attempt"]) == ("interrupted", attempt), "it was too quick to be caught"
+        # place -> row, without the id; `finished` is the last but one column.
+        now = {row[2]: row[2:] for row in retcon.rows()["trace_result"] if row[1] == trace and row[-2]}
+        assert facts <= len(now) < 12
+        assert all(now[place] == row for place, row in kept.items()), "what was traced was traced again"
+        kept = now
+        make_older(retcon, job["id"])  # as a job is that the next morning finds interrupted
+        retcon.json("job", "resume", job["id"], "--detach")
 
-    ended = retcon.json("job", "resume", job["id"])
-    assert (ended["state"], ended["attempt"], ended["error"]) == ("done", 2, None)
-    assert ended["trace"] == undisturbed["trace"] + 1
-    assert results(retcon, ended["trace"]) == results(retcon, undisturbed["trace"])
-    again = retcon.json("trace", "show", ended["trace"])
-    assert again["results"] == undisturbed["results"]
-    kept = {row[3]: row for row in traced}
-    now = {row[3]: row for row in retcon.rows()["trace_result"] if row[1] == ended["trace"]}
+    ended = retcon.wait_for(job["id"], "done", "failed", "interrupted")
+    assert (ended["state"], ended["attempt"], ended["error"]) == ("done", 5, None)
+    assert (ended["trace"], ended["total"]) == (trace, 12)
+    assert results(retcon, trace) == results(retcon, undisturbed["trace"])
+    assert retcon.json("trace", "show", trace)["results"] == undisturbed["results"]
+    now = {row[2]: row[2:] for row in retcon.rows()["trace_result"] if row[1] == trace}
     assert all(now[place] == row for place, row in kept.items()), "what was traced was traced again"
 
 

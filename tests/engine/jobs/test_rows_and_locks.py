@@ -274,3 +274,32 @@ def test_every_kind_of_job_has_what_runs_it() -> None:
     for kind, spec in SPECS.items():
         assert spec.kind == kind
         assert callable(importlib.import_module(f"retcon.engine.jobs.runs.{kind}").run)
+
+
+def test_the_time_left_is_told_from_the_share_of_the_work(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units that cost differently: half of them are done, but a tenth of the work."""
+    running = claimed(catalog, queued(catalog), "mine")
+    clock = [1000.0]
+    monkeypatch.setattr("retcon.engine.jobs.running.time.monotonic", lambda: clock[0])
+    for second in range(11):
+        clock[0] = 1000.0 + second
+        running.report(Progress(second / 2, 10, "facts", "", share=second / 100))
+    job = look(catalog, running.id)
+    assert job.rate == pytest.approx(0.5)
+    assert job.seconds_left == pytest.approx(90.0)
+
+
+def test_a_slow_beginning_is_outgrown(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first unit took ten seconds, each of the others one: the rate says so after a minute."""
+    running = claimed(catalog, queued(catalog), "mine")
+    clock = [1000.0]
+    monkeypatch.setattr("retcon.engine.jobs.running.time.monotonic", lambda: clock[0])
+    running.report(Progress(0, 100, "facts", ""))
+    for done in range(1, 61):
+        clock[0] = 1009.0 + done
+        running.report(Progress(done, 100, "facts", ""))
+        if done == 1:
+            assert look(catalog, running.id).rate == pytest.approx(0.1)
+    assert look(catalog, running.id).rate == pytest.approx(1.0, rel=0.03)

@@ -1,0 +1,162 @@
+"""Do some seconds of a job, keep nothing, and tell from them how long the whole will take."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+from ...corpus import open_corpus
+from ...covariance import collect
+from ...edits import METHODS, Request
+from ...edits.ft import FineTuning
+from ...edits.joint import Joint
+from ...edits.lora import Lora
+from ...edits.moments import Factored
+from ...edits.value import find_values
+from ...errors import InputError
+from ...generation import context_texts
+from ...hparams import Hparams
+from ...progress import Progress
+from ...trace import TraceSettings, plan, trace
+from ..running import Running
+from ..settings import settings_of, trials_of
+from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
+from .covariance import moment_of, newest
+from .loaded import Loaded, load
+from .trace import corruption_of, questions_of
+
+# How long is measured; one step of a slow device may take longer.
+_SECONDS = 5.0
+_STEPS = 3
+_FIRST_TOKENS = 100_000
+
+# Methods whose steps train on all requests at once; the others search a value for each.
+_TRAINED = (FineTuning, Joint, Lora)
+
+
+class _Enough(Exception):
+    """Raised out of a report: enough was measured."""
+
+
+def run(running: Running, spec: PreflightSpec) -> dict[str, Any]:
+    """Returns the seconds that the job will take and what they were told from."""
+    of: Spec = SPECS[spec.of_kind](**spec.of)
+    began = time.monotonic()
+    loaded = load(running, spec.model, spec.of.get("revision", "base"))
+    loading = time.monotonic() - began
+    seconds, basis = _measured(running, loaded, of)
+    return {"seconds": loading + seconds, "basis": f"{basis}; loading took {loading:.1f} s"}
+
+
+def _measured(running: Running, loaded: Loaded, spec: Spec) -> tuple[float, str]:
+    running.say(f"measuring some seconds of the {spec.kind}")
+    if isinstance(spec, TraceSpec):
+        return _trace(running, loaded, spec)
+    if isinstance(spec, CovarianceSpec):
+        return _collection(running, loaded, spec.layers, spec.texts, spec.max_tokens, spec.max_length)
+    if isinstance(spec, EditSpec):
+        hparams = settings_of(spec, loaded.model, running.catalog.home)
+        return _edits(running, loaded, spec, [hparams])
+    if isinstance(spec, SweepSpec):
+        return _edits(running, loaded, spec, [trial.hparams for trial in trials_of(spec)])
+    raise InputError(f"nothing is known beforehand of a job of kind {spec.kind!r}")
+
+
+def _trace(running: Running, loaded: Loaded, spec: TraceSpec) -> tuple[float, str]:
+    with running.catalog.read() as session:
+        questions = questions_of(session, spec)
+    corruption, _ = corruption_of(loaded, spec, questions)
+    settings = TraceSettings(corruption, tuple(spec.kinds), spec.window, spec.tokens)  # type: ignore[arg-type]
+    began = time.monotonic()
+    costs = plan(loaded.decoder, loaded.tokenizer, questions, settings)
+    asking = time.monotonic() - began
+    if not costs:
+        return asking, f"the model knows none of the {len(questions)} facts"
+    # Of middling length, one after another until it is enough.
+    order = sorted(costs, key=lambda number: abs(costs[number] - sorted(costs.values())[len(costs) // 2]))
+    began, worked = time.monotonic(), 0
+    for number in order:
+        list(trace(loaded.decoder, loaded.tokenizer, [questions[number]], settings))
+        worked += costs[number]
+        if time.monotonic() - began > _SECONDS:
+            break
+    took = time.monotonic() - began
+    basis = (
+        f"{order.index(number) + 1} of the {len(costs)} facts that the model knows, traced in {took:.1f} s"
+    )
+    return asking + took * sum(costs.values()) / worked, basis
+
+
+def _collection(
+    running: Running, loaded: Loaded, layers: list[int], texts: str, max_tokens: int, max_length: int
+) -> tuple[float, str]:
+    began, read = time.monotonic(), 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal read
+        read = progress.done
+        if read and time.monotonic() - began > _SECONDS:
+            raise _Enough
+
+    with suppress(_Enough):
+        for _ in collect(
+            loaded.decoder, loaded.tokenizer, open_corpus(texts), layers, max_tokens=max_tokens,
+            max_length=max_length, report=report,
+        ):  # fmt: skip
+            pass
+    took = time.monotonic() - began
+    return took * max_tokens / read, f"{read:,.0f} tokens read in {took:.1f} s"
+
+
+def _edits(
+    running: Running, loaded: Loaded, spec: EditSpec | SweepSpec, settings: list[Hparams]
+) -> tuple[float, str]:
+    """The steps of the search or the training, which are most of an edit, as they go at the lowest layer.
+
+    Elsewhere a step runs what lies above the layer. What is content sooner takes fewer steps: an upper bound.
+    """
+    method, layers = METHODS[spec.method], loaded.decoder.layers
+    lowest = min(settings, key=lambda one: one.layers[-1:])
+    missing = sorted(
+        {
+            layer
+            for one in settings
+            for layer in method.layers(one)
+            if newest(running, loaded.model.id or 0, layer) is None
+        }
+    )
+    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, lowest.contexts, spec.seed)
+    requests = [Request(r["subject"], r["prompt"], r["target_new"]) for r in spec.requests]
+    quick = lowest.with_changes(v_num_grad_steps=_STEPS, num_steps=_STEPS)
+    began = time.monotonic()
+    if isinstance(method, _TRAINED):
+        if missing:
+            raise InputError(
+                f"{spec.method} needs the covariances of layers {', '.join(map(str, missing))} before a step can be "
+                f"measured; collect them: retcon covariance run {spec.model} --layers {','.join(map(str, missing))}"
+            )
+        rows = {layer: newest(running, loaded.model.id or 0, layer) for layer in method.layers(quick)}
+        moments = {layer: Factored(moment_of(running, row)) for layer, row in rows.items() if row}
+        method.write(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
+        of, each = "a training on all requests", 1
+        steps_of = [one.num_steps for one in settings]
+        took = time.monotonic() - began
+    else:
+        ticks: list[float] = []
+        find_values(
+            loaded.decoder, loaded.tokenizer, requests[:1], quick.layers[-1], quick, contexts,
+            lambda *_: ticks.append(time.monotonic()),
+        )  # fmt: skip
+        # From step to step, so that what comes before the first one does not count twenty times.
+        intervals = len(ticks) - 1
+        between = (ticks[-1] - ticks[0]) / intervals if intervals else time.monotonic() - began
+        took = _STEPS * between
+        of, each = "a search", len(requests)
+        steps_of = [one.v_num_grad_steps for one in settings]
+    heights = [layers - (one.layers or (0,))[-1] for one in settings]
+    work = sum(steps * height for steps, height in zip(steps_of, heights, strict=True))
+    seconds = each * took * work / (_STEPS * max(heights))
+    basis = f"{_STEPS} steps of {of} at layer {(lowest.layers or (0,))[-1]} in {took:.1f} s, all steps taken"
+    if missing:
+        collecting, read = _collection(running, loaded, missing, spec.texts, _FIRST_TOKENS, 512)
+        return seconds + collecting, f"{basis}; {len(missing)} covariances are missing: {read}"
+    return seconds, basis

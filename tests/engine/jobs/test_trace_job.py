@@ -1,0 +1,107 @@
+"""A trace's job in this process: what it tells of its progress, and what it remembers of the device."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import Retcon, write_facts
+from retcon.engine import jobs
+from retcon.engine.decoder import Resumption
+from retcon.engine.jobs import TraceSpec, worker
+from retcon.engine.jobs.running import Running
+from retcon.engine.progress import Progress
+from retcon.store import jobs as rows
+from retcon.store.catalog import Catalog
+from retcon.store.home import Home
+from retcon.store.tables import Job
+from torch import Tensor
+
+pytestmark = pytest.mark.slow
+
+Work = Callable[..., Job]
+
+
+@pytest.fixture
+def work(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
+    """Do a trace's job, from a checkpoint if one is given; the row when it has ended."""
+    monkeypatch.setenv("RETCON_HOME", str(retcon.home))
+    handler, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
+
+    def run(checkpoint: dict[str, Any] | None = None, **settings: Any) -> Job:
+        catalog = Catalog.open(Home(retcon.home))
+        spec = TraceSpec("tiny", **settings)
+        with catalog.write() as session:
+            job = rows.create(session, spec.kind, spec.as_dict(), "cpu")
+            job.checkpoint = checkpoint or {}
+        assert job.id is not None
+        jobs.log_path(catalog.home, job.id).touch()
+        assert worker.main(job.id) == 0
+        with catalog.read() as session:
+            ended = rows.get(session, job.id)
+        catalog.close()
+        return ended
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+    os.umask(mask)
+
+
+def test_facts_that_it_does_not_know_cost_no_time(
+    retcon: Retcon,
+    work: Work,
+    known_facts: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two of three answers are wrong: from the first report on, only the others count, by what they cost."""
+    facts = [
+        fact if wrong is None else fact | {"target_true": wrong}
+        for fact in known_facts[:8]
+        for wrong in (None, "is", "in")
+    ]
+    right = sum(fact in known_facts for fact in facts)
+    retcon("facts", "import", write_facts(tmp_path / "facts.json", facts), "--name", "half")
+    told: list[Progress] = []
+    report = Running.report
+
+    def noted(self: Running, progress: Progress) -> None:
+        told.append(progress)
+        report(self, progress)
+
+    monkeypatch.setattr(Running, "report", noted)
+    ended = work(facts="half", samples=2)
+    tracing = [progress for progress in told if progress.unit == "facts"]
+    assert {progress.total for progress in tracing} == {right}
+    assert [progress.done for progress in tracing] == sorted(progress.done for progress in tracing)
+    shares = [progress.share or 0.0 for progress in tracing]
+    assert shares[0] == 0.0 and shares == sorted(shares) and 0.8 < shares[-1] <= 1.0
+    asked = [progress for progress in told if progress.unit == "answers"]
+    assert asked[-1].done == asked[-1].total == len(facts)
+    results = retcon.json("trace", "show", ended.made["trace"])["results"]
+    assert sum(result["skipped"] is None for result in results) == right
+
+
+def test_what_the_device_bore_is_remembered(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory halves the batch; the job that goes on begins with what was left of it."""
+    refused: list[int] = []
+    call = Resumption._call
+
+    def small_device(self: Resumption, layer: int, hidden: Tensor, *rest: Any) -> Tensor:
+        size = hidden.shape[0] * hidden.shape[1]
+        if size > 600:
+            refused.append(size)
+            raise torch.OutOfMemoryError("as if the device were full")
+        return call(self, layer, hidden, *rest)
+
+    monkeypatch.setattr(Resumption, "_call", small_device)
+    first = work(facts="known", samples=10)
+    tried, budget = list(refused), first.checkpoint["budget"]
+    assert tried and isinstance(budget, int) and budget < max(tried)
+    refused.clear()
+    again = work({"budget": budget}, facts="known", samples=10)
+    assert len(refused) < len(tried) and max(refused, default=0) < max(tried)
+    assert again.checkpoint["budget"] <= budget

@@ -1,0 +1,26 @@
+"""The settings that a person saves for a model: what an edit takes where nobody says otherwise."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..store.home import Home
+
+# Methods that keep their settings under another's name, as the shipped presets do.
+_UNDER = {"r-rome": "rome"}
+
+
+def save_preset(home: Home, model: str, method: str, settings: Mapping[str, Any], source: str) -> Path:
+    """Save a method's single settings, `layers` among them, and where they are from; returns the file.
+
+    What was saved for other methods stays; a kill leaves the old file.
+    """
+    path, key = home.preset(model), _UNDER.get(method, method)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    sources = kept.get("sources", {}) | {key: source}
+    kept |= {"models": [model], "sources": sources, key: dict(settings)}
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    aside.replace(path)
+    return path

@@ -21,7 +21,7 @@ from retcon.engine.decoder import Decoder
 from retcon.engine.tokens import right_padded
 from torch import Tensor, nn
 
-TOKENS, MAX_LENGTH, TURNS = 4_096, 512, 3
+TOKENS, MAX_LENGTH, TURNS = 8_192, 512, 3
 PUBLISHED_LAYERS = (2, 8, 14, 21, 27)  # mean 14.4; of layers 0 to 29 it is 14.5
 CURVE_LAYER = 5
 

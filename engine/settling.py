@@ -61,4 +61,5 @@ def _directions(matrix: Tensor, probes: Tensor) -> Tensor | None:
         solved = Factored(matrix).solve(probes)
     except InputError:  # singular: not enough text yet
         return None
-    return torch.nn.functional.normalize(solved, dim=0)
+    # In memory as a file gives it back: the order of a sum, and so its last bit, follows the layout.
+    return torch.nn.functional.normalize(solved, dim=0).contiguous()

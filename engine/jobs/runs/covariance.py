@@ -26,8 +26,8 @@ from ..running import Running
 from ..specs import CovarianceSpec
 from .loaded import Loaded, load
 
-# Between two checkpoints of the sums, which are large: 4 bytes x key_width^2 a layer.
-_CHECKPOINT_SECONDS = 60.0
+# The sums are large, 4 bytes x key_width^2 a layer: of the time one part in so many goes into saving them.
+_CHECKPOINT_PART = 20
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -79,7 +79,7 @@ def collect_into_catalog(
     width = loaded.decoder.anatomy.key_width
     running.check_room(2 * 8 * width * width * len(layers))
     earlier = _earlier(running, loaded, corpus, extends)
-    saved = time.monotonic()
+    saved, took = time.monotonic(), 0.0
     state = None
     for state in collect(
         loaded.decoder,
@@ -93,9 +93,11 @@ def collect_into_catalog(
         start=_restored(running, layers, width) or _state_of(running, earlier),
         report=running.report,
     ):
-        if not state.finished and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+        begun = time.monotonic()
+        if not state.finished and begun - saved > _CHECKPOINT_PART * took:
             _save_checkpoint(running, state)
             saved = time.monotonic()
+            took = saved - begun
     assert state is not None  # the last block is always yielded
     if earlier and state.tokens <= earlier[0].tokens:
         raise InputError(
@@ -163,12 +165,17 @@ def _state(layers: Mapping[int, Arrays], width: int) -> Collected:
     moments = {}
     for layer, arrays in layers.items():
         blocks, documents, tokens, looked = arrays["place"].tolist()
-        directions = torch.from_numpy(arrays["directions"]) if "directions" in arrays else None
+        directions = _tensor(arrays["directions"]) if "directions" in arrays else None
         curve = [Point(int(at), mean, largest) for at, mean, largest in arrays["curve"].tolist()]
         total = torch.from_numpy(unpacked(arrays.get("whole", arrays["total"]), width))
-        settling = Settling(torch.from_numpy(arrays["probes"]), directions, looked, curve)
+        settling = Settling(_tensor(arrays["probes"]), directions, looked, curve)
         moments[layer] = SecondMoment(total, tokens, settling)
     return Collected(moments, blocks, documents, finished=False)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy in memory that torch has aligned."""
+    return torch.from_numpy(array).clone()
 
 
 def _save_checkpoint(running: Running, state: Collected) -> None:

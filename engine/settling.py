@@ -2,7 +2,9 @@
 
 Edits use the second moment C only through C^-1 k, and far fewer tokens than the customary 100,000 articles fix that
 direction (arXiv 2506.04226: under 0.3 % of them). Which number is enough depends on model, layer and texts, so it is
-measured here: some probe keys, solved for anew whenever the tokens have doubled.
+measured here: some probe keys, solved for anew whenever the tokens have doubled. What remains is sampling noise, about
+key_width / tokens where tokens count as independent: of the starter's layer 5 (width 1536) and the shipped texts
+1 - cos is 0.082 at 19,239 tokens and 0.040 at 38,526.
 """
 
 from dataclasses import dataclass, field

@@ -31,7 +31,7 @@ def _until(command: Command) -> Command:
         type=click.FloatRange(0, 1, min_open=True),
         metavar="TOLERANCE",
         help="Stop before --max-tokens when a doubling of the tokens turned C^-1 k by no more than this at every layer "
-        "(1 - cos, mean over probe keys); 0.02 is a start, `covariance show` has the curve.",
+        "(1 - cos, mean over probes), e.g. 0.05; it falls about as key_width / tokens: see `covariance show`.",
     )(command)
 
 

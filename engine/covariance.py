@@ -161,33 +161,46 @@ def _batches(rows: list[list[int]]) -> Iterator[list[list[int]]]:
 
 def _add(decoder: Decoder, rows: list[list[int]], state: Collected) -> Iterator[int]:
     """Add the keys of a block of documents to the moments; yields before each batch how many tokens there are."""
-    sums: dict[int, Tensor] = {}
-    probes: dict[int, list[Tensor]] = {layer: [] for layer in state.moments}
+    block = _Block({}, {layer: [] for layer in state.moments})
     tokens = state.tokens
     for batch in _batches(rows):
         yield tokens
-        ids, mask = right_padded(batch, decoder.device)
-        real = mask.flatten().nonzero().squeeze(1)
-        some, middle = torch.arange(len(batch)), torch.tensor([len(row) // 2 for row in batch])
-
-        def on_key(layer: int, keys: Tensor) -> None:
-            if layer in state.moments:
-                k = keys.flatten(0, 1).index_select(0, real).float()  # noqa: B023, called before the next batch
-                if layer in sums:
-                    sums[layer].addmm_(k.T, k)
-                else:
-                    sums[layer] = k.T @ k
-                probes[layer].append(keys[some, middle].double().cpu())  # noqa: B023
-
-        decoder.run(ids, mask, on_key=on_key, stop_after=max(state.moments), resumable=False)
+        block.read(decoder, batch)
         tokens += sum(map(len, batch))
     for layer, moment in state.moments.items():
-        if layer in sums:
-            moment.total += sums[layer].cpu()
-        if state.blocks == 0 and probes[layer]:
-            # One key of each of the first documents, from its middle: its first and last words are not typical.
-            moment.settling.probes = torch.cat(probes[layer]).T.contiguous()
+        if layer in block.sums:
+            moment.total += block.sums[layer].cpu()
+            if state.blocks == 0:
+                moment.settling.probes = torch.cat(block.middles[layer]).T.contiguous()
         moment.tokens = tokens
+
+
+@dataclass
+class _Block:
+    """By layer, the float32 sum of k k^T over some documents, where they were run, and one key of each.
+
+    That is the one in its middle: a document's first and last tokens are not typical.
+    """
+
+    sums: dict[int, Tensor]
+    middles: dict[int, list[Tensor]]
+
+    def read(self, decoder: Decoder, batch: list[list[int]]) -> None:
+        ids, mask = right_padded(batch, decoder.device)
+        real = mask.flatten().nonzero().squeeze(1)
+        documents, middle = torch.arange(len(batch)), torch.tensor([len(row) // 2 for row in batch])
+
+        def on_key(layer: int, keys: Tensor) -> None:
+            if layer not in self.middles:
+                return
+            k = keys.flatten(0, 1).index_select(0, real).float()
+            if layer in self.sums:
+                self.sums[layer].addmm_(k.T, k)
+            else:
+                self.sums[layer] = k.T @ k
+            self.middles[layer].append(keys[documents, middle].double().cpu())
+
+        decoder.run(ids, mask, on_key=on_key, stop_after=max(self.middles), resumable=False)
 
 
 def _look(state: Collected) -> None:

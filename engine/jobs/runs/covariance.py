@@ -90,12 +90,12 @@ def collect_into_catalog(
         max_length=max_length,
         seed=seed,
         tolerance=tolerance,
-        start=_restored(running, layers, width) or _state_of(running, earlier),
+        start=_restored(running, corpus, layers, width) or _state_of(running, earlier),
         report=running.report,
     ):
         begun = time.monotonic()
         if not state.finished and begun - saved > _CHECKPOINT_PART * took:
-            _save_checkpoint(running, state)
+            _save_checkpoint(running, corpus, state)
             saved = time.monotonic()
             took = saved - begun
     assert state is not None  # the last block is always yielded
@@ -178,7 +178,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array).clone()
 
 
-def _save_checkpoint(running: Running, state: Collected) -> None:
+def _save_checkpoint(running: Running, corpus: Corpus, state: Collected) -> None:
     old = running.job.checkpoint.get("moments")
     arrays = {
         f"{layer}.{name}": array for layer in state.moments for name, array in _arrays(state, layer).items()
@@ -186,15 +186,18 @@ def _save_checkpoint(running: Running, state: Collected) -> None:
     artifact = running.catalog.artifacts.put_tensors(arrays)
     with running.catalog.write() as session:
         session.merge(artifact)
-        running.checkpoint(session, {"moments": artifact.sha256, "tokens": state.tokens})
+        counted = {"tokens": state.tokens, "texts_revision": corpus.revision}
+        running.checkpoint(session, {"moments": artifact.sha256} | counted)
     if old and old != artifact.sha256:
         running.catalog.artifacts.remove(old)
 
 
-def _restored(running: Running, layers: Sequence[int], width: int) -> Collected | None:
+def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: int) -> Collected | None:
     kept = running.job.checkpoint.get("moments")
     if kept is None:
         return None
+    if running.job.checkpoint["texts_revision"] != corpus.revision:
+        raise InputError(f"{corpus.source} has changed since this job began: start another one")
     found: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in layers}
     for name, array in running.catalog.artifacts.read_arrays(kept).items():
         layer, _, what = name.partition(".")

@@ -263,7 +263,8 @@ def _read_own(path: Path) -> tuple[Covariance, np.ndarray]:
 def _check_types(row: Covariance) -> None:
     """A table's class takes anything; a row that was read from a file must be as the catalog's own are."""
     for name in ("fingerprint", "module", "texts", "texts_revision", "dtype"):
-        _must(isinstance(getattr(row, name), str), f"{name} is no text")
+        # Empty would mean that the file does not tell, and what it does not tell is not checked.
+        _must(isinstance(getattr(row, name), str) and getattr(row, name), f"{name} is no text")
     _must(isinstance(row.tokenizer, str | None), "tokenizer is no text")
     for name in ("tokens", "seed", "documents", "max_length"):
         value = getattr(row, name)
@@ -276,6 +277,6 @@ def _check_types(row: Covariance) -> None:
     ]
 
 
-def _must(so: bool, complaint: str) -> None:
+def _must(so: object, complaint: str) -> None:
     if not so:
         raise ValueError(complaint)

@@ -241,6 +241,7 @@ def told(file: Path) -> dict[str, str]:
     [
         (lambda made: made.update(fingerprint="0" * 64), "made with other weights"),
         (lambda made: made.update(module="model.layers.2.mlp.down_proj"), "is of model.layers.2"),
+        (lambda made: made.update(fingerprint=""), "does not tell"),
         (lambda made: made.update(tokens="many"), "does not tell"),
         (lambda made: made.update(tokens=10**30), "does not tell"),
         (lambda made: made.update(tokens=None), "does not tell"),

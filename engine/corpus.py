@@ -12,6 +12,8 @@ from typing import Any
 from .errors import InputError
 
 SHIPPED = "shipped"
+WIKIPEDIA = "wikipedia"
+# What `wikipedia` is short for.
 DEFAULT_HUB = "wikimedia/wikipedia:20231101.en"
 _LOADERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 _SHUFFLE_BUFFER = 10_000
@@ -42,7 +44,7 @@ class Corpus:
 
 
 def open_corpus(source: str) -> Corpus:
-    """Open a source: `shipped`, a text file, or a hub data set `NAME[:CONFIG]`.
+    """Open a source: `shipped`, `wikipedia` (of the hub, streamed), a text file, or a hub data set `NAME[:CONFIG]`.
 
     A file is .txt (a document a line), or .jsonl, .json, .csv or .parquet with a column `text`.
 
@@ -58,6 +60,8 @@ def open_corpus(source: str) -> Corpus:
                 digest.update(data)
                 texts += [json.loads(line)["text"] for line in data.decode().splitlines()]
         return Corpus(SHIPPED, digest.hexdigest(), texts)
+    if source == WIKIPEDIA:
+        return _from_hub(DEFAULT_HUB)
     path = Path(source).expanduser()
     if path.is_file():
         return _from_file(path)
@@ -82,7 +86,7 @@ def _from_file(path: Path) -> Corpus:
     if not texts:
         raise InputError(f"{path} holds no text")
     with path.open("rb") as file:
-        return Corpus(str(path), hashlib.file_digest(file, "sha256").hexdigest(), texts)
+        return Corpus(str(path.absolute()), hashlib.file_digest(file, "sha256").hexdigest(), texts)
 
 
 def _from_hub(source: str) -> Corpus:

@@ -4,6 +4,8 @@ Tokenising prefix, subject and suffix apart, or joining decoded tokens, goes wro
 sentencepiece; offsets do not.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,6 +101,17 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
     if not ids:
         raise InputError(f"the target {target!r} is empty or tokenises to nothing")
     return ids
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of all that decides which ids a text becomes: the whole pipeline of a fast tokenizer, else its words."""
+    if tokenizer.is_fast:
+        made = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Settings of the last call, not of the tokenizer.
+        made = {name: value for name, value in made.items() if name not in ("truncation", "padding")}
+    else:
+        made = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
 def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

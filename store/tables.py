@@ -218,15 +218,21 @@ class Covariance(SQLModel, table=True):
     layer: int
     module: str
     width: int
+    # Of the base's weights, and of the tokenizer (engine.tokens); an imported file may not tell the latter.
+    fingerprint: str
+    tokenizer: str | None = None
     texts: str
     # The data set's commit on the hub, or the sha256 of the file.
     texts_revision: str
-    seed: int
+    seed: int | None = None
     tokens: int
-    documents: int
-    max_length: int
+    documents: int | None = None
+    max_length: int | None = None
     dtype: str
-    finished: bool = False
+    # {"tokens", "mean", "largest"}: how far the solves turned since half the tokens (engine.settling.Point).
+    curve: list[dict[str, Any]] = json_list()
+    # Empty where it was collected here; {"extends": id}; or {"imported": file, "sha256", "format", ..}.
+    origin: dict[str, Any] = json_dict()
     artifact: str = Field(foreign_key="artifact.sha256", index=True)
     created: datetime = created_now()
 

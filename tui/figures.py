@@ -139,6 +139,30 @@ def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) 
     _save(figure, path)
 
 
+def save_settling(path: Path, curve: Sequence[dict[str, Any]], *, title: str) -> None:
+    """Draw how far C^-1 k turned with each doubling of the tokens: mean and largest of the probes, both axes by powers.
+
+    Raises:
+        InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
+        CatalogError: the file cannot be written.
+    """
+    _check(path)
+    figure = _figure((4.5, 3.2))
+    axes = figure.add_subplot()
+    tokens = [point["tokens"] for point in curve]
+    for name, (colour, dashes) in zip(("mean", "largest"), _LINES, strict=False):
+        values = [point[name] for point in curve]
+        axes.plot(tokens, values, dashes, color=colour, marker="o", markersize=3, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(tokens, [f"{count:,}" for count in tokens], fontsize=7)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("1 - cos of $C^{-1}k$ with half the tokens")
+    axes.set_title(_label(title), fontsize=9)
+    axes.legend(fontsize=7, frameon=False)
+    _save(figure, path)
+
+
 def save_sweep(
     path: Path,
     scores: Mapping[int, Mapping[str, float]],

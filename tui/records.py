@@ -73,8 +73,8 @@ def effect_record(effect: AverageEffect) -> dict[str, Any]:
 
 
 def covariance_record(covariance: Covariance, model: str) -> dict[str, Any]:
-    fields = ("layer", "module", "width", "texts", "texts_revision", "seed", "tokens", "documents", "max_length",
-              "dtype", "finished", "artifact", "created")  # fmt: skip
+    fields = ("layer", "module", "width", "fingerprint", "tokenizer", "texts", "texts_revision", "seed", "tokens",
+              "documents", "max_length", "dtype", "curve", "origin", "artifact", "created")  # fmt: skip
     return {"covariance": covariance.id, "model": model} | {
         name: getattr(covariance, name) for name in fields
     }

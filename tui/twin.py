@@ -2,7 +2,7 @@
 
 import shlex
 
-from ..engine.jobs import EditSpec, ModelSpec, TraceSpec
+from ..engine.jobs import CovarianceSpec, EditSpec, ModelSpec, TraceSpec
 
 
 def command(*words: str | int) -> str:
@@ -39,6 +39,12 @@ def run_trace(spec: TraceSpec, target: str) -> str:
     if spec.replace:
         words.append("--replace")
     return command("trace", "run", target, *words)
+
+
+def top_up(spec: CovarianceSpec) -> str:
+    """`retcon covariance extend` that makes the same job."""
+    until = ["--until-settled", spec.tolerance] if spec.tolerance is not None else []
+    return command("covariance", "extend", *spec.extends, "--max-tokens", spec.max_tokens, *map(str, until))
 
 
 def run_edit(spec: EditSpec, target: str) -> str:

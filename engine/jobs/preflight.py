@@ -152,7 +152,7 @@ def _writing(shape: _Shape, settings: Hparams, spec: EditSpec | SweepSpec) -> in
 
 def _collecting(session: Session, model: Model, shape: _Shape, layers: Iterable[int]) -> int:
     """Disk of the covariances that are not there yet, twice while they are collected."""
-    query = select(Covariance.layer).where(Covariance.model_id == model.id, col(Covariance.finished))
+    query = select(Covariance.layer).where(Covariance.model_id == model.id)
     there = set(session.exec(query))
     return 2 * shape.moment * sum(layer not in there for layer in layers)
 

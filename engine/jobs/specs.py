@@ -4,8 +4,12 @@
 resolves `head` to an id, so that a job means what it meant when it was submitted.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from ...store.errors import InputError
+from ...store.tables import Covariance
 
 SUITES = ("quick", "standard", "full")
 
@@ -63,7 +67,11 @@ class TraceSpec(Spec):
 
 @dataclass(frozen=True)
 class CovarianceSpec(Spec):
-    """Collect the second moment of the keys at some layers from texts (see engine.corpus for the sources)."""
+    """Collect the second moment of the keys at some layers from texts (see engine.corpus for the sources).
+
+    It may end before `max_tokens`, when a doubling of the tokens turned the solves by `tolerance` or less. `extends`
+    names covariances of the catalog, one for each layer, whose sums it goes on from: see `topping_up`.
+    """
 
     kind: ClassVar[str] = "covariance"
     model: str
@@ -72,6 +80,45 @@ class CovarianceSpec(Spec):
     max_tokens: int = 100_000
     max_length: int = 512
     seed: int = 1
+    tolerance: float | None = None
+    extends: list[int] = field(default_factory=list)
+
+    @classmethod
+    def topping_up(
+        cls, rows: Sequence[Covariance], model: str, max_tokens: int, tolerance: float | None = None
+    ) -> Self:
+        """Go on from covariances of one run of `model` to `max_tokens`, with the texts and settings that they had.
+
+        Raises:
+            InputError: they were imported, are not of one run, or have seen so much text already.
+        """
+        first = rows[0]
+        names = ", ".join(str(row.id) for row in rows)
+        if imported := [row for row in rows if "imported" in row.origin]:
+            raise InputError(
+                f"covariance {imported[0].id} was imported: its file does not tell where its texts ended, so it "
+                "cannot go on from there; collect one with `retcon covariance run`"
+            )
+        if len({row.layer for row in rows}) < len(rows) or any(
+            _run_of(row) != _run_of(first) for row in rows
+        ):
+            raise InputError(f"covariances {names} are not the layers of one run: top them up one by one")
+        if first.tokens >= max_tokens:
+            raise InputError(
+                f"covariance {names} has seen {first.tokens:,} tokens already: ask for more than that in all"
+            )
+        if tolerance is not None and all(row.curve and row.curve[-1]["mean"] <= tolerance for row in rows):
+            raise InputError(
+                f"covariance {names} has settled to {tolerance:g} already: it needs no more text"
+            )
+        assert first.seed is not None and first.max_length is not None  # only imported ones lack them
+        layers, ids = [row.layer for row in rows], [row.id or 0 for row in rows]
+        return cls(model, layers, first.texts, max_tokens, first.max_length, first.seed, tolerance, ids)
+
+
+def _run_of(row: Covariance) -> tuple[object, ...]:
+    """What covariances of one run have in common."""
+    return (row.model_id, row.texts, row.texts_revision, row.seed, row.max_length, row.tokens, row.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def test_rows_of_one_transaction_need_no_order(catalog: Catalog, model: Model) -
                 layer=1,
                 module="m",
                 width=2,
+                fingerprint="f",
                 texts="t",
                 texts_revision="r",
                 seed=1,

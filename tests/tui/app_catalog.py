@@ -163,7 +163,8 @@ def _covariance() -> Covariance:
     return Covariance(
         model_id=1, layer=5, module="model.layers.5.mlp.down_proj", width=1536, texts="shipped",
         texts_revision="289d252a" * 8, seed=1, tokens=45_063, documents=300, max_length=512, dtype="float32",
-        finished=True, artifact="a" * 64, created=at(3),
+        fingerprint="e4f5b9de" * 8, tokenizer="70cede54" * 8, artifact="a" * 64, created=at(3),
+        curve=[{"tokens": 19_270, "mean": 0.083, "largest": 0.21}, {"tokens": 38_533, "mean": 0.031, "largest": 0.08}],
     )  # fmt: skip
 
 

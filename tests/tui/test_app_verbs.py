@@ -1,5 +1,8 @@
 """What the app changes: each verb asks where it must, writes what it says, and shows its command."""
 
+from pathlib import Path
+
+import numpy as np
 from retcon.store.catalog import Catalog
 from retcon.tui.screens.confirm import Confirm
 from textual.widgets import Button
@@ -83,6 +86,52 @@ async def test_scoring_a_revision(catalog: Catalog) -> None:
         job = jobs_of(catalog)[0]
         assert (job.kind, job.spec["revision"]) == ("evaluation", WITHOUT)
         assert f"$ retcon eval run starter@{WITHOUT}" in app.line
+
+
+async def test_topping_up_a_covariance(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("3")
+        assert "0.031" in app.list[0]
+        assert "the last doubling, to 38,533 tokens" in " ".join(app.detail.split())
+        await app.press("t")
+        assert "$ retcon covariance extend 1 --max-tokens 90126" in app.verdict
+        await app.type("2")
+        assert "above 0 and up to 1" in app.verdict
+        await app.type("0.02")
+        await app.press("up")
+        await app.type("45063")
+        assert "has seen 45,063 tokens already" in app.verdict
+        await app.type("80,000")
+        await app.press("enter")
+        job = jobs_of(catalog)[0]
+        assert (job.kind, job.spec["extends"], job.spec["max_tokens"], job.spec["tolerance"]) == (
+            "covariance",
+            [1],
+            80_000,
+            0.02,
+        )
+        assert "extend 1 --max-tokens 80000 --until-settled" in app.line
+
+
+async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
+    file = tmp_path / "layer5.npz"
+    keys = np.random.default_rng(0).normal(size=(2000, 1536))
+    np.savez(file, **{"mom2.count": np.array(2000), "mom2.mom2": keys.T @ keys})
+    async with opened(catalog) as app:
+        await app.press("3", "i")
+        await app.type(str(tmp_path / "none.npz"))
+        assert "there is no file" in app.verdict
+        await app.type(str(file))
+        await app.press("tab")
+        await app.type("starter")
+        await app.press("tab")
+        await app.type("5")
+        await app.press("enter")
+        await app.until(lambda: "covariance 2 imported" in app.line)
+        await app.until(lambda: len(app.list) == 2)
+        assert "2.0k" in app.list[0]
+        await app.press("g", "t")
+        assert "it was imported" in app.line
 
 
 async def test_resume_and_cancel(catalog: Catalog) -> None:

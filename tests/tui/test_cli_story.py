@@ -172,7 +172,7 @@ def test_covariances(story: Story) -> None:
     made = story["covariances"]["covariances"]
     assert [one["layer"] for one in made] == [1, 2]
     for one in made:
-        assert (one["tokens"], one["finished"], one["width"]) == (2500, True, 56)
+        assert (one["tokens"], one["origin"], one["width"]) == (2500, {}, 56)
         assert one["texts"] == str(story.texts)
         assert one["texts_revision"] == hashlib.sha256(story.texts.read_bytes()).hexdigest()
         assert story.retcon.json("covariance", "show", one["covariance"]) == one

@@ -1,14 +1,21 @@
 """The covariances pane: second moments of keys, which the editing methods need."""
 
-from rich.text import Text
+from typing import ClassVar
 
-from ..data.covariances import CovarianceView, covariance, list_covariances
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from ...store.catalog import Catalog
+from ...store.errors import CatalogError
+from ..data.covariances import CovarianceView, covariance, list_covariances, rows_of
 from ..data.rows import Hurt
-from ..plain import cut
+from ..plain import cut, plain_lines
+from ..settling import bars, turned
 from ..twin import command
 from ..widgets.detail import fields, title
 from ..widgets.rows import Column, Row
-from .pane import Pane, Parts
+from .covariance_forms import Import, ImportForm, TopUpForm
+from .pane import Pane, Parts, Refused, Run
 from .show import count, when
 
 
@@ -22,10 +29,14 @@ class CovariancesPane(Pane):
         Column("layer", 5),
         Column("texts", 16, drop=1),
         Column("tokens", 7),
-        Column("state", 10),
+        Column("turned", 7),
         Column("when", 16, drop=2),
     )
     empty = "No covariances yet: an edit collects the one that it needs, or run `retcon covariance run`."
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "top_up", "top up", tooltip="add more text to this covariance"),
+        Binding("i", "import", "import", tooltip="take in a covariance from a file"),
+    ]
 
     def read_rows(self) -> list[Row]:
         return [_row(row) for row in list_covariances(self.catalog)]
@@ -36,12 +47,42 @@ class CovariancesPane(Pane):
     def twin(self, key: str) -> str:
         return command("covariance", "show", key)
 
+    def action_top_up(self) -> None:
+        if self.rows.key is None:
+            return
+        try:
+            found = rows_of(self.catalog, [int(self.rows.key)])
+        except CatalogError as error:
+            self.post_message(Refused(str(error)))
+            return
+        for row, model in found:
+            if "imported" in row.origin:
+                self.post_message(Refused("it was imported: its file does not tell where its texts ended"))
+            else:
+                self.fill(TopUpForm(row, model))
+
+    def action_import(self) -> None:
+        catalog, form = self.catalog, ImportForm(self.model)
+
+        def start(asked: Import | None) -> None:
+            if asked is not None:
+                self.post_message(Run(form.twin(asked), lambda: _take_in(catalog, asked)))
+
+        self.app.push_screen(form, start)
+
+
+def _take_in(catalog: Catalog, asked: Import) -> str:
+    # Not at the top: NumPy, which the app starts without.
+    from ...store.covariance_files import take_in
+
+    return f"covariance {take_in(catalog, asked.file, asked.model, asked.layer).id} imported"
+
 
 def _row(row: CovarianceView | Hurt) -> Row:
     if isinstance(row, Hurt):
         return Row(str(row.id), (str(row.id), Text("damaged", style="red")), hurt=True)
-    state = "✓ finished" if row.finished else "◐ partial"
-    cells = (str(row.id), row.model, str(row.layer), row.texts, count(row.tokens), state, when(row.created))
+    last = f"{row.curve[-1]['mean']:.2g}" if row.curve else ""
+    cells = (str(row.id), row.model, str(row.layer), row.texts, count(row.tokens), last, when(row.created))
     return Row(str(row.id), cells)
 
 
@@ -52,14 +93,27 @@ def _parts(row: CovarianceView) -> Parts:
             ("what", f"E[k kT] of the keys of {row.module}, {row.width} x {row.width}"),
             ("texts", row.texts),
             ("texts' version", cut(row.texts_revision, 33)),
-            (
-                "seen",
-                f"{row.tokens:,} tokens of {row.documents:,} documents, cut at {row.max_length} tokens",
-            ),
-            ("state", "finished" if row.finished else "partial: a job can go on from here"),
+            ("seen", _seen(row)),
+            ("settled", turned(row.curve)),
+            ("from", _origin(row)),
             ("model ran in", row.dtype),
-            ("seed", row.seed),
+            ("base", f"{row.fingerprint[:12]}, tokenizer {(row.tokenizer or 'unknown')[:12]}"),
+            ("seed", "-" if row.seed is None else row.seed),
             ("file", f"{row.artifact[:32]}… ({count(row.size)}B)"),
             ("made", f"{when(row.created)} UTC"),
         ),
+        Text(plain_lines("\n" + "\n".join(bars(row.curve))) if row.curve else ""),
     ]
+
+
+def _seen(row: CovarianceView) -> str:
+    text = f"{row.tokens:,} tokens"
+    if row.documents is not None:
+        text += f" of {row.documents:,} documents"
+    return text if row.max_length is None else f"{text}, cut at {row.max_length} tokens"
+
+
+def _origin(row: CovarianceView) -> str:
+    if "imported" in row.origin:
+        return f"{row.origin['imported']} ({row.origin['format']})"
+    return f"covariance {row.origin['extends']}, topped up" if "extends" in row.origin else "collected here"

@@ -1,21 +1,35 @@
-"""Collect second moments; a block of documents is what a resumed job goes on from."""
+"""Collect second moments, or go on with those of the catalog; a block of documents is what a resumed job goes on from.
+
+The file of a covariance holds, beside `total`, what more text is added to: `whole`, the sums of the blocks that were
+read whole (left out where it is the same), `place`, the probes and their directions (engine.settling). The sums are
+packed upper triangles; all numbers but the place are float64.
+"""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from sqlmodel import col, select
 
-from ....store.tables import Covariance
+from ....store.covariance_files import packed, sums_of, unpacked
+from ....store.errors import NotFound
+from ....store.tables import Covariance, Model
 from ...corpus import Corpus, open_corpus
 from ...covariance import Collected, SecondMoment, collect
+from ...errors import InputError
+from ...settling import Point, Settling
+from ...tokens import tokenizer_digest
 from ..running import Running
 from ..specs import CovarianceSpec
 from .loaded import Loaded, load
 
-# Between two checkpoints of the sums, which are large: 8 bytes x key_width^2 a layer.
-_CHECKPOINT_SECONDS = 60.0
+# The sums are large, 4 bytes x key_width^2 a layer: of the time one part in so many goes into saving them.
+_CHECKPOINT_PART = 20
+
+Arrays = Mapping[str, np.ndarray]
 
 
 def run(running: Running, spec: CovarianceSpec) -> dict[str, Any]:
@@ -29,6 +43,8 @@ def run(running: Running, spec: CovarianceSpec) -> dict[str, Any]:
         max_tokens=spec.max_tokens,
         max_length=spec.max_length,
         seed=spec.seed,
+        tolerance=spec.tolerance,
+        extends=spec.extends,
         last=True,
     )
     return _made(ids)
@@ -47,17 +63,23 @@ def collect_into_catalog(
     max_tokens: int,
     max_length: int,
     seed: int,
+    tolerance: float | None = None,
+    extends: Sequence[int] = (),
     last: bool = False,
 ) -> list[int]:
-    """Collect the moments of `layers` and save one row each; goes on from the job's checkpoint.
+    """Collect the moments of `layers` and save one row each; goes on from the job's checkpoint, else from `extends`.
 
     `last` says that they are all that the job makes.
+
+    Raises:
+        InputError: what shall be extended is of other texts, another tokenizer or base, or the texts hold no more.
     """
     corpus = open_corpus(texts)
     layers = sorted(set(layers))
     width = loaded.decoder.anatomy.key_width
     running.check_room(2 * 8 * width * width * len(layers))
-    saved = time.monotonic()
+    earlier = _earlier(running, loaded, corpus, extends)
+    saved, took = time.monotonic(), 0.0
     state = None
     for state in collect(
         loaded.decoder,
@@ -67,90 +89,162 @@ def collect_into_catalog(
         max_tokens=max_tokens,
         max_length=max_length,
         seed=seed,
-        start=_restored(running, layers),
+        tolerance=tolerance,
+        start=_restored(running, corpus, layers, width) or _state_of(running, earlier),
         report=running.report,
     ):
-        if not state.finished and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-            _save_checkpoint(running, state)
+        begun = time.monotonic()
+        if not state.finished and begun - saved > _CHECKPOINT_PART * took:
+            _save_checkpoint(running, corpus, state)
             saved = time.monotonic()
+            took = saved - begun
     assert state is not None  # the last block is always yielded
+    if earlier and state.tokens <= earlier[0].tokens:
+        raise InputError(
+            f"{corpus.source} holds no more text: all of its {state.documents:,} documents have been read"
+        )
     running.say("saving")
-    return _save(running, loaded, corpus, state, max_length, seed, last)
-
-
-def _save_checkpoint(running: Running, state: Collected) -> None:
-    old = running.job.checkpoint.get("moments")
-    arrays = {str(layer): moment.total.numpy() for layer, moment in state.moments.items()}
-    artifact = running.catalog.artifacts.put_tensors(arrays)
-    tokens = next(iter(state.moments.values())).tokens
-    with running.catalog.write() as session:
-        session.merge(artifact)
-        counts = {"blocks": state.blocks, "documents": state.documents, "tokens": tokens}
-        running.checkpoint(session, {"moments": artifact.sha256, **counts})
-    if old and old != artifact.sha256:
-        running.catalog.artifacts.remove(old)
-
-
-def _restored(running: Running, layers: Sequence[int]) -> Collected | None:
-    kept = running.job.checkpoint
-    if "moments" not in kept:
-        return None
-    arrays = running.catalog.artifacts.read_arrays(kept["moments"])
-    moments = {layer: SecondMoment(torch.from_numpy(arrays[str(layer)]), kept["tokens"]) for layer in layers}
-    return Collected(moments, kept["blocks"], kept["documents"], finished=False)
-
-
-def _save(
-    running: Running,
-    loaded: Loaded,
-    corpus: Corpus,
-    state: Collected,
-    max_length: int,
-    seed: int,
-    last: bool,
-) -> list[int]:
-    artifacts = {
-        layer: running.catalog.artifacts.put_tensors({"total": moment.total.numpy()})
-        for layer, moment in state.moments.items()
-    }
-    rows = []
+    artifacts = [running.catalog.artifacts.put_tensors(_file(state, layer)) for layer in state.moments]
+    rows = [
+        Covariance(
+            model_id=loaded.model.id or 0,
+            layer=layer,
+            module=loaded.decoder.anatomy.name("matrix", layer),
+            width=width,
+            fingerprint=loaded.model.fingerprint,
+            tokenizer=tokenizer_digest(loaded.tokenizer),
+            texts=corpus.source,
+            texts_revision=corpus.revision,
+            seed=seed,
+            tokens=moment.tokens,
+            documents=state.documents,
+            max_length=max_length,
+            dtype=loaded.model.dtype,
+            curve=[asdict(point) for point in moment.settling.curve],
+            origin=next(({"extends": row.id} for row in earlier if row.layer == layer), {}),
+            artifact=artifact.sha256,
+        )
+        for (layer, moment), artifact in zip(state.moments.items(), artifacts, strict=True)
+    ]
     with running.catalog.write(durable=True) as session:
-        for layer, moment in state.moments.items():
-            session.merge(artifacts[layer])
-            rows.append(
-                Covariance(
-                    model_id=loaded.model.id or 0,
-                    layer=layer,
-                    module=loaded.decoder.anatomy.name("matrix", layer),
-                    width=loaded.decoder.anatomy.key_width,
-                    texts=corpus.source,
-                    texts_revision=corpus.revision,
-                    seed=seed,
-                    tokens=moment.tokens,
-                    documents=state.documents,
-                    max_length=max_length,
-                    dtype=loaded.model.dtype,
-                    finished=True,
-                    artifact=artifacts[layer].sha256,
-                )
-            )
+        for artifact in artifacts:
+            session.merge(artifact)
         session.add_all(rows)
         session.flush()
         ids = [row.id or 0 for row in rows]
         # In the same transaction: for an edit the sums so far are of no more use, its catalogued rows are.
         running.commit(session, _made(ids)) if last else running.checkpoint(session, {})
-        return ids
+    return ids
+
+
+def _file(state: Collected, layer: int) -> dict[str, np.ndarray]:
+    """All arrays of a covariance's file."""
+    if state.whole is None:
+        return _arrays(state, layer)
+    whole = _arrays(state.whole, layer)
+    return whole | {"total": packed(state.moments[layer].total.numpy()), "whole": whole["total"]}
+
+
+def _arrays(state: Collected, layer: int) -> dict[str, np.ndarray]:
+    """What one layer needs to go on from a state after whole blocks."""
+    moment = state.moments[layer]
+    settling = moment.settling
+    arrays = {
+        "total": packed(moment.total.numpy()),
+        "place": np.array([state.blocks, state.documents, moment.tokens, settling.looked]),
+        "probes": settling.probes.numpy(),
+        "curve": np.array([[p.tokens, p.mean, p.largest] for p in settling.curve]).reshape(-1, 3),
+    }
+    if settling.directions is not None:
+        arrays["directions"] = settling.directions.numpy()
+    return arrays
+
+
+def _state(layers: Mapping[int, Arrays], width: int) -> Collected:
+    """The state that such arrays are of."""
+    moments = {}
+    for layer, arrays in layers.items():
+        blocks, documents, tokens, looked = arrays["place"].tolist()
+        directions = _tensor(arrays["directions"]) if "directions" in arrays else None
+        curve = [Point(int(at), mean, largest) for at, mean, largest in arrays["curve"].tolist()]
+        total = torch.from_numpy(unpacked(arrays.get("whole", arrays["total"]), width))
+        settling = Settling(_tensor(arrays["probes"]), directions, looked, curve)
+        moments[layer] = SecondMoment(total, tokens, settling)
+    return Collected(moments, blocks, documents, finished=False)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy in memory that torch has aligned."""
+    return torch.from_numpy(array).clone()
+
+
+def _save_checkpoint(running: Running, corpus: Corpus, state: Collected) -> None:
+    old = running.job.checkpoint.get("moments")
+    arrays = {
+        f"{layer}.{name}": array for layer in state.moments for name, array in _arrays(state, layer).items()
+    }
+    artifact = running.catalog.artifacts.put_tensors(arrays)
+    with running.catalog.write() as session:
+        session.merge(artifact)
+        counted = {"tokens": state.tokens, "texts_revision": corpus.revision}
+        running.checkpoint(session, {"moments": artifact.sha256} | counted)
+    if old and old != artifact.sha256:
+        running.catalog.artifacts.remove(old)
+
+
+def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: int) -> Collected | None:
+    kept = running.job.checkpoint.get("moments")
+    if kept is None:
+        return None
+    if running.job.checkpoint["texts_revision"] != corpus.revision:
+        raise InputError(f"{corpus.source} has changed since this job began: start another one")
+    found: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in layers}
+    for name, array in running.catalog.artifacts.read_arrays(kept).items():
+        layer, _, what = name.partition(".")
+        found[int(layer)][what] = array
+    return _state(found, width)
+
+
+def _earlier(running: Running, loaded: Loaded, corpus: Corpus, ids: Sequence[int]) -> list[Covariance]:
+    """The covariances to go on from, if they are of these texts, this tokenizer and this base."""
+    with running.catalog.read() as session:
+        found = [session.get(Covariance, id) for id in ids]
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(ids):
+        raise NotFound("a covariance that was to be topped up has been removed")
+    for row in rows:
+        for what, then, now in (
+            ("the texts", row.texts_revision, corpus.revision),
+            ("the tokenizer", row.tokenizer, tokenizer_digest(loaded.tokenizer)),
+            ("the base", row.fingerprint, loaded.model.fingerprint),
+        ):
+            if then != now:
+                raise InputError(
+                    f"covariance {row.id} cannot be topped up: {what} of then ({str(then)[:12]}) changed since "
+                    f"(now {now[:12]}); collect a new one with `retcon covariance run`"
+                )
+    return rows
+
+
+def _state_of(running: Running, rows: Sequence[Covariance]) -> Collected | None:
+    if not rows:
+        return None
+    layers = {row.layer: running.catalog.artifacts.read_arrays(row.artifact) for row in rows}
+    return _state(layers, rows[0].width)
 
 
 def newest(running: Running, model_id: int, layer: int) -> Covariance | None:
-    """The covariance of a layer that has seen the most tokens, the newest of equals."""
+    """The covariance of a layer that has seen the most tokens, the newest of equals; only of the base as it is."""
     with running.catalog.read() as session:
-        query = select(Covariance).where(
-            Covariance.model_id == model_id, Covariance.layer == layer, col(Covariance.finished)
+        query = (
+            select(Covariance)
+            .join(Model)
+            .where(Covariance.model_id == model_id, Covariance.layer == layer)
+            .where(Covariance.fingerprint == Model.fingerprint, Covariance.dtype == Model.dtype)
         )
         return session.exec(query.order_by(col(Covariance.tokens).desc(), col(Covariance.id).desc())).first()
 
 
 def moment_of(running: Running, row: Covariance) -> torch.Tensor:
     """C of a catalogued covariance, float64 `[key_width, key_width]`; the file is verified by its hash."""
-    return torch.from_numpy(running.catalog.artifacts.read_arrays(row.artifact)["total"]) / row.tokens
+    return torch.from_numpy(sums_of(running.catalog, row)) / row.tokens

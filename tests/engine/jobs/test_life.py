@@ -129,20 +129,33 @@ def make_older(retcon: Retcon, id: int) -> None:
     connection.close()
 
 
+def checkpoint_of(retcon: Retcon, id: int) -> dict[str, Any]:
+    with sqlite3.connect(f"{(retcon.home / 'catalog.db').as_uri()}?mode=ro", uri=True) as connection:
+        kept: dict[str, Any] = json.loads(
+            connection.execute("SELECT checkpoint FROM job WHERE id = ?", (id,)).fetchone()[0]
+        )
+    connection.close()
+    return kept
+
+
 def test_killed_while_it_collects(retcon: Retcon, tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     words = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born".split()  # noqa: SIM905
     rows = [" ".join(words[(3 * n + n // 7 * i) % len(words)] for i in range(60)) for n in range(20_000)]
     texts.write_text("\n".join(rows))
     collect = ("covariance", "run", "tiny", "--layers", "1-3", "--texts", texts, "--max-tokens", 300_000)
-    job = retcon.json(*collect, "--detach")
-    os.kill(under_way(retcon, 1)["pid"], signal.SIGKILL)
+    job = retcon.json(*collect, "--until-settled", 1e-9, "--detach")
+    pid = under_way(retcon, 1)["pid"]
+    wait_for(lambda: checkpoint_of(retcon, job["id"]), lambda kept: kept.get("tokens", 0) > 20_000)
+    os.kill(pid, signal.SIGKILL)
     assert retcon.wait_for(job["id"], "interrupted", "done")["state"] == "interrupted"
     assert retcon.json("covariance", "list") == {"covariances": []}
     ended = retcon.json("job", "resume", job["id"])
     undisturbed = retcon.json(*collect)["covariances"]
     resumed = [retcon.json("covariance", "show", id) for id in ended["covariances"]]
     assert [one["artifact"] for one in resumed] == [one["artifact"] for one in undisturbed]
+    assert [one["curve"] for one in resumed] == [one["curve"] for one in undisturbed]
+    assert all(len(one["curve"]) > 3 for one in resumed)
     assert [one["tokens"] for one in resumed] == [300_000] * 3
     assert len(retcon.json("covariance", "list")["covariances"]) == 6
 

@@ -1,0 +1,89 @@
+"""The forms of the covariances pane: more text for one, and one from a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...engine.jobs import CovarianceSpec
+from ...store.errors import InputError
+from ...store.tables import Covariance
+from ..twin import command, top_up
+from .form import Field, Form
+
+
+class TopUpForm(Form[CovarianceSpec]):
+    """How much text it shall have seen in all."""
+
+    title_text = "Top up: more text for this covariance"
+
+    def __init__(self, row: Covariance, model: str) -> None:
+        super().__init__()
+        self._row, self._model = row, model
+
+    def fields(self) -> list[Field]:
+        return [
+            Field("tokens", "tokens in all", str(2 * self._row.tokens)),
+            Field("until", "until settled", hint="stop when a doubling turns C^-1 k by less, e.g. 0.02"),
+        ]
+
+    def read(self, values: dict[str, str]) -> CovarianceSpec:
+        tokens = values["tokens"].strip().replace(",", "")
+        if not tokens.isdecimal():
+            raise InputError("tokens in all is a whole number")
+        return CovarianceSpec.topping_up(
+            [self._row], self._model, int(tokens), _tolerance(values["until"].strip())
+        )
+
+    def twin(self, value: CovarianceSpec) -> str:
+        return top_up(value)
+
+
+def _tolerance(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise InputError("until settled is a number above 0 and up to 1, or empty")
+    return value
+
+
+@dataclass(frozen=True)
+class Import:
+    """A file, and what it is said to be of."""
+
+    file: Path
+    model: str
+    layer: int
+
+
+class ImportForm(Form[Import]):
+    """A covariance from a file."""
+
+    title_text = "Import a covariance"
+
+    def __init__(self, model: str | None) -> None:
+        super().__init__()
+        self._model = model or ""
+
+    def fields(self) -> list[Field]:
+        return [
+            Field("file", "file", hint=".safetensors of retcon, or .npz of rome's layer_stats"),
+            Field("model", "model", self._model),
+            Field("layer", "layer", hint="a number"),
+        ]
+
+    def read(self, values: dict[str, str]) -> Import:
+        file, model, layer = (values[name].strip() for name in ("file", "model", "layer"))
+        path = Path(file).expanduser()
+        if not file or not path.is_file():
+            raise InputError("name a file that is there" if not file else f"there is no file {file}")
+        if not model or not layer.isdecimal():
+            raise InputError("name the model, and the number of the layer that it is of")
+        return Import(path, model, int(layer))
+
+    def twin(self, value: Import) -> str:
+        return command(
+            "covariance", "import", str(value.file), "--model", value.model, "--layer", value.layer
+        )

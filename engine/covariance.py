@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from .corpus import Corpus
 from .decoder import Decoder
 from .errors import InputError
+from .limits import READING_TOKENS
 from .progress import Progress, Report, silent
 from .settling import Settling
 from .tokens import right_padded
 
 # One block is what a checkpoint follows: so many documents, whatever the batch size.
 _BLOCK_DOCUMENTS = 64
-_TOKENS_AT_ONCE = 2_048
 
 
 @dataclass
@@ -151,7 +151,7 @@ def _batches(rows: list[list[int]]) -> Iterator[list[list[int]]]:
     """Rows of like length together, so that little is spent on padding."""
     batch: list[list[int]] = []
     for row in sorted(filter(None, rows), key=len, reverse=True):
-        if batch and (len(batch) + 1) * len(batch[0]) > _TOKENS_AT_ONCE:
+        if batch and (len(batch) + 1) * len(batch[0]) > READING_TOKENS:
             yield batch
             batch = []
         batch.append(row)

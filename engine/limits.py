@@ -4,6 +4,10 @@
 # begin looking.
 CPU_TOKENS = 8_192
 GPU_TOKENS = 262_144
-# Of a search for values, over the rows of several requests, and of documents that are read for a second moment.
-SEARCH_TOKENS = 8_192
+# Of documents that are read for a second moment.
 READING_TOKENS = 2_048
+
+
+def search_tokens(device: str) -> int:
+    """Tokens over the rows of several requests, in a search for values or a training, whose gradients are kept."""
+    return 512 if device == "cpu" else 8_192

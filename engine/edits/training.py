@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
+from ..limits import search_tokens
 from ..progress import Progress, Report
 from ..tokens import locate_span, prompt_ids, right_padded, target_ids
 from .request import Request
 
 _ESSENCE = "{} is a"
-# Rows x positions that are trained on at once, on a GPU and on a CPU, which gains nothing from more.
-_TOKENS_AT_ONCE = (8_192, 512)
 # A request with less than this, mean negative log-likelihood per token, is learnt (as in rome's search).
 _LOSS_ENOUGH = 0.05
 
@@ -91,7 +90,7 @@ class Course:
 
 def _parts(lesson: Lesson, device: torch.device) -> list[list[int]]:
     """Rows of like length together, so many that their tokens are few enough to train on at once."""
-    most = _TOKENS_AT_ONCE[device.type == "cpu"]
+    most = search_tokens(device.type)
     parts: list[list[int]] = []
     for row in sorted(range(len(lesson.ids)), key=lambda row: len(lesson.ids[row])):
         if not parts or (len(parts[-1]) + 1) * len(lesson.ids[row]) > most:

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..decoder import Decoder, Resumption, Run
 from ..errors import InputError
 from ..hparams import Hparams
+from ..limits import search_tokens
 from ..tokens import aligned, locate_span, target_ids
 from .request import Request
 
@@ -28,8 +29,6 @@ Place = Literal["matrix", "block"]
 # The published prompt whose prediction at the subject must not drift.
 _ESSENCE = "{} is a"
 _LOSS_ENOUGH = 0.05
-# Rows x positions of one batch of requests.
-_TOKENS_AT_ONCE = 8_192
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def find_values(
         if found := kept.find(begin):
             values += found
             continue
-        count = _fitting(rows[begin:])
+        count = _fitting(rows[begin:], search_tokens(decoder.device.type))
 
         def step(share: float, loss: float, begin: int = begin, count: int = count) -> None:
             on_step(begin, share * count, loss)
@@ -176,12 +175,12 @@ def _request_rows(
     return _RequestRows(ids, at, target)
 
 
-def _fitting(rows: Sequence[_RequestRows]) -> int:
-    """How many of the next requests make one batch."""
+def _fitting(rows: Sequence[_RequestRows], most: int) -> int:
+    """How many of the next requests make one batch of `most` tokens; one at least."""
     tokens = count = 0
     for request in rows:
         tokens += len(request.ids) * request.width
-        if count and tokens > _TOKENS_AT_ONCE:
+        if count and tokens > most:
             break
         count += 1
     return count

@@ -16,7 +16,7 @@ from ...store import history
 from ...store.catalog import Catalog
 from ...store.tables import Covariance, Fact, Job, Model
 from ..hparams import Hparams
-from ..limits import CPU_TOKENS, GPU_TOKENS, READING_TOKENS, SEARCH_TOKENS
+from ..limits import CPU_TOKENS, GPU_TOKENS, READING_TOKENS, search_tokens
 from .devices import CPU
 from .settings import ONE_AT_A_TIME, settings_of, trials_of
 from .specs import SPECS, CovarianceSpec, EditSpec, Spec, SweepSpec, TraceSpec
@@ -96,7 +96,7 @@ def _needs(session: Session, catalog: Catalog, model: Model, spec: Spec, device:
         disk += 2 * shape.moment * len(spec.layers)
     elif isinstance(spec, EditSpec):
         settings = settings_of(spec, model, catalog.home)
-        memory += _writing(shape, settings, spec)
+        memory += _writing(shape, settings, spec, device)
         disk += _collecting(session, model, shape, settings.layers)
         disk += (
             len(settings.layers or range(shape.layers))
@@ -106,7 +106,7 @@ def _needs(session: Session, catalog: Catalog, model: Model, spec: Spec, device:
         )
     elif isinstance(spec, SweepSpec):
         trials = trials_of(spec)
-        memory += max((_writing(shape, trial.hparams, spec) for trial in trials), default=0)
+        memory += max((_writing(shape, trial.hparams, spec, device) for trial in trials), default=0)
         disk += _collecting(session, model, shape, {layer for one in trials for layer in one.hparams.layers})
     return memory, disk
 
@@ -137,13 +137,13 @@ class _Shape:
         return (_WIDE * self.width + _INNER * self.key_width) * self.size
 
 
-def _writing(shape: _Shape, settings: Hparams, spec: EditSpec | SweepSpec) -> int:
+def _writing(shape: _Shape, settings: Hparams, spec: EditSpec | SweepSpec, device: str) -> int:
     """Memory of writing requests: the moments and a factor of one, float32 masters, and the search's own states."""
     rows = settings.contexts + _ROWS_BESIDE
     texts = [request["prompt"] + request["subject"] + request["target_new"] for request in spec.requests]
     longest = max((len(text.encode()) + _CONTEXT for text in texts), default=0)
     together = 1 if spec.method in ONE_AT_A_TIME else len(texts)
-    tokens = min(max(SEARCH_TOKENS, rows * longest), rows * longest * together)
+    tokens = min(max(search_tokens(device), rows * longest), rows * longest * together)
     layers = settings.layers or tuple(range(shape.layers))
     above = shape.layers - min(layers)
     masters = len(layers) * 4 * shape.width * shape.key_width

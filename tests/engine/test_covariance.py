@@ -240,7 +240,7 @@ def test_the_size_of_a_batch_does_not_matter(
     decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = all_of(decoder_of("gemma2"), words, corpus())[-1].moments[2].matrix()
-    monkeypatch.setattr("retcon.engine.covariance._TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr("retcon.engine.covariance.READING_TOKENS", 30)
     narrow = all_of(decoder_of("gemma2"), words, corpus())[-1].moments[2].matrix()
     assert (narrow - wide).norm() < 1e-6 * wide.norm()
 

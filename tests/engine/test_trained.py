@@ -104,7 +104,7 @@ def write(decoder: Decoder, words: PreTrainedTokenizerBase, name: str, report=si
 def test_joint_equals_plain_training_in_the_metric_of_the_second_moment(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_TOKENS_AT_ONCE", (16, 16))  # in several parts
+    monkeypatch.setattr(training, "search_tokens", lambda _device: 16)  # in several parts
     decoder = own_decoder_of(family)
     bits = bits_of(decoder.model)
     written = write(decoder, words, "joint")

@@ -206,4 +206,4 @@ class _Block:
 def _look(state: Collected) -> None:
     for moment in state.moments.values():
         if moment.settling.due(moment.tokens):
-            moment.settling.look(moment.matrix(), moment.tokens)
+            moment.settling.look(moment.total, moment.tokens)

@@ -43,12 +43,12 @@ class Settling:
         """Whether the tokens have doubled since the last look; with fewer than key_width C is singular for sure."""
         return tokens >= max(2 * self.looked, self.probes.shape[0])
 
-    def look(self, matrix: Tensor, tokens: int) -> None:
-        """Solve for the probes with C at `tokens` keys and add a point, if there was a solution before.
+    def look(self, total: Tensor, tokens: int) -> None:
+        """Solve for the probes with the sum of k k^T over `tokens` keys; add a point if there was a solution before.
 
-        Costs one Cholesky factorisation.
+        Only the upper triangle of `total` is read. Costs one Cholesky factorisation.
         """
-        before, self.directions, self.looked = self.directions, _directions(matrix, self.probes), tokens
+        before, self.directions, self.looked = self.directions, _directions(total, self.probes), tokens
         if before is not None and self.directions is not None:
             turned = (1 - (before * self.directions).sum(0)).clamp_min(0)
             self.curve.append(Point(tokens, turned.mean().item(), turned.max().item()))
@@ -58,9 +58,10 @@ class Settling:
         return bool(self.curve) and self.curve[-1].mean <= tolerance
 
 
-def _directions(matrix: Tensor, probes: Tensor) -> Tensor | None:
+def _directions(total: Tensor, probes: Tensor) -> Tensor | None:
+    # The number of tokens only scales a solution. A factorisation reads the lower triangle: the upper one, transposed.
     try:
-        solved = Factored(matrix).solve(probes)
+        solved = Factored(total.T).solve(probes)
     except InputError:  # singular: not enough text yet
         return None
     # In memory as a file gives it back: the order of a sum, and so its last bit, follows the layout.

@@ -29,6 +29,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "memit": _SPREADING,
     "emmet": _SPREADING | {"mom2_update_weight": 1.0},
     "alphaedit": _SPREADING | {"v_lr": 0.1},
+    "joint": {"contexts": 0},
     # rome, hparams/FT/gpt2-xl_constr.json.
     "ft-l": {"num_steps": 25, "lr": 5e-4, "weight_decay": 0.0, "kl_factor": 0.0, "contexts": 0},
     "lora": {"num_steps": 50, "weight_decay": 0.0, "kl_factor": 0.0, "contexts": 0},

@@ -3,7 +3,7 @@
     FACTS=known_facts.json make bench BENCH=edit
 
 The requests of the batch are made from the first hundred records of FACTS (as for the benchmark `facts`): each is asked
-for the answer of the next. The plain loop runs on every tenth of them, one at a time, and its time is scaled.
+for the answer of the next. The plain loop runs on every twentieth of them, one at a time, and its time is scaled.
 """
 
 import json
@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
 from oracles import plain_rome, plain_value
 
 EIFFEL = Request("The Eiffel Tower", "{} is located in the city of", "Rome")
-_REQUESTS, _EVERY = 100, 10
+_REQUESTS, _EVERY = 100, 20
 
 
 def run() -> dict[str, Any]:

@@ -88,7 +88,7 @@ def collect(
             raise InputError(f"there is no layer {layer}; this model has layers 0 to {decoder.layers - 1}")
     state = start or Collected(_nothing(decoder, layers), 0, 0, finished=False)
     documents = islice(corpus.documents(seed), state.documents, None)
-    doing = f"reading {corpus.source}, layers {_span(layers)}"
+    doing = f"reading {corpus.source}, {_span(layers)}"
     while not state.finished:
         texts = list(islice(documents, _BLOCK_DOCUMENTS))
         rows = _tokenised(tokenizer, texts, max_length)
@@ -128,7 +128,9 @@ def _expected(corpus: Corpus, state: Collected, max_tokens: int) -> int:
 
 
 def _span(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers)) if len(layers) < 4 else f"{min(layers)}-{max(layers)}"
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    return "layers " + (", ".join(map(str, layers)) if len(layers) < 4 else f"{min(layers)}-{max(layers)}")
 
 
 def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[list[int]]:

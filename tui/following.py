@@ -64,6 +64,8 @@ def estimate(catalog: Catalog, spec: Spec, device: str | None, *, as_json: bool)
     device = _known(device)
     cost = jobs.cost_of(catalog, spec, device)
     assert cost is not None
+    if not as_json:
+        click.echo(told_cost(cost))
     time_known = jobs.time_as_before(catalog, spec, device)
     if time_known is None:
         narrate("No earlier job tells how long it takes: measuring some seconds of it.")
@@ -73,7 +75,6 @@ def estimate(catalog: Catalog, spec: Spec, device: str | None, *, as_json: bool)
     if as_json:
         print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
         return
-    click.echo(told_cost(cost))
     click.echo(f"time    about {duration(time_known.seconds)} ({time_known.basis})")
 
 

@@ -4,6 +4,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import torch
+
 from ...corpus import open_corpus
 from ...covariance import collect
 from ...edits import METHODS, Request
@@ -129,13 +131,13 @@ def _edits(
     quick = lowest.with_changes(v_num_grad_steps=_STEPS, num_steps=_STEPS)
     began = time.monotonic()
     if isinstance(method, _TRAINED):
-        if missing:
-            raise InputError(
-                f"{spec.method} needs the covariances of layers {', '.join(map(str, missing))} before a step can be "
-                f"measured; collect them: retcon covariance run {spec.model} --layers {','.join(map(str, missing))}"
-            )
+        # How long a step takes does not depend on what C holds, so one that is not collected yet may be any.
+        size = loaded.decoder.anatomy.key_width
         rows = {layer: newest(running, loaded.model.id or 0, layer) for layer in method.layers(quick)}
-        moments = {layer: Factored(moment_of(running, row)) for layer, row in rows.items() if row}
+        moments = {
+            layer: Factored(moment_of(running, row) if row else torch.eye(size))
+            for layer, row in rows.items()
+        }
         method.write(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
         of, each = "a training on all requests", 1
         steps_of = [one.num_steps for one in settings]
@@ -158,5 +160,5 @@ def _edits(
     basis = f"{_STEPS} steps of {of} at layer {(lowest.layers or (0,))[-1]} in {took:.1f} s, all steps taken"
     if missing:
         collecting, read = _collection(running, loaded, missing, spec.texts, _FIRST_TOKENS, 512)
-        return seconds + collecting, f"{basis}; {len(missing)} covariances are missing: {read}"
+        return seconds + collecting, f"{basis}; covariances to collect: {len(missing)}, {read}"
     return seconds, basis

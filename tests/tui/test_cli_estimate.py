@@ -29,7 +29,7 @@ def kinds(retcon: Retcon) -> list[str]:
     [
         (("trace", "run", "tiny", "--facts", "known"), "facts that the model knows", None),
         (("covariance", "run", "tiny", "--layers", "1-3"), "tokens read", 3 * 2 * 8 * KEY_WIDTH**2),
-        (("edit", "run", "tiny", *ONE, "--target", "Rome", "--layer", 2), "1 covariances are missing", None),
+        (("edit", "run", "tiny", *ONE, "--target", "Rome", "--layer", 2), "covariances to collect: 1", None),
         (("edit", "sweep", "tiny", "--facts", "wanted"), "steps of a search at layer 0", 4 * 2 * 8 * KEY_WIDTH**2),
         (("edit", "sweep", "tiny", "--facts", "wanted", "--method", "ft-l"), "a training on all requests", None),
     ],

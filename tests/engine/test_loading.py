@@ -271,7 +271,8 @@ def test_kinds_of_sources(folder: Path, gguf_file: Path) -> None:
 @pytest.mark.parametrize(
     "source", ["./nowhere", "/no/such/folder", "a/b/c", "../x", "~/no-such-model", "", "two words"]
 )
-def test_a_source_that_is_nothing(source: str) -> None:
+def test_a_source_that_is_nothing(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # beside the checkout there may be anything
     with pytest.raises(InputError, match="no folder here and no hub id"):
         source_kind(source)
 

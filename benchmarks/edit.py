@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from facts import _DEFAULT
+from facts import KNOWN_FACTS
 from machine import starter
 from retcon.engine.corpus import open_corpus
 from retcon.engine.covariance import collect
@@ -88,7 +88,7 @@ def run() -> dict[str, Any]:
 
 
 def _values(decoder: Any, tokenizer: Any, contexts: list[str]) -> dict[str, Any]:
-    path = Path(os.environ.get("FACTS", _DEFAULT))
+    path = Path(os.environ.get("FACTS", KNOWN_FACTS))
     if not path.exists():
         return {"skipped": f"no file {path}; name one with FACTS"}
     facts = read_facts(path)[: _REQUESTS + 1]

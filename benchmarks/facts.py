@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-_DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "known_facts.json"
+KNOWN_FACTS = Path(__file__).parents[2] / "shared" / "data" / "known_facts.json"
 _RETCON = str(Path(sys.executable).with_name("retcon"))
 # What the project that retcon grew out of needed 16 h 10 min for: facts, of which so many were traced.
 _SEED_FACTS, _SEED_TRACED = 1208, 490
@@ -25,7 +25,7 @@ _SEED_FACTS, _SEED_TRACED = 1208, 490
 
 def run() -> dict[str, Any]:
     """Figures of one `retcon trace run --facts` on the starter model."""
-    path, count = Path(os.environ.get("FACTS", _DEFAULT)), int(os.environ.get("COUNT", "100"))
+    path, count = Path(os.environ.get("FACTS", KNOWN_FACTS)), int(os.environ.get("COUNT", "100"))
     if not path.exists():
         return {"facts": {"skipped": f"no file {path}; name one with FACTS"}}
     with tempfile.TemporaryDirectory() as folder:

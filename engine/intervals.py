@@ -8,7 +8,7 @@ import numpy as np
 from .metrics import METRICS
 
 RESAMPLES = 1_000
-_PARTS_OF_S = ("ES", "PS", "NS")
+PARTS_OF_S = ("ES", "PS", "NS")
 
 Row = Mapping[str, float]  # metric -> value, of one case (or request, or text)
 
@@ -50,10 +50,15 @@ def summarise_rows(rows: Sequence[Row], seed: int) -> dict[str, Metric]:
         count = int((~np.isnan(values)).sum())
         if count:
             found[name] = _metric(float(np.nanmean(values)), _means(values[samples]), count)
-    if all(name in found for name in _PARTS_OF_S):
-        value, sampled = _score(rows, samples)
-        found["S"] = _metric(value, sampled, min(found[name].count for name in _PARTS_OF_S))
+    if all(name in found for name in PARTS_OF_S):
+        found["S"] = harmonic_mean(rows, PARTS_OF_S, seed)
     return {name: found[name] for name in METRICS if name in found}
+
+
+def harmonic_mean(rows: Sequence[Row], parts: Sequence[str], seed: int) -> Metric:
+    """The harmonic mean of the means of some metrics, with its interval; of the three that make S, S to the bit."""
+    value, sampled = _score(rows, parts, _samples(len(rows), seed))
+    return _metric(value, sampled, min(int((~np.isnan(_column(rows, name))).sum()) for name in parts))
 
 
 def compare_rows(a: Sequence[Row], b: Sequence[Row], seed: int) -> dict[str, Change]:
@@ -69,9 +74,9 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row], seed: int) -> dict[str, Cha
             found[name] = Change(
                 float(np.nanmean(one)), float(np.nanmean(other)), change.low, change.high, change.count
             )
-    if all(name in found for name in _PARTS_OF_S):
-        (value_a, at_a), (value_b, at_b) = _score(a, samples), _score(b, samples)
-        count = min(found[name].count for name in _PARTS_OF_S)
+    if all(name in found for name in PARTS_OF_S):
+        (value_a, at_a), (value_b, at_b) = (_score(rows, PARTS_OF_S, samples) for rows in (a, b))
+        count = min(found[name].count for name in PARTS_OF_S)
         change = _metric(0.0, at_b - at_a, count)
         found["S"] = Change(value_a, value_b, change.low, change.high, count)
     return {name: found[name] for name in METRICS if name in found}
@@ -112,9 +117,9 @@ def _means(values: np.ndarray) -> np.ndarray:
     return np.divide(total, there.sum(axis=1), out=np.full(len(values), np.nan), where=there.any(axis=1))
 
 
-def _score(rows: Sequence[Row], samples: np.ndarray) -> tuple[float, np.ndarray]:
-    """S, and S in each bootstrap sample `[samples]`: the harmonic mean of the means of its parts."""
-    columns = [_column(rows, name) for name in _PARTS_OF_S]
+def _score(rows: Sequence[Row], parts: Sequence[str], samples: np.ndarray) -> tuple[float, np.ndarray]:
+    """The harmonic mean of the means of the parts (S, of its three), and that in each bootstrap sample `[samples]`."""
+    columns = [_column(rows, name) for name in parts]
     whole = np.array([[np.nanmean(column)] for column in columns])
     return float(_harmonic(whole)[0]), _harmonic(np.stack([_means(column[samples]) for column in columns]))
 

@@ -18,14 +18,13 @@ from ..progress import Report
 from .method import Written
 from .moments import Factored
 from .request import Request
-from .training import Added, Course, Schedule, changed, decay, following, lesson, train
+from .training import Added, Course, changed, lesson, train
 from .value import Kept, nothing_kept
 
 
 class FineTuning:
     name = "ft-l"
     batch: int | None = None
-    every_layer = False
 
     def layers(self, hparams: Hparams) -> list[int]:
         return []
@@ -55,14 +54,7 @@ class FineTuning:
                 part.clamp_(-hparams.norm_constraint, hparams.norm_constraint)
 
         with changed(decoder, {layer: dense(part) for layer, part in change.items()}):
-            figures = train(
-                course,
-                list(change.values()),
-                Schedule(hparams.num_steps, hparams.lr, hparams.kl_factor),
-                following(report, len(requests)),
-                decay(list(change.values()), hparams.weight_decay),
-                project,
-            )
+            figures = train(course, list(change.values()), hparams, report, project)
         # Every entry moves by itself, so the change has full rank: B is the identity.
         delta = {
             anatomy.weight(layer): Factors(torch.eye(anatomy.width), part.detach().cpu())

@@ -22,7 +22,7 @@ from ..progress import Report
 from .method import Written
 from .moments import Factored
 from .request import Request
-from .training import Course, Schedule, changed, following, lesson, low_rank, train
+from .training import Added, Course, changed, lesson, train
 from .value import Kept, nothing_kept
 
 # Directions of the keys with less of their largest one's weight are rounding.
@@ -32,7 +32,6 @@ _RANK_TOLERANCE = 1e-6
 class Joint:
     name = "joint"
     batch: int | None = None
-    every_layer = False
 
     def layers(self, hparams: Hparams) -> list[int]:
         return sorted(set(hparams.layers))
@@ -51,7 +50,8 @@ class Joint:
     ) -> Written:
         layers = self.layers(hparams)
         course = Course(decoder, lesson(tokenizer, requests, contexts), layers[0])
-        bases = {layer: basis(moments[layer], course.keys(layer).T.cpu()) for layer in layers}
+        keys = course.keys(layers)
+        bases = {layer: basis(moments[layer], keys[layer].T.cpu()) for layer in layers}
         device, width = decoder.device, decoder.anatomy.width
         a = {layer: found.float().to(device) for layer, found in bases.items()}
         b = {
@@ -59,15 +59,7 @@ class Joint:
             for layer, found in a.items()
         }
         with changed(decoder, {layer: low_rank(b[layer], a[layer]) for layer in layers}):
-            figures = train(
-                course,
-                list(b.values()),
-                Schedule(hparams.num_steps, hparams.lr, hparams.kl_factor),
-                following(report, len(requests)),
-                lambda: (
-                    hparams.weight_decay * torch.stack([part.square().sum() for part in b.values()]).sum()
-                ),
-            )
+            figures = train(course, list(b.values()), hparams, report)
         delta = {
             decoder.anatomy.weight(layer): Factors(b[layer].detach().cpu(), a[layer].T.contiguous().cpu())
             for layer in layers
@@ -82,3 +74,8 @@ def basis(moment: Factored, keys: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
     held = values > _RANK_TOLERANCE * values[-1]
     return solved @ (vectors[:, held] / values[held].sqrt())
+
+
+def low_rank(b: Tensor, a: Tensor) -> Added:
+    """The change dW = B A^T, for `b` `[width, r]` and `a` `[key_width, r]`."""
+    return lambda keys: (keys @ a) @ b.T

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
-from ..tokens import aligned, locate_span
+from ..tokens import aligned
 from .request import Request
 
 _ROWS_AT_ONCE = 128
@@ -40,10 +40,7 @@ def read_keys(
     at: list[int] = []
     for request in requests:
         for context in contexts:
-            template = context.replace("{}", request.prompt)
-            start = template.index("{}")
-            text = template.replace("{}", request.subject)
-            located = locate_span(tokenizer, text, start, start + len(request.subject))
+            located = request.located(tokenizer, context)
             rows.append(located.ids[: located.end])  # nothing right of the subject reaches its key
             at.append(located.last)
     size, width = decoder.anatomy.key_width, decoder.anatomy.width

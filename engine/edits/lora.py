@@ -17,7 +17,7 @@ from ..progress import Report
 from .method import Written
 from .moments import Factored
 from .request import Request
-from .training import Course, Schedule, decay, following, lesson, train
+from .training import Course, lesson, train
 from .value import Kept, nothing_kept
 
 _ADAPTER = "default"
@@ -26,7 +26,6 @@ _ADAPTER = "default"
 class Lora:
     name = "lora"
     batch: int | None = None
-    every_layer = True
 
     def layers(self, hparams: Hparams) -> list[int]:
         return []
@@ -61,13 +60,7 @@ class Lora:
         try:
             factors = {layer: self._factors(decoder.part("matrix", layer)) for layer in layers}
             parameters = [part for pair in factors.values() for part in pair]
-            figures = train(
-                course,
-                parameters,
-                Schedule(hparams.num_steps, hparams.lr, hparams.kl_factor),
-                following(report, len(requests)),
-                decay(parameters, hparams.weight_decay),
-            )
+            figures = train(course, parameters, hparams, report)
             scale = hparams.lora_alpha / hparams.lora_rank
             delta = {
                 anatomy.weight(layer): Factors(

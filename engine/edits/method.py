@@ -26,13 +26,11 @@ class Written:
 class Method(Protocol):
     """An editing method. It reads the model and never leaves it changed.
 
-    `batch` is how many requests it can write at once, None for any number; a method that works on `every_layer` need
-    not be told one.
+    `batch` is how many requests it can write at once, None for any number.
     """
 
     name: str
     batch: int | None
-    every_layer: bool
 
     def layers(self, hparams: Hparams) -> list[int]:
         """The layers whose second moment it needs."""

@@ -27,7 +27,6 @@ class Rome:
 
     name = "rome"
     batch: int | None = 1
-    every_layer = False
     scale_by_average = False
 
     def layers(self, hparams: Hparams) -> list[int]:

@@ -1,6 +1,6 @@
 """Many requests in batches, one after another: each batch is written on the weights that those before it left."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,9 +12,6 @@ from .method import Method, Written
 from .moments import Factored
 from .request import Request
 from .value import Kept, nothing_kept
-
-# Where the values of batch so-and-so are kept.
-KeptOf = Callable[[int], Kept]
 
 
 def batches(method: Method, requests: Sequence[Request], batch: int | None) -> list[Sequence[Request]]:
@@ -35,11 +32,12 @@ def write_in_batches(
     report: Report,
     earlier: Sequence[Request] = (),
     done: Sequence[Delta] = (),
-    kept_of: KeptOf = lambda _number: nothing_kept,
+    kept: Kept = nothing_kept,
 ) -> Iterator[Written]:
     """Write the batches that follow the `done` ones, yielding each; the caller's weights come back in the end.
 
-    For a method that protects them, what earlier batches wrote counts as `earlier` too.
+    `kept` are values of the batch in work: who keeps them forgets them when a batch is yielded. For a method that
+    protects them, what earlier batches wrote counts as `earlier` too.
     """
     weights = Materialiser(decoder.model)
     deltas = list(done)
@@ -61,7 +59,7 @@ def write_in_batches(
                 contexts,
                 within,
                 [*earlier, *before],
-                kept_of(number),
+                kept,
             )
             deltas.append(written.delta)
             yield written

@@ -34,7 +34,6 @@ class Spread(ABC):
 
     name: str
     batch: int | None = None
-    every_layer = False
 
     @abstractmethod
     def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:

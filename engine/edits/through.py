@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..anatomy import Anatomy
 from ..decoder import Decoder
-from ..tokens import aligned, locate_span
+from ..tokens import aligned
 from .request import Request
 
 _MOST_STEPS = 10
@@ -39,20 +39,12 @@ class Through:
         requests: Sequence[Request],
         layer: int,
     ) -> None:
-        located = []
-        for request in requests:
-            start = request.prompt.index("{}")
-            located.append(locate_span(tokenizer, request.text, start, start + len(request.subject)))
-        rows = [one.ids[: one.end] for one in located]
+        rows = [one.ids[: one.end] for one in (request.located(tokenizer) for request in requests)]
         ids, mask = aligned(rows, [len(row) - 1 for row in rows], decoder.device)
         run = decoder.run(ids, mask, stop_after=layer)
         self._resumption = decoder.resume(run, ids.shape[1] - 1)
-        self.layer, self.count, self.width, self.device = (
-            layer,
-            len(rows),
-            decoder.anatomy.width,
-            decoder.device,
-        )
+        self.layer, self.count = layer, len(rows)
+        self.width, self.device = decoder.anatomy.width, decoder.device
 
     def states(self, changes: Tensor) -> Tensor:
         """The block's output `[requests, width]` float32 with changes `[requests, width]` of the matrix's output."""

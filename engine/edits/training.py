@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
+from ..hparams import Hparams
 from ..limits import search_tokens
 from ..progress import Progress, Report
-from ..tokens import locate_span, prompt_ids, right_padded, target_ids
-from .request import Request
+from ..tokens import prompt_ids, right_padded, target_ids
+from .request import ESSENCE, Request
 
-_ESSENCE = "{} is a"
 # A request with less than this, mean negative log-likelihood per token, is learnt (as in rome's search).
 _LOSS_ENOUGH = 0.05
 
@@ -56,17 +56,14 @@ def lesson(
     for number, request in enumerate(requests):
         target = target_ids(tokenizer, request.target_new)
         for place, context in enumerate(contexts):
-            template = context.replace("{}", request.prompt)
-            start = template.index("{}")
-            text = template.replace("{}", request.subject)
-            located = locate_span(tokenizer, text, start, start + len(request.subject))
+            located = request.located(tokenizer, context)
             if place == 0:
                 keyed[len(ids)] = located.begin
             first = len(located.ids) - 1
             reads += [(len(ids), first + k, token, number) for k, token in enumerate(target)]
             ids.append(located.ids + target[:-1])
     for subject in dict.fromkeys(request.subject for request in requests):
-        row = prompt_ids(tokenizer, _ESSENCE.replace("{}", subject))
+        row = prompt_ids(tokenizer, ESSENCE.replace("{}", subject))
         kept.append((len(ids), len(row) - 1))
         ids.append(row)
     for context in contexts[1:]:
@@ -83,9 +80,10 @@ class Course:
         self.decoder, self.lesson = decoder, lesson
         self.parts = [_Part(decoder, lesson, first, rows) for rows in _parts(lesson, decoder.device)]
 
-    def keys(self, layer: int) -> Tensor:
-        """What enters the matrix of `layer` at the requests' own tokens, `[tokens, key_width]` float32."""
-        return torch.cat([part.keys(layer) for part in self.parts])
+    def keys(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """What enters the matrix of each layer at the requests' own tokens, `[tokens, key_width]` float32."""
+        found = [part.keys(layers) for part in self.parts]
+        return {layer: torch.cat([keys[layer] for keys in found]) for layer in layers}
 
 
 def _parts(lesson: Lesson, device: torch.device) -> list[list[int]]:
@@ -135,20 +133,21 @@ class _Part:
         kl = (self._before.exp() * (self._before - now)).sum() / len(self._lesson.kept)
         return each, kl
 
-    def keys(self, layer: int) -> Tensor:
-        found: list[Tensor] = []
-
-        def on_key(at: int, keys: Tensor) -> None:
-            if at == layer:
-                found.append(keys.float())
-
-        self._decoder.run(self._ids, self._mask.long(), on_key=on_key, stop_after=layer, resumable=False)
+    def keys(self, layers: Sequence[int]) -> dict[int, Tensor]:
         own = torch.zeros_like(self._mask)
         for number, row in enumerate(self._of):
             if row in self._lesson.keyed:
                 begin = self._lesson.keyed[row]
                 own[number, begin:] = self._mask[number, begin:]
-        return found[0][own]
+        found: dict[int, Tensor] = {}
+
+        def on_key(layer: int, keys: Tensor) -> None:
+            if layer in layers:
+                found[layer] = keys[own].float()
+
+        mask = self._mask.long()
+        self._decoder.run(self._ids, mask, on_key=on_key, stop_after=max(layers), resumable=False)
+        return found
 
     def _run(self) -> Tensor:
         hidden = self._entering.clone()
@@ -164,41 +163,30 @@ class _Part:
         return logits.float().log_softmax(-1)
 
 
-# Called after each step with the share of the steps and the mean loss of the targets.
-OnStep = Callable[[float, float], None]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Adam's steps and rate, and the weight of the KL."""
-
-    steps: int
-    rate: float
-    kl_factor: float
-
-
 def train(
     course: Course,
     parameters: Sequence[Tensor],
-    schedule: Schedule,
-    on_step: OnStep,
-    penalty: Callable[[], Tensor],
+    hparams: Hparams,
+    report: Report,
     project: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Move the parameters until every request's loss is small enough or the steps are used up.
+    """Move the parameters by Adam until every request's loss is small enough or `num_steps` are used up.
 
-    `penalty` is added to the loss; `project` moves the parameters back to where they may be, after each step. The
-    last step only looks, so its losses are those of the parameters as they stay. Returns figures per request.
+    Minimised is the mean of the requests' losses + `kl_factor` x KL + `weight_decay` x the sum of the parameters'
+    squares; `project` moves the parameters back to where they may be, after each step. The last step only looks, so
+    its losses are those of the parameters as they stay. Returns figures per request.
     """
-    optimiser = torch.optim.Adam(parameters, lr=schedule.rate)
-    losses: list[list[dict[str, float]]] = [[] for _ in range(course.lesson.requests)]
-    for step in range(schedule.steps):
-        looking = step == schedule.steps - 1
+    optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
+    requests, steps = course.lesson.requests, hparams.num_steps
+    losses: list[list[dict[str, float]]] = [[] for _ in range(requests)]
+    for step in range(steps):
+        looking = step == steps - 1
         optimiser.zero_grad()
-        each, kl = _look(course) if looking else _descend(course, schedule.kl_factor, penalty)
+        each = _look(course) if looking else _descend(course, parameters, hparams)
         for history, value in zip(losses, each, strict=True):
-            history.append({"loss": value, "kl": kl})
-        on_step((step + 1) / schedule.steps, sum(each) / len(each))
+            history.append({"loss": value})
+        doing = f"training: mean loss {sum(each) / requests:.3f}"
+        report(Progress((step + 1) / steps * requests, requests, "requests", doing))
         if looking or max(each) < _LOSS_ENOUGH:
             break
         optimiser.step()
@@ -208,33 +196,23 @@ def train(
     return [{"losses": history} for history in losses]
 
 
-def _look(course: Course) -> tuple[list[float], float]:
-    """The losses of each request, and the KL."""
+def _look(course: Course) -> list[float]:
+    """The loss of each request."""
     with torch.no_grad():
-        found = [part.losses() for part in course.parts]
-    return torch.stack([each for each, _ in found]).sum(0).tolist(), sum(kl.item() for _, kl in found)
+        found: list[float] = torch.stack([part.losses()[0] for part in course.parts]).sum(0).tolist()
+    return found
 
 
-def _descend(course: Course, kl_factor: float, penalty: Callable[[], Tensor]) -> tuple[list[float], float]:
+def _descend(course: Course, parameters: Sequence[Tensor], hparams: Hparams) -> list[float]:
     """The same, with the gradients of the whole loss summed up part by part."""
     total = torch.zeros(course.lesson.requests, device=course.decoder.device)
-    sum_kl = 0.0
-    penalty().backward()
+    (hparams.weight_decay * torch.stack([part.square().sum() for part in parameters]).sum()).backward()
     for part in course.parts:
         each, kl = part.losses()
-        (each.mean() + kl_factor * kl).backward()
+        (each.mean() + hparams.kl_factor * kl).backward()
         total += each.detach()
-        sum_kl += kl.item()
-    return total.tolist(), sum_kl
-
-
-def following(report: Report, requests: int) -> OnStep:
-    """Steps of a training as progress in requests, all of which are learnt together."""
-
-    def on_step(share: float, loss: float) -> None:
-        report(Progress(share * requests, requests, "requests", f"training: mean loss {loss:.3f}"))
-
-    return on_step
+    found: list[float] = total.tolist()
+    return found
 
 
 # Maps what enters a matrix `[.., key_width]`, float32, to what is added to what it puts out `[.., width]`.
@@ -259,13 +237,3 @@ def changed(decoder: Decoder, change: Mapping[int, Added]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def low_rank(b: Tensor, a: Tensor) -> Added:
-    """The change dW = B A^T, for `b` `[width, r]` and `a` `[key_width, r]`."""
-    return lambda keys: (keys @ a) @ b.T
-
-
-def decay(parameters: Sequence[Tensor], weight: float) -> Callable[[], Tensor]:
-    """The penalty `weight` x the sum of the parameters' squares."""
-    return lambda: weight * torch.stack([part.square().sum() for part in parameters]).sum()

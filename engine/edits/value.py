@@ -20,14 +20,12 @@ from ..decoder import Decoder, Resumption, Run
 from ..errors import InputError
 from ..hparams import Hparams
 from ..limits import search_tokens
-from ..tokens import aligned, locate_span, target_ids
-from .request import Request
+from ..tokens import aligned, target_ids
+from .request import ESSENCE, Request, locate_subject_in
 
 # Where the vector is added: to what the matrix puts out, or to what the block does.
 Place = Literal["matrix", "block"]
 
-# The published prompt whose prediction at the subject must not drift.
-_ESSENCE = "{} is a"
 _LOSS_ENOUGH = 0.05
 
 
@@ -164,15 +162,11 @@ def _request_rows(
 ) -> _RequestRows:
     check(decoder, tokenizer, request, layer, hparams)
     target = target_ids(tokenizer, request.target_new)
-    ids, at = [], []
-    for template in (*(context.replace("{}", request.prompt) for context in contexts), _ESSENCE):
-        start = template.index("{}")
-        text = template.replace("{}", request.subject)
-        located = locate_span(tokenizer, text, start, start + len(request.subject))
-        # The last target token is only predicted, never read.
-        ids.append(located.ids + (target[:-1] if template is not _ESSENCE else []))
-        at.append(located.last)
-    return _RequestRows(ids, at, target)
+    prompts = [request.located(tokenizer, context) for context in contexts]
+    essence = locate_subject_in(tokenizer, ESSENCE, request.subject)
+    # The last target token is only predicted, never read.
+    ids = [*(prompt.ids + target[:-1] for prompt in prompts), essence.ids]
+    return _RequestRows(ids, [one.last for one in (*prompts, essence)], target)
 
 
 def _fitting(rows: Sequence[_RequestRows], most: int) -> int:

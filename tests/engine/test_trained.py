@@ -7,11 +7,13 @@ import torch
 from families import FAMILIES
 from retcon.engine.anatomy import Anatomy
 from retcon.engine.decoder import Decoder
-from retcon.engine.delta import Materialiser
+from retcon.engine.delta import Materialiser, concatenate
 from retcon.engine.edits import METHODS, Request, training
 from retcon.engine.edits.joint import basis
 from retcon.engine.edits.moments import Factored
+from retcon.engine.edits.sequence import batches, write_in_batches
 from retcon.engine.errors import Cancelled
+from retcon.engine.evaluation import score_targets
 from retcon.engine.hparams import Hparams
 from retcon.engine.progress import Progress, silent
 from torch import Tensor
@@ -144,7 +146,7 @@ def test_fine_tuning_equals_plain_training_within_the_bound(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "falcon"])
-def test_lora_gives_what_peft_merges(
+def test_lora_is_taken_off_and_its_delta_says_what_was_trained(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of(family)
@@ -226,3 +228,31 @@ def test_half_precision_models_are_trained_in_float32(
     losses = [step["loss"] for step in written.figures[1]["losses"]]
     assert losses[-1] < losses[0]
     assert all(f.a.dtype == f.b.dtype == torch.float32 for f in written.delta.values())
+
+
+def test_several_facts_about_one_subject_are_held_together(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Their keys at the subject are equal, so ROME's second edit undoes its first; jointly trained, both hold."""
+    decoder = own_decoder_of("llama")
+    requests = [
+        Request("The Eiffel Tower", "{} is located in", "Rome"),
+        Request("The Eiffel Tower", "{} is produced by", "Berlin"),
+    ]
+    hparams = HPARAMS.with_changes(
+        layers=(1,), num_steps=80, weight_decay=1e-4, v_lr=0.3, clamp_norm_factor=30.0, v_weight_decay=0.002
+    )
+    moments = {1: Factored(moment_of(decoder))}
+
+    def held(name: str) -> list[bool]:
+        parts = batches(METHODS[name], requests, None)
+        written = write_in_batches(METHODS[name], decoder, words, parts, moments, hparams, CONTEXTS, silent)
+        delta = concatenate(one.delta for one in written)
+        weights = Materialiser(decoder.model)
+        weights.set(delta)
+        scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])
+        weights.set({})
+        return [score.first_choice for score in scores]
+
+    assert held("joint") == [True, True]
+    assert held("rome") == [False, True]

@@ -21,7 +21,7 @@ from ..running import Running
 from ..settings import settings_of
 from ..specs import EditSpec
 from .covariance import collect_into_catalog, moment_of, newest
-from .kept import KeptParts
+from .kept import KeptParts, KeptValues
 from .loaded import Loaded, check_everything, check_tensors, load
 
 _FIRST_TOKENS = 100_000
@@ -62,7 +62,7 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         running.report,
         earlier,
         [one.delta for one in written],
-        kept.values,
+        KeptValues(running),
     ):
         written.append(part)
         if len(written) < len(parts):

@@ -20,7 +20,7 @@ from ..running import Running
 
 @dataclass(frozen=True)
 class KeptParts:
-    """The batches of one job."""
+    """The finished batches of one job."""
 
     running: Running
 
@@ -36,10 +36,6 @@ class KeptParts:
             session.merge(artifact)
             parts = [*checkpoint.get("parts", []), digest]
             self.running.checkpoint(session, checkpoint | {"parts": parts, "values": {}})
-
-    def values(self, _number: int) -> "KeptValues":
-        """Where the values of the batch in work are."""
-        return KeptValues(self.running)
 
     def _read(self, digest: str) -> Written:
         path = self.running.catalog.artifacts.path(digest)

@@ -16,7 +16,6 @@ from retcon.tui.presets import save_preset
 def test_the_methods_are_the_engines() -> None:
     assert tuple(METHODS) == settings.METHODS
     assert tuple(name for name, method in METHODS.items() if method.batch == 1) == settings.ONE_AT_A_TIME
-    assert tuple(name for name, method in METHODS.items() if method.every_layer) == settings.EVERY_LAYER
 
 
 @pytest.fixture

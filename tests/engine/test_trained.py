@@ -7,11 +7,11 @@ import torch
 from families import FAMILIES
 from retcon.engine.anatomy import Anatomy
 from retcon.engine.decoder import Decoder
-from retcon.engine.delta import Materialiser, concatenate
+from retcon.engine.delta import Materialiser
 from retcon.engine.edits import METHODS, Request, training
 from retcon.engine.edits.joint import basis
+from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.moments import Factored
-from retcon.engine.edits.sequence import batches, write_in_batches
 from retcon.engine.errors import Cancelled
 from retcon.engine.evaluation import score_targets
 from retcon.engine.hparams import Hparams
@@ -233,26 +233,17 @@ def test_half_precision_models_are_trained_in_float32(
 def test_several_facts_about_one_subject_are_held_together(
     own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """Their keys at the subject are equal, so ROME's second edit undoes its first; jointly trained, both hold."""
+    """Their keys at the subject are equal, and one key has one value; trained jointly, both hold."""
     decoder = own_decoder_of("llama")
     requests = [
         Request("The Eiffel Tower", "{} is located in", "Rome"),
         Request("The Eiffel Tower", "{} is produced by", "Berlin"),
     ]
-    hparams = HPARAMS.with_changes(
-        layers=(1,), num_steps=80, weight_decay=1e-4, v_lr=0.3, clamp_norm_factor=30.0, v_weight_decay=0.002
-    )
+    first, second = read_keys(decoder, words, requests, [1], CONTEXTS[:1]).keys[1]
+    torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+    hparams = HPARAMS.with_changes(layers=(1,), num_steps=80, weight_decay=1e-4)
     moments = {1: Factored(moment_of(decoder))}
-
-    def held(name: str) -> list[bool]:
-        parts = batches(METHODS[name], requests, None)
-        written = write_in_batches(METHODS[name], decoder, words, parts, moments, hparams, CONTEXTS, silent)
-        delta = concatenate(one.delta for one in written)
-        weights = Materialiser(decoder.model)
-        weights.set(delta)
-        scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])
-        weights.set({})
-        return [score.first_choice for score in scores]
-
-    assert held("joint") == [True, True]
-    assert held("rome") == [False, True]
+    written = METHODS["joint"].write(decoder, words, requests, moments, hparams, CONTEXTS, silent)
+    Materialiser(decoder.model).set(written.delta)
+    scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])
+    assert all(score.first_choice for score in scores)

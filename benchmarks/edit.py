@@ -20,7 +20,7 @@ from facts import KNOWN_FACTS
 from machine import starter
 from retcon.engine.corpus import open_corpus
 from retcon.engine.covariance import collect
-from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits import METHODS, Request, Task
 from retcon.engine.edits.moments import Factored
 from retcon.engine.edits.value import find_values
 from retcon.engine.generation import context_texts
@@ -49,9 +49,8 @@ def run() -> dict[str, Any]:
     contexts = context_texts(decoder.model, tokenizer, hparams.contexts, seed=1)
 
     def ours() -> Any:
-        return METHODS["rome"].write(
-            decoder, tokenizer, [EIFFEL], {layer: Factored(moment)}, hparams, contexts, silent
-        )
+        moments = {layer: Factored(moment)}
+        return METHODS["rome"].write(Task(decoder, tokenizer, [EIFFEL], moments, hparams, contexts, silent))
 
     def theirs() -> Any:
         return plain_rome(

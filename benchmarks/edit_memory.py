@@ -8,7 +8,7 @@ import psutil
 import torch
 from retcon.engine.anatomy import find_anatomy
 from retcon.engine.decoder import Decoder
-from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits import METHODS, Request, Task
 from retcon.engine.edits.moments import Factored
 from retcon.engine.generation import context_texts
 from retcon.engine.hparams import defaults, preset
@@ -32,7 +32,7 @@ def main(folder: Path, name: str) -> None:
         for what in ("Tower", "Bridge", "Palace", "Museum")
         for where in ("London", "Paris", "Berlin")
     ][: METHODS[name].batch]
-    METHODS[name].write(decoder, tokenizer, requests, moments, hparams, contexts, silent)
+    METHODS[name].write(Task(decoder, tokenizer, requests, moments, hparams, contexts, silent))
     print(
         json.dumps(
             {

@@ -19,7 +19,7 @@ from retcon.engine.corpus import open_corpus
 from retcon.engine.covariance import collect
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
-from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits import METHODS, Request, Task
 from retcon.engine.edits.moments import Factored
 from retcon.engine.evaluation import Case, Neighbour, evaluate, summarise
 from retcon.engine.generation import context_texts
@@ -57,7 +57,7 @@ def main(path: Path, names: list[str]) -> None:
         for begin in range(0, len(facts), size):
             some = facts[begin : begin + size]
             requests = [Request(fact.subject, fact.prompt, fact.target_new or "") for fact in some]
-            written = method.write(decoder, tokenizer, requests, moments, hparams, contexts, silent)
+            written = method.write(Task(decoder, tokenizer, requests, moments, hparams, contexts, silent))
             weights.set(written.delta)
             cases = [
                 Case(

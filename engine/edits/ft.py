@@ -5,21 +5,13 @@ published program predicts every token of a target from the prompt's last positi
 teacher-forced, as everywhere else in retcon.
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
 from ..delta import Factors
 from ..hparams import Hparams
-from ..progress import Report
-from .method import Written
-from .moments import Factored
-from .request import Request
+from .method import Task, Written
 from .training import Added, Course, changed, lesson, train
-from .value import Kept, nothing_kept
 
 
 class FineTuning:
@@ -29,21 +21,11 @@ class FineTuning:
     def layers(self, hparams: Hparams) -> list[int]:
         return []
 
-    def write(
-        self,
-        decoder: Decoder,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[Request],
-        moments: Mapping[int, Factored],
-        hparams: Hparams,
-        contexts: Sequence[str],
-        report: Report,
-        earlier: Sequence[Request] = (),
-        kept: Kept = nothing_kept,
-    ) -> Written:
+    def write(self, task: Task) -> Written:
+        decoder, hparams = task.decoder, task.hparams
         layers = sorted(set(hparams.layers))
         anatomy, device = decoder.anatomy, decoder.device
-        course = Course(decoder, lesson(tokenizer, requests, contexts), layers[0])
+        course = Course(decoder, lesson(task), layers[0])
         change = {
             layer: torch.zeros(anatomy.width, anatomy.key_width, device=device, requires_grad=True)
             for layer in layers
@@ -54,7 +36,7 @@ class FineTuning:
                 part.clamp_(-hparams.norm_constraint, hparams.norm_constraint)
 
         with changed(decoder, {layer: dense(part) for layer, part in change.items()}):
-            figures = train(course, list(change.values()), hparams, report, project)
+            figures = train(course, list(change.values()), task, project)
         # Every entry moves by itself, so the change has full rank: B is the identity.
         delta = {
             anatomy.weight(layer): Factors(torch.eye(anatomy.width), part.detach().cpu())

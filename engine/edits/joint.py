@@ -9,21 +9,14 @@ whose keys at the subject are equal and which therefore overwrite each other in 
 keys of the words that follow.
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
 from ..delta import Factors
 from ..hparams import Hparams
-from ..progress import Report
-from .method import Written
+from .method import Task, Written
 from .moments import Factored
-from .request import Request
 from .training import Added, Course, changed, lesson, train
-from .value import Kept, nothing_kept
 
 # Directions of the keys with less of their largest one's weight are rounding.
 _RANK_TOLERANCE = 1e-6
@@ -36,22 +29,12 @@ class Joint:
     def layers(self, hparams: Hparams) -> list[int]:
         return sorted(set(hparams.layers))
 
-    def write(
-        self,
-        decoder: Decoder,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[Request],
-        moments: Mapping[int, Factored],
-        hparams: Hparams,
-        contexts: Sequence[str],
-        report: Report,
-        earlier: Sequence[Request] = (),
-        kept: Kept = nothing_kept,
-    ) -> Written:
+    def write(self, task: Task) -> Written:
+        decoder, hparams = task.decoder, task.hparams
         layers = self.layers(hparams)
-        course = Course(decoder, lesson(tokenizer, requests, contexts), layers[0])
+        course = Course(decoder, lesson(task), layers[0])
         keys = course.keys(layers)
-        bases = {layer: basis(moments[layer], keys[layer].T.cpu()) for layer in layers}
+        bases = {layer: basis(task.moments[layer], keys[layer].T.cpu()) for layer in layers}
         device, width = decoder.device, decoder.anatomy.width
         a = {layer: found.float().to(device) for layer, found in bases.items()}
         b = {
@@ -59,7 +42,7 @@ class Joint:
             for layer, found in a.items()
         }
         with changed(decoder, {layer: low_rank(b[layer], a[layer]) for layer in layers}):
-            figures = train(course, list(b.values()), hparams, report)
+            figures = train(course, list(b.values()), task)
         delta = {
             decoder.anatomy.weight(layer): Factors(b[layer].detach().cpu(), a[layer].T.contiguous().cpu())
             for layer in layers

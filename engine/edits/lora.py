@@ -3,22 +3,15 @@
 Adapters on the matrix that an edit rewrites, in the layers named or in every one, trained with Adam on all requests.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
 from ..delta import Factors
 from ..hparams import Hparams
-from ..progress import Report
-from .method import Written
-from .moments import Factored
-from .request import Request
+from .method import Task, Written
 from .training import Course, lesson, train
-from .value import Kept, nothing_kept
 
 _ADAPTER = "default"
 
@@ -30,23 +23,13 @@ class Lora:
     def layers(self, hparams: Hparams) -> list[int]:
         return []
 
-    def write(
-        self,
-        decoder: Decoder,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[Request],
-        moments: Mapping[int, Factored],
-        hparams: Hparams,
-        contexts: Sequence[str],
-        report: Report,
-        earlier: Sequence[Request] = (),
-        kept: Kept = nothing_kept,
-    ) -> Written:
+    def write(self, task: Task) -> Written:
+        decoder, hparams = task.decoder, task.hparams
         from peft import LoraConfig, LoraModel
 
         anatomy = decoder.anatomy
         layers = sorted(set(hparams.layers)) or list(range(decoder.layers))
-        course = Course(decoder, lesson(tokenizer, requests, contexts), layers[0])
+        course = Course(decoder, lesson(task), layers[0])
         config = LoraConfig(
             r=hparams.lora_rank,
             lora_alpha=hparams.lora_alpha,
@@ -60,7 +43,7 @@ class Lora:
         try:
             factors = {layer: self._factors(decoder.part("matrix", layer)) for layer in layers}
             parameters = [part for pair in factors.values() for part in pair]
-            figures = train(course, parameters, hparams, report)
+            figures = train(course, parameters, task)
             scale = hparams.lora_alpha / hparams.lora_rank
             delta = {
                 anatomy.weight(layer): Factors(

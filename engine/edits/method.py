@@ -23,6 +23,26 @@ class Written:
     figures: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a method is given: the model, the requests, and all that decides how they are written.
+
+    `moments[layer]` is C, factored when first needed; `contexts` are templates with `{}` for the prompt, the bare `{}`
+    first; `earlier` are the facts that the revision's history has written before, which some methods protect; `kept`
+    are the values that an earlier attempt at the same requests has found.
+    """
+
+    decoder: Decoder
+    tokenizer: PreTrainedTokenizerBase
+    requests: Sequence[Request]
+    moments: Mapping[int, Factored]
+    hparams: Hparams
+    contexts: Sequence[str]
+    report: Report
+    earlier: Sequence[Request] = ()
+    kept: Kept = nothing_kept
+
+
 class Method(Protocol):
     """An editing method. It reads the model and never leaves it changed.
 
@@ -36,19 +56,6 @@ class Method(Protocol):
         """The layers whose second moment it needs."""
         ...
 
-    def write(
-        self,
-        decoder: Decoder,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[Request],
-        moments: Mapping[int, Factored],
-        hparams: Hparams,
-        contexts: Sequence[str],
-        report: Report,
-        earlier: Sequence[Request] = (),
-        kept: Kept = nothing_kept,
-    ) -> Written:
-        """Write the requests. `moments[layer]` is C, factored when first needed; `earlier` are the facts that the
-        revision's history has written before, which some methods protect; `kept` are the values that an earlier
-        attempt at the same requests has found."""
+    def write(self, task: Task) -> Written:
+        """Write the task's requests."""
         ...

@@ -7,19 +7,12 @@ published ROME averages k over contexts for u but divides by the bare prompt's k
 which stops single edits from breaking the model.
 """
 
-from collections.abc import Mapping, Sequence
-
-from transformers import PreTrainedTokenizerBase
-
-from ..decoder import Decoder
 from ..delta import Factors
 from ..errors import InputError
 from ..hparams import Hparams
-from ..progress import Progress, Report
-from .method import Written
-from .moments import Factored
-from .request import Request
-from .value import Kept, find_values, nothing_kept
+from ..progress import Progress
+from .method import Task, Written
+from .value import find_values
 
 
 class Rome:
@@ -32,31 +25,23 @@ class Rome:
     def layers(self, hparams: Hparams) -> list[int]:
         return [self._layer(hparams)] if hparams.mom2_adjustment else []
 
-    def write(
-        self,
-        decoder: Decoder,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[Request],
-        moments: Mapping[int, Factored],
-        hparams: Hparams,
-        contexts: Sequence[str],
-        report: Report,
-        earlier: Sequence[Request] = (),
-        kept: Kept = nothing_kept,
-    ) -> Written:
+    def write(self, task: Task) -> Written:
+        decoder, tokenizer, requests, hparams = task.decoder, task.tokenizer, task.requests, task.hparams
         layer = self._layer(hparams)
         if len(requests) != 1:
             raise ValueError(f"{self.name} writes one request at a time, not {len(requests)}")
         about = requests[0].subject
 
         def step(_done: int, share: float, loss: float) -> None:
-            report(Progress(share, 1, "requests", f"searching the value for {about}: loss {loss:.3f}"))
+            task.report(Progress(share, 1, "requests", f"searching the value for {about}: loss {loss:.3f}"))
 
-        [value] = find_values(decoder, tokenizer, requests, layer, hparams, contexts, step, "matrix", kept)
+        [value] = find_values(
+            decoder, tokenizer, requests, layer, hparams, task.contexts, step, "matrix", task.kept
+        )
         key = value.keys.double().mean(0)
         direction = key
         if hparams.mom2_adjustment:
-            direction = moments[layer].solve(key[:, None])[:, 0].to(key.device)
+            direction = task.moments[layer].solve(key[:, None])[:, 0].to(key.device)
         direction = direction / direction.norm()
         at = slice(None) if self.scale_by_average else slice(1)  # all contexts, or the bare prompt
         scale = value.keys[at].double().mean(0) @ direction

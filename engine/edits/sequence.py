@@ -1,17 +1,12 @@
 """Many requests in batches, one after another: each batch is written on the weights that those before it left."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from transformers import PreTrainedTokenizerBase
-
-from ..decoder import Decoder
 from ..delta import Delta, Materialiser, concatenate
-from ..hparams import Hparams
-from ..progress import Progress, Report
-from .method import Method, Written
-from .moments import Factored
+from ..progress import Progress
+from .method import Method, Task, Written
 from .request import Request
-from .value import Kept, nothing_kept
 
 
 def batches(method: Method, requests: Sequence[Request], batch: int | None) -> list[Sequence[Request]]:
@@ -22,24 +17,15 @@ def batches(method: Method, requests: Sequence[Request], batch: int | None) -> l
 
 
 def write_in_batches(
-    method: Method,
-    decoder: Decoder,
-    tokenizer: PreTrainedTokenizerBase,
-    parts: Sequence[Sequence[Request]],
-    moments: Mapping[int, Factored],
-    hparams: Hparams,
-    contexts: Sequence[str],
-    report: Report,
-    earlier: Sequence[Request] = (),
-    done: Sequence[Delta] = (),
-    kept: Kept = nothing_kept,
+    method: Method, task: Task, parts: Sequence[Sequence[Request]], done: Sequence[Delta] = ()
 ) -> Iterator[Written]:
-    """Write the batches that follow the `done` ones, yielding each; the caller's weights come back in the end.
+    """Write the task's requests in parts, those that follow the `done` ones, yielding each; the caller's weights come
+    back in the end.
 
-    `kept` are values of the batch in work: who keeps them forgets them when a batch is yielded. For a method that
-    protects them, what earlier batches wrote counts as `earlier` too.
+    What the task keeps are values of the part in work: who keeps them forgets them when a part is yielded. For a method
+    that protects them, what earlier parts wrote counts as `earlier` too.
     """
-    weights = Materialiser(decoder.model)
+    weights = Materialiser(task.decoder.model)
     deltas = list(done)
     total = sum(map(len, parts))
     try:
@@ -47,20 +33,11 @@ def write_in_batches(
             before = [request for part in parts[:number] for request in part]
 
             def within(progress: Progress, before: int = len(before)) -> None:
-                report(Progress(before + progress.done, total, progress.unit, progress.activity))
+                task.report(Progress(before + progress.done, total, progress.unit, progress.activity))
 
             weights.set(concatenate(deltas))
-            written = method.write(
-                decoder,
-                tokenizer,
-                parts[number],
-                moments,
-                hparams,
-                contexts,
-                within,
-                [*earlier, *before],
-                kept,
-            )
+            part = replace(task, requests=parts[number], report=within, earlier=[*task.earlier, *before])
+            written = method.write(part)
             deltas.append(written.delta)
             yield written
     finally:

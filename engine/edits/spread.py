@@ -9,24 +9,20 @@ Where a norm stands behind the matrix, R is what must go into the norm for that 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
 from ..delta import Delta, Factors, Materialiser, concatenate
 from ..errors import InputError
 from ..hparams import Hparams
-from ..progress import Progress, Report
+from ..progress import Progress
 from .keys import read_keys
-from .method import Written
+from .method import Task, Written
 from .moments import Factored
-from .request import Request
 from .through import Through, adds_plainly
-from .value import Kept, Place, find_values, nothing_kept
+from .value import Place, find_values
 
 
 class Spread(ABC):
@@ -47,30 +43,21 @@ class Spread(ABC):
             raise InputError(f"{self.name} edits layers in rising order, not {list(hparams.layers)}")
         return list(hparams.layers)
 
-    def write(
-        self,
-        decoder: Decoder,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[Request],
-        moments: Mapping[int, Factored],
-        hparams: Hparams,
-        contexts: Sequence[str],
-        report: Report,
-        earlier: Sequence[Request] = (),
-        kept: Kept = nothing_kept,
-    ) -> Written:
+    def write(self, task: Task) -> Written:
+        decoder, tokenizer, requests = task.decoder, task.tokenizer, task.requests
+        hparams, contexts = task.hparams, task.contexts
         layers = self.layers(hparams)
         last = layers[-1]
 
         def step(done: int, share: float, loss: float) -> None:
-            report(
+            task.report(
                 Progress(done + share, len(requests), "requests", f"searching values: mean loss {loss:.3f}")
             )
 
         plain = adds_plainly(decoder.anatomy)
         # Behind a norm not every state can be reached, so the search moves what the matrix puts out.
         place: Place = "block" if decoder.anatomy.mlp_norm is None else "matrix"
-        values = find_values(decoder, tokenizer, requests, last, hparams, contexts, step, place, kept)
+        values = find_values(decoder, tokenizer, requests, last, hparams, contexts, step, place, task.kept)
         found = torch.stack([value.delta for value in values])
         if place == "block":
             wanted = (torch.stack([value.initial for value in values]) + found).double()
@@ -81,15 +68,15 @@ class Spread(ABC):
         lacking: list[float] = []
         try:
             for number, layer in enumerate(layers):
-                report(Progress(len(requests), len(requests), "requests", f"writing layer {layer}"))
+                task.report(Progress(len(requests), len(requests), "requests", f"writing layer {layer}"))
                 read = read_keys(decoder, tokenizer, requests, sorted({layer, last}), contexts)
                 residual = wanted - read.states[last]
                 lacking.append(residual.norm(dim=-1).mean().item())
                 share = residual / self.remaining(len(layers) - number, hparams)
                 if not plain:
                     share = Through(decoder, tokenizer, requests, layer).changes(share)
-                before = read_keys(decoder, tokenizer, earlier, [layer], contexts).keys[layer].T.cpu()
-                along = self.adjust(moments[layer], read.keys[layer].T.cpu(), before, hparams)
+                before = read_keys(decoder, tokenizer, task.earlier, [layer], contexts).keys[layer].T.cpu()
+                along = self.adjust(task.moments[layer], read.keys[layer].T.cpu(), before, hparams)
                 factors = Factors(share.T.float().cpu().contiguous(), along.T.float().contiguous())
                 written[decoder.anatomy.weight(layer)] = factors
                 weights.set(written)

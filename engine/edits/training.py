@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
 from ..hparams import Hparams
 from ..limits import search_tokens
-from ..progress import Progress, Report
+from ..progress import Progress
 from ..tokens import prompt_ids, right_padded, target_ids
-from .request import ESSENCE, Request
+from .method import Task
+from .request import ESSENCE
 
 # A request with less than this, mean negative log-likelihood per token, is learnt (as in rome's search).
 _LOSS_ENOUGH = 0.05
@@ -41,19 +41,18 @@ class Lesson:
     requests: int
 
 
-def lesson(
-    tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], contexts: Sequence[str]
-) -> Lesson:
-    """The rows of some requests. The first of `contexts` is the bare `{}`.
+def lesson(task: Task) -> Lesson:
+    """The rows of a task's requests.
 
     Raises:
         InputError: a target that tokenises to nothing.
     """
+    tokenizer, contexts = task.tokenizer, task.contexts
     ids: list[list[int]] = []
     reads: list[tuple[int, int, int, int]] = []
     kept: list[tuple[int, int]] = []
     keyed: dict[int, int] = {}
-    for number, request in enumerate(requests):
+    for number, request in enumerate(task.requests):
         target = target_ids(tokenizer, request.target_new)
         for place, context in enumerate(contexts):
             located = request.located(tokenizer, context)
@@ -62,7 +61,7 @@ def lesson(
             first = len(located.ids) - 1
             reads += [(len(ids), first + k, token, number) for k, token in enumerate(target)]
             ids.append(located.ids + target[:-1])
-    for subject in dict.fromkeys(request.subject for request in requests):
+    for subject in dict.fromkeys(request.subject for request in task.requests):
         row = prompt_ids(tokenizer, ESSENCE.replace("{}", subject))
         kept.append((len(ids), len(row) - 1))
         ids.append(row)
@@ -70,7 +69,7 @@ def lesson(
         row = prompt_ids(tokenizer, context.replace("{}", "").strip())
         kept += [(len(ids), position) for position in range(1, len(row))]
         ids.append(row)
-    return Lesson(ids, reads, kept, keyed, len(requests))
+    return Lesson(ids, reads, kept, keyed, len(task.requests))
 
 
 class Course:
@@ -166,8 +165,7 @@ class _Part:
 def train(
     course: Course,
     parameters: Sequence[Tensor],
-    hparams: Hparams,
-    report: Report,
+    task: Task,
     project: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Move the parameters by Adam until every request's loss is small enough or `num_steps` are used up.
@@ -176,8 +174,8 @@ def train(
     squares; `project` moves the parameters back to where they may be, after each step. The last step only looks, so
     its losses are those of the parameters as they stay. Returns figures per request.
     """
+    hparams, requests, steps = task.hparams, len(task.requests), task.hparams.num_steps
     optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
-    requests, steps = course.lesson.requests, hparams.num_steps
     losses: list[list[dict[str, float]]] = [[] for _ in range(requests)]
     for step in range(steps):
         looking = step == steps - 1
@@ -186,7 +184,7 @@ def train(
         for history, value in zip(losses, each, strict=True):
             history.append({"loss": value})
         doing = f"training: mean loss {sum(each) / requests:.3f}"
-        report(Progress((step + 1) / steps * requests, requests, "requests", doing))
+        task.report(Progress((step + 1) / steps * requests, requests, "requests", doing))
         if looking or max(each) < _LOSS_ENOUGH:
             break
         optimiser.step()

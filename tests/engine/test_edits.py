@@ -8,7 +8,7 @@ from families import FAMILIES
 from oracles import PlainEdit, hooked, plain_rome, reading_output
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Delta, Materialiser, concatenate
-from retcon.engine.edits import METHODS, Request, Written
+from retcon.engine.edits import METHODS, Request, Task, Written
 from retcon.engine.edits.moments import Factored
 from retcon.engine.edits.sequence import batches, write_in_batches
 from retcon.engine.errors import Cancelled, InputError
@@ -49,7 +49,9 @@ def write(
     moments = {layer: Factored(moment_of(decoder)) for layer in hparams.layers}
     parts = batches(METHODS[method], requests, None)
     written = list(
-        write_in_batches(METHODS[method], decoder, tokenizer, parts, moments, hparams, CONTEXTS, report)
+        write_in_batches(
+            METHODS[method], Task(decoder, tokenizer, requests, moments, hparams, CONTEXTS, report), parts
+        )
     )
     return Written(
         concatenate(one.delta for one in written), [figures for one in written for figures in one.figures]
@@ -278,7 +280,9 @@ def test_a_singular_covariance_is_refused(
     keys = torch.randn(width - missing, width, generator=torch.Generator().manual_seed(seed))
     moment = (keys.T @ keys).double() / len(keys)
     with pytest.raises(InputError, match="singular"):
-        METHODS["rome"].write(decoder, words, [EIFFEL], {LAYER: Factored(moment)}, HPARAMS, CONTEXTS, silent)
+        METHODS["rome"].write(
+            Task(decoder, words, [EIFFEL], {LAYER: Factored(moment)}, HPARAMS, CONTEXTS, silent)
+        )
 
 
 @pytest.mark.parametrize("layer", [-1, 4, 99])

@@ -10,7 +10,7 @@ from families import tiny_model
 from retcon.engine.corruption import NoiseCorruption
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
-from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits import METHODS, Request, Task
 from retcon.engine.edits.moments import Factored
 from retcon.engine.evaluation import Case, Neighbour, Questions, Writing, evaluate_blocks
 from retcon.engine.evaluation.drift import measure_drift
@@ -67,7 +67,9 @@ def test_an_edit(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
     moment = torch.eye(pair[0].anatomy.key_width, dtype=torch.float64)
     request = Request("The Eiffel Tower", "{} is located in", "Rome")
     deltas = [
-        METHODS["rome"].write(decoder, words, [request], {1: Factored(moment)}, hparams, ["{}"], silent).delta
+        METHODS["rome"]
+        .write(Task(decoder, words, [request], {1: Factored(moment)}, hparams, ["{}"], silent))
+        .delta
         for decoder in pair
     ]
     name = pair[0].anatomy.weight(1)

@@ -8,7 +8,7 @@ from families import FAMILIES
 from oracles import hooked, reading_input, reading_output
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
-from retcon.engine.edits import METHODS, Request
+from retcon.engine.edits import METHODS, Request, Task
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.moments import Factored
 from retcon.engine.edits.spread import Spread
@@ -157,7 +157,7 @@ def test_written_firmly_the_block_puts_out_the_wanted_state(
     before = {key: tensor.clone() for key, tensor in decoder.model.state_dict().items()}
     hparams = HPARAMS.with_changes(layers=(2,), mom2_update_weight=1e-7)
     moments = {2: Factored(random_moment(decoder.anatomy.key_width))}
-    written = METHODS[name].write(decoder, words, [request], moments, hparams, ["{}"], silent)
+    written = METHODS[name].write(Task(decoder, words, [request], moments, hparams, ["{}"], silent))
     lacking = written.figures[0]["lacking"]
     assert lacking[0] > 0.01
     assert all(torch.equal(before[key], tensor) for key, tensor in decoder.model.state_dict().items())
@@ -193,7 +193,7 @@ def test_behind_a_norm_several_layers_come_close(
     decoder = own_decoder_of(family)
     moments = {layer: Factored(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
     hparams = HPARAMS.with_changes(mom2_update_weight=1e-7)
-    written = METHODS["memit"].write(decoder, words, REQUESTS[:2], moments, hparams, CONTEXTS, silent)
+    written = METHODS["memit"].write(Task(decoder, words, REQUESTS[:2], moments, hparams, CONTEXTS, silent))
     first, _, last = written.figures[0]["lacking"]
     assert last < 0.5 * first
 
@@ -205,7 +205,7 @@ def test_shares_of_several_layers(decoder_of: Decoders, words: PreTrainedTokeniz
     lacking = {}
     for spread in ("even", "sqrt"):
         hparams = HPARAMS.with_changes(spread=spread, mom2_update_weight=1e-7)
-        written = METHODS["memit"].write(decoder, words, REQUESTS, moments, hparams, CONTEXTS, silent)
+        written = METHODS["memit"].write(Task(decoder, words, REQUESTS, moments, hparams, CONTEXTS, silent))
         assert set(written.delta) == {decoder.anatomy.weight(layer) for layer in (1, 2)}
         assert all(factors.rank == len(REQUESTS) for factors in written.delta.values())
         lacking[spread] = written.figures[0]["lacking"]

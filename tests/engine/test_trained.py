@@ -8,7 +8,7 @@ from families import FAMILIES
 from retcon.engine.anatomy import Anatomy
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
-from retcon.engine.edits import METHODS, Request, training
+from retcon.engine.edits import METHODS, Request, Task, training
 from retcon.engine.edits.joint import basis
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.moments import Factored
@@ -99,7 +99,7 @@ def plain_training(
 def write(decoder: Decoder, words: PreTrainedTokenizerBase, name: str, report=silent, **changes: object):
     moments = {layer: Factored(moment_of(decoder)) for layer in HPARAMS.layers}
     hparams = HPARAMS.with_changes(**changes)
-    return METHODS[name].write(decoder, words, REQUESTS, moments, hparams, CONTEXTS, report)
+    return METHODS[name].write(Task(decoder, words, REQUESTS, moments, hparams, CONTEXTS, report))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -243,7 +243,7 @@ def test_several_facts_about_one_subject_are_held_together(
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
     hparams = HPARAMS.with_changes(layers=(1,), num_steps=80, weight_decay=1e-4)
     moments = {1: Factored(moment_of(decoder))}
-    written = METHODS["joint"].write(decoder, words, requests, moments, hparams, CONTEXTS, silent)
+    written = METHODS["joint"].write(Task(decoder, words, requests, moments, hparams, CONTEXTS, silent))
     Materialiser(decoder.model).set(written.delta)
     scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])
     assert all(score.first_choice for score in scores)

@@ -10,7 +10,7 @@ from ....store import history
 from ....store.errors import NotFound
 from ....store.tables import Covariance, Revision
 from ...delta import concatenate, to_tensors
-from ...edits import METHODS, Request
+from ...edits import METHODS, Request, Task
 from ...edits.moments import Factored
 from ...edits.sequence import batches, write_in_batches
 from ...edits.value import check
@@ -51,19 +51,18 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
     parts = batches(method, requests, spec.batch)
     kept = KeptParts(running)
     written = kept.written()
-    for part in write_in_batches(
-        method,
+    task = Task(
         loaded.decoder,
         loaded.tokenizer,
-        parts,
+        requests,
         {layer: Factored(moment_of(running, row)) for layer, row in moments.items()},
         hparams,
         contexts,
         running.report,
         earlier,
-        [one.delta for one in written],
         KeptValues(running),
-    ):
+    )
+    for part in write_in_batches(method, task, parts, [one.delta for one in written]):
         written.append(part)
         if len(written) < len(parts):
             kept.keep(part)

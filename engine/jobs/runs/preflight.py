@@ -8,7 +8,7 @@ import torch
 
 from ...corpus import open_corpus
 from ...covariance import collect
-from ...edits import METHODS, Request
+from ...edits import METHODS, Request, Task
 from ...edits.ft import FineTuning
 from ...edits.joint import Joint
 from ...edits.lora import Lora
@@ -138,7 +138,9 @@ def _edits(
             layer: Factored(moment_of(running, row) if row else torch.eye(size))
             for layer, row in rows.items()
         }
-        method.write(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
+        method.write(
+            Task(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
+        )
         of, each = "a training on all requests", 1
         steps_of = [one.num_steps for one in settings]
         took = time.monotonic() - began

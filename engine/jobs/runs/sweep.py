@@ -14,7 +14,7 @@ from sqlmodel import select
 from ....store import facts as fact_sets
 from ....store.tables import Covariance, Sweep, SweepTrial
 from ...delta import concatenate
-from ...edits import METHODS, Method, Request
+from ...edits import METHODS, Method, Request, Task
 from ...edits.moments import Factored
 from ...edits.value import check
 from ...errors import InputError
@@ -153,10 +153,11 @@ class _Bench:
                 report(Progress((number + share) / len(groups), 1.0, "", progress.activity))
 
             requests = [self._requests[i] for i in group]
-            written = self.method.write(
+            task = Task(
                 self.loaded.decoder, self.loaded.tokenizer, requests, moments, trial.hparams, contexts, part,
                 self._earlier,
             )  # fmt: skip
+            written = self.method.write(task)
             self.loaded.weights.set(concatenate([self.loaded.delta, written.delta]))
             try:
                 results += evaluate(

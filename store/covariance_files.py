@@ -7,12 +7,10 @@ layer and precision stand only in its name, `transformer.h.17.mlp.c_proj_float32
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,8 +19,9 @@ import numpy as np
 from . import history
 from .artifacts import sha256_of
 from .catalog import Catalog
-from .errors import CatalogError, InputError
+from .errors import InputError
 from .tables import Covariance, Model
+from .whole_files import write_whole
 
 FORMAT = "retcon covariance"
 # Of a row, what its file tells: all that decides the value, and how it came about.
@@ -80,17 +79,7 @@ def write_covariance(path: Path, row: Covariance, model: str, total: np.ndarray)
         raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
     if path.exists():
         raise InputError(f"{path} exists already: give a file that does not.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        writers[path.suffix](partial)
-        partial.replace(path)
-    except OSError as error:
-        raise CatalogError(
-            f"{path} could not be written ({error.strerror or error}): see its folder and disk."
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_whole(path, writers[path.suffix])
 
 
 def _write_own(path: Path, row: Covariance, model: str, total: np.ndarray) -> None:

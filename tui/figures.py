@@ -3,15 +3,14 @@
 matplotlib is imported inside the functions: it takes longer than all the rest of a command's start.
 """
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..store.errors import CatalogError, InputError
+from ..store.errors import InputError
+from ..store.whole_files import write_whole
 from .plain import plain, token_label
 
 if TYPE_CHECKING:
@@ -260,26 +259,13 @@ def _check(path: Path) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    """Write under a temporary name and rename, so that a kill leaves no half picture under the name."""
+    """Write the figure, whole or not at all."""
     import matplotlib
 
     form = path.suffix.lower().removeprefix(".")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     # No dates and no random ids: the same trace gives the same file.
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
-    try:
-        with (
-            warnings.catch_warnings(),
-            matplotlib.rc_context({"svg.hashsalt": "retcon", "svg.fonttype": "none"}),
-        ):
-            # A token in a script that the font lacks is drawn as a box; nothing else would be gained by saying so.
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            figure.savefig(partial, format=form, metadata=metadata)
-        partial.replace(path)
-    except OSError as error:
-        raise CatalogError(
-            f"{path} could not be written ({error.strerror or error}): see its folder and disk."
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "retcon", "svg.fonttype": "none"}):
+        # A token in a script that the font lacks is drawn as a box; nothing else would be gained by saying so.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        write_whole(path, lambda partial: figure.savefig(partial, format=form, metadata=metadata))

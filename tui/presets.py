@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.home import Home
+from ..store.whole_files import write_whole
 
 # Methods that keep their settings under another's name, as the shipped presets do.
 _UNDER = {"r-rome": "rome"}
@@ -20,7 +21,6 @@ def save_preset(home: Home, model: str, method: str, settings: Mapping[str, Any]
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     sources = kept.get("sources", {}) | {key: source}
     kept |= {"models": [model], "sources": sources, key: dict(settings)}
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    text = json.dumps(kept, indent=2) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path

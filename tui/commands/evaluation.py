@@ -176,7 +176,7 @@ def metrics(as_json: bool) -> None:
 def print_evaluation(model: str, evaluation: Evaluation) -> None:
     """The numbers with their intervals and meanings, the first completions, and the protocol."""
     click.echo(
-        f"Evaluation {evaluation.id} of {model}@{evaluation.revision}, {len(evaluation.cases)} cases\n"
+        f"Evaluation {evaluation.id} of {model}@{evaluation.revision}, cases: {len(evaluation.cases)}\n"
     )
     rows = []
     for name, meaning in METRICS.items():

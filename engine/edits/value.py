@@ -77,11 +77,11 @@ class Kept(Protocol):
     """Where the values of requests are kept as they are found, so that a search that was stopped goes on."""
 
     def find(self, number: int) -> list[Value]:
-        """The values of the batch that began with request `number`; none if it was not searched yet."""
+        """The values of the batch before which `number` were searched; none if it was not searched yet."""
         ...
 
     def keep(self, number: int, values: list[Value]) -> None:
-        """Note the values of the batch that began with request `number`."""
+        """Note the values of the batch before which `number` were searched."""
         ...
 
 
@@ -116,23 +116,25 @@ def find_values(
     Raises:
         InputError: a layer that is not there, or a target that tokenises to nothing.
     """
-    values: list[Value] = []
     rows = [_request_rows(decoder, tokenizer, request, layer, hparams, contexts) for request in requests]
+    # What follows a subject is run in every step, padded to the batch's longest: like lengths go together.
+    order = sorted(range(len(rows)), key=lambda number: rows[number].following)
+    values: dict[int, Value] = {}
     while len(values) < len(requests):
         begin = len(values)
-        if found := kept.find(begin):
-            values += found
-            continue
-        count = _fitting(rows[begin:], search_tokens(decoder.device.type))
+        numbers = order[begin:]
+        found = kept.find(begin)
+        if not found:
+            count = _fitting([rows[number] for number in numbers], search_tokens(decoder.device.type))
 
-        def step(share: float, loss: float, begin: int = begin, count: int = count) -> None:
-            on_step(begin, share * count, loss)
+            def step(share: float, loss: float, begin: int = begin, count: int = count) -> None:
+                on_step(begin, share * count, loss)
 
-        batch = _Batch(decoder, rows[begin : begin + count])
-        found = _Search(decoder, batch, layer, hparams, place).run(step)
-        kept.keep(begin, found)
-        values += found
-    return values
+            batch = _Batch(decoder, [rows[number] for number in numbers[:count]])
+            found = _Search(decoder, batch, layer, hparams, place).run(step)
+            kept.keep(begin, found)
+        values |= zip(numbers, found, strict=False)
+    return [values[number] for number in range(len(requests))]
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,9 @@ class _RequestRows:
         return len(self.ids) - 1
 
     @property
-    def width(self) -> int:
-        return max(map(len, self.ids))
+    def following(self) -> int:
+        """Positions that each step runs, from the subject's last token on."""
+        return max(len(row) - end for row, end in zip(self.ids, self.at, strict=True))
 
 
 def _request_rows(
@@ -170,11 +173,11 @@ def _request_rows(
 
 
 def _fitting(rows: Sequence[_RequestRows], most: int) -> int:
-    """How many of the next requests make one batch of `most` tokens; one at least."""
-    tokens = count = 0
+    """How many of the next requests make one batch of `most` tokens, padded to the longest; one at least."""
+    lines = count = longest = 0
     for request in rows:
-        tokens += len(request.ids) * request.width
-        if count and tokens > most:
+        lines, longest = lines + len(request.ids), max(longest, request.following)
+        if count and lines * longest > most:
             break
         count += 1
     return count

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from facts import KNOWN_FACTS
 from machine import starter
 from retcon.engine.corpus import open_corpus
@@ -28,6 +29,7 @@ from retcon.engine.hparams import preset
 from retcon.engine.loading import fetch
 from retcon.engine.progress import silent
 from retcon.store.facts import read_facts
+from safetensors.torch import save_file
 
 # The plain version is the one that the tests hold the fast one against.
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
@@ -81,7 +83,7 @@ def run() -> dict[str, Any]:
                 "change_difference": ((change - expected.change).norm() / expected.change.norm()).item(),
             },
             "memit_values": _values(decoder, tokenizer, contexts),
-            "memory": _memory(),
+            "memory": _memory(moment),
         }
     }
 
@@ -117,15 +119,19 @@ def _values(decoder: Any, tokenizer: Any, contexts: list[str]) -> dict[str, Any]
     }
 
 
-def _memory() -> dict[str, Any]:
+def _memory(moment: torch.Tensor) -> dict[str, Any]:
     """Resident memory of a process of its own: with the model loaded and run once, and at most while it edits."""
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        model = fetch("starter", Path(folder) / "starter").folder
+        model, file = fetch("starter", Path(folder) / "starter").folder, Path(folder) / "moment.safetensors"
+        save_file({"moment": moment}, file)
         for method in ("rome", "memit", "joint"):
             script = str(Path(__file__).with_name("edit_memory.py"))
             done = subprocess.run(
-                [sys.executable, script, str(model), method], check=True, capture_output=True, text=True
+                [sys.executable, script, str(model), method, str(file)],
+                check=True,
+                capture_output=True,
+                text=True,
             )
             figures[method] = json.loads(done.stdout.splitlines()[-1])
     return figures

@@ -1,11 +1,10 @@
-"""One edit in a process of its own: `edit_memory.py FOLDER METHOD` prints its resident memory as JSON."""
+"""One edit in a process of its own: `edit_memory.py FOLDER METHOD MOMENT` prints its resident memory as JSON."""
 
 import json
 import sys
 from pathlib import Path
 
 import psutil
-import torch
 from retcon.engine.anatomy import find_anatomy
 from retcon.engine.decoder import Decoder
 from retcon.engine.edits import METHODS, Request, Task
@@ -14,19 +13,18 @@ from retcon.engine.generation import context_texts
 from retcon.engine.hparams import defaults, preset
 from retcon.engine.loading import load_model, load_tokenizer
 from retcon.engine.progress import silent
+from safetensors.torch import load_file
 
 
-def main(folder: Path, name: str) -> None:
-    """Twelve requests (one for ROME) on the model of a folder, with second moments of made-up keys."""
+def main(folder: Path, name: str, moment: Path) -> None:
+    """Twelve requests (one for ROME) on the model of a folder, with the second moment of a file at every layer."""
     model, tokenizer = load_model(folder, "cpu"), load_tokenizer(folder)
     decoder = Decoder(model, find_anatomy(model))
     hparams = preset("starter", name) or defaults(name)
     contexts = context_texts(decoder.model, tokenizer, hparams.contexts, seed=1)
     own = psutil.Process().memory_info().rss
     _forget_peak()
-    size = decoder.anatomy.key_width
-    keys = torch.randn(4 * size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    moments = {layer: Factored(0.02 * keys.T @ keys / len(keys)) for layer in hparams.layers}
+    moments = {layer: Factored(lambda: load_file(moment)["moment"]) for layer in hparams.layers}
     requests = [
         Request(f"The {what} of {where}", "{} is located in the city of", "Rome")
         for what in ("Tower", "Bridge", "Palace", "Museum")
@@ -59,4 +57,4 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

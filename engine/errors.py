@@ -9,5 +9,5 @@ class UnsupportedModel(InputError):
     """The model has no matrix that an edit could rewrite, or its structure was not understood."""
 
 
-class Cancelled(Exception):
-    """Raised out of a progress report when the person asked to stop."""
+class Stopped(Exception):
+    """Raised out of a progress report when the work is to stop here: a person asked for it, or this box goes down."""

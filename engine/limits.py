@@ -10,4 +10,4 @@ READING_TOKENS = 2_048
 
 def search_tokens(device: str) -> int:
     """Tokens over the rows of several requests, in a search for values or a training, whose gradients are kept."""
-    return 512 if device == "cpu" else 8_192
+    return 128 if device == "cpu" else 8_192

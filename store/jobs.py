@@ -1,8 +1,10 @@
 """The rows of jobs: who may write what, and when.
 
-    queued -> waiting -> running -> done | failed | cancelled        by the process that claimed it
-    queued, waiting, running -> interrupted                          by anyone who finds that process dead
-    interrupted, failed, cancelled -> queued                         by a person who resumes it
+    queued -> waiting -> running -> done | failed                    by the process that claimed it
+    running -> waiting                                               by it, when it must wait for room on the disk
+    queued, waiting, running -> cancelled | paused | interrupted     by it, or by anyone who finds it dead:
+                                                                     as was asked of it, interrupted if nothing was
+    failed, cancelled, paused, interrupted -> queued                 by a person who resumes it
 
 A process claims a job with a token of its own. Each write after that compares the token inside the UPDATE: a
 process that was taken for dead and wakes up again gets LostOwnership instead of writing over its successor.
@@ -11,7 +13,7 @@ process that was taken for dead and wakes up again gets LostOwnership instead of
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, case, update
 from sqlmodel import Session, col, select
 
 from .columns import now
@@ -19,6 +21,14 @@ from .errors import InputError, LostOwnership, NotFound
 from .tables import Job
 
 _ALIVE = ("waiting", "running")
+_RESUMABLE = ("failed", "cancelled", "paused", "interrupted")
+Stop = Literal["cancel", "pause"]
+# What becomes of a job whose process is gone.
+_STOPPED = case(
+    (col(Job.stop_asked) == "cancel", "cancelled"),
+    (col(Job.stop_asked) == "pause", "paused"),
+    else_="interrupted",
+)
 
 
 def create(session: Session, kind: str, spec: dict[str, Any], device: str, priority: int = 0) -> Job:
@@ -47,6 +57,21 @@ def list_jobs(session: Session, states: Iterable[str] | None = None, limit: int 
     return list(session.exec(query))
 
 
+def in_line(session: Session) -> list[Job]:
+    """The jobs that want a device and have none yet, in the order in which they are served."""
+    query = select(Job).where(col(Job.state).in_(("queued", "waiting")))
+    return list(session.exec(query.order_by(col(Job.priority).desc(), col(Job.id))))
+
+
+def set_priority(session: Session, job_id: int, priority: int) -> Job:
+    """Higher ones are served first; of equals the older one. InputError for a job that waits no more."""
+    if not _change(session, job_id, [col(Job.state).in_(("queued", "waiting"))], priority=priority):
+        raise InputError(
+            f"Job {job_id} is {get(session, job_id).state}: only one that waits has a place in line."
+        )
+    return get(session, job_id)
+
+
 def claim(session: Session, job_id: int, owner: str, pid: int) -> bool:
     """Take a queued job for the process `pid` with the token `owner`; False if another was first."""
     return _change(
@@ -66,6 +91,13 @@ def start(session: Session, job_id: int, owner: str) -> None:
     _owned(session, job_id, owner, ("waiting",), state="running", started=now(), heartbeat=now())
 
 
+def wait(session: Session, job_id: int, owner: str, activity: str) -> None:
+    """It has let go of its device and waits for what `activity` tells. Raises LostOwnership."""
+    _owned(
+        session, job_id, owner, _ALIVE, state="waiting", activity=activity, seconds_left=None, heartbeat=now()
+    )
+
+
 def progress(
     session: Session,
     job_id: int,
@@ -77,8 +109,12 @@ def progress(
     rate: float | None,
     seconds_left: float | None,
     activity: str,
+    memory: int | None = None,
 ) -> None:
-    """How far the job is, in `unit`s and `unit`s per second; also its heartbeat. Raises LostOwnership."""
+    """How far the job is, in `unit`s and `unit`s per second, and the bytes it holds; its heartbeat.
+
+    Raises LostOwnership.
+    """
     _owned(
         session,
         job_id,
@@ -90,6 +126,7 @@ def progress(
         rate=rate,
         seconds_left=seconds_left,
         activity=activity,
+        memory=memory,
         heartbeat=now(),
     )
 
@@ -124,26 +161,20 @@ def fail(
     )
 
 
-def cancelled(session: Session, job_id: int, owner: str) -> None:
-    """The process has stopped because it was asked to. Raises LostOwnership."""
-    _owned(session, job_id, owner, _ALIVE, state="cancelled", seconds_left=None, ended=now())
+def stopped(session: Session, job_id: int, owner: str) -> None:
+    """The process has stopped: as it was asked to, or because this box goes down. Raises LostOwnership."""
+    _owned(session, job_id, owner, _ALIVE, state=_STOPPED, seconds_left=None, ended=now())
 
 
-def request_cancel(session: Session, job_id: int) -> Job:
-    """Ask a job to stop at its next checkpoint; a queued one is cancelled at once, an ended one stays."""
-    if not _change(
-        session,
-        job_id,
-        [col(Job.state) == "queued"],
-        state="cancelled",
-        cancel_requested=True,
-        ended=now(),
-    ):
-        _change(session, job_id, [col(Job.state).in_(_ALIVE)], cancel_requested=True)
+def request_stop(session: Session, job_id: int, stop: Stop) -> Job:
+    """Ask a job to stop at its next checkpoint; a queued one stops at once, an ended one stays."""
+    state = "cancelled" if stop == "cancel" else "paused"
+    if not _change(session, job_id, [col(Job.state) == "queued"], state=state, stop_asked=stop, ended=now()):
+        _change(session, job_id, [col(Job.state).in_(_ALIVE)], stop_asked=stop)
     return get(session, job_id)
 
 
-def interrupt(session: Session, job_id: int, owner: str | None) -> bool:
+def bury(session: Session, job_id: int, owner: str | None) -> bool:
     """Mark a job whose process was found dead; False if it has ended or has another owner by now.
 
     `owner` is the token in the row that was looked at (None: no process ever claimed it), so that a job which
@@ -154,36 +185,39 @@ def interrupt(session: Session, job_id: int, owner: str | None) -> bool:
         job_id,
         [col(Job.owner).is_(None) if owner is None else col(Job.owner) == owner,
          col(Job.state).in_(("queued", *_ALIVE))],
-        state="interrupted",
+        state=_STOPPED,
         seconds_left=None,
         ended=now(),
     )  # fmt: skip
 
 
 def requeue(session: Session, job_id: int) -> Job:
-    """Make an interrupted, failed or cancelled job ready to be claimed again. InputError for any other.
+    """Make a job that ended, but not done, ready to be claimed again. InputError for any other.
 
     Its checkpoint and what it has made stay, so it goes on where it was; the old token no longer counts.
     """
     if not _change(
         session,
         job_id,
-        [col(Job.state).in_(("interrupted", "failed", "cancelled"))],
+        [col(Job.state).in_(_RESUMABLE)],
         state="queued",
         owner=None,
         pid=None,
-        cancel_requested=False,
+        stop_asked=None,
         error=None,
         error_kind=None,
         activity="",
         rate=None,
+        memory=None,
         seconds_left=None,
         heartbeat=now(),  # its new process is given time to come up, however old the job is
         started=None,
         ended=None,
     ):
         state = get(session, job_id).state
-        raise InputError(f"Job {job_id} is {state}: only an interrupted, failed or cancelled one resumes.")
+        raise InputError(
+            f"Job {job_id} is {state}: only a paused, interrupted, failed or cancelled one resumes."
+        )
     return get(session, job_id)
 
 

@@ -15,8 +15,10 @@ from sqlmodel import Field, SQLModel
 
 from .columns import IDS_NEVER_REUSED, child_of, created_now, json_dict, json_list, one_of
 
-JOB_STATES = ("queued", "waiting", "running", "done", "failed", "cancelled", "interrupted")
-ENDED_STATES = ("done", "failed", "cancelled", "interrupted")
+JOB_STATES = ("queued", "waiting", "running", "done", "failed", "cancelled", "paused", "interrupted")
+# No process has the job any more; all but `done` can be resumed.
+ENDED_STATES = ("done", "failed", "cancelled", "paused", "interrupted")
+STOPS = ("cancel", "pause")
 
 
 class Artifact(SQLModel, table=True):
@@ -305,6 +307,7 @@ class Job(SQLModel, table=True):
     __table_args__ = (
         one_of("state", JOB_STATES),
         one_of("error_kind", ("input", "failure")),
+        one_of("stop_asked", STOPS),
         IDS_NEVER_REUSED,
     )
 
@@ -323,9 +326,12 @@ class Job(SQLModel, table=True):
     unit: str = ""
     rate: float | None = None
     activity: str = ""
+    # Bytes that its process holds: of the device where that is a GPU, else resident.
+    memory: int | None = None
     seconds_left: float | None = None
     heartbeat: datetime | None = None
-    cancel_requested: bool = False
+    # What a person asked of it while it was alive.
+    stop_asked: str | None = None
     error: str | None = None
     error_kind: str | None = None
     made: dict[str, Any] = json_dict()

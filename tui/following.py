@@ -14,7 +14,6 @@ from ..store.tables import Job
 from .costs import told_cost
 from .output import duration, narrate, print_json
 from .plain import plain
-from .records import job_record
 
 _LINE_SECONDS = 5.0
 _BAR = 20
@@ -87,7 +86,7 @@ def run(catalog: Catalog, spec: Spec, device: str | None, *, detach: bool, as_js
     job = submit(catalog, spec, device)
     if not detach:
         return follow(catalog, job)
-    print_json(job_record(job)) if as_json else click.echo(job.id)
+    print_json(jobs.job_record(job)) if as_json else click.echo(job.id)
     return None
 
 

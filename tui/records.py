@@ -9,7 +9,6 @@ from ..store.tables import (
     Covariance,
     Evaluation,
     Fact,
-    Job,
     Model,
     Revision,
     Sweep,
@@ -111,11 +110,3 @@ def sweep_record(sweep: Sweep, model: str) -> dict[str, Any]:
 def trial_record(trial: SweepTrial) -> dict[str, Any]:
     fields = ("layers", "changes", "score", "metrics", "seconds", "refused")
     return {name: getattr(trial, name) for name in fields}
-
-
-def job_record(job: Job) -> dict[str, Any]:
-    fields = ("id", "kind", "state", "pid", "device", "done", "total", "unit", "rate", "seconds_left", "activity",
-              "error", "error_kind", "spec", "attempt", "created", "started", "ended")  # fmt: skip
-    # A running job has begun its trace or sweep already; what else it makes is known at the end.
-    begun = {name: job.checkpoint[name] for name in ("trace", "sweep") if name in job.checkpoint}
-    return {name: getattr(job, name) for name in fields} | begun | job.made

@@ -1,5 +1,6 @@
 """The second moment as the methods use it: factored once, solved against a few keys (n x n, never d x d again)."""
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -9,10 +10,16 @@ from ..errors import InputError
 
 
 class Factored:
-    """C = E[k k^T], float64 `[key_width, key_width]` on the CPU; its factors are made when first needed, and kept."""
+    """C = E[k k^T] `[key_width, key_width]`, or what reads it; its float64 factors are made on the CPU when needed.
 
-    def __init__(self, moment: Tensor) -> None:
-        self.matrix = moment.double().cpu()
+    They are kept, C is not: a search for values should not have to share the memory with matrices that come after it.
+    """
+
+    def __init__(self, moment: Tensor | Callable[[], Tensor]) -> None:
+        self._moment = moment
+
+    def _matrix(self) -> Tensor:
+        return (self._moment if isinstance(self._moment, Tensor) else self._moment()).double().cpu()
 
     @cached_property
     def cholesky(self) -> Tensor:
@@ -21,19 +28,20 @@ class Factored:
         Raises:
             InputError: C is singular; says what to do.
         """
-        factor, failed = torch.linalg.cholesky_ex(self.matrix)
+        matrix = self._matrix()
+        factor, failed = torch.linalg.cholesky_ex(matrix)
         # Rounding can hide a direction that was never seen. What of a direction the others do not explain is then
         # some 1e-5 of it or less; of the starter's it is 0.2 at least.
-        if failed or (factor.diagonal() ** 2 < 1e-4 * self.matrix.diagonal()).any():
+        if failed or (factor.diagonal() ** 2 < 1e-4 * matrix.diagonal()).any():
             raise InputError(
-                f"the covariance is singular: {len(self.matrix)} directions were not all seen; collect more text for it"
+                f"the covariance is singular: {len(matrix)} directions were not all seen; collect more text for it"
             )
         return factor
 
     @cached_property
     def eigen(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues `[key_width]`, rising, and the eigenvectors in columns."""
-        values, vectors = torch.linalg.eigh(self.matrix)
+        values, vectors = torch.linalg.eigh(self._matrix())
         return values, vectors
 
     def solve(self, keys: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def evaluate(
 
     Raises:
         InputError: a prompt or target that tokenises to nothing.
-        Cancelled: out of `report`.
+        Stopped: out of `report`.
     """
     blocks = evaluate_blocks(decoder, tokenizer, cases, Questions(max_new_tokens), report)
     return [result for block in blocks for result in block]

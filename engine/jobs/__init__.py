@@ -7,9 +7,10 @@ job = jobs.follow(catalog, job.id, on_change=print)
 
 from ..metrics import METRICS, Difference, Meaning, differences
 from .comparison import compare
-from .control import cancel, follow, log_path, reap, resume, submit
+from .control import GRACE_SECONDS, ask_to_stop, follow, log_path, reap, resume, resume_all, stop, submit
 from .devices import CPU, devices
 from .preflight import Cost, Time, cost_of, time_as_before
+from .record import job_record
 from .settings import (
     METHODS,
     check_layers,
@@ -38,6 +39,7 @@ from .specs import (
 
 __all__ = [
     "CPU",
+    "GRACE_SECONDS",
     "METHODS",
     "METRICS",
     "SUITES",
@@ -57,7 +59,7 @@ __all__ = [
     "Time",
     "TraceSpec",
     "VerifySpec",
-    "cancel",
+    "ask_to_stop",
     "check_layers",
     "check_method",
     "check_noise",
@@ -66,11 +68,14 @@ __all__ = [
     "devices",
     "differences",
     "follow",
+    "job_record",
     "log_path",
     "parse_tries",
     "reap",
     "resume",
+    "resume_all",
     "settings_of",
+    "stop",
     "submit",
     "sweep_settings",
     "time_as_before",

@@ -1,6 +1,7 @@
 """From the terminal's side: submit a job, follow its row, stop it, find out that its process died."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,27 +11,38 @@ from pathlib import Path
 
 from ...store import jobs as rows
 from ...store.catalog import Catalog
+from ...store.config import read_config
 from ...store.home import Home
+from ...store.jobs import Stop
 from ...store.tables import ENDED_STATES, Job
 from .devices import devices
 from .locks import is_held, job_lock
+from .notice import give_notice
+from .sessions import surviving
 from .specs import Spec
 
 _POLL_SECONDS = 0.2
 # A process that has not claimed its job by then never came up.
 _START_SECONDS = 60.0
+# How long a process that was asked to stop has to reach a checkpoint, and then to go on SIGTERM.
+GRACE_SECONDS = 30.0
 
 
-def submit(catalog: Catalog, spec: Spec, device: str | None = None) -> Job:
-    """Write a job's row and start its process, which outlives this one. Returns at once."""
+def submit(catalog: Catalog, spec: Spec, device: str | None = None, priority: int = 0) -> Job:
+    """Write a job's row and start its process, which outlives this one. Returns at once.
+
+    Raises:
+        store.errors.InputError: the home's config file is wrong, which the process would stumble over.
+    """
+    read_config(catalog.home)
     with catalog.write() as session:
-        job = rows.create(session, spec.kind, spec.as_dict(), device or devices()[0])
+        job = rows.create(session, spec.kind, spec.as_dict(), device or devices()[0], priority)
     _start(catalog.home, _id(job))
     return job
 
 
 def resume(catalog: Catalog, job_id: int) -> Job:
-    """Start an interrupted, failed or cancelled job again; it goes on from its checkpoint.
+    """Start an interrupted, failed, paused or cancelled job again; it goes on from its checkpoint.
 
     Raises:
         store.errors.InputError: the job is none of these.
@@ -42,11 +54,61 @@ def resume(catalog: Catalog, job_id: int) -> Job:
     return job
 
 
-def cancel(catalog: Catalog, job_id: int) -> Job:
-    """Ask a job to stop at its next checkpoint; one whose process is gone is interrupted."""
+def resume_all(catalog: Catalog) -> list[int]:
+    """Start all interrupted jobs again, the oldest first: what a reboot leaves. Returns their ids."""
+    reap(catalog)
+    with catalog.read() as session:
+        ids = sorted(_id(job) for job in rows.list_jobs(session, ("interrupted",)))
+    for job_id in ids:
+        resume(catalog, job_id)
+    return ids
+
+
+def ask_to_stop(catalog: Catalog, job_id: int, stop: Stop = "cancel") -> Job:
+    """Ask a job to stop at its next checkpoint; one whose process is gone ends at once."""
     reap(catalog)
     with catalog.write() as session:
-        return rows.request_cancel(session, job_id)
+        return rows.request_stop(session, job_id, stop)
+
+
+def stop(
+    catalog: Catalog,
+    job_id: int,
+    stop: Stop = "cancel",
+    grace: float = GRACE_SECONDS,
+    say: Callable[[str], None] = lambda _step: None,
+) -> Job:
+    """Stop a job and wait for it: at its next checkpoint, after `grace` seconds by SIGTERM, after as many by SIGKILL.
+
+    `say` is told each step. Whatever step it takes, what was checkpointed stays.
+    """
+    job = ask_to_stop(catalog, job_id, stop)
+    if job.state in ENDED_STATES:
+        return job
+    say(f"Job {job_id} stops at its next checkpoint.")
+    for number, said in (
+        (signal.SIGTERM, f"It reached none in {grace:g} s and is told to go at once (SIGTERM)."),
+        (signal.SIGKILL, f"It is still there after {grace:g} s and is killed (SIGKILL)."),
+    ):
+        job = _await_end(catalog, job_id, grace)
+        # Its lock is held: the pid in the row is that of the process, not of one that came after it.
+        if job.state in ENDED_STATES or not is_held(job_lock(catalog.home, job_id)) or job.pid is None:
+            break
+        say(said)
+        os.kill(job.pid, number)
+    return follow(catalog, job_id)
+
+
+def _await_end(catalog: Catalog, job_id: int, seconds: float) -> Job:
+    """The job when it has ended, or after some seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        reap(catalog)
+        with catalog.read() as session:
+            job = rows.get(session, job_id)
+        if job.state in ENDED_STATES or time.monotonic() > until:
+            return job
+        time.sleep(_POLL_SECONDS)
 
 
 def follow(catalog: Catalog, job_id: int, on_change: Callable[[Job], None] = lambda _job: None) -> Job:
@@ -67,16 +129,25 @@ def follow(catalog: Catalog, job_id: int, on_change: Callable[[Job], None] = lam
 
 
 def reap(catalog: Catalog) -> list[int]:
-    """Mark the jobs whose process is gone as interrupted; returns their ids."""
+    """Mark the jobs whose process is gone as what they are now; returns their ids."""
     dead = []
     with catalog.read() as session:
         candidates = rows.list_jobs(session, ("queued", "waiting", "running"))
     for job in candidates:
-        if not is_held(job_lock(catalog.home, _id(job))) and not (job.state == "queued" and _is_young(job)):
-            with catalog.write() as session:
-                if rows.interrupt(session, _id(job), job.owner):
-                    dead.append(_id(job))
+        if is_alive(catalog.home, job):
+            continue
+        with catalog.write() as session:
+            buried = rows.bury(session, _id(job), job.owner)
+            now = rows.get(session, _id(job))
+        if buried:
+            dead.append(_id(job))
+            give_notice(catalog.home, now)
     return dead
+
+
+def is_alive(home: Home, job: Job) -> bool:
+    """Whether a process has the job, or is still coming up to claim it."""
+    return is_held(job_lock(home, _id(job))) or (job.state == "queued" and _is_young(job))
 
 
 def log_path(home: Home, job_id: int) -> Path:
@@ -93,7 +164,7 @@ def _start(home: Home, job_id: int) -> None:
     log = os.open(log_path(home, job_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         subprocess.Popen(
-            [sys.executable, "-m", "retcon.engine.jobs.worker", str(job_id)],
+            [*surviving(), sys.executable, "-m", "retcon.engine.jobs.worker", str(job_id)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

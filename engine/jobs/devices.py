@@ -1,5 +1,6 @@
 """The devices of this box, known without importing torch."""
 
+import sys
 from pathlib import Path
 
 CPU = "cpu"
@@ -12,3 +13,19 @@ def devices() -> list[str]:
     except OSError:
         count = 0
     return [f"cuda:{index}" for index in range(count)] + [CPU]
+
+
+def parts(device: str) -> list[str]:
+    """The devices that a job holds: `cuda:0+cuda:1` is a model spread over two."""
+    return device.split("+")
+
+
+def memory_of(device: str) -> int:
+    """Bytes that this process holds: of its GPUs, or its resident size."""
+    torch = sys.modules.get("torch")
+    if torch is not None and device != CPU:
+        return sum(torch.cuda.memory_reserved(part) for part in parts(device))
+    import psutil
+
+    size: int = psutil.Process().memory_info().rss
+    return size

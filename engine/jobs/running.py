@@ -9,8 +9,9 @@ from typing import Any
 from ...store import jobs as rows
 from ...store.catalog import Catalog
 from ...store.tables import Job
-from ..errors import Cancelled
+from ..errors import Stopped
 from ..progress import Progress
+from .devices import memory_of
 
 # At most two writes a second; whoever watches sees no more anyway.
 _WRITE_SECONDS = 0.5
@@ -25,18 +26,23 @@ class Running:
     def __init__(self, catalog: Catalog, job: Job, owner: str) -> None:
         assert job.id is not None
         self.catalog, self.job, self.id, self.owner = catalog, job, job.id, owner
-        self.stop_asked = False  # set by SIGTERM
+        self.stopping = False
         self._written = 0.0
         self._rate, self._pace = _Rate(_RATE_SECONDS), _Rate(_PACE_SECONDS)
 
+    def renew(self) -> None:
+        """Read the row anew: what is checkpointed there is what the work goes on from."""
+        with self.catalog.read() as session:
+            self.job = rows.get(session, self.id)
+
     def say(self, activity: str) -> None:
-        """What is being done now, where nothing can be counted. Raises `Cancelled` if asked to stop."""
+        """What is being done now, where nothing can be counted. Raises `Stopped` if asked to stop."""
         self.report(Progress(0, None, "", activity))
 
     def report(self, progress: Progress) -> None:
-        """Write progress, at most twice a second. Raises `Cancelled` if somebody asked to stop."""
-        if self.stop_asked:
-            raise Cancelled
+        """Write progress, at most twice a second. Raises `Stopped` if somebody asked to stop."""
+        if self.stopping:
+            raise Stopped
         now = time.monotonic()
         self._rate.note(now, progress.unit, progress.done)
         if progress.share is not None:
@@ -55,11 +61,11 @@ class Running:
                 rate=self._rate.per_second,
                 seconds_left=self._seconds_left(progress),
                 activity=progress.activity,
+                memory=memory_of(self.job.device),
             )
-            if rows.get(session, self.id).cancel_requested:
-                self.stop_asked = True
-        if self.stop_asked:
-            raise Cancelled
+            self.stopping = rows.get(session, self.id).stop_asked is not None
+        if self.stopping:
+            raise Stopped
 
     def _seconds_left(self, progress: Progress) -> float | None:
         if progress.share is not None:

@@ -4,7 +4,6 @@ It holds the job's lock for its whole life, claims the row, waits for its device
 Whatever happens ends in one of the row's states, with the reason in one sentence; a traceback goes to the log.
 """
 
-import errno
 import importlib
 import os
 import signal
@@ -12,21 +11,24 @@ import sys
 import time
 import traceback
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...store import jobs as rows
 from ...store.catalog import Catalog
 from ...store.errors import CatalogError, LostOwnership
 from ...store.errors import InputError as CatalogInputError
-from ..errors import Cancelled, InputError
-from .locks import device_lock, job_lock, try_lock
+from ..errors import InputError, Stopped
+from .locks import job_lock
+from .notice import give_notice
 from .preflight import cost_of
+from .queue import await_room, is_full, take, take_devices
 from .running import Running
-from .specs import SPECS
+from .specs import SPECS, Spec
 
-_POLL_SECONDS = 0.3
+# What the catalog and a checkpoint want at least.
+_LEAST_ROOM = 64_000_000
 # Far longer than anybody who looks whether a job lives holds its lock.
 _LOOK_SECONDS = 1.0
 
@@ -44,55 +46,69 @@ def main(job_id: int) -> int:
                 return 1
             job = rows.get(session, job_id)
         running = Running(catalog, job, owner)
-        signal.signal(signal.SIGTERM, lambda *_: setattr(running, "stop_asked", True))
+        signal.signal(signal.SIGTERM, _stop)
         return _run(running)
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    """Go now, wherever this is: what is checkpointed stays. Once; the way out is not disturbed again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Stopped
 
 
 def _hold(path: Path, stack: ExitStack) -> bool:
     """Hold a lock until the stack ends; False if another process keeps it. Who only looks has it for a moment."""
     until = time.monotonic() + _LOOK_SECONDS
-    while not _take(path, stack):
+    while not take(path, stack):
         if time.monotonic() > until:
             return False
         time.sleep(_LOOK_SECONDS / 50)
     return True
 
 
-def _take(path: Path, stack: ExitStack) -> bool:
-    """Hold a lock until the stack ends, if it is free; if not, nothing stays open."""
-    with ExitStack() as attempt:
-        if attempt.enter_context(try_lock(path)):
-            stack.enter_context(attempt.pop_all())
-            return True
-    return False
-
-
 def _run(running: Running) -> int:
     try:
-        with ExitStack() as stack:
-            _wait_for_device(running, stack)
-            with running.catalog.write() as session:
-                rows.start(session, running.id, running.owner)
-            made = running.made or _work(running)
+        made = running.made or _made(running)
         with running.catalog.write(durable=True) as session:
             rows.finish(session, running.id, running.owner, made)
     except LostOwnership as error:
         print(error, file=sys.stderr)
-    except Cancelled:
+        return 1
+    except Stopped:
         with running.catalog.write() as session:
-            rows.cancelled(session, running.id, running.owner)
+            rows.stopped(session, running.id, running.owner)
     except (InputError, CatalogInputError) as error:
         _fail(running, str(error), "input")
     except Exception as error:
-        traceback.print_exc()
+        _log_traceback()
         _fail(running, _sentence(error), "failure")
-    else:
-        return 0
-    return 1
+    with running.catalog.read() as session:
+        job = rows.get(session, running.id)
+    give_notice(running.catalog.home, job)
+    return 0 if job.state == "done" else 1
 
 
-def _work(running: Running) -> dict[str, Any]:
+def _made(running: Running) -> dict[str, Any]:
+    """Do the work on its devices. Where the disk is full, let go of them, wait for room, and go on as a resume does."""
     spec = SPECS[running.job.kind](**running.job.spec)
+    while True:
+        try:
+            with ExitStack() as stack:
+                take_devices(running, stack)
+                with running.catalog.write() as session:
+                    rows.start(session, running.id, running.owner)
+                return _work(running, spec)
+        except Exception as error:
+            if not is_full(error):
+                raise
+            _log_traceback()
+        # Outside the except clause, where the error no longer holds on to a model in memory.
+        cost = cost_of(running.catalog, spec, running.job.device)
+        await_room(running, max(_LEAST_ROOM, cost.disk if cost else 0))
+        running.renew()
+
+
+def _work(running: Running, spec: Spec) -> dict[str, Any]:
     cost = cost_of(running.catalog, spec, running.job.device)
     if cost is not None:
         for warning in cost.warnings:
@@ -104,9 +120,14 @@ def _work(running: Running) -> dict[str, Any]:
     return made
 
 
-def _fail(running: Running, error: str, kind: str) -> None:
+def _log_traceback() -> None:
+    with suppress(OSError):  # the log lies on the disk that may be full
+        traceback.print_exc()
+
+
+def _fail(running: Running, error: str, kind: Literal["input", "failure"]) -> None:
     with running.catalog.write() as session:
-        rows.fail(session, running.id, running.owner, error, kind)  # type: ignore[arg-type]
+        rows.fail(session, running.id, running.owner, error, kind)
 
 
 def _sentence(error: Exception) -> str:
@@ -114,19 +135,9 @@ def _sentence(error: Exception) -> str:
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, CatalogError):
         return first
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in first:
-        return f"the disk is full; free some space and resume the job ({first})"
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"out of memory on this device; free it, or choose a smaller model or dtype ({first})"
     return f"{type(error).__name__}: {first}; the job's log has the traceback"
-
-
-def _wait_for_device(running: Running, stack: ExitStack) -> None:
-    """Hold the device's lock from here on; first come, first served is the kernel's order, not promised."""
-    path = device_lock(running.catalog.home, running.job.device)
-    while not _take(path, stack):
-        running.say(f"waiting for {running.job.device}, which another job holds")
-        time.sleep(_POLL_SECONDS)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,10 @@ def upgrade() -> None:
         sa.Column("unit", sa.String(), nullable=False),
         sa.Column("rate", sa.Float(), nullable=True),
         sa.Column("activity", sa.String(), nullable=False),
+        sa.Column("memory", sa.Integer(), nullable=True),
         sa.Column("seconds_left", sa.Float(), nullable=True),
         sa.Column("heartbeat", sa.DateTime(), nullable=True),
-        sa.Column("cancel_requested", sa.Boolean(), nullable=False),
+        sa.Column("stop_asked", sa.String(), nullable=True),
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("error_kind", sa.String(), nullable=True),
         sa.Column("made", sa.JSON(), nullable=False),
@@ -66,9 +67,10 @@ def upgrade() -> None:
         sa.Column("ended", sa.DateTime(), nullable=True),
         sa.CheckConstraint("error_kind IN ('input', 'failure')", name=op.f("ck_job_error_kind")),
         sa.CheckConstraint(
-            "state IN ('queued', 'waiting', 'running', 'done', 'failed', 'cancelled', 'interrupted')",
+            "state IN ('queued', 'waiting', 'running', 'done', 'failed', 'cancelled', 'paused', 'interrupted')",
             name=op.f("ck_job_state"),
         ),
+        sa.CheckConstraint("stop_asked IN ('cancel', 'pause')", name=op.f("ck_job_stop_asked")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
         sqlite_autoincrement=True,
     )

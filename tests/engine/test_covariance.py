@@ -13,7 +13,7 @@ from oracles import plain_second_moment, reading_input
 from retcon.engine.corpus import Corpus
 from retcon.engine.covariance import Collected, collect
 from retcon.engine.decoder import Decoder
-from retcon.engine.errors import Cancelled, InputError
+from retcon.engine.errors import InputError, Stopped
 from retcon.engine.progress import Progress
 from transformers import PreTrainedTokenizerBase
 from untouched import assert_untouched
@@ -274,8 +274,8 @@ def test_cancelling_leaves_no_hook_and_reports_rise(
     assert done[0] == 0
 
     def stop(_progress: Progress) -> None:
-        raise Cancelled
+        raise Stopped
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(Stopped):
         all_of(decoder, words, corpus(), report=stop)
     assert_untouched(decoder.model)

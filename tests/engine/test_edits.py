@@ -11,7 +11,7 @@ from retcon.engine.delta import Delta, Materialiser, concatenate
 from retcon.engine.edits import METHODS, Request, Task, Written
 from retcon.engine.edits.moments import Factored
 from retcon.engine.edits.sequence import batches, write_in_batches
-from retcon.engine.errors import Cancelled, InputError
+from retcon.engine.errors import InputError, Stopped
 from retcon.engine.hparams import Hparams
 from retcon.engine.progress import Progress, silent
 from torch import Tensor
@@ -216,9 +216,9 @@ def test_cancelling_leaves_the_model_as_it_was(
     def report(progress: Progress) -> None:
         reports.append(progress)
         if len(reports) > after:
-            raise Cancelled
+            raise Stopped
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(Stopped):
         write(decoder, words, EIFFEL, CAMRY, report=report)
     assert len(reports) == after + 1
     assert_same_bits(decoder.model, before)

@@ -14,7 +14,7 @@ from oracles import PlainTrace, adding, plain_trace
 from retcon.engine.anatomy import find_anatomy
 from retcon.engine.corruption import Corruption, NoiseCorruption, SwapCorruption
 from retcon.engine.decoder import Decoder
-from retcon.engine.errors import Cancelled, InputError
+from retcon.engine.errors import InputError, Stopped
 from retcon.engine.kinds import KINDS, window_of
 from retcon.engine.noise import Noise, gaussian, multivariate, student, uniform
 from retcon.engine.swaps import swapped_ids
@@ -452,9 +452,9 @@ def test_cancelling_leaves_nothing_behind(
     def on_token(_numbers: list[int], _traces: list[FactTrace], share: float) -> None:
         calls.append(share)
         if len(calls) > after:
-            raise Cancelled
+            raise Stopped
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(Stopped):
         list(trace(decoder, words, [Question(PROMPT, SUBJECT)] * 2, SETTINGS, on_token=on_token))
     assert len(calls) == after + 1
     assert_untouched(decoder.model)

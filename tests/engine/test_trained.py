@@ -12,7 +12,7 @@ from retcon.engine.edits import METHODS, Request, Task, training
 from retcon.engine.edits.joint import basis
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.moments import Factored
-from retcon.engine.errors import Cancelled
+from retcon.engine.errors import Stopped
 from retcon.engine.evaluation import score_targets
 from retcon.engine.hparams import Hparams
 from retcon.engine.progress import Progress, silent
@@ -210,9 +210,9 @@ def test_cancelling_a_training_leaves_the_model_as_it_was(
     def report(progress: Progress) -> None:
         seen.append(progress)
         if len(seen) == 3:
-            raise Cancelled
+            raise Stopped
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(Stopped):
         write(decoder, words, name, report)
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, bits)

@@ -92,7 +92,7 @@ OWNERS_WRITES: list[Callable[[Session, int, str], Any]] = [
     lambda session, job_id, owner: jobs.checkpoint(session, job_id, owner, {"late": True}),
     lambda session, job_id, owner: jobs.finish(session, job_id, owner, {"trace": 1}),
     lambda session, job_id, owner: jobs.fail(session, job_id, owner, "late", "failure"),
-    jobs.cancelled,
+    jobs.stopped,
 ]
 
 
@@ -104,7 +104,7 @@ def test_a_process_taken_for_dead_cannot_write_any_more(
         jobs.claim(session, job_id, "old", 1)
         if write is not jobs.start:
             jobs.start(session, job_id, "old")
-        assert jobs.interrupt(session, job_id, "old")
+        assert jobs.bury(session, job_id, "old")
     for owner in (None, "new"):  # interrupted; then resumed by another
         if owner is not None:
             with catalog.write() as session:
@@ -119,7 +119,7 @@ def test_a_process_taken_for_dead_cannot_write_any_more(
 def test_what_is_lost_takes_the_results_of_its_transaction_along(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         jobs.claim(session, job_id, "old", 1)
-        jobs.interrupt(session, job_id, "old")
+        jobs.bury(session, job_id, "old")
     with pytest.raises(LostOwnership), catalog.write() as session:
         jobs.create(session, "result", {}, "cpu")
         jobs.checkpoint(session, job_id, "old", {"position": 1})
@@ -131,14 +131,14 @@ def test_cancel(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         other = jobs.create(session, "trace", {}, "cpu")
         assert other.id is not None
-        job = jobs.request_cancel(session, other.id)
-        assert (job.state, job.cancel_requested) == ("cancelled", True)
+        job = jobs.request_stop(session, other.id, "cancel")
+        assert (job.state, job.stop_asked) == ("cancelled", "cancel")
         assert not jobs.claim(session, other.id, "me", 1)
         jobs.claim(session, job_id, "me", 1)
-        job = jobs.request_cancel(session, job_id)
-        assert (job.state, job.cancel_requested) == ("waiting", True)
+        job = jobs.request_stop(session, job_id, "cancel")
+        assert (job.state, job.stop_asked) == ("waiting", "cancel")
         jobs.start(session, job_id, "me")
-        jobs.cancelled(session, job_id, "me")
+        jobs.stopped(session, job_id, "me")
         assert jobs.get(session, job_id).state == "cancelled"
 
 
@@ -146,20 +146,20 @@ def test_cancel_leaves_an_ended_job_alone(catalog: Catalog, job_id: int) -> None
     with catalog.write() as session:
         jobs.claim(session, job_id, "me", 1)
         jobs.finish(session, job_id, "me", {})
-        job = jobs.request_cancel(session, job_id)
-    assert (job.state, job.cancel_requested) == ("done", False)
+        job = jobs.request_stop(session, job_id, "cancel")
+    assert (job.state, job.stop_asked) == ("done", None)
 
 
 def test_interrupt_looks_at_the_owner(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
-        assert not jobs.interrupt(session, job_id, "somebody")
+        assert not jobs.bury(session, job_id, "somebody")
         jobs.claim(session, job_id, "me", 1)
-        assert not jobs.interrupt(session, job_id, None)
-        assert jobs.interrupt(session, job_id, "me")
-        assert not jobs.interrupt(session, job_id, "me")
+        assert not jobs.bury(session, job_id, None)
+        assert jobs.bury(session, job_id, "me")
+        assert not jobs.bury(session, job_id, "me")
         never_claimed = jobs.create(session, "trace", {}, "cpu")
         assert never_claimed.id is not None
-        assert jobs.interrupt(session, never_claimed.id, None)
+        assert jobs.bury(session, never_claimed.id, None)
         assert never_claimed.state == "interrupted"
 
 
@@ -182,7 +182,7 @@ def test_resume_keeps_the_checkpoint_and_clears_the_error(catalog: Catalog, job_
             None,
         )
         assert (job.checkpoint, job.done, job.attempt) == ({"position": 3}, 3, 1)
-        assert (job.ended, job.cancel_requested) == (None, False)
+        assert (job.ended, job.stop_asked) == (None, None)
         assert jobs.claim(session, job_id, "you", 2)
         assert jobs.get(session, job_id).attempt == 2
         with pytest.raises(InputError, match="is waiting"):
@@ -205,9 +205,9 @@ def test_no_such_job(catalog: Catalog) -> None:
         for call in (
             lambda: jobs.get(session, 9),
             lambda: jobs.claim(session, 9, "me", 1),
-            lambda: jobs.request_cancel(session, 9),
+            lambda: jobs.request_stop(session, 9, "pause"),
             lambda: jobs.requeue(session, 9),
-            lambda: jobs.interrupt(session, 9, None),
+            lambda: jobs.bury(session, 9, None),
             lambda: jobs.start(session, 9, "me"),
         ):
             with pytest.raises(NotFound, match="no job 9"):

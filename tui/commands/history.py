@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from ...engine.jobs import RevertSpec, VerifySpec
+from ...engine.jobs import RevertSpec, VerifySpec, job_record
 from ...store import history as revisions
 from ...store.errors import InputError
 from ...store.tables import Model, Revision
@@ -12,7 +12,7 @@ from ..following import follow, run, submit
 from ..options import job_options, json_option, open_catalog
 from ..output import narrate, print_json, print_table
 from ..plain import plain
-from ..records import job_record, revision_record
+from ..records import revision_record
 
 
 @click.command()

@@ -1,18 +1,19 @@
 """`retcon job`: what runs, what ran, and what to do about it."""
 
 import time
+from collections.abc import Callable
 
 import click
 
 from ...engine import jobs
 from ...store import jobs as rows
 from ...store.errors import InputError
+from ...store.jobs import Stop
 from ...store.tables import ENDED_STATES, Job
 from ..following import describe, follow
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 from ..plain import plain
-from ..records import job_record
 
 # What a job's `made` may name that a person would look up.
 _MADE = ("name", "trace", "sweep", "covariance", "revision", "evaluation", "verified", "folder")
@@ -20,7 +21,7 @@ _MADE = ("name", "trace", "sweep", "covariance", "revision", "evaluation", "veri
 
 @click.group()
 def job() -> None:
-    """List, follow, cancel and resume jobs."""
+    """List, follow, stop and resume jobs."""
 
 
 @job.command("list")
@@ -33,7 +34,7 @@ def list_(everything: bool, as_json: bool) -> None:
     with catalog.read() as session:
         found = rows.list_jobs(session, limit=None if everything else 50)
     if as_json:
-        print_json({"jobs": [job_record(one) for one in found]})
+        print_json({"jobs": [jobs.job_record(one) for one in found]})
         return
     print_table(
         ("id", "kind", "state", "device", "created", "progress"),
@@ -60,7 +61,7 @@ def show(id: int, as_json: bool) -> None:
     jobs.reap(catalog)
     with catalog.read() as session:
         found = rows.get(session, id)
-    record = job_record(found)
+    record = jobs.job_record(found)
     print_json(record) if as_json else print_fields(list(record.items()))
 
 
@@ -73,7 +74,7 @@ def watch(id: int, as_json: bool) -> None:
     with catalog.read() as session:
         found = rows.get(session, id)
     ended = follow(catalog, found)
-    print_json(job_record(ended)) if as_json else narrate(f"Job {id} is done.")
+    print_json(jobs.job_record(ended)) if as_json else narrate(f"Job {id} is done.")
 
 
 @job.command()
@@ -99,14 +100,39 @@ def log(id: int, following: bool) -> None:
                 state = rows.get(session, id).state
 
 
+def _stop_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option(
+        "--grace",
+        type=click.FloatRange(0, min_open=True),
+        default=jobs.GRACE_SECONDS,
+        show_default=True,
+        help="Seconds that it has to reach a checkpoint, then to go on SIGTERM, before it is killed.",
+    )(command)
+    command = click.option("--detach", is_flag=True, help="Only ask; do not wait for it, and kill nothing.")(
+        command
+    )
+    return click.argument("id", type=ROW_ID)(json_option(command))
+
+
 @job.command()
-@click.argument("id", type=ROW_ID)
-@json_option
-def cancel(id: int, as_json: bool) -> None:
-    """Ask a job to stop at its next checkpoint."""
-    found = jobs.cancel(open_catalog(), id)
+@_stop_options
+def cancel(id: int, grace: float, detach: bool, as_json: bool) -> None:
+    """Stop a job: at its next checkpoint, then by SIGTERM, then by SIGKILL. What is checkpointed stays."""
+    _stop(id, "cancel", grace, detach=detach, as_json=as_json)
+
+
+@job.command()
+@_stop_options
+def pause(id: int, grace: float, detach: bool, as_json: bool) -> None:
+    """Stop a job as `cancel` does, so that its device is free; `job resume` lets it go on."""
+    _stop(id, "pause", grace, detach=detach, as_json=as_json)
+
+
+def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> None:
+    catalog = open_catalog()
+    found = jobs.ask_to_stop(catalog, id, stop) if detach else jobs.stop(catalog, id, stop, grace, narrate)
     if as_json:
-        print_json(job_record(found))
+        print_json(jobs.job_record(found))
     elif found.state in ENDED_STATES:
         narrate(f"Job {id} is {found.state}.")
     else:
@@ -115,15 +141,37 @@ def cancel(id: int, as_json: bool) -> None:
 
 @job.command()
 @click.argument("id", type=ROW_ID)
+@click.argument("priority", type=int)
+@json_option
+def priority(id: int, priority: int, as_json: bool) -> None:
+    """Move a waiting job in line: higher priorities are served first, of equals the older one; the default is 0."""
+    catalog = open_catalog()
+    with catalog.write() as session:
+        found = rows.set_priority(session, id, priority)
+    print_json(jobs.job_record(found)) if as_json else narrate(f"Job {id} has priority {priority}.")
+
+
+@job.command()
+@click.argument("id", type=ROW_ID, required=False)
+@click.option(
+    "--all", "everything", is_flag=True, help="All interrupted jobs, as after a reboot; does not wait."
+)
 @click.option("--detach", is_flag=True, help="Do not wait for it.")
 @json_option
-def resume(id: int, detach: bool, as_json: bool) -> None:
-    """Start an interrupted, failed or cancelled job again, from its checkpoint."""
+def resume(id: int | None, everything: bool, detach: bool, as_json: bool) -> None:
+    """Start an interrupted, paused, failed or cancelled job again, from its checkpoint."""
+    if (id is None) != everything:
+        raise click.UsageError("name one job, or --all")
     catalog = open_catalog()
+    if id is None:
+        ids = jobs.resume_all(catalog)
+        told = f"Resumed {', '.join(f'job {one}' for one in ids)}." if ids else "No job is interrupted."
+        print_json({"resumed": ids}) if as_json else narrate(told)
+        return
     found = jobs.resume(catalog, id)
     if not detach:
         found = follow(catalog, found)
-    print_json(job_record(found)) if as_json else narrate(f"Job {id} is {found.state}.")
+    print_json(jobs.job_record(found)) if as_json else narrate(f"Job {id} is {found.state}.")
 
 
 @job.command()

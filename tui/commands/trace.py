@@ -23,7 +23,7 @@ from ..heatmap import render
 from ..options import KINDS, ROW_ID, SEED, Kinds, estimate_option, job_options, json_option, open_catalog
 from ..output import colour_wanted, console, narrate, print_json, print_table, terminal_width
 from ..plain import plain
-from ..records import job_record, trace_record
+from ..records import trace_record
 from .trace_files import export, import_
 from .trace_locate import locate
 from .trace_rows import effects_of, load_trace
@@ -120,7 +120,7 @@ def _submit(
         share = dataclasses.replace(spec, trace=_begun(catalog, started[0]), shard=shard, shards=len(devices))
         started.append(submit(catalog, share, device))
     if detach:
-        print_json(job_record(started[0])) if as_json else click.echo(
+        print_json(jobs.job_record(started[0])) if as_json else click.echo(
             "\n".join(str(job.id) for job in started)
         )
         return

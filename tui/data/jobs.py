@@ -29,7 +29,7 @@ class JobRow:
     id: int
     kind: str
     state: str
-    cancel_requested: bool
+    stop_asked: str | None
     done: float
     total: float | None
     unit: str
@@ -136,7 +136,7 @@ def tail(path: Path) -> list[str]:
 
 
 _LISTED = (
-    _J.id, _J.kind, _J.state, _J.cancel_requested, _J.done, _J.total, _J.unit, _J.rate, _J.seconds_left, _J.activity,
+    _J.id, _J.kind, _J.state, _J.stop_asked, _J.done, _J.total, _J.unit, _J.rate, _J.seconds_left, _J.activity,
     _J.error, _J.created, _J.started, _J.ended, func.json_extract(_J.spec, *(f"$.{path}" for path in _TOLD)),
 )  # fmt: skip
 

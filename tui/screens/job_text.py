@@ -21,6 +21,7 @@ STATES = {
     "done": ("✓", "green"),
     "failed": ("✗", "bold red"),
     "cancelled": ("–", "dim"),
+    "paused": ("‖", "yellow"),
     "interrupted": ("!", "bold yellow"),
 }
 _LONGEST = 200
@@ -32,7 +33,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
     row = job.row
     symbol, style = STATES[row.state]
     state = Text(f"{symbol} {row.state}", style=style)
-    if row.alive and row.cancel_requested:
+    if row.alive and row.stop_asked:
         state.append("  stops at its next checkpoint", style="yellow")
     parts: Parts = [title(f"Job {row.id}: {row.kind}, {row.about}"), state]
     if row.error:

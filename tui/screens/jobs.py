@@ -87,7 +87,7 @@ class JobsPane(Pane):
         catalog, id = self.catalog, row.id
 
         def cancel() -> str:
-            job = jobs.cancel(catalog, id)
+            job = jobs.ask_to_stop(catalog, id)
             return (
                 f"job {id} {'is cancelled' if job.state in ENDED_STATES else 'stops at its next checkpoint'}"
             )
@@ -99,8 +99,8 @@ class JobsPane(Pane):
 
     def action_resume(self) -> None:
         row = self._found.get(self.rows.key or "")
-        if not isinstance(row, JobRow) or row.state not in ("interrupted", "failed", "cancelled"):
-            self.post_message(Refused("only an interrupted, failed or cancelled job can be resumed"))
+        if not isinstance(row, JobRow) or row.state not in ("interrupted", "paused", "failed", "cancelled"):
+            self.post_message(Refused("only an interrupted, paused, failed or cancelled job can be resumed"))
             return
         catalog, id = self.catalog, row.id
 
@@ -115,7 +115,7 @@ def _row(row: JobRow | Hurt) -> Row:
     if isinstance(row, Hurt):
         return Row(str(row.id), (Text("! damaged", style="red"), str(row.id), "", row.reason), hurt=True)
     symbol, style = STATES[row.state]
-    word = "stopping" if row.alive and row.cancel_requested else row.state
+    word = "stopping" if row.alive and row.stop_asked else row.state
     cells: tuple[str | Text, ...] = (
         Text(f"{symbol} {word}", style=style),
         str(row.id),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         loaded.decoder,
         loaded.tokenizer,
         requests,
-        {layer: Factored(moment_of(running, row)) for layer, row in moments.items()},
+        {layer: Factored(partial(moment_of, running, row)) for layer, row in moments.items()},
         hparams,
         contexts,
         running.report,
@@ -134,9 +135,15 @@ def _score(score: Score) -> dict[str, Any]:
 def moments_at(
     running: Running, spec: EditSpec, loaded: Loaded, layers: Sequence[int]
 ) -> dict[int, Covariance]:
-    """The catalogued covariance of each of the layers; those missing are collected first, in one pass."""
-    found: dict[int, Covariance] = {}
+    """The catalogued covariance of each of the layers; those missing are collected first, in one pass.
+
+    A resumed job takes those that it began with, whatever was collected since. Each file is verified now rather than
+    after the search.
+    """
+    found: dict[int, Covariance] = _began_with(running)
     for layer in layers:
+        if layer in found:
+            continue
         row = _chosen(running, spec, loaded, layer) or newest(running, loaded.model.id or 0, layer)
         if row is not None:
             found[layer] = row
@@ -159,7 +166,19 @@ def moments_at(
         with running.catalog.read() as session:
             rows = [session.get_one(Covariance, id) for id in ids]
         found |= {row.layer: row for row in rows}
+    for row in found.values():
+        moment_of(running, row)
+    with running.catalog.write() as session:
+        ids = [row.id or 0 for row in found.values()]
+        running.checkpoint(session, running.job.checkpoint | {"moments": ids})
     return found
+
+
+def _began_with(running: Running) -> dict[int, Covariance]:
+    ids = running.job.checkpoint.get("moments", [])
+    with running.catalog.read() as session:
+        rows = [session.get(Covariance, id) for id in ids]
+    return {row.layer: row for row in rows if row is not None}
 
 
 def _chosen(running: Running, spec: EditSpec, loaded: Loaded, layer: int) -> Covariance | None:

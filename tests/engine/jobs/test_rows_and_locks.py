@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from retcon.engine import jobs
-from retcon.engine.errors import Cancelled
+from retcon.engine.errors import Stopped
 from retcon.engine.jobs import worker
 from retcon.engine.jobs.locks import device_lock, is_held, job_lock, try_lock
+from retcon.engine.jobs.queue import take
 from retcon.engine.jobs.running import Running
 from retcon.engine.jobs.specs import SPECS
 from retcon.engine.progress import Progress
@@ -119,7 +120,7 @@ def test_waiting_for_a_lock_leaves_nothing_open(catalog: Catalog) -> None:
     with try_lock(path) as taken, ExitStack() as stack:
         assert taken
         before = len(list(Path("/proc/self/fd").iterdir()))
-        assert not any(worker._take(path, stack) for _ in range(50))
+        assert not any(take(path, stack) for _ in range(50))
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -240,12 +241,12 @@ def test_cancelling(catalog: Catalog, hold: Callable[[Path], subprocess.Popen[st
     running = claimed(catalog, alive, "me")
     hold(job_lock(catalog.home, alive))
     claimed(catalog, dead, "gone")
-    assert jobs.cancel(catalog, waiting).state == "cancelled"
-    assert jobs.cancel(catalog, alive).state == "running"
-    assert jobs.cancel(catalog, dead).state == "interrupted", "nobody is there who could stop"
-    with pytest.raises(Cancelled):
+    assert jobs.ask_to_stop(catalog, waiting).state == "cancelled"
+    assert jobs.ask_to_stop(catalog, alive).state == "running"
+    assert jobs.ask_to_stop(catalog, dead).state == "interrupted", "nobody is there who could stop"
+    with pytest.raises(Stopped):
         running.say("next")
-    with pytest.raises(Cancelled):  # also where progress is counted and written only now and then
+    with pytest.raises(Stopped):  # also where progress is counted and written only now and then
         running.report(Progress(1, 2, "facts", ""))
 
 

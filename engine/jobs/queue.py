@@ -64,22 +64,23 @@ def take(path: Path, stack: ExitStack) -> bool:
 def await_room(running: Running, size: int) -> None:
     """Wait until the home's disk has room for `size` bytes. Raises `Stopped` if asked to stop.
 
-    The catalog itself may have no room for what is said meanwhile, so that is tried and not insisted on.
+    The catalog itself may have no room to say so; whatever else waits for the device is served meanwhile.
     """
     said = (
         f"waiting: the disk of {running.catalog.home.root} is full; {size / 1e6:.0f} MB are needed to go on"
     )
-    while not _has_room(running.catalog.home.root, size):
+    while True:
         try:
             with running.catalog.write() as session:
                 rows.wait(session, running.id, running.owner, said)
-                asked = rows.get(session, running.id).stop_asked
         except Exception as error:
             if not is_full(error):
                 raise
-            with running.catalog.read() as session:
-                asked = rows.get(session, running.id).stop_asked
-        if asked is not None:
+        else:
+            if _has_room(running.catalog.home.root, size):
+                return
+        running.renew()
+        if running.job.stop_asked is not None:
             raise Stopped
         time.sleep(_ROOM_SECONDS)
 

@@ -13,6 +13,7 @@ import psutil
 from sqlmodel import func, select
 
 from ...engine import jobs
+from ...engine.jobs import sessions
 from ...engine.jobs.locks import device_lock, is_held
 from ...store.home import network_filesystem
 from ...store.tables import Job, Model, Revision
@@ -80,6 +81,8 @@ def _warnings(root: Path, free: int) -> list[str]:
         warnings.append(
             f"{root} lies on {kind}: file locks and the WAL are not safe there; set RETCON_HOME to a local disk"
         )
+    if told := sessions.warning():
+        warnings.append(told)
     if free < 2e9:
         warnings.append(f"only {free / 1e9:.1f} GB are free in {root}")
     return warnings

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from .limits import CPU_TOKENS, GPU_TOKENS
+from .limits import CPU_TOKENS, GPU_TOKENS, fitting
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -15,7 +15,7 @@ class Budget:
     """The largest batch so far that a device did not refuse, in tokens (rows x positions)."""
 
     def __init__(self, device: torch.device, tokens: int | None = None) -> None:
-        self.tokens = tokens or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
+        self.tokens = tokens or fitting(GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
         self.halved = 0
 
     def batches(

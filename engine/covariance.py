@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from .corpus import Corpus
 from .decoder import Decoder
 from .errors import InputError
-from .limits import READING_TOKENS
+from .limits import READING_TOKENS, fitting
 from .progress import Progress, Report, silent
 from .settling import Settling
 from .tokens import right_padded
@@ -153,7 +153,7 @@ def _batches(rows: list[list[int]]) -> Iterator[list[list[int]]]:
     """Rows of like length together, so that little is spent on padding."""
     batch: list[list[int]] = []
     for row in sorted(filter(None, rows), key=len, reverse=True):
-        if batch and (len(batch) + 1) * len(batch[0]) > READING_TOKENS:
+        if batch and (len(batch) + 1) * len(batch[0]) > fitting(READING_TOKENS):
             yield batch
             batch = []
         batch.append(row)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .limits import fitting
 from .tokens import aligned, prompt_ids, text_of
 
 # MEMIT's openings (Meng et al. 2023): a few words of anything, so that the key is not tied to position 0.
@@ -48,8 +49,9 @@ def complete_ids(
     """The same for prompts that are token ids already."""
     texts: list[str] = []
     config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
-    for begin in range(0, len(prompts), _AT_ONCE):
-        rows = prompts[begin : begin + _AT_ONCE]
+    at_once = fitting(_AT_ONCE)
+    for begin in range(0, len(prompts), at_once):
+        rows = prompts[begin : begin + at_once]
         ids, mask = aligned(rows, [len(row) - 1 for row in rows], model.device)
         out = _generate(model, ids, mask, config)
         texts += [text_of(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]

@@ -30,6 +30,7 @@ from .corruption import Corrupted, Corruption, run_corrupted
 from .decoder import Decoder, Edit
 from .errors import InputError
 from .kinds import KINDS, SEVERED, WINDOWED, Kind, Scores, window_of
+from .limits import fitting
 from .preview import estimate
 from .tokens import Located, locate_subject, right_padded, target_ids
 
@@ -155,7 +156,7 @@ def plan(
     while order:
         batch = [
             order.pop()
-            for _ in range(min(len(order), max(1, _TOKENS_AT_ONCE // len(located[order[-1]].ids))))
+            for _ in range(min(len(order), max(1, fitting(_TOKENS_AT_ONCE) // len(located[order[-1]].ids))))
         ]
         choices = _first_choices(decoder, [located[number].ids for number in batch])
         for number, choice in zip(batch, choices, strict=True):

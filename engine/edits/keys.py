@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
+from ..limits import fitting
 from ..tokens import aligned
 from .request import Request
 
@@ -47,10 +48,9 @@ def read_keys(
     device = decoder.device
     keys = {layer: [torch.zeros(0, size, dtype=torch.float64, device=device)] for layer in layers}
     states = {layer: [torch.zeros(0, width, dtype=torch.float64, device=device)] for layer in layers}
-    for begin in range(0, len(rows), _ROWS_AT_ONCE):
-        ids, mask = aligned(
-            rows[begin : begin + _ROWS_AT_ONCE], at[begin : begin + _ROWS_AT_ONCE], decoder.device
-        )
+    at_once = fitting(_ROWS_AT_ONCE)
+    for begin in range(0, len(rows), at_once):
+        ids, mask = aligned(rows[begin : begin + at_once], at[begin : begin + at_once], decoder.device)
 
         def on_key(layer: int, entering: Tensor) -> None:
             if layer in keys:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..corpus import Corpus, open_corpus
 from ..decoder import Decoder
 from ..intervals import Metric, summarise_ratio, summarise_rows
+from ..limits import fitting
 from ..progress import Progress, Report
 from ..tokens import prompt_ids, right_padded
 
@@ -162,5 +163,5 @@ def measure_drift(
 
 def _batches(rows: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """Consecutive rows that are run together: `[begin, end)`."""
-    size = max(1, _TOKENS_AT_ONCE // max((len(row) for row in rows), default=1))
+    size = max(1, fitting(_TOKENS_AT_ONCE) // max((len(row) for row in rows), default=1))
     return [(begin, min(begin + size, len(rows))) for begin in range(0, len(rows), size)]

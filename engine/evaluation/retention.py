@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
 from ..generation import complete
+from ..limits import fitting
 from ..progress import Progress, Report
 from .free import begins_with
 from .teacher_forced import score_targets
@@ -49,9 +50,10 @@ def ask_again(
 ) -> list[Retained]:
     """Ask earlier requests on the model as it is now."""
     found = []
-    for begin in range(0, len(requests), _AT_ONCE):
+    at_once = fitting(_AT_ONCE)
+    for begin in range(0, len(requests), at_once):
         report(Progress(begin, len(requests), "requests", "asking earlier edits again"))
-        part = requests[begin : begin + _AT_ONCE]
+        part = requests[begin : begin + at_once]
         scores = score_targets(decoder, tokenizer, [(one.prompt, one.target) for one in part])
         texts = complete(decoder.model, tokenizer, [one.prompt for one in part], max_new_tokens)
         for one, score, text in zip(part, scores, texts, strict=True):

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
+from ..limits import fitting
 from ..tokens import prompt_ids, right_padded, target_ids
 
 _TOKENS_AT_ONCE = 2_048
@@ -31,7 +32,7 @@ def score_targets(
     scores: dict[int, Score] = {}
     while order:
         longest = len(rows[order[-1]][0]) + len(rows[order[-1]][1])
-        batch = [order.pop() for _ in range(min(len(order), max(1, _TOKENS_AT_ONCE // longest)))]
+        batch = [order.pop() for _ in range(min(len(order), max(1, fitting(_TOKENS_AT_ONCE) // longest)))]
         for i, score in zip(batch, _score_batch(decoder, [rows[i] for i in batch]), strict=True):
             scores[i] = score
     return [scores[i] for i in range(len(rows))]

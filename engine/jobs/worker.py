@@ -4,6 +4,7 @@ It holds the job's lock for its whole life, claims the row, waits for its device
 Whatever happens ends in one of the row's states, with the reason in one sentence; a traceback goes to the log.
 """
 
+import gc
 import importlib
 import os
 import signal
@@ -20,6 +21,7 @@ from ...store.catalog import Catalog
 from ...store.errors import CatalogError, LostOwnership
 from ...store.errors import InputError as CatalogInputError
 from ..errors import InputError, Stopped
+from ..limits import halve
 from .locks import job_lock
 from .notice import give_notice
 from .preflight import cost_of
@@ -89,7 +91,9 @@ def _run(running: Running) -> int:
 
 
 def _made(running: Running) -> dict[str, Any]:
-    """Do the work on its devices. Where the disk is full, let go of them, wait for room, and go on as a resume does."""
+    """Do the work on its devices, and go on as a resume does where it could not: the disk is full, so let go of the
+    devices and wait for room; or memory ran out, so do half as much at once.
+    """
     spec = SPECS[running.job.kind](**running.job.spec)
     while True:
         try:
@@ -99,12 +103,21 @@ def _made(running: Running) -> dict[str, Any]:
                     rows.start(session, running.id, running.owner)
                 return _work(running, spec)
         except Exception as error:
-            if not is_full(error):
+            full = is_full(error)
+            if not full and not (_is_out_of_memory(error) and halve()):
                 raise
             _log_traceback()
         # Outside the except clause, where the error no longer holds on to a model in memory.
-        cost = cost_of(running.catalog, spec, running.job.device)
-        await_room(running, max(_LEAST_ROOM, cost.disk if cost else 0))
+        _free_memory()
+        if full:
+            cost = cost_of(running.catalog, spec, running.job.device)
+            await_room(running, max(_LEAST_ROOM, cost.disk if cost else 0))
+        else:
+            print("out of memory: going on with half as much at once", file=sys.stderr)
+            with running.catalog.write() as session:
+                rows.wait(
+                    session, running.id, running.owner, "out of memory: going on with half as much at once"
+                )
         running.renew()
 
 
@@ -118,6 +131,18 @@ def _work(running: Running, spec: Spec) -> dict[str, Any]:
     run = importlib.import_module(f".runs.{running.job.kind}", __package__).run
     made: dict[str, Any] = run(running, spec)
     return made
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+
+
+def _free_memory() -> None:
+    """Give back what a failed attempt held: of the GPU, too, where the allocator keeps it for the next one."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _log_traceback() -> None:
@@ -135,7 +160,7 @@ def _sentence(error: Exception) -> str:
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, CatalogError):
         return first
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if _is_out_of_memory(error):
         return f"out of memory on this device; free it, or choose a smaller model or dtype ({first})"
     return f"{type(error).__name__}: {first}; the job's log has the traceback"
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from retcon.engine import jobs
+from retcon.engine import jobs, limits
 from retcon.engine.errors import Stopped
 from retcon.engine.jobs import worker
 from retcon.engine.jobs.locks import device_lock, is_held, job_lock, try_lock
@@ -304,3 +304,47 @@ def test_a_slow_beginning_is_outgrown(catalog: Catalog, monkeypatch: pytest.Monk
         if done == 1:
             assert look(catalog, running.id).rate == pytest.approx(0.1)
     assert look(catalog, running.id).rate == pytest.approx(1.0, rel=0.03)
+
+
+def test_out_of_memory_halves_what_is_run_at_once(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the kind of job: it goes on from its checkpoint with half as much, and gives up when that is no help."""
+    monkeypatch.setattr(limits, "_memory", limits._Memory())
+    running = waiting(catalog)
+    monkeypatch.setattr(worker, "cost_of", lambda *_: None)
+    tried: list[int] = []
+
+    def work(_running: Running, _spec: object) -> dict[str, int]:
+        tried.append(limits.fitting(1000))
+        with catalog.write() as session:
+            running.checkpoint(session, {"attempts": len(tried)})
+        if len(tried) < 3:
+            raise MemoryError("no room for a tensor")
+        return {"trace": 7}
+
+    monkeypatch.setattr(worker, "_work", work)
+    assert worker._made(running) == {"trace": 7}
+    assert tried == [1000, 500, 250]
+    assert running.job.checkpoint == {"attempts": 3}
+    assert "half as much at once" in capsys.readouterr().err
+
+    tried.clear()
+    running = waiting(catalog)
+    monkeypatch.setattr(worker, "_work", lambda *_: work(running, None) if len(tried) > 99 else never(tried))
+    with pytest.raises(MemoryError):
+        worker._made(running)
+    assert len(tried) == 7, "two halvings were used up above, and there are eight"
+
+
+def waiting(catalog: Catalog) -> Running:
+    """A job that was claimed and has no device yet."""
+    with catalog.write() as session:
+        job = rows.create(session, "ask", {"model": "m", "prompt": "p"}, "cpu")
+        assert rows.claim(session, job.id or 0, "mine", os.getpid())
+    return Running(catalog, look(catalog, job.id or 0), "mine")
+
+
+def never(tried: list[int]) -> dict[str, int]:
+    tried.append(0)
+    raise MemoryError

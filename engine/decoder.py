@@ -84,8 +84,9 @@ class _PrefixCache(DynamicCache):
         if not self._prefixes:
             return key_states, value_states
         keys, values = self._prefixes[layer_idx]
-        together = torch.cat([keys[self.rows], key_states], dim=-2)
-        return together, torch.cat([values[self.rows], value_states], dim=-2)
+        assert self.rows is not None
+        rows = self.rows.to(keys.device)
+        return torch.cat([keys[rows], key_states], dim=-2), torch.cat([values[rows], value_states], dim=-2)
 
 
 class _RecordingCache(DynamicCache):
@@ -115,7 +116,10 @@ class _GivenCache(DynamicCache):
 
 
 class Decoder:
-    """A model with its anatomy, as the science uses it: run, resume, read logits. Never changes the weights."""
+    """A model with its anatomy, as the science uses it: run, resume, read logits. Never changes the weights.
+
+    Its blocks may lie on several devices; what goes in and comes out is on `device`, that of its embedding.
+    """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -126,11 +130,12 @@ class Decoder:
         self._outputs_of_block: int | None = (
             None  # length of the tuple that a block returns; None: a bare tensor
         )
+        self._device = next(self.embedding.parameters()).device
         self._vocabulary = model.get_output_embeddings().weight.shape[0]
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self._device
 
     @property
     def layers(self) -> int:
@@ -183,7 +188,7 @@ class Decoder:
     def _logits(self, hidden: Tensor) -> Tensor:
         tokens = torch.zeros(hidden.shape[:2], dtype=torch.long, device=self.device)
         with self._stubbed(lambda _layer, _args, _kwargs: hidden):
-            return self.model(input_ids=tokens, use_cache=False).logits
+            return self.model(input_ids=tokens, use_cache=False).logits.to(self.device)
 
     def _forward(
         self,
@@ -207,24 +212,26 @@ class Decoder:
         shape = run.input_ids.shape
 
         def entering(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-            run.states.append(_hidden(args, kwargs))
+            run.states.append(_hidden(args, kwargs).to(self.device))
 
         def leaving(layer: int) -> Any:
             def hook(_module: nn.Module, _args: tuple, output: Any) -> None:
                 self._outputs_of_block = len(output) if isinstance(output, tuple) else None
                 if layer == last:
                     if run.cache is not None:
-                        run.states.append(first_tensor(output))
+                        run.states.append(first_tensor(output).to(self.device))
                     raise _StopForward
 
             return hook
 
         def capturing(into: list[Tensor]) -> Any:
             # Cloned: Falcon adds the attention into the MLP's output in place.
-            return lambda _module, _args, output: into.append(first_tensor(output).clone().view(*shape, -1))
+            return lambda _module, _args, output: into.append(
+                first_tensor(output).clone().to(self.device).view(*shape, -1)
+            )
 
         def handing_on(layer: int, on_key: OnKey) -> Any:
-            return lambda _module, args: on_key(layer, args[0].view(*shape, -1))
+            return lambda _module, args: on_key(layer, args[0].to(self.device).view(*shape, -1))
 
         handles = []
         if embedding_edit is not None:
@@ -327,7 +334,7 @@ class Resumption:
         else:
             kwargs["hidden_states"] = hidden
         with self._editing(layer, hidden.shape[:2], edits):
-            return first_tensor(self.decoder.blocks[layer](*args, **kwargs))
+            return first_tensor(self.decoder.blocks[layer](*args, **kwargs)).to(self.decoder.device)
 
     def _capture_calls(self) -> list[tuple[tuple, dict[str, Any]]]:
         calls: list[tuple[tuple, dict[str, Any]]] = []
@@ -365,17 +372,21 @@ class Resumption:
         rows = self.run.input_ids.shape[0]
         if value.shape[0] == 1:
             return value
+        assert self._rows is not None
+        wanted = self._rows.to(value.device)
         if value.shape[0] == rows:
-            return value[self._rows]
+            return value[wanted]
         # BLOOM's alibi puts its heads into the batch dimension: [rows * heads, 1, T].
-        return value.view(rows, -1, *value.shape[1:])[self._rows].flatten(0, 1)
+        return value.view(rows, -1, *value.shape[1:])[wanted].flatten(0, 1)
 
     @contextmanager
     def _editing(self, layer: int, shape: Sequence[int], edits: Mapping[Role, Edit]) -> Iterator[None]:
         def hook_of(edit: Edit) -> Any:
             def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
                 tensor = first_tensor(output)
-                edited = edit(tensor.view(*shape, -1)).view(tensor.shape)
+                edited = (
+                    edit(tensor.to(self.decoder.device).view(*shape, -1)).view(tensor.shape).to(tensor.device)
+                )
                 return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
             return hook

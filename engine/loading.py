@@ -5,7 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -278,6 +278,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The model in evaluation mode on a device, in its own dtype unless told otherwise.
 
+    `cuda:0+cuda:1` spreads one that is too large for each over both, by whole blocks.
+
     Raises:
         InputError: transformers cannot load the folder; the message says why.
     """
@@ -290,8 +292,33 @@ def load_model(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise InputError(f"transformers cannot load {folder}: {_first_line(error)}") from error
+    if "+" in device:
+        return spread(model.eval(), device.split("+"))
     nn.Module.to(model, torch.device(device))
     return model.eval()
+
+
+def spread(model: PreTrainedModel, devices: Sequence[str]) -> PreTrainedModel:
+    """Put a model's blocks onto several GPUs, as each has room; accelerate moves what goes from one to the next.
+
+    Raises:
+        InputError: it does not fit even so.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    room = {_key(device): int(0.9 * torch.cuda.mem_get_info(device)[0]) for device in devices}
+    whole = list(model._no_split_modules or [])
+    balanced = get_balanced_memory(model, max_memory=room, no_split_module_classes=whole)
+    places = infer_auto_device_map(model, max_memory=balanced, no_split_module_classes=whole)
+    if not set(places.values()) <= set(room):
+        raise InputError(f"the model does not fit on {' and '.join(devices)} together; name more devices")
+    return dispatch_model(model, places)
+
+
+def _key(device: str) -> int:
+    """accelerate knows the GPUs by their numbers."""
+    return int(device.removeprefix("cuda:"))
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

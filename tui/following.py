@@ -48,11 +48,16 @@ def submit(catalog: Catalog, spec: Spec, device: str | None) -> Job:
 
 
 def _known(device: str | None) -> str:
-    """A device of this box, by default the first."""
+    """A device of this box, or several GPUs joined by +; by default the first."""
     known = jobs.devices()
-    if device is not None and device not in known:
-        raise click.UsageError(f"there is no device {device!r} here; there are {', '.join(known)}")
-    return device or known[0]
+    if device is None:
+        return known[0]
+    named = jobs.parts(device)
+    if missing := [part for part in named if part not in known]:
+        raise click.UsageError(f"there is no device {missing[0]!r} here; there are {', '.join(known)}")
+    if len(named) > len(set(named)) or (len(named) > 1 and jobs.CPU in named):
+        raise click.UsageError(f"{device!r} names no set of GPUs to spread a model over")
+    return device
 
 
 def estimate(catalog: Catalog, spec: Spec, device: str | None, *, as_json: bool) -> None:

@@ -26,9 +26,10 @@ _MOST_LAYERS = 10_000
 
 def job_options(command: Command) -> Command:
     """`--json`, `--detach` and `--device` for a command that starts a job."""
-    command = click.option("--device", help="cpu, cuda:0, ..; by default the first GPU, else the CPU.")(
-        command
-    )
+    command = click.option(
+        "--device",
+        help="cpu, cuda:0, ..; cuda:0+cuda:1 spreads a large model; by default the first GPU, else the CPU.",
+    )(command)
     command = click.option("--detach", is_flag=True, help="Do not wait: print the job's id and return.")(
         command
     )

@@ -8,7 +8,7 @@ job = jobs.follow(catalog, job.id, on_change=print)
 from ..metrics import METRICS, Difference, Meaning, differences
 from .comparison import compare
 from .control import GRACE_SECONDS, ask_to_stop, follow, log_path, reap, resume, resume_all, stop, submit
-from .devices import CPU, devices
+from .devices import CPU, devices, parts
 from .preflight import Cost, Time, cost_of, time_as_before
 from .record import job_record
 from .settings import (
@@ -71,6 +71,7 @@ __all__ = [
     "job_record",
     "log_path",
     "parse_tries",
+    "parts",
     "reap",
     "resume",
     "resume_all",

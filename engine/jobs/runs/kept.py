@@ -15,6 +15,7 @@ from torch import Tensor
 from ...delta import read_delta, to_tensors
 from ...edits.method import Written
 from ...edits.value import Value
+from ..devices import parts
 from ..running import Running
 
 
@@ -54,7 +55,7 @@ class KeptValues:
         digest = self.running.job.checkpoint.get("values", {}).get(str(number))
         if digest is None:
             return []
-        device = self.running.job.device
+        device = parts(self.running.job.device)[0]
         with safe_open(self.running.catalog.artifacts.path(digest), framework="pt", device=device) as file:
             losses = json.loads(file.metadata()["about"])
             return [

@@ -210,7 +210,6 @@ def requeue(session: Session, job_id: int) -> Job:
         rate=None,
         memory=None,
         seconds_left=None,
-        heartbeat=now(),  # its new process is given time to come up, however old the job is
         started=None,
         ended=None,
     ):

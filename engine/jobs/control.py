@@ -6,24 +6,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack
 from pathlib import Path
 
 from ...store import jobs as rows
 from ...store.catalog import Catalog
 from ...store.config import read_config
+from ...store.errors import InputError
 from ...store.home import Home
 from ...store.jobs import Stop
 from ...store.tables import ENDED_STATES, Job
 from .devices import devices
-from .locks import is_held, job_lock
+from .locks import held, is_held, job_lock
 from .notice import give_notice
 from .sessions import surviving
 from .specs import Spec
 
 _POLL_SECONDS = 0.2
-# A process that has not claimed its job by then never came up.
-_START_SECONDS = 60.0
 # How long a process that was asked to stop has to reach a checkpoint, and then to go on SIGTERM.
 GRACE_SECONDS = 30.0
 
@@ -35,9 +34,12 @@ def submit(catalog: Catalog, spec: Spec, device: str | None = None, priority: in
         store.errors.InputError: the home's config file is wrong, which the process would stumble over.
     """
     read_config(catalog.home)
-    with catalog.write() as session:
-        job = rows.create(session, spec.kind, spec.as_dict(), device or devices()[0], priority)
-    _start(catalog.home, _id(job))
+    with ExitStack() as stack:
+        with catalog.write() as session:
+            job = rows.create(session, spec.kind, spec.as_dict(), device or devices()[0], priority)
+            # Before anybody sees the row: who finds it without a process takes it for dead.
+            lock = stack.enter_context(held(job_lock(catalog.home, _id(job))))
+        _start(catalog.home, _id(job), lock)
     return job
 
 
@@ -45,12 +47,19 @@ def resume(catalog: Catalog, job_id: int) -> Job:
     """Start an interrupted, failed, paused or cancelled job again; it goes on from its checkpoint.
 
     Raises:
-        store.errors.InputError: the job is none of these.
+        store.errors.InputError: the job is none of these, or its process has not quite gone yet.
     """
     reap(catalog)
-    with catalog.write() as session:
-        job = rows.requeue(session, job_id)
-    _start(catalog.home, job_id)
+    with ExitStack() as stack:
+        with catalog.write() as session:
+            job = rows.requeue(session, job_id)
+            try:
+                lock = stack.enter_context(held(job_lock(catalog.home, job_id)))
+            except BlockingIOError:
+                raise InputError(
+                    f"the process of job {job_id} is still ending; try again in a moment"
+                ) from None
+        _start(catalog.home, job_id, lock)
     return job
 
 
@@ -146,8 +155,8 @@ def reap(catalog: Catalog) -> list[int]:
 
 
 def is_alive(home: Home, job: Job) -> bool:
-    """Whether a process has the job, or is still coming up to claim it."""
-    return is_held(job_lock(home, _id(job))) or (job.state == "queued" and _is_young(job))
+    """Whether a process has the job, or is being started for it."""
+    return is_held(job_lock(home, _id(job)))
 
 
 def log_path(home: Home, job_id: int) -> Path:
@@ -155,16 +164,16 @@ def log_path(home: Home, job_id: int) -> Path:
     return home.logs / f"job-{job_id}.log"
 
 
-def _is_young(job: Job) -> bool:
-    return datetime.now(UTC) - (job.heartbeat or job.created) < timedelta(seconds=_START_SECONDS)
+def _start(home: Home, job_id: int, lock: int) -> None:
+    """Start a worker in a session of its own, which holds the job's lock from the start.
 
-
-def _start(home: Home, job_id: int) -> None:
-    """Start a worker in a session of its own: no terminal, no pipe, and no signal of this one reaches it."""
+    No terminal, no pipe, and no signal of this one reaches it.
+    """
     log = os.open(log_path(home, job_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         subprocess.Popen(
-            [*surviving(), sys.executable, "-m", "retcon.engine.jobs.worker", str(job_id)],
+            [*surviving(), sys.executable, "-m", "retcon.engine.jobs.worker", str(job_id), str(lock)],
+            pass_fds=(lock,),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -5,6 +5,7 @@ A pid cannot tell: a killed child of a living parent still answers, and pids com
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from ...store.home import Home
 
 
 def job_lock(home: Home, job_id: int) -> Path:
-    """Held by a job's process for its whole life."""
+    """Held for a job from the moment that its row is there: by who starts its process, then by that until it ends."""
     return home.locks / f"job-{job_id}.lock"
 
 
@@ -36,6 +37,41 @@ def try_lock(path: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def held(path: Path, patience: float = 1.0) -> Iterator[int]:
+    """Hold a lock for a program that is to be started with it: yields the descriptor to hand over.
+
+    Who only looks whether it is held has it for a moment, so it is tried for `patience` seconds. The lock lasts until
+    the last process that has the descriptor is gone.
+
+    Raises:
+        BlockingIOError: another process keeps it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(patience / 50)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_handed(descriptor: int, path: Path) -> bool:
+    """Whether a descriptor that this program was started with is that of the lock."""
+    try:
+        handed, own = os.fstat(descriptor), path.stat()
+    except OSError:
+        return False
+    return (handed.st_dev, handed.st_ino) == (own.st_dev, own.st_ino)
 
 
 def is_held(path: Path) -> bool:

@@ -46,13 +46,13 @@ def _take_all(running: Running, stack: ExitStack) -> bool:
     """All of the devices or none: who held one and waited for another would keep it from those who need just that."""
     with ExitStack() as attempt:
         for part in sorted(parts(running.job.device)):
-            if not take(device_lock(running.catalog.home, part), attempt):
+            if not _take(device_lock(running.catalog.home, part), attempt):
                 return False
         stack.enter_context(attempt.pop_all())
     return True
 
 
-def take(path: Path, stack: ExitStack) -> bool:
+def _take(path: Path, stack: ExitStack) -> bool:
     """Hold a lock until the stack ends, if it is free; if not, nothing stays open."""
     with ExitStack() as attempt:
         if attempt.enter_context(try_lock(path)):

@@ -1,4 +1,4 @@
-"""The process of one job: `python -m retcon.engine.jobs.worker ID`.
+"""The process of one job: `python -m retcon.engine.jobs.worker ID [LOCK]`, LOCK the descriptor that holds its lock.
 
 It holds the job's lock for its whole life, claims the row, waits for its device, and only then imports torch.
 Whatever happens ends in one of the row's states, with the reason in one sentence; a traceback goes to the log.
@@ -9,7 +9,6 @@ import importlib
 import os
 import signal
 import sys
-import time
 import traceback
 import uuid
 from contextlib import ExitStack, suppress
@@ -22,26 +21,24 @@ from ...store.errors import CatalogError, LostOwnership
 from ...store.errors import InputError as CatalogInputError
 from ..errors import InputError, Stopped
 from ..limits import halve
-from .locks import job_lock
+from .locks import held, is_handed, job_lock
 from .notice import give_notice
 from .preflight import cost_of
-from .queue import await_room, is_full, take, take_devices
+from .queue import await_room, is_full, take_devices
 from .running import Running
 from .specs import SPECS, Spec
 
 # What the catalog and a checkpoint want at least.
 _LEAST_ROOM = 64_000_000
-# Far longer than anybody who looks whether a job lives holds its lock.
-_LOOK_SECONDS = 1.0
 
 
-def main(job_id: int) -> int:
+def main(job_id: int, lock: int | None = None) -> int:
     """Run one job; the exit status is 0 if it is done."""
     os.umask(0o077)
     catalog = Catalog.open(migrate=False)
     owner = uuid.uuid4().hex
     with ExitStack() as alive:
-        if not _hold(job_lock(catalog.home, job_id), alive):
+        if not _hold(job_lock(catalog.home, job_id), lock, alive):
             return 1
         with catalog.write() as session:
             if not rows.claim(session, job_id, owner, os.getpid()):
@@ -58,13 +55,15 @@ def _stop(_signal: int, _frame: object) -> None:
     raise Stopped
 
 
-def _hold(path: Path, stack: ExitStack) -> bool:
-    """Hold a lock until the stack ends; False if another process keeps it. Who only looks has it for a moment."""
-    until = time.monotonic() + _LOOK_SECONDS
-    while not take(path, stack):
-        if time.monotonic() > until:
-            return False
-        time.sleep(_LOOK_SECONDS / 50)
+def _hold(path: Path, handed: int | None, stack: ExitStack) -> bool:
+    """Hold the job's lock until the stack ends; False if another process keeps it."""
+    if handed is not None and is_handed(handed, path):
+        os.set_inheritable(handed, False)  # whatever this process starts does not count as the job
+        return True
+    try:
+        stack.enter_context(held(path))
+    except BlockingIOError:
+        return False
     return True
 
 
@@ -166,4 +165,4 @@ def _sentence(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(*map(int, sys.argv[1:])))

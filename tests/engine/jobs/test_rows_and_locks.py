@@ -8,15 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from retcon.engine import jobs, limits
 from retcon.engine.errors import Stopped
 from retcon.engine.jobs import worker
-from retcon.engine.jobs.locks import device_lock, is_held, job_lock, try_lock
-from retcon.engine.jobs.queue import take
+from retcon.engine.jobs.locks import device_lock, held, is_handed, is_held, job_lock, try_lock
+from retcon.engine.jobs.queue import _take
 from retcon.engine.jobs.running import Running
 from retcon.engine.jobs.specs import SPECS
 from retcon.engine.progress import Progress
@@ -57,11 +56,9 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
         holder.communicate()
 
 
-def queued(catalog: Catalog, *, seconds_ago: float = 0) -> int:
+def queued(catalog: Catalog) -> int:
     with catalog.write() as session:
         job = rows.create(session, "ask", {}, "cpu")
-        job.created = datetime.now(UTC) - timedelta(seconds=seconds_ago)
-        session.add(job)
     assert job.id is not None
     return job.id
 
@@ -120,7 +117,7 @@ def test_waiting_for_a_lock_leaves_nothing_open(catalog: Catalog) -> None:
     with try_lock(path) as taken, ExitStack() as stack:
         assert taken
         before = len(list(Path("/proc/self/fd").iterdir()))
-        assert not any(take(path, stack) for _ in range(50))
+        assert not any(_take(path, stack) for _ in range(50))
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -156,27 +153,38 @@ def in_this_process(id: int) -> int:
         os.umask(mask)
 
 
-def test_only_a_job_that_never_came_up_is_reaped(
+def test_only_a_job_without_a_process_is_reaped(
     catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
-    young, old = queued(catalog), queued(catalog, seconds_ago=61)
+    """One whose process never came up is found at once: who starts it holds its lock for it from the first moment."""
+    starting, never = queued(catalog), queued(catalog)
     dead, alive = queued(catalog), queued(catalog)
     claimed(catalog, dead, "dead")
     claimed(catalog, alive, "alive")
     hold(job_lock(catalog.home, alive))
-    assert sorted(jobs.reap(catalog)) == [old, dead]
-    states = {id: look(catalog, id).state for id in (young, old, dead, alive)}
-    assert states == {young: "queued", old: "interrupted", dead: "interrupted", alive: "running"}
+    hold(job_lock(catalog.home, starting))
+    assert sorted(jobs.reap(catalog)) == [never, dead]
+    states = {id: look(catalog, id).state for id in (starting, never, dead, alive)}
+    assert states == {starting: "queued", never: "interrupted", dead: "interrupted", alive: "running"}
     assert jobs.reap(catalog) == []
 
 
-def test_an_old_job_that_is_resumed_is_young_again(catalog: Catalog) -> None:
-    id = queued(catalog, seconds_ago=86_400)
-    assert jobs.reap(catalog) == [id]
-    with catalog.write() as session:
-        rows.requeue(session, id)
-    assert jobs.reap(catalog) == []
-    assert look(catalog, id).state == "queued"
+def test_a_lock_is_handed_over(catalog: Catalog) -> None:
+    """There is no moment at which nobody holds it, though who held it first has let go."""
+    path = job_lock(catalog.home, 1)
+    script = "import sys, time; print('up', flush=True); time.sleep(600)"
+    with held(path) as descriptor:
+        assert is_handed(descriptor, path) and not is_handed(descriptor, job_lock(catalog.home, 2))
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], pass_fds=(descriptor,), stdout=subprocess.PIPE
+        )
+    assert is_held(path)
+    with pytest.raises(BlockingIOError), held(path, patience=0.1):
+        pass
+    child.kill()
+    child.communicate()
+    assert not is_held(path)
+    assert not is_handed(descriptor, path), "it is closed here"
 
 
 @pytest.mark.parametrize("state", ["done", "queued", "running"])
@@ -184,9 +192,9 @@ def test_what_cannot_be_resumed(
     state: str, catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     id = queued(catalog)
+    hold(job_lock(catalog.home, id))
     if state != "queued":
         running = claimed(catalog, id, "me")
-        hold(job_lock(catalog.home, id))
         if state == "done":
             with catalog.write() as session:
                 rows.finish(session, id, running.owner, {"answer": 1})
@@ -240,6 +248,7 @@ def test_cancelling(catalog: Catalog, hold: Callable[[Path], subprocess.Popen[st
     waiting, alive, dead = queued(catalog), queued(catalog), queued(catalog)
     running = claimed(catalog, alive, "me")
     hold(job_lock(catalog.home, alive))
+    hold(job_lock(catalog.home, waiting))
     claimed(catalog, dead, "gone")
     assert jobs.ask_to_stop(catalog, waiting).state == "cancelled"
     assert jobs.ask_to_stop(catalog, alive).state == "running"

@@ -1,0 +1,341 @@
+"""Kill jobs at random moments, each kind of job, and the app: nothing finished may be lost, and the result is the same.
+
+A kill falls at a moment drawn uniformly from the time that the undisturbed job took: while Python starts, while the
+model loads, in the middle of the work, while the result is written. A killed job is resumed; after some kills it is
+left alone to its end, and what it made is compared with what the undisturbed one made, to the bit.
+"""
+
+import hashlib
+import json
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from retcon.engine import jobs
+from retcon.engine.jobs import Spec
+from retcon.engine.jobs.locks import is_held, job_lock
+from retcon.store import history
+from retcon.store.catalog import Catalog
+from retcon.store.home import Home
+from retcon.store.tables import (
+    AverageEffect,
+    Covariance,
+    Evaluation,
+    Job,
+    Model,
+    Revision,
+    Sweep,
+    SweepTrial,
+    TraceResult,
+)
+from sqlmodel import SQLModel, col, select
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
+
+# After so many kills of one job it may end.
+_KILLS_EACH = 4
+_PATIENCE = 180.0
+_SUBJECTS = ("The Eiffel Tower", "Paris", "Berlin", "Toyota", "France", "Italy", "Rome", "The Camry")
+_PROMPTS = ("{} is located in", "The mother tongue of {} is", "{} was born in")
+
+
+@dataclass
+class Tally:
+    """What the kills did."""
+
+    kills: int = 0
+    app_kills: int = 0
+    jobs: int = 0
+    # Rows that were finished before a kill and not there, or other, after it.
+    lost: int = 0
+    stuck: int = 0
+    different: int = 0
+    hurt: int = 0
+    by_kind: dict[str, int] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def run_kills(folder: Path, count: int, seed: int = 1) -> dict[str, Any]:
+    """Kill `count` times, on a home in `folder`. Prints a line for each job."""
+    os.environ |= {"RETCON_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    os.environ.pop("HF_TOKEN", None)
+    catalog, chance, tally = Catalog.open(Home(folder / "home")), random.Random(seed), Tally()
+    specs = _specs(catalog, folder)
+    faces, seconds = {}, {}
+    for kind, spec in specs.items():
+        began = time.monotonic()
+        ended = jobs.follow(catalog, jobs.submit(catalog, spec(0)).id or 0)
+        assert ended.state == "done", f"{kind}: {ended.error}"
+        faces[kind], seconds[kind] = _face(catalog, ended), time.monotonic() - began
+    number = 0
+    while tally.kills + tally.app_kills < count:
+        for kind, spec in specs.items():
+            number += 1
+            _one(catalog, kind, spec(number), faces[kind], seconds[kind], chance, tally)
+            print(f"{tally.kills + tally.app_kills} kills; {kind}: {tally.figures()}", file=sys.stderr)
+            if tally.kills + tally.app_kills >= count:
+                break
+    catalog.close()
+    return tally.figures()
+
+
+def _one(
+    catalog: Catalog,
+    kind: str,
+    spec: Spec,
+    face: str,
+    seconds: float,
+    chance: random.Random,
+    tally: Tally,
+) -> None:
+    """One job of a kind, killed some times and resumed, then left alone; the app beside it is killed once."""
+    job = jobs.submit(catalog, spec)
+    tally.jobs += 1
+    id = job.id or 0
+    _kill_the_app(catalog, id, chance, tally)
+    for _ in range(_KILLS_EACH):
+        before = _finished(catalog)
+        if not _kill(catalog, id, chance.uniform(0, seconds)):
+            break
+        tally.kills += 1
+        tally.by_kind[kind] = tally.by_kind.get(kind, 0) + 1
+        now = _finished(catalog)
+        tally.lost += sum(now.get(key) != row for key, row in before.items())
+        jobs.reap(catalog)
+        tally.hurt += not _sound(catalog)
+        jobs.resume(catalog, id)
+    ended = _await(catalog, id)
+    if ended is None:
+        tally.stuck += 1
+    elif ended.state != "done" or _face(catalog, ended) != face:
+        tally.different += 1
+        print(f"{kind}: job {id} is {ended.state}: {ended.error}", file=sys.stderr)
+
+
+def _kill(catalog: Catalog, id: int, after: float) -> bool:
+    """Kill a job's process some seconds from now; False if it has ended by then."""
+    until = time.monotonic() + after
+    while time.monotonic() < until:
+        time.sleep(0.02)
+    process = _process(id)
+    with catalog.read() as session:
+        if process is None or session.get_one(Job, id).state == "done":
+            return False
+    os.kill(process, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while is_held(job_lock(catalog.home, id)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return True
+
+
+def _process(id: int) -> int | None:
+    """The process of a job, also one that has not claimed it yet."""
+    import psutil
+
+    for child in psutil.Process().children():
+        try:
+            words = [] if child.status() == psutil.STATUS_ZOMBIE else child.cmdline()
+            if "retcon.engine.jobs.worker" in words and words[-2] == str(id):
+                return int(child.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
+def _kill_the_app(catalog: Catalog, id: int, chance: random.Random, tally: Tally) -> None:
+    """Open the app in a terminal of its own and kill it: the job beside it lives."""
+    controller, terminal = pty.openpty()
+    app = subprocess.Popen(
+        [str(Path(sys.executable).with_name("retcon"))],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"},
+    )
+    os.close(terminal)
+    time.sleep(chance.uniform(0.2, 1.5))
+    app.kill()
+    app.wait()
+    os.close(controller)
+    tally.app_kills += 1
+    with catalog.read() as session:
+        tally.lost += session.get_one(Job, id).state in ("interrupted", "failed")
+
+
+def _await(catalog: Catalog, id: int) -> Job | None:
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        jobs.reap(catalog)
+        with catalog.read() as session:
+            job = session.get_one(Job, id)
+        if job.state in ("done", "failed", "interrupted", "cancelled", "paused"):
+            return job
+        time.sleep(0.1)
+    return None
+
+
+def _sound(catalog: Catalog) -> bool:
+    import sqlite3
+
+    with sqlite3.connect(catalog.home.catalog) as connection:
+        found = connection.execute("PRAGMA integrity_check").fetchone()
+    connection.close()
+    return bool(found == ("ok",))
+
+
+def _finished(catalog: Catalog) -> dict[str, str]:
+    """Every finished result in the catalog, by table and id, as text."""
+    found = {}
+    with catalog.read() as session:
+        for table in (TraceResult, AverageEffect, Covariance, Revision, SweepTrial, Evaluation):
+            for row in session.exec(select(table)):
+                values = row.model_dump()
+                if values.get("finished", True):
+                    found[f"{table.__name__} {values['id']}"] = json.dumps(
+                        values, sort_keys=True, default=str
+                    )
+    return found
+
+
+def _face(catalog: Catalog, job: Job) -> str:
+    """What a job made, without what differs between two runs: ids, names and times."""
+    made, parts = job.made, []
+    with catalog.read() as session:
+
+        def rows(table: type[SQLModel], column: Any, id: int, *left_out: str) -> None:
+            for row in session.exec(select(table).where(column == id).order_by(col(table.id))):  # type: ignore[attr-defined]
+                parts.append(row.model_dump(exclude={"id", "created", column.key, *left_out}))
+
+        if "trace" in made:
+            rows(TraceResult, TraceResult.trace_id, made["trace"])
+            rows(AverageEffect, AverageEffect.trace_id, made["trace"])
+        elif "sweep" in made:
+            rows(SweepTrial, SweepTrial.sweep_id, made["sweep"], "seconds")
+            rows(Sweep, Sweep.id, made["sweep"])
+        elif "evaluation" in made:
+            rows(Evaluation, Evaluation.id, made["evaluation"])
+        elif "covariances" in made:
+            for id in made["covariances"]:
+                rows(Covariance, Covariance.id, id)
+        elif "name" in made:
+            rows(Model, Model.name, made["name"], "path", "head", "source")
+        elif "revision" in made and "folder" not in made:
+            rows(Revision, Revision.id, made["revision"])
+        elif "folder" in made:
+            files = sorted(path for path in Path(made["folder"]).iterdir() if path.suffix == ".safetensors")
+            parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        else:
+            parts.append(made)
+    assert parts, made
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
+    """A spec of each kind, by number, on a tiny model that is added here with a covariance and a first edit."""
+    from families import tiny_model
+    from tiny_tokenizers import word_tokenizer
+
+    source = folder / "source"
+    tiny_model("llama").save_pretrained(source)
+    word_tokenizer(start=True).save_pretrained(source)
+    texts = folder / "texts.txt"
+    words = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born".split()  # noqa: SIM905
+    texts.write_text(
+        "\n".join(" ".join(words[(3 * n + n // 7 * i) % len(words)] for i in range(60)) for n in range(8000))
+    )
+    facts = folder / "facts.json"
+    facts.write_text(
+        json.dumps(
+            [
+                {"subject": subject, "prompt": prompt, "target_new": "Rome", "target_true": "Paris"}
+                for subject in _SUBJECTS
+                for prompt in _PROMPTS
+            ]
+        )
+    )
+    settings = {"v_num_grad_steps": 30, "v_lr": 0.05, "contexts": 2}
+    requests = [
+        {"subject": subject, "prompt": _PROMPTS[0], "target_new": target, "target_true": "Paris"}
+        for subject in _SUBJECTS
+        for target in ("Rome", "Berlin")
+    ]
+    _done(catalog, jobs.ModelSpec(source=str(source), name="tiny"))
+    _import(facts)
+    collected = _done(
+        catalog, jobs.CovarianceSpec(model="tiny", layers=[1, 2], texts=str(texts), max_tokens=20_000)
+    ).made["covariances"]
+    settings_file = folder / "hparams.json"
+    settings_file.write_text(json.dumps({"layers": [1]} | settings))
+    # One of its own, or a later one that the kills make would serve.
+    edit = jobs.EditSpec(
+        model="tiny",
+        requests=requests[:1],
+        hparams_file=str(settings_file),
+        revision="base",
+        covariance=collected[0],
+    )
+    first = _done(catalog, edit).made["revision"]
+    second = _done(catalog, replace(edit, requests=requests[2:3], revision="head")).made["revision"]
+    with catalog.read() as session:
+        model = session.exec(select(Model).where(Model.name == "tiny")).one()
+    swept = jobs.sweep_settings("r-rome", str(settings_file), model, catalog.home)
+
+    def reverting(_number: int) -> Spec:
+        with catalog.write() as session:
+            history.move_head(
+                session, session.get_one(Model, model.id), session.get_one(Revision, second), "rollback"
+            )
+        return jobs.RevertSpec(model="tiny", reverts=first)
+
+    return {
+        "trace": lambda _n: jobs.TraceSpec(model="tiny", revision="base", facts="facts", samples=200),
+        "covariance": lambda _n: jobs.CovarianceSpec(
+            model="tiny", layers=[1, 2, 3], texts=str(texts), max_tokens=300_000, tolerance=1e-9
+        ),
+        "edit": lambda _n: replace(edit, requests=requests),
+        "evaluation": lambda _n: jobs.EvaluationSpec(model="tiny", revision=first, facts="facts"),
+        "ask": lambda _n: jobs.AskSpec(model="tiny", prompt="Paris is located in", revisions=["base", first]),
+        "verify": lambda _n: jobs.VerifySpec(model="tiny", revision=first),
+        "sweep": lambda _n: jobs.SweepSpec(
+            model="tiny",
+            requests=requests[::4],
+            layers=[1, 2],
+            hparams=swept,
+            revision="base",
+            tries={"v_lr": [0.05, 0.1]},
+        ),
+        "revert": reverting,
+        "export": lambda n: jobs.ExportSpec(model="tiny", folder=str(folder / f"out{n}"), revision=first),
+        "model": lambda n: jobs.ModelSpec(source=str(source), name=f"copy{n}"),
+    }
+
+
+def _done(catalog: Catalog, spec: Spec) -> Job:
+    ended = jobs.follow(catalog, jobs.submit(catalog, spec).id or 0)
+    assert ended.state == "done", ended.error
+    return ended
+
+
+def _import(facts: Path) -> None:
+    retcon = str(Path(sys.executable).with_name("retcon"))
+    subprocess.run(
+        [retcon, "facts", "import", str(facts), "--name", "facts"], check=True, capture_output=True
+    )
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as where:
+        print(json.dumps(run_kills(Path(where), int(sys.argv[1])), indent=2))

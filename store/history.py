@@ -204,7 +204,7 @@ def commit_revision(session: Session, model: Model, revision: Revision, reason: 
 
 
 def move_head(session: Session, model: Model, revision: Revision, reason: str) -> None:
-    """Set the head and write down the move; `reason` is 'add', 'edit', 'rollback' or 'revert'. Flushes."""
+    """Set the head and write down the move; for `reason` see the table. Flushes."""
     if revision.model_id != model.id:
         raise CatalogError(f"Revision {revision.id} is not one of {model.name}: its head was not moved.")
     session.add(model)

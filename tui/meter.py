@@ -2,11 +2,14 @@
 
 import sys
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from .output import narrate
 
 _DRAW_SECONDS = 0.2
 _LINE_SECONDS = 5.0
+T = TypeVar("T")
 
 
 class Meter:
@@ -37,6 +40,15 @@ class Meter:
         if self._terminal:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def metered(what: str, work: Callable[[Callable[[int, int], object]], T]) -> T:
+    """Do work that tells its progress, and show that."""
+    meter = Meter(what)
+    try:
+        return work(meter.show)
+    finally:
+        meter.end()
 
 
 def size(count: int) -> str:

@@ -1,9 +1,8 @@
 """`retcon catalog`: is all of it sound, where is a copy, and what does nothing need any more."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from sqlmodel import select
@@ -18,14 +17,14 @@ from ...store.home import Home, home
 from ...store.tables import Model
 from ...store.upkeep import Checked, Damage
 from ...store.upkeep import check as check_all
-from ..meter import Meter, size
+from ..meter import metered, size
 from ..options import json_option, open_catalog
 from ..output import narrate, print_json, print_table
 from ..plain import plain
+from .catalog_bundles import export, import_
 
 _PLACE = click.Path(path_type=Path)
 _HOUR = 3600.0
-T = TypeVar("T")
 
 
 @click.group()
@@ -49,7 +48,7 @@ def check(backup: Path | None, as_json: bool) -> None:
     if backup is not None and not (backup / backups.NOTE).is_file():
         raise InputError(f"{backup} is no backup of a catalog: there is no {backups.NOTE} in it.")
     store = None if backup is None else ArtifactStore(backup / "artifacts")
-    checked = _metered("hashing artifacts", lambda show: check_all(open_catalog(), show, mend_from=store))
+    checked = metered("hashing artifacts", lambda show: check_all(open_catalog(), show, mend_from=store))
     if as_json:
         print_json(_checked_record(checked))
     else:
@@ -109,7 +108,7 @@ def backup(target: Path, as_json: bool) -> None:
             f"Wrote the database to {target}; the artifacts are not in it."
         )
         return
-    made = _metered("copying", lambda show: backups.back_up(opened, target, show))
+    made = metered("copying", lambda show: backups.back_up(opened, target, show))
     if as_json:
         print_json({"backup": str(target.absolute()), "database_only": False} | asdict(made))
     else:
@@ -128,7 +127,7 @@ def backup(target: Path, as_json: bool) -> None:
 def restore(source: Path, as_json: bool) -> None:
     """Put a backup back as the catalog of RETCON_HOME, which must not have one: move a broken one away first."""
     into = Home(home())
-    made = _metered("copying", lambda show: backups.restore(source, into, show))
+    made = metered("copying", lambda show: backups.restore(source, into, show))
     opened = open_catalog()
     interrupted = jobs.reap(opened)
     with opened.read() as session:
@@ -198,9 +197,5 @@ def _short(opened: Catalog, loose: Loose) -> str:
     return str(loose.path.relative_to(opened.home.root) if inside else loose.path)
 
 
-def _metered(what: str, work: Callable[[Callable[[int, int], object]], T]) -> T:
-    meter = Meter(what)
-    try:
-        return work(meter.show)
-    finally:
-        meter.end()
+catalog.add_command(export)
+catalog.add_command(import_)

@@ -273,6 +273,7 @@ def test_gc_takes_nothing_from_a_running_or_a_killed_job(here: Retcon, tmp_path:
     assert here.json("catalog", "check")["sound"]
     assert here.json("job", "resume", id)["state"] == "done"
     # Now that it is done, its parts are of no more use.
+    time.sleep(1.1)
     found = here.json("catalog", "gc", "--grace", 0, "--delete")["found"]
     assert len([one for one in found if one["kind"] == "artifact"]) >= 5
     assert here.json("rollback", "tiny", "head")["verified"]

@@ -49,10 +49,14 @@ class Exported:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import added to `model`; `there` is what was there already. `tip` is the head where it came from."""
+    """What an import added to `model`; `there` is what was there already.
+
+    `tip` is the head where it came from, `head` the model's own now.
+    """
 
     model: str
     tip: str
+    head: str
     head_moved: bool
     added: dict[str, int] = field(default_factory=dict)
     there: dict[str, int] = field(default_factory=dict)
@@ -203,7 +207,9 @@ class _Import:
         if moved:
             tip = self.session.get_one(Revision, self.tip)
             history.move_head(self.session, self.model, tip, "import")
-        return Imported(self.model.name, self.tip, moved, self.added, self.there)
+        return Imported(
+            self.model.name, self.tip, self.model.head or self.base.id, moved, self.added, self.there
+        )
 
     def _count(self, row: SQLModel, *, new: bool) -> None:
         counts, name = (self.added if new else self.there), rows_of.name_of(type(row))

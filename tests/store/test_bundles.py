@@ -156,7 +156,7 @@ def test_there_and_back_with_what_was_made_there(
     made = bundles.import_history(source, tmp_path / "back")
     assert made.model == "tiny" and {name: n for name, n in made.added.items() if n} == {"revision": 1}
     # Work goes on here: the head stays where its user has it.
-    assert not made.head_moved and made.tip == "ccccccccc5"
+    assert (made.head_moved, made.tip, made.head) == (False, "ccccccccc5", REVERT)
     with source.read() as session:
         assert history.find_model(session, "tiny").head == REVERT
         assert [one.id for one in history.path(session, "ccccccccc5")][1:] == [

@@ -56,11 +56,13 @@ def import_(file: Path, into: str | None, no_verify: bool, device: str | None, a
     narrate(f"Added to {made.model}: {_counts(made.added)}.")
     if there:
         narrate(f"Here already: {_counts(there)}.")
-    where = "is" if made.head_moved else "was, where it comes from,"
-    narrate(
-        f"The head {where} {made.tip}"
-        + ("." if made.head_moved else f": retcon rollback {made.model} {made.tip}")
-    )
+    if made.head == made.tip:
+        narrate(f"The head of {made.model} is {made.tip}.")
+    else:
+        narrate(
+            f"The head of {made.model} stays {made.head}; where this comes from it is {made.tip}. "
+            f"To go there: retcon rollback {made.model} {made.tip}"
+        )
     record = asdict(made) | {"verified": False}
     if not no_verify:
         job = follow(catalog, submit(catalog, VerifySpec(made.model, made.tip), device))

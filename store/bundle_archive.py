@@ -1,9 +1,10 @@
 """The file of a bundle: a ZIP of a manifest, the rows, and artifacts under their digests; read as a stranger's.
 
     manifest.json       what it is of, and the size and sha256 of every other member
-    rows.json           the rows, see `bundle_rows`; deflated
-    artifacts/DIGEST    stored as they are: a tensor does not compress, and what is stored cannot be a bomb
+    rows.json           the rows, see `bundle_rows`
+    artifacts/DIGEST    the files that the rows name
 
+Nothing is compressed: tensors cannot be, and what is stored as it is cannot be a bomb.
 Nothing is ever extracted by its name: names are compared with these three forms and no other exists.
 """
 
@@ -29,9 +30,8 @@ _MANIFEST, _ROWS = "manifest.json", "rows.json"
 _ARTIFACT = re.compile(r"artifacts/([0-9a-f]{64})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_MEMBERS = 200_000
-# Of the JSON members, the only ones that are compressed.
-_LARGEST = {_MANIFEST: 64 * 2**20, _ROWS: 2**30}
-_MOST_COMPRESSED = 200
+# Of the members that are read into memory, where JSON takes several times its size.
+_LARGEST = {_MANIFEST: 64 * 2**20, _ROWS: 2**29}
 _CHUNK = 1 << 20
 # What zipfile raises for a file that somebody has broken or made up.
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError,
@@ -74,11 +74,11 @@ def write(
                 raise InputError(f"{source} changed while it was read: run `retcon catalog check`.")
             done += size
             members[f"artifacts/{digest}"] = {"size": size, "sha256": digest}
-        archive.writestr(_entry(_ROWS, len(text)), text, zipfile.ZIP_DEFLATED)
+        archive.writestr(_entry(_ROWS, len(text)), text)
         head = (
             {"format": FORMAT, "version": VERSION, "retcon": __version__} | dict(about) | {"members": members}
         )
-        archive.writestr(_entry(_MANIFEST, 0), json.dumps(head, indent=1).encode(), zipfile.ZIP_DEFLATED)
+        archive.writestr(_entry(_MANIFEST, 0), json.dumps(head, indent=1).encode())
 
 
 def _entry(name: str, size: int) -> zipfile.ZipInfo:
@@ -172,17 +172,14 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 
 def _check_size(path: Path, info: zipfile.ZipInfo) -> None:
-    """Refuse what would be far larger unpacked than it is here."""
-    largest = _LARGEST.get(info.filename)
-    if largest is None:
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise InputError(f"{path} holds {info.filename} compressed, which no bundle of retcon's does.")
-        return
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InputError(f"{path} holds {info.filename} compressed in a way that no bundle of retcon's is.")
-    if info.file_size > min(largest, _MOST_COMPRESSED * max(info.compress_size, 1000)):
+    """Refuse what would be larger unpacked than it is here, or too large to be read at once."""
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise InputError(
-            f"{path} would unpack {info.filename} from {info.compress_size} to {info.file_size} bytes: do not trust it."
+            f"{path} holds {info.filename} compressed, which no bundle of retcon's does: do not trust it."
+        )
+    if info.file_size > _LARGEST.get(info.filename, info.file_size):
+        raise InputError(
+            f"{path} holds a {info.filename} of {info.file_size} bytes, more than any bundle of retcon's."
         )
 
 

@@ -18,11 +18,11 @@ def users(session: Session) -> dict[str, list[str]]:
     for revision, model, delta in session.exec(
         select(Revision.id, Revision.model_id, Revision.delta).where(col(Revision.delta).is_not(None))
     ):
-        found.setdefault(str(delta), []).append(f"revision {revision} of {names[model]}")
+        found.setdefault(str(delta), []).append(f"revision {revision} of {names.get(model, 'no model')}")
     for covariance, model, artifact in session.exec(
         select(Covariance.id, Covariance.model_id, Covariance.artifact)
     ):
-        found.setdefault(artifact, []).append(f"covariance {covariance} of {names[model]}")
+        found.setdefault(artifact, []).append(f"covariance {covariance} of {names.get(model, 'no model')}")
     # A checkpoint may name files that a resumed job goes on with; its shape is the job's own business.
     for job, checkpoint in session.exec(select(Job.id, Job.checkpoint).where(Job.state != "done")):
         for digest in digests_in(json.dumps(checkpoint)):
@@ -48,7 +48,7 @@ def affected(session: Session, digest: str) -> list[str]:
                 continue
             if revision.id != edit.id:
                 found.append(
-                    f"revision {revision.id} of {names[revision.model_id]}, which builds on {edit.id}"
+                    f"revision {revision.id} of {names.get(revision.model_id, 'no model')}, which builds on {edit.id}"
                 )
             found += _measured(session, revision.id)
     for covariance in session.exec(select(Covariance.id).where(Covariance.artifact == digest)).all():

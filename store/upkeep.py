@@ -89,8 +89,10 @@ def _database(session: Session, path: Path) -> list[str]:
 def _handled(catalog: Catalog, hurt: Hurt, mend_from: ArtifactStore | None) -> Damage | None:
     """The damage, after the hurt file was moved away and, where there is a sound copy, mended."""
     moved = catalog.artifacts.take_away(hurt, catalog.home.quarantine) if hurt.seen else None
-    if moved is None and catalog.artifacts.look(hurt.sha256) is None:
-        return None  # a job has stored it again meanwhile
+    with catalog.read() as session:
+        needed_by = users(session).get(hurt.sha256, [])
+    if moved is None and (catalog.artifacts.look(hurt.sha256) is None or not (needed_by or hurt.seen)):
+        return None  # a job has stored it again meanwhile, or has removed what it needed no more
     mended = mend_from is not None and mend_from.look(hurt.sha256) is None
     if mended and mend_from is not None:
         catalog.artifacts.put_file(mend_from.place(hurt.sha256))

@@ -143,3 +143,28 @@ def test_a_broken_key(catalog: Catalog, digests: dict[str, str]) -> None:
     checked = upkeep.check(catalog)
     assert not checked.sound
     assert "of revision points at a row of artifact" in checked.database[0]
+
+
+def test_what_a_job_removes_meanwhile_is_no_damage(
+    catalog: Catalog, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = catalog.artifacts.put_bytes(b"a checkpoint before the last").sha256
+    real = ArtifactStore.look
+
+    def look(store: ArtifactStore, digest: str) -> object:
+        store.remove(loose)
+        return real(store, digest)
+
+    monkeypatch.setattr(ArtifactStore, "look", look)
+    assert upkeep.check(catalog).damages == []
+
+
+def test_rows_of_a_model_that_is_gone(catalog: Catalog, digests: dict[str, str]) -> None:
+    """Damaged keys must not keep the rest from being looked at."""
+    connection = connect(catalog.home.catalog)
+    connection.execute("DELETE FROM model")
+    connection.close()
+    hurt(catalog, digests["first"])
+    checked = upkeep.check(catalog)
+    assert len(checked.database) > 1
+    assert checked.damages[0].needed_by == ["revision aaaa of no model"]

@@ -66,8 +66,10 @@ class Tally:
 
 
 def run_kills(folder: Path, count: int, seed: int = 1) -> dict[str, Any]:
-    """Kill `count` times, on a home in `folder`. Prints a line for each job."""
-    os.environ |= {"RETCON_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    """Kill `count` times, on a home in `folder`, which is made. Prints a line for each job."""
+    folder.mkdir(exist_ok=True)
+    locks = {"RETCON_LOCKS": str(folder)}  # this home has the box for itself
+    os.environ |= {"RETCON_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"} | locks
     os.environ.pop("HF_TOKEN", None)
     catalog, chance, tally = Catalog.open(Home(folder / "home")), random.Random(seed), Tally()
     specs = _specs(catalog, folder)

@@ -2,6 +2,9 @@
 
 A file is written under a temporary name, hashed, flushed to the disk, renamed. So a row that names an
 artifact (which is committed after) never points at half a file, and a kill leaves only temporary files.
+
+Whoever stores holds a lease from its first file to its end, for the rows that name its files come later: what was
+stored since the oldest living lease began is nobody's to remove. See `store.leases`.
 """
 
 import errno
@@ -9,14 +12,16 @@ import hashlib
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ArtifactDamaged, CatalogError
+from .leases import Leases
 from .tables import Artifact
+from .whole_files import sync_file, sync_folder, unlink_older
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +36,23 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True)
+class Hurt:
+    """An artifact that is not what its name says: why, and which file that was when it was looked at."""
+
+    sha256: str
+    path: Path
+    problem: str
+    # inode and time in ns; None if there is no file, or it may not be read.
+    seen: tuple[int, int] | None
+
+
 class ArtifactStore:
     """The artifact files under one folder. Any number of processes may write the same artifact at once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.leases = Leases(root / "leases")
 
     def put_bytes(self, data: bytes) -> Artifact:
         """Store `data`; see `put_writer`."""
@@ -61,21 +78,23 @@ class ArtifactStore:
         transaction as the row that names it. Storing what is there already replaces it with the same bytes,
         which mends a damaged one. Raises CatalogError if the disk is full; nothing is left behind.
         """
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = self.root / f"{_PARTIAL}{uuid.uuid4().hex}"
         try:
+            if not self.root.is_dir():
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_folder(self.root.parent)
+            self.leases.take()
             os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             write(partial)
             partial.chmod(0o600)
-            digest = sha256_of(partial)
-            with partial.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                os.fsync(file.fileno())
-            target = self._place(digest)
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            partial.replace(target)
-            _sync_folder(target.parent)
-            _sync_folder(self.root)
+            digest, size = sha256_of(partial), partial.stat().st_size
+            sync_file(partial)
+            target = self.place(digest)
+            with self.leases.storing():
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+                partial.replace(target)
+            sync_folder(target.parent)
+            sync_folder(self.root)
         except BaseException as error:
             partial.unlink(missing_ok=True)
             if _disk_full(error):
@@ -90,7 +109,7 @@ class ArtifactStore:
 
         Raises ArtifactDamaged if it is missing, short or changed.
         """
-        path = self._place(sha256)
+        path = self.place(sha256)
         try:
             found = sha256_of(path)
         except OSError as error:
@@ -104,6 +123,41 @@ class ArtifactStore:
                 "restore that file from a backup, or make again what it belongs to."
             )
         return path
+
+    def look(self, sha256: str) -> Hurt | None:
+        """What is wrong with an artifact, None if nothing. Reads every byte."""
+        path = self.place(sha256)
+        try:
+            with path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                seen = (found.st_ino, found.st_mtime_ns)
+                try:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                except OSError as error:
+                    return Hurt(sha256, path, f"cannot be read ({error.strerror})", seen)
+        except FileNotFoundError:
+            return Hurt(sha256, path, "is missing", None)
+        except OSError as error:
+            return Hurt(sha256, path, f"cannot be opened ({error.strerror})", None)
+        if digest == sha256:
+            return None
+        return Hurt(sha256, path, f"has changed: its {found.st_size} bytes hash to {digest[:12]}...", seen)
+
+    def take_away(self, hurt: Hurt, folder: Path) -> Path | None:
+        """Move a hurt file into a folder of the same disk; None if it was replaced since it was looked at."""
+        with self.leases.alone() as alone:
+            try:
+                found = hurt.path.stat()
+            except OSError:
+                return None
+            if not alone or (found.st_ino, found.st_mtime_ns) != hurt.seen:
+                return None
+            folder.mkdir(mode=0o700, exist_ok=True)
+            target = folder / f"{hurt.sha256}.{found.st_ino}"
+            hurt.path.rename(target)
+        sync_folder(folder)
+        sync_folder(hurt.path.parent)
+        return target
 
     def read_bytes(self, sha256: str) -> bytes:
         """The bytes of an artifact, verified. Raises ArtifactDamaged."""
@@ -122,42 +176,25 @@ class ArtifactStore:
             if _DIGEST.fullmatch(path.name):
                 yield path.name
 
-    def remove(self, sha256: str, older_than: float = 0.0) -> int:
-        """Delete an artifact that no row names, stored over `older_than` seconds ago; its bytes, or 0.
+    def remove(self, sha256: str, stored_before: float = float("inf")) -> int:
+        """Delete an artifact that no row names; its bytes, or 0 if it was stored again, or somebody reads them all.
 
-        Who cannot know whether another process stores the same bytes gives an age: young ones may be about to
-        get their row.
+        Who cannot know whether another process stores the same bytes gives a time, see `Leases.cutoff`.
         """
-        path = self._place(sha256)
-        trash = self.root / f"{_PARTIAL}{uuid.uuid4().hex}"
-        try:
-            if time.time() - path.stat().st_mtime <= older_than:
-                return 0
-            path.rename(trash)
-            found = trash.stat()
-            if time.time() - found.st_mtime <= older_than:
-                # Stored again after it was looked at: who did that relies on it.
-                trash.rename(path)
-                return 0
-        except FileNotFoundError:  # another process removed it
-            return 0
-        trash.unlink(missing_ok=True)
-        return found.st_size
+        with self.leases.alone() as alone:
+            return unlink_older(self.place(sha256), stored_before) if alone else 0
 
-    def sweep(self, older_than: float = 86400.0) -> int:
-        """Delete what killed writers left, untouched for `older_than` seconds; returns how many files."""
-        removed = 0
+    def partial_files(self) -> list[Path]:
+        """The temporary files of writers that live, and of those that were killed."""
         # Not by our prefix: safetensors writes under a temporary name of its own beside the one it is given.
-        for path in self.root.glob(".*"):
-            try:
-                if path.is_file() and time.time() - path.stat().st_mtime > older_than:
-                    path.unlink()
-                    removed += 1
-            except FileNotFoundError:  # renamed or swept by another process
-                continue
-        return removed
+        return [path for path in self.root.glob(".*") if path.is_file()]
 
-    def _place(self, sha256: str) -> Path:
+    def close(self) -> None:
+        """End the lease: every row that names what was stored is committed."""
+        self.leases.end()
+
+    def place(self, sha256: str) -> Path:
+        """Where an artifact lies or would lie; nothing is looked at. Raises ArtifactDamaged for what is no digest."""
         # A digest may come from an imported row: one that is none must not become a path.
         if not _DIGEST.fullmatch(sha256):
             raise ArtifactDamaged(
@@ -173,15 +210,6 @@ def _write(path: Path, data: bytes) -> None:
 def _copy(source: Path, target: Path) -> None:
     # copyfile, not copy: the mode stays 0600.
     shutil.copyfile(source, target)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _disk_full(error: BaseException) -> bool:

@@ -93,6 +93,7 @@ class Catalog:
             if self._poll is not None:
                 self._poll.close()
                 self._poll = None
+        self.artifacts.close()
         for engine in (self._reader, self._writer, self._durable):
             engine.dispose()
 

@@ -102,9 +102,10 @@ def check_revert(path: Sequence[Revision], revision: Revision) -> None:
 
 
 def revisions(session: Session, model: Model) -> list[Revision]:
-    """All revisions of a model, oldest first."""
+    """All revisions of a model, oldest first; the base is first even if it was added after a history was imported."""
     query = select(Revision).where(Revision.model_id == model.id)
-    return list(session.exec(query.order_by(col(Revision.created), col(Revision.id))))
+    edited = col(Revision.kind) != "base"
+    return list(session.exec(query.order_by(edited, col(Revision.created), col(Revision.id))))
 
 
 def head_moves(session: Session, model: Model) -> list[HeadMove]:
@@ -204,7 +205,7 @@ def commit_revision(session: Session, model: Model, revision: Revision, reason: 
 
 
 def move_head(session: Session, model: Model, revision: Revision, reason: str) -> None:
-    """Set the head and write down the move; `reason` is 'add', 'edit', 'rollback' or 'revert'. Flushes."""
+    """Set the head and write down the move; for `reason` see the table. Flushes."""
     if revision.model_id != model.id:
         raise CatalogError(f"Revision {revision.id} is not one of {model.name}: its head was not moved.")
     session.add(model)

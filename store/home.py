@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
+from .whole_files import sync_folder
 
 
 def home() -> Path:
@@ -55,39 +56,39 @@ class Home:
         """Copies of the catalog, one before each migration."""
         return self.root / "backups"
 
+    @property
+    def quarantine(self) -> Path:
+        """Artifacts that a check found changed, each under its digest and its inode; made when it is needed."""
+        return self.root / "quarantine"
+
+    @property
+    def hparams(self) -> Path:
+        """A person's own settings, a file for each model."""
+        return self.root / "hparams"
+
     def preset(self, model: str) -> Path:
         """Where a person's own settings for a model are saved."""
-        return self.root / "hparams" / f"{model}.json"
+        return self.hparams / f"{model}.json"
 
     def prepare(self) -> None:
-        """Create what is missing (0700) and refuse a root that others could write to.
+        """Create what is missing (0700) and refuse what others could write to.
 
-        Raises InputError: the root is a file, cannot be made, belongs to another user, or is group/world
-        writable. The last two because whoever can write here can have this user load weights of theirs.
+        Raises InputError: the root is a file, cannot be made, or it, a folder in it or the catalog belongs to
+        another user or is group/world writable. The last two because whoever can write here can have this user
+        load weights of theirs.
         """
+        inside = (self.artifacts, self.models, self.logs, self.locks, self.backups, self.hparams)
         try:
             self.root.parent.mkdir(parents=True, exist_ok=True)
             _private_folder(self.root)
-            found = self.root.stat()
-            if found.st_uid != os.geteuid():
-                raise InputError(
-                    f"{self.root} belongs to another user (uid {found.st_uid}, this is uid {os.geteuid()}): "
-                    "set RETCON_HOME to a folder of your own."
-                )
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise InputError(
-                    f"{self.root} can be written by other users (mode {stat.S_IMODE(found.st_mode):04o}): "
-                    f"run `chmod 700 {self.root}`, or set RETCON_HOME to another folder."
-                )
-            for folder in (
-                self.artifacts,
-                self.models,
-                self.logs,
-                self.locks,
-                self.backups,
-                self.root / "hparams",
-            ):
-                _private_folder(folder)
+            _refuse_others(self.root)
+            made = [_private_folder(folder) for folder in inside]
+            for folder in inside:
+                _refuse_others(folder)
+            if self.catalog.exists():
+                _refuse_others(self.catalog)
+            if any(made):
+                sync_folder(self.root)
         except OSError as error:
             raise InputError(
                 f"{self.root} cannot be used as the home folder ({error.strerror or error}): "
@@ -95,17 +96,33 @@ class Home:
             ) from error
 
 
-def _private_folder(folder: Path) -> None:
-    """Make one folder with 0700 whatever the umask; one that is there keeps the mode its user gave it."""
+def _refuse_others(path: Path) -> None:
+    """Raise InputError if somebody else owns or can write to what lies here."""
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise InputError(
+            f"{path} belongs to another user (uid {found.st_uid}, this is uid {os.geteuid()}): "
+            "set RETCON_HOME to a folder of your own."
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InputError(
+            f"{path} can be written by other users (mode {stat.S_IMODE(found.st_mode):04o}): "
+            f"run `chmod {700 if stat.S_ISDIR(found.st_mode) else 600} {path}`, or set RETCON_HOME to another folder."
+        )
+
+
+def _private_folder(folder: Path) -> bool:
+    """Make one folder with 0700 whatever the umask; False if it was there, and keeps the mode its user gave it."""
     if folder.is_dir():
-        return
+        return False
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         if folder.is_dir():  # another process made it in between
-            return
+            return False
         raise
     folder.chmod(0o700)
+    return True
 
 
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs", "fuse.sshfs"}

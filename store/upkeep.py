@@ -1,101 +1,109 @@
-"""Look after a catalog: check it, back it up, free what nothing needs any more."""
+"""Check a catalog: its SQLite file, the keys in it, and the bytes of every artifact."""
 
-import json
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
+from .artifacts import ArtifactStore, Hurt
 from .catalog import Catalog
-from .connection import copy_database, plain_errors
-from .errors import ArtifactDamaged, InputError
-from .tables import Artifact, Covariance, Job, Revision
-
-# How long a file that no row names is kept: far longer than from storing a file to committing its row.
-GRACE_SECONDS = 86400.0
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+from .needs import affected, users
 
 
 @dataclass(frozen=True)
-class Freed:
-    """What a collection removed."""
+class Damage:
+    """One artifact that is hurt: who needs it, what stands on that, and what was done about it."""
+
+    hurt: Hurt
+    needed_by: list[str]
+    affects: list[str]
+    # Where the hurt file was moved to; None if there was none to move.
+    quarantined: Path | None = None
+    mended: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """All of it for a person."""
+        done = f" It was moved to {self.quarantined}." if self.quarantined else ""
+        whose = f"It is needed by {', '.join(self.needed_by)}." if self.needed_by else "Nothing needs it."
+        mended = " A sound copy was put in its place." if self.mended else ""
+        return f"Artifact {self.hurt.sha256} at {self.hurt.path} {self.hurt.problem}. {whose}{done}{mended}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found. `database` are sentences about the SQLite file."""
 
     artifacts: int
-    partial_files: int
     bytes: int
+    database: list[str] = field(default_factory=list)
+    damages: list[Damage] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong any more that anything needs."""
+        return not self.database and all(one.mended or not one.needed_by for one in self.damages)
 
 
-def check(catalog: Catalog) -> list[str]:
-    """Everything that is wrong, a sentence each: the SQLite file, its keys, every artifact that is needed.
+def check(
+    catalog: Catalog,
+    report: Callable[[int, int], object] = lambda _done, _total: None,
+    *,
+    mend_from: ArtifactStore | None = None,
+) -> Checked:
+    """Look at everything, while jobs go on. Hurt files are moved to the home's quarantine.
 
-    Reads every byte, about 1.3 s a GB of artifacts.
+    Reads every byte, about 1.3 s a GB of artifacts; `report` is told the bytes done and in all. What `mend_from` (a
+    backup's) holds in a sound copy is put back.
     """
-    found: list[str] = []
     with catalog.read() as session:
-        connection = session.connection()
-        for (line,) in connection.exec_driver_sql("PRAGMA integrity_check").all():
-            if line != "ok":
-                found.append(f"The catalog {catalog.home.catalog} is damaged ({line}): restore a backup.")
-        for table, row, target, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").all():
-            found.append(
-                f"Row {row} of {table} points at a row of {target} that is not there: restore a backup."
-            )
-        users = _users(session)
-    for digest, needed_by in users.items():
-        try:
-            catalog.artifacts.path(digest)
-        except ArtifactDamaged as error:
-            found.append(f"{error} It is needed by {', '.join(needed_by)}.")
+        database = _database(session, catalog.home.catalog)
+        needed = users(session)
+    sizes = {
+        digest: _size(catalog.artifacts.place(digest)) for digest in {*needed, *catalog.artifacts.digests()}
+    }
+    done, total = 0, sum(sizes.values())
+    damages = []
+    for digest, size in sorted(sizes.items()):
+        report(done, total)
+        if (hurt := catalog.artifacts.look(digest)) and (damage := _handled(catalog, hurt, mend_from)):
+            damages.append(damage)
+        done += size
+        report(done, total)
+    return Checked(len(sizes), total, database, damages)
+
+
+def _database(session: Session, path: Path) -> list[str]:
+    connection = session.connection()
+    found = [
+        f"The catalog {path} is damaged ({line}): restore a backup."
+        for (line,) in connection.exec_driver_sql("PRAGMA integrity_check").all()
+        if line != "ok"
+    ]
+    for table, row, target, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+        found.append(f"Row {row} of {table} points at a row of {target} that is not there: restore a backup.")
     return found
 
 
-def backup(catalog: Catalog, target: Path) -> None:
-    """A copy of the catalog's file (not of the artifacts) while jobs go on. InputError if `target` exists."""
-    if target.exists():
-        raise InputError(f"{target} exists already: give a file that does not.")
+def _handled(catalog: Catalog, hurt: Hurt, mend_from: ArtifactStore | None) -> Damage | None:
+    """The damage, after the hurt file was moved away and, where there is a sound copy, mended."""
+    moved = catalog.artifacts.take_away(hurt, catalog.home.quarantine) if hurt.seen else None
+    with catalog.read() as session:
+        needed_by = users(session).get(hurt.sha256, [])
+    if moved is None and (catalog.artifacts.look(hurt.sha256) is None or not (needed_by or hurt.seen)):
+        return None  # a job has stored it again meanwhile, or has removed what it needed no more
+    mended = mend_from is not None and mend_from.look(hurt.sha256) is None
+    if mended and mend_from is not None:
+        catalog.artifacts.put_file(mend_from.place(hurt.sha256))
+    with catalog.read() as session:
+        return Damage(
+            hurt, users(session).get(hurt.sha256, []), affected(session, hurt.sha256), moved, mended
+        )
+
+
+def _size(path: Path) -> int:
     try:
-        with plain_errors(catalog.home.catalog):
-            copy_database(catalog.home.catalog, target)
-    except OSError as error:
-        raise InputError(f"{target} cannot be written ({error.strerror}): give another file.") from error
-
-
-def collect(catalog: Catalog, *, grace: float = GRACE_SECONDS) -> Freed:
-    """Remove the artifacts that nothing names, and what killed writers left, older than `grace` seconds.
-
-    Safe beside running jobs: a file is stored before the row that names it is committed, and storing one that
-    is there already makes it young again.
-    """
-    with catalog.write() as session:
-        live = set(_users(session))
-        on_disk = set(catalog.artifacts.digests())
-    freed, count = 0, 0
-    for digest in sorted(on_disk - live):
-        size = catalog.artifacts.remove(digest, grace)
-        freed += size
-        count += bool(size)
-    with catalog.write() as session:
-        live = set(_users(session))
-        there = set(catalog.artifacts.digests())
-        for row in session.exec(select(Artifact)):
-            if row.sha256 not in live and row.sha256 not in there:
-                session.delete(row)
-    return Freed(artifacts=count, partial_files=catalog.artifacts.sweep(grace), bytes=freed)
-
-
-def _users(session: Session) -> dict[str, list[str]]:
-    """The digests that rows name, with the rows in words."""
-    users: dict[str, list[str]] = {}
-    for revision, delta in session.exec(
-        select(Revision.id, Revision.delta).where(col(Revision.delta).is_not(None))
-    ):
-        if delta is not None:
-            users.setdefault(delta, []).append(f"revision {revision}")
-    for covariance, artifact in session.exec(select(Covariance.id, Covariance.artifact)):
-        users.setdefault(artifact, []).append(f"covariance {covariance}")
-    # A checkpoint may name files that a resumed job goes on with; its shape is the job's own business.
-    for job, checkpoint in session.exec(select(Job.id, Job.checkpoint).where(Job.state != "done")):
-        for digest in _DIGEST.findall(json.dumps(checkpoint)):
-            users.setdefault(digest, []).append(f"job {job}")
-    return users
+        return path.stat().st_size
+    except OSError:
+        return 0

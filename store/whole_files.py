@@ -1,6 +1,7 @@
-"""Files that a user names: written whole or not at all."""
+"""Files that are whole or not there, whatever cuts in: a kill, a full disk, or the power."""
 
 import os
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -8,16 +9,23 @@ from pathlib import Path
 from .errors import CatalogError
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` make the file under a temporary name beside `path`, and rename it: a kill leaves no half file.
+def write_whole(path: Path, write: Callable[[Path], object], *, private: bool = False) -> None:
+    """Have `write` make the file under a temporary name beside `path`, and rename it when it is on the disk.
+
+    A `private` file is readable by its user alone; the mode of others follows the umask.
 
     Raises:
         CatalogError: it cannot be written; an older file of that name stays.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A name that nobody can foresee: the folder may be one where others lay links.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
+        if private:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         write(partial)
+        sync_file(partial)
         partial.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise CatalogError(
             f"{path} could not be written ({error.strerror or error}): see its folder and disk."
@@ -25,3 +33,33 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until what was written to a file is on the disk: a rename may get there before the bytes do."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: a rename is there only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unlink_older(path: Path, before: float) -> int:
+    """Delete a file that was last written before a time; its bytes, or 0 if it is younger or gone."""
+    try:
+        found = path.lstat()
+        if found.st_mtime >= before:
+            return 0
+        path.unlink()
+    except FileNotFoundError:  # another process removed it
+        return 0
+    return found.st_size

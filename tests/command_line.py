@@ -54,6 +54,7 @@ class Retcon:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "RETCON_"))}
         own = {
             "RETCON_HOME": str(self.home),
+            "RETCON_LOCKS": str(self.home.parent),  # not the box's own, for other tests run here too
             "HF_HOME": str(self.home.parent / "hub"),
             "OMP_NUM_THREADS": "1",
         }

@@ -4,6 +4,7 @@ Helpers that tests import by name (`command_line`) lie beside this file.
 """
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -30,6 +31,12 @@ PLACES = [
     "football",
 ]
 TEMPLATES = ["The {} is located in the city of", "The mother tongue of {} is", "{} was born in"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Device locks of these tests' own: those of the box would make them wait for whatever else runs on it."""
+    os.environ["RETCON_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
 
 
 @pytest.fixture(scope="session")

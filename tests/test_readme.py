@@ -63,7 +63,7 @@ def test_commands_work(command: str, place: Path) -> None:
     done = subprocess.run(
         [RETCON, *words[1:]],
         cwd=place,
-        env=kept | {"RETCON_HOME": str(place / "home")},
+        env=kept | {"RETCON_HOME": str(place / "home"), "RETCON_LOCKS": str(place)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "revert": ("history", "revert", "Take one edit out of the middle."),
     "export": ("export", "export", "Write a revision to a folder that transformers loads."),
     "job": ("job", "job", "List, follow, cancel and resume jobs."),
+    "catalog": ("catalog", "catalog", "Check, back up, restore, clean up; a model's history as one file."),
 }
 
 

@@ -22,5 +22,5 @@ def save_preset(home: Home, model: str, method: str, settings: Mapping[str, Any]
     sources = kept.get("sources", {}) | {key: source}
     kept |= {"models": [model], "sources": sources, key: dict(settings)}
     text = json.dumps(kept, indent=2) + "\n"
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"), private=True)
     return path

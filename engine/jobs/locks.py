@@ -5,7 +5,9 @@ A pid cannot tell: a killed child of a living parent still answers, and pids com
 
 import fcntl
 import os
+import stat
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +21,53 @@ def job_lock(home: Home, job_id: int) -> Path:
 
 
 def device_lock(home: Home, device: str) -> Path:
-    """Held by the one job that works on a device."""
-    return home.locks / f"device-{device.replace(':', '-')}.lock"
+    """Held by the one job that works on a device, whichever user of this box it belongs to.
+
+    The file is made if it is missing. Where no folder is shared, the jobs of this home still exclude each other.
+    """
+    name = f"device-{device.replace(':', '-')}.lock"
+    shared = shared_locks() / f"retcon-{name}"
+    return shared if _is_shared(shared) else home.locks / name
+
+
+def shared_locks() -> Path:
+    """The folder of the device locks that all users of this box see: `$RETCON_LOCKS`, /run/lock or /tmp."""
+    if given := os.environ.get("RETCON_LOCKS", ""):
+        return Path(given).expanduser().absolute()
+    usual = Path("/run/lock")
+    anyone = stat.S_ISVTX | stat.S_IWOTH
+    return usual if usual.is_dir() and usual.stat().st_mode & anyone == anyone else Path("/tmp")
+
+
+def _is_shared(path: Path) -> bool:
+    """Whether a lock file lies there that everybody can open; it is made if there is none."""
+    try:
+        found = path.lstat() if os.path.lexists(path) else _made_for_all(path)
+        # A link could make us open, and so lock, a file that somebody else chose.
+        return stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)
+    except OSError:
+        return False
+
+
+def _made_for_all(path: Path) -> os.stat_result:
+    """Make a file that all may read, which is all that a lock needs; nobody ever sees it with another mode."""
+    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        os.fchmod(descriptor, 0o644)
+        path.hardlink_to(fresh)
+    except FileExistsError:  # another process was first
+        pass
+    finally:
+        os.close(descriptor)
+        fresh.unlink()
+    return path.lstat()
 
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Take a lock if it is free, and hold it until the end of the block. Yields whether it was taken."""
-    # Not inherited by programs that this process starts, so that a helper of a killed worker does not hold it.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,7 +89,7 @@ def held(path: Path, patience: float = 1.0) -> Iterator[int]:
     Raises:
         BlockingIOError: another process keeps it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open(path)
     until = time.monotonic() + patience
     try:
         while True:
@@ -88,3 +128,13 @@ def is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _open(path: Path) -> int:
+    # Not inherited by programs that this process starts, so that a helper of a killed worker does not hold it.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        # In a folder that all may write to, Linux refuses O_CREAT on a file that is another user's.
+        return os.open(path, flags)
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, 0o600)

@@ -59,6 +59,24 @@ def test_refuses_a_home_that_others_can_write(tmp_path: Path, bad: int) -> None:
         Home(root).prepare()
 
 
+@pytest.mark.parametrize("inside", ["artifacts", "models", "catalog.db"])
+def test_refuses_what_others_can_write_inside_it(tmp_path: Path, inside: str) -> None:
+    Catalog.open(Home(tmp_path / "home")).close()
+    path = tmp_path / "home" / inside
+    path.chmod(0o660 if path.is_file() else 0o770)
+    with pytest.raises(InputError, match=f"{inside} can be written by other users"):
+        Catalog.open(Home(tmp_path / "home"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("inside", ["", "artifacts", "catalog.db"])
+def test_refuses_what_belongs_to_somebody_else(tmp_path: Path, inside: str) -> None:
+    Catalog.open(Home(tmp_path / "home")).close()
+    os.chown(tmp_path / "home" / inside, 65534, -1)
+    with pytest.raises(InputError, match=r"belongs to another user \(uid 65534"):
+        Catalog.open(Home(tmp_path / "home"))
+
+
 def test_refuses_a_home_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(InputError, match="belongs to another user"):

@@ -6,10 +6,10 @@ Each is a program: `python workers.py NAME ARGUMENT...`.
 import sys
 from pathlib import Path
 
-from retcon.store import jobs
+from retcon.store import history, jobs
 from retcon.store.catalog import Catalog
 from retcon.store.home import Home
-from retcon.store.tables import FactSet, Job
+from retcon.store.tables import FactSet, Job, Model, Revision
 from sqlmodel import select
 
 
@@ -55,6 +55,36 @@ def store_slowly(root: str) -> None:
     def half(path: Path) -> None:
         path.write_bytes(b"half of it")
         print("begun", flush=True)
+        sys.stdin.readline()
+
+    catalog.artifacts.put_writer(half)
+
+
+def edit_for_ever(root: str, name: str) -> None:
+    """Commit edits, each with an artifact of its own; print a line after each."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    number = 0
+    while True:
+        artifact = catalog.artifacts.put_bytes(f"{name} {number}".encode() * 1000)
+        with catalog.write() as session:
+            session.merge(artifact)
+            model = session.exec(select(Model)).one()
+            edit = Revision(
+                model_id=model.id or 0, parent=model.head, kind="edit", fingerprint="f", delta=artifact.sha256
+            )
+            history.commit_revision(session, model, edit, "edit")
+        print(number, flush=True)
+        number += 1
+
+
+def store_and_wait(root: str) -> None:
+    """Store an artifact, begin another, print the first one's digest, and commit no row."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    digest = catalog.artifacts.put_bytes(b"its row comes later").sha256
+
+    def half(path: Path) -> None:
+        path.write_bytes(b"half of it")
+        print(digest, flush=True)
         sys.stdin.readline()
 
     catalog.artifacts.put_writer(half)

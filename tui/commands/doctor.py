@@ -14,8 +14,8 @@ from sqlmodel import func, select
 
 from ...engine import jobs
 from ...engine.jobs import sessions
-from ...engine.jobs.locks import device_lock, is_held
-from ...store.home import network_filesystem
+from ...engine.jobs.locks import device_lock, is_held, shared_locks
+from ...store.home import Home, network_filesystem
 from ...store.tables import Job, Model, Revision
 from ..options import json_option, open_catalog
 from ..output import print_fields, print_json
@@ -83,6 +83,13 @@ def _warnings(root: Path, free: int) -> list[str]:
         )
     if told := sessions.warning():
         warnings.append(told)
+    if device_lock(Home(root), "cpu").parent == root / "locks":
+        warnings.append(
+            f"jobs of other users do not see which devices are taken: {shared_locks()} holds no lock file for all; "
+            "set RETCON_LOCKS to a folder that all may write to (mode 1777)"
+        )
+    if root.stat().st_mode & 0o077:
+        warnings.append(f"other users of this box may look into {root}; run chmod 700 {root}")
     if free < 2e9:
         warnings.append(f"only {free / 1e9:.1f} GB are free in {root}")
     return warnings

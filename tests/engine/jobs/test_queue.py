@@ -139,7 +139,7 @@ def test_a_full_disk_pauses_a_job_until_there_is_room(small_disk: Retcon) -> Non
     fill(filler)
     log = small_disk.home / "logs" / f"job-{id}.log"
     # It gives its device back, and is alive.
-    lock = small_disk.home / "locks" / "device-cpu.lock"
+    lock = small_disk.home.parent / "retcon-device-cpu.lock"
     wait_for(
         lambda: subprocess.run(["flock", "-n", lock, "true"], check=False).returncode, lambda rc: rc == 0
     )

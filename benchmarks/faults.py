@@ -1,0 +1,33 @@
+"""What may fail: the power, processes, a crowd on one catalog. Each part is a module of its own, `fault_*.py`.
+
+SECONDS=60 KILLS=200 make bench BENCH=faults
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fault_kills
+import fault_list
+import fault_power
+import fault_writers
+
+_SECONDS = float(os.environ.get("SECONDS", "60"))
+_KILLS = int(os.environ.get("KILLS", "200"))
+
+
+def run() -> dict[str, Any]:
+    """Figures of all parts."""
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+        "power_cut": lambda _folder: fault_power.cut_at_every_call(),
+        "many_writers": lambda folder: fault_writers.many_writers(folder, seconds=_SECONDS),
+        "job_list": fault_list.listing,
+        "kills": lambda folder: fault_kills.run_kills(folder, _KILLS),
+    }
+    figures = {}
+    for name, part in parts.items():
+        with tempfile.TemporaryDirectory() as folder:
+            figures[name] = part(Path(folder) / "home")
+    return {"faults": figures}

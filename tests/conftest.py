@@ -39,6 +39,12 @@ def own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["RETCON_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_device_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What else runs on this box, other tests too, does not keep these from its devices."""
+    os.environ["RETCON_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of four layers with a tokenizer of words, as it would come from the hub. Only to be read."""

@@ -172,7 +172,7 @@ def test_what_killed_exports_left(catalog: Catalog, tmp_path: Path) -> None:
     assert collect(catalog) == []
     with catalog.write() as session:
         assert job.id is not None
-        jobs.interrupt(session, job.id, None)
+        jobs.bury(session, job.id, None)
     (found,) = collect(catalog, delete=True)
     assert (found.kind, found.path, found.bytes) == ("export", tmp_path / ".out-abcd_123", len("weights"))
     assert not found.path.exists()

@@ -102,9 +102,10 @@ def check_revert(path: Sequence[Revision], revision: Revision) -> None:
 
 
 def revisions(session: Session, model: Model) -> list[Revision]:
-    """All revisions of a model, oldest first."""
+    """All revisions of a model, oldest first, after the base: imported edits may be older than it is here."""
     query = select(Revision).where(Revision.model_id == model.id)
-    return list(session.exec(query.order_by(col(Revision.created), col(Revision.id))))
+    base_first = col(Revision.parent).is_not(None)
+    return list(session.exec(query.order_by(base_first, col(Revision.created), col(Revision.id))))
 
 
 def head_moves(session: Session, model: Model) -> list[HeadMove]:
@@ -169,16 +170,20 @@ def parse_target(target: str) -> tuple[str, str]:
     return name, revision or "head"
 
 
-def add_base(session: Session, model: Model) -> Revision:
-    """Give a new model its base revision and its head. Flushes; the model needs no id before."""
+def add_base(session: Session, model: Model, known: Revision | None = None) -> Revision:
+    """Give a new model its base revision and its head. Flushes; the model needs no id before.
+
+    A base that comes with its history is `known`: it keeps its id, message and age.
+    """
     session.add(model)
     session.flush()
     base = Revision(
+        id=known.id if known else "",
         model_id=_key(model),
         kind="base",
         fingerprint=model.fingerprint,
-        message=f"{model.source} as it came",
-        created=model.created,
+        message=known.message if known else f"{model.source} as it came",
+        created=known.created if known else model.created,
     )
     commit_revision(session, model, base, "add")
     return base
@@ -204,7 +209,7 @@ def commit_revision(session: Session, model: Model, revision: Revision, reason: 
 
 
 def move_head(session: Session, model: Model, revision: Revision, reason: str) -> None:
-    """Set the head and write down the move; `reason` is 'add', 'edit', 'rollback' or 'revert'. Flushes."""
+    """Set the head and write down the move; `reason` is 'add', 'edit', 'rollback', 'revert' or 'import'. Flushes."""
     if revision.model_id != model.id:
         raise CatalogError(f"Revision {revision.id} is not one of {model.name}: its head was not moved.")
     session.add(model)

@@ -91,7 +91,7 @@ class HeadMove(SQLModel, table=True):
     """One move of a model's head: the record from which a rollback can itself be taken back."""
 
     __tablename__ = "head_move"
-    __table_args__ = (one_of("reason", ("add", "edit", "rollback", "revert")),)
+    __table_args__ = (one_of("reason", ("add", "edit", "rollback", "revert", "import")),)
 
     id: int | None = Field(default=None, primary_key=True)
     model_id: int = child_of("model.id")
@@ -347,6 +347,10 @@ class Publication(SQLModel, table=True):
     what: str
     url: str
     account: str
+    # The tag that names the commit on the hub, `edit/REVISION`; None if another commit had it already.
+    tag: str | None = None
+    # When it was taken back from the hub; None while it is there.
+    withdrawn: datetime | None = None
     created: datetime = created_now()
 
 

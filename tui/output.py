@@ -90,6 +90,15 @@ def show(value: Any) -> str:
     return str(value)
 
 
+def size_text(size: float) -> str:
+    """`3.5 MB`: bytes as a person reads them."""
+    unit = next(
+        (unit for unit in ("B", "kB", "MB") if size < 1000 ** ("B", "kB", "MB").index(unit) * 1000), "GB"
+    )
+    scaled = size / 1000 ** ("B", "kB", "MB", "GB").index(unit)
+    return f"{scaled:.0f} {unit}" if unit == "B" else f"{scaled:.1f} {unit}"
+
+
 def duration(seconds: float | None) -> str:
     """`1:02:03` or `4:05`; empty if unknown."""
     if seconds is None:

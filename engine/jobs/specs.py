@@ -12,6 +12,8 @@ from ...store.errors import InputError
 from ...store.tables import Covariance
 
 SUITES = ("quick", "standard", "full")
+# Of an exported or published checkpoint.
+SHARD_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -220,13 +222,23 @@ class AskSpec(Spec):
 
 @dataclass(frozen=True)
 class ExportSpec(Spec):
-    """Write a revision to a folder, as a checkpoint that transformers loads."""
+    """Write a revision to a folder: `what` is one of store.manifests.WHATS, `shard_size` the bytes of a shard."""
 
     kind: ClassVar[str] = "export"
     model: str
     folder: str
     revision: str = "head"
     what: str = "checkpoint"
+    shard_size: int = SHARD_BYTES
+
+
+@dataclass(frozen=True)
+class ImportEditsSpec(Spec):
+    """Put the edits of an exported folder on a model with the same base."""
+
+    kind: ClassVar[str] = "import_edits"
+    model: str
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -243,6 +255,6 @@ SPECS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
         ModelSpec, TraceSpec, CovarianceSpec, EditSpec, SweepSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec,
-        ExportSpec, PreflightSpec,
+        ExportSpec, ImportEditsSpec, PreflightSpec,
     )
 }  # fmt: skip

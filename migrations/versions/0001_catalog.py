@@ -228,7 +228,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(), nullable=False),
         sa.Column("created", sa.DateTime(), nullable=False),
         sa.CheckConstraint(
-            "reason IN ('add', 'edit', 'rollback', 'revert')", name=op.f("ck_head_move_reason")
+            "reason IN ('add', 'edit', 'rollback', 'revert', 'import')", name=op.f("ck_head_move_reason")
         ),
         sa.ForeignKeyConstraint(
             ["from_revision"], ["revision.id"], name=op.f("fk_head_move_from_revision_revision")
@@ -254,6 +254,8 @@ def upgrade() -> None:
         sa.Column("what", sa.String(), nullable=False),
         sa.Column("url", sa.String(), nullable=False),
         sa.Column("account", sa.String(), nullable=False),
+        sa.Column("tag", sa.String(), nullable=True),
+        sa.Column("withdrawn", sa.DateTime(), nullable=True),
         sa.Column("created", sa.DateTime(), nullable=False),
         sa.CheckConstraint("what IN ('checkpoint', 'adapter')", name=op.f("ck_publication_what")),
         sa.ForeignKeyConstraint(

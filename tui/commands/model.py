@@ -64,6 +64,11 @@ def add(
             f"Added {added.name}: {added.architecture}, {added.anatomy['layers']} layers, "
             f"{added.parameters / 1e6:.0f} M parameters."
         )
+        if "recovered" in job.made:
+            narrate(
+                f"retcon published it: {job.made['recovered']} revisions were recovered from its history, made anew "
+                f"on the base and verified; its head is {job.made['revision']}."
+            )
 
 
 def _default_name(source: str) -> str:

@@ -94,8 +94,9 @@ def _users(session: Session) -> dict[str, list[str]]:
             users.setdefault(delta, []).append(f"revision {revision}")
     for covariance, artifact in session.exec(select(Covariance.id, Covariance.artifact)):
         users.setdefault(artifact, []).append(f"covariance {covariance}")
-    # A checkpoint may name files that a resumed job goes on with; its shape is the job's own business.
-    for job, checkpoint in session.exec(select(Job.id, Job.checkpoint).where(Job.state != "done")):
-        for digest in _DIGEST.findall(json.dumps(checkpoint)):
+    # A checkpoint, or what was asked, may name files that the job goes on with; its shape is the job's own business.
+    query = select(Job.id, Job.spec, Job.checkpoint).where(Job.state != "done")
+    for job, spec, checkpoint in session.exec(query):
+        for digest in _DIGEST.findall(json.dumps([spec, checkpoint])):
             users.setdefault(digest, []).append(f"job {job}")
     return users

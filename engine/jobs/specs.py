@@ -242,6 +242,37 @@ class ImportEditsSpec(Spec):
 
 
 @dataclass(frozen=True)
+class PublishSpec(Spec):
+    """Publish a revision to a repo of the hub, or with `dry_run` only tell what would be sent.
+
+    `card` is a text to publish in place of the one that is made from the history; `pictures` are (name, artifact,
+    caption) of images that go with it. A repo that is not there is made, private unless `public`.
+    """
+
+    kind: ClassVar[str] = "publish"
+    model: str
+    repo: str
+    revision: str = "head"
+    what: str = "checkpoint"
+    public: bool = False
+    dry_run: bool = False
+    message: str = ""
+    card: str | None = None
+    licence: str | None = None
+    pictures: list[tuple[str, str, str]] = field(default_factory=list)
+    shard_size: int = SHARD_BYTES
+
+
+@dataclass(frozen=True)
+class UnpublishSpec(Spec):
+    """Take a tag off a repo of the hub, or without one remove the whole repo."""
+
+    kind: ClassVar[str] = "unpublish"
+    repo: str
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
 class PreflightSpec(Spec):
     """Measure how long the job `of` (a spec of kind `of_kind`) will take: do some seconds of it and keep nothing."""
 
@@ -255,6 +286,6 @@ SPECS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
         ModelSpec, TraceSpec, CovarianceSpec, EditSpec, SweepSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec,
-        ExportSpec, ImportEditsSpec, PreflightSpec,
+        ExportSpec, ImportEditsSpec, PublishSpec, UnpublishSpec, PreflightSpec,
     )
 }  # fmt: skip

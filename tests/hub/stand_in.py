@@ -1,8 +1,9 @@
 """A stand-in for the Hub on the loopback: the endpoints that huggingface_hub was seen to use, over a real socket.
 
 It proves how retcon uses the client: what is sent, in which order, how often, and what becomes of a failure. It does
-not prove anything about the live Hub. Blobs that were stored, commits and refs live in memory, so a client that is killed
-finds what it had sent before. Uploads go as LFS `basic` or `multipart`, or through hf_xet's own `local://` store.
+not prove anything about the live Hub. Blobs that were stored, commits and refs live in memory, so a client that
+is killed finds what it had sent before. Uploads go as LFS `basic` or `multipart`, or through hf_xet's own
+`local://` store.
 
 Bytes go to and come from 127.0.0.1 while the API answers on localhost: like the live Hub's storage, it is another
 host, and must not be shown the token (it counts how often it was).

@@ -166,7 +166,8 @@ def test_a_damaged_file_is_refused_by_name(what: str, taken: Taken, empty: Retco
     shard.write_bytes(data[:-5])
     assert f"{shard} is damaged" in empty.refused("model", "add", folder, "--name", "damaged")
     shard.unlink()
-    assert f"{shard} is missing" in empty.refused("model", "add", folder, "--name", "damaged")
+    said = empty.refused("model", "add", folder, "--name", "damaged")
+    assert shard.name in said and "missing" in said
 
 
 def test_a_checkpoint_brings_its_history_and_its_base(taken: Taken, empty: Retcon, tmp_path: Path) -> None:

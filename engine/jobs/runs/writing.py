@@ -15,11 +15,9 @@ from ...errors import InputError
 from ...exports.adapter import write_adapter
 from ...exports.check import Found, Task, check_export
 from ...exports.checkpoint import write_checkpoint, write_matrices
+from ..card import STARTER_NAME
 from ..running import Running
 from .loaded import Loaded, check_everything, load
-
-# The starter's weights are those of this model, quantized and turned back.
-_STARTER_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _write(loaded: Loaded, what: str, shard_size: int, folder: Path, manifest: M
             write_matrices({name: loaded.weights.base(name) for name in loaded.delta}, folder / BASE_MATRICES)
     elif what == "adapter":
         base = manifest.base
-        named = _STARTER_NAME if base.source_kind == "starter" else base.source
+        named = STARTER_NAME if base.source_kind == "starter" else base.source
         write_adapter(loaded.delta, model, folder, named, base.commit)
     elif not any(step.delta for step in manifest.steps):
         raise InputError("this revision has no edits in it, so there is no delta to take home")

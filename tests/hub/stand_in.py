@@ -98,6 +98,7 @@ class StandIn:
 
     def __init__(self, transfer: str = "basic", xet: Path | None = None, role: str = "write") -> None:
         self.transfer, self.xet, self.role = transfer, xet, role
+        self.bytes_per_second: float | None = None  # of each upload; None is as fast as it goes
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
@@ -352,6 +353,8 @@ class _Handler(BaseHTTPRequestHandler):
                 break
             data += got
             left -= len(got)
+            if self.hub.bytes_per_second:
+                time.sleep(len(got) / self.hub.bytes_per_second)
             with self.hub.lock:
                 self.hub.received[oid] += len(got)
         if how == "cut" or left:

@@ -265,7 +265,7 @@ def test_a_hub_without_xet(
         client.use(hub)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
         push()
-        assert hub.count("GET", "/xet-write-token/") == 1 and hub.count("PUT", "/storage/") == 2
+        assert hub.count("GET", "/xet-write-token/") == 1 and hub.count("PUT", "/storage/") == 3
         assert len(commits(hub)) == 1
 
 

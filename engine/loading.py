@@ -219,7 +219,7 @@ def _from_hub(
         folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=_HUB_FILES))
     except GatedRepoError as error:
         raise InputError(
-            f"{repo} is gated; accept its terms on the hub, then log in with: hf auth login"
+            f"{repo} is gated; accept its terms on the hub, then log in with: retcon hub login"
         ) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repo} has no revision {revision!r}") from error

@@ -10,6 +10,7 @@ from .comparison import compare
 from .control import cancel, follow, log_path, reap, resume, submit
 from .devices import CPU, devices
 from .preflight import Cost, Time, cost_of, time_as_before
+from .publishing import Preview, preview
 from .settings import (
     METHODS,
     check_layers,
@@ -57,6 +58,7 @@ __all__ = [
     "Meaning",
     "ModelSpec",
     "PreflightSpec",
+    "Preview",
     "PublishSpec",
     "RevertSpec",
     "Spec",
@@ -76,6 +78,7 @@ __all__ = [
     "follow",
     "log_path",
     "parse_tries",
+    "preview",
     "reap",
     "resume",
     "settings_of",

@@ -12,11 +12,9 @@ from command_line import FIELD, Retcon, write_facts
 
 sys.path.append(str(Path(__file__).parent))
 
-from hub_client import Client
+from hub_client import PROMPT, SUBJECT, Client
 from huggingface_hub import constants
 from stand_in import TOKEN, StandIn, stand_in
-
-PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
 
 
 @pytest.fixture(scope="session")

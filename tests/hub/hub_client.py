@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from huggingface_hub import constants
 from stand_in import StandIn
 
+# What the tiny model is asked, and what its edits are about.
+PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
+
 
 @dataclass
 class Client:

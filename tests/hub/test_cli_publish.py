@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import RETCON, Retcon, wait_for
-from conftest import PROMPT
+from hub_client import PROMPT
 from stand_in import TOKEN, Fault, StandIn
 
 pytestmark = pytest.mark.slow

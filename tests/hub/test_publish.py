@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hub_client import Client
-from retcon.engine.jobs import PublishSpec, UnpublishSpec
+from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
 from retcon.engine.jobs.running import Running
 from retcon.engine.jobs.runs import publish, unpublish
 from retcon.engine.jobs.runs.hub_errors import HubFailed
@@ -313,6 +313,17 @@ def test_a_dry_run_sends_nothing(push: Push, hub: StandIn, catalog: Catalog) -> 
     assert {method for method, _ in hub.seen} == {"GET"} and hub.repos == {}
     assert plan["files"]["README.md"] == len(plan["card"].encode())
     assert any(name.startswith("model-0") for name in plan["files"]) and rows(catalog) == []
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "adapter"])
+def test_the_preview_without_torch_is_what_is_published(what: str, push: Push, catalog: Catalog) -> None:
+    spec = _spec(catalog, "head", what, repo="me/tower")
+    told = preview(catalog, spec)
+    plan = push(what=what, dry_run=True)
+    for line in told.card.splitlines():
+        assert line in plan["card"]
+    assert (told.warnings, told.rolls_back_from) == (plan["warnings"], None)
+    assert sum(told.sizes.values()) == pytest.approx(sum(plan["files"].values()), rel=0.2)
 
 
 def test_a_card_of_ones_own(push: Push, hub: StandIn) -> None:

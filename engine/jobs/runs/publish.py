@@ -10,15 +10,14 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from .... import __version__
 from ....store import history, publications
 from ....store.errors import InputError
 from ....store.manifests import CARD, MANIFEST, Manifest, check_files, manifest_of, read_manifest
 from ....store.tables import Model, Publication, Revision
 from ...progress import Progress
-from ..card import CardFacts, card_of
-from ..licences import licence_of
+from ..card import card_of
 from ..locks import try_lock
+from ..publishing import tell, tool
 from ..running import Running
 from ..specs import PublishSpec
 from . import hub
@@ -39,12 +38,8 @@ class Prepared:
     answers: dict[str, Any]
     files: dict[str, Path]
     card: str
-    before: Publication | None
+    before: Publication | None  # what was published last, if this goes back from it
     warnings: list[str]
-
-    @property
-    def rolled_back(self) -> bool:
-        return self.before is not None and self.before.revision != self.revision.id
 
 
 def run(running: Running, spec: PublishSpec) -> dict[str, Any]:
@@ -120,11 +115,8 @@ def _prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warni
     with running.catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-        before = publications.newest(session, repo)
-        wanted = manifest_of(
-            session, model, revision, spec.what, f"retcon {__version__}", base_files(model.path)
-        )
-        rolled_back = before is not None and publications.comes_after(session, before.revision, revision.id)
+        wanted = manifest_of(session, model, revision, spec.what, tool(), base_files(model.path))
+        told = tell(session, model, revision, spec, repo)
     folder = outbox / "files"
     manifest = _as_before(folder, wanted, spec)
     if manifest is None:
@@ -134,25 +126,12 @@ def _prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warni
         (outbox / _ANSWERS).write_text(json.dumps(asdict(export.found) | {"shard_size": spec.shard_size}))
         aside.rename(folder)
         manifest = export.manifest
-    pictures = {f"pictures/{name}": (digest, caption) for name, digest, caption in spec.pictures}
-    licence = licence_of(model, spec.licence)
-    if warning := licence.warning(repo):
-        warnings = [*warnings, warning]
-    facts = CardFacts(
-        repo,
-        licence,
-        [(name, caption) for name, (_, caption) in pictures.items()],
-        before.revision if before is not None and rolled_back else None,
-        f"edit/{revision.id}",
-    )
-    card = spec.card or card_of(manifest, facts)
+    card = spec.card or card_of(manifest, told.facts)
     (outbox / CARD).write_text(card, encoding="utf-8")
     files = {name: folder / name for name in (*manifest.files, MANIFEST)} | {CARD: outbox / CARD}
-    files |= {name: running.catalog.artifacts.path(digest) for name, (digest, _) in pictures.items()}
+    files |= {f"pictures/{name}": running.catalog.artifacts.path(digest) for name, digest, _ in spec.pictures}
     answers = json.loads((outbox / _ANSWERS).read_text())
-    return Prepared(
-        model, revision, manifest, answers, files, card, before if rolled_back else None, warnings
-    )
+    return Prepared(model, revision, manifest, answers, files, card, told.before, [*warnings, *told.warnings])
 
 
 def _as_before(folder: Path, wanted: Manifest, spec: PublishSpec) -> Manifest | None:
@@ -236,7 +215,7 @@ def _push(running: Running, spec: PublishSpec, prepared: Prepared, there: hub.Re
             running.checkpoint(session, state | {"parent": there.head})
     revision = prepared.revision
     title = spec.message or (
-        f"Roll back to {revision.id}" if prepared.rolled_back else f"Edit {revision.id}: {revision.message}"
+        f"Roll back to {revision.id}" if prepared.before else f"Edit {revision.id}: {revision.message}"
     )
     digest = hub.digests_of(prepared.files[MANIFEST])[0]
     description = (

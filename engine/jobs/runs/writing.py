@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .... import __version__
 from ....store import history
 from ....store.artifacts import sha256_of
 from ....store.manifests import BASE_MATRICES, MANIFEST, File, Manifest, files_of, manifest_of
@@ -16,6 +15,7 @@ from ...exports.adapter import write_adapter
 from ...exports.check import Found, Task, check_export
 from ...exports.checkpoint import write_checkpoint, write_matrices
 from ..card import STARTER_NAME
+from ..publishing import tool
 from ..running import Running
 from .loaded import Loaded, check_everything, load
 
@@ -57,7 +57,7 @@ def write_export(
             loaded.model,
             loaded.revision,
             what,
-            f"retcon {__version__}",
+            tool(),
             base_files(loaded.model.path),
         )
     _write(loaded, what, shard_size, folder, manifest)

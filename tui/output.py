@@ -17,6 +17,7 @@ from .plain import plain
 
 _GAP = 2
 _SHORTEST = 8
+_UNITS = ("B", "kB", "MB", "GB")
 
 
 def console() -> Console:
@@ -92,11 +93,10 @@ def show(value: Any) -> str:
 
 def size_text(size: float) -> str:
     """`3.5 MB`: bytes as a person reads them."""
-    unit = next(
-        (unit for unit in ("B", "kB", "MB") if size < 1000 ** ("B", "kB", "MB").index(unit) * 1000), "GB"
-    )
-    scaled = size / 1000 ** ("B", "kB", "MB", "GB").index(unit)
-    return f"{scaled:.0f} {unit}" if unit == "B" else f"{scaled:.1f} {unit}"
+    step = 0
+    while size >= 1000 and step < len(_UNITS) - 1:
+        size, step = size / 1000, step + 1
+    return f"{size:.0f} B" if step == 0 else f"{size:.1f} {_UNITS[step]}"
 
 
 def duration(seconds: float | None) -> str:

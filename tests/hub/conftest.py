@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,11 @@ from command_line import FIELD, Retcon, write_facts
 
 sys.path.append(str(Path(__file__).parent))
 
-from hub_client import PROMPT, SUBJECT, Client
+from hub_client import PROMPT, SUBJECT, Client, running_of, spec_of
 from huggingface_hub import constants
+from retcon.engine.jobs.runs import publish
+from retcon.store.catalog import Catalog
+from retcon.store.home import Home
 from stand_in import TOKEN, StandIn, stand_in
 
 
@@ -38,10 +42,33 @@ def edited_home(
     return retcon.home
 
 
+@pytest.fixture(scope="session")
+def ready_home(edited_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with the head and its parent in the outbox in both forms, as a killed job leaves it."""
+    home = Home(tmp_path_factory.mktemp("ready") / "home")
+    shutil.copytree(edited_home, home.root)
+    catalog = Catalog.open(home)
+    home.outbox.mkdir(exist_ok=True)
+    for what in ("adapter", "checkpoint"):
+        for revision in ("head", "head~1"):
+            spec = spec_of(catalog, revision, what)
+            publish._prepare(
+                running_of(catalog, spec), spec, "me/x", home.outbox / f"{spec.revision}-{what}", []
+            )
+    catalog.close()
+    return home.root
+
+
 @pytest.fixture
 def edited(edited_home: Path, tmp_path: Path) -> Retcon:
-    """The command line on a copy of it."""
+    """The command line on a copy of the edited home."""
     return Retcon(edited_home).copy(tmp_path / "home")
+
+
+@pytest.fixture
+def ready(ready_home: Path, tmp_path: Path) -> Retcon:
+    """The command line on a copy of the home whose head need only be sent."""
+    return Retcon(ready_home).copy(tmp_path / "home")
 
 
 @pytest.fixture
@@ -66,10 +93,10 @@ def client(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli
 
 
 @pytest.fixture
-def online(edited: Retcon, hub: StandIn) -> Callable[..., Any]:
-    """`retcon ... --json` with the stand-in as the hub and the marked token."""
+def online(ready: Retcon, hub: StandIn) -> Callable[..., Any]:
+    """`retcon ... --json` on the ready home with the stand-in as the hub and the marked token."""
 
     def say(*words: object, **environment: str) -> Any:
-        return edited.json(*words, **{"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN} | environment)
+        return ready.json(*words, **{"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN} | environment)
 
     return say

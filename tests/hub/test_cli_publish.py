@@ -4,8 +4,10 @@ import os
 import pty
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from stand_in import TOKEN, Fault, StandIn
 pytestmark = pytest.mark.slow
 
 Online = Callable[..., Any]
+# As what lies in the outbox of the ready home was written.
+SMALL = ("--shard-size", "40kB")
 
 
 def written(*folders: Path) -> list[Path]:
@@ -28,32 +32,36 @@ def holding(text: str, *folders: Path) -> list[Path]:
     return [path for path in written(*folders) if text.encode() in path.read_bytes()]
 
 
-def test_the_token_is_nowhere(edited: Retcon, hub: StandIn, tmp_path: Path) -> None:
-    """Through a success, a refusal and a failure, with a token that is easy to find."""
+def test_the_token_is_nowhere(ready: Retcon, hub: StandIn, tmp_path: Path) -> None:
+    """Through a success, refusals and a failure, with a token that is easy to find."""
     online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_DEBUG": "1"}
-    said = [edited.say("publish", "tiny", "tower", "--as", "adapter", **online)]
-    hub.faults += [Fault("POST", "/commit/", 403), Fault("GET", "whoami", 500), Fault("GET", "whoami", 401)]
-    said += [edited.say("publish", "tiny", repo, "--as", "adapter", **online) for repo in ("a", "b", "c")]
-    said.append(edited.say("unpublish", "tower", "--yes", **online))
-    assert [one.code for one in said] == [0, 2, 1, 2, 0], said
-    said += [edited.say("job", "log", number, **online) for number in range(1, 20)]
+    said = []
+    for fault in (
+        Fault("POST", "/commit/", 403),
+        Fault("GET", "whoami", 500),
+        Fault("GET", "whoami", 401),
+        None,
+    ):
+        hub.faults = [fault] if fault else []
+        said.append(ready.say("publish", "tiny", "tower", "--as", "adapter", *SMALL, **online))
+    said.append(ready.say("unpublish", "tower", "--yes", **online))
+    assert [one.code for one in said] == [2, 1, 2, 0, 0], said
+    said += [ready.say("job", "log", number, **online) for number in range(1, 20)]
     assert not [one for one in said if TOKEN in one.out + one.err or "Bearer" in one.out + one.err]
     assert len(written(tmp_path)) > 20
     assert holding(TOKEN, tmp_path) == []
     # Storage addresses are as good as passwords; on the live Hub they carry a signature.
-    assert holding("/storage/", edited.home / "logs") == []
+    assert holding("/storage/", ready.home / "logs") == []
 
 
-def test_telemetry_is_off(edited: Retcon, hub: StandIn) -> None:
-    job = edited.json(
-        "publish", "tiny", "tower", "--as", "adapter", "--detach", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN
-    )
-    environment = wait_for(lambda: environ(edited.job(job["id"])["pid"]), bool)
+def test_telemetry_is_off(ready: Retcon, online: Online, hub: StandIn) -> None:
+    job = online("publish", "tiny", "tower", "--as", "adapter", *SMALL, "--detach")
+    environment = wait_for(lambda: environ(ready.job(job["id"])["pid"]), bool)
     for name, value in (
         ("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_XET_TELEMETRY_ENABLED", "0"), ("RAY_USAGE_STATS_ENABLED", "0"),
     ):  # fmt: skip
         assert environment[name] == value
-    assert edited.wait_for(job["id"], "done", "failed")["state"] == "done"
+    assert ready.wait_for(job["id"], "done", "failed")["state"] == "done"
     assert not [path for _, path in hub.seen if "telemetry" in path]
 
 
@@ -64,12 +72,12 @@ def environ(pid: int | None) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 
-def test_killed_in_the_middle_and_resumed(edited: Retcon, online: Online, hub: StandIn) -> None:
+def test_killed_in_the_middle_and_resumed(ready: Retcon, online: Online, hub: StandIn) -> None:
     hub.faults.append(Fault("PUT", "/storage/", how="slow", times=100))
-    job = online("publish", "tiny", "tower", "--shard-size", "40kB", "--detach")
+    job = online("publish", "tiny", "tower", *SMALL, "--detach")
     wait_for(lambda: len(hub.blobs), lambda count: count > 1)
-    os.kill(edited.job(job["id"])["pid"], signal.SIGKILL)
-    edited.wait_for(job["id"], "interrupted")
+    os.kill(ready.job(job["id"])["pid"], signal.SIGKILL)
+    ready.wait_for(job["id"], "interrupted")
     time.sleep(1.2)  # what was under way reaches the server
     before = {oid: size for oid, size in hub.received.items() if oid in hub.blobs}
     hub.faults.clear()
@@ -79,8 +87,10 @@ def test_killed_in_the_middle_and_resumed(edited: Retcon, online: Online, hub: S
     assert {oid: hub.received[oid] for oid in before} == before, "what the hub had was not sent again"
 
 
-def test_the_card(edited: Retcon, online: Online, hub: StandIn) -> None:
-    made = online("publish", "tiny", "Tower-Test", "--licence", "mit")
+def test_the_card(edited: Retcon, hub: StandIn) -> None:
+    """The whole way, with nothing in the outbox."""
+    words = ("publish", "tiny", "Tower-Test", "--licence", "mit")
+    made = edited.json(*words, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     card = hub.content("me/Tower-Test", "README.md").decode()
     _, header, text = card.split("---\n", 2)
     told = yaml.safe_load(header)
@@ -110,25 +120,25 @@ def test_the_card(edited: Retcon, online: Online, hub: StandIn) -> None:
 
 
 def test_a_dry_run_shows_the_card_which_can_be_edited(
-    edited: Retcon, online: Online, hub: StandIn, tmp_path: Path
+    ready: Retcon, online: Online, hub: StandIn, tmp_path: Path
 ) -> None:
-    card = tmp_path / "card.md"
-    dry = ("publish", "tiny", "tower", "--as", "adapter", "--dry-run", "--card-out", card)
-    shown = edited(*dry, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+    card, waiting = tmp_path / "card.md", sorted(ready.home.glob("outbox/*"))
+    adapter = ("publish", "tiny", "tower", "--as", "adapter", *SMALL)
+    shown = ready(*adapter, "--dry-run", "--card-out", card, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     assert "README.md" in shown and "adapter_model.safetensors" in shown and "knowledge-edited model" in shown
     assert hub.repos == {} and {method for method, _ in hub.seen} == {"GET"}
-    assert list(edited.home.glob("outbox/*")) == []
+    assert sorted(ready.home.glob("outbox/*")) == waiting, "what another job goes on with stays"
     card.write_text(card.read_text() + "\nAnd this.\n")
-    online("publish", "tiny", "tower", "--as", "adapter", "--card", card)
+    online(*adapter, "--card", card)
     assert hub.content("me/tower", "README.md").decode().endswith("And this.\n")
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "adapter"])
 def test_from_the_hub_back(
-    what: str, edited: Retcon, online: Online, hub: StandIn, fresh: Retcon, tiny_folder: Path
+    what: str, ready: Retcon, online: Online, hub: StandIn, fresh: Retcon, tiny_folder: Path
 ) -> None:
-    made = online("publish", "tiny", "tower", "--as", what, "--shard-size", "40kB")
-    there = edited.json("history", "tiny")
+    made = online("publish", "tiny", "tower", "--as", what, *SMALL)
+    there = ready.json("history", "tiny")
     words = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
     if what == "adapter":
         # Its base came from a folder, which only this machine has.
@@ -144,14 +154,14 @@ def test_from_the_hub_back(
     ]
     assert fresh.json("rollback", "tower", "base")["verified"]
     asked = ("ask", "tower", PROMPT, "--against", there["head"], "--max-new-tokens", 2)
-    ours = edited.json("ask", "tiny", PROMPT, "--against", "base", "--max-new-tokens", 2)["answers"]
+    ours = ready.json("ask", "tiny", PROMPT, "--against", "base", "--max-new-tokens", 2)["answers"]
     assert [one["completion"] for one in fresh.json(*asked)["answers"]] == [
         one["completion"] for one in ours[::-1]
     ]
 
 
 def test_a_file_that_was_spoiled_on_the_way_down(online: Online, hub: StandIn, fresh: Retcon) -> None:
-    made = online("publish", "tiny", "tower", "--as", "checkpoint")
+    made = online("publish", "tiny", "tower", *SMALL)
     fresh.json("model", "list")
     hub.faults.append(Fault("GET", "/storage/", how="corrupt", times=1))
     said = fresh.refused("model", "add", "me/tower", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
@@ -159,13 +169,13 @@ def test_a_file_that_was_spoiled_on_the_way_down(online: Online, hub: StandIn, f
     assert made["commit"] in said, "the file is named by its place in the cache"
 
 
-def test_unpublish_asks(edited: Retcon, online: Online, hub: StandIn) -> None:
-    online("publish", "tiny", "tower", "--as", "adapter")
-    said = edited.say("unpublish", "me/tower", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+def test_unpublish_asks(ready: Retcon, online: Online, hub: StandIn) -> None:
+    online("publish", "tiny", "tower", "--as", "adapter", *SMALL)
+    said = ready.say("unpublish", "me/tower", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     assert said.code != 0 and "me/tower" in hub.repos
     online("unpublish", "me/tower", "--yes")
     assert hub.repos == {}
-    (row,) = edited.json("hub", "list")["publications"]
+    (row,) = ready.json("hub", "list")["publications"]
     assert row["withdrawn"] and row["repo"] == "me/tower"
 
 
@@ -174,42 +184,50 @@ def test_what_cannot_name_a_repo(edited: Retcon) -> None:
         assert "cannot name a repo" in edited.refused("publish", "tiny", "--as", "adapter", "--", repo)
 
 
-class TestLogin:
-    """The token that is typed is kept by huggingface_hub, and shown nowhere."""
+def piped(fresh: Retcon, hub: StandIn, token: str) -> subprocess.CompletedProcess[str]:
+    """`retcon hub login` with a token on its standard input."""
+    return subprocess.run(
+        [RETCON, "hub", "login"],
+        input=f"{token}\n",
+        env=fresh.environment | {"HF_ENDPOINT": hub.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
-    def test_piped(self, fresh: Retcon, hub: StandIn) -> None:
-        process = fresh.start("hub", "login", stdin=-1, env=fresh.environment | {"HF_ENDPOINT": hub.url})
-        out, err = process.communicate(f"{TOKEN}\n", timeout=60)
-        assert process.returncode == 0, err
-        assert TOKEN not in out + err and "Logged in" in err
-        kept = holding(TOKEN, fresh.home.parent)
-        assert kept and all(path.is_relative_to(fresh.home.parent / "hub") for path in kept)
-        assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
-        fresh("hub", "logout")
-        assert not (fresh.home.parent / "hub" / "token").exists()
 
-    def test_typed_without_an_echo(self, fresh: Retcon, hub: StandIn) -> None:
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.execve(
-                RETCON, ["retcon", "hub", "login", "--paste"], fresh.environment | {"HF_ENDPOINT": hub.url}
-            )
-        shown = b""
-        while b"Token" not in shown:
-            shown += os.read(terminal, 1024)
-        time.sleep(0.2)
-        os.write(terminal, TOKEN.encode() + b"\n")
-        try:
-            while chunk := os.read(terminal, 1024):
-                shown += chunk
-        except OSError:  # the terminal's other end was closed
-            pass
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0, shown
-        assert TOKEN.encode() not in shown and b"Logged in" in shown
+def test_log_in_and_out(fresh: Retcon, hub: StandIn) -> None:
+    done = piped(fresh, hub, TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr and "Logged in" in done.stderr
+    kept = holding(TOKEN, fresh.home.parent)
+    assert kept and all(path.is_relative_to(fresh.home.parent / "hub") for path in kept)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
+    fresh("hub", "logout")
+    assert holding(TOKEN, fresh.home.parent) == []
 
-    def test_a_token_that_the_hub_refuses(self, fresh: Retcon, hub: StandIn) -> None:
-        process = fresh.start("hub", "login", stdin=-1, env=fresh.environment | {"HF_ENDPOINT": hub.url})
-        out, err = process.communicate("hf_wrong\n", timeout=60)
-        assert process.returncode == 2 and "does not accept the token" in err and "hf_wrong" not in out + err
-        assert holding("hf_wrong", fresh.home.parent) == []
+
+def test_a_token_that_the_hub_refuses(fresh: Retcon, hub: StandIn) -> None:
+    done = piped(fresh, hub, "hf_wrong")
+    assert done.returncode == 2 and "does not accept the token" in done.stderr
+    assert "hf_wrong" not in done.stdout + done.stderr
+    assert holding("hf_wrong", fresh.home.parent) == []
+
+
+def test_a_token_is_typed_without_an_echo(fresh: Retcon, hub: StandIn) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = ["retcon", "hub", "login", "--paste"]
+        os.execve(RETCON, words, fresh.environment | {"HF_ENDPOINT": hub.url})
+    shown = b""
+    while b"Token" not in shown:
+        shown += os.read(terminal, 1024)
+    time.sleep(0.2)  # until the echo is off
+    os.write(terminal, TOKEN.encode() + b"\n")
+    with suppress(OSError):  # the terminal's other end is closed when the command ends
+        while chunk := os.read(terminal, 1024):
+            shown += chunk
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, shown
+    assert TOKEN.encode() not in shown and b"Logged in" in shown

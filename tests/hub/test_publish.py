@@ -1,17 +1,18 @@
 """Publishing as the job does it, in this process: what is sent, once, and what every refusal of the hub comes to."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_client import Client
+from hub_client import Client, running_of, spec_of
 from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
 from retcon.engine.jobs.running import Running
 from retcon.engine.jobs.runs import publish, unpublish
 from retcon.engine.jobs.runs.hub_errors import HubFailed
-from retcon.store import history, jobs
+from retcon.store import history
 from retcon.store.catalog import Catalog
 from retcon.store.errors import InputError
 from retcon.store.home import Home
@@ -25,47 +26,12 @@ pytestmark = pytest.mark.slow
 Push = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def ready_home(edited_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in whose outbox the head lies as an adapter and as a checkpoint, as a killed job leaves it."""
-    import shutil
-
-    home = tmp_path_factory.mktemp("ready") / "home"
-    shutil.copytree(edited_home, home)
-    catalog = Catalog.open(Home(home))
-    for what in ("adapter", "checkpoint"):
-        for revision in ("head", "head~1"):
-            spec = _spec(catalog, revision, what)
-            running = running_of(catalog, spec)
-            outbox = Home(home).outbox / f"{spec.revision}-{what}"
-            outbox.parent.mkdir(exist_ok=True)
-            publish._prepare(running, spec, "me/x", outbox, [])
-    catalog.close()
-    return home
-
-
 @pytest.fixture
 def catalog(ready_home: Path, tmp_path: Path) -> Any:
-    import shutil
-
     shutil.copytree(ready_home, tmp_path / "home")
     opened = Catalog.open(Home(tmp_path / "home"))
     yield opened
     opened.close()
-
-
-def _spec(catalog: Catalog, revision: str, what: str, repo: str = "tower", **more: Any) -> PublishSpec:
-    with catalog.read() as session:
-        found = history.find_revision(session, history.find_model(session, "tiny"), revision)
-    return PublishSpec("tiny", repo, found.id, what, shard_size=40_000, **more)
-
-
-def running_of(catalog: Catalog, spec: Any) -> Running:
-    with catalog.write() as session:
-        job = jobs.create(session, spec.kind, spec.as_dict(), "cpu")
-        assert jobs.claim(session, job.id or 0, "me", 1)
-        job = jobs.get(session, job.id or 0)
-    return Running(catalog, job, "me")
 
 
 @pytest.fixture
@@ -75,7 +41,7 @@ def push(catalog: Catalog, client: Client) -> Push:
     def push(
         revision: str = "head", what: str = "adapter", again: Running | None = None, **more: Any
     ) -> dict[str, Any]:
-        running = again or running_of(catalog, _spec(catalog, revision, what, **more))
+        running = again or running_of(catalog, spec_of(catalog, revision, what, **more))
         return publish.run(running, PublishSpec(**running.job.spec))
 
     return push
@@ -223,7 +189,7 @@ def test_a_lost_answer_makes_no_second_commit(push: Push, hub: StandIn, catalog:
 
 def test_killed_after_the_commit(push: Push, hub: StandIn, catalog: Catalog) -> None:
     """The tag could not be made: the job is resumed, finds its commit, though somebody else has committed by then."""
-    running = running_of(catalog, _spec(catalog, "head", "adapter"))
+    running = running_of(catalog, spec_of(catalog, "head", "adapter"))
     hub.faults.append(Fault("POST", "/tag/", 500))
     with pytest.raises(HubFailed):
         push(again=running)
@@ -236,7 +202,7 @@ def test_killed_after_the_commit(push: Push, hub: StandIn, catalog: Catalog) -> 
 def test_a_resumed_job_does_not_go_on_top_of_somebody_else(
     push: Push, hub: StandIn, catalog: Catalog
 ) -> None:
-    running = running_of(catalog, _spec(catalog, "head", "adapter"))
+    running = running_of(catalog, spec_of(catalog, "head", "adapter"))
     hub.faults.append(Fault("POST", "/commit/", 500))
     with pytest.raises(HubFailed):
         push(again=running)
@@ -317,7 +283,7 @@ def test_a_dry_run_sends_nothing(push: Push, hub: StandIn, catalog: Catalog) -> 
 
 @pytest.mark.parametrize("what", ["checkpoint", "adapter"])
 def test_the_preview_without_torch_is_what_is_published(what: str, push: Push, catalog: Catalog) -> None:
-    spec = _spec(catalog, "head", what, repo="me/tower")
+    spec = spec_of(catalog, "head", what, repo="me/tower")
     told = preview(catalog, spec)
     plan = push(what=what, dry_run=True)
     for line in told.card.splitlines():
@@ -334,7 +300,7 @@ def test_a_card_of_ones_own(push: Push, hub: StandIn) -> None:
 def test_the_outbox_is_made_anew_when_it_is_not_what_is_wanted(
     push: Push, catalog: Catalog, hub: StandIn
 ) -> None:
-    spec = _spec(catalog, "head", "adapter")
+    spec = spec_of(catalog, "head", "adapter")
     folder = catalog.home.outbox / f"{spec.revision}-adapter" / "files"
     manifest = read_manifest(folder)
     assert manifest is not None

@@ -104,10 +104,11 @@ def _outbox(running: Running, spec: PublishSpec) -> Iterator[Path]:
             raise InputError(f"another job is publishing {spec.revision} as {spec.what} now; wait for it")
         folder = home.outbox / name
         folder.parent.mkdir(mode=0o700, exist_ok=True)
+        waiting = folder.exists()
         try:
             yield folder
         finally:
-            if spec.dry_run:
+            if spec.dry_run and not waiting:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

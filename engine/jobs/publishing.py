@@ -18,6 +18,8 @@ from .card import CardFacts, card_of
 from .licences import licence_of
 from .specs import PublishSpec
 
+# The largest rank of an adapter that servers load without being told (vLLM's max_lora_rank).
+_USUAL_RANK = 16
 # What a checkpoint has beside its weights, as it lies in the base's folder.
 _BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*")
 
@@ -72,7 +74,7 @@ def tell(session: Session, model: Model, revision: Revision, spec: PublishSpec, 
     if before is not None and not publications.comes_after(session, before.revision, revision.id):
         before = None
     licence = licence_of(model, spec.licence)
-    warning = licence.warning(repo)
+    found = [licence.warning(repo), _rank_warning(revision) if spec.what == "adapter" else None]
     facts = CardFacts(
         repo,
         licence,
@@ -80,7 +82,17 @@ def tell(session: Session, model: Model, revision: Revision, spec: PublishSpec, 
         before.revision if before else None,
         f"edit/{revision.id}",
     )
-    return Told(facts, [warning] if warning else [], before)
+    return Told(facts, [one for one in found if one], before)
+
+
+def _rank_warning(revision: Revision) -> str | None:
+    """Servers that load adapters cap their rank; most take some hundreds when they are told to."""
+    rank = max((size["rank"] for size in revision.figures.get("with_earlier_edits", {}).values()), default=0)
+    if rank <= _USUAL_RANK:
+        return None
+    return (
+        f"the adapter has rank {rank}: a server that caps the rank must be told so, or be given a checkpoint"
+    )
 
 
 def _sizes(session: Session, model: Model, manifest: Manifest) -> dict[str, int]:

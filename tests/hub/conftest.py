@@ -52,7 +52,7 @@ def ready_home(edited_home: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     for what in ("adapter", "checkpoint"):
         for revision in ("head", "head~1"):
             spec = spec_of(catalog, revision, what)
-            publish._prepare(
+            publish.prepare(
                 running_of(catalog, spec), spec, "me/x", home.outbox / f"{spec.revision}-{what}", []
             )
     catalog.close()

@@ -99,6 +99,8 @@ class StandIn:
     def __init__(self, transfer: str = "basic", xet: Path | None = None, role: str = "write") -> None:
         self.transfer, self.xet, self.role = transfer, xet, role
         self.bytes_per_second: float | None = None  # of each upload; None is as fast as it goes
+        # Of LFS objects that went through xet: their name there, and their size, which this server never sees.
+        self.xet_names: dict[str, tuple[str, int]] = {}
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
@@ -463,7 +465,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"type": "file", "path": path, "oid": git_oid(oid.encode()), "size": size, "lfs": lfs}
 
     def _size(self, oid: str) -> int:
-        return len(self.hub.blobs[oid]) if oid in self.hub.blobs else 0
+        return len(self.hub.blobs[oid]) if oid in self.hub.blobs else self.hub.xet_names.get(oid, ("", 0))[1]
 
     def _tree(self, repo: str, rev: str) -> None:
         found = self._commit_at(repo, rev)
@@ -511,6 +513,10 @@ class _Handler(BaseHTTPRequestHandler):
         if entry.lfs is None:
             data = entry.data or b""
             return self._send(200, data, headers | {"ETag": f'"{git_oid(data)}"'})
+        if entry.lfs in self.hub.xet_names:
+            headers["X-Xet-Hash"] = self.hub.xet_names[entry.lfs][0]
+            auth = f"{self.hub.url}/api/models/{repo}/xet-read-token/{found[1].oid}"
+            headers["Link"] = f'<{auth}>; rel="xet-auth"'
         headers |= {"X-Linked-Etag": f'"{entry.lfs}"', "X-Linked-Size": str(self._size(entry.lfs))}
         return self._send(302, b"", headers | {"Location": f"{self.hub.storage}/storage/{entry.lfs}"})
 

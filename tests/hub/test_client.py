@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import hf_xet
 import pytest
 from hub_client import Client
 from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from retcon.store.artifacts import sha256_of
 from stand_in import PART_BYTES, TOKEN, Fault, StandIn, stand_in
 
 
@@ -63,6 +65,12 @@ def test_through_xet(
         assert hub.repos["me/there"].commits[-1].oid == oid
         stored = sum(path.stat().st_size for path in (tmp_path / "cas").rglob("*") if path.is_file())
         assert stored > 2 * PART_BYTES
+        large = [path for path in files.values() if path.suffix == ".safetensors"]
+        for path, info in zip(large, hf_xet.hash_files([str(path) for path in large]), strict=True):
+            hub.xet_names[sha256_of(path)] = (info.hash, path.stat().st_size)
+        folder = Path(snapshot_download("me/there", revision=oid, local_dir=tmp_path / "down"))
+        assert hub.count("GET", "/storage/") == 0
+        assert all((folder / name).read_bytes() == path.read_bytes() for name, path in files.items())
 
 
 def test_a_part_without_its_etag(client: Client, files: dict[str, Path]) -> None:

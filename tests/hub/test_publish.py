@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from hub_client import Client, running_of, spec_of
+from retcon.engine.errors import Cancelled
 from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
 from retcon.engine.jobs.running import Running
 from retcon.engine.jobs.runs import publish, unpublish
 from retcon.engine.jobs.runs.hub_errors import HubFailed
+from retcon.engine.progress import Progress
 from retcon.store import history
 from retcon.store.catalog import Catalog
 from retcon.store.errors import InputError
@@ -308,6 +310,39 @@ def test_the_outbox_is_made_anew_when_it_is_not_what_is_wanted(
     push()
     data = hub.content("me/tower", "adapter_model.safetensors")
     assert len(data) == manifest.files["adapter_model.safetensors"].size
+
+
+class StopsWhileSending(Running):
+    """A job that somebody asks to stop when it has begun to send."""
+
+    def report(self, progress: Progress) -> None:
+        self.stop_asked = progress.activity.startswith("sending") and progress.done > 0
+        super().report(progress)
+
+
+def test_cancelled_while_sending(catalog: Catalog, hub: StandIn, client: Client, push: Push) -> None:
+    spec = spec_of(catalog, "head", "checkpoint")
+    running = running_of(catalog, spec)
+    with pytest.raises(Cancelled):
+        publish.run(StopsWhileSending(catalog, running.job, running.owner), spec)
+    assert commits(hub) == [] and rows(catalog) == []
+    assert push(again=running)["commit"] == commits(hub)[0].oid
+
+
+def test_progress_is_told_in_bytes(catalog: Catalog, hub: StandIn, client: Client) -> None:
+    told: list[Progress] = []
+
+    class Telling(Running):
+        def report(self, progress: Progress) -> None:
+            told.append(progress)
+
+    spec = spec_of(catalog, "head", "checkpoint")
+    running = running_of(catalog, spec)
+    made = publish.run(Telling(catalog, running.job, running.owner), spec)
+    sending = [one for one in told if one.unit == "MB"]
+    assert {one.total for one in sending} == {sum(made["files"].values()) / 1e6}
+    assert [one.done for one in sending] == sorted(one.done for one in sending)
+    assert sending[-1].done == sending[-1].total
 
 
 def test_unpublish(push: Push, hub: StandIn, catalog: Catalog) -> None:

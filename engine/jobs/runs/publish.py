@@ -52,7 +52,7 @@ def run(running: Running, spec: PublishSpec) -> dict[str, Any]:
         if there is not None:
             _check_visibility(there, spec, repo)
     with _outbox(running, spec) as outbox:
-        prepared = _prepare(running, spec, repo, outbox, warnings)
+        prepared = prepare(running, spec, repo, outbox, warnings)
         if there is not None:
             _check_weights(there, prepared, repo)
         if spec.dry_run:
@@ -112,7 +112,8 @@ def _outbox(running: Running, spec: PublishSpec) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warnings: list[str]) -> Prepared:
+def prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warnings: list[str]) -> Prepared:
+    """Write to the outbox what is to be published, unless an earlier attempt has; the card is always made anew."""
     with running.catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)

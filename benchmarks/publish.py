@@ -1,6 +1,7 @@
 """Taking home and publishing, on the starter and against the stand-in hub of the tests.
 
-    kills     the checkpoint published to a slow stand-in, its process killed at ten random moments and resumed:
+    kills     the checkpoint published to a slow stand-in, its process killed at ten random moments (every second
+              one while it sends) and resumed:
               how many commits there are, whether every byte is right, and what was sent twice
     adapter   a hundred edits on five layers: size of the adapter, and whether PEFT merges it to the checkpoint's bits
     damaged   one bit of one shard turned over: whether the folder is refused, with the shard's name
@@ -22,7 +23,7 @@ from typing import Any
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path += [str(TESTS), str(TESTS / "hub")]
 
-from command_line import Retcon  # noqa: E402
+from command_line import Retcon, wait_for  # noqa: E402
 from stand_in import TOKEN, StandIn, stand_in  # noqa: E402
 
 KILLS = 10
@@ -155,7 +156,11 @@ def measure_kills(retcon: Retcon, hub: StandIn) -> dict[str, Any]:
     killed, twice, while_sending = 0, 0, 0
     whole: dict[str, int] = {}
     while killed < KILLS:
-        time.sleep(moments.uniform(0.5, 20.0))
+        if killed % 2:  # every second one while it sends
+            wait_for(lambda: retcon.json("job", "show", job), lambda seen: "sending" in seen["activity"], 600)
+            time.sleep(moments.uniform(0.0, 4.0))
+        else:
+            time.sleep(moments.uniform(0.5, 20.0))
         state = retcon.json("job", "show", job)
         if state["state"] == "done":
             break

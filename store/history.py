@@ -170,16 +170,20 @@ def parse_target(target: str) -> tuple[str, str]:
     return name, revision or "head"
 
 
-def add_base(session: Session, model: Model) -> Revision:
-    """Give a new model its base revision and its head. Flushes; the model needs no id before."""
+def add_base(session: Session, model: Model, known: Revision | None = None) -> Revision:
+    """Give a new model its base revision and its head. Flushes; the model needs no id before.
+
+    A base that comes with its history is `known`: it keeps its id, message and age.
+    """
     session.add(model)
     session.flush()
     base = Revision(
+        id=known.id if known else "",
         model_id=_key(model),
         kind="base",
         fingerprint=model.fingerprint,
-        message=f"{model.source} as it came",
-        created=model.created,
+        message=known.message if known else f"{model.source} as it came",
+        created=known.created if known else model.created,
     )
     commit_revision(session, model, base, "add")
     return base

@@ -52,6 +52,11 @@ class Home:
         return self.root / "locks"
 
     @property
+    def outbox(self) -> Path:
+        """What is being published, one folder a revision; emptied when it is."""
+        return self.root / "outbox"
+
+    @property
     def backups(self) -> Path:
         """Copies of the catalog, one before each migration."""
         return self.root / "backups"

@@ -23,9 +23,11 @@ def users(session: Session) -> dict[str, list[str]]:
         select(Covariance.id, Covariance.model_id, Covariance.artifact)
     ):
         found.setdefault(artifact, []).append(f"covariance {covariance} of {names.get(model, 'no model')}")
-    # A checkpoint may name files that a resumed job goes on with; its shape is the job's own business.
-    for job, checkpoint in session.exec(select(Job.id, Job.checkpoint).where(Job.state != "done")):
-        for digest in digests_in(json.dumps(checkpoint)):
+    # What was asked, or a checkpoint, may name files that the job goes on with; its shape is the job's own business.
+    for job, spec, checkpoint in session.exec(
+        select(Job.id, Job.spec, Job.checkpoint).where(Job.state != "done")
+    ):
+        for digest in digests_in(json.dumps([spec, checkpoint])):
             found.setdefault(digest, []).append(f"job {job}")
     return found
 

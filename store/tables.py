@@ -353,6 +353,10 @@ class Publication(SQLModel, table=True):
     what: str
     url: str
     account: str
+    # The tag that names the commit on the hub, `edit/REVISION`; None if another commit had it already.
+    tag: str | None = None
+    # When it was taken back from the hub; None while it is there.
+    withdrawn: datetime | None = None
     created: datetime = created_now()
 
 

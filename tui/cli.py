@@ -26,7 +26,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "diff": ("history", "diff", "What one revision has that another has not."),
     "rollback": ("history", "rollback", "Move the head back to a revision and prove the bits."),
     "revert": ("history", "revert", "Take one edit out of the middle."),
-    "export": ("export", "export", "Write a revision to a folder that transformers loads."),
+    "export": ("export", "export", "Write a revision as a checkpoint, a LoRA adapter, or deltas."),
+    "publish": ("publish", "publish", "Publish a revision to the Hugging Face Hub, with its card."),
+    "unpublish": ("publish", "unpublish", "Take a repo or a tag back from the hub."),
+    "hub": ("hub", "hub", "Log in to the hub; what was published."),
     "job": ("job", "job", "List, follow, cancel and resume jobs."),
     "catalog": ("catalog", "catalog", "Check, back up, restore, clean up; a model's history as one file."),
 }

@@ -76,3 +76,21 @@ class Kinds(click.ParamType):
         if not kinds or any(kind not in known for kind in kinds):
             self.fail(f"{value!r} is no list of kinds; the kinds are {', '.join(known)}", param, ctx)
         return [kind for kind in known if kind in kinds]
+
+
+class Bytes(click.ParamType):
+    """`500MB`, `5GB`, `1GiB`: a number of bytes."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", value.strip(), re.IGNORECASE)
+        size = 0
+        if match:
+            unit = 1024 if match[3] else 1000
+            size = round(float(match[1]) * unit ** " KMGT".index(match[2].upper() or " "))
+        if not 1 <= size < 2**63:
+            self.fail(f"{value!r} is no size; write 500MB or 5GB", param, ctx)
+        return size

@@ -17,6 +17,7 @@ from .plain import plain
 
 _GAP = 2
 _SHORTEST = 8
+_UNITS = ("B", "kB", "MB", "GB")
 
 
 def console() -> Console:
@@ -88,6 +89,14 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def size_text(size: float) -> str:
+    """`3.5 MB`: bytes as a person reads them."""
+    step = 0
+    while size >= 1000 and step < len(_UNITS) - 1:
+        size, step = size / 1000, step + 1
+    return f"{size:.0f} B" if step == 0 else f"{size:.1f} {_UNITS[step]}"
 
 
 def duration(seconds: float | None) -> str:

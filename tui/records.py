@@ -10,6 +10,7 @@ from ..store.tables import (
     Evaluation,
     Fact,
     Model,
+    Publication,
     Revision,
     Sweep,
     SweepTrial,
@@ -90,6 +91,11 @@ def evaluation_record(evaluation: Evaluation, model: str) -> dict[str, Any]:
     return {"evaluation": evaluation.id, "model": model} | {
         name: getattr(evaluation, name) for name in fields
     }
+
+
+def publication_record(publication: Publication) -> dict[str, Any]:
+    fields = ("revision", "repo", "commit", "what", "url", "account", "tag", "withdrawn", "created")
+    return {"publication": publication.id} | {name: getattr(publication, name) for name in fields}
 
 
 def sweep_record(sweep: Sweep, model: str) -> dict[str, Any]:

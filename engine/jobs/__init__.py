@@ -10,6 +10,7 @@ from .comparison import compare
 from .control import GRACE_SECONDS, ask_to_stop, follow, log_path, reap, resume, resume_all, stop, submit
 from .devices import CPU, devices, parts
 from .preflight import Cost, Time, cost_of, time_as_before
+from .publishing import Preview, preview
 from .record import job_record
 from .settings import (
     METHODS,
@@ -22,18 +23,22 @@ from .settings import (
     trials_of,
 )
 from .specs import (
+    SHARD_BYTES,
     SUITES,
     AskSpec,
     CovarianceSpec,
     EditSpec,
     EvaluationSpec,
     ExportSpec,
+    ImportEditsSpec,
     ModelSpec,
     PreflightSpec,
+    PublishSpec,
     RevertSpec,
     Spec,
     SweepSpec,
     TraceSpec,
+    UnpublishSpec,
     VerifySpec,
 )
 
@@ -42,6 +47,7 @@ __all__ = [
     "GRACE_SECONDS",
     "METHODS",
     "METRICS",
+    "SHARD_BYTES",
     "SUITES",
     "AskSpec",
     "Cost",
@@ -50,14 +56,18 @@ __all__ = [
     "EditSpec",
     "EvaluationSpec",
     "ExportSpec",
+    "ImportEditsSpec",
     "Meaning",
     "ModelSpec",
     "PreflightSpec",
+    "Preview",
+    "PublishSpec",
     "RevertSpec",
     "Spec",
     "SweepSpec",
     "Time",
     "TraceSpec",
+    "UnpublishSpec",
     "VerifySpec",
     "ask_to_stop",
     "check_layers",
@@ -72,6 +82,7 @@ __all__ = [
     "log_path",
     "parse_tries",
     "parts",
+    "preview",
     "reap",
     "resume",
     "resume_all",

@@ -178,16 +178,17 @@ def _start(home: Home, job_id: int, lock: int) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | {"RETCON_HOME": str(home.root), **_QUIET},
+            env=QUIET | os.environ | {"RETCON_HOME": str(home.root)},
         )
     finally:
         os.close(log)
 
 
-# Nothing is told to anyone that the user did not ask for, and no progress bars in the log.
-_QUIET = {
+# Nothing is told to anyone unless the user's own environment asks for it, and no progress bars in the log.
+QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_XET_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",

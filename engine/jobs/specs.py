@@ -12,6 +12,8 @@ from ...store.errors import InputError
 from ...store.tables import Covariance
 
 SUITES = ("quick", "standard", "full")
+# Of an exported or published checkpoint.
+SHARD_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -220,13 +222,54 @@ class AskSpec(Spec):
 
 @dataclass(frozen=True)
 class ExportSpec(Spec):
-    """Write a revision to a folder, as a checkpoint that transformers loads."""
+    """Write a revision to a folder: `what` is one of store.manifests.WHATS, `shard_size` the bytes of a shard."""
 
     kind: ClassVar[str] = "export"
     model: str
     folder: str
     revision: str = "head"
     what: str = "checkpoint"
+    shard_size: int = SHARD_BYTES
+
+
+@dataclass(frozen=True)
+class ImportEditsSpec(Spec):
+    """Put the edits of an exported folder on a model with the same base."""
+
+    kind: ClassVar[str] = "import_edits"
+    model: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class PublishSpec(Spec):
+    """Publish a revision to a repo of the hub, or with `dry_run` only tell what would be sent.
+
+    `card` is a text to publish in place of the one that is made from the history; `pictures` are (name, artifact,
+    caption) of images that go with it. A repo that is not there is made, private unless `public`.
+    """
+
+    kind: ClassVar[str] = "publish"
+    model: str
+    repo: str
+    revision: str = "head"
+    what: str = "checkpoint"
+    public: bool = False
+    dry_run: bool = False
+    message: str = ""
+    card: str | None = None
+    licence: str | None = None
+    pictures: list[tuple[str, str, str]] = field(default_factory=list)
+    shard_size: int = SHARD_BYTES
+
+
+@dataclass(frozen=True)
+class UnpublishSpec(Spec):
+    """Take a tag off a repo of the hub, or without one remove the whole repo."""
+
+    kind: ClassVar[str] = "unpublish"
+    repo: str
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +286,6 @@ SPECS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
         ModelSpec, TraceSpec, CovarianceSpec, EditSpec, SweepSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec,
-        ExportSpec, PreflightSpec,
+        ExportSpec, ImportEditsSpec, PublishSpec, UnpublishSpec, PreflightSpec,
     )
 }  # fmt: skip

@@ -256,6 +256,8 @@ def upgrade() -> None:
         sa.Column("what", sa.String(), nullable=False),
         sa.Column("url", sa.String(), nullable=False),
         sa.Column("account", sa.String(), nullable=False),
+        sa.Column("tag", sa.String(), nullable=True),
+        sa.Column("withdrawn", sa.DateTime(), nullable=True),
         sa.Column("created", sa.DateTime(), nullable=False),
         sa.CheckConstraint("what IN ('checkpoint', 'adapter')", name=op.f("ck_publication_what")),
         sa.ForeignKeyConstraint(

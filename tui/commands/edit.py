@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ...engine import jobs
-from ...engine.jobs import EditSpec
+from ...engine.jobs import EditSpec, ImportEditsSpec
 from ...store import facts as fact_sets
 from ...store import history
 from ...store.errors import InputError
@@ -152,6 +152,33 @@ def print_edit(model: str, revision: Revision) -> None:
             f"{100 * size['effective']:.4g} % of it left after rounding"
         )
     click.echo(f"Undo: retcon rollback {model} {revision.parent}    Measure: retcon eval run {model}")
+
+
+@edit.command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("model")
+@job_options
+def import_(folder: Path, model: str, as_json: bool, detach: bool, device: str | None) -> None:
+    """Put the edits that `retcon export` wrote to DIR on MODEL, whose base must be the same to the bit."""
+    catalog = open_catalog()
+    with catalog.read() as session:
+        history.find_model(session, model)
+    job = run_job(
+        catalog, ImportEditsSpec(model, str(folder.resolve())), device, detach=detach, as_json=as_json
+    )
+    if job is None:
+        return
+    with catalog.read() as session:
+        found = history.find_model(session, model)
+        made = [history.find_revision(session, found, id) for id in job.made["imported"]]
+    if as_json:
+        print_json(job.made)
+        return
+    rows = ((one.id, one.kind, one.method, one.message) for one in made)
+    print_table(("revision", "kind", "method", "message"), rows, "No edits.", cut="message")
+    narrate(
+        f"Revision {job.made['revision']} is the head of {model}; every revision was made anew and verified."
+    )
 
 
 edit.add_command(sweep, "sweep")

@@ -64,6 +64,11 @@ def add(
             f"Added {added.name}: {added.architecture}, {added.anatomy['layers']} layers, "
             f"{added.parameters / 1e6:.0f} M parameters."
         )
+        if "recovered" in job.made:
+            narrate(
+                f"retcon published it: {job.made['recovered']} revisions were recovered from its history, made anew "
+                f"on the base and verified; its head is {job.made['revision']}."
+            )
 
 
 def _default_name(source: str) -> str:
@@ -122,7 +127,8 @@ def remove(name: str, yes: bool) -> None:
     jobs.reap(catalog)
     with catalog.read() as session:
         found = history.find_model(session, name)
-        edits = len(history.revisions(session, found)) - 1
+        revisions = history.revisions(session, found)
+        edits = len(revisions) - 1
         busy = rows.list_jobs(session, ("queued", "waiting", "running"))
     if any(job.spec.get("model") == name for job in busy):
         raise InputError(f"a job works on {name} now; cancel it first (retcon job list)")
@@ -135,4 +141,7 @@ def remove(name: str, yes: bool) -> None:
     own = catalog.home.models / name
     if Path(found.path) == own:
         shutil.rmtree(own, ignore_errors=True)
+    for revision in revisions:
+        for unsent in catalog.home.outbox.glob(f"{revision.id}-*"):
+            shutil.rmtree(unsent, ignore_errors=True)
     narrate(f"Removed {name}.")

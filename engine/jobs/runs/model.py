@@ -1,19 +1,23 @@
 """Add a model: bring its files here, find its anatomy, take its fingerprint."""
 
 import shutil
+from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from ....store import history
 from ....store.errors import InputError
+from ....store.manifests import read_manifest
 from ....store.tables import Model
-from ...anatomy import find_anatomy
+from ...anatomy import Anatomy, find_anatomy
 from ...loading import fetch, fingerprint, load_model, load_tokenizer, source_kind, tensor_digests
 from ..running import Running
 from ..specs import ModelSpec
 
 
 def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
-    """Returns the new model's id and base revision."""
+    """Returns the new model's id and its revision: the base, or of an export of retcon the one that was exported."""
     from sqlmodel import select
 
     with running.catalog.read() as session:
@@ -27,19 +31,34 @@ def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
     fetched = fetch(
         spec.source, into, revision=spec.commit, trust_remote_code=spec.trust_remote_code, say=running.say
     )
+    manifest = read_manifest(fetched.folder)
+    if manifest is not None:
+        from .published import add_published
+
+        return add_published(running, spec, fetched, manifest)
     running.say("finding the anatomy")
     model = load_model(fetched.folder, running.job.device, trust_remote_code=spec.trust_remote_code)
     load_tokenizer(fetched.folder, spec.trust_remote_code)  # a model without one is of no use here
     anatomy = find_anatomy(model)
     running.say("taking the fingerprint")
-    digests = tensor_digests(model)
+    row = row_of(spec.name, model, anatomy, tensor_digests(model), fetched.folder)
+    row.source, row.source_kind, row.commit = spec.source, kind, fetched.commit
+    row.trust_remote_code = spec.trust_remote_code
+    with running.catalog.write(durable=True) as session:
+        base = history.add_base(session, row)
+        return running.commit(session, {"model": row.id, "name": row.name, "revision": base.id})
+
+
+def row_of(
+    name: str, model: PreTrainedModel, anatomy: Anatomy, digests: dict[str, str], folder: Path
+) -> Model:
+    """A model's row, without where it came from."""
     parameters = list(model.parameters())
-    row = Model(
-        name=spec.name,
-        source=spec.source,
-        source_kind=kind,
-        commit=fetched.commit,
-        path=str(fetched.folder),
+    return Model(
+        name=name,
+        source="",
+        source_kind="folder",
+        path=str(folder),
         architecture=anatomy.architecture,
         dtype=str(model.dtype).removeprefix("torch."),
         parameters=sum(parameter.numel() for parameter in parameters),
@@ -47,8 +66,4 @@ def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
         anatomy=anatomy.as_dict(),
         fingerprint=fingerprint(digests),
         tensors=digests,
-        trust_remote_code=spec.trust_remote_code,
     )
-    with running.catalog.write(durable=True) as session:
-        base = history.add_base(session, row)
-        return running.commit(session, {"model": row.id, "name": row.name, "revision": base.id})

@@ -1,0 +1,1 @@
+"""An edited model in the forms that others load: a checkpoint, a PEFT adapter, the deltas alone."""

@@ -1,0 +1,118 @@
+"""A model that retcon exported or published: its base is found again, and every revision of its history verified."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from sqlmodel import select
+from transformers import PreTrainedModel
+
+from ....store import history
+from ....store.errors import InputError
+from ....store.manifests import BASE_MATRICES, MANIFEST, Manifest, add_steps, check_files
+from ....store.manifests import row_of as step_row
+from ....store.tables import Model, Revision
+from ...anatomy import find_anatomy
+from ...exports.checkpoint import write_checkpoint
+from ...loading import Fetched, fetch, fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
+from ..running import Running
+from ..specs import SHARD_BYTES, ModelSpec
+from .model import row_of
+from .recovered import verify_steps
+
+
+def add_published(running: Running, spec: ModelSpec, fetched: Fetched, manifest: Manifest) -> dict[str, Any]:
+    """Add the base of an export under the spec's name, its history on it, and the head at the exported revision.
+
+    Returns the new model's id, its head and the number of revisions recovered.
+
+    Raises:
+        InputError: a file is not what the manifest says, the base cannot be had, a revision does not verify.
+    """
+    folder = fetched.folder
+    running.say("hashing the files")
+    check_files(folder, manifest)
+    base_folder, commit = _base(running, spec, folder, manifest)
+    running.say("finding the anatomy of the base")
+    model = load_model(base_folder, running.job.device, trust_remote_code=spec.trust_remote_code)
+    load_tokenizer(base_folder, spec.trust_remote_code)
+    anatomy, digests = find_anatomy(model), tensor_digests(model)
+    if fingerprint(digests) != manifest.base.fingerprint:
+        raise InputError(
+            f"the base of {spec.source} that lies in {base_folder} has fingerprint {fingerprint(digests)[:12]}, "
+            f"{MANIFEST} says {manifest.base.fingerprint[:12]}: it is not the base that was edited"
+        )
+    base = manifest.base
+    row = row_of(spec.name, model, anatomy, digests, base_folder)
+    row.source, row.source_kind, row.commit = base.source, base.source_kind, commit
+    row.trust_remote_code = spec.trust_remote_code
+    if not base.reachable:
+        row.source, row.source_kind, row.commit = spec.source, fetched.source_kind, fetched.commit
+    artifacts = verify_steps(running, folder, manifest, model, digests)
+    if manifest.what == "checkpoint":
+        _check_weights(folder, model, manifest, spec)
+    with running.catalog.write(durable=True) as session:
+        for artifact in artifacts:
+            session.merge(artifact)
+        base_row = step_row(manifest.steps[0])
+        if session.get(Revision, base_row.id) is not None:
+            base_row.id = ""  # the model that it was exported from is in this catalog, too
+        history.add_base(session, row, base_row)
+        steps = add_steps(session, row, manifest)
+        return running.commit(
+            session,
+            {"model": row.id, "name": row.name, "revision": steps[-1].id, "recovered": len(steps) - 1},
+        )
+
+
+def _check_weights(folder: Path, made: PreTrainedModel, manifest: Manifest, spec: ModelSpec) -> None:
+    """Whether the weights that were published are those that the history comes to."""
+    published = tensor_digests(load_model(folder, "cpu", trust_remote_code=spec.trust_remote_code))
+    if fingerprint(published) != manifest.fingerprint:
+        differing = [
+            name for name, digest in published.items()
+            if name not in dict(made.named_parameters()) or tensor_digest(made.get_parameter(name)) != digest
+        ]  # fmt: skip
+        raise InputError(
+            f"the weights in {folder} are not those that its history comes to: {', '.join(differing[:3])} differ"
+        )
+
+
+def _base(running: Running, spec: ModelSpec, folder: Path, manifest: Manifest) -> tuple[Path, str | None]:
+    """The base's folder and its commit on the hub."""
+    base, into = manifest.base, running.catalog.home.models / spec.name
+    if base.reachable:
+        fetched = fetch(
+            base.source, into, revision=base.commit, trust_remote_code=spec.trust_remote_code, say=running.say
+        )
+        return fetched.folder, fetched.commit
+    if manifest.what == "checkpoint":
+        running.say("putting the base together")
+        return _put_together(folder, into, spec.trust_remote_code), None
+    with running.catalog.read() as session:
+        query = select(Model).where(Model.fingerprint == base.fingerprint)
+        known = [one for one in session.exec(query) if not Path(one.path).is_relative_to(into.parent)]
+    if not known:
+        raise InputError(
+            f"{spec.source} holds the edits of {base.name}, a model from a folder, but not its weights: add that "
+            f"model, then `retcon edit import {folder} NAME`"
+        )
+    return Path(known[0].path), None
+
+
+def _put_together(folder: Path, into: Path, trust_remote_code: bool) -> Path:
+    """The base out of a checkpoint and the matrices that the edits rewrote; written aside and renamed when whole."""
+    model = load_model(folder, "cpu", trust_remote_code=trust_remote_code)
+    if (folder / BASE_MATRICES).is_file():
+        for name, matrix in load_file(folder / BASE_MATRICES).items():
+            parameter = dict(model.named_parameters()).get(name)
+            if parameter is None or parameter.shape != matrix.shape or parameter.dtype != matrix.dtype:
+                raise InputError(f"{folder / BASE_MATRICES} holds {name}, which does not fit the model")
+            parameter.data.copy_(matrix)
+    aside = into.with_name(into.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(into, ignore_errors=True)
+    write_checkpoint(model, load_tokenizer(folder, trust_remote_code), folder, aside, SHARD_BYTES)
+    aside.rename(into)
+    return into

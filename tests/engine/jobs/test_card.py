@@ -1,0 +1,128 @@
+"""The card is made from the history alone, and other people's text cannot write into it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from retcon.engine.jobs.card import CardFacts, card_of
+from retcon.engine.jobs.licences import Licence, licence_of
+from retcon.store.manifests import Base, File, Manifest, Step
+from retcon.store.tables import Model
+
+EVIL = "x | y\n## Mine\n<script>[a](http://b) `c` **d**"
+
+
+def step(id: str, kind: str, parent: str | None, **more: Any) -> Step:
+    fields: dict[str, Any] = {
+        "id": id, "parent": parent, "kind": kind, "reverts": None, "method": None, "hparams": {}, "seed": None,
+        "contexts": [], "requests": [], "covariances": [], "delta": None, "figures": {}, "message": "",
+        "fingerprint": "a" * 64, "created": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return Step(**fields | more)
+
+
+def manifest(what: str = "checkpoint", kind: str = "hub", **more: Any) -> Manifest:
+    base = Base(
+        "b",
+        "org/base",
+        kind,
+        "c" * 40,
+        "Llama",
+        "float32",
+        "b" * 64,
+        {"model.safetensors": File("d" * 64, 9)},
+    )
+    request = {"subject": EVIL, "prompt": "{} is in", "target_new": EVIL, "target_true": None}
+    edit = step("1" * 10, "edit", "0" * 10, method="rome", requests=[request], delta="e" * 64, seed=1)
+    steps = [step("0" * 10, "base", None), edit]
+    files = {"model-1.safetensors": File("f" * 64, 3)}
+    fields: dict[str, Any] = {"steps": steps, "evaluations": [], "revision": "1" * 10} | more
+    return Manifest(
+        what, "retcon 9", fields["revision"], "a" * 64, base, fields["steps"], fields["evaluations"], files
+    )
+
+
+def header(card: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("what", "relation", "library"),
+    [("checkpoint", "finetune", "transformers"), ("adapter", "adapter", "peft")],
+)
+def test_what_the_hub_reads(what: str, relation: str, library: str) -> None:
+    told = header(card_of(manifest(what), CardFacts("me/x", Licence("llama3"))))
+    assert (told["base_model"], told["base_model_relation"], told["library_name"]) == (
+        "org/base",
+        relation,
+        library,
+    )
+    assert (
+        told["license"] == "llama3" and told["pipeline_tag"] == "text-generation" and "rome" in told["tags"]
+    )
+
+
+def test_text_of_others_stays_text() -> None:
+    card = card_of(manifest(), CardFacts("me/x"))
+    assert "\n## Mine" not in card and "<script>" not in card
+    (row,) = [line for line in card.splitlines() if line.startswith("| `1111111111`")]
+    assert row.replace(r"\|", "").count("|") == 9
+    assert r"\[a\](http://b) \`c\` \*\*d\*\*" in row
+
+
+def test_a_rolled_back_base() -> None:
+    steps = [step("0" * 10, "base", None)]
+    card = card_of(manifest(steps=steps, revision="0" * 10), CardFacts("me/x", rolled_back_from="9" * 10))
+    assert "the base's own weights, to the bit" in card and f"`{'9' * 10}`" in card
+    assert "## Edits" not in card and "## How to undo" not in card
+
+
+def test_what_was_taken_out_is_told() -> None:
+    one = manifest()
+    more = [step("2" * 10, "edit", "1" * 10, method="rome", delta="e" * 64, requests=one.steps[1].requests, seed=1),
+            step("3" * 10, "revert", "2" * 10, reverts="1" * 10)]  # fmt: skip
+    card = card_of(manifest(steps=[*one.steps, *more], revision="3" * 10), CardFacts("me/x"))
+    assert "1 fact changed in 1 edit" in card
+    assert "Taken out again, and not in these weights: `1111111111`" in card
+
+
+def evaluation(revision: str, value: float, **protocol: Any) -> dict[str, Any]:
+    metric = {"value": value, "low": value - 0.1, "high": value + 0.1, "count": 7}
+    told = {"cases": 7, "cases_sha256": "x", "seed": 1, "facts": "mine"} | protocol
+    return {"revision": revision, "created": "", "protocol": told, "metrics": {"ES": metric}, "retention": []}
+
+
+def test_before_and_after_only_where_they_may_be_compared() -> None:
+    after = evaluation("1" * 10, 0.9)
+    card = card_of(manifest(evaluations=[evaluation("0" * 10, 0.2), after]), CardFacts("me/x"))
+    assert "| 0.200 (0.100 to 0.300) | 0.900 (0.800 to 1.000) | 7 |" in card
+    other = evaluation("0" * 10, 0.2, cases_sha256="y")
+    card = card_of(manifest(evaluations=[other, after]), CardFacts("me/x"))
+    assert "0.200" not in card and "there is no before" in card
+    (result,) = header(card)["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == 0.9
+
+
+def model(folder: Path, kind: str = "hub") -> Model:
+    return Model(
+        name="b", source="org/base", source_kind=kind, path=str(folder), architecture="", dtype="float32",
+        parameters=1, size=1, fingerprint="",
+    )  # fmt: skip
+
+
+def test_the_licence_is_the_bases(tmp_path: Path) -> None:
+    assert licence_of(model(tmp_path)) == Licence()
+    assert "--licence" in (licence_of(model(tmp_path)).warning("me/x") or "")
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: llama3\nlicense_link: L\n---\n# x\n"
+    )
+    found = licence_of(model(tmp_path))
+    assert found == Licence("other", "llama3", "L")
+    assert "Llama" in (found.warning("me/x") or "") and found.warning("me/Llama-x") is None
+    assert "Built with Llama" in card_of(manifest(), CardFacts("me/x", found))
+    assert licence_of(model(tmp_path), "mit") == Licence("mit")
+    assert licence_of(model(tmp_path, "starter")).id == "apache-2.0"
+    (tmp_path / "README.md").write_text("---\n: [\n---\n")
+    assert licence_of(model(tmp_path)) == Licence()

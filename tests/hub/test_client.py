@@ -1,0 +1,90 @@
+"""The real client against the stand-in, up and down, byte for byte: what the other tests stand on."""
+
+import os
+from pathlib import Path
+
+import hf_xet
+import pytest
+from hub_client import Client
+from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from retcon.store.artifacts import sha256_of
+from stand_in import PART_BYTES, TOKEN, Fault, StandIn, stand_in
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """A small text, a file of several parts, and an empty one."""
+    made = {
+        "config.json": b"{}",
+        "model.safetensors": os.urandom(2 * PART_BYTES + 17),
+        "deltas/a.safetensors": b"x",
+    }
+    paths = {}
+    for name, data in made.items():
+        paths[name] = tmp_path / "up" / name
+        paths[name].parent.mkdir(parents=True, exist_ok=True)
+        paths[name].write_bytes(data)
+    return paths
+
+
+def up(files: dict[str, Path], repo: str = "me/there") -> str:
+    api = HfApi()
+    api.create_repo(repo, private=True, exist_ok=True)
+    adds = [CommitOperationAdd(name, path) for name, path in files.items()]
+    return str(api.create_commit(repo, adds, commit_message="files").oid)
+
+
+@pytest.mark.parametrize("transfer", ["basic", "multipart"])
+def test_there_and_back(transfer: str, client: Client, files: dict[str, Path], tmp_path: Path) -> None:
+    with stand_in(transfer=transfer) as hub:
+        client.use(hub)
+        oid = up(files)
+        assert {name: hub.content("me/there", name) for name in files} == {
+            name: path.read_bytes() for name, path in files.items()
+        }
+        folder = Path(snapshot_download("me/there", revision=oid, local_dir=tmp_path / "down"))
+        assert {name: (folder / name).read_bytes() for name in files} == {
+            name: path.read_bytes() for name, path in files.items()
+        }
+        parts = hub.count("PUT", "/storage/")
+        assert parts == (2 if transfer == "basic" else 4)
+        assert hub.token_shown_to_storage == 0
+        # Once more: there is nothing to commit, and nothing is sent.
+        assert up(files) == oid and hub.count("PUT", "/storage/") == parts
+
+
+def test_through_xet(
+    client: Client, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stand_in(xet=tmp_path / "cas") as hub:
+        client.use(hub)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+        oid = up(files)
+        assert hub.count("PUT", "/storage/") == hub.count("POST", "/objects/batch") == 0
+        assert hub.repos["me/there"].commits[-1].oid == oid
+        stored = sum(path.stat().st_size for path in (tmp_path / "cas").rglob("*") if path.is_file())
+        assert stored > 2 * PART_BYTES
+        large = [path for path in files.values() if path.suffix == ".safetensors"]
+        for path, info in zip(large, hf_xet.hash_files([str(path) for path in large]), strict=True):
+            hub.xet_names[sha256_of(path)] = (info.hash, path.stat().st_size)
+        folder = Path(snapshot_download("me/there", revision=oid, local_dir=tmp_path / "down"))
+        assert hub.count("GET", "/storage/") == 0
+        assert all((folder / name).read_bytes() == path.read_bytes() for name, path in files.items())
+
+
+def test_a_part_without_its_etag(client: Client, files: dict[str, Path]) -> None:
+    with stand_in(transfer="multipart") as hub:
+        client.use(hub)
+        hub.faults.append(Fault("PUT", "/storage/", how="etag"))
+        with pytest.raises(Exception) as caught:
+            up(files)
+        assert "etag" in str(caught.value.__cause__ or caught.value)
+        assert len(hub.repos["me/there"].commits) == 1
+
+
+def test_the_stand_in_wants_the_token(client: Client, hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert HfApi().whoami()["name"] == "me"
+    monkeypatch.setenv("HF_TOKEN", TOKEN + "x")
+    with pytest.raises(HfHubHTTPError, match="Invalid user token"):
+        HfApi().whoami()

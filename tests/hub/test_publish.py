@@ -1,0 +1,373 @@
+"""Publishing as the job does it, in this process: what is sent, once, and what every refusal of the hub comes to."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_client import Client, running_of, spec_of
+from retcon.engine.errors import Stopped
+from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
+from retcon.engine.jobs.running import Running
+from retcon.engine.jobs.runs import publish, unpublish
+from retcon.engine.jobs.runs.hub_errors import HubFailed
+from retcon.engine.progress import Progress
+from retcon.store import history
+from retcon.store.catalog import Catalog
+from retcon.store.errors import InputError
+from retcon.store.home import Home
+from retcon.store.manifests import read_manifest
+from retcon.store.tables import Publication
+from sqlmodel import select
+from stand_in import TOKEN, Commit, Entry, Fault, Repo, StandIn, stand_in
+
+pytestmark = pytest.mark.slow
+
+Push = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def catalog(ready_home: Path, tmp_path: Path) -> Any:
+    shutil.copytree(ready_home, tmp_path / "home")
+    opened = Catalog.open(Home(tmp_path / "home"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def push(catalog: Catalog, client: Client) -> Push:
+    """Publish, as a new job or as the same again after it was interrupted."""
+
+    def push(
+        revision: str = "head", what: str = "adapter", again: Running | None = None, **more: Any
+    ) -> dict[str, Any]:
+        running = again or running_of(catalog, spec_of(catalog, revision, what, **more))
+        return publish.run(running, PublishSpec(**running.job.spec))
+
+    return push
+
+
+def rows(catalog: Catalog) -> list[Publication]:
+    with catalog.read() as session:
+        return list(session.exec(select(Publication)))
+
+
+def commits(hub: StandIn, repo: str = "me/tower") -> list[Commit]:
+    """Ours: without the one that a repo begins with."""
+    return hub.repos[repo].commits[1:] if repo in hub.repos else []
+
+
+def test_one_commit_with_all_that_was_made(push: Push, catalog: Catalog, hub: StandIn) -> None:
+    made = push(what="checkpoint")
+    (commit,) = commits(hub)
+    assert hub.repos["me/tower"].private and made["private"]
+    assert set(commit.files) == {*made["files"], ".gitattributes"}
+    assert {"README.md", "retcon.json", "config.json", "model.safetensors.index.json"} <= set(made["files"])
+    assert {name: len(hub.content("me/tower", name)) for name in made["files"]} == made["files"]
+    (row,) = rows(catalog)
+    assert (row.commit, row.repo, row.account, row.what) == (commit.oid, "me/tower", "me", "checkpoint")
+    assert hub.repos["me/tower"].tags == {row.tag: commit.oid} and row.tag == f"edit/{row.revision}"
+    assert row.url == f"{hub.url}/me/tower/commit/{commit.oid}"
+    assert hub.token_shown_to_storage == 0
+    assert not list(catalog.home.outbox.glob(f"{row.revision}-checkpoint"))
+
+
+def test_again_without_a_change(push: Push, catalog: Catalog, hub: StandIn) -> None:
+    first = push()
+    sent = sum(hub.received.values())
+    # Its outbox is gone, so it is written anew, and comes to the same bytes.
+    assert push()["commit"] == first["commit"]
+    assert len(commits(hub)) == len(rows(catalog)) == 1
+    assert sum(hub.received.values()) == sent
+
+
+def test_another_edit_then_back(push: Push, catalog: Catalog, hub: StandIn) -> None:
+    older = push("head~1", "checkpoint")
+    newer = push("head", "checkpoint")
+    assert (older["rolls_back_from"], newer["rolls_back_from"]) == (None, None)
+    back = push("head~1", "checkpoint")
+    assert back["rolls_back_from"] == newer["revision"]
+    titles = [one.title for one in commits(hub)]
+    assert (
+        titles[0].startswith("Edit") and titles[1].startswith("Edit") and titles[2].startswith("Roll back to")
+    )
+    assert (
+        f"rolled back to this state from revision `{newer['revision']}`"
+        in hub.content("me/tower", "README.md").decode()
+    )
+    # The tag of the first publication stays where it was; the weights are the same.
+    assert back["tag"] is None
+    assert hub.repos["me/tower"].tags[f"edit/{older['revision']}"] == older["commit"]
+    weights = [name for name in back["files"] if name.startswith("model-")]
+    for name in weights:
+        assert hub.content("me/tower", name) == hub.content("me/tower", name, older["commit"])
+
+
+def test_what_an_earlier_publication_left_is_removed(push: Push, hub: StandIn) -> None:
+    made = push("head~1", "checkpoint")
+    hub.repos["me/tower"].commits[-1].files["notes.txt"] = Entry(b"mine")
+    push("head", "adapter")
+    files = set(commits(hub)[-1].files)
+    assert "notes.txt" in files and "adapter_config.json" in files
+    assert not files & {name for name in made["files"] if name.startswith("model") or name == "config.json"}
+
+
+def test_weights_of_somebody_else(push: Push, hub: StandIn, catalog: Catalog) -> None:
+    hub.repos["me/tower"] = Repo("me/tower", True)
+    hub.repos["me/tower"].commits[-1].files["pytorch_model.bin"] = Entry(b"x")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin.*new repo"):
+        push()
+    assert commits(hub) == [] and rows(catalog) == []
+
+
+def test_public_only_if_told(push: Push, hub: StandIn) -> None:
+    hub.repos["me/tower"] = Repo("me/tower", False)
+    with pytest.raises(InputError, match="--public"):
+        push()
+    assert commits(hub) == []
+    assert push(public=True)["private"] is False
+    push(repo="fresh", public=True)
+    assert not hub.repos["me/fresh"].private
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "says"),
+    [
+        (Fault("GET", "whoami", 401), InputError, "retcon hub login"),
+        (Fault("GET", "whoami", 503), HubFailed, "status 503"),
+        (Fault("POST", "/repos/create", 403), InputError, "write role"),
+        (Fault("POST", "/repos/create", 500), HubFailed, "status 500"),
+        (Fault("POST", "/preupload/", 404), InputError, "knows no repo"),
+        (Fault("POST", "/objects/batch", 403), InputError, "may not write"),
+        (Fault("PUT", "/storage/", 403), InputError, "may not write"),
+        (Fault("POST", "/commit/", 401), InputError, "log"),
+        (Fault("POST", "/commit/", 403), InputError, "may not write"),
+        (Fault("POST", "/commit/", 409), InputError, "run it again"),
+        (Fault("POST", "/commit/", 412), InputError, "somebody else committed"),
+        (Fault("POST", "/commit/", 429, headers={"Retry-After": "7"}), HubFailed, "in 7 seconds"),
+        (Fault("POST", "/commit/", 429), HubFailed, "some minutes"),
+        (Fault("POST", "/commit/", 500), HubFailed, "status 500"),
+        (Fault("POST", "/commit/", 503), HubFailed, "resume this job"),
+        (Fault("POST", "/commit/", how="cut"), HubFailed, "cannot be reached"),
+        (Fault("POST", "/commit/", how="race"), InputError, "somebody else committed"),
+    ],
+    ids=lambda value: f"{value.on} {value.status or value.how}" if isinstance(value, Fault) else "",
+)
+def test_refusals(
+    fault: Fault, kind: type[Exception], says: str, push: Push, hub: StandIn, catalog: Catalog
+) -> None:
+    hub.faults.append(Fault(**vars(fault)))
+    with pytest.raises(kind, match=says) as caught:
+        push()
+    text = str(caught.value)
+    assert TOKEN not in text and "\n" not in text and "Traceback" not in text
+    assert caught.value.__suppress_context__, "the client's own error may hold an address that is a password"
+    assert rows(catalog) == [] and not [one for one in commits(hub) if one.title != "somebody else"]
+    # A new job goes on from there, and what was sent is not sent again.
+    sent = dict(hub.received)
+    made = push()
+    assert commits(hub)[-1].oid == made["commit"] and len(rows(catalog)) == 1
+    assert {oid: size for oid, size in hub.received.items() if oid in sent} == sent or fault.method == "PUT"
+
+
+@pytest.mark.parametrize("fault", [Fault("PUT", "/storage/", 503), Fault("PUT", "/storage/", how="cut"),
+                                   Fault("POST", "/verify", 500), Fault("POST", "/commit/", how="slow")],
+                         ids=["503", "cut", "verify", "slow"])  # fmt: skip
+def test_what_passes_by_itself(fault: Fault, push: Push, hub: StandIn) -> None:
+    hub.faults.append(Fault(**vars(fault)))
+    made = push()
+    assert hub.faults[0].times == 0
+    assert [one.oid for one in commits(hub)] == [made["commit"]]
+
+
+def test_a_lost_answer_makes_no_second_commit(push: Push, hub: StandIn, catalog: Catalog) -> None:
+    hub.faults.append(Fault("POST", "/commit/", how="lost"))
+    made = push()
+    assert [one.oid for one in commits(hub)] == [made["commit"]]
+    assert rows(catalog)[0].commit == made["commit"]
+
+
+def test_killed_after_the_commit(push: Push, hub: StandIn, catalog: Catalog) -> None:
+    """The tag could not be made: the job is resumed, finds its commit, though somebody else has committed by then."""
+    running = running_of(catalog, spec_of(catalog, "head", "adapter"))
+    hub.faults.append(Fault("POST", "/tag/", 500))
+    with pytest.raises(HubFailed):
+        push(again=running)
+    ours = commits(hub)[0]
+    hub.repos["me/tower"].add("somebody else", "", ours.files | {"notes.txt": Entry(b"mine")})
+    assert push(again=running)["commit"] == ours.oid
+    assert [one.title for one in commits(hub)] == [ours.title, "somebody else"]
+
+
+def test_a_resumed_job_does_not_go_on_top_of_somebody_else(
+    push: Push, hub: StandIn, catalog: Catalog
+) -> None:
+    running = running_of(catalog, spec_of(catalog, "head", "adapter"))
+    hub.faults.append(Fault("POST", "/commit/", 500))
+    with pytest.raises(HubFailed):
+        push(again=running)
+    hub.repos["me/tower"].add("somebody else", "", {"notes.txt": Entry(b"mine")})
+    with pytest.raises(InputError, match="publish again on top of it"):
+        push(again=running)
+    # Told so, a person publishes again, which is a new job.
+    push()
+    assert commits(hub)[-1].files["notes.txt"].data == b"mine"
+
+
+def test_a_blob_that_the_hub_spoiled(push: Push, hub: StandIn, catalog: Catalog) -> None:
+    hub.faults.append(Fault("PUT", "/storage/", how="corrupt"))
+    with pytest.raises(HubFailed, match=r"adapter_model\.safetensors arrived damaged"):
+        push()
+    assert rows(catalog) == [] and hub.repos["me/tower"].tags == {}
+
+
+@pytest.mark.parametrize("transfer", ["basic", "multipart"])
+def test_a_hub_without_xet(
+    transfer: str, push: Push, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    with stand_in(transfer=transfer) as hub:
+        client.use(hub)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+        push()
+        assert hub.count("GET", "/xet-write-token/") == 1 and hub.count("PUT", "/storage/") == 3
+        assert len(commits(hub)) == 1
+
+
+def test_a_hub_with_xet(push: Push, client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    with stand_in(xet=tmp_path / "cas") as hub:
+        client.use(hub)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+        made = push()
+        assert hub.count("PUT", "/storage/") == 0
+        assert [one.oid for one in commits(hub)] == [made["commit"]]
+
+
+def test_no_network(push: Push, client: Client, catalog: Catalog) -> None:
+    with stand_in() as gone:
+        client.use(gone)
+    with pytest.raises(HubFailed, match="cannot be reached"):
+        push()
+    plan = push(dry_run=True)
+    assert plan["account"] is None and "cannot be reached" in plan["warnings"][0]
+    assert rows(catalog) == []
+
+
+def test_no_token(push: Push, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: StandIn) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="retcon hub login"):
+        push()
+    assert hub.seen == []
+
+
+def test_a_token_that_may_only_read(push: Push, hub: StandIn) -> None:
+    hub.role = "read"
+    with pytest.raises(InputError, match="only read"):
+        push()
+    assert hub.count("POST", "/create") == 0
+
+
+def test_a_dry_run_sends_nothing(push: Push, hub: StandIn, catalog: Catalog) -> None:
+    plan = push(what="checkpoint", dry_run=True)
+    assert plan["account"] == {"name": "me", "role": "write"} and plan["exists"] is False
+    assert {method for method, _ in hub.seen} == {"GET"} and hub.repos == {}
+    assert plan["files"]["README.md"] == len(plan["card"].encode())
+    assert any(name.startswith("model-0") for name in plan["files"]) and rows(catalog) == []
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "adapter"])
+def test_the_preview_without_torch_is_what_is_published(what: str, push: Push, catalog: Catalog) -> None:
+    spec = spec_of(catalog, "head", what, repo="me/tower")
+    told = preview(catalog, spec)
+    plan = push(what=what, dry_run=True)
+    for line in told.card.splitlines():
+        assert line in plan["card"]
+    assert (told.warnings, told.rolls_back_from) == (plan["warnings"], None)
+    assert sum(told.sizes.values()) == pytest.approx(sum(plan["files"].values()), rel=0.2)
+
+
+def test_a_card_of_ones_own(push: Push, hub: StandIn) -> None:
+    push(card="---\nlicense: mit\n---\n\n# Mine\n")
+    assert hub.content("me/tower", "README.md").decode() == "---\nlicense: mit\n---\n\n# Mine\n"
+
+
+def test_the_outbox_is_made_anew_when_it_is_not_what_is_wanted(
+    push: Push, catalog: Catalog, hub: StandIn
+) -> None:
+    spec = spec_of(catalog, "head", "adapter")
+    folder = catalog.home.outbox / f"{spec.revision}-adapter" / "files"
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    (folder / "adapter_model.safetensors").write_bytes(b"spoiled")
+    push()
+    data = hub.content("me/tower", "adapter_model.safetensors")
+    assert len(data) == manifest.files["adapter_model.safetensors"].size
+
+
+class StopsWhileSending(Running):
+    """A job that somebody asks to stop when it has begun to send."""
+
+    def report(self, progress: Progress) -> None:
+        self.stop_asked = progress.activity.startswith("sending") and progress.done > 0
+        super().report(progress)
+
+
+def test_cancelled_while_sending(catalog: Catalog, hub: StandIn, client: Client, push: Push) -> None:
+    spec = spec_of(catalog, "head", "checkpoint")
+    running = running_of(catalog, spec)
+    with pytest.raises(Stopped):
+        publish.run(StopsWhileSending(catalog, running.job, running.owner), spec)
+    assert commits(hub) == [] and rows(catalog) == []
+    assert push(again=running)["commit"] == commits(hub)[0].oid
+
+
+def test_progress_is_told_in_bytes(catalog: Catalog, hub: StandIn, client: Client) -> None:
+    told: list[Progress] = []
+
+    class Telling(Running):
+        def report(self, progress: Progress) -> None:
+            told.append(progress)
+
+    spec = spec_of(catalog, "head", "checkpoint")
+    running = running_of(catalog, spec)
+    made = publish.run(Telling(catalog, running.job, running.owner), spec)
+    sending = [one for one in told if one.unit == "MB"]
+    assert {one.total for one in sending} == {sum(made["files"].values()) / 1e6}
+    assert [one.done for one in sending] == sorted(one.done for one in sending)
+    assert sending[-1].done == sending[-1].total
+
+
+def test_unpublish(push: Push, hub: StandIn, catalog: Catalog) -> None:
+    made = push()
+
+    def take(**words: Any) -> dict[str, Any]:
+        spec = UnpublishSpec(**{"repo": "tower"} | words)
+        return unpublish.run(running_of(catalog, spec), spec)
+
+    with pytest.raises(InputError, match="no tag"):
+        take(tag="edit/none")
+    assert take(tag=made["tag"])["publications"] == 1
+    assert hub.repos["me/tower"].tags == {} and len(commits(hub)) == 1
+    assert rows(catalog)[0].withdrawn is not None
+    assert take() == {"repo": "me/tower", "tag": None, "publications": 0}
+    assert hub.repos == {}
+    with pytest.raises(InputError, match="knows no repo"):
+        take()
+
+
+def test_the_manifest_is_the_histories(push: Push, hub: StandIn, catalog: Catalog) -> None:
+    push()
+    record = json.loads(hub.content("me/tower", "retcon.json"))
+    with catalog.read() as session:
+        model = history.find_model(session, "tiny")
+        way = history.path(session, model.head or "")
+    assert [step["id"] for step in record["steps"]] == [step.id for step in way]
+    assert len(record["evaluations"]) == 2

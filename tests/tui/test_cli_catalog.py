@@ -272,10 +272,13 @@ def test_gc_takes_nothing_from_a_running_or_a_killed_job(here: Retcon, tmp_path:
     here.json("catalog", "gc", "--grace", 0, "--delete")
     assert here.json("catalog", "check")["sound"]
     assert here.json("job", "resume", id)["state"] == "done"
-    # Now that it is done, its parts are of no more use.
-    time.sleep(1.1)
-    found = here.json("catalog", "gc", "--grace", 0, "--delete")["found"]
-    assert len([one for one in found if one["kind"] == "artifact"]) >= 5
+    # Now that it is done, its parts are of no more use; its process keeps its lease until it has ended.
+    wait_for(
+        lambda: [one["kind"] for one in here.json("catalog", "gc", "--grace", 0)["found"]],
+        lambda kinds: kinds.count("artifact") >= 5,
+    )
+    here.json("catalog", "gc", "--grace", 0, "--delete")
+    assert here.json("catalog", "check")["sound"]
     assert here.json("rollback", "tiny", "head")["verified"]
 
 

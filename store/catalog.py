@@ -100,7 +100,10 @@ class Catalog:
         """One consistent view of the catalog. Keep it short: while it lasts the WAL cannot shrink."""
         from sqlmodel import Session
 
-        with plain_errors(self.home.catalog), Session(self._engine("read"), expire_on_commit=False) as session:
+        with (
+            plain_errors(self.home.catalog),
+            Session(self._engine("read"), expire_on_commit=False) as session,
+        ):
             yield session
 
     @contextmanager

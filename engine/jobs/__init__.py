@@ -11,11 +11,13 @@ screen on, and most of the rest loads SQLModel.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# At once: the function would else be hidden by its module of the same name.
+from .devices import CPU, devices
+
 if TYPE_CHECKING:
     from ..metrics import METRICS, Difference, Meaning, differences
     from .comparison import compare
     from .control import cancel, follow, log_path, reap, resume, submit
-    from .devices import CPU, devices
     from .preflight import Cost, Time, cost_of, time_as_before
     from .settings import (
         METHODS,
@@ -88,7 +90,6 @@ _MODULES = {
     "..metrics": ("METRICS", "Difference", "Meaning", "differences"),
     ".comparison": ("compare",),
     ".control": ("cancel", "follow", "log_path", "reap", "resume", "submit"),
-    ".devices": ("CPU", "devices"),
     ".preflight": ("Cost", "Time", "cost_of", "time_as_before"),
     ".settings": (
         "METHODS",

@@ -81,7 +81,7 @@ def reap(catalog: Catalog) -> list[int]:
 
 def log_path(home: Home, job_id: int) -> Path:
     """Where a job's process writes what it has to say."""
-    return home.logs / f"job-{job_id}.log"
+    return home.job_log(job_id)
 
 
 def _is_young(job: Job) -> bool:

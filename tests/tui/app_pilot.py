@@ -28,8 +28,15 @@ class Driven:
         """Press keys and let all that they start settle."""
         for key in keys:
             await self.pilot.press(key)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait for what threads bring, and for the detail of the row that the cursor came to."""
         await self.app.workers.wait_for_complete()
         await self.pilot.pause()
+        if self.pane.resting:
+            self.pane.settle()
+            await self.pilot.pause()
 
     async def type(self, text: str) -> None:
         """Type into the line that has the focus."""
@@ -62,7 +69,7 @@ class Driven:
     def list(self) -> list[str]:
         """The rows of the list as they are drawn, also those that are scrolled out of sight."""
         rows = self.pane.rows
-        return [rows.text_of(index) for index in range(len(rows.rows))]
+        return [rows.text_of(index) for index in range(len(rows.keys))]
 
     @property
     def line(self) -> str:

@@ -8,7 +8,7 @@ from retcon.tui.app import RetconApp
 from textual.pilot import Pilot
 
 from .app_catalog import add_running, add_unfinished, alive
-from .app_pilot import NARROW, WIDE
+from .app_pilot import NARROW, WIDE, Driven
 
 Compare = Callable[..., bool]
 
@@ -21,7 +21,7 @@ def press(*keys: str) -> Callable[[Pilot[None]], object]:
         for key in keys:
             await pilot.press(key)
             await pilot.app.workers.wait_for_complete()
-        await pilot.pause()
+        await Driven(pilot.app, pilot).settle()
 
     return go
 

@@ -1,17 +1,16 @@
 """The jobs pane: what works now, what waits, what has ended and how."""
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from ...engine import jobs
 from ...store.catalog import Catalog
-from ...store.tables import ENDED_STATES
-from ..data.jobs import JobDetail, JobRow, job_detail, list_jobs, tail
-from ..data.rows import Hurt
+from ..data.jobs import ALIVE, JOB, JOBS, JobDetail, JobRow, tail
+from ..data.rows import Hurt, Key, Listing, row_of
 from ..twin import command
-from ..widgets.rows import Column, Row, bar
+from ..widgets.row_lines import Column, Row, bar
 from .job_text import STATES, job_parts
 from .pane import Pane, Refused, Run
 from .show import count, duration, rate
@@ -44,16 +43,18 @@ class JobsPane(Pane):
 
     def __init__(self, catalog: Catalog, id: str) -> None:
         super().__init__(catalog, id)
-        self._found: dict[str, JobRow | Hurt] = {}
         self._shown: JobDetail | Hurt | None = None
         self._log: tuple[int, float] | None = None
 
-    def read_rows(self) -> list[Row]:
-        self._found = {str(row.id): row for row in list_jobs(self.catalog)}
-        return [_row(row) for row in self._found.values()]
+    @property
+    def listing(self) -> Listing[Any]:
+        return JOBS
 
-    def show_detail(self, key: str | None, *, fresh: bool) -> None:
-        self._shown = job_detail(self.catalog, int(key)) if key is not None else None
+    def make_row(self, found: JobRow | Hurt) -> Row:
+        return _row(found)
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        self._shown = row_of(self.catalog, JOB, key) if key is not None else None
         self._log = self._log_state()
         self._show(fresh=fresh)
 
@@ -65,32 +66,35 @@ class JobsPane(Pane):
             self._show(fresh=False)
 
     def _show(self, *, fresh: bool) -> None:
-        path = jobs.log_path(self.catalog.home, int(self.rows.key or 0))
+        path = self._log_path()
         lines = tail(path)
         self.show_text(self._shown, lambda found: job_parts(found, path, lines), fresh=fresh)
 
     def _log_state(self) -> tuple[int, float] | None:
         try:
-            found = jobs.log_path(self.catalog.home, int(self.rows.key or 0)).stat()
+            found = self._log_path().stat()
         except OSError:
             return None
         return found.st_size, found.st_mtime
 
-    def twin(self, key: str) -> str:
+    def _log_path(self) -> Path:
+        return self.catalog.home.job_log(int(self.rows.key or 0))
+
+    def twin(self, key: Key) -> str:
         return command("job", "show", key)
 
     def action_cancel(self) -> None:
-        row = self._found.get(self.rows.key or "")
-        if not isinstance(row, JobRow) or not row.alive:
+        row = self.found(JobRow)
+        if row is None or not row.alive:
             self.post_message(Refused("only a queued, waiting or running job can be cancelled"))
             return
         catalog, id = self.catalog, row.id
 
         def cancel() -> str:
+            from ...engine import jobs
+
             job = jobs.cancel(catalog, id)
-            return (
-                f"job {id} {'is cancelled' if job.state in ENDED_STATES else 'stops at its next checkpoint'}"
-            )
+            return f"job {id} {'is cancelled' if job.state not in ALIVE else 'stops at its next checkpoint'}"
 
         question = (
             f"Cancel job {id} ({row.kind}: {row.about})?\nWhat it has saved stays: r resumes it from there."
@@ -98,13 +102,15 @@ class JobsPane(Pane):
         self.confirm(question, "Cancel the job", command("job", "cancel", id), cancel)
 
     def action_resume(self) -> None:
-        row = self._found.get(self.rows.key or "")
-        if not isinstance(row, JobRow) or row.state not in ("interrupted", "failed", "cancelled"):
+        row = self.found(JobRow)
+        if row is None or row.state not in ("interrupted", "failed", "cancelled"):
             self.post_message(Refused("only an interrupted, failed or cancelled job can be resumed"))
             return
         catalog, id = self.catalog, row.id
 
         def resume() -> str:
+            from ...engine import jobs
+
             jobs.resume(catalog, id)
             return f"job {id} goes on from its checkpoint"
 
@@ -113,7 +119,7 @@ class JobsPane(Pane):
 
 def _row(row: JobRow | Hurt) -> Row:
     if isinstance(row, Hurt):
-        return Row(str(row.id), (Text("! damaged", style="red"), str(row.id), "", row.reason), hurt=True)
+        return Row(row.id, (Text("! damaged", style="red"), str(row.id), "", row.reason), hurt=True)
     symbol, style = STATES[row.state]
     word = "stopping" if row.alive and row.cancel_requested else row.state
     cells: tuple[str | Text, ...] = (
@@ -126,7 +132,7 @@ def _row(row: JobRow | Hurt) -> Row:
         duration(row.seconds_left) if row.alive and row.seconds_left is not None else "",
         row.activity if row.alive else row.error or "",
     )
-    return Row(str(row.id), cells)
+    return Row(row.id, cells)
 
 
 def _progress(row: JobRow) -> str | Text:

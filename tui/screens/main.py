@@ -10,7 +10,6 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Static
 
-from ...engine import jobs
 from ...store.catalog import Catalog
 from ...store.errors import CatalogError, InputError
 from ..clipboard import copy
@@ -18,6 +17,7 @@ from ..data.jobs import Alive, JobRow, alive_jobs, ended_jobs
 from ..data.rows import UNREADABLE
 from ..plain import plain_lines
 from ..widgets.bars import CommandLine, TabBar
+from ..widgets.rows import Rows
 from .command_log import CommandLog
 from .covariances import CovariancesPane
 from .edits import EditsPane
@@ -142,6 +142,10 @@ class MainScreen(Screen[None]):
     @work(thread=True, exclusive=True, group="reap", exit_on_error=False)
     def _reap(self) -> None:
         """Jobs whose process is gone become interrupted; what that changes is seen at the next poll."""
+        if self._alive is not None and not self._alive.jobs:
+            return
+        from ...engine import jobs
+
         try:
             jobs.reap(self.catalog)
         except CatalogError as error:
@@ -152,6 +156,7 @@ class MainScreen(Screen[None]):
     @on(Run)
     def _run_verb(self, event: Run) -> None:
         event.stop()
+        self._settle()
         self.query_one(CommandLine).show(event.twin, "…")
         self._act(event)
 
@@ -173,7 +178,13 @@ class MainScreen(Screen[None]):
     @on(Refused)
     def _refused(self, event: Refused) -> None:
         event.stop()
+        self._settle()
         self._show_error(event.reason)
+
+    def _settle(self) -> None:
+        """What a verb has to say must not be written over by the command of the row that it was pressed on."""
+        if self.pane.resting:
+            self.pane.settle(tell=False)
 
     def _show_error(self, sentence: str, twin: str = "") -> None:
         line = self.query_one(CommandLine)
@@ -186,6 +197,11 @@ class MainScreen(Screen[None]):
     def _showing(self, event: Showing) -> None:
         event.stop()
         self.query_one(CommandLine).show(event.twin)
+
+    @on(Rows.Failed)
+    def _list_failed(self, event: Rows.Failed) -> None:
+        event.stop()
+        self._show_error(event.reason)
 
     @on(ModelChosen)
     def _model_chosen(self, event: ModelChosen) -> None:

@@ -1,19 +1,17 @@
 """The models pane."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from ..data.models import ModelDetail, ModelRow, list_models, model_detail, model_names
-from ..data.rows import Hurt
+from ..data.models import MODEL, MODELS, ModelDetail, ModelRow, model_names
+from ..data.rows import Hurt, Key, Listing, row_of
 from ..twin import command
 from ..widgets.detail import fields, title
-from ..widgets.rows import Column, Row
-from .model_form import ModelForm
+from ..widgets.row_lines import Column, Row
 from .pane import ModelChosen, Pane, Parts
 from .show import count, some, when
-from .trace_form import TraceForm
 
 
 class ModelsPane(Pane):
@@ -34,33 +32,40 @@ class ModelsPane(Pane):
         Binding("t", "trace", "trace", tooltip="start a trace of this model"),
     ]
 
-    def read_rows(self) -> list[Row]:
-        self._found = {str(row.id): row for row in list_models(self.catalog)}
-        return [_row(row) for row in self._found.values()]
+    @property
+    def listing(self) -> Listing[Any]:
+        return MODELS
 
-    def show_detail(self, key: str | None, *, fresh: bool) -> None:
-        found = model_detail(self.catalog, int(key)) if key is not None else None
+    def make_row(self, found: ModelRow | Hurt) -> Row:
+        return _row(found)
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        found = row_of(self.catalog, MODEL, key) if key is not None else None
         if isinstance(found, ModelDetail) and fresh:
             self.post_message(ModelChosen(found.name))
         self.show_text(found, _parts, fresh=fresh)
 
-    def twin(self, key: str) -> str:
-        row = self._found.get(key)
-        return command("model", "show", row.name if isinstance(row, ModelRow) else key)
+    def twin(self, key: Key) -> str:
+        row = self.found(ModelRow)
+        return command("model", "show", row.name if row is not None else key)
 
     def action_add(self) -> None:
+        from .model_form import ModelForm
+
         self.fill(ModelForm(set(model_names(self.catalog))))
 
     def action_trace(self) -> None:
+        from .trace_form import TraceForm
+
         self.fill(TraceForm(self.catalog, self.model))
 
 
 def _row(row: ModelRow | Hurt) -> Row:
     if isinstance(row, Hurt):
-        return Row(str(row.id), (Text(f"model {row.id}: damaged", style="red"),), hurt=True)
+        return Row(row.id, (Text(f"model {row.id}: damaged", style="red"),), hurt=True)
     layers = str(row.layers) if row.layers is not None else "?"
     cells = (row.name, row.architecture, layers, count(row.parameters), row.dtype, row.head or "")
-    return Row(str(row.id), cells)
+    return Row(row.id, cells)
 
 
 def _parts(model: ModelDetail) -> Parts:

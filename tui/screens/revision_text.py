@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ...engine.jobs import METRICS
+from ...engine import jobs
 from ..data.edits import EvaluationView, RevisionDetail
 from ..data.rows import Hurt
 from ..plain import plain
@@ -123,11 +123,11 @@ def _beside_parent(one: EvaluationView) -> Parts:
     """What the same questions gave at the parent, or why there is no such number."""
     if one.parent is None:
         return [Text(plain(f"  {one.differs}"), style="dim")] if one.differs else []
-    shared = [name for name in METRICS if name in one.scores and name in one.parent.scores]
+    shared = [name for name in jobs.METRICS if name in one.scores and name in one.parent.scores]
     moved = [
         f"{name} {one.parent.scores[name][0]:.3f} → {one.scores[name][0]:.3f}"
         for name in shared
-        if METRICS[name].over != "requests"
+        if jobs.METRICS[name].over != "requests"
     ]
     return [Text(f"  from the parent's evaluation {one.parent.id}: {'   '.join(moved)}")]
 

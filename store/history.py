@@ -10,7 +10,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from .errors import CatalogError, InputError, NotFound
-from .lineage import taken_out as taken_out
+from .lineage import taken_out
 from .tables import HeadMove, Model, Revision
 
 _STEPS_BACK = re.compile(r"(.+?)~(\d*)")

@@ -7,6 +7,7 @@ import click
 from ...engine.jobs import RevertSpec, VerifySpec
 from ...store import history as revisions
 from ...store.errors import InputError
+from ...store.lineage import taken_out
 from ...store.tables import Model, Revision
 from ..following import follow, run, submit
 from ..options import job_options, json_option, open_catalog
@@ -23,7 +24,7 @@ def history(model: str, as_json: bool) -> None:
     with open_catalog().read() as session:
         found = revisions.find_model(session, model)
         all_of_it = revisions.revisions(session, found)
-        out = revisions.taken_out(revisions.path(session, found.head or all_of_it[0].id))
+        out = taken_out(revisions.path(session, found.head or all_of_it[0].id))
     if as_json:
         records = [revision_record(revision) for revision in all_of_it]
         print_json({"model": model, "head": found.head, "revisions": records})

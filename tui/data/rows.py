@@ -20,7 +20,7 @@ UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 
 Key = int | str
 T = TypeVar("T")
-Built = TypeVar("Built", covariant=True)
+Built_co = TypeVar("Built_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Listing(Generic[Built]):
+class Listing(Generic[Built_co]):
     """How one noun is listed. `key`, `columns` and fields are SQL; `build(*columns)` makes what the screens show."""
 
     table: str
     key: str
     columns: tuple[str, ...]
-    build: Callable[..., Built]
+    build: Callable[..., Built_co]
     fields: Mapping[str, Field]
     joins: str = ""
     # What it is sorted by, descending, where nothing else is asked for.

@@ -35,6 +35,7 @@ class CovariancesPane(Pane):
         Column("when", 16, drop=2),
     )
     empty = "No covariances yet: an edit collects the one that it needs, or run `retcon covariance run`."
+    writing = frozenset({"top_up", "import"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "top_up", "top up", tooltip="add more text to this covariance"),
         Binding("i", "import", "import", tooltip="take in a covariance from a file"),

@@ -41,6 +41,7 @@ class EditsPane(Pane):
         Column("when", 16, drop=3),
     )
     empty = "No model yet: add one in the models tab (1)."
+    writing = frozenset({"edit", "rollback", "revert", "score", "undo", "redo"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", tooltip="write a fact into this model"),
         Binding(

@@ -33,6 +33,7 @@ class JobsPane(Pane):
         Column("now", 30, drop=3),
     )
     empty = "No jobs yet: adding a model, tracing and editing are jobs."
+    writing = frozenset({"cancel", "resume", "remove"})
     BINDINGS: ClassVar[list[BindingType]] = [
         # Not k: that is the row above in every other place.
         Binding(

@@ -1,5 +1,6 @@
 """The one screen: tabs and five panes; above, what runs; below, the command that does the same."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -7,18 +8,23 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
-from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Static
 
 from ...store.catalog import Catalog
 from ...store.errors import CatalogError, InputError
 from ..clipboard import copy
-from ..data.jobs import Alive, JobRow, alive_jobs, ended_jobs
-from ..data.rows import UNREADABLE
+from ..data.edits import model_of
+from ..data.jobs import Alive, JobRow, alive_jobs, ended_jobs, interrupted_jobs
+from ..data.models import model_id
+from ..data.rows import UNREADABLE, Key
+from ..notices import notice
+from ..places import NOUNS, Place
 from ..plain import plain_lines
 from ..widgets.bars import CommandLine, TabBar
+from ..widgets.prompt import Prompt
 from ..widgets.rows import Rows
 from .command_log import CommandLog
+from .confirm import Confirm
 from .covariances import CovariancesPane
 from .edits import EditsPane
 from .help import Help
@@ -26,25 +32,22 @@ from .job_text import STATES
 from .jobs import JobsPane
 from .models import ModelsPane
 from .pane import ModelChosen, Pane, Refused, Run, Showing
-from .show import short_path
+from .show import short_path, some
 from .traces import TracesPane
+from .typing import READ_ONLY, TypingScreen
 
-PANES: dict[str, type[Pane]] = {
-    "models": ModelsPane,
-    "traces": TracesPane,
-    "covariances": CovariancesPane,
-    "edits": EditsPane,
-    "jobs": JobsPane,
-}
+PANES: dict[str, type[Pane]] = dict(
+    zip(NOUNS, (ModelsPane, TracesPane, CovariancesPane, EditsPane, JobsPane), strict=True)
+)
 _POLL_SECONDS = 0.2
 _POLLS_PER_REAP = 25
 
 
-class MainScreen(Screen[None]):
+class MainScreen(TypingScreen):
     """Polls the catalog's version and has the panes read it anew when it changed; nothing moves otherwise."""
 
     heading = "Everywhere"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - Textual's own annotation
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - Textual's own annotation
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(str(index), f"tab('{name}')", name, show=False, tooltip="the tabs")
@@ -52,19 +55,30 @@ class MainScreen(Screen[None]):
         ),
         Binding("left_square_bracket", "turn(-1)", "tab before", show=False),
         Binding("right_square_bracket", "turn(1)", "next tab", show=False),
+        Binding(
+            "slash", "filter", "filter", key_display="/",
+            tooltip="show the rows that hold some words: rome, !rome, ~regex, field:word, field:>5",
+        ),
+        Binding(
+            "colon", "command", "command", key_display=":", show=False,
+            tooltip="a command, as after `retcon` in a shell",
+        ),
         Binding("q", "back(True)", "back/quit", tooltip="one step back; from a list, quit (jobs go on)"),
         Binding("escape,backspace", "back(False)", "back", show=False),
+        Binding("y", "copy_key", "copy its name", tooltip="copy the name or number of this row", show=False),
         Binding("Y", "copy_twin", "copy", tooltip="copy the command of the $ line", show=False),
+        Binding("at", "commands", "commands", tooltip="the commands of this session", key_display="@", show=False),
         Binding(
-            "at", "commands", "commands", tooltip="the commands of this session", key_display="@", show=False
+            "R", "resume_interrupted", "resume", show=False,
+            tooltip="let all interrupted jobs go on from their checkpoints",
         ),
+        Binding("plus", "grow", "grow", key_display="+", tooltip="list and detail, or one of them alone", show=False),
         Binding("question_mark", "help", "help", key_display="?", tooltip="these keys"),
-    ]
+    ]  # fmt: skip
 
-    def __init__(self, catalog: Catalog) -> None:
-        super().__init__()
-        self.catalog = catalog
-        self.commands: list[tuple[str, str]] = []
+    def __init__(self, catalog: Catalog, place: Place | None = None, *, readonly: bool = False) -> None:
+        super().__init__(catalog, readonly=readonly)
+        self._place = place
         self._version: int | None = None
         self._alive: Alive | None = None
         self._polls = 0
@@ -72,19 +86,26 @@ class MainScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="status"):
-            yield Static(Text(f" retcon  {short_path(self.catalog.home.root)}"), id="home")
+            only = " · read only" if self.readonly else ""
+            yield Static(Text(f" retcon  {short_path(self.catalog.home.root)}{only}"), id="home")
             yield Static(id="running")
         yield TabBar(list(PANES))
         with ContentSwitcher(initial="models"):
             for name, pane in PANES.items():
                 yield pane(self.catalog, name)
         yield CommandLine()
+        yield Prompt()
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
+        for pane in self.query(Pane):
+            pane.readonly = self.readonly
         self._poll()
         self.pane.take_focus()
+        if self._place is not None:
+            self.go_to(self._place)
         self._reap()
+        self._offer_interrupted()
         self.set_interval(_POLL_SECONDS, self._poll)
 
     @property
@@ -97,7 +118,7 @@ class MainScreen(Screen[None]):
     def _poll(self) -> None:
         """One look at the catalog's version; everything else only if that changed."""
         self._polls += 1
-        if self._polls % _POLLS_PER_REAP == 0:
+        if self._polls % _POLLS_PER_REAP == 0 and self._alive is not None and self._alive.jobs:
             self._reap()
         try:
             version = self.catalog.data_version()
@@ -108,7 +129,7 @@ class MainScreen(Screen[None]):
                 self._refresh()
             self.pane.tick()
         except CatalogError as error:
-            self._show_error(str(error))
+            self.show_error(str(error))
 
     def _refresh(self) -> None:
         """Have the shown pane read the catalog, unless it has what is newest."""
@@ -131,6 +152,7 @@ class MainScreen(Screen[None]):
                     self._tell_end(job)
 
     def _tell_end(self, job: JobRow) -> None:
+        """A word on the screen, a bell, a notice of the desktop; and a badge, unless one is looking at the jobs."""
         symbol, _ = STATES[job.state]
         text = f"{symbol} job {job.id} {job.state}: {job.kind} {job.about}"
         if job.error:
@@ -138,18 +160,35 @@ class MainScreen(Screen[None]):
         bad = job.state in ("failed", "interrupted")
         self.notify(plain_lines(text), severity="error" if bad else "information", markup=False)
         self.app.bell()
+        self.app.tell_terminal(notice(f"job {job.id} {job.state}: {job.kind} {job.about}"))  # type: ignore[attr-defined]
+        if self.pane.id != "jobs":
+            self.query_one(TabBar).count("jobs")
+
+    def _offer_interrupted(self) -> None:
+        """Say which jobs could go on. Not a question that one must answer: they may be as old as they like."""
+        try:
+            found = interrupted_jobs(self.catalog)
+        except CatalogError:
+            return
+        if found:
+            which = ", ".join(f"job {job.id} ({job.kind})" for job in found[-3:])
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            self.query_one(CommandLine).show("", f"! interrupted: {which}{more} · R lets them go on", "bold")
 
     @work(thread=True, exclusive=True, group="reap", exit_on_error=False)
     def _reap(self) -> None:
         """Jobs whose process is gone become interrupted; what that changes is seen at the next poll."""
-        if self._alive is not None and not self._alive.jobs:
+        if self.readonly or self._alive is None or not self._alive.jobs:
             return
         from ...engine import jobs
 
         try:
-            jobs.reap(self.catalog)
+            dead = jobs.reap(self.catalog)
         except CatalogError as error:
-            self.app.call_from_thread(self._show_error, str(error))
+            self.app.call_from_thread(self.show_error, str(error))
+        else:
+            if dead:
+                self.app.call_from_thread(self._offer_interrupted)
 
     # -- what panes ask for
 
@@ -157,6 +196,9 @@ class MainScreen(Screen[None]):
     def _run_verb(self, event: Run) -> None:
         event.stop()
         self._settle()
+        if self.readonly:
+            self.show_error(READ_ONLY)
+            return
         self.query_one(CommandLine).show(event.twin, "…")
         self._act(event)
 
@@ -171,7 +213,7 @@ class MainScreen(Screen[None]):
     def _acted(self, twin: str, outcome: str, failed: bool) -> None:
         self.commands.append((twin, f"✗ {outcome}" if failed else outcome))
         if failed:
-            self._show_error(outcome, twin)
+            self.show_error(outcome, twin)
         else:
             self.query_one(CommandLine).show(twin, f"✓ {outcome}", "bold")
 
@@ -179,14 +221,14 @@ class MainScreen(Screen[None]):
     def _refused(self, event: Refused) -> None:
         event.stop()
         self._settle()
-        self._show_error(event.reason)
+        self.show_error(event.reason)
 
     def _settle(self) -> None:
         """What a verb has to say must not be written over by the command of the row that it was pressed on."""
         if self.pane.resting:
             self.pane.settle(tell=False)
 
-    def _show_error(self, sentence: str, twin: str = "") -> None:
+    def show_error(self, sentence: str, twin: str = "") -> None:
         line = self.query_one(CommandLine)
         if line.twin == twin and line.outcome == f"✗ {sentence}":
             return
@@ -201,7 +243,7 @@ class MainScreen(Screen[None]):
     @on(Rows.Failed)
     def _list_failed(self, event: Rows.Failed) -> None:
         event.stop()
-        self._show_error(event.reason)
+        self.show_error(event.reason)
 
     @on(ModelChosen)
     def _model_chosen(self, event: ModelChosen) -> None:
@@ -212,6 +254,25 @@ class MainScreen(Screen[None]):
                 self._stale.add(pane.id or "")
         self._refresh()
 
+    @on(Rows.Changed)
+    def _rows_changed(self, event: Rows.Changed) -> None:
+        event.stop()
+        if event.rows is self.pane.rows:
+            self.show_asked()
+
+    def show_asked(self, wrong: str = "") -> None:
+        """Beside the tabs: the filter, the order, how many rows are left, how many are marked."""
+        rows = self.pane.rows
+        asked, parts = rows.asked, []
+        if asked.filter.strip():
+            parts.append(f"/{asked.filter.strip()}")
+        if asked.sort:
+            parts.append(f"by {asked.sort} {'↓' if asked.backwards else '↑'}")
+        count = f"{len(rows.keys):,}" + (f" of {rows.total:,}" if asked.filter.strip() else "")
+        marked = f" · {len(rows.marked):,} marked" if rows.marked else ""
+        bar = self.query_one(TabBar)
+        bar.note(f"✗ {wrong}") if wrong else bar.note(" · ".join(parts), count + marked)
+
     # -- keys
 
     @on(TabBar.Chosen)
@@ -221,30 +282,93 @@ class MainScreen(Screen[None]):
     def action_tab(self, name: str) -> None:
         switcher = self.query_one(ContentSwitcher)
         if name != switcher.current:
+            self.query_one(Prompt).close()
             switcher.current = name
             self.query_one(TabBar).show(name)
             self._refresh()
             self.pane.take_focus()
             self.pane.tell_twin()
+            self.show_asked()
 
     def action_turn(self, by: int) -> None:
         names = list(PANES)
         self.action_tab(names[(names.index(self.pane.id or "") + by) % len(names)])
 
+    def go_to(self, place: Place) -> None:
+        """Show a pane, with the cursor on a row of it if one is named."""
+        key: Key = int(place.key) if place.key.isdecimal() and place.noun != "edits" else place.key
+        if place.noun == "models" and isinstance(key, str) and key:
+            key = model_id(self.catalog, key) or key
+        if place.noun == "edits" and place.key:
+            model = model_of(self.catalog, place.key) or place.key
+            self._model_chosen(ModelChosen(model))
+        self.action_tab(place.noun)
+        if place.key:
+            self.pane.rows.select(key)
+
     def action_back(self, quit: bool) -> None:
-        if not self.pane.close() and quit:
+        """One layer: out of the detail, off the marks, off the filter, out of the app."""
+        rows = self.pane.rows
+        if self.pane.close() or rows.unmark():
+            return
+        if rows.asked.filter:
+            rows.ask(replace(rows.asked, filter=""))
+        elif quit:
             self.app.exit()
+
+    def action_grow(self) -> None:
+        self.pane.grow()
 
     def action_help(self) -> None:
         detail: list[Any] = [self.pane, self.focused, self]
+        if isinstance(self.focused, Rows) is False:
+            detail.insert(1, self.pane.rows)
         self.app.push_screen(Help([node for node in detail if node is not None]))
 
     def action_commands(self) -> None:
         self.app.push_screen(CommandLog(self.commands))
 
-    @work(thread=True, group="verbs", exit_on_error=False)
+    def action_resume_interrupted(self) -> None:
+        if self.readonly:
+            self.show_error(READ_ONLY)
+            return
+        found = interrupted_jobs(self.catalog)
+        if not found:
+            self.show_error("no job was interrupted")
+            return
+        catalog, ids = self.catalog, [job.id for job in found]
+
+        def resume() -> str:
+            from ...engine import jobs
+
+            for id in ids:
+                jobs.resume(catalog, id)
+            return f"{some(len(ids), 'job')} went on"
+
+        def go_on(yes: bool | None) -> None:
+            if yes:
+                self._run_verb(Run(twin, resume))
+
+        twin = f"retcon job resume {ids[0]}" + (f"  (and {', '.join(map(str, ids[1:]))})" if ids[1:] else "")
+        which = "\n".join(f"job {job.id}: {job.kind} {job.about}" for job in found)
+        question = f"Let {some(len(ids), 'interrupted job')} go on from the last checkpoint?\n{which}"
+        self.app.push_screen(Confirm(question, "Resume", twin), go_on)
+
     def action_copy_twin(self) -> None:
-        twin = self.query_one(CommandLine).twin
-        if twin:
-            way = copy(twin, lambda text: self.app.call_from_thread(self.app.copy_to_clipboard, text))
-            self.app.call_from_thread(self.query_one(CommandLine).show, twin, f"✓ {way}", "bold")
+        self._copy(self.query_one(CommandLine).twin)
+
+    def action_copy_key(self) -> None:
+        self._copy(self.pane.name_of_row())
+
+    @work(thread=True, group="verbs", exit_on_error=False)
+    def _copy(self, text: str) -> None:
+        if not text:
+            return
+        line = self.query_one(CommandLine)
+        file = self.catalog.home.root / "copied.txt"
+        try:
+            way = copy(text, lambda one: self.app.call_from_thread(self.app.copy_to_clipboard, one), file)
+        except OSError as error:
+            self.app.call_from_thread(self.show_error, f"not copied: {error}")
+            return
+        self.app.call_from_thread(line.show, line.twin, f"✓ {way}", "bold")

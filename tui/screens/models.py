@@ -27,6 +27,7 @@ class ModelsPane(Pane):
         Column("head", 10),
     )
     empty = "No models yet: press a to add one; starter is a small one that needs no hub."
+    writing = frozenset({"add", "trace", "remove"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "add model", tooltip="add a model: hub id, folder, .gguf or starter"),
         Binding("t", "trace", "trace", tooltip="start a trace of this model"),
@@ -48,6 +49,10 @@ class ModelsPane(Pane):
     def twin(self, key: Key) -> str:
         row = self.found(ModelRow)
         return command("model", "show", row.name if row is not None else key)
+
+    def name_of_row(self) -> str:
+        row = self.found(ModelRow)
+        return row.name if row is not None else super().name_of_row()
 
     def action_add(self) -> None:
         from .model_form import ModelForm

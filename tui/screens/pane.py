@@ -76,6 +76,7 @@ class Pane(Vertical):
         self.rows = Rows(self.columns, self.empty, self, self.listing.fields)
         self.detail: Widget = self.make_detail()
         self._resting: Timer | None = None
+        self.readonly = False
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="list"):
@@ -142,6 +143,18 @@ class Pane(Vertical):
         """Read all anew; what has not changed is not repainted."""
         self.rows.reload()
         self.show_detail(self.rows.key, fresh=False)
+
+    def name_of_row(self) -> str:
+        """What one would call the row under the cursor in a command."""
+        return "" if self.rows.key is None else str(self.rows.key)
+
+    def grow(self) -> None:
+        """List and detail, the one with the focus alone, and back."""
+        self.toggle_class("-alone")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that change something are grey where the app may only read."""
+        return None if self.readonly and action in self.writing else True
 
     def tick(self) -> None:
         """Called five times a second while the pane is shown; for what lies beside the catalog."""
@@ -229,6 +242,9 @@ class Pane(Vertical):
 
     def on_key(self, event: events.Key) -> None:
         """A verb means the row under the cursor, also when it is pressed before the detail has followed."""
+        bound = self._bindings.key_to_bindings.get(event.key, ())
+        if self.readonly and any(binding.action.partition("(")[0] in self.writing for binding in bound):
+            self.post_message(Refused("the app was opened to read only (--readonly)"))
         if self.resting and event.key not in self.rows.own_keys:
             self.settle()
 

@@ -44,6 +44,7 @@ class TracesPane(Pane):
         Column("when", 16, drop=3),
     )
     empty = "No traces yet: press t to find where a model keeps a fact."
+    writing = frozenset({"trace", "edit", "picture"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "trace", "trace", tooltip="start a trace"),
         Binding("e", "edit", "edit", tooltip="write the fact at the layer of the cursor"),
@@ -114,6 +115,8 @@ class TracesPane(Pane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The keys of what only a set of facts has are offered where there is one."""
+        if super().check_action(action, parameters) is None:
+            return None
         row = self._trace
         if action == "page":
             return row is not None and row.results > 1

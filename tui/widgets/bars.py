@@ -25,32 +25,50 @@ class TabBar(Widget):
         super().__init__()
         self.names = tuple(names)
         self.active = self.names[0]
+        self._note, self._tail = "", ""
+        self._counts: dict[str, int] = {}
 
     def show(self, name: str) -> None:
-        """Mark a tab."""
+        """Mark a tab; what was counted there has been seen."""
         if name != self.active:
             self.active = name
+            self._counts.pop(name, None)
+            self.refresh()
+
+    def count(self, name: str) -> None:
+        """One more thing has happened in a tab since it was looked at."""
+        self._counts[name] = self._counts.get(name, 0) + 1
+        self.refresh()
+
+    def note(self, text: str, tail: str = "") -> None:
+        """What stands at the right end; of it `text` is cut first where there is no room."""
+        if (text, tail) != (self._note, self._tail):
+            self._note, self._tail = text, tail
             self.refresh()
 
     def _labels(self) -> list[tuple[str, str]]:
-        return [
-            (name, f"▌{index} {name.title()}▐" if name == self.active else f" {index} {name.title()} ")
-            for index, name in enumerate(self.names, 1)
-        ]
+        labels = []
+        for index, name in enumerate(self.names, 1):
+            words = f"{index} {name.title()}" + (f" +{self._counts[name]}" if name in self._counts else "")
+            labels.append((name, f"▌{words}▐" if name == self.active else f" {words} "))
+        return labels
 
     def render(self) -> Text:
         text = Text(no_wrap=True, end="")
         for name, label in self._labels():
             text.append(label, style="bold reverse" if name == self.active else "")
-            text.append(" ")
-        return text
+        room = self.size.width - cell_len(text.plain) - 1
+        tail = cut(f" {plain(self._tail)}" if self._tail else "", room)
+        note = cut(plain(self._note), room - cell_len(tail)) + tail
+        text.append(" " * (room - cell_len(note)))
+        return text.append(note, style="bold" if note.startswith("✗") else "dim")
 
     def on_click(self, event: events.Click) -> None:
         at = 0
         for name, label in self._labels():
             if at <= event.x < at + len(label):
                 self.post_message(self.Chosen(name))
-            at += len(label) + 1
+            at += len(label)
 
 
 class CommandLine(Widget):

@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual.app import App
 from textual.command import Provider
 
+from ..engine import jobs
 from ..store.catalog import Catalog
 from .palette import Keys
 from .places import Place
@@ -19,6 +20,8 @@ class RetconApp(App[None]):
 
     CSS_PATH = "app.tcss"
     TITLE = "retcon"
+    # One layout in two shapes, for 80 columns and from 100 on; columns of lists come with the width they have.
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - Textual's own annotation
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Keys}
 
     def __init__(self, catalog: Catalog, place: Place | None = None, *, readonly: bool = False) -> None:
@@ -26,6 +29,8 @@ class RetconApp(App[None]):
         self.catalog = catalog
         self.place = place
         self.readonly = readonly
+        # The process that keeps a model in memory for questions, once one was asked.
+        self._warm: jobs.Warm | None = None
         # Over SSH each frame costs, and an app that is looked at for hours must be silent when nothing happens.
         self.animation_level = "none"
         # The user's own sixteen colours: half the bytes, right on light and dark, and NO_COLOR is really none.
@@ -33,6 +38,19 @@ class RetconApp(App[None]):
 
     def on_mount(self) -> None:
         self.push_screen(MainScreen(self.catalog, self.place, readonly=self.readonly))
+
+    def warm(self, model: str) -> jobs.Warm:
+        """The process that keeps this model in memory; one of another model makes room for it. From a thread."""
+        if self._warm is not None and (self._warm.model != model or not self._warm.alive):
+            self._warm.close()
+            self._warm = None
+        if self._warm is None:
+            self._warm = jobs.Warm(self.catalog.home, model)
+        return self._warm
+
+    def on_unmount(self) -> None:
+        if self._warm is not None:
+            self._warm.close()
 
     def tell_terminal(self, sequence: str) -> None:
         """Send an escape sequence that draws nothing."""

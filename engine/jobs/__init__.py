@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         TraceSpec,
         VerifySpec,
     )
+    from .warm import Question, Warm
 
 __all__ = [
     "CPU",
@@ -60,12 +61,14 @@ __all__ = [
     "Meaning",
     "ModelSpec",
     "PreflightSpec",
+    "Question",
     "RevertSpec",
     "Spec",
     "SweepSpec",
     "Time",
     "TraceSpec",
     "VerifySpec",
+    "Warm",
     "cancel",
     "check_layers",
     "check_method",
@@ -116,6 +119,7 @@ _MODULES = {
         "TraceSpec",
         "VerifySpec",
     ),
+    ".warm": ("Question", "Warm"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from retcon.store.catalog import Catalog
 from retcon.tui.app import RetconApp
+from retcon.tui.places import parse_place
 from retcon.tui.screens.pane import Pane
 from retcon.tui.widgets.bars import CommandLine
 from retcon.tui.widgets.detail import Detail
@@ -95,10 +96,15 @@ class Driven:
 
 @asynccontextmanager
 async def opened(
-    catalog: Catalog, size: tuple[int, int] = NARROW, *, toasts: bool = False
+    catalog: Catalog,
+    size: tuple[int, int] = NARROW,
+    *,
+    toasts: bool = False,
+    place: str | None = None,
+    readonly: bool = False,
 ) -> AsyncIterator[Driven]:
     """The app on a catalog, settled."""
-    app = RetconApp(catalog)
+    app = RetconApp(catalog, parse_place(place) if place else None, readonly=readonly)
     async with app.run_test(size=size, notifications=toasts) as pilot:
         await app.workers.wait_for_complete()
         await pilot.pause()

@@ -90,7 +90,7 @@ def test_in_a_real_terminal(catalog: Catalog, tmp_path: Path) -> None:
         until("copied, also to the tmux buffer")
         shown = subprocess.run((*tmux, "show-buffer"), capture_output=True, text=True, check=True).stdout
         assert shown == "retcon trace show 1"
-        press("q", "4", "j", "z")
+        press("q", "4", "j", "b")
         until("Cancel")
         press("n", "q")
         until("left with 0")

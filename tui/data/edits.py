@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...engine import jobs
 from ...store.catalog import Catalog
@@ -13,6 +13,9 @@ from ...store.lineage import taken_out
 from ..graph import draw
 from .filters import Condition, Field
 from .rows import Hurt, Listing, first_rows, moment, readable, row_of
+
+if TYPE_CHECKING:
+    from ...store.tables import HeadMove
 
 # What a revision is to the head: a symbol in the graph and a word beside it.
 MARKS = {
@@ -221,6 +224,20 @@ def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
     with readable(f"the history of {name}"), catalog.read() as session:
         model = history.find_model(session, name)
         return name, history.find_revision(session, model, revision).id, int(model.anatomy.get("layers", 0))
+
+
+def next_move(catalog: Catalog, model: str, verb: str) -> "HeadMove":
+    """The move of the head that `undo` takes back, or that `redo` makes again.
+
+    Raises:
+        store.errors.InputError: there is none.
+        store.errors.CatalogError: a row that was needed is damaged.
+    """
+    from ...store import history, moves
+
+    with readable(f"the history of {model}"), catalog.read() as session:
+        found = history.find_model(session, model)
+        return moves.next_undo(session, found) if verb == "undo" else moves.next_redo(session, found)
 
 
 def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:

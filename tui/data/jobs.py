@@ -116,18 +116,55 @@ def interrupted_jobs(catalog: Catalog) -> list[JobRow]:
     return [row for row in rows.values() if isinstance(row, JobRow)]
 
 
+class LogTail:
+    """The lines of a log that grows: the last of them, read on from where one was."""
+
+    def __init__(self, path: Path, most_bytes: int = 4_000_000, most_lines: int = 20_000) -> None:
+        self.path = path
+        self.lines: list[str] = []
+        self._most_bytes, self._most_lines = most_bytes, most_lines
+        self._offset: int | None = None
+        # A line that is not ended yet.
+        self._open = ""
+
+    def read(self) -> bool:
+        """Read what came; whether anything did. A log that was begun anew is read anew."""
+        try:
+            size = self.path.stat().st_size
+            if self._offset is None or size < self._offset:
+                self.lines, self._open = [], ""
+                self._offset = max(0, size - self._most_bytes)
+            if size == self._offset:
+                return False
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read(size - self._offset).decode(errors="replace")
+        except OSError:
+            return False
+        cut_off = self._offset > 0 and not self.lines
+        self._offset = size
+        if self._open:
+            self.lines.pop()
+        *whole, self._open = (self._open + text).split("\n")
+        if cut_off:
+            whole = whole[1:]
+        self.lines += [seen(line) for line in (*whole, self._open) if line.strip()]
+        del self.lines[: -self._most_lines]
+        if not self._open.strip():
+            self._open = ""
+        return True
+
+
 def tail(path: Path) -> list[str]:
     """The last lines of a log; of a line that a progress bar wrote over, what was seen last."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            begin = max(0, file.tell() - _TAIL_BYTES)
-            file.seek(begin)
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    lines = text.split("\n")[1 if begin else 0 :]
-    return [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines if line.strip()]
+    log = LogTail(path, _TAIL_BYTES)
+    log.read()
+    return log.lines
+
+
+def seen(line: str) -> str:
+    """Of a line that a progress bar wrote over, what was seen last."""
+    return line.rstrip("\r").rsplit("\r", 1)[-1]
 
 
 def _row(*values: Any) -> JobRow:

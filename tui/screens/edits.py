@@ -7,11 +7,14 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from ...store.catalog import Catalog
+from ...store.errors import CatalogError, InputError
 from ..data.edits import (
     MARKS,
+    RevisionDetail,
     RevisionRow,
     Shape,
     evaluations_of,
+    next_move,
     revision_detail,
     revisions,
     shape_of,
@@ -41,14 +44,30 @@ class EditsPane(Pane):
         Column("when", 16, drop=3),
     )
     empty = "No model yet: add one in the models tab (1)."
-    writing = frozenset({"edit", "rollback", "revert", "score", "undo", "redo"})
+    writing = frozenset({"edit", "branch", "rollback", "revert", "score", "undo", "redo"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", tooltip="write a fact into this model"),
         Binding(
-            "z", "rollback", "roll back", tooltip="move the head to this revision, and prove its weights"
+            "E", "branch", "branch", tooltip="write a fact on top of this revision: a branch", show=False
         ),
+        Binding("b", "rollback", "back to", tooltip="move the head to this revision, and prove its weights"),
+        Binding(
+            "z",
+            "undo",
+            "undo",
+            key_display="z/Z",
+            tooltip="take back the last move of the head, whoever made it",
+        ),
+        Binding("Z", "redo", "redo", tooltip="make the move again that was undone last", show=False),
         Binding("x", "revert", "take out", tooltip="take this edit out, and keep those after it"),
         Binding("s", "score", "score", tooltip="score this revision on its own requests"),
+        Binding(
+            "equals_sign",
+            "compare",
+            "compare",
+            key_display="=",
+            tooltip="ask the two marked revisions (or this one and the head) the same, side by side",
+        ),
         Binding("m", "model(1)", "model", tooltip="the history of the next model"),
     ]
 
@@ -113,12 +132,65 @@ class EditsPane(Pane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The key that changes the model is offered where there is another."""
+        if super().check_action(action, parameters) is None:
+            return None
         return action != "model" or self._models > 1
 
     def action_edit(self) -> None:
         from .edit_form import EditForm
 
         self.fill(EditForm(self.catalog, self.model))
+
+    def action_branch(self) -> None:
+        from .edit_form import EditForm
+
+        if self.model is not None and self._revision is not None:
+            self.fill(EditForm(self.catalog, f"{self.model}@{self._revision}"))
+
+    def action_undo(self) -> None:
+        self._step("undo", "Undo", "take back")
+
+    def action_redo(self) -> None:
+        self._step("redo", "Redo", "make again")
+
+    def _step(self, verb: str, button: str, says: str) -> None:
+        """One step back or forth on the record of the head's moves."""
+        model = self.model
+        if model is None:
+            return
+        try:
+            move = next_move(self.catalog, model, verb)
+        except (InputError, CatalogError) as error:
+            self.post_message(Refused(str(error)))
+            return
+        to = move.from_revision if verb == "undo" else move.to_revision
+        question = (
+            f"{says.capitalize()} the {move.reason} of {when(move.created)} UTC: move the head of {model} to {to}, and "
+            "prove its weights?\nNothing is deleted: Z makes the move again."
+        )
+        catalog = self.catalog
+        self.confirm(question, button, command(verb, model), lambda: _move(catalog, model, verb))
+
+    def action_compare(self) -> None:
+        if self.model is None or self._revision is None or self._shape is None:
+            return
+        marked = [str(row.key) for row in self.rows.chosen]
+        pair = marked if len(marked) == 2 else [self._revision, self._shape.head or ""]
+        if pair[0] == pair[1]:
+            self.post_message(Refused("mark two revisions with space, or stand on another one than the head"))
+            return
+        from .compare import Compare
+
+        self.app.push_screen(Compare(self.catalog, self.model, pair[0], pair[1], self._prompt_of(pair)))
+
+    def _prompt_of(self, revisions: Sequence[str]) -> str:
+        """A question to begin with: the first request of the newer revision."""
+        for id in revisions:
+            found = revision_detail(self.catalog, id)
+            if isinstance(found, RevisionDetail) and found.requests:
+                request = found.requests[0]
+                return str(request.get("prompt", "")).replace("{}", str(request.get("subject", "")))
+        return ""
 
     def action_rollback(self) -> None:
         model, to = self.model, self._revision
@@ -173,13 +245,27 @@ class EditsPane(Pane):
 
 def _roll_back(catalog: Catalog, model: str, to: str) -> str:
     """Move the head, on the disk when this returns, and start the proof."""
-    from ...engine import jobs
     from ...store import history
 
     with catalog.write(durable=True) as session:
         found = history.find_model(session, model)
         history.move_head(session, found, history.find_revision(session, found, to), "rollback")
-    job = jobs.submit(catalog, jobs.VerifySpec(model, to))
+    return _prove(catalog, model, to)
+
+
+def _move(catalog: Catalog, model: str, verb: str) -> str:
+    """Undo or redo, on the disk when this returns, and start the proof."""
+    from ...store import history, moves
+
+    with catalog.write(durable=True) as session:
+        to = getattr(moves, verb)(session, history.find_model(session, model))
+    return _prove(catalog, model, to.id)
+
+
+def _prove(catalog: Catalog, model: str, revision: str) -> str:
+    from ...engine import jobs
+
+    job = jobs.submit(catalog, jobs.VerifySpec(model, revision))
     return f"head moved; job {job.id} proves its weights"
 
 

@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 from ...store.catalog import Catalog
 from ..data.jobs import ALIVE, JOB, JOBS, JobDetail, JobRow, tail
 from ..data.rows import Hurt, Key, Listing, row_of
+from ..subcommand import run_command
 from ..twin import command
 from ..widgets.row_lines import Column, Row, bar
 from .job_text import STATES, job_parts
@@ -40,6 +41,8 @@ class JobsPane(Pane):
             "K,ctrl+k", "cancel", "cancel", key_display="K", tooltip="stop this job at its next checkpoint"
         ),
         Binding("r", "resume", "resume", tooltip="let a stopped job go on from its checkpoint"),
+        Binding("L", "log", "log", tooltip="its log, whole: follow, search, wrap"),
+        Binding("D", "remove", "remove", show=False, tooltip="remove this ended job and its log"),
     ]
 
     def __init__(self, catalog: Catalog, id: str) -> None:
@@ -116,6 +119,27 @@ class JobsPane(Pane):
             return f"job {id} goes on from its checkpoint"
 
         self.post_message(Run(command("job", "resume", id), resume))
+
+    def action_log(self) -> None:
+        if self.rows.key is not None:
+            from .log_view import LogView
+
+            self.app.push_screen(LogView(self._log_path(), f"Log of job {self.rows.key}"))
+
+    def action_remove(self) -> None:
+        row = self.found(JobRow)
+        if row is None or row.alive:
+            self.post_message(Refused("only a job that has ended can be removed: cancel it first"))
+            return
+        home, id = self.catalog.home, row.id
+        log = self._log_path()
+        freed = count(log.stat().st_size) if log.exists() else "0"
+        question = (
+            f"Remove job {id} ({row.kind}: {row.about}) and its log ({freed}B)?\n"
+            "What it made stays. This cannot be undone."
+        )
+        twin = command("job", "remove", id)
+        self.confirm(question, "Remove it", twin, lambda: run_command(home, "job", "remove", str(id)))
 
 
 def _row(row: JobRow | Hurt) -> Row:

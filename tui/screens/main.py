@@ -47,7 +47,6 @@ class MainScreen(TypingScreen):
     """Polls the catalog's version and has the panes read it anew when it changed; nothing moves otherwise."""
 
     heading = "Everywhere"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - Textual's own annotation
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(str(index), f"tab('{name}')", name, show=False, tooltip="the tabs")

@@ -7,10 +7,11 @@ from textual.binding import Binding, BindingType
 
 from ..data.models import MODEL, MODELS, ModelDetail, ModelRow, model_names
 from ..data.rows import Hurt, Key, Listing, row_of
+from ..subcommand import run_command
 from ..twin import command
 from ..widgets.detail import fields, title
 from ..widgets.row_lines import Column, Row
-from .pane import ModelChosen, Pane, Parts
+from .pane import ModelChosen, Pane, Parts, Refused
 from .show import count, some, when
 
 
@@ -31,6 +32,7 @@ class ModelsPane(Pane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "add model", tooltip="add a model: hub id, folder, .gguf or starter"),
         Binding("t", "trace", "trace", tooltip="start a trace of this model"),
+        Binding("D", "remove", "remove", show=False, tooltip="remove this model and all that was done on it"),
     ]
 
     @property
@@ -63,6 +65,21 @@ class ModelsPane(Pane):
         from .trace_form import TraceForm
 
         self.fill(TraceForm(self.catalog, self.model))
+
+    def action_remove(self) -> None:
+        key = self.rows.key
+        found = row_of(self.catalog, MODEL, key) if key is not None else None
+        if not isinstance(found, ModelDetail):
+            self.post_message(Refused("this row is damaged: see retcon doctor"))
+            return
+        home, name = self.catalog.home, found.name
+        frees = "" if found.source_kind == "folder" else f", {count(found.size)}B of weights"
+        question = (
+            f"Remove {name}, its {some(found.edits - 1, 'revision')}, {some(found.traces, 'trace')} and "
+            f"{some(found.covariances, 'covariance')}{frees}?\nThis cannot be undone."
+        )
+        twin = command("model", "remove", name)
+        self.confirm(question, "Remove it", twin, lambda: run_command(home, "model", "remove", name, "--yes"))
 
 
 def _row(row: ModelRow | Hurt) -> Row:

@@ -3,6 +3,7 @@
 import pytest
 from retcon.store import jobs as rows
 from retcon.store.catalog import Catalog
+from retcon.tui.widgets.detail import Detail
 
 from .app_catalog import BASE, BRANCH, FORD, ROME, WITHOUT
 from .app_pilot import NARROW, WIDE, opened
@@ -109,7 +110,7 @@ async def test_help_is_built_from_the_keys(catalog: Catalog) -> None:
     async with opened(catalog, WIDE) as app:
         await app.press("4", "question_mark")
         for words in ("move the head to this revision", "j ↓", "1 2 3 4 5", "copy the command", "these keys"):
-            assert words in app.screen
+            assert words in app.app.screen.query_one(Detail).text
         await app.press("question_mark")
         assert app.app.focused is app.pane.rows
 

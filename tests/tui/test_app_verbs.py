@@ -188,8 +188,8 @@ async def test_read_only_changes_nothing(catalog: Catalog) -> None:
     before = head_of(catalog)
     async with opened(catalog, readonly=True) as app:
         assert "read only" in app.screen
-        for words in ("1 a", "1 t", "2 t", "2 e", "2 x", "3 t", "3 i", "4 e", "4 j b", "4 x", "4 s", "4 z", "4 Z", "5 K",
-                      "5 r", "5 R", "5 D", "1 D"):  # fmt: skip
+        for words in ("1 a", "1 t", "2 t", "2 e", "2 x", "3 t", "3 i", "4 e", "4 j b", "4 x", "4 s", "4 z", "4 Z",
+                      "5 K", "5 r", "5 R", "5 D", "1 D"):  # fmt: skip
             keys = words.split()
             await app.press(*keys)
             assert len(app.app.screen_stack) == 2, keys

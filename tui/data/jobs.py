@@ -79,10 +79,11 @@ class JobDetail:
 
 @dataclass(frozen=True)
 class Alive:
-    """The jobs that have not ended, as (id, state), and the highest id there is."""
+    """The jobs that have not ended, as (id, state), the highest id there is, how many were interrupted."""
 
     jobs: tuple[tuple[int, str], ...]
     newest: int
+    interrupted: int
 
     def count(self, *states: str) -> int:
         """How many of them are in one of these states."""
@@ -96,7 +97,8 @@ def alive_jobs(catalog: Catalog) -> Alive:
             f"SELECT id, state FROM job WHERE state IN ({', '.join(map(repr, ALIVE))}) ORDER BY id"
         ).fetchall()
         (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM job").fetchone()
-    return Alive(tuple(found), newest)
+        (interrupted,) = connection.execute("SELECT count(*) FROM job WHERE state = 'interrupted'").fetchone()
+    return Alive(tuple(found), newest, interrupted)
 
 
 def ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRow | Hurt]:

@@ -104,7 +104,6 @@ class MainScreen(TypingScreen):
         if self._place is not None:
             self.go_to(self._place)
         self._reap()
-        self._offer_interrupted()
         self.set_interval(_POLL_SECONDS, self._poll)
 
     @property
@@ -144,7 +143,11 @@ class MainScreen(TypingScreen):
         running, waiting = now.count("running"), now.count("queued", "waiting")
         parts = [f"▶ {running} running" if running else "", f"… {waiting} queued" if waiting else ""]
         text = " · ".join(part for part in parts if part) or "no job runs"
-        self.query_one("#running", Static).update(Text(text + " ", style="bold" if now.jobs else "dim"))
+        if now.interrupted:
+            # Those that could go on are offered until they do, or are removed.
+            text += f" · ! {now.interrupted} interrupted: R resumes"
+        style = "bold" if now.jobs or now.interrupted else "dim"
+        self.query_one("#running", Static).update(Text(text + " ", style=style))
         if before is not None:
             for job in ended_jobs(self.catalog, [id for id, _ in before.jobs], before.newest):
                 if isinstance(job, JobRow):
@@ -163,17 +166,6 @@ class MainScreen(TypingScreen):
         if self.pane.id != "jobs":
             self.query_one(TabBar).count("jobs")
 
-    def _offer_interrupted(self) -> None:
-        """Say which jobs could go on. Not a question that one must answer: they may be as old as they like."""
-        try:
-            found = interrupted_jobs(self.catalog)
-        except CatalogError:
-            return
-        if found:
-            which = ", ".join(f"job {job.id} ({job.kind})" for job in found[-3:])
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            self.query_one(CommandLine).show("", f"! interrupted: {which}{more} · R lets them go on", "bold")
-
     @work(thread=True, exclusive=True, group="reap", exit_on_error=False)
     def _reap(self) -> None:
         """Jobs whose process is gone become interrupted; what that changes is seen at the next poll."""
@@ -182,12 +174,9 @@ class MainScreen(TypingScreen):
         from ...engine import jobs
 
         try:
-            dead = jobs.reap(self.catalog)
+            jobs.reap(self.catalog)
         except CatalogError as error:
             self.app.call_from_thread(self.show_error, str(error))
-        else:
-            if dead:
-                self.app.call_from_thread(self._offer_interrupted)
 
     # -- what panes ask for
 

@@ -242,11 +242,11 @@ class Pane(Vertical):
 
     def on_key(self, event: events.Key) -> None:
         """A verb means the row under the cursor, also when it is pressed before the detail has followed."""
+        if self.resting and event.key not in self.rows.own_keys:
+            self.settle()
         bound = self._bindings.key_to_bindings.get(event.key, ())
         if self.readonly and any(binding.action.partition("(")[0] in self.writing for binding in bound):
             self.post_message(Refused("the app was opened to read only (--readonly)"))
-        if self.resting and event.key not in self.rows.own_keys:
-            self.settle()
 
     @on(Rows.Opened)
     def _opened(self, event: Rows.Opened) -> None:

@@ -1,5 +1,5 @@
 """`python -m retcon.tui` is `retcon`: how the app runs a command without having to find the script."""
 
-from .cli import main
+from .start import main
 
 main()

@@ -10,9 +10,14 @@ from textual.command import Provider
 
 from ..engine import jobs
 from ..store.catalog import Catalog
-from .palette import Keys
 from .places import Place
 from .screens.main import MainScreen
+
+
+def _palette() -> type[Provider]:
+    from .palette import Keys
+
+    return Keys
 
 
 class RetconApp(App[None]):
@@ -22,7 +27,7 @@ class RetconApp(App[None]):
     TITLE = "retcon"
     # One layout in two shapes, for 80 columns and from 100 on; columns of lists come with the width they have.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - Textual's own annotation
-    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Keys}
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_palette}
 
     def __init__(self, catalog: Catalog, place: Place | None = None, *, readonly: bool = False) -> None:
         super().__init__()

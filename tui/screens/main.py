@@ -1,5 +1,7 @@
 """The one screen: tabs and five panes; above, what runs; below, the command that does the same."""
 
+import gc
+import importlib
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -8,39 +10,29 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
-from textual.widgets import ContentSwitcher, Footer, Static
+from textual.widgets import ContentSwitcher, Static
 
 from ...store.catalog import Catalog
 from ...store.errors import CatalogError, InputError
-from ..clipboard import copy
-from ..data.edits import model_of
 from ..data.jobs import Alive, JobRow, alive_jobs, ended_jobs, interrupted_jobs
 from ..data.models import model_id
 from ..data.rows import UNREADABLE, Key
-from ..notices import notice
 from ..places import NOUNS, Place
 from ..plain import plain_lines
-from ..widgets.bars import CommandLine, TabBar
-from ..widgets.prompt import Prompt
+from ..widgets.bars import CommandLine, KeyHints, TabBar
 from ..widgets.rows import Rows
-from .command_log import CommandLog
-from .confirm import Confirm
-from .covariances import CovariancesPane
-from .edits import EditsPane
-from .help import Help
-from .job_text import STATES
-from .jobs import JobsPane
-from .models import ModelsPane
 from .pane import ModelChosen, Pane, Refused, Run, Showing
 from .show import short_path, some
-from .traces import TracesPane
 from .typing import READ_ONLY, TypingScreen
 
-PANES: dict[str, type[Pane]] = dict(
-    zip(NOUNS, (ModelsPane, TracesPane, CovariancesPane, EditsPane, JobsPane), strict=True)
+# noun -> the class of its pane, in the module of that name. All but the first are imported after the first paint.
+_CLASSES = dict(
+    zip(NOUNS, ("ModelsPane", "TracesPane", "CovariancesPane", "EditsPane", "JobsPane"), strict=True)
 )
 _POLL_SECONDS = 0.2
 _POLLS_PER_REAP = 25
+# By then the first screen is painted.
+_PAINTED_SECONDS = 0.1
 
 
 class MainScreen(TypingScreen):
@@ -50,7 +42,7 @@ class MainScreen(TypingScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(str(index), f"tab('{name}')", name, show=False, tooltip="the tabs")
-            for index, name in enumerate(PANES, 1)
+            for index, name in enumerate(NOUNS, 1)
         ),
         Binding("left_square_bracket", "turn(-1)", "tab before", show=False),
         Binding("right_square_bracket", "turn(1)", "next tab", show=False),
@@ -81,30 +73,48 @@ class MainScreen(TypingScreen):
         self._version: int | None = None
         self._alive: Alive | None = None
         self._polls = 0
-        self._stale = set(PANES)
+        self._model: str | None = None
+        self._stale = set(NOUNS)
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="status"):
             only = " · read only" if self.readonly else ""
             yield Static(Text(f" retcon  {short_path(self.catalog.home.root)}{only}"), id="home")
             yield Static(id="running")
-        yield TabBar(list(PANES))
-        with ContentSwitcher(initial="models"):
-            for name, pane in PANES.items():
-                yield pane(self.catalog, name)
+        yield TabBar(list(NOUNS))
+        first = self._place.noun if self._place is not None else NOUNS[0]
+        with ContentSwitcher(initial=first):
+            yield self._make_pane(first)
         yield CommandLine()
-        yield Prompt()
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyHints()
 
-    def on_mount(self) -> None:
-        for pane in self.query(Pane):
-            pane.readonly = self.readonly
+    async def on_mount(self) -> None:
+        self.query_one(TabBar).show(self.pane.id or "")
+        if self._place is not None:
+            await self.go_to(self._place)
         self._poll()
         self.pane.take_focus()
-        if self._place is not None:
-            self.go_to(self._place)
+        self.set_timer(_PAINTED_SECONDS, self._after_first_paint)
+
+    async def _after_first_paint(self) -> None:
+        """What nobody waits for: the other panes, and jobs whose process died."""
+        gc.enable()
+        gc.freeze()
+        for name in NOUNS:
+            await self._have(name)
         self._reap()
         self.set_interval(_POLL_SECONDS, self._poll)
+
+    def _make_pane(self, name: str) -> Pane:
+        module = importlib.import_module(f".{name}", __package__)
+        pane: Pane = getattr(module, _CLASSES[name])(self.catalog, name)
+        pane.readonly, pane.model = self.readonly, self._model
+        return pane
+
+    async def _have(self, name: str) -> None:
+        """Make a pane that is not there yet."""
+        if not self.query(f"#{name}"):
+            await self.query_one(ContentSwitcher).add_content(self._make_pane(name))
 
     @property
     def pane(self) -> Pane:
@@ -122,7 +132,7 @@ class MainScreen(TypingScreen):
             version = self.catalog.data_version()
             if version != self._version:
                 self._version = version
-                self._stale = set(PANES)
+                self._stale = set(NOUNS)
                 self._show_jobs()
                 self._refresh()
             self.pane.tick()
@@ -155,6 +165,9 @@ class MainScreen(TypingScreen):
 
     def _tell_end(self, job: JobRow) -> None:
         """A word on the screen, a bell, a notice of the desktop; and a badge, unless one is looking at the jobs."""
+        from ..notices import notice
+        from .job_text import STATES
+
         symbol, _ = STATES[job.state]
         text = f"{symbol} job {job.id} {job.state}: {job.kind} {job.about}"
         if job.error:
@@ -236,6 +249,7 @@ class MainScreen(TypingScreen):
     @on(ModelChosen)
     def _model_chosen(self, event: ModelChosen) -> None:
         event.stop()
+        self._model = event.model
         for pane in self.query(Pane):
             if pane.model != event.model:
                 pane.model = event.model
@@ -264,13 +278,14 @@ class MainScreen(TypingScreen):
     # -- keys
 
     @on(TabBar.Chosen)
-    def _tab_chosen(self, event: TabBar.Chosen) -> None:
-        self.action_tab(event.name)
+    async def _tab_chosen(self, event: TabBar.Chosen) -> None:
+        await self.action_tab(event.name)
 
-    def action_tab(self, name: str) -> None:
+    async def action_tab(self, name: str) -> None:
+        await self._have(name)
         switcher = self.query_one(ContentSwitcher)
         if name != switcher.current:
-            self.query_one(Prompt).close()
+            self.hide_prompt()
             switcher.current = name
             self.query_one(TabBar).show(name)
             self._refresh()
@@ -278,19 +293,21 @@ class MainScreen(TypingScreen):
             self.pane.tell_twin()
             self.show_asked()
 
-    def action_turn(self, by: int) -> None:
-        names = list(PANES)
-        self.action_tab(names[(names.index(self.pane.id or "") + by) % len(names)])
+    async def action_turn(self, by: int) -> None:
+        names = list(NOUNS)
+        await self.action_tab(names[(names.index(self.pane.id or "") + by) % len(names)])
 
-    def go_to(self, place: Place) -> None:
+    async def go_to(self, place: Place) -> None:
         """Show a pane, with the cursor on a row of it if one is named."""
         key: Key = int(place.key) if place.key.isdecimal() and place.noun != "edits" else place.key
         if place.noun == "models" and isinstance(key, str) and key:
             key = model_id(self.catalog, key) or key
         if place.noun == "edits" and place.key:
+            from ..data.edits import model_of
+
             model = model_of(self.catalog, place.key) or place.key
             self._model_chosen(ModelChosen(model))
-        self.action_tab(place.noun)
+        await self.action_tab(place.noun)
         if place.key:
             self.pane.rows.select(key)
 
@@ -308,18 +325,24 @@ class MainScreen(TypingScreen):
         self.pane.grow()
 
     def action_help(self) -> None:
+        from .help import Help
+
         detail: list[Any] = [self.pane, self.focused, self]
         if isinstance(self.focused, Rows) is False:
             detail.insert(1, self.pane.rows)
         self.app.push_screen(Help([node for node in detail if node is not None]))
 
     def action_commands(self) -> None:
+        from .command_log import CommandLog
+
         self.app.push_screen(CommandLog(self.commands))
 
     def action_resume_interrupted(self) -> None:
         if self.readonly:
             self.show_error(READ_ONLY)
             return
+        from .confirm import Confirm
+
         found = interrupted_jobs(self.catalog)
         if not found:
             self.show_error("no job was interrupted")
@@ -352,6 +375,8 @@ class MainScreen(TypingScreen):
     def _copy(self, text: str) -> None:
         if not text:
             return
+        from ..clipboard import copy
+
         line = self.query_one(CommandLine)
         file = self.catalog.home.root / "copied.txt"
         try:

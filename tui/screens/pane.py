@@ -17,7 +17,6 @@ from ..data.rows import Hurt, Key, Listing, Query, keys_of, rows_of
 from ..widgets.detail import Detail, wrong
 from ..widgets.row_lines import Column, Row
 from ..widgets.rows import Rows
-from .confirm import Confirm
 
 if TYPE_CHECKING:
     from ...engine import jobs
@@ -141,8 +140,10 @@ class Pane(Vertical):
 
     def reload(self) -> None:
         """Read all anew; what has not changed is not repainted."""
+        before = self.rows.key
         self.rows.reload()
-        self.show_detail(self.rows.key, fresh=False)
+        if self.rows.key == before:
+            self.show_detail(before, fresh=False)
 
     def name_of_row(self) -> str:
         """What one would call the row under the cursor in a command."""
@@ -186,6 +187,8 @@ class Pane(Vertical):
 
     def confirm(self, question: str, verb: str, twin: str, act: Callable[[], str]) -> None:
         """Ask, and do it if the answer is yes."""
+
+        from .confirm import Confirm
 
         def go_on(yes: bool | None) -> None:
             if yes:

@@ -14,7 +14,6 @@ from ..places import NOUNS, Place, parse_place
 from ..widgets.bars import CommandLine
 from ..widgets.prompt import Kind, Prompt
 from .commands import command_words, reads_only, split
-from .output import Output
 from .pane import Pane
 
 READ_ONLY = "the app was opened to read only (--readonly): nothing is changed here"
@@ -41,7 +40,7 @@ class TypingScreen(Screen[None]):
         """The pane that is shown."""
         raise NotImplementedError
 
-    def go_to(self, place: Place) -> None:
+    async def go_to(self, place: Place) -> None:
         """Show a pane, with the cursor on a row of it if one is named."""
         raise NotImplementedError
 
@@ -53,27 +52,34 @@ class TypingScreen(Screen[None]):
         """Say what went wrong, until it was read."""
         raise NotImplementedError
 
-    def action_filter(self) -> None:
+    async def action_filter(self) -> None:
         rows = self.pane.rows
         self._before_filter = rows.asked.filter
         names = ", ".join(self.pane.listing.fields)
-        self._open_prompt(
+        await self._open_prompt(
             "/", self._before_filter, f"word  !word  ~regex  field:word  field:>5   fields: {names}"
         )
 
-    def action_command(self) -> None:
-        self._open_prompt(
+    async def action_command(self) -> None:
+        await self._open_prompt(
             ":", "", "as after `retcon` in a shell: trace list, job show 3; or a tab: jobs state:failed"
         )
 
-    def _open_prompt(self, kind: Kind, value: str, hint: str) -> None:
+    async def _open_prompt(self, kind: Kind, value: str, hint: str) -> None:
         words = (*NOUNS, *command_words(), "help", "quit") if kind == ":" else ()
+        if not self.query(Prompt):
+            await self.mount(Prompt(), after=self.query_one(CommandLine))
         self.query_one(CommandLine).display = False
         self.query_one(Prompt).open(kind, value, words, hint)
 
-    def _close_prompt(self) -> None:
-        self.query_one(Prompt).close()
+    def hide_prompt(self) -> None:
+        """Show the command line in its place."""
+        for prompt in self.query(Prompt):
+            prompt.close()
         self.query_one(CommandLine).display = True
+
+    def _close_prompt(self) -> None:
+        self.hide_prompt()
         self.pane.take_focus()
 
     @on(Prompt.Typed)
@@ -107,16 +113,16 @@ class TypingScreen(Screen[None]):
         self._close_prompt()
 
     @on(Prompt.Given)
-    def _prompt_given(self, event: Prompt.Given) -> None:
+    async def _prompt_given(self, event: Prompt.Given) -> None:
         event.stop()
         if event.kind == "/":
             if self._ask_for(event.text):
                 self._close_prompt()
             return
         self._close_prompt()
-        self.run_typed(event.text)
+        await self.run_typed(event.text)
 
-    def run_typed(self, text: str) -> None:
+    async def run_typed(self, text: str) -> None:
         """What was typed after `:`: a tab, with a filter or a row, or a command of the command line."""
         try:
             words = split(text)
@@ -130,7 +136,7 @@ class TypingScreen(Screen[None]):
             self.show_error(str(error))
             return
         if place is not None:
-            self.go_to(place)
+            await self.go_to(place)
             if len(words) > 1:
                 self._ask_for(text.strip().split(maxsplit=1)[1])
         elif self.readonly and not reads_only(words):
@@ -139,6 +145,8 @@ class TypingScreen(Screen[None]):
             self._run_command(words)
 
     def _run_command(self, words: list[str]) -> None:
+        from .output import Output
+
         screen = Output(self.catalog.home, words)
 
         def left(outcome: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The lines at the edges of the screen: the tabs, and the command that does the same."""
+"""The lines at the edges of the screen: the tabs, the command that does the same, and the keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from rich.cells import cell_len
 from rich.text import Text
 from textual import events
 from textual.message import Message
+from textual.screen import Screen
 from textual.widget import Widget
 
 from ..plain import cut, plain
@@ -94,3 +95,45 @@ class CommandLine(Widget):
             text.append(cut(f"$ {plain(self.twin)}", room), style="green")
             text.append("  " if outcome else "")
         return text.append(outcome, style=self._style)
+
+
+class KeyHints(Widget):
+    """The keys that are in force here, in one line; those that may not be pressed are dim. A click presses one.
+
+    Textual's footer makes a widget of each key, which is most of what a switch of tabs would cost.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hints: list[tuple[str, str, str, bool]] = []
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._update)
+
+    def _update(self, screen: Screen[object]) -> None:
+        if screen is not self.app.screen:
+            return
+        hints: dict[str, tuple[str, str, str, bool]] = {}
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.show and not binding.system:
+                key = self.app.get_key_display(binding)
+                hints.setdefault(binding.action, (key, binding.description, binding.key, active.enabled))
+        if list(hints.values()) != self._hints:
+            self._hints = list(hints.values())
+            self.refresh()
+
+    def render(self) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis", end="")
+        for key, description, _, enabled in self._hints:
+            text.append(f" {key}", style="bold cyan" if enabled else "dim strike")
+            text.append(f" {description} ", style="" if enabled else "dim")
+        return text
+
+    def on_click(self, event: events.Click) -> None:
+        at = 0
+        for shown, description, key, _ in self._hints:
+            width = cell_len(shown) + cell_len(description) + 3
+            if at <= event.x < at + width:
+                self.app.simulate_key(key.split(",")[0])
+            at += width

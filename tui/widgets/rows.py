@@ -26,6 +26,7 @@ from .row_lines import Column, Row, line, widths
 FIRST = 2000
 _BLOCK = 60
 _MOST_CACHED = 1200
+_PAINTED_SECONDS = 0.1
 # How long a long list that has changed again waits before it is read again.
 _AGAIN_SECONDS = 1.0
 
@@ -156,7 +157,8 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             return
         self._take(keys, whole=len(keys) < FIRST)
         if len(keys) == FIRST:
-            self._read_whole()
+            # Not before these are painted.
+            self.set_timer(_PAINTED_SECONDS, self._read_whole)
 
     def ask(self, query: Query) -> None:
         """Show other rows, or in another order."""

@@ -24,7 +24,7 @@ class Terminal:
         self, command: Sequence[str], environment: Mapping[str, str], size: tuple[int, int] = (80, 24)
     ) -> None:
         self._main, child = pty.openpty()
-        self.resize(*size)
+        fcntl.ioctl(self._main, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
             command, stdin=child, stdout=child, stderr=child, start_new_session=True,
@@ -40,10 +40,6 @@ class Terminal:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         os.close(self._main)
-
-    def resize(self, columns: int, lines: int) -> None:
-        """Another size of the window; the program is told by SIGWINCH."""
-        fcntl.ioctl(self._main, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def press(self, keys: str) -> None:
         """Type."""

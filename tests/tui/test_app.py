@@ -58,6 +58,15 @@ async def test_keys_typed_in_a_burst_reach_the_new_tab(catalog: Catalog) -> None
         assert app.pane.rows.key == ROME
 
 
+async def test_keys_typed_in_a_burst_belong_to_the_row(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        for key in ("2", "enter", "q"):
+            app.app.simulate_key(key)
+        await app.press("j")
+        assert app.app.is_running
+        assert app.app.focused is app.pane.rows
+
+
 async def test_enter_goes_in_and_the_ways_back_lead_out(catalog: Catalog) -> None:
     async with opened(catalog) as app:
         for back in ("q", "escape", "backspace"):

@@ -26,7 +26,7 @@ class CovariancesPane(Pane):
 
     heading = "Covariances"
     columns = (
-        Column("id", 4),
+        Column("id", 6),
         Column("model"),
         Column("layer", 5),
         Column("texts", 16, drop=1),

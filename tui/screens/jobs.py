@@ -25,7 +25,7 @@ class JobsPane(Pane):
     heading = "Jobs"
     columns = (
         Column("state", 13),
-        Column("id", 4),
+        Column("id", 6),
         Column("kind", 10),
         Column("about", least=28),
         Column("progress", 15),

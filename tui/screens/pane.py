@@ -211,17 +211,20 @@ class Pane(Vertical):
         if not self.has_class("-open"):
             return False
         self.remove_class("-open")
-        # In the narrow layout the list was not displayed until now, and so could not take the focus.
-        self.call_after_refresh(self._focus_list)
+        # In the narrow layout the list was not displayed until now, and the style sheet is looked at only later; but
+        # the next key, typed in a burst, belongs to the list.
+        place = self.query_one(".list")
+        place.styles.display = "block"
+        self.screen.set_focus(self.rows)
+        self.call_after_refresh(place.styles.clear_rule, "display")
         return True
 
-    def _focus_list(self) -> None:
-        # By then another tab may be shown, to which the keys belong.
-        if self.display:
-            self.rows.focus()
-
-    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        self.set_class(event.widget is not self.rows, "-open")
+    def on_descendant_focus(self, _event: events.DescendantFocus) -> None:
+        # Where the focus is now, not where it was when this was posted.
+        focused = self.screen.focused
+        self.set_class(
+            focused is not None and focused is not self.rows and self in focused.ancestors, "-open"
+        )
 
     @on(Rows.Selected)
     def _selected(self, event: Rows.Selected) -> None:
@@ -251,7 +254,9 @@ class Pane(Vertical):
         if self.readonly and any(binding.action.partition("(")[0] in self.writing for binding in bound):
             self.post_message(Refused("the app was opened to read only (--readonly)"))
 
-    @on(Rows.Opened)
-    def _opened(self, event: Rows.Opened) -> None:
-        event.stop()
+    def open_row(self) -> None:
+        """From the list into the row under the cursor."""
+        if self.resting:
+            self.settle()
+        self.add_class("-open")
         self.screen.set_focus(self.detail)

@@ -37,7 +37,7 @@ class TracesPane(Pane):
 
     heading = "Traces"
     columns = (
-        Column("id", 4),
+        Column("id", 6),
         Column("model", 12, drop=1),
         Column("prompt or facts", least=28, field="prompt"),
         Column("kinds", 15, drop=2),

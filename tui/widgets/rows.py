@@ -38,9 +38,12 @@ class Source(Protocol):
 
     def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]: ...
 
+    def open_row(self) -> None:
+        """Enter on a row. Called at once: the keys after it, typed in a burst, belong to the row."""
+
 
 class Rows(ScrollView, can_focus=True, inherit_bindings=False):
-    """The list. Posts `Selected` when another row has the cursor and `Opened` when one is entered."""
+    """The list. Posts `Selected` when another row has the cursor."""
 
     heading = "The list"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -65,17 +68,6 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         rows: "Rows"
         key: Key | None
         by_hand: bool = False
-
-        @property
-        def control(self) -> "Rows":
-            return self.rows
-
-    @dataclass
-    class Opened(Message):
-        """Enter on a row."""
-
-        rows: "Rows"
-        key: Key
 
         @property
         def control(self) -> "Rows":
@@ -298,7 +290,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
 
     def action_open(self) -> None:
         if self.key is not None:
-            self.post_message(self.Opened(self, self.key))
+            self._source.open_row()
 
     def action_mark(self) -> None:
         if self.key is not None:

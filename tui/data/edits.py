@@ -12,7 +12,7 @@ from ...store.errors import CatalogError, InputError
 from ...store.lineage import taken_out
 from ..graph import draw
 from .filters import Condition, Field
-from .rows import Hurt, Listing, first_rows, moment, readable, row_of
+from .rows import UNREADABLE, Hurt, Listing, first_rows, moment, readable, row_of
 
 if TYPE_CHECKING:
     from ...store.tables import HeadMove
@@ -197,6 +197,36 @@ def evaluations_of(catalog: Catalog, revision: str) -> list[EvaluationView | Hur
     return [_beside(one, before) if isinstance(one, EvaluationView) else one for one in own]
 
 
+@dataclass(frozen=True)
+class RetentionRow:
+    """What was asked again at one revision."""
+
+    revision: str
+    message: str
+    retained: tuple[Retained, ...]
+
+
+def retention_of(catalog: Catalog, model: str) -> list[RetentionRow]:
+    """The newest evaluation of each revision that asked earlier edits again, newest revision first."""
+    sql = (
+        "SELECT r.id, r.message, e.retention FROM evaluation AS e JOIN revision AS r ON r.id = e.revision "
+        "JOIN model AS m ON m.id = r.model_id WHERE m.name = ? AND e.retention != '[]' ORDER BY r.rowid DESC, e.id DESC"
+    )
+    found: dict[str, RetentionRow] = {}
+    with catalog.look() as connection:
+        for id, message, retention in connection.execute(sql, [model]):
+            try:
+                kept = _retained(retention)
+            except UNREADABLE:
+                continue  # its evaluation is shown as hurt beside its revision
+            found.setdefault(id, RetentionRow(id, message, kept))
+    return list(found.values())
+
+
+def _retained(text: str) -> tuple[Retained, ...]:
+    return tuple(Retained(**{name: one[name] for name in _RETAINED}) for one in json.loads(text))
+
+
 def _beside(one: EvaluationView, before: list[EvaluationView | Hurt]) -> EvaluationView:
     known = [other for other in before if isinstance(other, EvaluationView)]
     differing = [jobs.differences(other.protocol, one.protocol) for other in known]
@@ -339,6 +369,5 @@ def _evaluation(
         for name, one in json.loads(metrics).items()
     }
     told: dict[str, Any] = json.loads(protocol)
-    kept = [Retained(**{name: one[name] for name in _RETAINED}) for one in json.loads(retention)]
     told_facts = facts or told.get("facts", "its own requests")
-    return EvaluationView(id, told_facts, scores, moment(created), told, retention=tuple(kept))
+    return EvaluationView(id, told_facts, scores, moment(created), told, retention=_retained(retention))

@@ -61,15 +61,17 @@ class CovariancesPane(Pane):
         if self.rows.key is None:
             return
         try:
-            found = whole_rows(self.catalog, [int(self.rows.key)])
+            found = whole_rows(self.catalog, [int(row.key) for row in self.rows.chosen])
         except CatalogError as error:
             self.post_message(Refused(str(error)))
             return
-        for row, model in found:
-            if "imported" in row.origin:
-                self.post_message(Refused("it was imported: its file does not tell where its texts ended"))
-            else:
-                self.fill(TopUpForm(row, model))
+        models = {model for _, model in found}
+        if any("imported" in row.origin for row, _ in found):
+            self.post_message(Refused("it was imported: its file does not tell where its texts ended"))
+        elif len(models) > 1:
+            self.post_message(Refused("the marked covariances are of several models: mark those of one"))
+        elif found:
+            self.fill(TopUpForm([row for row, _ in found], models.pop()))
 
     def action_import(self) -> None:
         from .covariance_forms import ImportForm

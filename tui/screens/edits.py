@@ -15,6 +15,7 @@ from ..data.edits import (
     Shape,
     evaluations_of,
     next_move,
+    retention_of,
     revision_detail,
     revisions,
     shape_of,
@@ -67,6 +68,9 @@ class EditsPane(Pane):
             "compare",
             key_display="=",
             tooltip="ask the two marked revisions (or this one and the head) the same, side by side",
+        ),
+        Binding(
+            "M", "retention", "matrix", show=False, tooltip="how well earlier edits hold at later revisions"
         ),
         Binding("m", "model(1)", "model", tooltip="the history of the next model"),
     ]
@@ -170,6 +174,12 @@ class EditsPane(Pane):
         )
         catalog = self.catalog
         self.confirm(question, button, command(verb, model), lambda: _move(catalog, model, verb))
+
+    def action_retention(self) -> None:
+        from .retention import RetentionView
+
+        if self.model is not None:
+            self.app.push_screen(RetentionView(self.model, retention_of(self.catalog, self.model)))
 
     def action_compare(self) -> None:
         if self.model is None or self._revision is None or self._shape is None:

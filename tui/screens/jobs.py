@@ -1,5 +1,6 @@
 """The jobs pane: what works now, what waits, what has ended and how."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +15,10 @@ from ..twin import command
 from ..widgets.row_lines import Column, Row, bar
 from .job_text import STATES, job_parts
 from .pane import Pane, Refused, Run
-from .show import count, duration, rate
+from .show import count, duration, rate, some
 
 _BAR = 10
+_NAMED = 3
 
 
 class JobsPane(Pane):
@@ -87,38 +89,46 @@ class JobsPane(Pane):
     def twin(self, key: Key) -> str:
         return command("job", "show", key)
 
+    def _chosen(self, states: Collection[str]) -> list[JobRow]:
+        """Of the marked rows, or the one under the cursor, those in one of the states."""
+        rows = [row.value for row in self.rows.chosen]
+        return [row for row in rows if isinstance(row, JobRow) and row.state in states]
+
     def action_cancel(self) -> None:
-        row = self.found(JobRow)
-        if row is None or not row.alive:
+        found = self._chosen(ALIVE)
+        if not found:
             self.post_message(Refused("only a queued, waiting or running job can be cancelled"))
             return
-        catalog, id = self.catalog, row.id
+        catalog, ids = self.catalog, [row.id for row in found]
 
         def cancel() -> str:
             from ...engine import jobs
 
-            job = jobs.cancel(catalog, id)
-            return f"job {id} {'is cancelled' if job.state not in ALIVE else 'stops at its next checkpoint'}"
+            ended = [jobs.cancel(catalog, id).state not in ALIVE for id in ids]
+            if len(ids) > 1:
+                return f"{some(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
+            return f"job {ids[0]} {'is cancelled' if ended[0] else 'stops at its next checkpoint'}"
 
-        question = (
-            f"Cancel job {id} ({row.kind}: {row.about})?\nWhat it has saved stays: r resumes it from there."
-        )
-        self.confirm(question, "Cancel the job", command("job", "cancel", id), cancel)
+        which = "; ".join(f"job {row.id} ({row.kind}: {row.about})" for row in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        question = f"Cancel {which}{more}?\nWhat it has saved stays: r resumes it from there."
+        self.confirm(question, "Cancel the job" + "s" * (len(ids) > 1), _each("cancel", ids), cancel)
 
     def action_resume(self) -> None:
-        row = self.found(JobRow)
-        if row is None or row.state not in ("interrupted", "failed", "cancelled"):
+        ids = [row.id for row in self._chosen(("interrupted", "failed", "cancelled"))]
+        if not ids:
             self.post_message(Refused("only an interrupted, failed or cancelled job can be resumed"))
             return
-        catalog, id = self.catalog, row.id
+        catalog = self.catalog
 
         def resume() -> str:
             from ...engine import jobs
 
-            jobs.resume(catalog, id)
-            return f"job {id} goes on from its checkpoint"
+            for id in ids:
+                jobs.resume(catalog, id)
+            return f"job {', '.join(map(str, ids))} go{'es' if len(ids) == 1 else ''} on from the checkpoint"
 
-        self.post_message(Run(command("job", "resume", id), resume))
+        self.post_message(Run(_each("resume", ids), resume))
 
     def action_log(self) -> None:
         if self.rows.key is not None:
@@ -140,6 +150,11 @@ class JobsPane(Pane):
         )
         twin = command("job", "remove", id)
         self.confirm(question, "Remove it", twin, lambda: run_command(home, "job", "remove", str(id)))
+
+
+def _each(verb: str, ids: list[int]) -> str:
+    """The command for each of some jobs."""
+    return " && ".join(command("job", verb, id) for id in ids)
 
 
 def _row(row: JobRow | Hurt) -> Row:

@@ -11,8 +11,9 @@ from ..subcommand import run_command
 from ..twin import command
 from ..widgets.detail import fields, title
 from ..widgets.row_lines import Column, Row
+from .anatomy import draw_anatomy
 from .pane import ModelChosen, Pane, Parts, Refused
-from .show import count, some, when
+from .show import count, memory_free, some, when
 
 
 class ModelsPane(Pane):
@@ -105,13 +106,16 @@ def _parts(model: ModelDetail) -> Parts:
             ("folder", model.path),
             ("weights", f"{model.parameters:,} parameters, {model.dtype}, {count(model.size)}B"),
             ("fingerprint", f"{model.fingerprint[:32]}…"),
-            ("head", model.head),
+            ("memory", _memory(model)),
+            ("head", f"{model.head}  {model.head_message or ''}" if model.head else None),
             ("its own code", "Python that came with it is run" if model.trust_remote_code else None),
             ("added", f"{when(model.created)} UTC"),
             ("catalog", f"{revisions}, {found}"),
         ),
         "",
         title("Anatomy"),
+        *draw_anatomy(anatomy),
+        "",
         fields(
             ("architecture", anatomy.get("architecture")),
             ("layers", f"{anatomy.get('layers')} of width {anatomy.get('width')}"),
@@ -125,3 +129,10 @@ def _parts(model: ModelDetail) -> Parts:
             ("attn and MLP", "in parallel" if anatomy.get("parallel") else "one after the other"),
         ),
     ]
+
+
+def _memory(model: ModelDetail) -> str:
+    """What loading it takes, beside what this machine has free; a job's form tells what the job takes."""
+    free = memory_free()
+    beside = "" if free is None else f"; {count(free)}B are free on this machine"
+    return f"{count(model.size)}B to load{beside}"

@@ -62,6 +62,10 @@ class TracesPane(Pane):
         ),
         Binding("x", "picture", "picture", tooltip="draw what is shown to a PNG in the current folder"),
         Binding("L", "locate", "locate", tooltip="the layers that this trace proposes to edit"),
+        Binding(
+            "equals_sign", "compare", "compare", key_display="=", show=False,
+            tooltip="the two marked traces as one map: where the first has more",
+        ),
         Binding("s", "stretch", "scale: whole, or up to the highest cell", show=False),
     ]  # fmt: skip
 
@@ -246,6 +250,20 @@ class TracesPane(Pane):
             self.post_message(Refused(str(error)))
             return
         self.post_message(Showing(command("trace", "locate", row.id)))
+        self.app.push_screen(found)
+
+    def action_compare(self) -> None:
+        from .compare_traces import CompareTraces
+
+        marked = [row.value for row in self.rows.chosen if isinstance(row.value, TraceRow)]
+        if len(marked) != 2:
+            self.post_message(Refused("mark two traces with space, then press ="))
+            return
+        try:
+            found = CompareTraces(self.catalog, marked[0], marked[1])
+        except InputError as error:
+            self.post_message(Refused(str(error)))
+            return
         self.app.push_screen(found)
 
     def action_stretch(self) -> None:

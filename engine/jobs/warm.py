@@ -50,7 +50,7 @@ class Warm:
         try:
             self._process.stdin.write(json.dumps(asdict(question)) + "\n")
             self._process.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):
             yield {"error": "its process has ended; ask again"}
             return
         for line in self._process.stdout:

@@ -66,6 +66,7 @@ def test_resize_while_it_paints(catalog: Catalog, tmp_path: Path) -> None:
             terminal.press("j", "k", "Enter")
             terminal.run("resize-window", "-x", str(size[0]), "-y", str(size[1]))
             terminal.press("q")
+            time.sleep(0.4)  # tmux itself sends sizes that follow at once only in part
         terminal.until("│")
         terminal.until("starter@5e130e1388")
         assert len(terminal.screen.splitlines()) == 40
@@ -101,7 +102,6 @@ def test_a_job_outlives_the_connection(tmp_path: Path, tiny_folder: Path) -> Non
 
 
 def test_two_revisions_are_asked_side_by_side(template_home: Path, tmp_path: Path) -> None:
-    """The model stays in a process of its own: the second question needs no loading."""
     home = tmp_path / "home"
     shutil.copytree(template_home, home)
     from command_line import Retcon
@@ -116,11 +116,10 @@ def test_two_revisions_are_asked_side_by_side(template_home: Path, tmp_path: Pat
         terminal.until("The Eiffel Tower is located")
         terminal.press("Enter")
         terminal.until("✓ answered in")
-        first = terminal.screen
-        assert first.count("0.0") >= 6, first
+        assert terminal.screen.count("0.0") >= 6
         terminal.press("Space", "x", "Enter")
-        terminal.until("✓ answered in 0.")
+        terminal.until("' x' --against")
         terminal.press("Escape")
-        terminal.until("$ retcon history tiny")
+        terminal.until_gone("Ask both")
         terminal.press("q")
         terminal.until("left with 0")

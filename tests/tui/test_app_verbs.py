@@ -10,7 +10,7 @@ from retcon.tui.screens.confirm import Confirm
 from textual.widgets import Button, Input
 
 from .app_catalog import BASE, FORD, ROME, WITHOUT, head_of, jobs_of
-from .app_pilot import opened
+from .app_pilot import WIDE, opened
 
 
 async def test_adding_a_model(empty: Catalog) -> None:
@@ -200,3 +200,17 @@ async def test_read_only_changes_nothing(catalog: Catalog) -> None:
         assert "read only" in app.line
     assert head_of(catalog) == before
     assert len(jobs_of(catalog)) == 5
+
+
+async def test_marked_jobs_go_on_and_stop_together(catalog: Catalog) -> None:
+    async with opened(catalog, WIDE) as app:
+        await app.press("5", "asterisk", "r")
+        assert "job 5, 4, 3 go on" in app.line
+        assert [job.state for job in jobs_of(catalog)] == ["queued"] * 3 + ["done"] * 2
+        await app.press("K")
+        assert "Cancel job 5 (export" in app.words
+        assert app.app.focused is not None
+        assert app.app.focused.id == "cancel"
+        await app.press("y")
+        assert "3 jobs cancelled" in app.line
+        assert [job.state for job in jobs_of(catalog)] == ["cancelled"] * 3 + ["done"] * 2

@@ -56,6 +56,14 @@ class Tmux:
             time.sleep(0.1)
         raise AssertionError(f"{words!r} never came:\n{self.screen}")
 
+    def until_gone(self, words: str) -> None:
+        """Wait until it is seen no more."""
+        for _ in range(_TRIES):
+            if words not in self.screen:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{words!r} never went:\n{self.screen}")
+
     @property
     def app(self) -> int:
         """The process of the app: the child of the window's shell."""

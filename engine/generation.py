@@ -1,6 +1,6 @@
 """What a model goes on to say: greedy completions, next-token probabilities, and the context texts of an edit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,15 +113,53 @@ def answer(
     top: int = 5,
 ) -> Answer:
     """The completion of one prompt and its `top` likeliest next tokens."""
+    following = next_tokens(model, tokenizer, prompt, top)
+    return Answer(complete(model, tokenizer, [prompt], max_new_tokens)[0], following)
+
+
+def next_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, top: int = 5
+) -> list[NextToken]:
+    """The `top` likeliest next tokens of one prompt, likeliest first."""
     ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=model.device)
     with torch.no_grad():
         probabilities = model(ids).logits[0, -1].float().softmax(-1)
     values, tokens = probabilities.topk(top)
-    following = [
+    return [
         NextToken(str(tokenizer.decode([token])), value)
         for token, value in zip(tokens.tolist(), values.tolist(), strict=True)
     ]
-    return Answer(complete(model, tokenizer, [prompt], max_new_tokens)[0], following)
+
+
+def stream(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int
+) -> Iterator[str]:
+    """The greedy completion of one prompt in pieces of text, as its tokens come; ends at the model's end token.
+
+    Joined, the pieces are what `complete` returns. What a token may still change of the text (half a character, a
+    space) comes with the token that settles it.
+    """
+    ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=model.device)
+    ends = _config(model, tokenizer).eos_token_id
+    end = set(ends) if isinstance(ends, list) else {ends}
+    found: list[int] = []
+    told, past = "", None
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            out = model(ids, past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        token = int(out.logits[0, -1].argmax())
+        if token in end:
+            break
+        found.append(token)
+        ids = torch.tensor([[token]], device=model.device)
+        text = text_of(tokenizer, found)
+        if not text.endswith("\ufffd") and text.startswith(told) and text != told:
+            yield text[len(told) :]
+            told = text
+    text = text_of(tokenizer, found)
+    if text.startswith(told) and text != told:
+        yield text[len(told) :]
 
 
 def context_texts(

@@ -4,16 +4,21 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING, Literal
 
-from sqlmodel import Session
-
-from .artifacts import ArtifactStore
 from .connection import APPLICATION_ID, connect, make_engine, plain_errors
 from .errors import CatalogError
 from .home import Home
 from .home import home as default_home
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlmodel import Session
+
+    from .artifacts import ArtifactStore
 
 # The newest migration. Held equal to the scripts by a test, so that opening a catalog that needs none does
 # not import Alembic (about as long as the rest of the start).
@@ -29,12 +34,11 @@ class Catalog:
     def __init__(self, home: Home) -> None:
         """Use `Catalog.open`, which also creates, checks and migrates."""
         self.home = home
-        self.artifacts = ArtifactStore(home.artifacts)
-        self._reader = make_engine(home.catalog, "BEGIN", query_only=True)
-        self._writer = make_engine(home.catalog, "BEGIN IMMEDIATE")
-        self._durable = make_engine(home.catalog, "BEGIN IMMEDIATE", synchronous="FULL")
+        self._engines: dict[str, Engine] = {}
         self._poll: sqlite3.Connection | None = None
-        self._poll_lock = Lock()
+        self._lock = Lock()
+        # Connections of `look` that nobody uses at the moment.
+        self._lookers: list[sqlite3.Connection] = []
 
     @classmethod
     def open(cls, home: Home | None = None, *, migrate: bool = True) -> "Catalog":
@@ -60,41 +64,93 @@ class Catalog:
                 upgrade(home)
         return cls(home)
 
+    @cached_property
+    def artifacts(self) -> "ArtifactStore":
+        """The large files."""
+        from .artifacts import ArtifactStore
+
+        return ArtifactStore(self.home.artifacts)
+
     @contextmanager
-    def read(self) -> Iterator[Session]:
+    def look(self) -> Iterator[sqlite3.Connection]:
+        """One consistent view for plain SQL that only reads; what the app's lists use, as it loads no SQLModel.
+
+        Keep it short, as with `read`. JSON and datetimes come as the text that they are stored as.
+        """
+        with plain_errors(self.home.catalog):
+            connection = self._looker()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self._lookers.append(connection)
+
+    def _looker(self) -> sqlite3.Connection:
+        try:
+            return self._lookers.pop()
+        except IndexError:
+            connection = connect(self.home.catalog)
+            connection.execute("PRAGMA query_only = ON")
+            return connection
+
+    @contextmanager
+    def read(self) -> "Iterator[Session]":
         """One consistent view of the catalog. Keep it short: while it lasts the WAL cannot shrink."""
-        with plain_errors(self.home.catalog), Session(self._reader, expire_on_commit=False) as session:
+        from sqlmodel import Session
+
+        with (
+            plain_errors(self.home.catalog),
+            Session(self._engine("read"), expire_on_commit=False) as session,
+        ):
             yield session
 
     @contextmanager
-    def write(self, *, durable: bool = False) -> Iterator[Session]:
+    def write(self, *, durable: bool = False) -> "Iterator[Session]":
         """One transaction, with the write lock from its start; committed at the end, undone on an exception.
 
         A kill loses nothing that was committed. A power cut may lose the last commits unless `durable`, which
         waits for the disk: for an edit, a rollback, a publication. Never nest two.
         """
-        engine = self._durable if durable else self._writer
+        from sqlmodel import Session
+
+        engine = self._engine("durable" if durable else "write")
         with plain_errors(self.home.catalog), Session(engine, expire_on_commit=False) as session:
             session.connection()  # takes the lock now, not at the first statement
             yield session
             session.commit()
 
+    def _engine(self, use: str) -> "Engine":
+        """The engine for a use, made when it is first needed."""
+        with self._lock:
+            if use not in self._engines:
+                begin: Literal["BEGIN", "BEGIN IMMEDIATE"] = "BEGIN" if use == "read" else "BEGIN IMMEDIATE"
+                synchronous: Literal["NORMAL", "FULL"] = "FULL" if use == "durable" else "NORMAL"
+                self._engines[use] = make_engine(
+                    self.home.catalog, begin, synchronous=synchronous, query_only=use == "read"
+                )
+            return self._engines[use]
+
     def data_version(self) -> int:
         """A number that changes when anyone, this process included, has committed; some microseconds."""
         # SQLite counts the commits of all connections but the one that asks: so one that never writes asks.
-        with self._poll_lock, plain_errors(self.home.catalog):
+        with self._lock, plain_errors(self.home.catalog):
             if self._poll is None:
                 self._poll = connect(self.home.catalog)
             return int(self._poll.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         """Close every connection; the catalog must not be used after."""
-        with self._poll_lock:
+        with self._lock:
             if self._poll is not None:
                 self._poll.close()
                 self._poll = None
-        self.artifacts.close()
-        for engine in (self._reader, self._writer, self._durable):
+        if "artifacts" in vars(self):  # it was used
+            self.artifacts.close()
+        while self._lookers:
+            self._lookers.pop().close()
+        for engine in self._engines.values():
             engine.dispose()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from .errors import CatalogError, InputError, NotFound
+from .lineage import taken_out
 from .tables import HeadMove, Model, Revision
 
 _STEPS_BACK = re.compile(r"(.+?)~(\d*)")
@@ -64,16 +65,6 @@ def path(session: Session, revision_id: str) -> list[Revision]:
         found.append(revision)
         at = revision.parent
     return found[::-1]
-
-
-def taken_out(path: Sequence[Revision]) -> set[str]:
-    """The ids on the path that a revert takes out; a revert that was itself taken out takes out nothing."""
-    out: set[str] = set()
-    # A revert names an earlier revision, so from the end on it is known whether a revert still counts.
-    for revision in reversed(path):
-        if revision.kind == "revert" and revision.reverts is not None and revision.id not in out:
-            out.add(revision.reverts)
-    return out
 
 
 def live_edits(path: Sequence[Revision]) -> list[Revision]:

@@ -46,6 +46,10 @@ class Home:
         """One log a job."""
         return self.root / "logs"
 
+    def job_log(self, job_id: int) -> Path:
+        """Where a job's process writes what it has to say."""
+        return self.logs / f"job-{job_id}.log"
+
     @property
     def locks(self) -> Path:
         """Files that are only ever locked, never read."""

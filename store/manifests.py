@@ -22,6 +22,7 @@ from sqlmodel import Session, col, select
 from . import history
 from .artifacts import sha256_of
 from .errors import InputError
+from .lineage import taken_out
 from .tables import Covariance, Evaluation, Model, Revision
 
 MANIFEST = "retcon.json"
@@ -109,7 +110,7 @@ class Manifest:
     @property
     def out(self) -> set[str]:
         """The ids of the steps that a revert took out."""
-        return history.taken_out([row_of(step) for step in self.steps])
+        return taken_out([row_of(step) for step in self.steps])
 
     def as_text(self) -> str:
         record = {"format": _FORMAT, "version": _VERSION} | asdict(self)

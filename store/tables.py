@@ -93,7 +93,7 @@ class HeadMove(SQLModel, table=True):
     """One move of a model's head: the record from which a rollback can itself be taken back."""
 
     __tablename__ = "head_move"
-    __table_args__ = (one_of("reason", ("add", "edit", "rollback", "revert", "import")),)
+    __table_args__ = (one_of("reason", ("add", "edit", "rollback", "revert", "import", "undo", "redo")),)
 
     id: int | None = Field(default=None, primary_key=True)
     model_id: int = child_of("model.id")

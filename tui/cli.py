@@ -12,6 +12,7 @@ from .. import __version__
 
 # noun -> (module in tui/commands, name of the click command in it, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "ui": ("ui", "ui", "The app at a place, for reading only, or in a browser."),
     "demo": ("demo", "demo", "The main job, end to end, on the starter model."),
     "doctor": ("doctor", "doctor", "Devices, memory, disk, catalog, hub login."),
     "model": ("model", "model", "Add, list, show and remove models."),
@@ -25,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "history": ("history", "history", "The revisions of a model."),
     "diff": ("history", "diff", "What one revision has that another has not."),
     "rollback": ("history", "rollback", "Move the head back to a revision and prove the bits."),
+    "undo": ("history", "undo", "Take back the last move of the head, whoever made it."),
+    "redo": ("history", "redo", "Make that move again."),
     "revert": ("history", "revert", "Take one edit out of the middle."),
     "export": ("export", "export", "Write a revision as a checkpoint, a LoRA adapter, or deltas."),
     "publish": ("publish", "publish", "Publish a revision to the Hugging Face Hub, with its card."),

@@ -3,44 +3,54 @@
 from retcon.engine import jobs
 job = jobs.submit(catalog, jobs.TraceSpec(model="starter", prompt=..., subject=...))
 job = jobs.follow(catalog, job.id, on_change=print)
+
+What a name stands for is imported when it is first used: the app knows the metrics by their names from its first
+screen on, and most of the rest loads SQLModel.
 """
 
-from ..metrics import METRICS, Difference, Meaning, differences
-from .comparison import compare
-from .control import GRACE_SECONDS, ask_to_stop, follow, log_path, reap, resume, resume_all, stop, submit
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# At once: the function would else be hidden by its module of the same name.
 from .devices import CPU, devices, parts
-from .preflight import Cost, Time, cost_of, time_as_before
-from .publishing import Preview, preview
-from .record import job_record
-from .settings import (
-    METHODS,
-    check_layers,
-    check_method,
-    check_noise,
-    parse_tries,
-    settings_of,
-    sweep_settings,
-    trials_of,
-)
-from .specs import (
-    SHARD_BYTES,
-    SUITES,
-    AskSpec,
-    CovarianceSpec,
-    EditSpec,
-    EvaluationSpec,
-    ExportSpec,
-    ImportEditsSpec,
-    ModelSpec,
-    PreflightSpec,
-    PublishSpec,
-    RevertSpec,
-    Spec,
-    SweepSpec,
-    TraceSpec,
-    UnpublishSpec,
-    VerifySpec,
-)
+
+if TYPE_CHECKING:
+    from ..metrics import METRICS, Difference, Meaning, differences
+    from .comparison import compare
+    from .control import GRACE_SECONDS, ask_to_stop, follow, log_path, reap, resume, resume_all, stop, submit
+    from .preflight import Cost, Time, cost_of, time_as_before
+    from .publishing import Preview, preview
+    from .record import job_record
+    from .settings import (
+        METHODS,
+        check_layers,
+        check_method,
+        check_noise,
+        parse_tries,
+        settings_of,
+        sweep_settings,
+        trials_of,
+    )
+    from .specs import (
+        SHARD_BYTES,
+        SUITES,
+        AskSpec,
+        CovarianceSpec,
+        EditSpec,
+        EvaluationSpec,
+        ExportSpec,
+        ImportEditsSpec,
+        ModelSpec,
+        PreflightSpec,
+        PublishSpec,
+        RevertSpec,
+        Spec,
+        SweepSpec,
+        TraceSpec,
+        UnpublishSpec,
+        VerifySpec,
+    )
+    from .warm import Question, Warm
 
 __all__ = [
     "CPU",
@@ -62,6 +72,7 @@ __all__ = [
     "PreflightSpec",
     "Preview",
     "PublishSpec",
+    "Question",
     "RevertSpec",
     "Spec",
     "SweepSpec",
@@ -69,6 +80,7 @@ __all__ = [
     "TraceSpec",
     "UnpublishSpec",
     "VerifySpec",
+    "Warm",
     "ask_to_stop",
     "check_layers",
     "check_method",
@@ -93,3 +105,60 @@ __all__ = [
     "time_as_before",
     "trials_of",
 ]
+
+_MODULES = {
+    "..metrics": ("METRICS", "Difference", "Meaning", "differences"),
+    ".comparison": ("compare",),
+    ".control": (
+        "GRACE_SECONDS",
+        "ask_to_stop",
+        "follow",
+        "log_path",
+        "reap",
+        "resume",
+        "resume_all",
+        "stop",
+        "submit",
+    ),
+    ".preflight": ("Cost", "Time", "cost_of", "time_as_before"),
+    ".publishing": ("Preview", "preview"),
+    ".record": ("job_record",),
+    ".settings": (
+        "METHODS",
+        "check_layers",
+        "check_method",
+        "check_noise",
+        "parse_tries",
+        "settings_of",
+        "sweep_settings",
+        "trials_of",
+    ),
+    ".specs": (
+        "SHARD_BYTES",
+        "SUITES",
+        "AskSpec",
+        "CovarianceSpec",
+        "EditSpec",
+        "EvaluationSpec",
+        "ExportSpec",
+        "ImportEditsSpec",
+        "ModelSpec",
+        "PreflightSpec",
+        "PublishSpec",
+        "RevertSpec",
+        "Spec",
+        "SweepSpec",
+        "TraceSpec",
+        "UnpublishSpec",
+        "VerifySpec",
+    ),
+    ".warm": ("Question", "Warm"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    return found

@@ -161,7 +161,7 @@ def is_alive(home: Home, job: Job) -> bool:
 
 def log_path(home: Home, job_id: int) -> Path:
     """Where a job's process writes what it has to say."""
-    return home.logs / f"job-{job_id}.log"
+    return home.job_log(job_id)
 
 
 def _start(home: Home, job_id: int, lock: int) -> None:

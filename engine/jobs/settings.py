@@ -6,16 +6,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...store.errors import InputError
 from ...store.home import Home
-from ...store.tables import Model
 from .. import hparams as settings
 from ..errors import InputError as EngineInputError
 from ..hparams import Hparams
 from ..noise_rules import parse_rule
 from .specs import EditSpec, SweepSpec
+
+if TYPE_CHECKING:
+    from ...store.tables import Model
 
 # What engine.edits has (it imports torch); a test holds the two together.
 METHODS = ("rome", "r-rome", "memit", "emmet", "alphaedit", "joint", "ft-l", "lora")
@@ -47,7 +49,7 @@ def check_noise(rule: str) -> None:
         parse_rule(rule)
 
 
-def check_layers(model: Model, layers: Sequence[int]) -> None:
+def check_layers(model: "Model", layers: Sequence[int]) -> None:
     """Raise InputError for a layer that the model has not."""
     count = int(model.anatomy["layers"])
     for layer in layers:
@@ -55,7 +57,7 @@ def check_layers(model: Model, layers: Sequence[int]) -> None:
             raise InputError(f"there is no layer {layer}; {model.name} has layers 0 to {count - 1}")
 
 
-def settings_of(spec: EditSpec, model: Model, home: Home) -> Hparams:
+def settings_of(spec: EditSpec, model: "Model", home: Home) -> Hparams:
     """The file's settings, else what was saved for the model, else its preset; then the single changes asked for.
 
     Raises:
@@ -74,14 +76,14 @@ def settings_of(spec: EditSpec, model: Model, home: Home) -> Hparams:
         return usual.with_changes(**changes)
 
 
-def _usual(method: str, file: str | None, model: Model, home: Home) -> Hparams:
+def _usual(method: str, file: str | None, model: "Model", home: Home) -> Hparams:
     if file:
         return settings.read_hparams(Path(file), method)
     found = settings.preset(model.source, method) or settings.defaults(method)
     return found.with_changes(**settings.saved(home.preset(model.name), method))
 
 
-def sweep_settings(method: str, file: str | None, model: Model, home: Home) -> dict[str, Any]:
+def sweep_settings(method: str, file: str | None, model: "Model", home: Home) -> dict[str, Any]:
     """What a sweep's trials start from; as many layers as a trial edits.
 
     Raises InputError for a file with something else in it.

@@ -6,10 +6,12 @@ resolves `head` to an id, so that a job means what it meant when it was submitte
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ...store.errors import InputError
-from ...store.tables import Covariance
+
+if TYPE_CHECKING:
+    from ...store.tables import Covariance
 
 SUITES = ("quick", "standard", "full")
 # Of an exported or published checkpoint.
@@ -87,7 +89,7 @@ class CovarianceSpec(Spec):
 
     @classmethod
     def topping_up(
-        cls, rows: Sequence[Covariance], model: str, max_tokens: int, tolerance: float | None = None
+        cls, rows: "Sequence[Covariance]", model: str, max_tokens: int, tolerance: float | None = None
     ) -> Self:
         """Go on from covariances of one run of `model` to `max_tokens`, with the texts and settings that they had.
 
@@ -118,7 +120,7 @@ class CovarianceSpec(Spec):
         return cls(model, layers, first.texts, max_tokens, first.max_length, first.seed, tolerance, ids)
 
 
-def _run_of(row: Covariance) -> tuple[object, ...]:
+def _run_of(row: "Covariance") -> tuple[object, ...]:
     """What covariances of one run have in common."""
     return (row.model_id, row.texts, row.texts_revision, row.seed, row.max_length, row.tokens, row.tokenizer)
 

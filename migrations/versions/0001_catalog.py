@@ -230,7 +230,8 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(), nullable=False),
         sa.Column("created", sa.DateTime(), nullable=False),
         sa.CheckConstraint(
-            "reason IN ('add', 'edit', 'rollback', 'revert', 'import')", name=op.f("ck_head_move_reason")
+            "reason IN ('add', 'edit', 'rollback', 'revert', 'import', 'undo', 'redo')",
+            name=op.f("ck_head_move_reason"),
         ),
         sa.ForeignKeyConstraint(
             ["from_revision"], ["revision.id"], name=op.f("fk_head_move_from_revision_revision")

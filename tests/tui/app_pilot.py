@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from retcon.store.catalog import Catalog
 from retcon.tui.app import RetconApp
+from retcon.tui.places import parse_place
 from retcon.tui.screens.pane import Pane
 from retcon.tui.widgets.bars import CommandLine
 from retcon.tui.widgets.detail import Detail
@@ -28,8 +29,15 @@ class Driven:
         """Press keys and let all that they start settle."""
         for key in keys:
             await self.pilot.press(key)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait for what threads bring, and for the detail of the row that the cursor came to."""
         await self.app.workers.wait_for_complete()
         await self.pilot.pause()
+        if self.pane.resting:
+            self.pane.settle()
+            await self.pilot.pause()
 
     async def type(self, text: str) -> None:
         """Type into the line that has the focus."""
@@ -62,7 +70,7 @@ class Driven:
     def list(self) -> list[str]:
         """The rows of the list as they are drawn, also those that are scrolled out of sight."""
         rows = self.pane.rows
-        return [rows.text_of(index) for index in range(len(rows.rows))]
+        return [rows.text_of(index) for index in range(len(rows.keys))]
 
     @property
     def line(self) -> str:
@@ -88,10 +96,15 @@ class Driven:
 
 @asynccontextmanager
 async def opened(
-    catalog: Catalog, size: tuple[int, int] = NARROW, *, toasts: bool = False
+    catalog: Catalog,
+    size: tuple[int, int] = NARROW,
+    *,
+    toasts: bool = False,
+    place: str | None = None,
+    readonly: bool = False,
 ) -> AsyncIterator[Driven]:
     """The app on a catalog, settled."""
-    app = RetconApp(catalog)
+    app = RetconApp(catalog, parse_place(place) if place else None, readonly=readonly)
     async with app.run_test(size=size, notifications=toasts) as pilot:
         await app.workers.wait_for_complete()
         await pilot.pause()

@@ -19,7 +19,7 @@ async def test_what_another_process_writes_is_seen(catalog: Catalog) -> None:
             add_running(other)
             await app.until(lambda: "1 running" in app.screen and "61%" in app.list[1])
             assert "1 queued" in app.screen
-            assert app.pane.rows.key == "5", "the cursor stays on its row"
+            assert app.pane.rows.key == 5, "the cursor stays on its row"
             await app.press("k")
             assert "1.9k tokens/s" in app.detail
             with other.write() as session:

@@ -8,7 +8,7 @@ from retcon.tui.app import RetconApp
 from textual.pilot import Pilot
 
 from .app_catalog import add_running, add_unfinished, alive
-from .app_pilot import NARROW, WIDE
+from .app_pilot import NARROW, WIDE, Driven
 
 Compare = Callable[..., bool]
 
@@ -21,7 +21,7 @@ def press(*keys: str) -> Callable[[Pilot[None]], object]:
         for key in keys:
             await pilot.press(key)
             await pilot.app.workers.wait_for_complete()
-        await pilot.pause()
+        await Driven(pilot.app, pilot).settle()
 
     return go
 
@@ -35,7 +35,7 @@ def press(*keys: str) -> Callable[[Pilot[None]], object]:
         pytest.param(NARROW, ("2", "enter", "c"), id="curves-80x24"),
         pytest.param(NARROW, ("2", "L"), id="locate-80x24"),
         pytest.param(NARROW, ("2", "t"), id="trace-form-80x24"),
-        pytest.param(NARROW, ("4", "j", "z"), id="roll-back-80x24"),
+        pytest.param(NARROW, ("4", "j", "b"), id="roll-back-80x24"),
         pytest.param(WIDE, ("4", "j", "enter"), id="edits-140x40"),
         pytest.param(NARROW, ("2", "G", "enter", "e"), id="edit-form-80x24"),
         pytest.param(WIDE, ("4", "question_mark"), id="help-140x40"),

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from retcon.store import history
 from retcon.store.catalog import Catalog
+from retcon.store.tables import Model
 from retcon.tui.screens.confirm import Confirm
-from textual.widgets import Button
+from textual.widgets import Button, Input
 
-from .app_catalog import BASE, FORD, WITHOUT, head_of, jobs_of
-from .app_pilot import opened
+from .app_catalog import BASE, FORD, ROME, WITHOUT, head_of, jobs_of
+from .app_pilot import WIDE, opened
 
 
 async def test_adding_a_model(empty: Catalog) -> None:
@@ -41,28 +43,28 @@ async def test_a_form_can_be_left(catalog: Catalog) -> None:
 
 async def test_roll_back_asks_and_cancel_has_the_focus(catalog: Catalog) -> None:
     async with opened(catalog) as app:
-        await app.press("4", "j", "z")
+        await app.press("4", "j", "b")
         assert isinstance(app.app.screen, Confirm)
         assert isinstance(app.app.focused, Button)
         assert app.app.focused.id == "cancel"
         assert f"$ retcon rollback starter {FORD}" in app.screen
         await app.press("enter")
         assert head_of(catalog) == WITHOUT
-        await app.press("z", "n")
+        await app.press("b", "n")
         assert head_of(catalog) == WITHOUT
         assert len(jobs_of(catalog)) == 5
 
 
 async def test_roll_back_moves_the_head_and_starts_the_proof(catalog: Catalog) -> None:
     async with opened(catalog) as app:
-        await app.press("4", "G", "z", "y")
+        await app.press("4", "G", "b", "y")
         assert head_of(catalog) == BASE
         job = jobs_of(catalog)[0]
         assert (job.kind, job.spec["revision"]) == ("verify", BASE)
         await app.until(lambda: "base, head" in app.list[4])
         assert "rolled back" in app.list[1]
         assert "$ retcon rollback starter" in app.line
-        await app.press("z")
+        await app.press("b")
         assert "is the head of starter already" in app.line
 
 
@@ -150,3 +152,65 @@ async def test_resume_and_cancel(catalog: Catalog) -> None:
         assert "only a queued, waiting or running job" in app.line
         await app.press("r")
         assert "only an interrupted, failed or cancelled job" in app.line
+
+
+async def test_undo_and_redo_follow_the_record(catalog: Catalog) -> None:
+    """Also what the command line did: the record is all that they know."""
+    with catalog.write() as session:
+        model = session.get_one(Model, 1)
+        history.move_head(session, model, history.find_revision(session, model, ROME), "rollback")
+    async with opened(catalog) as app:
+        await app.press("4", "z")
+        assert "Take back the rollback" in app.words
+        assert f"to {WITHOUT}" in app.words
+        assert app.app.focused is not None
+        assert app.app.focused.id == "cancel"
+        await app.press("y")
+        assert head_of(catalog) == WITHOUT
+        assert app.line.startswith("$ retcon undo starter")
+        await app.press("z", "y")
+        assert head_of(catalog) == FORD, "the revert is taken back, not the undo"
+        await app.press("Z", "y", "Z", "y")
+        assert head_of(catalog) == ROME
+        await app.press("Z")
+        assert "nothing to redo" in app.line
+        assert [job.kind for job in jobs_of(catalog)[:4]] == ["verify"] * 4
+
+
+async def test_a_branch_begins_at_the_row(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("4", "j", "j", "j", "E")
+        await app.type("The capital of France is")
+        assert app.app.screen.query_one("#model", Input).value == f"starter@{ROME}"
+
+
+async def test_read_only_changes_nothing(catalog: Catalog) -> None:
+    before = head_of(catalog)
+    async with opened(catalog, readonly=True) as app:
+        assert "read only" in app.screen
+        for words in ("1 a", "1 t", "2 t", "2 e", "2 x", "3 t", "3 i", "4 e", "4 j b", "4 x", "4 s", "4 z", "4 Z",
+                      "5 K", "5 r", "5 R", "5 D", "1 D"):  # fmt: skip
+            keys = words.split()
+            await app.press(*keys)
+            assert len(app.app.screen_stack) == 2, keys
+            assert "read only" in app.line, keys
+        await app.press("colon")
+        await app.type("job cancel 1")
+        await app.press("enter")
+        assert "read only" in app.line
+    assert head_of(catalog) == before
+    assert len(jobs_of(catalog)) == 5
+
+
+async def test_marked_jobs_go_on_and_stop_together(catalog: Catalog) -> None:
+    async with opened(catalog, WIDE) as app:
+        await app.press("5", "asterisk", "r")
+        assert "job 5, 4, 3 go on" in app.line
+        assert [job.state for job in jobs_of(catalog)] == ["queued"] * 3 + ["done"] * 2
+        await app.press("K")
+        assert "Cancel job 5 (export" in app.words
+        assert app.app.focused is not None
+        assert app.app.focused.id == "cancel"
+        await app.press("y")
+        assert "3 jobs cancelled" in app.line
+        assert [job.state for job in jobs_of(catalog)] == ["cancelled"] * 3 + ["done"] * 2

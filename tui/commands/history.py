@@ -1,4 +1,4 @@
-"""`retcon history`, `diff`, `rollback`, `revert`: the revisions of a model, and moving between them."""
+"""`retcon history`, `diff`, `rollback`, `undo`, `redo`, `revert`: the revisions of a model, and moving between them."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,20 @@ import click
 
 from ...engine.jobs import RevertSpec, VerifySpec, job_record
 from ...store import history as revisions
+from ...store import moves
+from ...store.catalog import Catalog
 from ...store.errors import InputError
+from ...store.lineage import taken_out
 from ...store.tables import Model, Revision
 from ..following import follow, run, submit
 from ..options import job_options, json_option, open_catalog
 from ..output import narrate, print_json, print_table
 from ..plain import plain
 from ..records import revision_record
+
+_no_verify = click.option(
+    "--no-verify", is_flag=True, help="Move the head only; do not make the weights anew and hash them."
+)
 
 
 @click.command()
@@ -23,7 +30,7 @@ def history(model: str, as_json: bool) -> None:
     with open_catalog().read() as session:
         found = revisions.find_model(session, model)
         all_of_it = revisions.revisions(session, found)
-        out = revisions.taken_out(revisions.path(session, found.head or all_of_it[0].id))
+        out = taken_out(revisions.path(session, found.head or all_of_it[0].id))
     if as_json:
         records = [revision_record(revision) for revision in all_of_it]
         print_json({"model": model, "head": found.head, "revisions": records})
@@ -102,9 +109,7 @@ def _print_edits(edits: Sequence[Revision]) -> None:
 @click.command()
 @click.argument("model")
 @click.argument("revision", metavar="REV")
-@click.option(
-    "--no-verify", is_flag=True, help="Move the head only; do not make the weights anew and hash them."
-)
+@_no_verify
 @job_options
 def rollback(
     model: str, revision: str, no_verify: bool, as_json: bool, detach: bool, device: str | None
@@ -120,6 +125,44 @@ def rollback(
         before = found.head
         if target.id != before:
             revisions.move_head(session, found, target, "rollback")
+    _tell_move(catalog, found, before, target, device, no_verify=no_verify, as_json=as_json, detach=detach)
+
+
+@click.command()
+@click.argument("model")
+@_no_verify
+@job_options
+def undo(model: str, no_verify: bool, as_json: bool, detach: bool, device: str | None) -> None:
+    """Take back the last move of MODEL's head (an edit, a rollback, a revert), and prove the weights.
+
+    Nothing is deleted; `retcon redo` makes the move again. What the app or another terminal did counts as well.
+    """
+    catalog = open_catalog()
+    with catalog.write(durable=True) as session:
+        found = revisions.find_model(session, model)
+        before, target = found.head, moves.undo(session, found)
+    _tell_move(catalog, found, before, target, device, no_verify=no_verify, as_json=as_json, detach=detach)
+
+
+@click.command()
+@click.argument("model")
+@_no_verify
+@job_options
+def redo(model: str, no_verify: bool, as_json: bool, detach: bool, device: str | None) -> None:
+    """Make the move of MODEL's head again that was undone last, and prove the weights."""
+    catalog = open_catalog()
+    with catalog.write(durable=True) as session:
+        found = revisions.find_model(session, model)
+        before, target = found.head, moves.redo(session, found)
+    _tell_move(catalog, found, before, target, device, no_verify=no_verify, as_json=as_json, detach=detach)
+
+
+def _tell_move(
+    catalog: Catalog, found: Model, before: str | None, target: Revision, device: str | None, *, no_verify: bool,
+    as_json: bool, detach: bool,
+) -> None:  # fmt: skip
+    """After the head was moved: say so, and prove the weights unless nobody wants it."""
+    model = found.name
     narrate(f"The head of {model} is {target.id} ({plain(target.message)}), it was {before}.")
     record = {
         "model": model,

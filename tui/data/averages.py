@@ -2,21 +2,16 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import func, select
-from sqlalchemy.orm import load_only
-from sqlmodel import col
-from sqlmodel import select as select_rows
+from typing import TYPE_CHECKING, Any
 
 from ...store.catalog import Catalog
 from ...store.errors import NotFound
-from ...store.tables import AverageEffect, Model, Trace, TraceResult
-from ..locating import Location, locate
-from .rows import columns, readable
+from .rows import readable
 from .traces import KINDS
 
-_E, _R = columns(AverageEffect), columns(TraceResult)
+if TYPE_CHECKING:
+    from ...store.tables import AverageEffect
+    from ..locating import Location
 
 # The roles of store.effects (which imports numpy) in the order of the prompt, the subject's first.
 ROLES = ("first subject", "middle subject", "last subject", "first after", "further", "last")
@@ -67,9 +62,11 @@ class Tally:
 
 def effects_of(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
     """The average effects of a trace, per kind."""
-    query = select(_E.kind, _E.role, _E.layer, _E.mean, _E.low, _E.high, _E.count)
-    with catalog.read() as session:
-        rows = session.connection().execute(query.where(_E.trace_id == trace_id).order_by(_E.id)).all()
+    sql = (
+        "SELECT kind, role, layer, mean, low, high, count FROM average_effect WHERE trace_id = ? ORDER BY id"
+    )
+    with catalog.look() as connection:
+        rows = connection.execute(sql, [trace_id]).fetchall()
     # The same roles and layers for every kind, so that a cursor stays where it is when the kind changes.
     roles = tuple(role for role in ROLES if any(row[1] == role for row in rows))
     layers = max((row[2] for row in rows), default=-1) + 1
@@ -85,40 +82,51 @@ def effects_of(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
     return found
 
 
-def effect_rows(catalog: Catalog, trace_id: int) -> list[AverageEffect]:
+def effect_rows(catalog: Catalog, trace_id: int) -> "list[AverageEffect]":
     """The same as rows, for pictures."""
-    query = select_rows(AverageEffect).where(AverageEffect.trace_id == trace_id)
+    from sqlmodel import col, select
+
+    from ...store.tables import AverageEffect
+
+    query = select(AverageEffect).where(AverageEffect.trace_id == trace_id)
     with catalog.read() as session:
         return list(session.exec(query.order_by(col(AverageEffect.id))))
 
 
 def stamp_of(catalog: Catalog, trace_id: int) -> tuple[int, int]:
     """What changes whenever a tally may have changed, and is quick to read: the tally itself reads every row."""
-    rows = select(func.count()).where(_R.trace_id == trace_id)
-    newest = select(func.max(_E.id)).where(_E.trace_id == trace_id)
-    with catalog.read() as session:
-        connection = session.connection()
-        return int(connection.execute(rows).scalar() or 0), int(connection.execute(newest).scalar() or 0)
+    rows = "(SELECT count(*) FROM trace_result WHERE trace_id = ?)"
+    newest = "(SELECT coalesce(max(id), 0) FROM average_effect WHERE trace_id = ?)"
+    with catalog.look() as connection:
+        count, id = connection.execute(f"SELECT {rows}, {newest}", [trace_id, trace_id]).fetchone()
+    return int(count), int(id)
 
 
 def tally_of(catalog: Catalog, trace_id: int) -> Tally:
     """Count a trace's facts by what became of them."""
-    with catalog.read() as session:
-        query = select(_R.skipped, _R.finished).where(_R.trace_id == trace_id)
-        rows = session.connection().execute(query).all()
+    with catalog.look() as connection:
+        rows = connection.execute(
+            "SELECT skipped, finished FROM trace_result WHERE trace_id = ?", [trace_id]
+        ).fetchall()
     reasons = Counter(_reason(str(skipped)) for skipped, _ in rows if skipped is not None)
     traced = sum(skipped is None and bool(finished) for skipped, finished in rows)
     unfinished = sum(skipped is None and not finished for skipped, finished in rows)
     return Tally(traced, unfinished, tuple(reasons.most_common()))
 
 
-def location_of(catalog: Catalog, trace_id: int) -> Location:
+def location_of(catalog: Catalog, trace_id: int) -> "Location":
     """The layers that a trace proposes to edit.
 
     Raises:
         store.errors.InputError: nothing was traced yet that could propose one.
         store.errors.CatalogError: a row that was needed is damaged.
     """
+    from sqlalchemy.orm import load_only
+    from sqlmodel import select
+
+    from ...store.tables import Model, Trace, TraceResult
+    from ..locating import locate
+
     with readable(f"trace {trace_id}"), catalog.read() as session:
         trace = session.get(Trace, trace_id)
         model = session.get(Model, trace.model_id) if trace is not None else None
@@ -126,7 +134,7 @@ def location_of(catalog: Catalog, trace_id: int) -> Location:
             raise NotFound(f"there is no trace {trace_id} any more")
         layers = int(model.anatomy.get("layers", 0))
         # Without their scores: what a set of thousands of facts holds of them is large, and not asked for here.
-        query = select_rows(TraceResult).where(TraceResult.trace_id == trace_id)
+        query = select(TraceResult).where(TraceResult.trace_id == trace_id)
         needed: Any = (TraceResult.high, TraceResult.low, TraceResult.skipped, TraceResult.finished)
         results = list(session.exec(query.options(load_only(*needed))))
     return locate(trace, results, effect_rows(catalog, trace_id), layers)

@@ -1,18 +1,17 @@
 """Covariances as the screens show them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-import sqlmodel
-from sqlalchemy import Select, select
+from typing import TYPE_CHECKING, Any
 
 from ...store.catalog import Catalog
-from ...store.tables import Artifact, Covariance, Model
-from .rows import Hurt, columns, read_row, read_rows, readable
+from .filters import Field
+from .rows import Listing, moment, readable
 
-_C, _M, _A = columns(Covariance), columns(Model), columns(Artifact)
+if TYPE_CHECKING:
+    from ...store.tables import Covariance
 
 
 @dataclass(frozen=True)
@@ -40,38 +39,46 @@ class CovarianceView:
     created: datetime
 
 
-def list_covariances(catalog: Catalog) -> list[CovarianceView | Hurt]:
-    """The covariances, newest first."""
-    with catalog.read() as session:
-        return read_rows(session, _query(), _C.id, CovarianceView)
+def _view(*values: Any) -> CovarianceView:
+    curve, origin, artifact, size, created = values[14:]
+    rest = (json.loads(curve), json.loads(origin), artifact, size, moment(created))
+    return CovarianceView(*(*values[:14], *rest))
 
 
-def covariance(catalog: Catalog, id: int) -> CovarianceView | Hurt | None:
-    """One covariance."""
-    with catalog.read() as session:
-        return read_row(session, _query(), _C.id, id, CovarianceView)
+COVARIANCES = Listing(
+    table="covariance AS c",
+    key="c.id",
+    joins="LEFT JOIN model AS m ON m.id = c.model_id LEFT JOIN artifact AS a ON a.sha256 = c.artifact",
+    columns=(
+        "c.id", "m.name", "c.layer", "c.module", "c.width", "c.texts", "c.texts_revision", "c.tokens", "c.documents",
+        "c.max_length", "c.seed", "c.dtype", "c.fingerprint", "c.tokenizer", "c.curve", "c.origin", "c.artifact",
+        "coalesce(a.size, 0)", "c.created",
+    ),
+    build=_view,
+    fields={
+        "id": Field("c.id", "number"),
+        "model": Field("m.name"),
+        "layer": Field("c.layer", "number"),
+        "texts": Field("c.texts"),
+        "tokens": Field("c.tokens", "number"),
+        "turned": Field("CASE WHEN json_valid(c.curve) THEN json_extract(c.curve, '$[#-1].mean') END", "number"),
+        "when": Field("c.created", "time"),
+    },
+)  # fmt: skip
 
 
-def rows_of(catalog: Catalog, ids: Sequence[int]) -> list[tuple[Covariance, str]]:
+def whole_rows(catalog: Catalog, ids: Sequence[int]) -> list[tuple["Covariance", str]]:
     """Whole rows, with the names of their models; those that are gone are left out.
 
     Raises:
         CatalogError: one of them is damaged.
     """
+    import sqlmodel
+
+    from ...store.tables import Covariance, Model
+
     with catalog.read() as session, readable("the covariances"):
         query = (
             sqlmodel.select(Covariance, Model.name).join(Model).where(sqlmodel.col(Covariance.id).in_(ids))
         )
         return list(session.exec(query).all())
-
-
-def _query() -> Select[Any]:
-    return (
-        select(
-            _C.id, _M.name, _C.layer, _C.module, _C.width, _C.texts, _C.texts_revision, _C.tokens, _C.documents,
-            _C.max_length, _C.seed, _C.dtype, _C.fingerprint, _C.tokenizer, _C.curve, _C.origin, _C.artifact, _A.size,
-            _C.created,
-        )
-        .join(Model.__table__, _M.id == _C.model_id)  # type: ignore[attr-defined]
-        .join(Artifact.__table__, _A.sha256 == _C.artifact)  # type: ignore[attr-defined]
-    )  # fmt: skip

@@ -1,25 +1,37 @@
 """The history of a model as the screens show it: revisions, which of them count, and one in detail."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
-
-from sqlalchemy import func, literal_column, select
+from typing import TYPE_CHECKING, Any
 
 from ...engine import jobs
-from ...store import history
 from ...store.catalog import Catalog
 from ...store.errors import CatalogError, InputError
-from ...store.tables import Evaluation, FactSet, Model, Revision
-from .rows import Hurt, columns, read_row, read_rows, readable
+from ...store.lineage import taken_out
+from ..graph import draw
+from .filters import Condition, Field
+from .rows import UNREADABLE, Hurt, Listing, first_rows, moment, readable, row_of
 
-_V, _M, _E, _F = columns(Revision), columns(Model), columns(Evaluation), columns(FactSet)
+if TYPE_CHECKING:
+    from ...store.tables import HeadMove
+
+# What a revision is to the head: a symbol in the graph and a word beside it.
+MARKS = {
+    "base": "◆",
+    "live": "●",
+    "revert": "↶",
+    "taken out": "○",
+    "rolled back": "◌",
+    "other branch": "◌",
+}
+_EVALUATIONS = 10
 
 
 @dataclass(frozen=True)
 class RevisionRow:
-    """One line of the history. `standing` says in a word what it is to the head."""
+    """One line of the history."""
 
     id: str
     parent: str | None
@@ -30,21 +42,46 @@ class RevisionRow:
     requests: int
     message: str
     created: datetime
-    standing: str = ""
 
 
 @dataclass(frozen=True)
-class History:
-    """A model's revisions, newest first."""
+class Shape:
+    """A model's history as a whole. `standings` and `lanes` hold those that are not simply live, on one line."""
 
     model: str
     head: str | None
-    rows: tuple[RevisionRow | Hurt, ...]
+    keys: tuple[str, ...]
+    standings: Mapping[str, str]
+    lanes: Mapping[str, str]
 
-    @property
-    def live(self) -> int:
-        """How many edits make up the head's weights."""
-        return sum(isinstance(row, RevisionRow) and row.standing == "live" for row in self.rows)
+    def standing(self, id: str) -> str:
+        """In a word, what a revision is to the head."""
+        return self.standings.get(id, "live")
+
+    def lane(self, id: str) -> str:
+        """Its place in the graph."""
+        return self.lanes.get(id, MARKS["live"])
+
+
+@dataclass(frozen=True)
+class _Step:
+    id: str
+    parent: str | None
+    kind: str
+    reverts: str | None
+
+
+@dataclass(frozen=True)
+class Retained:
+    """Of an earlier edit: how many requests it made, and how many of them still hold, by two measures."""
+
+    edit: str
+    requests: int
+    first_choice: int
+    free: int
+
+
+_RETAINED = ("edit", "requests", "first_choice", "free")
 
 
 @dataclass(frozen=True)
@@ -60,6 +97,7 @@ class EvaluationView:
     scores: dict[str, tuple[float, float, float, int]]
     created: datetime
     protocol: dict[str, Any] = field(default_factory=dict)
+    retention: "tuple[Retained, ...]" = ()
     parent: "EvaluationView | None" = None
     differs: str = ""
 
@@ -82,41 +120,111 @@ class RevisionDetail:
     created: datetime
 
 
-def history_of(catalog: Catalog, model: str) -> History | None:
-    """The history of a model, None if there is no such model."""
-    hparams = func.json_extract(_V.hparams, "$.layers")
-    query = select(
-        _V.id, _V.parent, _V.kind, _V.reverts, _V.method, hparams, func.json_array_length(_V.requests), _V.message,
-        _V.created,
-    )  # fmt: skip
-    with catalog.read() as session:
-        found = session.connection().execute(select(_M.id, _M.head).where(_M.name == model)).first()
+def shape_of(catalog: Catalog, model: str, limit: int | None = None) -> Shape | None:
+    """The shape of a model's history, or of its newest revisions; None if there is no such model."""
+    with catalog.look() as connection:
+        found = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
         if found is None:
             return None
-        rows = read_rows(session, query.where(_V.model_id == found[0]), _V.id, _row, order=_SAVED)
-    return History(model, found[1], tuple(_with_standing(rows, found[1])))
+        sql = "SELECT id, parent, kind, reverts FROM revision WHERE model_id = ? ORDER BY rowid DESC LIMIT ?"
+        rows = connection.execute(sql, [found[0], -1 if limit is None else limit])
+        steps = [_Step(*row) for row in rows]
+    standings = _standings(steps, found[1])
+    marks = [MARKS[standings.get(step.id, "live")] for step in steps]
+    lines = draw([(step.id, step.parent) for step in steps], marks)
+    lanes = {step.id: line for step, line in zip(steps, lines, strict=True) if line != MARKS["live"]}
+    return Shape(model, found[1], tuple(step.id for step in steps), standings, lanes)
+
+
+def stamp_of(catalog: Catalog, model: str) -> tuple[Any, ...]:
+    """What changes whenever the shape of a model's history may have."""
+    with catalog.look() as connection:
+        newest = connection.execute("SELECT max(rowid) FROM revision").fetchone()
+        head = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
+    return (model, head, newest)
+
+
+def revisions(model_id: int) -> "Listing[RevisionRow]":
+    """The history of a model as a list."""
+    return Listing(
+        table="revision",
+        key="revision.id",
+        columns=("revision.id", "revision.parent", "revision.kind", "revision.reverts", "revision.method",
+                 "json_extract(revision.hparams, '$.layers')", "json_array_length(revision.requests)",
+                 "revision.message", "revision.created"),
+        build=_row,
+        fields={
+            "revision": Field("revision.id"),
+            "what": Field("revision.message"),
+            "kind": Field("revision.kind"),
+            "method": Field("coalesce(revision.method, '')"),
+            "layer": Field(
+                "CASE WHEN json_valid(revision.hparams) THEN json_extract(revision.hparams, '$.layers[0]') END",
+                "number",
+            ),
+            "requests": Field(
+                "CASE WHEN json_valid(revision.requests) THEN json_array_length(revision.requests) END", "number"
+            ),
+            "when": Field("revision.created", "time"),
+        },
+        # Ids are digests and clocks may step back; a parent is always saved before its children.
+        order="revision.rowid",
+        scope=Condition("revision.model_id = ?", (model_id,)),
+    )  # fmt: skip
+
+
+def model_of(catalog: Catalog, revision: str) -> str | None:
+    """The name of the model that a revision is of."""
+    sql = "SELECT m.name FROM revision AS r JOIN model AS m ON m.id = r.model_id WHERE r.id = ?"
+    with catalog.look() as connection:
+        found = connection.execute(sql, [revision]).fetchone()
+    return None if found is None else str(found[0])
 
 
 def revision_detail(catalog: Catalog, id: str) -> RevisionDetail | Hurt | None:
     """One revision; with thousands of requests this is the one read that takes longer."""
-    query = select(
-        _V.id, _V.parent, _V.kind, _V.method, _V.hparams, _V.seed, _V.requests, _V.figures, _V.covariances, _V.message,
-        _V.fingerprint, _V.created,
-    )  # fmt: skip
-    with catalog.read() as session:
-        return read_row(session, query, _V.id, id, _detail)
+    return row_of(catalog, _DETAIL, id)
 
 
 def evaluations_of(catalog: Catalog, revision: str) -> list[EvaluationView | Hurt]:
     """The evaluations of a revision, newest first, each with one of the parent's that it may be compared with."""
-    sets: Any = FactSet
-    wanted = select(_E.id, _F.name, func.json(_E.metrics), _E.created, func.json(_E.protocol))
-    query = wanted.outerjoin(sets.__table__, _F.id == _E.fact_set_id)
-    parent = select(_V.parent).where(_V.id == revision).scalar_subquery()
-    with catalog.read() as session:
-        own = read_rows(session, query.where(_E.revision == revision), _E.id, _evaluation, 10)
-        before = read_rows(session, query.where(_E.revision == parent), _E.id, _evaluation, 10)
+    with catalog.look() as connection:
+        found = connection.execute("SELECT parent FROM revision WHERE id = ?", [revision]).fetchone()
+    own = first_rows(catalog, _evaluations(revision), _EVALUATIONS)
+    if not own or found is None or found[0] is None:
+        return own
+    before = first_rows(catalog, _evaluations(found[0]), _EVALUATIONS)
     return [_beside(one, before) if isinstance(one, EvaluationView) else one for one in own]
+
+
+@dataclass(frozen=True)
+class RetentionRow:
+    """What was asked again at one revision."""
+
+    revision: str
+    message: str
+    retained: tuple[Retained, ...]
+
+
+def retention_of(catalog: Catalog, model: str) -> list[RetentionRow]:
+    """The newest evaluation of each revision that asked earlier edits again, newest revision first."""
+    sql = (
+        "SELECT r.id, r.message, e.retention FROM evaluation AS e JOIN revision AS r ON r.id = e.revision "
+        "JOIN model AS m ON m.id = r.model_id WHERE m.name = ? AND e.retention != '[]' ORDER BY r.rowid DESC, e.id DESC"
+    )
+    found: dict[str, RetentionRow] = {}
+    with catalog.look() as connection:
+        for id, message, retention in connection.execute(sql, [model]):
+            try:
+                kept = _retained(retention)
+            except UNREADABLE:
+                continue  # its evaluation is shown as hurt beside its revision
+            found.setdefault(id, RetentionRow(id, message, kept))
+    return list(found.values())
+
+
+def _retained(text: str) -> tuple[Retained, ...]:
+    return tuple(Retained(**{name: one[name] for name in _RETAINED}) for one in json.loads(text))
 
 
 def _beside(one: EvaluationView, before: list[EvaluationView | Hurt]) -> EvaluationView:
@@ -140,14 +248,32 @@ def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
         store.errors.InputError: no such model or revision; the message names those there are.
         store.errors.CatalogError: a row that was needed is damaged.
     """
+    from ...store import history
+
     name, revision = history.parse_target(target.strip())
     with readable(f"the history of {name}"), catalog.read() as session:
         model = history.find_model(session, name)
         return name, history.find_revision(session, model, revision).id, int(model.anatomy.get("layers", 0))
 
 
+def next_move(catalog: Catalog, model: str, verb: str) -> "HeadMove":
+    """The move of the head that `undo` takes back, or that `redo` makes again.
+
+    Raises:
+        store.errors.InputError: there is none.
+        store.errors.CatalogError: a row that was needed is damaged.
+    """
+    from ...store import history, moves
+
+    with readable(f"the history of {model}"), catalog.read() as session:
+        found = history.find_model(session, model)
+        return moves.next_undo(session, found) if verb == "undo" else moves.next_redo(session, found)
+
+
 def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
     """Why this revision cannot be taken out of the head, or None if it can."""
+    from ...store import history
+
     try:
         with readable(f"the history of {model}"), catalog.read() as session:
             found = history.find_model(session, model)
@@ -158,38 +284,43 @@ def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
     return None
 
 
-# Ids are digests and clocks may step back; a parent is always saved before its children.
-_SAVED: Any = literal_column("revision.rowid")
-
-
 def _row(*values: Any) -> RevisionRow:
     id, parent, kind, reverts, method, layers, requests, message, created = values
     return RevisionRow(
-        id, parent, kind, reverts, method, tuple(json.loads(layers or "[]")), requests, message, created
+        id,
+        parent,
+        kind,
+        reverts,
+        method,
+        tuple(json.loads(layers or "[]")),
+        requests,
+        message,
+        moment(created),
     )
 
 
-def _with_standing(rows: list[RevisionRow | Hurt], head: str | None) -> list[RevisionRow | Hurt]:
-    known = {row.id: row for row in rows if isinstance(row, RevisionRow)}
+def _standings(steps: list[_Step], head: str | None) -> dict[str, str]:
+    """What each revision is to the head; those that are live are left out. Newest first, parents last."""
+    known = {step.id: step for step in steps}
     way = _way(known, head)
-    out = history.taken_out(
-        [Revision(id=row.id, kind=row.kind, reverts=row.reverts, model_id=0, fingerprint="") for row in way]
-    )
-    on_way = {row.id for row in way}
+    on_way, out = {step.id for step in way}, taken_out(way)
+    after: set[str] = set()  # the head and what comes after it
+    standings: dict[str, str] = {}
+    for step in reversed(steps):
+        if step.id == head or step.parent in after:
+            after.add(step.id)
+        if step.id in out:
+            standings[step.id] = "taken out"
+        elif step.id not in on_way:
+            standings[step.id] = "rolled back" if step.id in after else "other branch"
+        elif step.kind != "edit":
+            standings[step.id] = step.kind
+    return standings
 
-    def standing(row: RevisionRow) -> str:
-        if row.id in out:
-            return "taken out"
-        if row.id in on_way:
-            return "live" if row.kind == "edit" else row.kind
-        return "rolled back" if head in {one.id for one in _way(known, row.id)} else "other branch"
 
-    return [replace(row, standing=standing(row)) if isinstance(row, RevisionRow) else row for row in rows]
-
-
-def _way(known: dict[str, RevisionRow], to: str | None) -> list[RevisionRow]:
+def _way(known: Mapping[str, _Step], to: str | None) -> list[_Step]:
     """From the base (or the oldest that is known) to a revision."""
-    way: list[RevisionRow] = []
+    way: list[_Step] = []
     seen: set[str] = set()
     while to is not None and to in known and to not in seen:
         seen.add(to)
@@ -199,13 +330,44 @@ def _way(known: dict[str, RevisionRow], to: str | None) -> list[RevisionRow]:
 
 
 def _detail(*values: Any) -> RevisionDetail:
-    return RevisionDetail(*values)
+    id, parent, kind, method, hparams, seed, requests, figures, covariances, message, fingerprint, created = (
+        values
+    )
+    return RevisionDetail(
+        id, parent, kind, method, json.loads(hparams), seed, json.loads(requests), json.loads(figures),
+        json.loads(covariances), message, fingerprint, moment(created),
+    )  # fmt: skip
 
 
-def _evaluation(id: int, facts: str | None, metrics: str, created: datetime, protocol: str) -> EvaluationView:
+_DETAIL = Listing(
+    table="revision",
+    key="revision.id",
+    columns=("id", "parent", "kind", "method", "hparams", "seed", "requests", "figures", "covariances", "message",
+             "fingerprint", "created"),
+    build=_detail,
+    fields={},
+)  # fmt: skip
+
+
+def _evaluations(revision: str) -> "Listing[EvaluationView]":
+    return Listing(
+        table="evaluation AS e",
+        key="e.id",
+        joins="LEFT JOIN fact_set AS f ON f.id = e.fact_set_id",
+        columns=("e.id", "f.name", "e.metrics", "e.created", "e.protocol", "e.retention"),
+        build=_evaluation,
+        fields={},
+        scope=Condition("e.revision = ?", (revision,)),
+    )
+
+
+def _evaluation(
+    id: int, facts: str | None, metrics: str, created: str, protocol: str, retention: str
+) -> EvaluationView:
     scores = {
         name: (float(one["value"]), float(one["low"]), float(one["high"]), int(one["count"]))
         for name, one in json.loads(metrics).items()
     }
     told: dict[str, Any] = json.loads(protocol)
-    return EvaluationView(id, facts or told.get("facts", "its own requests"), scores, created, told)
+    told_facts = facts or told.get("facts", "its own requests")
+    return EvaluationView(id, told_facts, scores, moment(created), told, retention=_retained(retention))

@@ -7,19 +7,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, or_, select
-
 from ...store.catalog import Catalog
-from ...store.tables import Job
-from .rows import Hurt, columns, read_row, read_rows
-
-_J = columns(Job)
+from .filters import Field
+from .rows import Hurt, Key, Listing, moment, moment_or_none, rows_of
 
 ALIVE = ("queued", "waiting", "running")
 # What of a spec the list tells; an edit's spec may hold thousands of requests, so only these are read.
 _TOLD = ("model", "name", "source", "prompt", "facts", "subject", "reverts", "revision", "layers", "folder",
          "requests[0].subject", "requests[0].target_new")  # fmt: skip
 _TAIL_BYTES = 16_384
+# So many interrupted jobs are offered at once.
+_OFFERED = 20
 
 
 @dataclass(frozen=True)
@@ -81,72 +79,153 @@ class JobDetail:
 
 @dataclass(frozen=True)
 class Alive:
-    """The jobs that have not ended, as (id, state), and the highest id there is."""
+    """The jobs that have not ended, as (id, state), the highest id there is, how many were interrupted."""
 
     jobs: tuple[tuple[int, str], ...]
     newest: int
+    interrupted: int
 
     def count(self, *states: str) -> int:
         """How many of them are in one of these states."""
         return sum(state in states for _, state in self.jobs)
 
 
-def list_jobs(catalog: Catalog) -> list[JobRow | Hurt]:
-    """The jobs, newest first."""
-    with catalog.read() as session:
-        return read_rows(session, select(*_LISTED), _J.id, _row)
-
-
-def job_detail(catalog: Catalog, id: int) -> JobDetail | Hurt | None:
-    """One job."""
-    query = select(*_LISTED, _J.spec, _J.device, _J.pid, _J.attempt, _J.heartbeat, _J.made)
-    with catalog.read() as session:
-        return read_row(session, query, _J.id, id, _detail)
-
-
 def alive_jobs(catalog: Catalog) -> Alive:
     """Which jobs have not ended."""
-    query = select(_J.id, _J.state).where(_J.state.in_(ALIVE)).order_by(_J.id)
-    with catalog.read() as session:
-        connection = session.connection()
-        jobs = tuple((id, state) for id, state in connection.execute(query))
-        newest = connection.execute(select(func.max(_J.id))).scalar() or 0
-    return Alive(jobs, newest)
+    with catalog.look() as connection:
+        found = connection.execute(
+            f"SELECT id, state FROM job WHERE state IN ({', '.join(map(repr, ALIVE))}) ORDER BY id"
+        ).fetchall()
+        (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM job").fetchone()
+        (interrupted,) = connection.execute("SELECT count(*) FROM job WHERE state = 'interrupted'").fetchone()
+    return Alive(tuple(found), newest, interrupted)
 
 
 def ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRow | Hurt]:
     """Of the jobs `ids` and those newer than `after`, the ones that have ended."""
-    query = select(*_LISTED).where(or_(_J.id.in_(list(ids)), _J.id > after), _J.state.not_in(ALIVE))
-    with catalog.read() as session:
-        return read_rows(session, query, _J.id, _row)
+    with catalog.look() as connection:
+        newer = [id for (id,) in connection.execute("SELECT id FROM job WHERE id > ?", [after])]
+    wanted: list[Key] = [*ids, *newer]
+    found = rows_of(catalog, JOBS, wanted).values() if wanted else ()
+    return [row for row in found if isinstance(row, Hurt) or not row.alive]
+
+
+def interrupted_jobs(catalog: Catalog) -> list[JobRow]:
+    """The jobs whose process died, oldest first: what one may want to go on with."""
+    with catalog.look() as connection:
+        found = connection.execute("SELECT id FROM job WHERE state = 'interrupted' ORDER BY id").fetchall()
+    rows = rows_of(catalog, JOBS, [id for (id,) in found[-_OFFERED:]]) if found else {}
+    return [row for row in rows.values() if isinstance(row, JobRow)]
+
+
+class LogTail:
+    """The lines of a log that grows: the last of them, read on from where one was."""
+
+    def __init__(self, path: Path, most_bytes: int = 4_000_000, most_lines: int = 20_000) -> None:
+        self.path = path
+        self.lines: list[str] = []
+        self._most_bytes, self._most_lines = most_bytes, most_lines
+        self._offset: int | None = None
+        # A line that is not ended yet.
+        self._open = ""
+
+    def read(self) -> bool:
+        """Read what came; whether anything did. A log that was begun anew is read anew."""
+        try:
+            size = self.path.stat().st_size
+            if self._offset is None or size < self._offset:
+                self.lines, self._open = [], ""
+                self._offset = max(0, size - self._most_bytes)
+            if size == self._offset:
+                return False
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read(size - self._offset).decode(errors="replace")
+        except OSError:
+            return False
+        cut_off = self._offset > 0 and not self.lines
+        self._offset = size
+        if self._open:
+            self.lines.pop()
+        *whole, self._open = (self._open + text).split("\n")
+        if cut_off:
+            whole = whole[1:]
+        self.lines += [seen(line) for line in (*whole, self._open) if line.strip()]
+        del self.lines[: -self._most_lines]
+        if not self._open.strip():
+            self._open = ""
+        return True
 
 
 def tail(path: Path) -> list[str]:
     """The last lines of a log; of a line that a progress bar wrote over, what was seen last."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            begin = max(0, file.tell() - _TAIL_BYTES)
-            file.seek(begin)
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    lines = text.split("\n")[1 if begin else 0 :]
-    return [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines if line.strip()]
+    log = LogTail(path, _TAIL_BYTES)
+    log.read()
+    return log.lines
 
 
-_LISTED = (
-    _J.id, _J.kind, _J.state, _J.stop_asked, _J.done, _J.total, _J.unit, _J.rate, _J.seconds_left, _J.activity,
-    _J.error, _J.created, _J.started, _J.ended, func.json_extract(_J.spec, *(f"$.{path}" for path in _TOLD)),
-)  # fmt: skip
+def seen(line: str) -> str:
+    """Of a line that a progress bar wrote over, what was seen last."""
+    return line.rstrip("\r").rsplit("\r", 1)[-1]
 
 
 def _row(*values: Any) -> JobRow:
-    told = dict(zip(_TOLD, json.loads(values[-1]), strict=True))
-    return JobRow(*(*values[:-1], told))
+    (
+        id,
+        kind,
+        state,
+        stop_asked,
+        done,
+        total,
+        unit,
+        rate,
+        left,
+        activity,
+        error,
+        created,
+        started,
+        ended,
+        found,
+    ) = values
+    told = dict(zip(_TOLD, json.loads(found), strict=True))
+    return JobRow(
+        id, kind, state, stop_asked, done, total, unit, rate, left, activity, error, moment(created),
+        moment_or_none(started), moment_or_none(ended), told,
+    )  # fmt: skip
 
 
 def _detail(*values: Any) -> JobDetail:
     row = _row(*values[: len(_LISTED)])
     spec, device, pid, attempt, heartbeat, made = values[len(_LISTED) :]
-    return JobDetail(row, dict(spec), device, pid, attempt, heartbeat, dict(made))
+    return JobDetail(
+        row, dict(json.loads(spec)), device, pid, attempt, moment_or_none(heartbeat), dict(json.loads(made))
+    )
+
+
+_PATHS = ", ".join(f"'$.{path}'" for path in _TOLD)
+_LISTED = (
+    "job.id", "job.kind", "job.state", "job.stop_asked", "job.done", "job.total", "job.unit", "job.rate",
+    "job.seconds_left", "job.activity", "job.error", "job.created", "job.started", "job.ended",
+    f"json_extract(job.spec, {_PATHS})",
+)  # fmt: skip
+_FIELDS = {
+    "state": Field("job.state"),
+    "id": Field("job.id", "number"),
+    "kind": Field("job.kind"),
+    # As JSON: all that was asked for can be searched.
+    "about": Field(f"CASE WHEN json_valid(job.spec) THEN json_extract(job.spec, {_PATHS}) END"),
+    "device": Field("job.device"),
+    "error": Field("coalesce(job.error, '')"),
+    "progress": Field("job.done / job.total", "number"),
+    "left": Field("job.seconds_left", "number"),
+    "when": Field("job.created", "time"),
+}
+
+JOBS = Listing(table="job", key="job.id", columns=_LISTED, build=_row, fields=_FIELDS)
+JOB = Listing(
+    table="job",
+    key="job.id",
+    columns=(*_LISTED, "job.spec", "job.device", "job.pid", "job.attempt", "job.heartbeat", "job.made"),
+    build=_detail,
+    fields=_FIELDS,
+)

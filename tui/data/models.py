@@ -1,16 +1,16 @@
 """Models as the screens show them."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
-
 from ...store.catalog import Catalog
-from ...store.tables import Covariance, Model, Revision, Trace
-from .rows import Hurt, columns, read_row, read_rows
+from .filters import Field
+from .rows import Hurt, Listing, first_rows, moment
 
-_M = columns(Model)
+# So many models are offered by name: more nobody turns through with a key.
+_OFFERED = 500
 
 
 @dataclass(frozen=True)
@@ -46,37 +46,71 @@ class ModelDetail:
     edits: int
     traces: int
     covariances: int
+    head_message: str | None
 
 
-def list_models(catalog: Catalog) -> list[ModelRow | Hurt]:
-    """The models, newest first."""
-    layers = func.json_extract(_M.anatomy, "$.layers")
-    query = select(_M.id, _M.name, _M.architecture, layers, _M.parameters, _M.dtype, _M.head)
-    with catalog.read() as session:
-        return read_rows(session, query, _M.id, ModelRow)
+_FIELDS = {
+    "name": Field("model.name"),
+    "source": Field("model.source"),
+    "architecture": Field("model.architecture"),
+    "layers": Field(
+        "CASE WHEN json_valid(model.anatomy) THEN json_extract(model.anatomy, '$.layers') END", "number"
+    ),
+    "params": Field("model.parameters", "number"),
+    "dtype": Field("model.dtype"),
+    "head": Field("model.head"),
+    "when": Field("model.created", "time"),
+}
 
-
-def model_detail(catalog: Catalog, id: int) -> ModelDetail | Hurt | None:
-    """One model; not its digests, of which there are hundreds."""
-    counts = [
-        select(func.count()).where(table.model_id == _M.id).scalar_subquery()
-        for table in (columns(Revision), columns(Trace), columns(Covariance))
-    ]
-    query = select(
-        _M.name, _M.source, _M.source_kind, _M.commit, _M.path, _M.dtype, _M.parameters, _M.size, _M.fingerprint,
-        _M.trust_remote_code, _M.head, _M.created, _M.anatomy, *counts,
-    )  # fmt: skip
-    with catalog.read() as session:
-        return read_row(session, query, _M.id, id, _detail)
-
-
-def model_names(catalog: Catalog) -> dict[str, int]:
-    """The names of all models and how many layers each has (0 if that cannot be read)."""
-    return {row.name: row.layers or 0 for row in list_models(catalog) if isinstance(row, ModelRow)}
+MODELS = Listing(
+    table="model",
+    key="model.id",
+    columns=(
+        "model.id", "model.name", "model.architecture", "json_extract(model.anatomy, '$.layers')",
+        "model.parameters", "model.dtype", "model.head",
+    ),
+    build=ModelRow,
+    fields=_FIELDS,
+)  # fmt: skip
 
 
 def _detail(*values: Any) -> ModelDetail:
-    detail = ModelDetail(*values)
-    if not isinstance(detail.anatomy, dict):
+    trusted, head, created, anatomy, edits, traces, covariances, message = values[9:]
+    found = json.loads(anatomy)
+    if not isinstance(found, dict):
         raise ValueError("its anatomy is no object")
-    return detail
+    rest = (bool(trusted), head, moment(created), found, edits, traces, covariances, message)
+    return ModelDetail(*(*values[:9], *rest))
+
+
+_COUNTS = tuple(
+    f"(SELECT count(*) FROM {table} AS t WHERE t.model_id = model.id)"
+    for table in ("revision", "trace", "covariance")
+)
+
+MODEL = Listing(
+    table="model",
+    key="model.id",
+    # Not its digests, of which there are hundreds.
+    columns=(
+        "model.name", "model.source", "model.source_kind", 'model."commit"', "model.path", "model.dtype",
+        "model.parameters", "model.size", "model.fingerprint", "model.trust_remote_code", "model.head",
+        "model.created", "model.anatomy", *_COUNTS,
+        "(SELECT r.message FROM revision AS r WHERE r.id = model.head)",
+    ),
+    build=_detail,
+    fields=_FIELDS,
+)  # fmt: skip
+
+
+def model_names(catalog: Catalog) -> dict[str, int]:
+    """The names of the newest models and how many layers each has (0 if that cannot be read)."""
+    rows: list[ModelRow | Hurt] = first_rows(catalog, MODELS, _OFFERED)
+    return {row.name: row.layers or 0 for row in rows if isinstance(row, ModelRow)}
+
+
+def model_id(catalog: Catalog, name: str) -> int | None:
+    """The number of the model of that name."""
+    with catalog.look() as connection:
+        found = connection.execute("SELECT id FROM model WHERE name = ?", [name]).fetchone()
+    return None if found is None else int(found[0])

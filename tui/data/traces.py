@@ -5,15 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
-
 from ...store.catalog import Catalog
-from ...store.facts import find_fact_set
-from ...store.tables import Fact, FactSet, Model, Trace, TraceResult
 from ..estimates import Merged, merge
-from .rows import Hurt, columns, read_row, read_rows
-
-_T, _R, _M, _F = columns(Trace), columns(TraceResult), columns(Model), columns(FactSet)
+from .filters import Field
+from .rows import Hurt, Listing, moment, row_of
 
 # As engine.kinds has them (it imports torch) and in that order.
 KINDS = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
@@ -77,51 +72,19 @@ class ResultView:
     finished: bool
 
 
-def list_traces(catalog: Catalog) -> list[TraceRow | Hurt]:
-    """The traces, newest first."""
-    of_trace = _R.trace_id == _T.id
-    first = select(_R.prompt).where(of_trace).order_by(_R.position).limit(1).scalar_subquery()
-    results = select(func.count()).where(of_trace).scalar_subquery()
-    query = (
-        select(
-            _T.id,
-            _M.name,
-            _T.revision,
-            _F.name,
-            results,
-            first,
-            func.json(_T.kinds),
-            _T.noise,
-            _T.noise_level,
-            _T.samples,
-            _T.seed,
-            func.coalesce(func.json_extract(_T.protocol, "$.corruption"), ""),
-            _T.created,
-        )
-        .join(Model.__table__, _M.id == _T.model_id)  # type: ignore[attr-defined]
-        .outerjoin(FactSet.__table__, _F.id == _T.fact_set_id)  # type: ignore[attr-defined]
-    )
-    with catalog.read() as session:
-        return read_rows(session, query, _T.id, _row)
-
-
 def result_at(catalog: Catalog, trace_id: int, index: int) -> ResultView | Hurt | None:
     """The result number `index` of a trace, counted from 0 in the order of the facts."""
-    query = select(
-        _R.position, _R.prompt, _R.subject, _R.tokens, _R.subject_begin, _R.subject_end, _R.answer, _R.high, _R.low,
-        _R.scores, _R.estimate, _R.skipped, _R.finished,
-    )  # fmt: skip
-    with catalog.read() as session:
-        ids = select(_R.id).where(_R.trace_id == trace_id).order_by(_R.position).limit(1).offset(index)
-        found = session.connection().execute(ids).scalar()
-        return None if found is None else read_row(session, query, _R.id, found, _result)
+    sql = "SELECT id FROM trace_result WHERE trace_id = ? ORDER BY position LIMIT 1 OFFSET ?"
+    with catalog.look() as connection:
+        found = connection.execute(sql, [trace_id, index]).fetchone()
+    return None if found is None else row_of(catalog, _RESULT, int(found[0]))
 
 
 def index_of(catalog: Catalog, trace_id: int, position: int) -> int:
     """The number of the result of a fact: it grows as facts before it are done."""
-    query = select(func.count()).where(_R.trace_id == trace_id, _R.position < position)
-    with catalog.read() as session:
-        return int(session.connection().execute(query).scalar() or 0)
+    sql = "SELECT count(*) FROM trace_result WHERE trace_id = ? AND position < ?"
+    with catalog.look() as connection:
+        return int(connection.execute(sql, [trace_id, position]).fetchone()[0])
 
 
 def fact_set_size(catalog: Catalog, name: str) -> int:
@@ -130,16 +93,15 @@ def fact_set_size(catalog: Catalog, name: str) -> int:
     Raises:
         store.errors.NotFound: there is no such set; the message names those there are.
     """
+    from ...store.facts import facts_of, find_fact_set
+
     with catalog.read() as session:
-        found = find_fact_set(session, name)
-        facts = columns(Fact)
-        query = select(func.count()).where(facts.fact_set_id == found.id)
-        return int(session.connection().execute(query).scalar() or 0)
+        return len(facts_of(session, find_fact_set(session, name)))
 
 
 def _row(*values: Any) -> TraceRow:
     kinds = tuple(str(kind) for kind in json.loads(values[6]))
-    return TraceRow(*(*values[:6], kinds, *values[7:]))
+    return TraceRow(*(*values[:6], kinds, *values[7:-1], moment(values[-1])))
 
 
 def _result(*values: Any) -> ResultView:
@@ -147,12 +109,12 @@ def _result(*values: Any) -> ResultView:
         values
     )
     # What a finished trace lacks was not asked for; `retcon trace show` leaves it blank as well.
-    guesses = {} if finished else estimate or {}
+    guesses = {} if finished else json.loads(estimate or "{}")
     kinds = {
         kind: Scores(int(table["window"]), merge(table["scores"], guesses.get(kind)))
-        for kind, table in scores.items()
+        for kind, table in json.loads(scores).items()
     }
-    tokens = tuple(str(token) for token in tokens)
+    tokens = tuple(str(token) for token in json.loads(tokens))
     for kind, table in kinds.items():
         if len(table.rows) != len(tokens) or len({len(row) for row in table.rows}) > 1:
             raise ValueError(f"its {kind} scores do not fit its tokens")
@@ -160,3 +122,35 @@ def _result(*values: Any) -> ResultView:
         position, prompt, subject, tokens, (begin, end), answer, high or 0.0, low or 0.0, kinds, skipped,
         bool(finished),
     )  # fmt: skip
+
+
+_OF_TRACE = "FROM trace_result AS r WHERE r.trace_id = t.id"
+_FIRST = f"(SELECT r.prompt {_OF_TRACE} ORDER BY r.position LIMIT 1)"
+
+TRACES = Listing(
+    table="trace AS t",
+    key="t.id",
+    joins="LEFT JOIN model AS m ON m.id = t.model_id LEFT JOIN fact_set AS f ON f.id = t.fact_set_id",
+    columns=(
+        "t.id", "m.name", "t.revision", "f.name", f"(SELECT count(*) {_OF_TRACE})", _FIRST, "t.kinds", "t.noise",
+        "t.noise_level", "t.samples", "t.seed", "coalesce(json_extract(t.protocol, '$.corruption'), '')", "t.created",
+    ),
+    build=_row,
+    fields={
+        "id": Field("t.id", "number"),
+        "model": Field("m.name"),
+        "prompt": Field(f"coalesce(f.name, {_FIRST})"),
+        "facts": Field("f.name"),
+        "kinds": Field("t.kinds"),
+        "noise": Field("t.noise"),
+        "when": Field("t.created", "time"),
+    },
+)  # fmt: skip
+_RESULT = Listing(
+    table="trace_result",
+    key="trace_result.id",
+    columns=("position", "prompt", "subject", "tokens", "subject_begin", "subject_end", "answer", "high", "low",
+             "scores", "estimate", "skipped", "finished"),
+    build=_result,
+    fields={},
+)  # fmt: skip

@@ -1,5 +1,6 @@
 """The forms of the covariances pane: more text for one, and one from a file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,13 @@ class TopUpForm(Form[CovarianceSpec]):
 
     title_text = "Top up: more text for this covariance"
 
-    def __init__(self, row: Covariance, model: str) -> None:
+    def __init__(self, rows: Sequence[Covariance], model: str) -> None:
         super().__init__()
-        self._row, self._model = row, model
+        self._rows, self._model = rows, model
 
     def fields(self) -> list[Field]:
         return [
-            Field("tokens", "tokens in all", str(2 * self._row.tokens)),
+            Field("tokens", "tokens in all", str(2 * max(row.tokens for row in self._rows))),
             Field("until", "until settled", hint="stop when a doubling turns C^-1 k by less, e.g. 0.02"),
         ]
 
@@ -30,7 +31,7 @@ class TopUpForm(Form[CovarianceSpec]):
         if not tokens.isdecimal():
             raise InputError("tokens in all is a whole number")
         return CovarianceSpec.topping_up(
-            [self._row], self._model, int(tokens), _tolerance(values["until"].strip())
+            self._rows, self._model, int(tokens), _tolerance(values["until"].strip())
         )
 
     def twin(self, value: CovarianceSpec) -> str:

@@ -1,22 +1,24 @@
 """The covariances pane: second moments of keys, which the editing methods need."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from ...store.catalog import Catalog
 from ...store.errors import CatalogError
-from ..data.covariances import CovarianceView, covariance, list_covariances, rows_of
-from ..data.rows import Hurt
+from ..data.covariances import COVARIANCES, CovarianceView, whole_rows
+from ..data.rows import Hurt, Key, Listing, row_of
 from ..plain import cut, plain_lines
 from ..settling import bars, turned
 from ..twin import command
 from ..widgets.detail import fields, title
-from ..widgets.rows import Column, Row
-from .covariance_forms import Import, ImportForm, TopUpForm
+from ..widgets.row_lines import Column, Row
 from .pane import Pane, Parts, Refused, Run
 from .show import count, when
+
+if TYPE_CHECKING:
+    from .covariance_forms import Import
 
 
 class CovariancesPane(Pane):
@@ -24,7 +26,7 @@ class CovariancesPane(Pane):
 
     heading = "Covariances"
     columns = (
-        Column("id", 4),
+        Column("id", 6),
         Column("model"),
         Column("layer", 5),
         Column("texts", 16, drop=1),
@@ -33,45 +35,57 @@ class CovariancesPane(Pane):
         Column("when", 16, drop=2),
     )
     empty = "No covariances yet: an edit collects the one that it needs, or run `retcon covariance run`."
+    writing = frozenset({"top_up", "import"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "top_up", "top up", tooltip="add more text to this covariance"),
         Binding("i", "import", "import", tooltip="take in a covariance from a file"),
     ]
 
-    def read_rows(self) -> list[Row]:
-        return [_row(row) for row in list_covariances(self.catalog)]
+    @property
+    def listing(self) -> Listing[Any]:
+        return COVARIANCES
 
-    def show_detail(self, key: str | None, *, fresh: bool) -> None:
-        self.show_text(covariance(self.catalog, int(key)) if key is not None else None, _parts, fresh=fresh)
+    def make_row(self, found: CovarianceView | Hurt) -> Row:
+        return _row(found)
 
-    def twin(self, key: str) -> str:
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        found = row_of(self.catalog, COVARIANCES, key) if key is not None else None
+        self.show_text(found, _parts, fresh=fresh)
+
+    def twin(self, key: Key) -> str:
         return command("covariance", "show", key)
 
     def action_top_up(self) -> None:
+        from .covariance_forms import TopUpForm
+
         if self.rows.key is None:
             return
         try:
-            found = rows_of(self.catalog, [int(self.rows.key)])
+            found = whole_rows(self.catalog, [int(row.key) for row in self.rows.chosen])
         except CatalogError as error:
             self.post_message(Refused(str(error)))
             return
-        for row, model in found:
-            if "imported" in row.origin:
-                self.post_message(Refused("it was imported: its file does not tell where its texts ended"))
-            else:
-                self.fill(TopUpForm(row, model))
+        models = {model for _, model in found}
+        if any("imported" in row.origin for row, _ in found):
+            self.post_message(Refused("it was imported: its file does not tell where its texts ended"))
+        elif len(models) > 1:
+            self.post_message(Refused("the marked covariances are of several models: mark those of one"))
+        elif found:
+            self.fill(TopUpForm([row for row, _ in found], models.pop()))
 
     def action_import(self) -> None:
+        from .covariance_forms import ImportForm
+
         catalog, form = self.catalog, ImportForm(self.model)
 
-        def start(asked: Import | None) -> None:
+        def start(asked: "Import | None") -> None:
             if asked is not None:
                 self.post_message(Run(form.twin(asked), lambda: _take_in(catalog, asked)))
 
         self.app.push_screen(form, start)
 
 
-def _take_in(catalog: Catalog, asked: Import) -> str:
+def _take_in(catalog: Catalog, asked: "Import") -> str:
     # Not at the top: NumPy, which the app starts without.
     from ...store.covariance_files import take_in
 
@@ -80,10 +94,10 @@ def _take_in(catalog: Catalog, asked: Import) -> str:
 
 def _row(row: CovarianceView | Hurt) -> Row:
     if isinstance(row, Hurt):
-        return Row(str(row.id), (str(row.id), Text("damaged", style="red")), hurt=True)
+        return Row(row.id, (str(row.id), Text("damaged", style="red")), hurt=True)
     last = f"{row.curve[-1]['mean']:.2g}" if row.curve else ""
     cells = (str(row.id), row.model, str(row.layer), row.texts, count(row.tokens), last, when(row.created))
-    return Row(str(row.id), cells)
+    return Row(row.id, cells)
 
 
 def _parts(row: CovarianceView) -> Parts:

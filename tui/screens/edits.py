@@ -1,40 +1,34 @@
 """The edits pane: a model's history as a graph, and what can be undone in it."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from ...engine import jobs
-from ...store import history
 from ...store.catalog import Catalog
+from ...store.errors import CatalogError, InputError
 from ..data.edits import (
-    History,
+    MARKS,
+    RevisionDetail,
     RevisionRow,
+    Shape,
     evaluations_of,
-    history_of,
+    next_move,
+    retention_of,
     revision_detail,
+    revisions,
+    shape_of,
+    stamp_of,
     why_not_revert,
 )
-from ..data.models import model_names
-from ..data.rows import Hurt
-from ..graph import draw
+from ..data.models import model_id, model_names
+from ..data.rows import Hurt, Key, Listing, Query, keys_of
 from ..twin import command
-from ..widgets.rows import Column, Row
-from .edit_form import EditForm
+from ..widgets.row_lines import Column, Row
 from .pane import ModelChosen, Pane, Refused
 from .revision_text import revision_parts
 from .show import when
-
-# What a revision is to the head: a symbol in the graph and a word beside it.
-_MARKS = {
-    "base": "◆",
-    "live": "●",
-    "revert": "↶",
-    "taken out": "○",
-    "rolled back": "◌",
-    "other branch": "◌",
-}
 
 
 class EditsPane(Pane):
@@ -51,67 +45,172 @@ class EditsPane(Pane):
         Column("when", 16, drop=3),
     )
     empty = "No model yet: add one in the models tab (1)."
+    writing = frozenset({"edit", "branch", "rollback", "revert", "score", "undo", "redo"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", tooltip="write a fact into this model"),
         Binding(
-            "z", "rollback", "roll back", tooltip="move the head to this revision, and prove its weights"
+            "E", "branch", "branch", tooltip="write a fact on top of this revision: a branch", show=False
         ),
+        Binding("b", "rollback", "back to", tooltip="move the head to this revision, and prove its weights"),
+        Binding(
+            "z",
+            "undo",
+            "undo",
+            key_display="z/Z",
+            tooltip="take back the last move of the head, whoever made it",
+        ),
+        Binding("Z", "redo", "redo", tooltip="make the move again that was undone last", show=False),
         Binding("x", "revert", "take out", tooltip="take this edit out, and keep those after it"),
         Binding("s", "score", "score", tooltip="score this revision on its own requests"),
+        Binding(
+            "equals_sign",
+            "compare",
+            "compare",
+            key_display="=",
+            tooltip="ask the two marked revisions (or this one and the head) the same, side by side",
+        ),
+        Binding(
+            "M", "retention", "matrix", show=False, tooltip="how well earlier edits hold at later revisions"
+        ),
         Binding("m", "model(1)", "model", tooltip="the history of the next model"),
     ]
 
     def __init__(self, catalog: Catalog, id: str) -> None:
-        super().__init__(catalog, id)
-        self._history: History | None = None
+        self._model_id = 0
         self._models = 0
+        self._shape: Shape | None = None
+        self._shaped: tuple[Any, ...] = ()
+        super().__init__(catalog, id)
 
-    def read_rows(self) -> list[Row]:
-        names = list(model_names(self.catalog))
-        self._models = len(names)
-        if self.model not in names:
-            self.model = names[0] if names else None
-        self._history = history_of(self.catalog, self.model) if self.model is not None else None
-        return _rows(self._history) if self._history is not None else []
+    @property
+    def listing(self) -> Listing[Any]:
+        return revisions(self._model_id)
+
+    def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]:
+        shape = self._shape_now(limit)
+        if shape is None:
+            return ()
+        return shape.keys[:limit] if query.plain else keys_of(self.catalog, self.listing, query, limit)
+
+    def _shape_now(self, limit: int | None) -> Shape | None:
+        """The history as a whole, read anew where it changed; of a long one first its newest part."""
+        if self.model is None:
+            return None
+        stamp = (*stamp_of(self.catalog, self.model), limit)
+        # The whole of it serves for its part.
+        if stamp != self._shaped and (*stamp[:-1], None) != self._shaped:
+            self._shape, self._shaped = shape_of(self.catalog, self.model, limit), stamp
+        return self._shape
+
+    def make_row(self, found: RevisionRow | Hurt) -> Row:
+        return _row(found, self._shape, in_order=self.rows.asked.plain)
 
     def reload(self) -> None:
+        names = list(model_names(self.catalog))
+        self._models = len(names)
+        if self.model is None or model_id(self.catalog, self.model) is None:
+            self.model = names[0] if names else None
+        self._model_id = (model_id(self.catalog, self.model) or 0) if self.model is not None else 0
         super().reload()
         self.refresh_bindings()
 
-    def show_detail(self, key: str | None, *, fresh: bool) -> None:
-        if key is None or self._history is None:
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        shape, id = self._shape, str(key)
+        if key is None or shape is None:
             self.show_text(None, lambda _: [], fresh=fresh)
             return
-        standing = next(
-            (row.standing for row in self._history.rows if row.id == key and isinstance(row, RevisionRow)),
-            "",
-        )
-        head, scores = self._history.head == key, evaluations_of(self.catalog, key)
+        scores = evaluations_of(self.catalog, id)
         self.show_text(
-            revision_detail(self.catalog, key),
-            lambda found: revision_parts(found, scores, standing, head=head),
+            revision_detail(self.catalog, id),
+            lambda found: revision_parts(found, scores, shape.standing(id), head=shape.head == id),
             fresh=fresh,
         )
 
-    def twin(self, key: str) -> str:
+    def twin(self, key: Key) -> str:
         return command("history", self.model or "")
+
+    @property
+    def _revision(self) -> str | None:
+        key = self.rows.key
+        return None if key is None else str(key)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The key that changes the model is offered where there is another."""
+        if super().check_action(action, parameters) is None:
+            return None
         return action != "model" or self._models > 1
 
     def action_edit(self) -> None:
+        from .edit_form import EditForm
+
         self.fill(EditForm(self.catalog, self.model))
 
-    def action_rollback(self) -> None:
-        model, to = self.model, self.rows.key
-        if model is None or to is None or self._history is None:
+    def action_branch(self) -> None:
+        from .edit_form import EditForm
+
+        if self.model is not None and self._revision is not None:
+            self.fill(EditForm(self.catalog, f"{self.model}@{self._revision}"))
+
+    def action_undo(self) -> None:
+        self._step("undo", "Undo", "take back")
+
+    def action_redo(self) -> None:
+        self._step("redo", "Redo", "make again")
+
+    def _step(self, verb: str, button: str, says: str) -> None:
+        """One step back or forth on the record of the head's moves."""
+        model = self.model
+        if model is None:
             return
-        if to == self._history.head:
+        try:
+            move = next_move(self.catalog, model, verb)
+        except (InputError, CatalogError) as error:
+            self.post_message(Refused(str(error)))
+            return
+        to = move.from_revision if verb == "undo" else move.to_revision
+        question = (
+            f"{says.capitalize()} the {move.reason} of {when(move.created)} UTC: move the head of {model} to {to}, and "
+            "prove its weights?\nNothing is deleted: Z makes the move again."
+        )
+        catalog = self.catalog
+        self.confirm(question, button, command(verb, model), lambda: _move(catalog, model, verb))
+
+    def action_retention(self) -> None:
+        from .retention import RetentionView
+
+        if self.model is not None:
+            self.app.push_screen(RetentionView(self.model, retention_of(self.catalog, self.model)))
+
+    def action_compare(self) -> None:
+        if self.model is None or self._revision is None or self._shape is None:
+            return
+        marked = [str(row.key) for row in self.rows.chosen]
+        pair = marked if len(marked) == 2 else [self._revision, self._shape.head or ""]
+        if pair[0] == pair[1]:
+            self.post_message(Refused("mark two revisions with space, or stand on another one than the head"))
+            return
+        from .compare import Compare
+
+        self.app.push_screen(Compare(self.catalog, self.model, pair[0], pair[1], self._prompt_of(pair)))
+
+    def _prompt_of(self, revisions: Sequence[str]) -> str:
+        """A question to begin with: the first request of the newer revision."""
+        for id in revisions:
+            found = revision_detail(self.catalog, id)
+            if isinstance(found, RevisionDetail) and found.requests:
+                request = found.requests[0]
+                return str(request.get("prompt", "")).replace("{}", str(request.get("subject", "")))
+        return ""
+
+    def action_rollback(self) -> None:
+        model, to = self.model, self._revision
+        if model is None or to is None or self._shape is None:
+            return
+        if to == self._shape.head:
             self.post_message(Refused(f"{to} is the head of {model} already"))
             return
         question = (
-            f"Move the head of {model} from {self._history.head} to {to}, and prove its weights?\n"
+            f"Move the head of {model} from {self._shape.head} to {to}, and prove its weights?\n"
             "Nothing is deleted: the head can be moved forward again the same way."
         )
         catalog = self.catalog
@@ -120,7 +219,7 @@ class EditsPane(Pane):
         )
 
     def action_revert(self) -> None:
-        model, revision = self.model, self.rows.key
+        model, revision = self.model, self._revision
         if model is None or revision is None:
             return
         why_not = why_not_revert(self.catalog, model, revision)
@@ -131,6 +230,8 @@ class EditsPane(Pane):
             f"Take {revision} out of {model}, and keep all edits after it?\n"
             "This makes a new revision: take that one out to have the edit back."
         )
+        from ...engine import jobs
+
         catalog, spec = self.catalog, jobs.RevertSpec(model, revision)
         self.confirm(
             question,
@@ -140,9 +241,11 @@ class EditsPane(Pane):
         )
 
     def action_score(self) -> None:
-        if self.model is not None and self.rows.key is not None:
-            target = f"{self.model}@{self.rows.key}"
-            self.submit(jobs.EvaluationSpec(self.model, self.rows.key), command("eval", "run", target))
+        from ...engine import jobs
+
+        if self.model is not None and self._revision is not None:
+            target = f"{self.model}@{self._revision}"
+            self.submit(jobs.EvaluationSpec(self.model, self._revision), command("eval", "run", target))
 
     def action_model(self, by: int) -> None:
         names = list(model_names(self.catalog))
@@ -152,28 +255,40 @@ class EditsPane(Pane):
 
 def _roll_back(catalog: Catalog, model: str, to: str) -> str:
     """Move the head, on the disk when this returns, and start the proof."""
+    from ...store import history
+
     with catalog.write(durable=True) as session:
         found = history.find_model(session, model)
         history.move_head(session, found, history.find_revision(session, found, to), "rollback")
-    job = jobs.submit(catalog, jobs.VerifySpec(model, to))
+    return _prove(catalog, model, to)
+
+
+def _move(catalog: Catalog, model: str, verb: str) -> str:
+    """Undo or redo, on the disk when this returns, and start the proof."""
+    from ...store import history, moves
+
+    with catalog.write(durable=True) as session:
+        to = getattr(moves, verb)(session, history.find_model(session, model))
+    return _prove(catalog, model, to.id)
+
+
+def _prove(catalog: Catalog, model: str, revision: str) -> str:
+    from ...engine import jobs
+
+    job = jobs.submit(catalog, jobs.VerifySpec(model, revision))
     return f"head moved; job {job.id} proves its weights"
 
 
-def _rows(found: History) -> list[Row]:
-    known = [
-        (row.id, row.parent) if isinstance(row, RevisionRow) else (str(row.id), None) for row in found.rows
-    ]
-    marks = [_MARKS.get(row.standing, "●") if isinstance(row, RevisionRow) else "!" for row in found.rows]
-    rows = []
-    for row, line in zip(found.rows, draw(known, marks), strict=True):
-        if isinstance(row, Hurt):
-            rows.append(Row(str(row.id), (line, str(row.id), Text("damaged", style="red")), hurt=True))
-            continue
-        head = row.id == found.head
-        state = Text(f"{row.standing}, head" if head else row.standing, style="bold green" if head else "")
-        if row.standing in ("taken out", "rolled back", "other branch"):
-            state.stylize("dim")
-        layers = ",".join(map(str, row.layers))
-        cells = (line, row.id, state, row.message, row.method or "", layers, when(row.created))
-        rows.append(Row(row.id, cells))
-    return rows
+def _row(found: RevisionRow | Hurt, shape: Shape | None, *, in_order: bool) -> Row:
+    """A line of the history. Only in the history's own order do the lanes of the graph mean anything."""
+    id = str(found.id)
+    standing = shape.standing(id) if shape is not None else ""
+    lane = shape.lane(id) if shape is not None and in_order else MARKS.get(standing, "●")
+    if isinstance(found, Hurt):
+        return Row(id, (lane, id, Text("damaged", style="red")), hurt=True)
+    head = shape is not None and shape.head == id
+    state = Text(f"{standing}, head" if head else standing, style="bold green" if head else "")
+    if standing in ("taken out", "rolled back", "other branch"):
+        state.stylize("dim")
+    layers = ",".join(map(str, found.layers))
+    return Row(id, (lane, id, state, found.message, found.method or "", layers, when(found.created)))

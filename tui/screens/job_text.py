@@ -9,7 +9,7 @@ from rich.text import Text
 from ..data.jobs import JobDetail
 from ..plain import cut, plain
 from ..widgets.detail import fields, title, wrong
-from ..widgets.rows import bar
+from ..widgets.row_lines import bar
 from .pane import Parts
 from .show import amount, duration, rate, short_path, when
 

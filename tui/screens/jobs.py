@@ -1,22 +1,24 @@
 """The jobs pane: what works now, what waits, what has ended and how."""
 
-from typing import ClassVar
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from ...engine import jobs
 from ...store.catalog import Catalog
-from ...store.tables import ENDED_STATES
-from ..data.jobs import JobDetail, JobRow, job_detail, list_jobs, tail
-from ..data.rows import Hurt
+from ..data.jobs import ALIVE, JOB, JOBS, JobDetail, JobRow, tail
+from ..data.rows import Hurt, Key, Listing, row_of
+from ..subcommand import run_command
 from ..twin import command
-from ..widgets.rows import Column, Row, bar
+from ..widgets.row_lines import Column, Row, bar
 from .job_text import STATES, job_parts
 from .pane import Pane, Refused, Run
-from .show import count, duration, rate
+from .show import count, duration, rate, some
 
 _BAR = 10
+_NAMED = 3
 
 
 class JobsPane(Pane):
@@ -25,7 +27,7 @@ class JobsPane(Pane):
     heading = "Jobs"
     columns = (
         Column("state", 13),
-        Column("id", 4),
+        Column("id", 6),
         Column("kind", 10),
         Column("about", least=28),
         Column("progress", 15),
@@ -34,26 +36,31 @@ class JobsPane(Pane):
         Column("now", 30, drop=3),
     )
     empty = "No jobs yet: adding a model, tracing and editing are jobs."
+    writing = frozenset({"cancel", "resume", "remove"})
     BINDINGS: ClassVar[list[BindingType]] = [
         # Not k: that is the row above in every other place.
         Binding(
             "K,ctrl+k", "cancel", "cancel", key_display="K", tooltip="stop this job at its next checkpoint"
         ),
         Binding("r", "resume", "resume", tooltip="let a stopped job go on from its checkpoint"),
+        Binding("L", "log", "log", tooltip="its log, whole: follow, search, wrap"),
+        Binding("D", "remove", "remove", show=False, tooltip="remove this ended job and its log"),
     ]
 
     def __init__(self, catalog: Catalog, id: str) -> None:
         super().__init__(catalog, id)
-        self._found: dict[str, JobRow | Hurt] = {}
         self._shown: JobDetail | Hurt | None = None
         self._log: tuple[int, float] | None = None
 
-    def read_rows(self) -> list[Row]:
-        self._found = {str(row.id): row for row in list_jobs(self.catalog)}
-        return [_row(row) for row in self._found.values()]
+    @property
+    def listing(self) -> Listing[Any]:
+        return JOBS
 
-    def show_detail(self, key: str | None, *, fresh: bool) -> None:
-        self._shown = job_detail(self.catalog, int(key)) if key is not None else None
+    def make_row(self, found: JobRow | Hurt) -> Row:
+        return _row(found)
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        self._shown = row_of(self.catalog, JOB, key) if key is not None else None
         self._log = self._log_state()
         self._show(fresh=fresh)
 
@@ -65,55 +72,94 @@ class JobsPane(Pane):
             self._show(fresh=False)
 
     def _show(self, *, fresh: bool) -> None:
-        path = jobs.log_path(self.catalog.home, int(self.rows.key or 0))
+        path = self._log_path()
         lines = tail(path)
         self.show_text(self._shown, lambda found: job_parts(found, path, lines), fresh=fresh)
 
     def _log_state(self) -> tuple[int, float] | None:
         try:
-            found = jobs.log_path(self.catalog.home, int(self.rows.key or 0)).stat()
+            found = self._log_path().stat()
         except OSError:
             return None
         return found.st_size, found.st_mtime
 
-    def twin(self, key: str) -> str:
+    def _log_path(self) -> Path:
+        return self.catalog.home.job_log(int(self.rows.key or 0))
+
+    def twin(self, key: Key) -> str:
         return command("job", "show", key)
 
+    def _chosen(self, states: Collection[str]) -> list[JobRow]:
+        """Of the marked rows, or the one under the cursor, those in one of the states."""
+        rows = [row.value for row in self.rows.chosen]
+        return [row for row in rows if isinstance(row, JobRow) and row.state in states]
+
     def action_cancel(self) -> None:
-        row = self._found.get(self.rows.key or "")
-        if not isinstance(row, JobRow) or not row.alive:
+        found = self._chosen(ALIVE)
+        if not found:
             self.post_message(Refused("only a queued, waiting or running job can be cancelled"))
             return
-        catalog, id = self.catalog, row.id
+        catalog, ids = self.catalog, [row.id for row in found]
 
         def cancel() -> str:
-            job = jobs.ask_to_stop(catalog, id)
-            return (
-                f"job {id} {'is cancelled' if job.state in ENDED_STATES else 'stops at its next checkpoint'}"
-            )
+            from ...engine import jobs
 
-        question = (
-            f"Cancel job {id} ({row.kind}: {row.about})?\nWhat it has saved stays: r resumes it from there."
-        )
-        self.confirm(question, "Cancel the job", command("job", "cancel", id), cancel)
+            ended = [jobs.ask_to_stop(catalog, id).state not in ALIVE for id in ids]
+            if len(ids) > 1:
+                return f"{some(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
+            return f"job {ids[0]} {'is cancelled' if ended[0] else 'stops at its next checkpoint'}"
+
+        which = "; ".join(f"job {row.id} ({row.kind}: {row.about})" for row in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        question = f"Cancel {which}{more}?\nWhat it has saved stays: r resumes it from there."
+        self.confirm(question, "Cancel the job" + "s" * (len(ids) > 1), _each("cancel", ids), cancel)
 
     def action_resume(self) -> None:
-        row = self._found.get(self.rows.key or "")
-        if not isinstance(row, JobRow) or row.state not in ("interrupted", "paused", "failed", "cancelled"):
+        ids = [row.id for row in self._chosen(("interrupted", "paused", "failed", "cancelled"))]
+        if not ids:
             self.post_message(Refused("only an interrupted, paused, failed or cancelled job can be resumed"))
             return
-        catalog, id = self.catalog, row.id
+        catalog = self.catalog
 
         def resume() -> str:
-            jobs.resume(catalog, id)
-            return f"job {id} goes on from its checkpoint"
+            from ...engine import jobs
 
-        self.post_message(Run(command("job", "resume", id), resume))
+            for id in ids:
+                jobs.resume(catalog, id)
+            return f"job {', '.join(map(str, ids))} go{'es' if len(ids) == 1 else ''} on from the checkpoint"
+
+        self.post_message(Run(_each("resume", ids), resume))
+
+    def action_log(self) -> None:
+        if self.rows.key is not None:
+            from .log_view import LogView
+
+            self.app.push_screen(LogView(self._log_path(), f"Log of job {self.rows.key}"))
+
+    def action_remove(self) -> None:
+        row = self.found(JobRow)
+        if row is None or row.alive:
+            self.post_message(Refused("only a job that has ended can be removed: cancel it first"))
+            return
+        home, id = self.catalog.home, row.id
+        log = self._log_path()
+        freed = count(log.stat().st_size) if log.exists() else "0"
+        question = (
+            f"Remove job {id} ({row.kind}: {row.about}) and its log ({freed}B)?\n"
+            "What it made stays. This cannot be undone."
+        )
+        twin = command("job", "remove", id)
+        self.confirm(question, "Remove it", twin, lambda: run_command(home, "job", "remove", str(id)))
+
+
+def _each(verb: str, ids: list[int]) -> str:
+    """The command for each of some jobs."""
+    return " && ".join(command("job", verb, id) for id in ids)
 
 
 def _row(row: JobRow | Hurt) -> Row:
     if isinstance(row, Hurt):
-        return Row(str(row.id), (Text("! damaged", style="red"), str(row.id), "", row.reason), hurt=True)
+        return Row(row.id, (Text("! damaged", style="red"), str(row.id), "", row.reason), hurt=True)
     symbol, style = STATES[row.state]
     word = "stopping" if row.alive and row.stop_asked else row.state
     cells: tuple[str | Text, ...] = (
@@ -126,7 +172,7 @@ def _row(row: JobRow | Hurt) -> Row:
         duration(row.seconds_left) if row.alive and row.seconds_left is not None else "",
         row.activity if row.alive else row.error or "",
     )
-    return Row(str(row.id), cells)
+    return Row(row.id, cells)
 
 
 def _progress(row: JobRow) -> str | Text:

@@ -13,7 +13,7 @@ from ..locating import Location
 from ..plain import plain
 from ..twin import command
 from ..widgets.detail import Detail, title
-from ..widgets.rows import bar
+from ..widgets.row_lines import bar
 from .pane import Parts
 
 _BAR = 30

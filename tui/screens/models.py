@@ -1,19 +1,19 @@
 """The models pane."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from ..data.models import ModelDetail, ModelRow, list_models, model_detail, model_names
-from ..data.rows import Hurt
+from ..data.models import MODEL, MODELS, ModelDetail, ModelRow, model_names
+from ..data.rows import Hurt, Key, Listing, row_of
+from ..subcommand import run_command
 from ..twin import command
 from ..widgets.detail import fields, title
-from ..widgets.rows import Column, Row
-from .model_form import ModelForm
-from .pane import ModelChosen, Pane, Parts
-from .show import count, some, when
-from .trace_form import TraceForm
+from ..widgets.row_lines import Column, Row
+from .anatomy import draw_anatomy
+from .pane import ModelChosen, Pane, Parts, Refused
+from .show import count, memory_free, some, when
 
 
 class ModelsPane(Pane):
@@ -29,38 +29,66 @@ class ModelsPane(Pane):
         Column("head", 10),
     )
     empty = "No models yet: press a to add one; starter is a small one that needs no hub."
+    writing = frozenset({"add", "trace", "remove"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "add model", tooltip="add a model: hub id, folder, .gguf or starter"),
         Binding("t", "trace", "trace", tooltip="start a trace of this model"),
+        Binding("D", "remove", "remove", show=False, tooltip="remove this model and all that was done on it"),
     ]
 
-    def read_rows(self) -> list[Row]:
-        self._found = {str(row.id): row for row in list_models(self.catalog)}
-        return [_row(row) for row in self._found.values()]
+    @property
+    def listing(self) -> Listing[Any]:
+        return MODELS
 
-    def show_detail(self, key: str | None, *, fresh: bool) -> None:
-        found = model_detail(self.catalog, int(key)) if key is not None else None
+    def make_row(self, found: ModelRow | Hurt) -> Row:
+        return _row(found)
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        found = row_of(self.catalog, MODEL, key) if key is not None else None
         if isinstance(found, ModelDetail) and fresh:
             self.post_message(ModelChosen(found.name))
         self.show_text(found, _parts, fresh=fresh)
 
-    def twin(self, key: str) -> str:
-        row = self._found.get(key)
-        return command("model", "show", row.name if isinstance(row, ModelRow) else key)
+    def twin(self, key: Key) -> str:
+        row = self.found(ModelRow)
+        return command("model", "show", row.name if row is not None else key)
+
+    def name_of_row(self) -> str:
+        row = self.found(ModelRow)
+        return row.name if row is not None else super().name_of_row()
 
     def action_add(self) -> None:
+        from .model_form import ModelForm
+
         self.fill(ModelForm(set(model_names(self.catalog))))
 
     def action_trace(self) -> None:
+        from .trace_form import TraceForm
+
         self.fill(TraceForm(self.catalog, self.model))
+
+    def action_remove(self) -> None:
+        key = self.rows.key
+        found = row_of(self.catalog, MODEL, key) if key is not None else None
+        if not isinstance(found, ModelDetail):
+            self.post_message(Refused("this row is damaged: see retcon doctor"))
+            return
+        home, name = self.catalog.home, found.name
+        frees = "" if found.source_kind == "folder" else f", {count(found.size)}B of weights"
+        question = (
+            f"Remove {name}, its {some(found.edits - 1, 'revision')}, {some(found.traces, 'trace')} and "
+            f"{some(found.covariances, 'covariance')}{frees}?\nThis cannot be undone."
+        )
+        twin = command("model", "remove", name)
+        self.confirm(question, "Remove it", twin, lambda: run_command(home, "model", "remove", name, "--yes"))
 
 
 def _row(row: ModelRow | Hurt) -> Row:
     if isinstance(row, Hurt):
-        return Row(str(row.id), (Text(f"model {row.id}: damaged", style="red"),), hurt=True)
+        return Row(row.id, (Text(f"model {row.id}: damaged", style="red"),), hurt=True)
     layers = str(row.layers) if row.layers is not None else "?"
     cells = (row.name, row.architecture, layers, count(row.parameters), row.dtype, row.head or "")
-    return Row(str(row.id), cells)
+    return Row(row.id, cells)
 
 
 def _parts(model: ModelDetail) -> Parts:
@@ -78,13 +106,16 @@ def _parts(model: ModelDetail) -> Parts:
             ("folder", model.path),
             ("weights", f"{model.parameters:,} parameters, {model.dtype}, {count(model.size)}B"),
             ("fingerprint", f"{model.fingerprint[:32]}…"),
-            ("head", model.head),
+            ("memory", _memory(model)),
+            ("head", f"{model.head}  {model.head_message or ''}" if model.head else None),
             ("its own code", "Python that came with it is run" if model.trust_remote_code else None),
             ("added", f"{when(model.created)} UTC"),
             ("catalog", f"{revisions}, {found}"),
         ),
         "",
         title("Anatomy"),
+        *draw_anatomy(anatomy),
+        "",
         fields(
             ("architecture", anatomy.get("architecture")),
             ("layers", f"{anatomy.get('layers')} of width {anatomy.get('width')}"),
@@ -98,3 +129,10 @@ def _parts(model: ModelDetail) -> Parts:
             ("attn and MLP", "in parallel" if anatomy.get("parallel") else "one after the other"),
         ),
     ]
+
+
+def _memory(model: ModelDetail) -> str:
+    """What loading it takes, beside what this machine has free; a job's form tells what the job takes."""
+    free = memory_free()
+    beside = "" if free is None else f"; {count(free)}B are free on this machine"
+    return f"{count(model.size)}B to load{beside}"

@@ -5,11 +5,12 @@ from typing import Any
 
 from rich.text import Text
 
-from ...engine.jobs import METRICS
+from ...engine import jobs
 from ..data.edits import EvaluationView, RevisionDetail
 from ..data.rows import Hurt
 from ..plain import plain
 from ..widgets.detail import fields, title, wrong
+from ..widgets.row_lines import bar
 from .pane import Parts
 from .show import some, sparkline, when
 
@@ -27,6 +28,7 @@ _ROWS = (
 )
 _SHOWN = 12
 _CURVE = 24
+_BAR = 12
 
 
 def revision_parts(
@@ -90,10 +92,12 @@ def _curve(figures: dict[str, Any]) -> Parts:
 
 
 def _sizes(figures: dict[str, Any]) -> Parts:
+    """A line and a bar for each matrix; the bars are parts of the largest."""
     sizes: dict[str, dict[str, Any]] = figures.get("delta", {})
     parts: Parts = ["", title("Size of the change")] if sizes else []
+    most = max((float(size["relative"]) for size in sizes.values()), default=0.0) or 1.0
     for name, size in sizes.items():
-        parts.append(Text(plain(name)))
+        parts.append(Text(f"{plain(name)} {bar(float(size['relative']) / most, _BAR).rstrip('─')}"))
         change = f"rank {size['rank']}, norm {size['norm']:.3g}, {size['relative']:.2%} of the matrix"
         parts.append(Text(f"  {change}; {size['effective']:.2%} of it left after rounding"))
     return parts
@@ -116,18 +120,30 @@ def _scores(evaluations: Sequence[EvaluationView | Hurt]) -> Parts:
             if known:
                 parts.append(Text("  " + "   ".join(f"{name} {_score(one.scores[name])}" for name in known)))
         parts += _beside_parent(one)
+        parts += _retention(one)
     return parts
+
+
+def _retention(one: EvaluationView) -> Parts:
+    """Of the earlier edits that were asked again, how many requests still hold."""
+    if not one.retention:
+        return []
+    asked = sum(kept.requests for kept in one.retention)
+    held = sum(kept.first_choice for kept in one.retention)
+    worst = sorted(one.retention, key=lambda kept: kept.first_choice / max(1, kept.requests))[:_SHOWN]
+    lines = ", ".join(f"{kept.edit} {kept.first_choice}/{kept.requests}" for kept in worst)
+    return [Text(f"  earlier edits: {held} of {asked} requests still hold ({lines}); M shows all revisions")]
 
 
 def _beside_parent(one: EvaluationView) -> Parts:
     """What the same questions gave at the parent, or why there is no such number."""
     if one.parent is None:
         return [Text(plain(f"  {one.differs}"), style="dim")] if one.differs else []
-    shared = [name for name in METRICS if name in one.scores and name in one.parent.scores]
+    shared = [name for name in jobs.METRICS if name in one.scores and name in one.parent.scores]
     moved = [
         f"{name} {one.parent.scores[name][0]:.3f} → {one.scores[name][0]:.3f}"
         for name in shared
-        if METRICS[name].over != "requests"
+        if jobs.METRICS[name].over != "requests"
     ]
     return [Text(f"  from the parent's evaluation {one.parent.id}: {'   '.join(moved)}")]
 

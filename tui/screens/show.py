@@ -56,3 +56,12 @@ def sparkline(values: list[float], width: int) -> str:
     low, high = min(values, default=0.0), max(values, default=0.0)
     steps = "▁▂▃▄▅▆▇█"
     return "".join(steps[round((value - low) / (high - low) * 7) if high > low else 0] for value in values)
+
+
+def memory_free() -> int | None:
+    """Bytes of memory that programs can still have; None where the system does not tell it so."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)

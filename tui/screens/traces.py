@@ -1,6 +1,6 @@
 """The traces pane: where a model keeps facts, as heat maps."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import on
@@ -11,14 +11,12 @@ from textual.widgets import Static
 
 from ...store.errors import CatalogError, InputError
 from ..data.averages import Effects, Tally, effects_of, location_of, stamp_of, tally_of
-from ..data.rows import Hurt
-from ..data.traces import KINDS, ResultView, TraceRow, index_of, list_traces, result_at
+from ..data.rows import Hurt, Key, Listing
+from ..data.traces import KINDS, TRACES, ResultView, TraceRow, index_of, result_at
 from ..plain import plain
 from ..twin import command
 from ..widgets.heat_map import HeatMap
-from ..widgets.rows import Column, Row
-from .edit_form import EditForm
-from .location import LocationView
+from ..widgets.row_lines import Column, Row
 from .pane import Pane, Refused, Showing
 from .pictures import (
     curves_text,
@@ -29,9 +27,7 @@ from .pictures import (
     result_text,
     settings_text,
 )
-from .saving import save_averages, save_result
 from .show import when
-from .trace_form import TraceForm
 
 _AVERAGE = -1
 
@@ -41,13 +37,14 @@ class TracesPane(Pane):
 
     heading = "Traces"
     columns = (
-        Column("id", 4),
+        Column("id", 6),
         Column("model", 12, drop=1),
-        Column("prompt or facts", least=28),
+        Column("prompt or facts", least=28, field="prompt"),
         Column("kinds", 15, drop=2),
         Column("when", 16, drop=3),
     )
     empty = "No traces yet: press t to find where a model keeps a fact."
+    writing = frozenset({"trace", "edit", "picture"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "trace", "trace", tooltip="start a trace"),
         Binding("e", "edit", "edit", tooltip="write the fact at the layer of the cursor"),
@@ -65,13 +62,16 @@ class TracesPane(Pane):
         ),
         Binding("x", "picture", "picture", tooltip="draw what is shown to a PNG in the current folder"),
         Binding("L", "locate", "locate", tooltip="the layers that this trace proposes to edit"),
+        Binding(
+            "equals_sign", "compare", "compare", key_display="=", show=False,
+            tooltip="the two marked traces as one map: where the first has more",
+        ),
         Binding("s", "stretch", "scale: whole, or up to the highest cell", show=False),
     ]  # fmt: skip
 
     def make_detail(self) -> Widget:
         self.map = HeatMap()
         self.readout = Static(classes="readout", markup=False)
-        self._found: dict[str, TraceRow | Hurt] = {}
         self._kind, self._page, self._stretch = "hidden", 0, False
         # Whether averages are curves, and of which kind alone (None: of all).
         self._curves = False
@@ -85,23 +85,25 @@ class TracesPane(Pane):
         yield self.readout
         yield self.map
 
-    def read_rows(self) -> list[Row]:
-        self._found = {str(row.id): row for row in list_traces(self.catalog)}
-        return [_row(row) for row in self._found.values()]
+    @property
+    def listing(self) -> Listing[Any]:
+        return TRACES
 
-    def twin(self, key: str) -> str:
+    def make_row(self, found: TraceRow | Hurt) -> Row:
+        return _row(found)
+
+    def twin(self, key: Key) -> str:
         return command("trace", "show", key)
 
     @property
     def _trace(self) -> TraceRow | None:
-        row = self._found.get(self.rows.key or "")
-        return row if isinstance(row, TraceRow) else None
+        return self.found(TraceRow)
 
-    def show_detail(self, key: str | None, *, fresh: bool) -> None:
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
         row = self._trace
         if row is None:
-            hurt = self._found.get(key or "")
-            self._say(f"✗ trace {key}: {hurt.reason}" if isinstance(hurt, Hurt) else "")
+            hurt = self.found(Hurt)
+            self._say(f"✗ trace {key}: {hurt.reason}" if hurt is not None else "")
             return
         if fresh:
             self._page = _AVERAGE if row.fact_set is not None and row.results > 1 else 0
@@ -117,6 +119,8 @@ class TracesPane(Pane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The keys of what only a set of facts has are offered where there is one."""
+        if super().check_action(action, parameters) is None:
+            return None
         row = self._trace
         if action == "page":
             return row is not None and row.results > 1
@@ -218,6 +222,8 @@ class TracesPane(Pane):
             self._draw(keep_cursor=False)
 
     def action_picture(self) -> None:
+        from .saving import save_averages, save_result
+
         row, result = self._trace, self._result
         if row is not None and self._page == _AVERAGE and self._effects:
             self.post_message(save_averages(self.catalog, row))
@@ -233,6 +239,8 @@ class TracesPane(Pane):
             self.post_message(Refused("there is nothing to draw here"))
 
     def action_locate(self) -> None:
+        from .location import LocationView
+
         row = self._trace
         if row is None:
             return
@@ -244,17 +252,35 @@ class TracesPane(Pane):
         self.post_message(Showing(command("trace", "locate", row.id)))
         self.app.push_screen(found)
 
+    def action_compare(self) -> None:
+        from .compare_traces import CompareTraces
+
+        marked = [row.value for row in self.rows.chosen if isinstance(row.value, TraceRow)]
+        if len(marked) != 2:
+            self.post_message(Refused("mark two traces with space, then press ="))
+            return
+        try:
+            found = CompareTraces(self.catalog, marked[0], marked[1])
+        except InputError as error:
+            self.post_message(Refused(str(error)))
+            return
+        self.app.push_screen(found)
+
     def action_stretch(self) -> None:
         self._stretch = not self._stretch
         self._draw(keep_cursor=True)
 
     def action_trace(self) -> None:
+        from .trace_form import TraceForm
+
         result = self._result if isinstance(self._result, ResultView) and self.map.has_focus else None
         model = self._trace.model if self._trace is not None else self.model
         prompt, subject = (result.prompt, result.subject) if result is not None else ("", "")
         self.fill(TraceForm(self.catalog, model, prompt, subject))
 
     def action_edit(self) -> None:
+        from .edit_form import EditForm
+
         row, result = self._trace, self._result
         if row is None:
             self.fill(EditForm(self.catalog, self.model))
@@ -276,6 +302,6 @@ class TracesPane(Pane):
 
 def _row(row: TraceRow | Hurt) -> Row:
     if isinstance(row, Hurt):
-        return Row(str(row.id), (str(row.id), "", Text("damaged", style="red")), hurt=True)
+        return Row(row.id, (str(row.id), "", Text("damaged", style="red")), hurt=True)
     cells = (str(row.id), row.model, row.about, ",".join(row.kinds), when(row.created))
-    return Row(str(row.id), cells)
+    return Row(row.id, cells)

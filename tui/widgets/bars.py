@@ -1,4 +1,4 @@
-"""The lines at the edges of the screen: the tabs, and the command that does the same."""
+"""The lines at the edges of the screen: the tabs, the command that does the same, and the keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from rich.cells import cell_len
 from rich.text import Text
 from textual import events
 from textual.message import Message
+from textual.screen import Screen
 from textual.widget import Widget
 
 from ..plain import cut, plain
@@ -25,32 +26,50 @@ class TabBar(Widget):
         super().__init__()
         self.names = tuple(names)
         self.active = self.names[0]
+        self._note, self._tail = "", ""
+        self._counts: dict[str, int] = {}
 
     def show(self, name: str) -> None:
-        """Mark a tab."""
+        """Mark a tab; what was counted there has been seen."""
         if name != self.active:
             self.active = name
+            self._counts.pop(name, None)
+            self.refresh()
+
+    def count(self, name: str) -> None:
+        """One more thing has happened in a tab since it was looked at."""
+        self._counts[name] = self._counts.get(name, 0) + 1
+        self.refresh()
+
+    def note(self, text: str, tail: str = "") -> None:
+        """What stands at the right end; of it `text` is cut first where there is no room."""
+        if (text, tail) != (self._note, self._tail):
+            self._note, self._tail = text, tail
             self.refresh()
 
     def _labels(self) -> list[tuple[str, str]]:
-        return [
-            (name, f"▌{index} {name.title()}▐" if name == self.active else f" {index} {name.title()} ")
-            for index, name in enumerate(self.names, 1)
-        ]
+        labels = []
+        for index, name in enumerate(self.names, 1):
+            words = f"{index} {name.title()}" + (f" +{self._counts[name]}" if name in self._counts else "")
+            labels.append((name, f"▌{words}▐" if name == self.active else f" {words} "))
+        return labels
 
     def render(self) -> Text:
         text = Text(no_wrap=True, end="")
         for name, label in self._labels():
             text.append(label, style="bold reverse" if name == self.active else "")
-            text.append(" ")
-        return text
+        room = self.size.width - cell_len(text.plain) - 1
+        tail = cut(f" {plain(self._tail)}" if self._tail else "", room)
+        note = cut(plain(self._note), room - cell_len(tail)) + tail
+        text.append(" " * (room - cell_len(note)))
+        return text.append(note, style="bold" if note.startswith("✗") else "dim")
 
     def on_click(self, event: events.Click) -> None:
         at = 0
         for name, label in self._labels():
             if at <= event.x < at + len(label):
                 self.post_message(self.Chosen(name))
-            at += len(label) + 1
+            at += len(label)
 
 
 class CommandLine(Widget):
@@ -76,3 +95,45 @@ class CommandLine(Widget):
             text.append(cut(f"$ {plain(self.twin)}", room), style="green")
             text.append("  " if outcome else "")
         return text.append(outcome, style=self._style)
+
+
+class KeyHints(Widget):
+    """The keys that are in force here, in one line; those that may not be pressed are dim. A click presses one.
+
+    Textual's footer makes a widget of each key, which is most of what a switch of tabs would cost.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hints: list[tuple[str, str, str, bool]] = []
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._update)
+
+    def _update(self, screen: Screen[object]) -> None:
+        if screen is not self.app.screen:
+            return
+        hints: dict[str, tuple[str, str, str, bool]] = {}
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.show and not binding.system:
+                key = self.app.get_key_display(binding)
+                hints.setdefault(binding.action, (key, binding.description, binding.key, active.enabled))
+        if list(hints.values()) != self._hints:
+            self._hints = list(hints.values())
+            self.refresh()
+
+    def render(self) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis", end="")
+        for key, description, _, enabled in self._hints:
+            text.append(f" {key}", style="bold cyan" if enabled else "dim strike")
+            text.append(f" {description} ", style="" if enabled else "dim")
+        return text
+
+    def on_click(self, event: events.Click) -> None:
+        at = 0
+        for shown, description, key, _ in self._hints:
+            width = cell_len(shown) + cell_len(description) + 3
+            if at <= event.x < at + width:
+                self.app.simulate_key(key.split(",")[0])
+            at += width

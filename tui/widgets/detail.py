@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 from textual.binding import Binding, BindingType
@@ -28,6 +28,8 @@ class Detail(Lines, can_focus=True):
     def __init__(self) -> None:
         super().__init__()
         self._parts: tuple[RenderableType, ...] = ()
+        # The line at which each part begins.
+        self._begins: list[int] = []
 
     def show(self, parts: Sequence[RenderableType], *, top: bool = False) -> None:
         """Show these one under the other; `top` scrolls back up."""
@@ -42,8 +44,18 @@ class Detail(Lines, can_focus=True):
     def _wrap(self) -> None:
         console = self.app.console
         options = console.options.update(width=self.room, height=None, highlight=False)
-        lines = console.render_lines(Group(*self._parts), options, pad=False)
-        self.put([Strip(line) for line in lines])
+        lines: list[Strip] = []
+        self._begins = []
+        for part in self._parts:
+            self._begins.append(len(lines))
+            lines += [Strip(line) for line in console.render_lines(part, options, pad=False)]
+        self.put(lines)
+
+    def show_part(self, number: int) -> None:
+        """Scroll so that a part is seen, with some of what stands before it."""
+        if number < len(self._begins):
+            line = max(0, self._begins[number] - self.size.height // 3)
+            self.scroll_to(y=line, animate=False, immediate=True)
 
 
 def title(text: str) -> Text:

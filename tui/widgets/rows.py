@@ -1,14 +1,14 @@
-"""A list of rows under a header: one column takes what width is left, the least important go when it is narrow.
+"""The list under all five nouns: it holds the keys of all rows, and reads those rows that are looked at.
 
 Drawn line by line, so that a moved cursor repaints two lines and nothing else: the way home may be a slow SSH line.
+A list that is long is read in a thread; what is on the screen is never waited for.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from textwrap import wrap
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
-from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual import events
@@ -18,134 +18,343 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ..plain import plain
+from ...store.errors import CatalogError, InputError
+from ..data.rows import Key, Query
+from .row_lines import Column, Row, line, widths
+
+# So many keys are read at once; a list that has more is read whole in a thread.
+FIRST = 2000
+_BLOCK = 60
+_MOST_CACHED = 1200
+_PAINTED_SECONDS = 0.1
+# How long a long list that has changed again waits before it is read again.
+_AGAIN_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column; `width` 0 takes what is left. The highest `drop` goes first when that gets less than `least`."""
+class Source(Protocol):
+    """Where the rows come from. Both raise CatalogError; `read_keys` also InputError for a filter that is none."""
 
-    title: str
-    width: int = 0
-    drop: int = 0
-    least: int = 12
+    def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]: ...
 
+    def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]: ...
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the list. Cells are plain text or styled `Text`; both are cut to their column."""
-
-    key: str
-    cells: tuple[str | Text, ...]
-    hurt: bool = False
+    def open_row(self) -> None:
+        """Enter on a row. Called at once: the keys after it, typed in a burst, belong to the row."""
 
 
 class Rows(ScrollView, can_focus=True, inherit_bindings=False):
-    """The list. Posts `Selected` when another row has the cursor and `Opened` when one is entered."""
+    """The list. Posts `Selected` when another row has the cursor."""
 
+    heading = "The list"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "move(1)", "next row", show=False),
         Binding("k,up", "move(-1)", "row before", show=False),
-        Binding("g,home", "move(-1000000)", "first row", show=False),
-        Binding("G,end", "move(1000000)", "last row", show=False),
+        Binding("g,home", "move(-1000000000)", "first row", show=False),
+        Binding("G,end", "move(1000000000)", "last row", show=False),
         Binding("ctrl+d,pagedown", "page(1)", "page down", show=False),
         Binding("ctrl+u,pageup", "page(-1)", "page up", show=False),
         Binding("enter,l,right", "open", "open", show=False),
+        Binding("space", "mark", "mark this row", show=False),
+        Binding("v", "mark_to", "mark from the last marked row to here", show=False),
+        Binding("asterisk", "mark_all", "mark all rows, or none", show=False),
+        Binding("o", "sort", "order by the next column", show=False),
+        Binding("O", "reverse", "the other way round", show=False),
     ]
 
     @dataclass
     class Selected(Message):
-        """The cursor stands on another row; None: there is none."""
+        """The cursor stands on another row; None: there is none. `by_hand`: a key or the mouse moved it."""
 
         rows: "Rows"
-        key: str | None
+        key: Key | None
+        by_hand: bool = False
 
         @property
         def control(self) -> "Rows":
             return self.rows
 
     @dataclass
-    class Opened(Message):
-        """Enter on a row."""
+    class Changed(Message):
+        """How many rows there are, which are shown, or which are marked."""
 
         rows: "Rows"
-        key: str
 
-        @property
-        def control(self) -> "Rows":
-            return self.rows
+    @dataclass
+    class Failed(Message):
+        """The rows could not be read, and why."""
 
-    def __init__(self, columns: Sequence[Column], empty: str) -> None:
+        reason: str
+
+    def __init__(
+        self, columns: Sequence[Column], empty: str, source: Source, sortable: Collection[str]
+    ) -> None:
         super().__init__()
         self.columns = tuple(columns)
         self.empty = empty
-        self.rows: tuple[Row, ...] = ()
+        self.keys: Sequence[Key] = ()
         self.cursor = 0
+        self.asked = Query()
+        self.marked: set[Key] = set()
+        # How many there are without a filter.
+        self.total = 0
+        self._source = source
+        self._sortable = sortable
+        self._cache: dict[Key, Row] = {}
+        # Whether `keys` are all of them, or the first of a long list; whether they are being read, and again.
+        self._whole = True
+        self._reading = False
+        self._again = False
+        self._wanted: Key | None = None
+        self._last_mark = 0
 
     @property
-    def key(self) -> str | None:
+    def key(self) -> Key | None:
         """The key of the row under the cursor."""
-        return self.rows[self.cursor].key if self.rows else None
+        return self.keys[self.cursor] if len(self.keys) else None
 
-    def show(self, rows: Sequence[Row]) -> None:
-        """Other rows; the cursor stays on its row if that is still there. Only lines that differ are repainted."""
-        old, key = self.rows, self.key
-        rows = tuple(rows)
-        if rows == old:
+    @property
+    def row(self) -> Row | None:
+        """The row under the cursor."""
+        return self._row(self.cursor) if len(self.keys) else None
+
+    @property
+    def chosen(self) -> list[Row]:
+        """The rows that are marked, in the order of the list; if none are, the one under the cursor."""
+        if not self.marked:
+            return [self.row] if self.row is not None else []
+        found = [key for key in self.keys if key in self.marked]
+        rows: list[Row] = []
+        for begin in range(0, len(found), _BLOCK):
+            read = self._source.read_rows(found[begin : begin + _BLOCK])
+            rows += [read[key] for key in found[begin : begin + _BLOCK] if key in read]
+        return rows
+
+    @property
+    def own_keys(self) -> Collection[str]:
+        """The keys that move, mark and order."""
+        return self._bindings.key_to_bindings.keys() - {"enter", "l", "right"}
+
+    # -- what is shown
+
+    def reload(self) -> None:
+        """Read anew; the cursor stays on its row if that is still there. Only lines that differ are repainted."""
+        if len(self.keys) >= FIRST:
+            self._read_whole()
+            self._freshen()
             return
-        self.rows = rows
-        keys = [row.key for row in rows]
-        cursor = keys.index(key) if key in keys else max(0, min(self.cursor, len(rows) - 1))
-        moved, self.cursor = cursor != self.cursor, cursor
-        self.virtual_size = Size(self.size.width, len(rows) + 1)
-        if len(rows) == len(old) and not moved:
-            for index, (before, after) in enumerate(zip(old, rows, strict=True)):
-                if before != after:
-                    self.refresh_line(index + 1)
+        try:
+            keys = self._source.read_keys(self.asked, FIRST)
+        except (CatalogError, InputError) as error:
+            self.post_message(self.Failed(str(error)))
+            return
+        self._take(keys, whole=len(keys) < FIRST)
+        if len(keys) == FIRST:
+            # Not before these are painted.
+            self.set_timer(_PAINTED_SECONDS, self._read_whole)
+
+    def ask(self, query: Query) -> None:
+        """Show other rows, or in another order."""
+        if query == self.asked:
+            return
+        self.asked = query
+        if self.total >= FIRST:
+            # A word that few rows hold is looked for in all of them: not while someone waits.
+            self._read_whole()
         else:
+            self.reload()
+        self.refresh_line(round(self.scroll_y))
+        self.post_message(self.Changed(self))
+
+    def select(self, key: Key) -> None:
+        """Put the cursor on a row, as soon as it is read; where there is none with that key, nothing happens."""
+        found = self._index(key)
+        if found is None:
+            self._wanted = key
+        else:
+            self._move_to(found)
+
+    def _read_whole(self) -> None:
+        if self._reading:
+            self._again = True
+            return
+        self._reading, self._again = True, False
+        query = self.asked
+
+        def read() -> None:
+            keys: Sequence[Key] | None = None
+            try:
+                keys = self._source.read_keys(query, None)
+            except (CatalogError, InputError) as error:
+                self.post_message(self.Failed(str(error)))
+            self.app.call_from_thread(self._have_read, query, keys)
+
+        self.run_worker(read, thread=True, group="keys", exit_on_error=False)
+
+    def _have_read(self, query: Query, keys: Sequence[Key] | None) -> None:
+        self._reading = False
+        if keys is not None and query == self.asked:
+            self._take(keys, whole=True)
+        if query != self.asked:
+            self._read_whole()
+        elif self._again:
+            self._again = False
+            self.set_timer(_AGAIN_SECONDS, self._read_whole)
+
+    def _take(self, keys: Sequence[Key], *, whole: bool) -> None:
+        """Other keys; the rows that are seen are read anew."""
+        before, key, was_empty = self.keys, self.key, not len(self.keys)
+        self.keys, self._whole = keys, whole
+        if not self.asked.filter.strip():
+            self.total = len(keys)
+        if self._wanted is not None and (found := self._index(self._wanted)) is not None:
+            self._wanted, cursor = None, found
+        else:
+            stays = key is not None and self.cursor < len(keys) and keys[self.cursor] == key
+            found = self.cursor if stays else self._index(key) if key is not None else None
+            cursor = found if found is not None else max(0, min(self.cursor, len(keys) - 1))
+        moved, self.cursor = cursor != self.cursor, cursor
+        self.virtual_size = Size(self.size.width, len(keys) + 1)
+        if len(before) == len(keys) and not moved and self._same_in_view(before):
+            self._freshen()
+        else:
+            self._cache.clear()
             self._keep_in_view()
             self.refresh()
-        if self.key != key or not old:
+        if self.key != key or was_empty:
             self.post_message(self.Selected(self, self.key))
+        if len(before) != len(keys):
+            self.post_message(self.Changed(self))
 
-    def select(self, key: str) -> None:
-        """Put the cursor on a row, if there is one with that key."""
-        for index, row in enumerate(self.rows):
-            if row.key == key:
-                self.action_move(index - self.cursor)
+    def _index(self, key: Key) -> int | None:
+        try:
+            return self.keys.index(key)
+        except (ValueError, TypeError):
+            return None
+
+    def _in_view(self) -> range:
+        top = round(self.scroll_y)
+        return range(top, min(len(self.keys), top + max(1, self.size.height - 1)))
+
+    def _same_in_view(self, before: Sequence[Key]) -> bool:
+        view = self._in_view()
+        return list(before[view.start : view.stop]) == list(self.keys[view.start : view.stop])
+
+    def _freshen(self) -> None:
+        """Read the rows in view anew, and repaint those that differ."""
+        view, old = self._in_view(), self._cache
+        self._cache = dict(self._read(self.keys[view.start : view.stop]))
+        for index in view:
+            key = self.keys[index]
+            if old.get(key) != self._cache.get(key):
+                self.refresh_line(index + 1)
+
+    def _read(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
+        if not len(keys):
+            return {}
+        try:
+            return self._source.read_rows(keys)
+        except CatalogError as error:
+            self.post_message(self.Failed(str(error)))
+            return {key: Row(key, (str(key), Text("cannot be read", style="red")), hurt=True) for key in keys}
+
+    def _row(self, index: int) -> Row:
+        key = self.keys[index]
+        if key not in self._cache:
+            if len(self._cache) > _MOST_CACHED:
+                self._cache.clear()
+            begin = index // _BLOCK * _BLOCK
+            self._cache |= self._read(self.keys[begin : begin + _BLOCK])
+        # Removed since the keys were read: the next look at the catalog takes it off the list.
+        return self._cache.setdefault(key, Row(key, (str(key), "gone"), hurt=True))
+
+    # -- keys and mouse
 
     def action_move(self, by: int) -> None:
-        cursor = max(0, min(self.cursor + by, len(self.rows) - 1))
-        if cursor == self.cursor or not self.rows:
+        if len(self.keys):
+            self._move_to(max(0, min(self.cursor + by, len(self.keys) - 1)))
+
+    def _move_to(self, cursor: int) -> None:
+        if cursor == self.cursor:
             return
         before, self.cursor = self.cursor, cursor
-        self.refresh_line(before + 1)
-        self.refresh_line(cursor + 1)
+        self._refresh_row(before)
+        self._refresh_row(cursor)
         self._keep_in_view()
-        self.post_message(self.Selected(self, self.key))
+        self.post_message(self.Selected(self, self.key, by_hand=True))
+
+    def _refresh_row(self, index: int) -> None:
+        self.refresh_line(index + 1)
 
     def action_page(self, by: int) -> None:
         self.action_move(by * max(1, self.size.height - 2))
 
     def action_open(self) -> None:
         if self.key is not None:
-            self.post_message(self.Opened(self, self.key))
+            self._source.open_row()
+
+    def action_mark(self) -> None:
+        if self.key is not None:
+            self.marked ^= {self.key}
+            self._last_mark = self.cursor
+            self._refresh_row(self.cursor)
+            self.action_move(1)
+            self.post_message(self.Changed(self))
+
+    def action_mark_to(self) -> None:
+        begin, end = sorted((min(self._last_mark, len(self.keys) - 1), self.cursor))
+        self.marked |= set(self.keys[begin : end + 1])
+        self.refresh()
+        self.post_message(self.Changed(self))
+
+    def action_mark_all(self) -> None:
+        self.marked = set() if self.marked else set(self.keys)
+        self.refresh()
+        self.post_message(self.Changed(self))
+
+    def unmark(self) -> bool:
+        """Mark nothing; False if nothing was marked."""
+        if not self.marked:
+            return False
+        self.action_mark_all()
+        return True
+
+    def action_sort(self) -> None:
+        """By the next column that is shown; after the last, newest first again."""
+        shown = [self.columns[index].name for index, _ in widths(self.columns, self.size.width)]
+        names = ["", *(name for name in shown if name in self._sortable)]
+        after = names[(names.index(self.asked.sort) + 1) % len(names)] if self.asked.sort in names else ""
+        self.ask(replace(self.asked, sort=after, backwards=False))
+
+    def action_reverse(self) -> None:
+        if self.asked.sort:
+            self.ask(replace(self.asked, backwards=not self.asked.backwards))
 
     def on_click(self, event: events.Click) -> None:
         index = event.y - 1 + round(self.scroll_y)
-        if event.y >= 1 and index < len(self.rows):
-            self.action_move(index - self.cursor)
+        if event.y == 0:
+            self._sort_at(event.x)
+        elif index < len(self.keys):
+            self._move_to(index)
             if event.chain == 2:
                 self.action_open()
 
+    def _sort_at(self, x: int) -> None:
+        at = 1
+        for index, width in widths(self.columns, self.size.width):
+            name = self.columns[index].name
+            if at <= x <= at + width and name in self._sortable:
+                back = self.asked.sort == name and not self.asked.backwards
+                self.ask(replace(self.asked, sort=name, backwards=back))
+            at += width + 1
+
     def on_focus(self) -> None:
-        self.refresh_line(self.cursor + 1)
+        self._refresh_row(self.cursor)
 
     def on_blur(self) -> None:
-        self.refresh_line(self.cursor + 1)
+        self._refresh_row(self.cursor)
 
     def on_resize(self) -> None:
-        self.virtual_size = Size(self.size.width, len(self.rows) + 1)
+        self.virtual_size = Size(self.size.width, len(self.keys) + 1)
         self._keep_in_view()
 
     def _keep_in_view(self) -> None:
@@ -156,60 +365,38 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         elif self.cursor >= top + shown:
             self.scroll_to(y=self.cursor - shown + 1, animate=False, immediate=True)
 
+    # -- drawing
+
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if y == 0:
-            line = self._line(tuple(column.title for column in self.columns), " ")
-            return self._strip(line, Style(bold=True, dim=True))
+            return self._strip(line(self.columns, self._titles(), " ", width), Style(bold=True, dim=True))
         index = y - 1 + round(self.scroll_y)
-        if index >= len(self.rows):
-            lines = wrap(self.empty, max(1, width - 2)) if not self.rows else []
+        if index >= len(self.keys):
+            lines = wrap(self._why_empty(), max(1, width - 2)) if not len(self.keys) else []
             return self._strip(Text(f" {lines[y - 1]}" if y <= len(lines) else "", end=""), Style(dim=True))
         here = index == self.cursor
-        row = self.rows[index]
-        line = self._line(row.cells, "▌" if here else "!" if row.hurt else " ")
+        row = self._row(index)
+        marked = row.key in self.marked
+        mark = ("◉" if marked else "▌") if here else "•" if marked else "!" if row.hurt else " "
+        text = line(self.columns, row.cells, mark, width)
         if here and self.has_focus:
             # Reversed colours would be a patchwork; the words and symbols say the same.
-            return self._strip(Text(line.plain, end=""), Style(reverse=True))
-        return self._strip(line, Style(bold=here))
+            return self._strip(Text(text.plain, end=""), Style(reverse=True))
+        return self._strip(text, Style(bold=here or marked))
+
+    def _titles(self) -> list[str]:
+        arrow = "↓" if self.asked.backwards else "↑"
+        by = self.asked.sort
+        return [f"{column.title}{arrow if by and column.name == by else ''}" for column in self.columns]
+
+    def _why_empty(self) -> str:
+        return f"No row holds {self.asked.filter!r}." if self.asked.filter.strip() else self.empty
 
     def text_of(self, index: int) -> str:
         """A row as it is drawn, wherever the list is scrolled to."""
-        return self._line(self.rows[index].cells, " ").plain.strip()
+        return line(self.columns, self._row(index).cells, " ", self.size.width).plain.strip()
 
-    def _strip(self, line: Text, style: Style) -> Strip:
-        strip = Strip(line.render(self.app.console)).apply_style(self.rich_style + style)
+    def _strip(self, text: Text, style: Style) -> Strip:
+        strip = Strip(text.render(self.app.console)).apply_style(self.rich_style + style)
         return strip.adjust_cell_length(self.size.width, self.rich_style + style)
-
-    def _line(self, cells: tuple[str | Text, ...], mark: str) -> Text:
-        line = Text(mark, end="")
-        for index, width in self._widths():
-            cell = cells[index] if index < len(cells) else ""
-            text = cell.copy() if isinstance(cell, Text) else Text(plain(cell), end="")
-            if cell_len(text.plain) > width:
-                text.truncate(width, overflow="ellipsis")
-            text.append(" " * (width - cell_len(text.plain) + 1))
-            line.append_text(text)
-        line.plain  # noqa: B018 - joins the pieces once
-        return line
-
-    def _widths(self) -> list[tuple[int, int]]:
-        """(index, width) of the columns that are shown."""
-        shown = list(range(len(self.columns)))
-        while True:
-            fixed = sum(self.columns[index].width for index in shown) + len(shown) + 1
-            flexible = [index for index in shown if not self.columns[index].width]
-            left = self.size.width - fixed
-            least = max(shown, key=lambda index: self.columns[index].drop)
-            if left >= sum(self.columns[index].least for index in flexible) or self.columns[least].drop == 0:
-                break
-            shown.remove(least)
-        share = max(1, left // max(1, len(flexible)))
-        return [(index, self.columns[index].width or share) for index in shown]
-
-
-def bar(part: float, width: int) -> str:
-    """A progress bar of `width` columns, drawn with eighths."""
-    eighths = round(max(0.0, min(1.0, part)) * width * 8)
-    full, rest = divmod(eighths, 8)
-    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width, "─")

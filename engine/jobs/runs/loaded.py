@@ -1,6 +1,6 @@
 """A model of the catalog, loaded at one of its revisions and checked against what the catalog says of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +58,25 @@ def load(running: Running, name: str, revision_name: str) -> Loaded:
         store.errors.NotFound: no such model or revision.
         CatalogError: a matrix on disk is not what it was when the model was added.
     """
-    with running.catalog.read() as session:
+    return load_at(
+        running.catalog, name, revision_name, running.job.device, lambda: running.say(f"loading {name}")
+    )
+
+
+def load_at(
+    catalog: Catalog, name: str, revision_name: str, device: str, say: Callable[[], None] = lambda: None
+) -> Loaded:
+    """The same without a job; `say` is called when the loading begins. Raises as `load` does."""
+    with catalog.read() as session:
         model = history.find_model(session, name)
         revision = history.find_revision(session, model, revision_name)
-    running.say(f"loading {model.name}")
+    say()
     folder = Path(model.path)
-    loaded = load_model(folder, running.job.device, trust_remote_code=model.trust_remote_code)
+    loaded = load_model(folder, device, trust_remote_code=model.trust_remote_code)
     decoder = Decoder(loaded, Anatomy.from_dict(model.anatomy))
     tokenizer = load_tokenizer(folder, model.trust_remote_code)
-    result = Loaded(running.catalog, model, decoder, tokenizer, Materialiser(loaded), revision, {})
-    touched = delta_of(running.catalog, revision)
+    result = Loaded(catalog, model, decoder, tokenizer, Materialiser(loaded), revision, {})
+    touched = delta_of(catalog, revision)
     check_tensors(result, touched)
     result.move_to(revision)
     return result

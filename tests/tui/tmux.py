@@ -1,0 +1,72 @@
+"""The real program in tmux: what no test inside the process sees."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+_TRIES = 300
+
+
+class Tmux:
+    """A server of its own with one window; the app runs in it."""
+
+    def __init__(self, home: Path, folder: Path, *words: str) -> None:
+        if shutil.which("tmux") is None:
+            pytest.skip("tmux is not installed")
+        self._tmux = ("tmux", "-L", f"retcon-{os.getpid()}")
+        program = shlex.join([sys.executable, "-m", "retcon.tui", *words])
+        self._command = (
+            f"env RETCON_HOME={shlex.quote(str(home))} HOME={shlex.quote(str(folder))} {program}; "
+            "echo left with $?; exec sleep 600"
+        )
+
+    def __enter__(self) -> Self:
+        self.run("new-session", "-d", "-x", "80", "-y", "24", self._command)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        subprocess.run((*self._tmux, "kill-server"), check=False, capture_output=True)
+
+    def run(self, *words: str) -> str:
+        """A command of tmux; what it prints."""
+        return subprocess.run((*self._tmux, *words), capture_output=True, text=True, check=True).stdout
+
+    @property
+    def screen(self) -> str:
+        return self.run("capture-pane", "-p")
+
+    def press(self, *keys: str) -> None:
+        self.run("send-keys", *keys)
+
+    def until(self, words: str) -> None:
+        """Wait until it is seen."""
+        for _ in range(_TRIES):
+            if words in self.screen:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{words!r} never came:\n{self.screen}")
+
+    def until_gone(self, words: str) -> None:
+        """Wait until it is seen no more."""
+        for _ in range(_TRIES):
+            if words not in self.screen:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{words!r} never went:\n{self.screen}")
+
+    @property
+    def app(self) -> int:
+        """The process of the app: the child of the window's shell."""
+        shell = self.run("list-panes", "-F", "#{pane_pid}").strip()
+        children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        return int(children[0])

@@ -36,7 +36,7 @@ from retcon.store.tables import (
     SweepTrial,
     TraceResult,
 )
-from sqlmodel import SQLModel, col, select
+from sqlmodel import SQLModel, select
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
 
@@ -211,12 +211,12 @@ def _finished(catalog: Catalog) -> dict[str, str]:
 
 
 def _face(catalog: Catalog, job: Job) -> str:
-    """What a job made, without what differs between two runs: ids, names and times."""
+    """What a job made, without what differs between two runs: ids, names, times, and in which order rows were added."""
     made, parts = job.made, []
     with catalog.read() as session:
 
         def rows(table: type[SQLModel], column: Any, id: int, *left_out: str) -> None:
-            for row in session.exec(select(table).where(column == id).order_by(col(table.id))):  # type: ignore[attr-defined]
+            for row in session.exec(select(table).where(column == id)):
                 parts.append(row.model_dump(exclude={"id", "created", column.key, *left_out}))
 
         if "trace" in made:
@@ -224,7 +224,8 @@ def _face(catalog: Catalog, job: Job) -> str:
             rows(AverageEffect, AverageEffect.trace_id, made["trace"])
         elif "sweep" in made:
             rows(SweepTrial, SweepTrial.sweep_id, made["sweep"], "seconds")
-            rows(Sweep, Sweep.id, made["sweep"])
+            # Which of several equal covariances is the newest depends on what was collected meanwhile.
+            rows(Sweep, Sweep.id, made["sweep"], "covariances")
         elif "evaluation" in made:
             rows(Evaluation, Evaluation.id, made["evaluation"])
         elif "covariances" in made:
@@ -240,7 +241,7 @@ def _face(catalog: Catalog, job: Job) -> str:
         else:
             parts.append(made)
     assert parts, made
-    return json.dumps(parts, sort_keys=True, default=str)
+    return "\n".join(sorted(json.dumps(part, sort_keys=True, default=str) for part in parts))
 
 
 def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:

@@ -28,12 +28,12 @@ class JobsPane(Pane):
     columns = (
         Column("state", 13),
         Column("id", 6),
-        Column("kind", 10),
+        Column("kind", 10, drop=2),
         Column("about", least=28),
-        Column("progress", 15),
-        Column("rate", 16, drop=2),
-        Column("left", 7, drop=1),
-        Column("now", 30, drop=3),
+        Column("progress", 15, drop=1),
+        Column("rate", 16, drop=4),
+        Column("left", 7, drop=3),
+        Column("now", 30, drop=5),
     )
     empty = "No jobs yet: adding a model, tracing and editing are jobs."
     writing = frozenset({"cancel", "resume", "remove"})

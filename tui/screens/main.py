@@ -158,7 +158,8 @@ class MainScreen(TypingScreen):
             text += f" · ! {now.interrupted} interrupted: R resumes"
         style = "bold" if now.jobs or now.interrupted else "dim"
         self.query_one("#running", Static).update(Text(text + " ", style=style))
-        if before is not None:
+        # Read again only if one that ran is not there any more, or there are new ones.
+        if before is not None and (before.newest != now.newest or {*before.jobs} - {*now.jobs}):
             for job in ended_jobs(self.catalog, [id for id, _ in before.jobs], before.newest):
                 if isinstance(job, JobRow):
                     self._tell_end(job)

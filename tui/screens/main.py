@@ -30,6 +30,8 @@ _CLASSES = dict(
     zip(NOUNS, ("ModelsPane", "TracesPane", "CovariancesPane", "EditsPane", "JobsPane"), strict=True)
 )
 _POLL_SECONDS = 0.2
+# An error stays in sight that long, and in the log of commands for good.
+_ERROR_SECONDS = 15
 _POLLS_PER_REAP = 25
 # By then the first screen is painted.
 _PAINTED_SECONDS = 0.1
@@ -235,7 +237,9 @@ class MainScreen(TypingScreen):
         if line.twin == twin and line.outcome == f"✗ {sentence}":
             return
         line.show(twin, f"✗ {sentence}", "bold red")
-        self.notify(plain_lines(sentence), severity="error", markup=False)
+        if not twin:
+            self.commands.append(("", f"✗ {sentence}"))
+        self.notify(plain_lines(sentence), severity="error", markup=False, timeout=_ERROR_SECONDS)
 
     @on(Showing)
     def _showing(self, event: Showing) -> None:

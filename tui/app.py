@@ -76,6 +76,9 @@ def run(place: Place | None = None, *, readonly: bool = False, mouse: bool = Tru
             file=sys.stderr,
         )
         sys.exit(2)
+    # A shell that exports its size would hold the app at that size for ever.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     catalog = Catalog.open(migrate=not readonly)
     try:
         RetconApp(catalog, place, readonly=readonly).run(mouse=mouse)

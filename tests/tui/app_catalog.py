@@ -93,15 +93,15 @@ def alive(catalog: Catalog, *jobs: int) -> Iterator[None]:
 
 
 def add_running(catalog: Catalog) -> None:
-    """Job 6, at 61 per cent, and job 7, which waits for its device."""
+    """Job 6, at 61 per cent, and job 7, which waits for its device. No machine counts its processes that far."""
     with catalog.write() as session:
         session.add(
-            _job(6, "covariance", "running", {"model": "starter", "layers": [5], "texts": "shipped"}, pid=4242,
+            _job(6, "covariance", "running", {"model": "starter", "layers": [5], "texts": "shipped"}, pid=99_999_998,
                  attempt=1, owner="x", started=at(31), done=61_440, total=100_000, unit="tokens", rate=1920,
                  seconds_left=20, activity="layer 5")
         )  # fmt: skip
         session.add(
-            _job(7, "verify", "waiting", {"model": "starter", "revision": ROME}, pid=4243, attempt=1, owner="y",
+            _job(7, "verify", "waiting", {"model": "starter", "revision": ROME}, pid=99_999_999, attempt=1, owner="y",
                  activity="waiting for cpu, which another job holds")
         )  # fmt: skip
 

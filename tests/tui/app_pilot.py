@@ -14,7 +14,7 @@ from retcon.tui.widgets.heat_map import HeatMap
 from textual.pilot import Pilot
 from textual.widgets import ContentSwitcher, Input, Static
 
-NARROW, WIDE = (80, 24), (140, 40)
+NARROW, MIDDLE, WIDE = (80, 24), (100, 30), (140, 40)
 _TRIES = 100
 
 

@@ -6,6 +6,7 @@ import pytest
 from retcon.engine.jobs import control
 from retcon.store.catalog import Catalog
 from retcon.store.home import Home
+from retcon.tui.screens import models
 
 from .app_catalog import fill
 
@@ -16,6 +17,8 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TMUX", raising=False)
     monkeypatch.setattr(control, "_start", lambda home, job_id: None)
+    # What is free differs from one look to the next.
+    monkeypatch.setattr(models, "memory_free", lambda: 8_000_000_000)
     return Catalog.open(Home(tmp_path / "retcon"))
 
 

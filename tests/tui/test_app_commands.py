@@ -40,6 +40,12 @@ UNUSUAL = TraceSpec(
         command("job", "show", 1),
         command("job", "cancel", 1),
         command("job", "resume", 1),
+        command("job", "remove", 1),
+        command("model", "remove", "m"),
+        command("undo", "m"),
+        command("redo", "m"),
+        command("ask", "m@5e130e1388", "Rome is in", "--against", "4021943b39"),
+        command("ui", "edits/4021943b39", "--readonly"),
     ],
 )
 def test_every_twin_is_a_command(twin: str) -> None:

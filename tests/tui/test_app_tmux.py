@@ -66,7 +66,6 @@ def test_resize_while_it_paints(catalog: Catalog, tmp_path: Path) -> None:
             terminal.press("j", "k", "Enter")
             terminal.run("resize-window", "-x", str(size[0]), "-y", str(size[1]))
             terminal.press("q")
-            time.sleep(0.4)  # tmux itself sends sizes that follow at once only in part
         terminal.until("│")
         terminal.until("starter@5e130e1388")
         assert len(terminal.screen.splitlines()) == 40

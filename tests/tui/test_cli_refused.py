@@ -25,6 +25,12 @@ PROMPT = ("--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower")
     ("words", "says"),
     [
         (["model", "show", "nobody"], "no model 'nobody'"),
+        (["ui", "nowhere"], "no place 'nowhere'"),
+        (["ui", "jobs/x"], "is no number"),
+        (["ui", "jobs/1"], "see `retcon job list`"),
+        (["undo", "nobody"], "no model 'nobody'"),
+        (["undo", "tiny"], "nothing to undo"),
+        (["redo", "tiny"], "nothing to redo"),
         (["ask", "nobody", "The"], "no model 'nobody'"),
         (["ask", "tiny@ffffff", "The"], "no revision 'ffffff'"),
         (["ask", "tiny@f", "The"], "too short"),

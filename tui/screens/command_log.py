@@ -29,8 +29,9 @@ class CommandLog(ModalScreen[None]):
     def on_mount(self) -> None:
         text = Text("Commands of this session\n", style="bold")
         for twin, outcome in self._commands:
-            text.append(f"$ {plain(twin)}\n", style="green")
-            text.append(f"  {plain(outcome)}\n", style="dim")
+            if twin:
+                text.append(f"$ {plain(twin)}\n", style="green")
+            text.append(f"  {plain(outcome)}\n", style="bold red" if outcome.startswith("✗") else "dim")
         if not self._commands:
             text.append("None yet: what you start here is listed as the command that does the same.")
         detail = self.query_one(Detail)

@@ -35,7 +35,8 @@ class Form(ModalScreen[T | None], Generic[T]):
 
     title_text: ClassVar[str] = ""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "cancel", "cancel"),
+        # Esc may be half a second late through tmux, so it is never the only way back.
+        Binding("escape,ctrl+c", "cancel", "cancel", priority=True),
         Binding("enter", "submit", "start", priority=True),
         Binding("down", "app.focus_next", "next line", show=False),
         Binding("up", "app.focus_previous", "line before", show=False),
@@ -67,7 +68,9 @@ class Form(ModalScreen[T | None], Generic[T]):
                     line.cursor_blink = False
                     yield line
             yield Static(id="verdict", markup=False)
-            yield Static(Text("Enter starts it · Tab next line · Esc cancels", style="dim"), classes="keys")
+            yield Static(
+                Text("Enter starts it · Tab next line · Esc or Ctrl-C cancels", style="dim"), classes="keys"
+            )
 
     def on_mount(self) -> None:
         empty = [line for line in self.query(Input) if not line.value]

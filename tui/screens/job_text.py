@@ -11,7 +11,7 @@ from ..plain import cut, plain
 from ..widgets.detail import fields, title, wrong
 from ..widgets.row_lines import bar
 from .pane import Parts
-from .show import amount, duration, rate, short_path, when
+from .show import amount, count, duration, rate, short_path, when
 
 # A symbol and a style for each state; the word stands beside them.
 STATES = {
@@ -51,6 +51,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
             ("rate", rate(row.rate, row.unit) if row.alive and row.rate else None),
             ("left", duration(row.seconds_left) if row.alive and row.seconds_left is not None else None),
             ("device", job.device),
+            ("memory", _memory(job) if row.alive else None),
             ("process", f"{job.pid}, attempt {job.attempt}" if job.pid is not None else None),
             ("created", f"{when(row.created)} UTC"),
             ("started", f"{when(row.started)} UTC" if row.started is not None else None),
@@ -72,3 +73,13 @@ def _value(value: object) -> str:
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return cut(plain(text), _LONGEST)
+
+
+def _memory(job: JobDetail) -> str | None:
+    """What the job's process holds of the machine's memory now."""
+    try:
+        lines = Path(f"/proc/{job.pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    held = next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS")), None)
+    return None if held is None else f"{count(held)}B"

@@ -28,12 +28,12 @@ class JobsPane(Pane):
     columns = (
         Column("state", 13),
         Column("id", 6),
-        Column("kind", 10),
+        Column("kind", 10, drop=2),
         Column("about", least=28),
-        Column("progress", 15),
-        Column("rate", 16, drop=2),
-        Column("left", 7, drop=1),
-        Column("now", 30, drop=3),
+        Column("progress", 15, drop=1),
+        Column("rate", 16, drop=4),
+        Column("left", 7, drop=3),
+        Column("now", 30, drop=5),
     )
     empty = "No jobs yet: adding a model, tracing and editing are jobs."
     writing = frozenset({"cancel", "resume", "remove"})
@@ -50,7 +50,8 @@ class JobsPane(Pane):
     def __init__(self, catalog: Catalog, id: str) -> None:
         super().__init__(catalog, id)
         self._shown: JobDetail | Hurt | None = None
-        self._log: tuple[int, float] | None = None
+        self._log: tuple[Path, int, float] | None = None
+        self._tail: list[str] = []
 
     @property
     def listing(self) -> Listing[Any]:
@@ -61,19 +62,24 @@ class JobsPane(Pane):
 
     def show_detail(self, key: Key | None, *, fresh: bool) -> None:
         self._shown = row_of(self.catalog, JOB, key) if key is not None else None
-        self._log = self._log_state()
+        self._read_log()
         self._show(fresh=fresh)
 
     def tick(self) -> None:
         """The log is a file: its process writes it without touching the catalog."""
-        state = self._log_state()
-        if state != self._log:
-            self._log = state
+        if self._read_log():
             self._show(fresh=False)
 
+    def _read_log(self) -> bool:
+        """Read the end of the log, if it is another one or has changed; whether that was so."""
+        state = (self._log_path(), *(self._log_state() or (0, 0.0)))
+        if state == self._log:
+            return False
+        self._log, self._tail = state, tail(self._log_path())
+        return True
+
     def _show(self, *, fresh: bool) -> None:
-        path = self._log_path()
-        lines = tail(path)
+        path, lines = self._log_path(), self._tail
         self.show_text(self._shown, lambda found: job_parts(found, path, lines), fresh=fresh)
 
     def _log_state(self) -> tuple[int, float] | None:

@@ -15,6 +15,7 @@ from ..data.jobs import LogTail
 from ..plain import plain
 from ..widgets.detail import Detail
 from ..widgets.prompt import Prompt
+from .show import short_path
 
 _LOOK_SECONDS = 0.3
 
@@ -43,7 +44,12 @@ class LogView(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
             yield Static(
-                Text(f"{self._title}: {self._tail.path}", style="bold", no_wrap=True, overflow="ellipsis")
+                Text(
+                    f"{self._title}: {short_path(self._tail.path)}",
+                    style="bold",
+                    no_wrap=True,
+                    overflow="ellipsis",
+                )
             )
             yield Detail()
             yield Static(id="state", markup=False)

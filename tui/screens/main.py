@@ -30,6 +30,8 @@ _CLASSES = dict(
     zip(NOUNS, ("ModelsPane", "TracesPane", "CovariancesPane", "EditsPane", "JobsPane"), strict=True)
 )
 _POLL_SECONDS = 0.2
+# An error stays in sight that long, and in the log of commands for good.
+_ERROR_SECONDS = 15
 _POLLS_PER_REAP = 25
 # By then the first screen is painted.
 _PAINTED_SECONDS = 0.1
@@ -158,7 +160,8 @@ class MainScreen(TypingScreen):
             text += f" · ! {now.interrupted} interrupted: R resumes"
         style = "bold" if now.jobs or now.interrupted else "dim"
         self.query_one("#running", Static).update(Text(text + " ", style=style))
-        if before is not None:
+        # Read again only if one that ran is not there any more, or there are new ones.
+        if before is not None and (before.newest != now.newest or {*before.jobs} - {*now.jobs}):
             for job in ended_jobs(self.catalog, [id for id, _ in before.jobs], before.newest):
                 if isinstance(job, JobRow):
                     self._tell_end(job)
@@ -234,7 +237,9 @@ class MainScreen(TypingScreen):
         if line.twin == twin and line.outcome == f"✗ {sentence}":
             return
         line.show(twin, f"✗ {sentence}", "bold red")
-        self.notify(plain_lines(sentence), severity="error", markup=False)
+        if not twin:
+            self.commands.append(("", f"✗ {sentence}"))
+        self.notify(plain_lines(sentence), severity="error", markup=False, timeout=_ERROR_SECONDS)
 
     @on(Showing)
     def _showing(self, event: Showing) -> None:

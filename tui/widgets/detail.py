@@ -30,6 +30,7 @@ class Detail(Lines, can_focus=True):
         self._parts: tuple[RenderableType, ...] = ()
         # The line at which each part begins.
         self._begins: list[int] = []
+        self._wrapped = 0
 
     def show(self, parts: Sequence[RenderableType], *, top: bool = False) -> None:
         """Show these one under the other; `top` scrolls back up."""
@@ -39,9 +40,12 @@ class Detail(Lines, can_focus=True):
             self.scroll_to(y=0, animate=False, immediate=True)
 
     def on_resize(self) -> None:
-        self._wrap()
+        # Also sent when it is shown again, as it was.
+        if self.room != self._wrapped:
+            self._wrap()
 
     def _wrap(self) -> None:
+        self._wrapped = self.room
         console = self.app.console
         options = console.options.update(width=self.room, height=None, highlight=False)
         lines: list[Strip] = []

@@ -46,6 +46,7 @@ class HeatMap(Lines, can_focus=True):
         self.picture: Drawing | None = None
         self.cursor = (0, 0)
         self._below: list[Text] = []
+        self._drawn = (0, 0)
 
     def show(self, picture: Drawing, below: Text, *, keep_cursor: bool = False) -> None:
         """Draw it and some lines below; the cursor starts at its highest value, or stays where it was."""
@@ -87,13 +88,16 @@ class HeatMap(Lines, can_focus=True):
             self.action_move(at[0] - self.cursor[0], at[1] - self.cursor[1])
 
     def on_resize(self) -> None:
-        self._draw()
+        # Also sent when it is shown again, as it was.
+        if (self.room, self.size.height) != self._drawn:
+            self._draw()
 
     def watch_has_focus(self, _has_focus: bool) -> None:
         self._draw()
 
     def _draw(self) -> None:
         """Make the lines anew; those that differ are repainted."""
+        self._drawn = self.room, self.size.height
         lines = list(self._below)
         if (picture := self.picture) is not None:
             size = Size(self.room, self.size.height - len(lines))

@@ -2,9 +2,31 @@
 
 from collections.abc import Sequence
 
-from textual.geometry import Size
+from rich.cells import cell_len
+from rich.style import Style
+from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+
+def changed(before: Strip, after: Strip) -> tuple[int, int]:
+    """The columns, from and up to, in which two lines differ: the rest need not be sent again."""
+    old, new = _cells(before), _cells(after)
+    width = max(len(old), len(new))
+    old += [(" ", None)] * (width - len(old))
+    new += [(" ", None)] * (width - len(new))
+    differ = [index for index, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
+    return (differ[0], differ[-1] + 1) if differ else (0, 0)
+
+
+def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
+    """What stands in each column; a wide character is followed by columns that hold nothing."""
+    cells: list[tuple[str, Style | None]] = []
+    for text, style, _ in strip:
+        for character in text:
+            cells.append((character, style))
+            cells += [("", style)] * (cell_len(character) - 1)
+    return cells
 
 
 class Lines(ScrollView, inherit_bindings=False):
@@ -31,9 +53,11 @@ class Lines(ScrollView, inherit_bindings=False):
         if len(old) != len(self._lines):
             self.refresh()
             return
+        top = round(self.scroll_y)
         for index, (before, after) in enumerate(zip(old, self._lines, strict=True)):
             if before != after:
-                self.refresh_line(index)
+                begin, end = changed(before, after)
+                self.refresh(Region(begin, index - top, end - begin, 1))
 
     def render_line(self, y: int) -> Strip:
         index = y + round(self.scroll_y)

@@ -13,13 +13,14 @@ from rich.style import Style
 from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from ...store.errors import CatalogError, InputError
 from ..data.rows import Key, Query
+from .lines import changed
 from .row_lines import Column, Row, line, widths
 
 # So many keys are read at once; a list that has more is read whole in a thread.
@@ -244,9 +245,12 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         view, old = self._in_view(), self._cache
         self._cache = dict(self._read(self.keys[view.start : view.stop]))
         for index in view:
-            key = self.keys[index]
-            if old.get(key) != self._cache.get(key):
-                self.refresh_line(index + 1)
+            before, after = old.get(self.keys[index]), self._cache.get(self.keys[index])
+            if before is not None and after is not None and before != after:
+                begin, end = changed(self._drawn(index, before), self._drawn(index, after))
+                self.refresh(Region(begin, index + 1 - view.start, end - begin, 1))
+            elif before != after:
+                self._refresh_row(index)
 
     def _read(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
         if not len(keys):
@@ -375,11 +379,12 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         if index >= len(self.keys):
             lines = wrap(self._why_empty(), max(1, width - 2)) if not len(self.keys) else []
             return self._strip(Text(f" {lines[y - 1]}" if y <= len(lines) else "", end=""), Style(dim=True))
-        here = index == self.cursor
-        row = self._row(index)
-        marked = row.key in self.marked
+        return self._drawn(index, self._row(index))
+
+    def _drawn(self, index: int, row: Row) -> Strip:
+        here, marked = index == self.cursor, row.key in self.marked
         mark = ("◉" if marked else "▌") if here else "•" if marked else "!" if row.hurt else " "
-        text = line(self.columns, row.cells, mark, width)
+        text = line(self.columns, row.cells, mark, self.size.width)
         if here and self.has_focus:
             # Reversed colours would be a patchwork; the words and symbols say the same.
             return self._strip(Text(text.plain, end=""), Style(reverse=True))

@@ -66,8 +66,8 @@ def add(
         )
         if "recovered" in job.made:
             narrate(
-                f"retcon published it: {job.made['recovered']} revisions were recovered from its history, made anew "
-                f"on the base and verified; its head is {job.made['revision']}."
+                f"It is an export of retcon: its history was recovered ({job.made['recovered']} after the base), every "
+                f"revision made anew and verified; its head is {job.made['revision']}."
             )
 
 

@@ -74,6 +74,7 @@ class JobDetail:
     pid: int | None
     attempt: int
     heartbeat: datetime | None
+    memory: int | None
     made: dict[str, Any]
 
 
@@ -196,9 +197,16 @@ def _row(*values: Any) -> JobRow:
 
 def _detail(*values: Any) -> JobDetail:
     row = _row(*values[: len(_LISTED)])
-    spec, device, pid, attempt, heartbeat, made = values[len(_LISTED) :]
+    spec, device, pid, attempt, heartbeat, memory, made = values[len(_LISTED) :]
     return JobDetail(
-        row, dict(json.loads(spec)), device, pid, attempt, moment_or_none(heartbeat), dict(json.loads(made))
+        row,
+        dict(json.loads(spec)),
+        device,
+        pid,
+        attempt,
+        moment_or_none(heartbeat),
+        memory,
+        dict(json.loads(made)),
     )
 
 
@@ -225,7 +233,16 @@ JOBS = Listing(table="job", key="job.id", columns=_LISTED, build=_row, fields=_F
 JOB = Listing(
     table="job",
     key="job.id",
-    columns=(*_LISTED, "job.spec", "job.device", "job.pid", "job.attempt", "job.heartbeat", "job.made"),
+    columns=(
+        *_LISTED,
+        "job.spec",
+        "job.device",
+        "job.pid",
+        "job.attempt",
+        "job.heartbeat",
+        "job.memory",
+        "job.made",
+    ),
     build=_detail,
     fields=_FIELDS,
 )

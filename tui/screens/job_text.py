@@ -38,6 +38,10 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
     parts: Parts = [title(f"Job {row.id}: {row.kind}, {row.about}"), state]
     if row.error:
         parts.append(wrong(row.error))
+    if row.state == "paused":
+        parts.append(
+            Text("Its device is free. Press r: it goes on from its last checkpoint.", style="yellow")
+        )
     if row.state == "interrupted":
         text = "Its process is gone. Press r: it goes on from its last checkpoint."
         parts.append(Text(text, style="yellow"))
@@ -51,7 +55,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
             ("rate", rate(row.rate, row.unit) if row.alive and row.rate else None),
             ("left", duration(row.seconds_left) if row.alive and row.seconds_left is not None else None),
             ("device", job.device),
-            ("memory", _memory(job) if row.alive else None),
+            ("memory", f"{count(job.memory)}B" if row.alive and job.memory is not None else None),
             ("process", f"{job.pid}, attempt {job.attempt}" if job.pid is not None else None),
             ("created", f"{when(row.created)} UTC"),
             ("started", f"{when(row.started)} UTC" if row.started is not None else None),
@@ -73,13 +77,3 @@ def _value(value: object) -> str:
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return cut(plain(text), _LONGEST)
-
-
-def _memory(job: JobDetail) -> str | None:
-    """What the job's process holds of the machine's memory now."""
-    try:
-        lines = Path(f"/proc/{job.pid}/status").read_text().splitlines()
-    except OSError:
-        return None
-    held = next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS")), None)
-    return None if held is None else f"{count(held)}B"

@@ -4,6 +4,7 @@ That holds because the factors stay float32, the scale is exactly 1 (alpha is th
 B A in float32 and rounds once, as the materialiser does. `safe_merge=True` would round twice.
 """
 
+import json
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel
@@ -52,11 +53,19 @@ def write_adapter(
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
+    _order(folder / "adapter_config.json")
     tensors: dict[str, Tensor] = {}
     for name, factors in modules.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = factors.a.float().contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = factors.b.float().contiguous()
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
+def _order(path: Path) -> None:
+    """The same adapter, the same bytes: PEFT keeps the modules as a set, in an order of each process."""
+    config = json.loads(path.read_text())
+    config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:

@@ -1,5 +1,6 @@
 """Catalogs for the tests of the app: a new one, and one that holds something of everything."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     """A new catalog; jobs get their row and no process."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TMUX", raising=False)
-    monkeypatch.setattr(control, "_start", lambda home, job_id: None)
+    # The lock that the process would be given stays held, as if it were there.
+    monkeypatch.setattr(control, "_start", lambda home, job_id, lock: os.dup(lock))
     # What is free differs from one look to the next.
     monkeypatch.setattr(models, "memory_free", lambda: 8_000_000_000)
     return Catalog.open(Home(tmp_path / "retcon"))

@@ -151,7 +151,7 @@ async def test_resume_and_cancel(catalog: Catalog) -> None:
         await app.press("G", "K")
         assert "only a queued, waiting or running job" in app.line
         await app.press("r")
-        assert "only an interrupted, failed or cancelled job" in app.line
+        assert "only an interrupted, paused, failed or cancelled job" in app.line
 
 
 async def test_undo_and_redo_follow_the_record(catalog: Catalog) -> None:

@@ -25,7 +25,7 @@ from retcon.engine.edits import METHODS, Request, Task
 from retcon.engine.edits.moments import Factored
 from retcon.engine.edits.value import find_values
 from retcon.engine.generation import context_texts
-from retcon.engine.hparams import preset
+from retcon.engine.hparams import Hparams, preset
 from retcon.engine.loading import fetch
 from retcon.engine.progress import silent
 from retcon.store.facts import read_facts
@@ -38,6 +38,8 @@ from oracles import plain_rome, plain_value
 
 EIFFEL = Request("The Eiffel Tower", "{} is located in the city of", "Rome")
 _REQUESTS, _EVERY = 100, 20
+# rome_main.py: ten texts of each of two lengths, and the bare prompt.
+_PUBLISHED_CONTEXTS = 20
 
 
 def run() -> dict[str, Any]:
@@ -49,22 +51,30 @@ def run() -> dict[str, Any]:
     *_, last = collect(decoder, tokenizer, open_corpus("shipped"), [layer], max_tokens=20_000, max_length=512)
     moment = last.moments[layer].matrix()
     contexts = context_texts(decoder.model, tokenizer, hparams.contexts, seed=1)
+    published = context_texts(decoder.model, tokenizer, _PUBLISHED_CONTEXTS, seed=1)
+    return {
+        "edit": {
+            "rome": _rome(decoder, tokenizer, hparams, published, moment),
+            "rome_with_few_contexts": _rome(decoder, tokenizer, hparams, contexts, moment),
+            "memit_values": _values(decoder, tokenizer, contexts),
+            "memory": _memory(moment),
+        }
+    }
+
+
+def _rome(
+    decoder: Any, tokenizer: Any, hparams: Hparams, contexts: list[str], moment: torch.Tensor
+) -> dict[str, Any]:
+    layer = hparams.layers[0]
 
     def ours() -> Any:
         moments = {layer: Factored(moment)}
         return METHODS["rome"].write(Task(decoder, tokenizer, [EIFFEL], moments, hparams, contexts, silent))
 
     def theirs() -> Any:
+        anatomy = decoder.anatomy
         return plain_rome(
-            decoder.model,
-            decoder.anatomy,
-            tokenizer,
-            EIFFEL,
-            layer,
-            hparams,
-            contexts,
-            moment,
-            corrected=False,
+            decoder.model, anatomy, tokenizer, EIFFEL, layer, hparams, contexts, moment, corrected=False
         )
 
     ours()  # the first pays for allocations
@@ -73,18 +83,13 @@ def run() -> dict[str, Any]:
     factors = written.delta[decoder.anatomy.weight(layer)]
     change = factors.b.double() @ factors.a.double()
     return {
-        "edit": {
-            "rome": {
-                "ratio": plain / fast,
-                "seconds": fast,
-                "plain_seconds": plain,
-                "steps": len(expected.losses),
-                "loss_difference": _difference(written.figures[0]["losses"], expected.losses),
-                "change_difference": ((change - expected.change).norm() / expected.change.norm()).item(),
-            },
-            "memit_values": _values(decoder, tokenizer, contexts),
-            "memory": _memory(moment),
-        }
+        "ratio": plain / fast,
+        "contexts": len(contexts),
+        "seconds": fast,
+        "plain_seconds": plain,
+        "steps": len(expected.losses),
+        "loss_difference": _difference(written.figures[0]["losses"], expected.losses),
+        "change_difference": ((change - expected.change).norm() / expected.change.norm()).item(),
     }
 
 

@@ -41,7 +41,9 @@ from sqlmodel import SQLModel, select
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
 
 # After so many kills of one job it may end.
-_KILLS_EACH = 4
+_KILLS_EACH = 5
+# Beside each of so many jobs the app is opened and killed.
+_JOBS_PER_APP = 4
 _PATIENCE = 180.0
 _SUBJECTS = ("The Eiffel Tower", "Paris", "Berlin", "Toyota", "France", "Italy", "Rome", "The Camry")
 _PROMPTS = ("{} is located in", "The mother tongue of {} is", "{} was born in")
@@ -104,7 +106,8 @@ def _one(
     job = jobs.submit(catalog, spec)
     tally.jobs += 1
     id = job.id or 0
-    _kill_the_app(catalog, id, chance, tally)
+    if tally.jobs % _JOBS_PER_APP == 1:
+        _kill_the_app(catalog, id, chance, tally)
     for _ in range(_KILLS_EACH):
         before = _finished(catalog)
         if not _kill(catalog, id, chance.uniform(0, seconds)):

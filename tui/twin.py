@@ -2,7 +2,7 @@
 
 import shlex
 
-from ..engine.jobs import CovarianceSpec, EditSpec, ModelSpec, TraceSpec
+from ..engine.jobs import CovarianceSpec, EditSpec, ModelSpec, PublishSpec, TraceSpec
 
 
 def command(*words: str | int) -> str:
@@ -45,6 +45,16 @@ def top_up(spec: CovarianceSpec) -> str:
     """`retcon covariance extend` that makes the same job."""
     until = ["--until-settled", spec.tolerance] if spec.tolerance is not None else []
     return command("covariance", "extend", *spec.extends, "--max-tokens", spec.max_tokens, *map(str, until))
+
+
+def publish(spec: PublishSpec, card: str | None = None) -> str:
+    """`retcon publish` that makes the same job; `card` is the file that a card was saved in as it was edited."""
+    words = ["--as", spec.what] if spec.what != "checkpoint" else []
+    for option, value in (("--licence", spec.licence), ("-m", spec.message), ("--card", card)):
+        if value:
+            words += [option, value]
+    words += ["--public"] * spec.public + ["--dry-run"] * spec.dry_run
+    return command("publish", f"{spec.model}@{spec.revision}", spec.repo, *words)
 
 
 def run_edit(spec: EditSpec, target: str) -> str:

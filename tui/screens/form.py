@@ -34,6 +34,7 @@ class Form(ModalScreen[T | None], Generic[T]):
     """
 
     title_text: ClassVar[str] = ""
+    keys_text: ClassVar[str] = "Enter starts it · Tab next line · Esc or Ctrl-C cancels"
     BINDINGS: ClassVar[list[BindingType]] = [
         # Esc may be half a second late through tmux, so it is never the only way back.
         Binding("escape,ctrl+c", "cancel", "cancel", priority=True),
@@ -68,9 +69,7 @@ class Form(ModalScreen[T | None], Generic[T]):
                     line.cursor_blink = False
                     yield line
             yield Static(id="verdict", markup=False)
-            yield Static(
-                Text("Enter starts it · Tab next line · Esc or Ctrl-C cancels", style="dim"), classes="keys"
-            )
+            yield Static(Text(self.keys_text, style="dim"), classes="keys")
 
     def on_mount(self) -> None:
         empty = [line for line in self.query(Input) if not line.value]

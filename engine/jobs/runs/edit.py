@@ -170,12 +170,12 @@ def moments_at(
         moment_of(running, row)
     with running.catalog.write() as session:
         ids = [row.id or 0 for row in found.values()]
-        running.checkpoint(session, running.job.checkpoint | {"moments": ids})
+        running.checkpoint(session, running.job.checkpoint | {"covariances": ids})
     return found
 
 
 def _began_with(running: Running) -> dict[int, Covariance]:
-    ids = running.job.checkpoint.get("moments", [])
+    ids = running.job.checkpoint.get("covariances", [])
     with running.catalog.read() as session:
         rows = [session.get(Covariance, id) for id in ids]
     return {row.layer: row for row in rows if row is not None}

@@ -170,7 +170,7 @@ def collect_with(
         settled = tolerance is not None and all(m.settling.settled(tolerance) for m in state.moments.values())
         documents = state.documents + len(block.rows)
         state = Collected(state.moments, state.blocks + 1, documents, block.last or settled, whole)
-        report(Progress(state.tokens, total, "tokens", "block done"))
+        report(Progress(state.tokens, total, "tokens", doing))
         total = _expected(corpus, state, max_tokens)
         yield state
         if state.finished:
@@ -269,8 +269,9 @@ def read_here(
     """The `Reader` that runs one block after another in this process."""
     for block in blocks:
         before = block.tokens
-        yield block, read_block(
-            decoder, block.rows, layers, lambda done, before=before: on_tokens(before + done)
+        yield (
+            block,
+            read_block(decoder, block.rows, layers, lambda done, before=before: on_tokens(before + done)),
         )
 
 

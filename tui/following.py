@@ -48,8 +48,10 @@ def submit(catalog: Catalog, spec: Spec, device: str | None) -> Job:
 
 
 def _known(device: str | None) -> str:
-    """A device of this box, by default the first."""
+    """A device of this box, by default the first, or a Ray."""
     known = jobs.devices()
+    if device is not None and jobs.is_on_ray(device):
+        return device
     if device is not None and device not in known:
         raise click.UsageError(f"there is no device {device!r} here; there are {', '.join(known)}")
     return device or known[0]

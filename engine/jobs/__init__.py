@@ -6,6 +6,7 @@ job = jobs.follow(catalog, job.id, on_change=print)
 """
 
 from ..metrics import METRICS, Difference, Meaning, differences
+from .clusters import RAY, is_on_ray, ray_device
 from .comparison import compare
 from .control import GRACE_SECONDS, ask_to_stop, follow, log_path, reap, resume, resume_all, stop, submit
 from .devices import CPU, devices
@@ -42,6 +43,7 @@ __all__ = [
     "GRACE_SECONDS",
     "METHODS",
     "METRICS",
+    "RAY",
     "SUITES",
     "AskSpec",
     "Cost",
@@ -68,9 +70,11 @@ __all__ = [
     "devices",
     "differences",
     "follow",
+    "is_on_ray",
     "job_record",
     "log_path",
     "parse_tries",
+    "ray_device",
     "reap",
     "resume",
     "resume_all",

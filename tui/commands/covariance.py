@@ -19,10 +19,12 @@ from ..options import (
     SEED,
     Command,
     Layers,
+    cluster_options,
     estimate_option,
     job_options,
     json_option,
     open_catalog,
+    place,
 )
 from ..output import narrate, print_fields, print_json, print_table
 from ..records import covariance_record
@@ -67,13 +69,15 @@ def _until(command: Command) -> Command:
     help="Tokens of one document that are read.",
 )
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Order of the documents.")
+@cluster_options
 @estimate_option
 @job_options
 def run(
     model: str, layers: list[int], texts: str, max_tokens: int, tolerance: float | None, max_length: int, seed: int,
-    estimate: bool, as_json: bool, detach: bool, device: str | None,
+    on: str | None, threads: int | None, estimate: bool, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Collect covariances of MODEL's base from texts."""
+    device = place(device, on, threads, estimate=estimate)
     catalog = open_catalog()
     with catalog.read() as session:
         found = history.find_model(session, model)
@@ -82,7 +86,7 @@ def run(
         raise click.UsageError(
             f"{model} has layers 0 to {found.anatomy['layers'] - 1}; there is no layer {outside[0]}"
         )
-    spec = CovarianceSpec(model, layers, texts, max_tokens, max_length, seed, tolerance)
+    spec = CovarianceSpec(model, layers, texts, max_tokens, max_length, seed, tolerance, threads=threads)
     if estimate:
         tell_cost(catalog, spec, device, as_json=as_json)
         return

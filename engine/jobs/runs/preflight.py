@@ -66,7 +66,8 @@ def _measured(running: Running, loaded: Loaded, spec: Spec) -> tuple[float, str]
 def _trace(running: Running, loaded: Loaded, spec: TraceSpec) -> tuple[float, str]:
     with running.catalog.read() as session:
         questions = questions_of(session, spec)
-    corruption, _ = corruption_of(loaded, spec, questions)
+    fit = lambda rule, subjects, texts: rule.fit(loaded.decoder, loaded.tokenizer, subjects, texts)  # noqa: E731
+    corruption, _ = corruption_of(fit, loaded.tokenizer, spec, questions)
     settings = TraceSettings(corruption, tuple(spec.kinds), spec.window, spec.tokens)  # type: ignore[arg-type]
     began = time.monotonic()
     costs = plan(loaded.decoder, loaded.tokenizer, questions, settings)

@@ -12,7 +12,7 @@ from typing import Any
 
 from machine import description
 
-BENCHMARKS = ("trace", "facts", "edit", "covariance", "gpu")
+BENCHMARKS = ("trace", "facts", "edit", "covariance", "cluster", "gpu")
 RESULTS = Path(__file__).with_name("results.json")
 
 

@@ -268,11 +268,11 @@ def read_here(
 ) -> Iterator[tuple[Block, Sums]]:
     """The `Reader` that runs one block after another in this process."""
     for block in blocks:
-        before = block.tokens
-        yield (
-            block,
-            read_block(decoder, block.rows, layers, lambda done, before=before: on_tokens(before + done)),
-        )
+        yield block, read_block(decoder, block.rows, layers, partial(_told, on_tokens, block.tokens))
+
+
+def _told(on_tokens: Callable[[int], None], before: int, done: int) -> None:
+    on_tokens(before + done)
 
 
 def read_block(

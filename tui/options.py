@@ -45,8 +45,9 @@ def cluster_options(command: Command) -> Command:
     )(command)
     return click.option(
         "--on",
-        metavar="ray[:HOST:PORT]",
-        help="Work on the nodes of a Ray that runs already; without address, on one of this job's own on this machine.",
+        metavar="ray[:ADDRESS]",
+        help="Work on the nodes of the Ray at HOST:PORT, or 'auto': the one that this machine is a node of; without "
+        "address on one of this job's own, on this machine.",
     )(command)
 
 

@@ -11,8 +11,8 @@ from ...store.errors import InputError
 from ...store.jobs import Stop
 from ...store.tables import ENDED_STATES, Job
 from ..following import describe, follow
-from ..options import ROW_ID, json_option, open_catalog
 from ..nodes import told_nodes
+from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 from ..plain import plain
 

@@ -5,10 +5,9 @@ turn exact.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from sqlmodel import Session, col, select
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ....store import facts as fact_sets
 from ....store import history
 from ....store.effects import average_effects
-from ....store.tables import AverageEffect, Model, Revision, Trace, TraceResult
+from ....store.tables import AverageEffect, Trace, TraceResult
 from ...budget import Budget
 from ...corpus import Corpus, open_corpus
 from ...corruption import Corruption, NoiseCorruption, SwapCorruption
@@ -24,11 +23,10 @@ from ...errors import InputError
 from ...noise import Noise, NoiseRule
 from ...progress import Progress
 from ...swaps import swapped_ids, swaps_among
-from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings, plan, trace
-from ..clusters import is_on_ray
+from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings
 from ..running import Running
 from ..specs import TraceSpec
-from .loaded import Loaded, load
+from .tracer import Tracer, tracer_of
 
 # How often a running job renews its average effects, and the rows of the facts that it is at.
 _AVERAGE_SECONDS = 10.0
@@ -41,96 +39,10 @@ _PROTOCOL = {
 }
 
 
-class Tracer(Protocol):
-    """A model that is traced, wherever its weights are."""
-
-    model: Model
-    revision: Revision
-    tokenizer: PreTrainedTokenizerBase
-
-    def fit(self, rule: NoiseRule, subjects: list[str], texts: Corpus | None) -> Noise:
-        """See engine.noise."""
-
-    def plan(
-        self, asked: list[Question], settings: TraceSettings, on_batch: Callable[[int], None]
-    ) -> dict[int, int]:
-        """See engine.trace."""
-
-    def trace(
-        self, work: "Work", mine: list[int], settings: TraceSettings, finished: set[int]
-    ) -> Iterator[tuple[int, FactTrace | Skipped]]:
-        """See engine.trace; of the positions `mine`, telling the job its progress."""
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """What a trace's row notes of where it was made."""
-
-
-@dataclass(frozen=True)
-class _Here:
-    """A model in this process."""
-
-    running: Running
-    loaded: Loaded
-
-    @property
-    def model(self) -> Model:
-        return self.loaded.model
-
-    @property
-    def revision(self) -> Revision:
-        return self.loaded.revision
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.loaded.tokenizer
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        return {"device": self.running.job.device}
-
-    def fit(self, rule: NoiseRule, subjects: list[str], texts: Corpus | None) -> Noise:
-        return rule.fit(self.loaded.decoder, self.tokenizer, subjects, texts)
-
-    def plan(
-        self, asked: list[Question], settings: TraceSettings, on_batch: Callable[[int], None]
-    ) -> dict[int, int]:
-        return plan(self.loaded.decoder, self.tokenizer, asked, settings, on_batch)
-
-    def trace(
-        self, work: "Work", mine: list[int], settings: TraceSettings, finished: set[int]
-    ) -> Iterator[tuple[int, FactTrace | Skipped]]:
-        # What a device was found to bear before the job was stopped.
-        work.budget = Budget(self.loaded.decoder.device, self.running.job.checkpoint.get("budget"))
-        asked = [work.questions[position] for position in mine]
-        on_token = work.following(mine, finished)
-        return trace(
-            self.loaded.decoder,
-            self.tokenizer,
-            asked,
-            settings,
-            work.budget,
-            on_token=on_token,
-            finished=finished,
-        )
-
-
 def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
     """Returns the trace's id."""
-    with _tracer(running, spec) as tracer:
+    with tracer_of(running, spec) as tracer:
         return _traced(running, spec, tracer)
-
-
-@contextmanager
-def _tracer(running: Running, spec: TraceSpec) -> Iterator[Tracer]:
-    if not is_on_ray(running.job.device):
-        yield _Here(running, load(running, spec.model, spec.revision))
-        return
-    from .on_ray.model import opened
-    from .on_ray.trace import Away
-
-    with opened(running, spec.model, spec.revision, spec.threads, "facts") as remote:
-        yield Away(remote)
 
 
 def _traced(running: Running, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]:

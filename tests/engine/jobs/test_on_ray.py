@@ -106,7 +106,7 @@ def test_a_worker_is_killed_and_a_node_removed(retcon: Retcon, nodes: Nodes, tex
     assert sorted(node["state"] for node in ended["nodes"].values()) == ["gone", "up", "up"]
     assert files(retcon, ended["covariances"]) == files(retcon, [row["covariance"] for row in here])
     log = retcon("job", "log", id)
-    assert log.count("lost a worker on ") == 2 and log.count("is done again") == 2 and "is gone" in log
+    assert log.count("is done again") == 2 and "is gone" in log
     shown = retcon("job", "show", id)
     assert "gone, 0 workers" in shown and "tokens/s" in shown
 
@@ -145,13 +145,13 @@ def test_a_ray_of_its_own(retcon: Retcon) -> None:
     ended = retcon.wait_for(job["id"], "done", "failed")
     assert ended["state"] == "done", ended
     assert results(retcon, ended["trace"]) == results(retcon, here["trace"])
-    assert not [process for process in processes if process.is_running()]
+    assert not psutil.wait_procs(processes, timeout=20)[1]
     assert not list((retcon.home / "ray").glob("*"))
 
 
 def test_it_is_refused_before_anything_starts(retcon: Retcon) -> None:
     for words, said in (
-        (("--on", "dask"), "--on takes ray or ray:HOST:PORT"),
+        (("--on", "dask"), "--on takes ray, ray:HOST:PORT or ray:auto"),
         (("--on", "ray://127.0.0.1:10001"), "is no address of a Ray"),
         (("--on", "ray:127.0.0.1"), "is no address of a Ray"),
         (("--on", "ray", "--device", "cpu"), "exclude each other"),

@@ -225,7 +225,7 @@ class Pool:
 
     def _start(self, node: str) -> None:
         """Start a worker on a node: what runs where is this pool's to say, so that its rates are a node's."""
-        actor = self._workers.options(
+        actor: Any = self._workers.options(
             num_cpus=self._threads if self.device == CPU else 1,
             num_gpus=0 if self.device == CPU else 1,
             max_restarts=0,

@@ -1,6 +1,7 @@
 """The connection to a Ray: one that runs already, or one of the job's own that is started and stopped with it."""
 
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -38,11 +39,11 @@ def connected(running: Running) -> Iterator[None]:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     elif os.environ.get("RAY_AUTH_MODE") != "token":
         print(
-            f"Ray at {address} is spoken to without RAY_AUTH_MODE=token: whoever reaches its ports can run programs "
+            f"Ray ({address}) is spoken to without RAY_AUTH_MODE=token: whoever reaches its ports can run programs "
             "on its nodes as you",
             file=sys.stderr,
         )
-    running.say("starting Ray" if address is None else f"connecting to Ray at {address}")
+    running.say("starting Ray" if address is None else f"connecting to Ray ({address})")
     # Ray puts a handler of its own in the place of the job's, which stops it at once.
     handler = signal.getsignal(signal.SIGTERM)
     with _named(address) if address else _own(running.catalog.home, running.id):
@@ -55,11 +56,11 @@ def _named(address: str) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"Ray at {address} cannot be used from here: {first} (the job must be started on one of its nodes, with "
+            f"Ray ({address}) cannot be used from here: {first} (the job must be started on one of its nodes, with "
             "the same versions of Python and Ray)"
         ) from error
     try:
@@ -89,7 +90,7 @@ def _own(home: Home, job_id: int) -> Iterator[None]:
             _temp_dir=str(folder / "r"),
             object_store_memory=min(_STORE_BYTES, psutil.virtual_memory().available // 4),
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
         yield
     finally:

@@ -150,7 +150,7 @@ class Pool:
             except RayTaskError as error:
                 raise error.cause from None
             except RayError as error:
-                self._lose(member, type(error).__name__)
+                self._lose(member, _reason(error))
                 continue
             del self._pending[ref]
             if shard is None:
@@ -272,3 +272,10 @@ class Pool:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _reason(error: RayError) -> str:
+    """Why a worker died, in short: if it could not even be made, what Python said of that."""
+    lines = str(error).rstrip().splitlines()
+    made = "creation task" in lines[0] if lines else True
+    return lines[-1].strip() if made and lines else type(error).__name__

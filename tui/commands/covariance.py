@@ -1,6 +1,7 @@
 """`retcon covariance`: second moments of keys, which editing methods need."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -115,11 +116,14 @@ def _submit(
 @click.argument("ids", metavar="ID...", type=ROW_ID, nargs=-1, required=True)
 @click.option("--max-tokens", type=click.IntRange(min=1), required=True, help="How many it shall be in all.")
 @_until
+@cluster_options
 @job_options
 def extend(
     ids: Sequence[int],
     max_tokens: int,
     tolerance: float | None,
+    on: str | None,
+    threads: int | None,
     as_json: bool,
     detach: bool,
     device: str | None,
@@ -128,11 +132,12 @@ def extend(
 
     Makes new ones, which are to the bit what a run to so many tokens makes. The old stay: edits name them.
     """
+    device = place(device, on, threads)
     catalog = open_catalog()
     with catalog.read() as session:
         rows = [_load(session, id)[0] for id in ids]
         model = _load(session, ids[0])[1].name
-    spec = CovarianceSpec.topping_up(rows, model, max_tokens, tolerance)
+    spec = replace(CovarianceSpec.topping_up(rows, model, max_tokens, tolerance), threads=threads)
     _submit(catalog, spec, device, detach=detach, as_json=as_json)
 
 

@@ -163,9 +163,13 @@ def _begun(catalog: Catalog, job: Job) -> int:
 
 @trace.command()
 @click.argument("id", type=ROW_ID)
+@cluster_options
 @job_options
-def extend(id: int, as_json: bool, detach: bool, device: str | None) -> None:
+def extend(
+    id: int, on: str | None, threads: int | None, as_json: bool, detach: bool, device: str | None
+) -> None:
     """Trace the facts that a trace's set has and the trace has not: those added since, those left by a kill."""
+    device = place(device, on, threads)
     catalog = open_catalog()
     with catalog.read() as session:
         found, model, _ = load_trace(session, id)
@@ -179,6 +183,7 @@ def extend(id: int, as_json: bool, detach: bool, device: str | None) -> None:
         model=model.name, revision=found.revision, facts=fact_set.name, kinds=found.kinds, samples=found.samples,
         noise="3s" if swap else noise, window=found.window, seed=found.seed, tokens=found.tokens,
         replace="in place of" in found.protocol.get("corruption", ""), swap=swap, trace=id,
+        threads=threads,
     )  # fmt: skip
     _submit(catalog, spec, [device], detach=detach, as_json=as_json)
 

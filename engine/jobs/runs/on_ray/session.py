@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -78,7 +79,7 @@ def _own(home: Home, job_id: int) -> Iterator[None]:
     token = folder / "token"
     descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+        file.write(_secret())
     os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"] = "token", str(token)
     import ray
 
@@ -96,6 +97,12 @@ def _own(home: Home, job_id: int) -> Iterator[None]:
     finally:
         ray.shutdown()
         _sweep(folder)
+
+
+@cache
+def _secret() -> str:
+    """One for this process, for Ray reads it but once: a job that waited for room on the disk starts another Ray."""
+    return secrets.token_hex(32)
 
 
 def _folder(home: Home, job_id: int) -> Path:

@@ -107,5 +107,6 @@ def tracer_of(running: Running, spec: TraceSpec) -> Iterator[Tracer]:
     from .on_ray.model import opened
     from .on_ray.trace import Away
 
-    with opened(running, spec.model, spec.revision, spec.threads, "facts") as remote:
+    most = 1 if spec.facts is None else None
+    with opened(running, spec.model, spec.revision, spec.threads, "facts", most) as remote:
         yield Away(remote)

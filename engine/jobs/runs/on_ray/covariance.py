@@ -40,7 +40,7 @@ def _read(
     def tell() -> None:
         on_tokens(next((block.tokens for block in taken.values()), tokens))
 
-    done = remote.pool.results(shards(), None, tell, ahead=_ahead(len(layers), width), queued=2)
+    done = remote.pool.results(shards(), tell, ahead=_ahead(len(layers), width), queued=2)
     for shard, sent in done:
         early[shard.number] = _copied(sent)
         while taken and (number := next(iter(taken))) in early:

@@ -36,9 +36,9 @@ class Remote:
 
 @contextmanager
 def opened(
-    running: Running, name: str, revision_name: str, threads: int | None, unit: str
+    running: Running, name: str, revision_name: str, threads: int | None, unit: str, most: int | None = None
 ) -> Iterator[Remote]:
-    """A model at a revision on the job's Ray; `unit` is what the shards count.
+    """A model at a revision on the job's Ray, held by at most `most` workers; `unit` is what the shards count.
 
     `threads` are those of each worker, by default as many as a job in this process would have. What the bits depend on
     is decided when the job first runs: resumed elsewhere, it goes on as it began.
@@ -75,7 +75,7 @@ def opened(
             versions(),
         )
         yield Remote(
-            model, revision, Anatomy.from_dict(model.anatomy), tokenizer, Pool(running, weights, unit)
+            model, revision, Anatomy.from_dict(model.anatomy), tokenizer, Pool(running, weights, unit, most)
         )
 
 

@@ -57,10 +57,10 @@ class _Member:
 
 
 class Pool:
-    """Workers that hold one model, on as many nodes as there are. `unit` is what the shards' sizes count."""
+    """Workers that hold one model, on as many nodes as there are, or `most`. `unit` is what the shards' sizes count."""
 
-    def __init__(self, running: Running, weights: Weights, unit: str) -> None:
-        self._running, self._unit = running, unit
+    def __init__(self, running: Running, weights: Weights, unit: str, most: int | None) -> None:
+        self._running, self._unit, self._most = running, unit, most
         self.device, self._threads = weights.device, weights.threads
         self._weights, self._workers = ray.put(weights), ray.remote(Worker)
         self._nodes: dict[str, _Node] = {}
@@ -86,19 +86,18 @@ class Pool:
     def one(self, method: str, *arguments: object, about: str) -> Any:
         """What one call on one worker returns."""
         shards = [Shard(0, method, arguments, 0, about)]
-        [(_, result)] = self.results(shards, 1, lambda: self.report(Progress(0, None, "", about)))
+        [(_, result)] = self.results(shards, lambda: self.report(Progress(0, None, "", about)))
         return result
 
     def results(
         self,
         shards: Iterable[Shard],
-        most: int | None,
         tell: Callable[[], None],
         *,
         ahead: int | None = None,
         queued: int = 1,
     ) -> Iterator[tuple[Shard, Any]]:
-        """Do shards on at most `most` workers and yield each once, as they are done.
+        """Do shards and yield each once, as they are done.
 
         None is begun that is `ahead` or more of the first that is not done; a worker has up to `queued` at a time.
         `tell` is called at least once a second and may raise to stop.
@@ -109,7 +108,7 @@ class Pool:
         """
         source = Source(iter(shards), ahead)
         while True:
-            self._look(most)
+            self._look()
             for member in self._idle(queued):
                 shard = self._back.popleft() if self._back else source.take()
                 if shard is None:
@@ -177,7 +176,7 @@ class Pool:
             if self._deaths[shard.number] >= _MOST_DEATHS:
                 raise RuntimeError(f"{_MOST_DEATHS} workers were lost, one after another, at {shard.about}")
 
-    def _look(self, most: int | None) -> None:
+    def _look(self) -> None:
         """Now and then: which nodes are there, and has each its workers?"""
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
@@ -193,7 +192,9 @@ class Pool:
         staffed = Counter(member.node for member in self._members)
         for place in range(max((node.slots for node in usable.values()), default=0)):
             for id, node in usable.items():
-                if staffed[id] <= place < node.slots and (most is None or len(self._members) < most):
+                if staffed[id] <= place < node.slots and (
+                    self._most is None or len(self._members) < self._most
+                ):
                     self._start(id)
                     staffed[id] += 1
         self._show()

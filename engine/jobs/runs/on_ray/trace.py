@@ -53,7 +53,7 @@ class Away:
         def tell() -> None:
             on_batch(len(answered))
 
-        for shard, found in self._pool.results(shards, len(shards), tell):
+        for shard, found in self._pool.results(shards, tell):
             costs |= {begins[shard.number] + number: cost for number, cost in found.items()}
             answered += chunks[shard.number]
         return costs
@@ -70,7 +70,7 @@ class Away:
             Shard(number, "trace", ([asked[i] for i in batch], settings), len(batch), _about(asked, batch))
             for number, batch in enumerate(shared)
         ]
-        done = self._pool.results(shards, len(shards), lambda: self._pool.report(work.between("tracing")))
+        done = self._pool.results(shards, lambda: self._pool.report(work.between("tracing")))
         for shard, results in done:
             batch = shared[shard.number]
             yield from ((batch[i], result) for i, result in results if batch[i] not in finished)

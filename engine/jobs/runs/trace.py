@@ -291,11 +291,11 @@ def _fill(row: TraceResult, result: FactTrace | Skipped, spec: TraceSpec, *, fin
 def _average(session: Session, trace_id: int) -> None:
     """Renew the trace's average effects over what is traced so far."""
     session.flush()
-    results = session.exec(
-        select(TraceResult).where(
-            TraceResult.trace_id == trace_id, col(TraceResult.finished), col(TraceResult.skipped).is_(None)
-        )
-    ).all()
+    traced = select(TraceResult).where(
+        TraceResult.trace_id == trace_id, col(TraceResult.finished), col(TraceResult.skipped).is_(None)
+    )
+    # Which facts an interval draws depends on their order, so that must not be the order in which they were done.
+    results = session.exec(traced.order_by(col(TraceResult.position))).all()
     for old in session.exec(select(AverageEffect).where(AverageEffect.trace_id == trace_id)):
         session.delete(old)
     session.flush()

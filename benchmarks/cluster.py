@@ -78,7 +78,10 @@ def _tokens() -> int:
 
 def _hurt(job: int, nodes: Nodes) -> None:
     """Kill a worker, and some seconds later take a node away."""
-    while sum(node["workers"] for node in _job(job)["nodes"].values()) < len(nodes.names):
+    while sum(node["workers"] for node in (row := _job(job))["nodes"].values()) < len(nodes.names):
+        assert row["state"] in ("queued", "waiting", "running"), (
+            f"over before it could be hurt: {row['state']}"
+        )
         time.sleep(0.5)
     nodes.worker(nodes.names[1]).kill()
     time.sleep(5)

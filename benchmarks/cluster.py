@@ -78,11 +78,11 @@ def _tokens() -> int:
 
 def _hurt(job: int, nodes: Nodes) -> None:
     """Kill a worker, and some seconds later take a node away."""
-    while sum(node["workers"] for node in (row := _job(job))["nodes"].values()) < len(nodes.names):
-        assert row["state"] in ("queued", "waiting", "running"), (
-            f"over before it could be hurt: {row['state']}"
-        )
+    row = _job(job)
+    while sum(node["workers"] for node in row["nodes"].values()) < len(nodes.names):
+        assert row["state"] in ("queued", "waiting", "running"), "it was over before it could be hurt"
         time.sleep(0.5)
+        row = _job(job)
     nodes.worker(nodes.names[1]).kill()
     time.sleep(5)
     nodes.remove(nodes.names[2])

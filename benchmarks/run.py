@@ -12,7 +12,7 @@ from typing import Any
 
 from machine import description
 
-BENCHMARKS = ("trace", "facts", "edit", "covariance", "app", "publish", "faults", "gpu")
+BENCHMARKS = ("trace", "facts", "edit", "covariance", "cluster", "app", "publish", "faults", "gpu")
 RESULTS = Path(__file__).with_name("results.json")
 
 

@@ -5,14 +5,16 @@ deepest. Products and their sum over a block of documents in float32, sums over 
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .anatomy import Anatomy
 from .corpus import Corpus
 from .decoder import Decoder
 from .errors import InputError
@@ -61,8 +63,71 @@ class Collected:
         return next(iter(self.moments.values())).tokens
 
 
+@dataclass(frozen=True)
+class Block:
+    """Documents that are read together: rows of token ids, some empty. `tokens` were read in the blocks before it."""
+
+    number: int
+    rows: list[list[int]]
+    tokens: int
+    # The most tokens that are wanted fell into it; none comes after it, whatever has settled by then.
+    cut: bool
+    last: bool
+
+    @property
+    def size(self) -> int:
+        """Tokens of its own."""
+        return sum(map(len, self.rows))
+
+
+@dataclass
+class Sums:
+    """By layer, the float32 sum of k k^T over some documents, where they were run, and one key of each.
+
+    That is the one in its middle: a document's first and last tokens are not typical. Without tokens there is no sum.
+    """
+
+    sums: dict[int, Tensor]
+    middles: dict[int, list[Tensor]]
+
+
+# Reads blocks at some layers and yields what they sum up to, in their order. It may take more blocks than it has
+# yielded. It calls its last argument now and then with how many tokens have been read; that may raise to stop.
+Reader = Callable[[Iterator[Block], Sequence[int], Callable[[int], None]], Iterator[tuple[Block, Sums]]]
+
+
 def collect(
     decoder: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    layers: Sequence[int],
+    *,
+    max_tokens: int,
+    max_length: int,
+    seed: int = 1,
+    tolerance: float | None = None,
+    start: Collected | None = None,
+    report: Report = silent,
+) -> Iterator[Collected]:
+    """`collect_with` a model in this process."""
+    return collect_with(
+        partial(read_here, decoder),
+        decoder.anatomy,
+        tokenizer,
+        corpus,
+        layers,
+        max_tokens=max_tokens,
+        max_length=max_length,
+        seed=seed,
+        tolerance=tolerance,
+        start=start,
+        report=report,
+    )
+
+
+def collect_with(
+    read: Reader,
+    anatomy: Anatomy,
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
     layers: Sequence[int],
@@ -78,41 +143,68 @@ def collect(
 
     It ends when the texts do, at `max_tokens` exactly (the last document is cut), or when the last doubling of the
     tokens turned the solves at every layer by `tolerance` or less. Documents are cut at `max_length` tokens. Going on
-    from an earlier yield (`start`) gives the same bits, curve and end as never having stopped.
+    from an earlier yield (`start`) gives the same bits, curve and end as never having stopped; and so does any `read`,
+    for the blocks are the same and are added up in their order.
 
     Raises:
         InputError: a layer that the model does not have, or texts without a token.
     """
     for layer in layers:
-        if not 0 <= layer < decoder.layers:
-            raise InputError(f"there is no layer {layer}; this model has layers 0 to {decoder.layers - 1}")
-    state = start or Collected(_nothing(decoder, layers), 0, 0, finished=False)
-    documents = islice(corpus.documents(seed), state.documents, None)
+        if not 0 <= layer < anatomy.layers:
+            raise InputError(f"there is no layer {layer}; this model has layers 0 to {anatomy.layers - 1}")
+    state = start or Collected(_nothing(anatomy, layers), 0, 0, finished=False)
+    total = _expected(corpus, state, max_tokens)
     doing = f"reading {corpus.source}, {_span(layers)}"
-    while not state.finished:
-        texts = list(islice(documents, _BLOCK_DOCUMENTS))
-        rows = _tokenised(tokenizer, texts, max_length)
-        left = max_tokens - state.tokens
-        cut = sum(map(len, rows)) > left
-        whole = copy.deepcopy(state) if cut else None
-        if cut:
-            rows = _cut(rows, left)
-        total = _expected(corpus, state, max_tokens)
-        for done in _add(decoder, rows, state):
-            report(Progress(done, total, "tokens", doing))
+
+    def on_tokens(done: int) -> None:
+        report(Progress(done, total, "tokens", doing))
+
+    blocks = _blocks(tokenizer, corpus, state, max_tokens, max_length, seed)
+    for block, sums in read(blocks, layers, on_tokens):
+        whole = copy.deepcopy(state) if block.cut else None
+        _add(block, sums, state)
         if state.tokens == 0:
             raise InputError(f"{corpus.source} holds no text that this tokenizer makes tokens of")
-        if not cut:
+        if not block.cut:
             _look(state)
         settled = tolerance is not None and all(m.settling.settled(tolerance) for m in state.moments.values())
-        ended = cut or settled or state.tokens == max_tokens or len(texts) < _BLOCK_DOCUMENTS
-        state = Collected(state.moments, state.blocks + 1, state.documents + len(rows), ended, whole)
-        report(Progress(state.tokens, total, "tokens", "block done"))
+        documents = state.documents + len(block.rows)
+        state = Collected(state.moments, state.blocks + 1, documents, block.last or settled, whole)
+        report(Progress(state.tokens, total, "tokens", doing))
+        total = _expected(corpus, state, max_tokens)
         yield state
+        if state.finished:
+            return
 
 
-def _nothing(decoder: Decoder, layers: Sequence[int]) -> dict[int, SecondMoment]:
-    size = decoder.anatomy.key_width
+def _blocks(
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    start: Collected,
+    max_tokens: int,
+    max_length: int,
+    seed: int,
+) -> Iterator[Block]:
+    """The blocks that follow a state, which is left as it is. Nothing of them depends on what reading them gives."""
+    documents = islice(corpus.documents(seed), start.documents, None)
+    tokens = start.tokens
+    for number in count(start.blocks):
+        texts = list(islice(documents, _BLOCK_DOCUMENTS))
+        rows = _tokenised(tokenizer, texts, max_length)
+        left = max_tokens - tokens
+        cut = sum(map(len, rows)) > left
+        if cut:
+            rows = _cut(rows, left)
+        size = sum(map(len, rows))
+        last = cut or size == left or len(texts) < _BLOCK_DOCUMENTS
+        yield Block(number, rows, tokens, cut, last)
+        if last:
+            return
+        tokens += size
+
+
+def _nothing(anatomy: Anatomy, layers: Sequence[int]) -> dict[int, SecondMoment]:
+    size = anatomy.key_width
     empty = torch.zeros(size, 0, dtype=torch.float64)
     return {
         layer: SecondMoment(torch.zeros(size, size, dtype=torch.float64), 0, Settling(empty))
@@ -161,48 +253,63 @@ def _batches(rows: list[list[int]]) -> Iterator[list[list[int]]]:
         yield batch
 
 
-def _add(decoder: Decoder, rows: list[list[int]], state: Collected) -> Iterator[int]:
-    """Add the keys of a block of documents to the moments; yields before each batch how many tokens there are."""
-    block = _Block({}, {layer: [] for layer in state.moments})
-    tokens = state.tokens
-    for batch in _batches(rows):
-        yield tokens
-        block.read(decoder, batch)
-        tokens += sum(map(len, batch))
+def _add(block: Block, sums: Sums, state: Collected) -> None:
+    """Add the sums of the block that comes next to the moments."""
     for layer, moment in state.moments.items():
-        if layer in block.sums:
-            moment.total += block.sums[layer].cpu()
+        if layer in sums.sums:
+            moment.total += sums.sums[layer].cpu()
             if state.blocks == 0:
-                moment.settling.probes = torch.cat(block.middles[layer]).T.contiguous()
-        moment.tokens = tokens
+                moment.settling.probes = torch.cat(sums.middles[layer]).T.contiguous()
+        moment.tokens = block.tokens + block.size
 
 
-@dataclass
-class _Block:
-    """By layer, the float32 sum of k k^T over some documents, where they were run, and one key of each.
+def read_here(
+    decoder: Decoder, blocks: Iterator[Block], layers: Sequence[int], on_tokens: Callable[[int], None]
+) -> Iterator[tuple[Block, Sums]]:
+    """The `Reader` that runs one block after another in this process."""
+    for block in blocks:
+        yield block, read_block(decoder, block.rows, layers, partial(_told, on_tokens, block.tokens))
 
-    That is the one in its middle: a document's first and last tokens are not typical.
+
+def _told(on_tokens: Callable[[int], None], before: int, done: int) -> None:
+    on_tokens(before + done)
+
+
+def read_block(
+    decoder: Decoder,
+    rows: list[list[int]],
+    layers: Sequence[int],
+    on_tokens: Callable[[int], None] = lambda _done: None,
+) -> Sums:
+    """What one block sums up to: the bits do not depend on who asks, or on what was read before.
+
+    `on_tokens` is called before each batch with how many tokens of the block have been read; it may raise to stop.
     """
+    sums, done = Sums({}, {layer: [] for layer in layers}), 0
+    for batch in _batches(rows):
+        on_tokens(done)
+        _read_batch(decoder, batch, sums)
+        done += sum(map(len, batch))
+    return sums
 
-    sums: dict[int, Tensor]
-    middles: dict[int, list[Tensor]]
 
-    def read(self, decoder: Decoder, batch: list[list[int]]) -> None:
-        ids, mask = right_padded(batch, decoder.device)
-        real = mask.flatten().nonzero().squeeze(1)
-        documents, middle = torch.arange(len(batch)), torch.tensor([len(row) // 2 for row in batch])
+def _read_batch(decoder: Decoder, batch: list[list[int]], into: Sums) -> None:
+    """Run some rows and add their keys to the sums of the layers in `into`."""
+    ids, mask = right_padded(batch, decoder.device)
+    real = mask.flatten().nonzero().squeeze(1)
+    documents, middle = torch.arange(len(batch)), torch.tensor([len(row) // 2 for row in batch])
 
-        def on_key(layer: int, keys: Tensor) -> None:
-            if layer not in self.middles:
-                return
-            k = keys.flatten(0, 1).index_select(0, real).float()
-            if layer in self.sums:
-                self.sums[layer].addmm_(k.T, k)
-            else:
-                self.sums[layer] = k.T @ k
-            self.middles[layer].append(keys[documents, middle].double().cpu())
+    def on_key(layer: int, keys: Tensor) -> None:
+        if layer not in into.middles:
+            return
+        k = keys.flatten(0, 1).index_select(0, real).float()
+        if layer in into.sums:
+            into.sums[layer].addmm_(k.T, k)
+        else:
+            into.sums[layer] = k.T @ k
+        into.middles[layer].append(keys[documents, middle].double().cpu())
 
-        decoder.run(ids, mask, on_key=on_key, stop_after=max(self.middles), resumable=False)
+    decoder.run(ids, mask, on_key=on_key, stop_after=max(into.middles), resumable=False)
 
 
 def _look(state: Collected) -> None:

@@ -111,27 +111,60 @@ def trace(
     `on_token(numbers, traces, share)` follows a batch: `share` of its work is done. It may raise to stop.
     """
     budget = budget or Budget(decoder.device)
-    shapes: dict[tuple[int, int, int], list[tuple[int, Located]]] = {}
-    for number, question in enumerate(questions):
-        try:
-            located = locate_subject(tokenizer, question.prompt, question.subject)
-        except InputError as error:
-            if number not in finished:
-                yield number, Skipped(str(error))
-            continue
-        shape = (len(located.ids), located.begin, located.end)
-        shapes.setdefault(shape, []).append((number, located))
+    skipped, shapes = _by_shape(tokenizer, questions)
+    yield from ((number, result) for number, result in skipped.items() if number not in finished)
 
     def work(members: Sequence[tuple[int, Located]]) -> list[tuple[int, FactTrace | Skipped]]:
         if all(number in finished for number, _ in members):
             return []
         return _trace_batch(decoder, tokenizer, members, questions, settings, budget, on_token)
 
-    for (length, _, _), members in shapes.items():
-        # So many facts at once as fill the budget when all layers of a token climb together.
-        each = decoder.layers * settings.corruption.samples * length
-        for results in budget.batches(members, each, work):
+    for members in shapes:
+        for results in budget.batches(members, _each(decoder.layers, settings, members), work):
             yield from ((number, result) for number, result in results if number not in finished)
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    settings: TraceSettings,
+    layers: int,
+    tokens: int,
+) -> tuple[dict[int, Skipped], list[list[int]]]:
+    """How `trace` shares out the work with a budget of so many tokens, where all of it is borne.
+
+    Returns the questions that are skipped at once and, for each batch, its questions' numbers: to trace just those,
+    each batch by itself, wherever that is, gives the same bits.
+    """
+    skipped, shapes = _by_shape(tokenizer, questions)
+    made = []
+    for members in shapes:
+        size = max(1, tokens // _each(layers, settings, members))
+        numbers = [number for number, _ in members]
+        made += [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]
+    return skipped, made
+
+
+def _by_shape(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+) -> tuple[dict[int, Skipped], list[list[tuple[int, Located]]]]:
+    """Questions whose subject is not found, and the others with their numbers, those of equal shape together."""
+    skipped: dict[int, Skipped] = {}
+    shapes: dict[tuple[int, int, int], list[tuple[int, Located]]] = {}
+    for number, question in enumerate(questions):
+        try:
+            located = locate_subject(tokenizer, question.prompt, question.subject)
+        except InputError as error:
+            skipped[number] = Skipped(str(error))
+            continue
+        shape = (len(located.ids), located.begin, located.end)
+        shapes.setdefault(shape, []).append((number, located))
+    return skipped, list(shapes.values())
+
+
+def _each(layers: int, settings: TraceSettings, members: Sequence[tuple[int, Located]]) -> int:
+    """Tokens of one fact of a shape: so many fill the budget that all layers of a token climb together."""
+    return layers * settings.corruption.samples * len(members[0][1].ids)
 
 
 def plan(

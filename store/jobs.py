@@ -131,6 +131,11 @@ def progress(
     )
 
 
+def show_nodes(session: Session, job_id: int, owner: str, nodes: dict[str, Any]) -> None:
+    """Which nodes of a cluster work at it. Raises LostOwnership."""
+    _owned(session, job_id, owner, _ALIVE, nodes=nodes, heartbeat=now())
+
+
 def checkpoint(session: Session, job_id: int, owner: str, checkpoint: dict[str, Any]) -> None:
     """Where a resumed job goes on; in the transaction of the results that it counts. Raises LostOwnership."""
     _owned(session, job_id, owner, _ALIVE, checkpoint=checkpoint, heartbeat=now())
@@ -209,6 +214,7 @@ def requeue(session: Session, job_id: int) -> Job:
         activity="",
         rate=None,
         memory=None,
+        nodes={},
         seconds_left=None,
         started=None,
         ended=None,

@@ -329,6 +329,8 @@ class Job(SQLModel, table=True):
     # Bytes that its process holds: of the device where that is a GPU, else resident.
     memory: int | None = None
     seconds_left: float | None = None
+    # Of a job on a cluster, by a node's id: host, state, workers, done, unit, rate.
+    nodes: dict[str, Any] = json_dict()
     heartbeat: datetime | None = None
     # What a person asked of it while it was alive.
     stop_asked: str | None = None

@@ -48,10 +48,12 @@ def submit(catalog: Catalog, spec: Spec, device: str | None) -> Job:
 
 
 def _known(device: str | None) -> str:
-    """A device of this box, or several GPUs joined by +; by default the first."""
+    """A device of this box, several GPUs joined by +, or a Ray; by default the first."""
     known = jobs.devices()
     if device is None:
         return known[0]
+    if jobs.is_on_ray(device):
+        return device
     named = jobs.parts(device)
     if missing := [part for part in named if part not in known]:
         raise click.UsageError(f"there is no device {missing[0]!r} here; there are {', '.join(known)}")

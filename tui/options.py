@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..engine.jobs import ray_device
 from ..store.catalog import Catalog
 
 # Kinds of trace, as the engine names them (engine.kinds imports torch through the anatomy).
@@ -34,6 +35,41 @@ def job_options(command: Command) -> Command:
         command
     )
     return json_option(command)
+
+
+def cluster_options(command: Command) -> Command:
+    """`--on` and `--threads` for a command whose shards several machines can do."""
+    command = click.option(
+        "--threads",
+        type=click.IntRange(1),
+        help="Of each worker on Ray, so many CPUs it takes; by default as many as a job on this machine uses.",
+    )(command)
+    return click.option(
+        "--on",
+        metavar="ray[:ADDRESS]",
+        help="Work on the nodes of the Ray at HOST:PORT, or 'auto': the one that this machine is a node of; without "
+        "address on one of this job's own, on this machine.",
+    )(command)
+
+
+def place(device: str | None, on: str | None, threads: int | None, *, estimate: bool = False) -> str | None:
+    """Where a job goes: a device of this machine, or a Ray.
+
+    Raises:
+        click.UsageError: both were asked for, or what only one of them has.
+        store.errors.InputError: see engine.jobs.ray_device.
+    """
+    if on is None:
+        if threads is not None:
+            raise click.UsageError("--threads are those of a worker on Ray: it needs --on")
+        return device
+    if device is not None:
+        raise click.UsageError(
+            "--on and --device (or --devices) exclude each other: Ray gives out its own devices"
+        )
+    if estimate:
+        raise click.UsageError("--estimate measures on this machine: leave --on out")
+    return ray_device(on)
 
 
 estimate_option = click.option(

@@ -16,6 +16,7 @@ from .devices import CPU, devices, parts
 
 if TYPE_CHECKING:
     from ..metrics import METRICS, Difference, Meaning, differences
+    from .clusters import RAY, is_on_ray, ray_device
     from .comparison import compare
     from .control import GRACE_SECONDS, ask_to_stop, follow, log_path, reap, resume, resume_all, stop, submit
     from .preflight import Cost, Time, cost_of, time_as_before
@@ -57,6 +58,7 @@ __all__ = [
     "GRACE_SECONDS",
     "METHODS",
     "METRICS",
+    "RAY",
     "SHARD_BYTES",
     "SUITES",
     "AskSpec",
@@ -90,11 +92,13 @@ __all__ = [
     "devices",
     "differences",
     "follow",
+    "is_on_ray",
     "job_record",
     "log_path",
     "parse_tries",
     "parts",
     "preview",
+    "ray_device",
     "reap",
     "resume",
     "resume_all",
@@ -108,6 +112,7 @@ __all__ = [
 
 _MODULES = {
     "..metrics": ("METRICS", "Difference", "Meaning", "differences"),
+    ".clusters": ("RAY", "is_on_ray", "ray_device"),
     ".comparison": ("compare",),
     ".control": (
         "GRACE_SECONDS",

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from .clusters import RAY
+
 CPU = "cpu"
 
 
@@ -16,14 +18,14 @@ def devices() -> list[str]:
 
 
 def parts(device: str) -> list[str]:
-    """The devices that a job holds: `cuda:0+cuda:1` is a model spread over two."""
-    return device.split("+")
+    """The devices that a job holds: of `cuda:0+cuda:1` two, for a model spread over them; of its own `ray` all."""
+    return devices() if device == RAY else device.split("+")
 
 
 def memory_of(device: str) -> int:
     """Bytes that this process holds: of its GPUs, or its resident size."""
     torch = sys.modules.get("torch")
-    if torch is not None and device != CPU:
+    if torch is not None and device.startswith("cuda"):
         return sum(torch.cuda.memory_reserved(part) for part in parts(device))
     import psutil
 

@@ -6,7 +6,7 @@ from ...store.tables import Job
 
 _FIELDS = (
     "id", "kind", "state", "stop_asked", "priority", "pid", "device", "memory", "done", "total", "unit", "rate",
-    "seconds_left", "activity", "error", "error_kind", "spec", "attempt", "created", "started", "ended",
+    "seconds_left", "activity", "nodes", "error", "error_kind", "spec", "attempt", "created", "started", "ended",
 )  # fmt: skip
 
 

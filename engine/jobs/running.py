@@ -67,6 +67,11 @@ class Running:
         if self.stopping:
             raise Stopped
 
+    def show_nodes(self, nodes: dict[str, Any]) -> None:
+        """Write which nodes work at the job, and their rates: host, state, workers, done, unit, rate by a node's id."""
+        with self.catalog.write() as session:
+            rows.show_nodes(session, self.id, self.owner, nodes)
+
     def _seconds_left(self, progress: Progress) -> float | None:
         if progress.share is not None:
             left, per_second = 1.0 - progress.share, self._pace.per_second

@@ -45,7 +45,8 @@ class TraceSpec(Spec):
 
     `noise` is a rule of engine.noise, fitted to `texts` where it needs some; with `swap` the corruption is another
     subject instead: that one, or for a set of facts `auto`. `trace` names a trace to go on with: only facts that it
-    lacks are traced. Of several `shards` of one trace this job does every so-manieth fact.
+    lacks are traced. Of several `shards` of one trace this job does every so-manieth fact. `threads` are those of a
+    worker on Ray.
     """
 
     kind: ClassVar[str] = "trace"
@@ -67,6 +68,7 @@ class TraceSpec(Spec):
     trace: int | None = None
     shard: int = 0
     shards: int = 1
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class CovarianceSpec(Spec):
     """Collect the second moment of the keys at some layers from texts (see engine.corpus for the sources).
 
     It may end before `max_tokens`, when a doubling of the tokens turned the solves by `tolerance` or less. `extends`
-    names covariances of the catalog, one for each layer, whose sums it goes on from: see `topping_up`.
+    names covariances of the catalog, one for each layer, whose sums it goes on from: see `topping_up`. `threads` are
+    those of a worker on Ray.
     """
 
     kind: ClassVar[str] = "covariance"
@@ -86,6 +89,7 @@ class CovarianceSpec(Spec):
     seed: int = 1
     tolerance: float | None = None
     extends: list[int] = field(default_factory=list)
+    threads: int | None = None
 
     @classmethod
     def topping_up(

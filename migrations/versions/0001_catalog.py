@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("activity", sa.String(), nullable=False),
         sa.Column("memory", sa.Integer(), nullable=True),
         sa.Column("seconds_left", sa.Float(), nullable=True),
+        sa.Column("nodes", sa.JSON(), nullable=False),
         sa.Column("heartbeat", sa.DateTime(), nullable=True),
         sa.Column("stop_asked", sa.String(), nullable=True),
         sa.Column("error", sa.String(), nullable=True),

@@ -1,6 +1,7 @@
 """`retcon covariance`: second moments of keys, which editing methods need."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -19,10 +20,12 @@ from ..options import (
     SEED,
     Command,
     Layers,
+    cluster_options,
     estimate_option,
     job_options,
     json_option,
     open_catalog,
+    place,
 )
 from ..output import narrate, print_fields, print_json, print_table
 from ..records import covariance_record
@@ -67,13 +70,15 @@ def _until(command: Command) -> Command:
     help="Tokens of one document that are read.",
 )
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Order of the documents.")
+@cluster_options
 @estimate_option
 @job_options
 def run(
     model: str, layers: list[int], texts: str, max_tokens: int, tolerance: float | None, max_length: int, seed: int,
-    estimate: bool, as_json: bool, detach: bool, device: str | None,
+    on: str | None, threads: int | None, estimate: bool, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Collect covariances of MODEL's base from texts."""
+    device = place(device, on, threads, estimate=estimate)
     catalog = open_catalog()
     with catalog.read() as session:
         found = history.find_model(session, model)
@@ -82,7 +87,7 @@ def run(
         raise click.UsageError(
             f"{model} has layers 0 to {found.anatomy['layers'] - 1}; there is no layer {outside[0]}"
         )
-    spec = CovarianceSpec(model, layers, texts, max_tokens, max_length, seed, tolerance)
+    spec = CovarianceSpec(model, layers, texts, max_tokens, max_length, seed, tolerance, threads=threads)
     if estimate:
         tell_cost(catalog, spec, device, as_json=as_json)
         return
@@ -111,11 +116,14 @@ def _submit(
 @click.argument("ids", metavar="ID...", type=ROW_ID, nargs=-1, required=True)
 @click.option("--max-tokens", type=click.IntRange(min=1), required=True, help="How many it shall be in all.")
 @_until
+@cluster_options
 @job_options
 def extend(
     ids: Sequence[int],
     max_tokens: int,
     tolerance: float | None,
+    on: str | None,
+    threads: int | None,
     as_json: bool,
     detach: bool,
     device: str | None,
@@ -124,11 +132,12 @@ def extend(
 
     Makes new ones, which are to the bit what a run to so many tokens makes. The old stay: edits name them.
     """
+    device = place(device, on, threads)
     catalog = open_catalog()
     with catalog.read() as session:
         rows = [_load(session, id)[0] for id in ids]
         model = _load(session, ids[0])[1].name
-    spec = CovarianceSpec.topping_up(rows, model, max_tokens, tolerance)
+    spec = replace(CovarianceSpec.topping_up(rows, model, max_tokens, tolerance), threads=threads)
     _submit(catalog, spec, device, detach=detach, as_json=as_json)
 
 

@@ -11,6 +11,7 @@ from ...store.errors import InputError
 from ...store.jobs import Stop
 from ...store.tables import ENDED_STATES, Job
 from ..following import describe, follow
+from ..nodes import told_nodes
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 from ..plain import plain
@@ -62,7 +63,11 @@ def show(id: int, as_json: bool) -> None:
     with catalog.read() as session:
         found = rows.get(session, id)
     record = jobs.job_record(found)
-    print_json(record) if as_json else print_fields(list(record.items()))
+    if as_json:
+        print_json(record)
+        return
+    nodes = told_nodes(record.pop("nodes"))
+    print_fields([*record.items(), *nodes])
 
 
 @job.command()

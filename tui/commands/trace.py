@@ -20,7 +20,18 @@ from ..estimates import merge
 from ..following import JobFailed, follow, submit
 from ..following import estimate as tell_cost
 from ..heatmap import render
-from ..options import KINDS, ROW_ID, SEED, Kinds, estimate_option, job_options, json_option, open_catalog
+from ..options import (
+    KINDS,
+    ROW_ID,
+    SEED,
+    Kinds,
+    cluster_options,
+    estimate_option,
+    job_options,
+    json_option,
+    open_catalog,
+    place,
+)
 from ..output import colour_wanted, console, narrate, print_json, print_table, terminal_width
 from ..plain import plain
 from ..records import trace_record
@@ -76,12 +87,14 @@ def trace() -> None:
 @click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("--tokens", type=click.Choice(["all", "subject-last"]), default="all", show_default=True)
 @click.option("--devices", help="Share a set of facts among several devices: cuda:0,cuda:1.")
+@cluster_options
 @estimate_option
 @job_options
 def run(
     target: str, fact_set: str | None, prompt: str | None, subject: str | None, expected: str | None, kinds: list[str],
     samples: int, noise: str, replace: bool, texts: str, swap: str | None, window: int, seed: int, tokens: str,
-    devices: str | None, estimate: bool, as_json: bool, detach: bool, device: str | None,
+    devices: str | None, on: str | None, threads: int | None, estimate: bool, as_json: bool, detach: bool,
+    device: str | None,
 ) -> None:  # fmt: skip
     """Trace a prompt or a set of facts through MODEL."""
     catalog = open_catalog()
@@ -96,6 +109,7 @@ def run(
         raise click.UsageError("--swap-subject auto takes another subject of a set; with --prompt, name one")
     if devices and fact_set is None:
         raise click.UsageError("--devices shares a set of facts; one prompt is traced on one device")
+    device = place(device or devices, on, threads, estimate=estimate) if on or threads else device
     jobs.check_noise(noise)
     with catalog.read() as session:
         found = history.find_revision(session, history.find_model(session, name), revision)
@@ -104,6 +118,7 @@ def run(
     spec = TraceSpec(
         model=name, revision=found.id, facts=fact_set, prompt=prompt, subject=subject, expected=expected, kinds=kinds,
         samples=samples, noise=noise, window=window, seed=seed, tokens=tokens, replace=replace, texts=texts, swap=swap,
+        threads=threads,
     )  # fmt: skip
     if estimate:
         tell_cost(catalog, spec, device, as_json=as_json)
@@ -148,9 +163,13 @@ def _begun(catalog: Catalog, job: Job) -> int:
 
 @trace.command()
 @click.argument("id", type=ROW_ID)
+@cluster_options
 @job_options
-def extend(id: int, as_json: bool, detach: bool, device: str | None) -> None:
+def extend(
+    id: int, on: str | None, threads: int | None, as_json: bool, detach: bool, device: str | None
+) -> None:
     """Trace the facts that a trace's set has and the trace has not: those added since, those left by a kill."""
+    device = place(device, on, threads)
     catalog = open_catalog()
     with catalog.read() as session:
         found, model, _ = load_trace(session, id)
@@ -164,6 +183,7 @@ def extend(id: int, as_json: bool, detach: bool, device: str | None) -> None:
         model=model.name, revision=found.revision, facts=fact_set.name, kinds=found.kinds, samples=found.samples,
         noise="3s" if swap else noise, window=found.window, seed=found.seed, tokens=found.tokens,
         replace="in place of" in found.protocol.get("corruption", ""), swap=swap, trace=id,
+        threads=threads,
     )  # fmt: skip
     _submit(catalog, spec, [device], detach=detach, as_json=as_json)
 

@@ -6,22 +6,28 @@ packed upper triangles; all numbers but the place are float64.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sqlmodel import col, select
+from transformers import PreTrainedTokenizerBase
 
 from ....store.covariance_files import packed, sums_of, unpacked
 from ....store.errors import NotFound
 from ....store.tables import Covariance, Model
+from ...anatomy import Anatomy
 from ...corpus import Corpus, open_corpus
-from ...covariance import Collected, SecondMoment, collect
+from ...covariance import Collected, Reader, SecondMoment, collect_with, read_here
 from ...errors import InputError
+from ...progress import Report
 from ...settling import Point, Settling
 from ...tokens import tokenizer_digest
+from ..clusters import is_on_ray
 from ..running import Running
 from ..specs import CovarianceSpec
 from .loaded import Loaded, load
@@ -32,22 +38,53 @@ _CHECKPOINT_PART = 20
 Arrays = Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A model that reads texts, wherever its weights are; `report` is told how far it is."""
+
+    model: Model
+    anatomy: Anatomy
+    tokenizer: PreTrainedTokenizerBase
+    read: Reader
+    report: Report
+
+    @classmethod
+    def here(cls, running: Running, loaded: Loaded) -> Self:
+        """A model in this process."""
+        decoder = loaded.decoder
+        return cls(
+            loaded.model, decoder.anatomy, loaded.tokenizer, partial(read_here, decoder), running.report
+        )
+
+
 def run(running: Running, spec: CovarianceSpec) -> dict[str, Any]:
     """Returns the ids of the new covariances, one per layer; `covariance` is the first."""
-    loaded = load(running, spec.model, "base")
-    ids = collect_into_catalog(
-        running,
-        loaded,
-        spec.layers,
-        spec.texts,
-        max_tokens=spec.max_tokens,
-        max_length=spec.max_length,
-        seed=spec.seed,
-        tolerance=spec.tolerance,
-        extends=spec.extends,
-        last=True,
-    )
+    with _reading(running, spec) as reading:
+        ids = collect_into_catalog(
+            running,
+            reading,
+            spec.layers,
+            spec.texts,
+            max_tokens=spec.max_tokens,
+            max_length=spec.max_length,
+            seed=spec.seed,
+            tolerance=spec.tolerance,
+            extends=spec.extends,
+            last=True,
+        )
     return _made(ids)
+
+
+@contextmanager
+def _reading(running: Running, spec: CovarianceSpec) -> Iterator[Reading]:
+    if not is_on_ray(running.job.device):
+        yield Reading.here(running, load(running, spec.model, "base"))
+        return
+    from .on_ray.covariance import reader
+    from .on_ray.model import opened
+
+    with opened(running, spec.model, "base", spec.threads, "tokens") as remote:
+        yield Reading(remote.model, remote.anatomy, remote.tokenizer, reader(remote), remote.pool.report)
 
 
 def _made(ids: list[int]) -> dict[str, Any]:
@@ -56,7 +93,7 @@ def _made(ids: list[int]) -> dict[str, Any]:
 
 def collect_into_catalog(
     running: Running,
-    loaded: Loaded,
+    reading: Reading,
     layers: Sequence[int],
     texts: str,
     *,
@@ -76,14 +113,15 @@ def collect_into_catalog(
     """
     corpus = open_corpus(texts)
     layers = sorted(set(layers))
-    width = loaded.decoder.anatomy.key_width
+    width = reading.anatomy.key_width
     running.check_room(2 * 8 * width * width * len(layers))
-    earlier = _earlier(running, loaded, corpus, extends)
+    earlier = _earlier(running, reading, corpus, extends)
     saved, took = time.monotonic(), 0.0
     state = None
-    for state in collect(
-        loaded.decoder,
-        loaded.tokenizer,
+    for state in collect_with(
+        reading.read,
+        reading.anatomy,
+        reading.tokenizer,
         corpus,
         layers,
         max_tokens=max_tokens,
@@ -91,7 +129,7 @@ def collect_into_catalog(
         seed=seed,
         tolerance=tolerance,
         start=_restored(running, corpus, layers, width) or _state_of(running, earlier),
-        report=running.report,
+        report=reading.report,
     ):
         begun = time.monotonic()
         if not state.finished and begun - saved > _CHECKPOINT_PART * took:
@@ -107,19 +145,19 @@ def collect_into_catalog(
     artifacts = [running.catalog.artifacts.put_tensors(_file(state, layer)) for layer in state.moments]
     rows = [
         Covariance(
-            model_id=loaded.model.id or 0,
+            model_id=reading.model.id or 0,
             layer=layer,
-            module=loaded.decoder.anatomy.name("matrix", layer),
+            module=reading.anatomy.name("matrix", layer),
             width=width,
-            fingerprint=loaded.model.fingerprint,
-            tokenizer=tokenizer_digest(loaded.tokenizer),
+            fingerprint=reading.model.fingerprint,
+            tokenizer=tokenizer_digest(reading.tokenizer),
             texts=corpus.source,
             texts_revision=corpus.revision,
             seed=seed,
             tokens=moment.tokens,
             documents=state.documents,
             max_length=max_length,
-            dtype=loaded.model.dtype,
+            dtype=reading.model.dtype,
             curve=[asdict(point) for point in moment.settling.curve],
             origin=next(({"extends": row.id} for row in earlier if row.layer == layer), {}),
             artifact=artifact.sha256,
@@ -187,7 +225,7 @@ def _save_checkpoint(running: Running, corpus: Corpus, state: Collected) -> None
     with running.catalog.write() as session:
         session.merge(artifact)
         counted = {"tokens": state.tokens, "texts_revision": corpus.revision}
-        running.checkpoint(session, {"moments": artifact.sha256} | counted)
+        running.checkpoint(session, running.job.checkpoint | {"moments": artifact.sha256} | counted)
     if old and old != artifact.sha256:
         running.catalog.artifacts.remove(old)
 
@@ -205,7 +243,7 @@ def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: in
     return _state(found, width)
 
 
-def _earlier(running: Running, loaded: Loaded, corpus: Corpus, ids: Sequence[int]) -> list[Covariance]:
+def _earlier(running: Running, reading: Reading, corpus: Corpus, ids: Sequence[int]) -> list[Covariance]:
     """The covariances to go on from, if they are of these texts, this tokenizer and this base."""
     with running.catalog.read() as session:
         found = [session.get(Covariance, id) for id in ids]
@@ -215,8 +253,8 @@ def _earlier(running: Running, loaded: Loaded, corpus: Corpus, ids: Sequence[int
     for row in rows:
         for what, then, now in (
             ("the texts", row.texts_revision, corpus.revision),
-            ("the tokenizer", row.tokenizer, tokenizer_digest(loaded.tokenizer)),
-            ("the base", row.fingerprint, loaded.model.fingerprint),
+            ("the tokenizer", row.tokenizer, tokenizer_digest(reading.tokenizer)),
+            ("the base", row.fingerprint, reading.model.fingerprint),
         ):
             if then != now:
                 raise InputError(

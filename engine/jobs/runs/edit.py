@@ -21,7 +21,7 @@ from ...generation import context_texts
 from ..running import Running
 from ..settings import settings_of
 from ..specs import EditSpec
-from .covariance import collect_into_catalog, moment_of, newest
+from .covariance import Reading, collect_into_catalog, moment_of, newest
 from .kept import KeptParts, KeptValues
 from .loaded import Loaded, check_everything, check_tensors, load
 
@@ -155,7 +155,7 @@ def moments_at(
         loaded.weights.set({})
         ids = collect_into_catalog(
             running,
-            loaded,
+            Reading.here(running, loaded),
             missing,
             spec.texts,
             max_tokens=_FIRST_TOKENS,

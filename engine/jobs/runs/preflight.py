@@ -25,6 +25,7 @@ from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepS
 from .covariance import moment_of, newest
 from .loaded import Loaded, load
 from .trace import corruption_of, questions_of
+from .tracer import Here
 
 # How long is measured; one step of a slow device may take longer.
 _SECONDS = 5.0
@@ -66,7 +67,7 @@ def _measured(running: Running, loaded: Loaded, spec: Spec) -> tuple[float, str]
 def _trace(running: Running, loaded: Loaded, spec: TraceSpec) -> tuple[float, str]:
     with running.catalog.read() as session:
         questions = questions_of(session, spec)
-    corruption, _ = corruption_of(loaded, spec, questions)
+    corruption, _ = corruption_of(Here(running, loaded).fit, loaded.tokenizer, spec, questions)
     settings = TraceSettings(corruption, tuple(spec.kinds), spec.window, spec.tokens)  # type: ignore[arg-type]
     began = time.monotonic()
     costs = plan(loaded.decoder, loaded.tokenizer, questions, settings)

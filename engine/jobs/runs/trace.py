@@ -10,22 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlmodel import Session, col, select
+from transformers import PreTrainedTokenizerBase
 
 from ....store import facts as fact_sets
 from ....store import history
 from ....store.effects import average_effects
 from ....store.tables import AverageEffect, Trace, TraceResult
 from ...budget import Budget
-from ...corpus import open_corpus
+from ...corpus import Corpus, open_corpus
 from ...corruption import Corruption, NoiseCorruption, SwapCorruption
 from ...errors import InputError
-from ...noise import NoiseRule
+from ...noise import Noise, NoiseRule
 from ...progress import Progress
 from ...swaps import swapped_ids, swaps_among
-from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings, plan, trace
+from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings
 from ..running import Running
 from ..specs import TraceSpec
-from .loaded import Loaded, load
+from .tracer import Tracer, tracer_of
 
 # How often a running job renews its average effects, and the rows of the facts that it is at.
 _AVERAGE_SECONDS = 10.0
@@ -40,35 +41,28 @@ _PROTOCOL = {
 
 def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
     """Returns the trace's id."""
-    loaded = load(running, spec.model, spec.revision)
+    with tracer_of(running, spec) as tracer:
+        return _traced(running, spec, tracer)
+
+
+def _traced(running: Running, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]:
     with running.catalog.read() as session:
         questions = questions_of(session, spec)
-    corruption, level = corruption_of(loaded, spec, questions)
+    corruption, level = corruption_of(tracer.fit, tracer.tokenizer, spec, questions)
     settings = TraceSettings(
         corruption,
         kinds=tuple(spec.kinds),  # type: ignore[arg-type]
         window=spec.window,
         tokens=spec.tokens,  # type: ignore[arg-type]
     )
-    trace_id = _trace_row(running, spec, loaded, corruption, level)
-    # What a device was found to bear before the job was stopped.
-    budget = Budget(loaded.decoder.device, running.job.checkpoint.get("budget"))
-    work = _Work(running, trace_id, spec, questions, budget)
+    trace_id = _trace_row(running, spec, tracer, corruption, level)
+    work = Work(running, trace_id, spec, questions)
     mine, finished = work.share(corruption)
-    asked = [questions[position] for position in mine]
     if spec.facts is not None:
-        costs = plan(loaded.decoder, loaded.tokenizer, asked, settings, work.asking(len(asked)))
+        asked = [questions[position] for position in mine]
+        costs = tracer.plan(asked, settings, work.asking(len(asked)))
         work.costs = {mine[number]: cost for number, cost in costs.items()}
-    results = trace(
-        loaded.decoder,
-        loaded.tokenizer,
-        asked,
-        settings,
-        budget,
-        on_token=work.following(mine, finished),
-        finished=finished,
-    )
-    for number, result in results:
+    for number, result in tracer.trace(work, mine, settings, finished):
         work.save(mine[number], result)
     with running.catalog.write() as session:
         _average(session, trace_id)
@@ -87,10 +81,12 @@ def questions_of(session: Session, spec: TraceSpec) -> list[Question]:
 
 
 def corruption_of(
-    loaded: Loaded, spec: TraceSpec, questions: list[Question]
+    fit: Callable[[NoiseRule, list[str], Corpus | None], Noise],
+    tokenizer: PreTrainedTokenizerBase,
+    spec: TraceSpec,
+    questions: list[Question],
 ) -> tuple[Corruption, float | None]:
-    """The corruption and, where it has one number, the level of its noise."""
-    tokenizer = loaded.tokenizer
+    """The corruption and, where it has one number, the level of its noise, which `fit` finds."""
     if spec.swap is not None:
         if spec.swap == "auto":
             among = [(question.prompt, question.subject, question.expected) for question in questions]
@@ -101,12 +97,12 @@ def corruption_of(
         return SwapCorruption(pairs), None
     rule = NoiseRule.parse(spec.noise)
     texts = open_corpus(spec.texts) if rule.needs_texts else None
-    noise = rule.fit(loaded.decoder, tokenizer, [question.subject for question in questions], texts)
+    noise = fit(rule, [question.subject for question in questions], texts)
     return NoiseCorruption(noise, spec.samples, spec.seed, spec.replace), noise.level
 
 
 def _trace_row(
-    running: Running, spec: TraceSpec, loaded: Loaded, corruption: Corruption, level: float | None
+    running: Running, spec: TraceSpec, tracer: Tracer, corruption: Corruption, level: float | None
 ) -> int:
     """The trace's id: the one that the job goes on with, or a new row's."""
     known = running.job.checkpoint.get("trace") or spec.trace
@@ -115,10 +111,10 @@ def _trace_row(
             session.get_one(Trace, known).noise_level = level
             running.checkpoint(session, running.job.checkpoint | {"trace": known})
             return int(known)
-        row = new_row(session, spec, loaded.revision.id)
+        row = new_row(session, spec, tracer.revision.id)
         row.noise_level = level
         row.samples = corruption.samples
-        row.protocol = row.protocol | {"dtype": loaded.model.dtype, "device": running.job.device}
+        row.protocol = row.protocol | {"dtype": tracer.model.dtype} | tracer.protocol
         session.flush()
         assert row.id is not None
         running.checkpoint(session, running.job.checkpoint | {"trace": row.id})
@@ -151,14 +147,15 @@ def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
 
 
 @dataclass
-class _Work:
+class Work:
     """The rows of one trace as they fill. `costs` has the work of each position that will be traced, see `plan`."""
 
     running: Running
     trace_id: int
     spec: TraceSpec
     questions: list[Question]
-    budget: Budget
+    # The budget of a model in this process; workers elsewhere have their own.
+    budget: Budget | None = None
     costs: dict[int, int] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
     _averaged: float = 0.0
@@ -217,6 +214,12 @@ class _Work:
 
         return on_token
 
+    def between(self, about: str) -> Progress:
+        """Progress with nothing under way that this process knows of."""
+        if self.spec.facts is None:
+            return Progress(0, 100, "%", about)
+        return self._progress([], 0.0, about)
+
     def _progress(self, at: list[int], share: float, about: str) -> Progress:
         """Progress with `share` of the batch `at` done; of a resumed batch some may have been finished before."""
         now = [position for position in at if position not in self._ended]
@@ -245,7 +248,7 @@ class _Work:
             if time.monotonic() - self._averaged > _AVERAGE_SECONDS:
                 self._averaged = time.monotonic()
                 _average(session, self.trace_id)
-            borne = {"budget": self.budget.tokens} if self.budget.halved else {}
+            borne = {"budget": self.budget.tokens} if self.budget and self.budget.halved else {}
             self.running.checkpoint(session, self.running.job.checkpoint | {"trace": self.trace_id} | borne)
 
     def _row(self, session: Session, position: int) -> TraceResult:
@@ -288,11 +291,11 @@ def _fill(row: TraceResult, result: FactTrace | Skipped, spec: TraceSpec, *, fin
 def _average(session: Session, trace_id: int) -> None:
     """Renew the trace's average effects over what is traced so far."""
     session.flush()
-    results = session.exec(
-        select(TraceResult).where(
-            TraceResult.trace_id == trace_id, col(TraceResult.finished), col(TraceResult.skipped).is_(None)
-        )
-    ).all()
+    traced = select(TraceResult).where(
+        TraceResult.trace_id == trace_id, col(TraceResult.finished), col(TraceResult.skipped).is_(None)
+    )
+    # Which facts an interval draws depends on their order, so that must not be the order in which they were done.
+    results = session.exec(traced.order_by(col(TraceResult.position))).all()
     for old in session.exec(select(AverageEffect).where(AverageEffect.trace_id == trace_id)):
         session.delete(old)
     session.flush()

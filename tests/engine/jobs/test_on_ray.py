@@ -1,0 +1,163 @@
+"""Shards on a Ray with real nodes: the bits of one process, whatever dies meanwhile."""
+
+import importlib.util
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from command_line import Here, Retcon, wait_for
+from ray_nodes import Nodes, ray_nodes
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'retcon[ray]'"
+    ),
+]
+
+# Long enough, on a small machine, that something can be killed in its middle.
+FACTS = ("trace", "run", "tiny", "--facts", "known", "--samples", 400)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with ray_nodes(3) as made:
+        yield made
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Many blocks of documents."""
+    chance = random.Random(3)
+    lines = [" ".join(f"w{chance.randrange(50)}" for _ in range(20)) for _ in range(6000)]
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def under_way(retcon: Retcon, id: int, done: float) -> dict[str, Any]:
+    """The job as soon as its workers have done so much."""
+    found: dict[str, Any] = wait_for(
+        lambda: Here(retcon.home).job(id),
+        lambda job: (
+            job["state"] not in ("queued", "waiting", "running")
+            or (job["activity"].startswith(("tracing", "reading")) and job["done"] >= done)
+        ),
+    )
+    assert found["state"] == "running", found
+    return found
+
+
+def results(retcon: Retcon, trace: int) -> list[tuple[Any, ...]]:
+    """The rows that a trace made, without their ids: its facts in order, then its average effects."""
+    rows = retcon.rows()
+    facts = sorted(row[2:] for row in rows["trace_result"] if row[1] == trace)
+    effects = sorted(row[2:] for row in rows["average_effect"] if row[1] == trace)
+    assert facts and effects
+    return facts + effects
+
+
+def files(retcon: Retcon, ids: list[int]) -> list[str]:
+    """The names of covariances' files, which are their hashes: sums, probes, curve and all."""
+    rows = {row["covariance"]: row["artifact"] for row in retcon.json("covariance", "list")["covariances"]}
+    return [rows[id] for id in ids]
+
+
+def test_a_worker_is_killed_and_a_node_removed(retcon: Retcon, nodes: Nodes, texts: Path) -> None:
+    """Workers are halted first, each with something to do, so that it is the middle of the job however fast it is."""
+    collect = ("covariance", "run", "tiny", "--layers", "0,2", "--texts", texts, "--max-tokens", 10**6)
+    here = retcon.json(*collect)["covariances"]
+    id = retcon.json(*collect, "--on", nodes.on, "--threads", 1, "--detach")["id"]
+
+    def look() -> dict[str, Any]:
+        found = Here(retcon.home).job(id)
+        assert found["state"] in ("queued", "waiting", "running"), found
+        return found
+
+    # Whoever is first is halted: the others cannot go on for long without its blocks.
+    first = next(
+        name
+        for name, node in wait_for(look, lambda job: any(n["done"] for n in job["nodes"].values()))[
+            "nodes"
+        ].items()
+        if node["done"]
+    )
+    nodes.worker(first).suspend()
+    everywhere = wait_for(look, lambda job: sum(node["workers"] for node in job["nodes"].values()) == 3)
+    assert everywhere["memory"] and everywhere["device"] == nodes.on
+    halted = [nodes.worker(name) for name in nodes.names if name != first]
+    for worker in halted:
+        worker.suspend()
+    nodes.worker(first).kill()
+    wait_for(look, lambda job: "lost a worker" in job["activity"])
+    removed = next(name for name in reversed(nodes.names) if name != first)
+    nodes.remove(removed)
+    wait_for(look, lambda job: job["nodes"][removed]["state"] == "gone")
+    for worker in halted:
+        if worker.is_running():
+            worker.resume()
+    ended = retcon.wait_for(id, "done", "failed", "interrupted")
+    assert ended["state"] == "done", ended
+    assert sorted(node["state"] for node in ended["nodes"].values()) == ["gone", "up", "up"]
+    assert files(retcon, ended["covariances"]) == files(retcon, [row["covariance"] for row in here])
+    log = retcon("job", "log", id)
+    assert log.count("is done again") == 2 and "is gone" in log
+    shown = retcon("job", "show", id)
+    assert "gone, 0 workers" in shown and "tokens/s" in shown
+
+
+def test_the_driver_is_killed_and_the_job_resumed(retcon: Retcon, nodes: Nodes) -> None:
+    undisturbed = retcon.json(*FACTS)
+    id = retcon.json(*FACTS, "--on", nodes.on, "--threads", 1, "--detach")["id"]
+    os.kill(under_way(retcon, id, 2)["pid"], signal.SIGKILL)
+    dead = retcon.wait_for(id, "interrupted", "done")
+    assert dead["state"] == "interrupted"
+    kept = {row[2] for row in retcon.rows()["trace_result"] if row[1] == dead["trace"]}
+    assert 2 <= len(kept) < 12
+    retcon.json("job", "resume", id, "--detach")
+    under_way(retcon, id, len(kept))
+    retcon("job", "cancel", id)
+    assert retcon.wait_for(id, "cancelled", "done")["state"] == "cancelled"
+    ended = retcon.json("job", "resume", id)
+    assert ended["state"] == "done"
+    assert results(retcon, ended["trace"]) == results(retcon, undisturbed["trace"])
+
+
+def test_a_ray_of_its_own(retcon: Retcon) -> None:
+    """It starts with the job, can be reached by nobody else, and is gone with it."""
+    facts = ("trace", "run", "tiny", "--facts", "mixed", "--samples", 400)
+    here = retcon.json(*facts)
+    job = retcon.json(*facts, "--on", "ray", "--threads", 1, "--detach")
+    running = wait_for(lambda: Here(retcon.home).job(job["id"]), lambda job: job["nodes"] or job["error"])
+    processes = [psutil.Process(running["pid"]), *psutil.Process(running["pid"]).children(recursive=True)]
+    listening = [
+        one.laddr.ip
+        for process in processes
+        for one in process.net_connections("tcp")
+        if one.status == "LISTEN"
+    ]
+    assert listening and set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    ended = retcon.wait_for(job["id"], "done", "failed")
+    assert ended["state"] == "done", ended
+    assert results(retcon, ended["trace"]) == results(retcon, here["trace"])
+    assert not psutil.wait_procs(processes, timeout=20)[1]
+    assert not list((retcon.home / "ray").glob("*"))
+
+
+def test_it_is_refused_before_anything_starts(retcon: Retcon) -> None:
+    for words, said in (
+        (("--on", "dask"), "--on takes ray, ray:HOST:PORT or ray:auto"),
+        (("--on", "ray://127.0.0.1:10001"), "is no address of a Ray"),
+        (("--on", "ray:127.0.0.1"), "is no address of a Ray"),
+        (("--on", "ray", "--device", "cpu"), "exclude each other"),
+        (("--on", "ray", "--devices", "cpu,cpu"), "exclude each other"),
+        (("--on", "ray", "--estimate"), "leave --on out"),
+        (("--threads", 2), "it needs --on"),
+    ):
+        assert said in retcon.refused(*FACTS, *words), words
+    assert not retcon.json("job", "list")["jobs"][1:], "only the model's job is there"

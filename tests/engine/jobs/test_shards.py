@@ -1,0 +1,123 @@
+"""What is shared among workers, without a Ray: who may take what, and what a worker refuses to work with."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from retcon.engine.anatomy import find_anatomy
+from retcon.engine.budget import Budget
+from retcon.engine.corruption import NoiseCorruption
+from retcon.engine.covariance import read_block
+from retcon.engine.decoder import Decoder
+from retcon.engine.errors import InputError
+from retcon.engine.jobs.clusters import ray_device
+from retcon.engine.jobs.runs.on_ray.shards import Shard, Source
+from retcon.engine.jobs.runs.on_ray.worker import Weights, Worker, versions
+from retcon.engine.loading import fingerprint, load_model, tensor_digests
+from retcon.engine.noise import gaussian
+from retcon.engine.trace import Question, Skipped, TraceSettings, batches, trace
+from retcon.store.covariance_files import unpacked
+from retcon.store.errors import InputError as Refused
+from transformers import PreTrainedTokenizerBase
+
+
+def shards(count: int) -> Source:
+    return Source(
+        (Shard(number, "read", (), 1, f"block {number}") for number in range(5, 5 + count)), ahead=3
+    )
+
+
+def test_nobody_runs_too_far_ahead() -> None:
+    source = shards(5)
+    taken = [source.take() for _ in range(4)]
+    assert [shard and shard.number for shard in taken] == [5, 6, 7, None] and not source.ended
+    del source.doing[6]
+    assert source.take() is None, "the first is not done"
+    del source.doing[5]
+    assert [shard and shard.number for shard in (source.take(), source.take(), source.take())] == [8, 9, None]
+    assert not source.ended, "it does not know yet that there are no more"
+    del source.doing[7]
+    assert source.take() is None and source.ended and set(source.doing) == {8, 9}
+
+
+def weights(folder: Path) -> Weights:
+    """The tiny model as the catalog would know it."""
+    model = load_model(folder, "cpu")
+    base = fingerprint(tensor_digests(model))
+    anatomy = find_anatomy(model).as_dict()
+    return Weights("tiny", str(folder), False, anatomy, base, {}, base, "cpu", 1, versions())
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_worker_reads_what_this_process_reads(tiny_folder: Path) -> None:
+    torch.set_num_threads(1)
+    worker = Worker()
+    worker.load(weights(tiny_folder), 100)
+    rows = [[1, 5, 9, 33], [], [1, 7]]
+    triangles, middles = worker.read(rows, [0, 2], True)
+    model = load_model(tiny_folder, "cpu")
+    here = read_block(Decoder(model, find_anatomy(model)), rows, [0, 2])
+    for layer in (0, 2):
+        total = torch.from_numpy(unpacked(triangles[layer], len(here.sums[layer])))
+        assert torch.equal(total.triu(), here.sums[layer].triu()) and total.dtype == torch.float32
+        assert all(
+            torch.equal(torch.tensor(there), keys)
+            for there, keys in zip(middles[layer], here.middles[layer], strict=True)
+        )
+    assert worker.read(rows, [0], False)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"folder": "/nowhere/tiny"}, "does not see /nowhere/tiny"),
+        ({"base": "0" * 64}, "should have 000000000000"),
+        ({"fingerprint": "1" * 64}, "should have 111111111111"),
+        ({"versions": ("9.9", "9.9")}, "install the same on all nodes"),
+    ],
+)
+@pytest.mark.usefixtures("one_thread")
+def test_a_worker_refuses_what_is_not_the_catalogs(
+    tiny_folder: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        Worker().load(dataclasses.replace(weights(tiny_folder), **changes), 100)
+
+
+def test_batches_traced_alone_give_the_same_bits(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    decoder = decoder_of("llama")
+    questions = [
+        Question(prompt.format(subject), subject)
+        for prompt in ("The {} is located in the city of", "{} was born in")
+        for subject in ("Tower", "Paris", "Rome", "France")
+    ]
+    questions.insert(3, Question("The city is", "not in it"))
+    settings = TraceSettings(NoiseCorruption(gaussian(0.3), 3))
+    budget = 4 * 3 * 7 * 2
+    whole = dict(trace(decoder, words, questions, settings, Budget(decoder.device, budget)))
+    skipped, shared = batches(words, questions, settings, decoder.layers, budget)
+    assert set(skipped) == {3} and isinstance(whole[3], Skipped)
+    assert sorted(number for batch in shared for number in batch) == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert len(shared) > 2 and max(map(len, shared)) > 1
+    for batch in reversed(shared):
+        asked = [questions[number] for number in batch]
+        alone = dict(trace(decoder, words, asked, settings, Budget(decoder.device, budget)))
+        assert [alone[place] for place in range(len(batch))] == [whole[number] for number in batch]
+
+
+def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(Refused, match=r"pip install 'retcon\[ray\]'"):
+        ray_device("ray")

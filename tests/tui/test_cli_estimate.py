@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from command_line import Here, Retcon, write_facts
 from retcon.engine import jobs
-from retcon.engine.jobs import CovarianceSpec, TraceSpec, worker
+from retcon.engine.jobs import CovarianceSpec, TraceSpec, queue, worker
+from retcon.engine.jobs.locks import device_lock, is_held
 from retcon.store import jobs as rows
 from retcon.store.catalog import Catalog
 from retcon.store.home import Home
@@ -64,7 +65,8 @@ def test_told_from_an_earlier_job(retcon: Retcon) -> None:
     assert "as job" not in retcon.json(*words[:3], "--samples", 3, "--facts", "mixed", "--estimate")["basis"]
 
 
-def test_no_room_is_refused_before_the_work(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_waited_for_before_the_work(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, holds no device, and can be cancelled while it waits."""
     monkeypatch.setenv("RETCON_HOME", str(retcon.home))
     usage = shutil.disk_usage(retcon.home)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
@@ -74,6 +76,16 @@ def test_no_room_is_refused_before_the_work(retcon: Retcon, monkeypatch: pytest.
         job = rows.create(session, "covariance", CovarianceSpec("tiny", [1]).as_dict(), "cpu")
     assert job.id is not None
     jobs.log_path(catalog.home, job.id).touch()
+    seen = []
+
+    def sleep(_seconds: float) -> None:
+        with catalog.read() as session:
+            found = rows.get(session, job.id or 0)
+        seen.append((found.state, found.activity, is_held(device_lock(catalog.home, "cpu"))))
+        jobs.ask_to_stop(catalog, job.id or 0)
+
+    monkeypatch.setattr(queue, "_has_room", lambda *_: False)
+    monkeypatch.setattr(queue.time, "sleep", sleep)
     try:
         assert worker.main(job.id) == 1
     finally:
@@ -82,8 +94,10 @@ def test_no_room_is_refused_before_the_work(retcon: Retcon, monkeypatch: pytest.
     with catalog.read() as session:
         ended = rows.get(session, job.id)
     catalog.close()
-    assert ended.state == "failed" and "are needed in" in (ended.error or "")
-    assert ended.error is not None and "the disk is full" in ended.error
+    [(state, activity, held)] = seen
+    assert state == "waiting" and "is full" in activity and "MB are needed" in activity
+    assert not held
+    assert ended.state == "cancelled" and ended.error is None
 
 
 def test_too_little_memory_is_told(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ def _hold(path: Path, handed: int | None, stack: ExitStack) -> bool:
     """Hold the job's lock until the stack ends; False if another process keeps it."""
     if handed is not None and is_handed(handed, path):
         os.set_inheritable(handed, False)  # whatever this process starts does not count as the job
+        stack.callback(os.close, handed)
         return True
     try:
         stack.enter_context(held(path))

@@ -170,7 +170,7 @@ def test_one_device_one_job(retcon: Retcon) -> None:
     waiting = [retcon.wait_for(id, "waiting", "done") for id in (second, third)]
     assert [job["state"] for job in waiting] == ["waiting", "waiting"]
     told = wait_for(lambda: retcon.job(third), lambda job: job["activity"])
-    assert told["activity"] == "waiting for cpu, which another job holds"
+    assert told["activity"] == f"waiting for cpu, after job {second}"
     assert retcon.json("doctor")["devices"]["cpu"] == "busy"
     for words, says in (
         (("model", "remove", "tiny", "--yes"), "a job works on tiny"),
@@ -182,7 +182,7 @@ def test_one_device_one_job(retcon: Retcon) -> None:
 
     retcon("job", "cancel", second)
     assert retcon.wait_for(second, "cancelled", "done")["state"] == "cancelled"
-    retcon("job", "cancel", first)
+    retcon("job", "cancel", first, "--detach")
     os.kill(process, signal.SIGCONT)
     stopped = retcon.wait_for(first, "cancelled", "done")
     assert stopped["state"] == "cancelled"

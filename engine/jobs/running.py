@@ -63,7 +63,7 @@ class Running:
                 activity=progress.activity,
                 memory=memory_of(self.job.device),
             )
-            self.stopping = rows.get(session, self.id).stop_asked is not None
+            self.stopping |= rows.get(session, self.id).stop_asked is not None
         if self.stopping:
             raise Stopped
 

@@ -45,14 +45,15 @@ def main(job_id: int, lock: int | None = None) -> int:
                 return 1
             job = rows.get(session, job_id)
         running = Running(catalog, job, owner)
-        signal.signal(signal.SIGTERM, _stop)
+
+        def stop(_signal: int, _frame: object) -> None:
+            """Go now, wherever this is: what is checkpointed stays. Once; the way out is not disturbed again."""
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            running.stopping = True
+            raise Stopped
+
+        signal.signal(signal.SIGTERM, stop)
         return _run(running)
-
-
-def _stop(_signal: int, _frame: object) -> None:
-    """Go now, wherever this is: what is checkpointed stays. Once; the way out is not disturbed again."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Stopped
 
 
 def _hold(path: Path, handed: int | None, stack: ExitStack) -> bool:
@@ -76,14 +77,16 @@ def _run(running: Running) -> int:
     except LostOwnership as error:
         print(error, file=sys.stderr)
         return 1
-    except Stopped:
-        with running.catalog.write() as session:
-            rows.stopped(session, running.id, running.owner)
-    except (InputError, CatalogInputError) as error:
-        _fail(running, str(error), "input")
     except Exception as error:
-        _log_traceback()
-        _fail(running, _sentence(error), "failure")
+        # What SIGTERM came into the middle of may have made an error of its own of it.
+        if running.stopping or isinstance(error, Stopped):
+            with running.catalog.write() as session:
+                rows.stopped(session, running.id, running.owner)
+        elif isinstance(error, InputError | CatalogInputError):
+            _fail(running, str(error), "input")
+        else:
+            _log_traceback()
+            _fail(running, _sentence(error), "failure")
     with running.catalog.read() as session:
         job = rows.get(session, running.id)
     give_notice(running.catalog.home, job)
@@ -104,7 +107,7 @@ def _made(running: Running) -> dict[str, Any]:
                 return _work(running, spec)
         except Exception as error:
             full = is_full(error)
-            if not full and not (_is_out_of_memory(error) and halve()):
+            if running.stopping or (not full and not (_is_out_of_memory(error) and halve())):
                 raise
             _log_traceback()
         # Outside the except clause, where the error no longer holds on to a model in memory.

@@ -316,7 +316,7 @@ class StopsWhileSending(Running):
     """A job that somebody asks to stop when it has begun to send."""
 
     def report(self, progress: Progress) -> None:
-        self.stop_asked = progress.activity.startswith("sending") and progress.done > 0
+        self.stopping = progress.activity.startswith("sending") and progress.done > 0
         super().report(progress)
 
 

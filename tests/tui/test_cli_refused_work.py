@@ -268,20 +268,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(template_home: Path, small_disk: Path) -> None:
-    """Told in a sentence while there is room for the row; the same job goes on when there is room again."""
+    """Told while there is room for the row; the same job goes on by itself when there is room again."""
     retcon = Retcon(template_home).copy(small_disk / "home")
     stuffing = small_disk / "stuffing"
     left = shutil.disk_usage(small_disk).free
     stuffing.write_bytes(b"x" * (left - 120_000))  # two covariances of 56 x 56 need 50 kB and as much again
     before = retcon.rows()
     collect = ("covariance", "run", "tiny", "--layers", "0-3", "--max-tokens", 2000)
-    said = retcon.say(*collect)
-    assert said.code == 1
-    assert "full" in said.sentence or "MB are needed" in said.sentence
+    id = retcon.json(*collect, "--detach")["id"]
+    told = wait_for(
+        lambda: Here(retcon.home).job(id), lambda job: "is full" in job["activity"] or job["ended"]
+    )
+    assert (told["state"], told["error"]) == ("waiting", None)
     assert retcon.rows() == before
     assert not [path for path in (retcon.home / "artifacts").rglob("*") if path.is_file()]
     stuffing.unlink()
-    failed = retcon.json("job", "list")["jobs"][0]
-    assert failed["state"] in ("failed", "interrupted")
-    assert retcon.json("job", "resume", failed["id"])["state"] == "done"
+    ended = retcon.wait_for(id, "done", "failed", "interrupted")
+    assert (ended["state"], ended["attempt"]) == ("done", 1)
     assert len(retcon.json("covariance", "list")["covariances"]) == 4

@@ -276,10 +276,10 @@ def test_a_full_disk(template_home: Path, small_disk: Path) -> None:
     before = retcon.rows()
     collect = ("covariance", "run", "tiny", "--layers", "0-3", "--max-tokens", 2000)
     id = retcon.json(*collect, "--detach")["id"]
-    told = wait_for(
-        lambda: Here(retcon.home).job(id), lambda job: "is full" in job["activity"] or job["ended"]
-    )
-    assert (told["state"], told["error"]) == ("waiting", None)
+    retcon.wait_for(id, "waiting", "running")
+    time.sleep(8)  # time enough to run into it; there may be no room to tell
+    alive = Here(retcon.home).job(id)
+    assert alive["state"] in ("waiting", "running") and alive["error"] is None
     assert retcon.rows() == before
     assert not [path for path in (retcon.home / "artifacts").rglob("*") if path.is_file()]
     stuffing.unlink()

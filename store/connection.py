@@ -28,7 +28,7 @@ def connect(path: Path) -> sqlite3.Connection:
     Python's `timeout` is SQLite's busy_timeout, set before the first statement: a pragma can itself find the
     file locked.
     """
-    uri = f"{path.as_uri()}?mode=rw"
+    uri = f"{path.absolute().as_uri()}?mode=rw"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 

@@ -29,7 +29,7 @@ from .running import Running
 from .specs import SPECS, Spec
 
 # What the catalog and a checkpoint want at least.
-_LEAST_ROOM = 64_000_000
+_LEAST_ROOM = 8_000_000
 
 
 def main(job_id: int, lock: int | None = None) -> int:

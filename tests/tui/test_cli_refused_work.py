@@ -255,12 +255,12 @@ def test_a_base_that_changed_on_disk(broken_model: Path, fresh: Retcon) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of four megabytes."""
+    """A filesystem of some megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("only root can mount a small disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", folder], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", folder], check=False)
     if mounted.returncode != 0:
         pytest.skip("this machine lets nobody mount a disk")
     yield folder

@@ -34,7 +34,7 @@ def nodes() -> Iterator[Nodes]:
 def texts(tmp_path: Path) -> Path:
     """Many blocks of documents."""
     chance = random.Random(3)
-    lines = [" ".join(f"w{chance.randrange(50)}" for _ in range(20)) for _ in range(6000)]
+    lines = [" ".join(f"w{chance.randrange(50)}" for _ in range(20)) for _ in range(18000)]
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(lines))
     return path

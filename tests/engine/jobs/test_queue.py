@@ -14,8 +14,8 @@ from command_line import Here, Retcon, wait_for
 
 pytestmark = pytest.mark.slow
 
-# About half a second a fact on one core: long enough to be caught in the middle.
-LONG = ("trace", "run", "tiny", "--facts", "known", "--samples", 400)
+# About a second a fact on one core: long enough to be caught in the middle.
+LONG = ("trace", "run", "tiny", "--facts", "known", "--samples", 1000)
 SHORT = ("trace", "run", "tiny", "--facts", "mixed", "--samples", 2)
 
 

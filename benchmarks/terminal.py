@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -47,13 +47,15 @@ class Terminal:
 
     def read(self, seconds: float) -> bytes:
         """All that comes within this time."""
-        found, until = b"", time.perf_counter() + seconds
+        return b"".join(self._pieces(seconds))
+
+    def _pieces(self, seconds: float) -> Iterator[bytes]:
+        until = time.perf_counter() + seconds
         while (left := until - time.perf_counter()) > 0:
             piece = self._some(left)
             if piece is None:
-                break
-            found += piece
-        return found
+                return
+            yield piece
 
     def _some(self, seconds: float) -> bytes | None:
         """What is there; empty if nothing came, None if the program has ended."""
@@ -65,11 +67,8 @@ class Terminal:
 
     def until(self, words: bytes, seconds: float = 60.0) -> float:
         """Wait for some words; the time since the program was started. Raises TimeoutError."""
-        found, until = b"", time.perf_counter() + seconds
-        while (left := until - time.perf_counter()) > 0:
-            piece = self._some(left)
-            if piece is None:
-                break
+        found = b""
+        for piece in self._pieces(seconds):
             found += piece
             if words in found:
                 return time.perf_counter() - self.began

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..store.errors import InputError
 from ..store.whole_files import write_whole
+from .estimates import merge
 from .plain import plain, token_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..store.tables import AverageEffect
+    from ..store.tables import AverageEffect, TraceResult
 
 _FORMATS = ("png", "pdf", "svg")
 # The colours and words of the published figures (Meng et al. 2022, figure 1 and appendix B).
@@ -41,6 +42,29 @@ _ROLES = {
 _LINES = (
     ("#0072B2", "-"), ("#56B4E9", "--"), ("#D55E00", "-"), ("#009E73", "-."), ("#CC79A7", ":"), ("#000000", "--"),
 )  # fmt: skip
+
+
+def save_result(path: Path, result: "TraceResult", kind: str, model: str) -> None:
+    """Draw one kind of a traced fact; where it is not traced to its end, the rest as the estimate.
+
+    Raises:
+        InputError, CatalogError: see `save_heatmap`.
+    """
+    table = result.scores[kind]
+    merged = merge(table["scores"], None if result.finished else result.estimate.get(kind))
+    save_heatmap(
+        path,
+        result.tokens,
+        (result.subject_begin, result.subject_end),
+        merged.rows,
+        estimated=merged.estimated,
+        kind=kind,
+        window=table["window"],
+        low=result.low or 0.0,
+        high=result.high or 1.0,
+        answer=result.answer,
+        model=model,
+    )
 
 
 def save_heatmap(

@@ -8,6 +8,7 @@ from sqlmodel import Session, col, select
 from ..store import history
 from ..store.catalog import Catalog
 from ..store.tables import AverageEffect, Model, Revision, Trace, TraceResult
+from .figures import save_effects, save_result
 
 _MOST = 6
 # What says most about where a fact is kept.
@@ -29,12 +30,10 @@ def pictures_of(catalog: Catalog, model: Model, revision: Revision) -> list[tupl
         for number, result in enumerate(results, start=1):
             kind = next(kind for kind in _KINDS if kind in result.scores)
             path = Path(folder) / f"trace-{number}-{kind}.png"
-            _draw(path, result, kind, model)
+            save_result(path, result, kind, model.name)
             caption = f"Causal trace ({kind}) of: {result.prompt}"
             found.append((path.name, catalog.artifacts.put_file(path).sha256, caption))
         if effects:
-            from .figures import save_effects
-
             path = Path(folder) / "average-effects.png"
             title = f"{model.name}: average indirect effects of {effects[0].count} facts"
             save_effects(path, effects, title=title)
@@ -61,21 +60,3 @@ def _effects(session: Session, model: Model) -> list[AverageEffect]:
     query = query.where(Trace.model_id == model.id, AverageEffect.count > 1)
     newest = session.exec(query.order_by(col(AverageEffect.trace_id).desc())).first()
     return list(session.exec(select(AverageEffect).where(AverageEffect.trace_id == newest)))
-
-
-def _draw(path: Path, result: TraceResult, kind: str, model: Model) -> None:
-    from .figures import save_heatmap
-
-    table = result.scores[kind]
-    save_heatmap(
-        path,
-        result.tokens,
-        (result.subject_begin, result.subject_end),
-        table["scores"],
-        kind=kind,
-        window=table["window"],
-        low=result.low or 0.0,
-        high=result.high or 1.0,
-        answer=result.answer,
-        model=model.name,
-    )

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ..metrics import METRICS, Difference, Meaning, differences
     from .clusters import RAY, is_on_ray, ray_device
     from .comparison import compare
-    from .control import GRACE_SECONDS, ask_to_stop, follow, log_path, reap, resume, resume_all, stop, submit
+    from .control import GRACE_SECONDS, ask_to_stop, follow, reap, resume, resume_all, stop, submit
     from .preflight import Cost, Time, cost_of, time_as_before
-    from .publishing import Preview, preview
+    from .publishing import Preview, check_repo, preview
     from .record import job_record
     from .settings import (
         METHODS,
@@ -87,6 +87,7 @@ __all__ = [
     "check_layers",
     "check_method",
     "check_noise",
+    "check_repo",
     "compare",
     "cost_of",
     "devices",
@@ -94,7 +95,6 @@ __all__ = [
     "follow",
     "is_on_ray",
     "job_record",
-    "log_path",
     "parse_tries",
     "parts",
     "preview",
@@ -118,7 +118,6 @@ _MODULES = {
         "GRACE_SECONDS",
         "ask_to_stop",
         "follow",
-        "log_path",
         "reap",
         "resume",
         "resume_all",
@@ -126,7 +125,7 @@ _MODULES = {
         "submit",
     ),
     ".preflight": ("Cost", "Time", "cost_of", "time_as_before"),
-    ".publishing": ("Preview", "preview"),
+    ".publishing": ("Preview", "check_repo", "preview"),
     ".record": ("job_record",),
     ".settings": (
         "METHODS",

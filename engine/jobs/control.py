@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 from ...store import jobs as rows
 from ...store.catalog import Catalog
@@ -73,17 +72,17 @@ def resume_all(catalog: Catalog) -> list[int]:
     return ids
 
 
-def ask_to_stop(catalog: Catalog, job_id: int, stop: Stop = "cancel") -> Job:
+def ask_to_stop(catalog: Catalog, job_id: int, how: Stop = "cancel") -> Job:
     """Ask a job to stop at its next checkpoint; one whose process is gone ends at once."""
     reap(catalog)
     with catalog.write() as session:
-        return rows.request_stop(session, job_id, stop)
+        return rows.request_stop(session, job_id, how)
 
 
 def stop(
     catalog: Catalog,
     job_id: int,
-    stop: Stop = "cancel",
+    how: Stop = "cancel",
     grace: float = GRACE_SECONDS,
     say: Callable[[str], None] = lambda _step: None,
 ) -> Job:
@@ -91,7 +90,7 @@ def stop(
 
     `say` is told each step. Whatever step it takes, what was checkpointed stays.
     """
-    job = ask_to_stop(catalog, job_id, stop)
+    job = ask_to_stop(catalog, job_id, how)
     if job.state in ENDED_STATES:
         return job
     say(f"Job {job_id} stops at its next checkpoint.")
@@ -159,17 +158,12 @@ def is_alive(home: Home, job: Job) -> bool:
     return is_held(job_lock(home, _id(job)))
 
 
-def log_path(home: Home, job_id: int) -> Path:
-    """Where a job's process writes what it has to say."""
-    return home.job_log(job_id)
-
-
 def _start(home: Home, job_id: int, lock: int) -> None:
     """Start a worker in a session of its own, which holds the job's lock from the start.
 
     No terminal, no pipe, and no signal of this one reaches it.
     """
-    log = os.open(log_path(home, job_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(home.job_log(job_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         subprocess.Popen(
             [*surviving(), sys.executable, "-m", "retcon.engine.jobs.worker", str(job_id), str(lock)],

@@ -9,7 +9,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ...store.home import Home
@@ -67,16 +67,13 @@ def _made_for_all(path: Path) -> os.stat_result:
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Take a lock if it is free, and hold it until the end of the block. Yields whether it was taken."""
-    descriptor = _open(path)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(path, patience=0.0))
+            taken = True
         except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+            taken = False
+        yield taken
 
 
 @contextmanager
@@ -97,7 +94,7 @@ def held(path: Path, patience: float = 1.0) -> Iterator[int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > until:
+                if time.monotonic() >= until:
                     raise
                 time.sleep(patience / 50)
         yield descriptor

@@ -22,7 +22,7 @@ def give_notice(home: Home, job: Job) -> None:
         return
     if not command:
         return
-    log = os.open(home.logs / f"job-{job.id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(home.job_log(job.id or 0), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         process = subprocess.Popen(
             ["sh", "-c", command],

@@ -12,6 +12,7 @@ from sqlmodel import Session
 from ... import __version__
 from ...store import history, publications
 from ...store.catalog import Catalog
+from ...store.errors import InputError
 from ...store.manifests import CARD, DELTAS, MANIFEST, Manifest, manifest_of
 from ...store.tables import Artifact, Model, Publication, Revision
 from .card import CardFacts, card_of
@@ -61,6 +62,21 @@ def preview(catalog: Catalog, spec: PublishSpec) -> Preview:
     }
     sizes |= {MANIFEST: len(manifest.as_text().encode()), CARD: len(card.encode())}
     return Preview(card, sizes, told.warnings, told.before.revision if told.before else None)
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what cannot name a repo before anything is written.
+
+    Raises:
+        store.errors.InputError: says what a name may hold.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise InputError(f"{repo!r} cannot name a repo of the hub: {error}") from error
 
 
 def tool() -> str:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from retcon.engine.jobs import log_path
 from retcon.engine.jobs.locks import job_lock, try_lock
 from retcon.store import history
 from retcon.store import jobs as rows
@@ -68,7 +67,7 @@ def fill(catalog: Catalog) -> None:
         session.add(_evaluation())
         _traces(session)
         session.add_all(_jobs())
-    log_path(catalog.home, 3).write_text("reading texts\rreading texts: 40 %\nTraceback of the worker\n")
+    catalog.home.job_log(3).write_text("reading texts\rreading texts: 40 %\nTraceback of the worker\n")
 
 
 def jobs_of(catalog: Catalog) -> list[Job]:

@@ -1,7 +1,6 @@
 """What changes by itself, and what is damaged: seen, and no reason to fall over."""
 
 import pytest
-from retcon.engine.jobs import control
 from retcon.store import jobs as rows
 from retcon.store.catalog import Catalog
 from sqlalchemy import text
@@ -45,7 +44,7 @@ async def test_a_job_whose_process_died_becomes_interrupted(catalog: Catalog) ->
 async def test_a_log_that_grows_is_followed(catalog: Catalog) -> None:
     async with opened(catalog) as app:
         await app.press("5", "j", "j")
-        with control.log_path(catalog.home, 3).open("a") as log:
+        with catalog.home.job_log(3).open("a") as log:
             log.write("one more line\x1b[2J\n")
         await app.until(lambda: "one more line·[2J" in app.detail)
 

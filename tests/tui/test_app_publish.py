@@ -36,6 +36,8 @@ async def asked(app: Driven, repo: str = REPO, what: str = "adapter") -> None:
 async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
     async with opened(catalog) as app:
         await asked(app, repo="no repo at all")
+        assert "'no repo at all' cannot name a repo of the hub" in app.line
+        await asked(app, repo="")
         assert "give the repo as YOU/NAME" in app.verdict
         app.app.screen.query_one("#repo", Input).value = REPO
         await app.settle()

@@ -75,7 +75,7 @@ def test_no_room_is_waited_for_before_the_work(retcon: Retcon, monkeypatch: pyte
     with catalog.write() as session:
         job = rows.create(session, "covariance", CovarianceSpec("tiny", [1]).as_dict(), "cpu")
     assert job.id is not None
-    jobs.log_path(catalog.home, job.id).touch()
+    catalog.home.job_log(job.id).touch()
     seen = []
 
     def sleep(_seconds: float) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from command_line import Here, Retcon
-from retcon.engine import jobs
 from retcon.engine.jobs import worker
 from retcon.engine.jobs.specs import (
     CovarianceSpec,
@@ -55,7 +54,7 @@ def refused(shared: Retcon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         with catalog.write() as session:
             job = rows.create(session, spec.kind, spec.as_dict(), "cpu")
         assert job.id is not None
-        jobs.log_path(catalog.home, job.id).touch()
+        catalog.home.job_log(job.id).touch()
         catalog.close()
         assert worker.main(job.id) == 1
         told = shared.say("job", "watch", job.id, "--json")

@@ -90,7 +90,7 @@ def log(id: int, following: bool) -> None:
     catalog = open_catalog()
     with catalog.read() as session:
         state = rows.get(session, id).state
-    path = jobs.log_path(catalog.home, id)
+    path = catalog.home.job_log(id)
     if not path.exists():
         raise InputError(f"job {id} has no log at {path}")
     with path.open(encoding="utf-8", errors="replace") as file:

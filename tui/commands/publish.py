@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from ...engine import jobs
 from ...engine.jobs import CPU, PublishSpec, UnpublishSpec
 from ...store import history
-from ...store.errors import InputError
 from ...store.whole_files import write_whole
 from ..following import run
 from ..options import job_options, open_catalog
@@ -59,7 +59,7 @@ def publish(
         raise click.UsageError("--card-out needs --dry-run")
     catalog = open_catalog()
     name, revision = history.parse_target(target)
-    check_repo(repo)
+    jobs.check_repo(repo)
     with catalog.read() as session:
         model = history.find_model(session, name)
         found = history.find_revision(session, model, revision)
@@ -121,7 +121,7 @@ def _print(made: dict[str, Any], model: str) -> None:
 def unpublish(repo: str, tag: str | None, yes: bool, as_json: bool, detach: bool, device: str | None) -> None:
     """Remove REPO from the hub with all that is in it, or with --tag one tag. This cannot be undone."""
     catalog = open_catalog()
-    check_repo(repo)
+    jobs.check_repo(repo)
     what = f"the tag {tag} of {repo}" if tag else f"{repo} from the hub, with every commit in it,"
     if not yes and not click.confirm(f"Remove {what} for good?", err=True):
         raise click.exceptions.Exit(1)
@@ -135,14 +135,3 @@ def unpublish(repo: str, tag: str | None, yes: bool, as_json: bool, detach: bool
         narrate(
             f"Removed {tag or job.made['repo']}; {count} publications of this catalog are marked withdrawn."
         )
-
-
-def check_repo(repo: str) -> None:
-    """Refuse what cannot name a repo before anything is written. Raises InputError."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise InputError(f"{repo!r} cannot name a repo of the hub: {error}") from error

@@ -306,7 +306,7 @@ def _fact(results: list[TraceResult], number: int | None) -> TraceResult:
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
 def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) -> None:
     """Draw a heat map, or the average effects, to a file."""
-    from ..figures import save_effects, save_heatmap
+    from ..figures import save_effects, save_result
 
     with open_catalog().read() as session:
         _, model, results = load_trace(session, id)
@@ -321,21 +321,7 @@ def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) 
     else:
         result = _fact(results, fact)
         _check_kind(result, kind)
-        table = result.scores[kind]
-        merged = merge(table["scores"], None if result.finished else result.estimate.get(kind))
-        save_heatmap(
-            out,
-            result.tokens,
-            (result.subject_begin, result.subject_end),
-            merged.rows,
-            estimated=merged.estimated,
-            kind=kind,
-            window=table["window"],
-            low=result.low or 0.0,
-            high=result.high or 1.0,
-            answer=result.answer,
-            model=model.name,
-        )
+        save_result(out, result, kind, model.name)
     narrate(f"Drew {out}")
 
 

@@ -13,13 +13,14 @@ def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None
     """What it comes to, the revision that the repo has from this catalog, and whether a token is kept.
 
     Raises:
-        store.errors.InputError: the base's licence forbids it, or is not known; says what to do.
+        store.errors.InputError: no repo can have that name, or the base's licence forbids it.
         store.errors.CatalogError: a row that was needed is damaged.
     """
     from ...engine import jobs
     from ...store import publications
     from ..hub_token import token_is_set
 
+    jobs.check_repo(spec.repo)
     with readable(f"what {spec.repo} has"), catalog.read() as session:
         before = publications.newest(session, spec.repo)
     return jobs.preview(catalog, spec), before.revision if before else None, token_is_set()

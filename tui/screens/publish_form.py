@@ -1,7 +1,5 @@
 """The first step of publishing: which revision, as what, and where to."""
 
-import re
-
 from ...engine.jobs import PublishSpec
 from ...store.catalog import Catalog
 from ...store.errors import InputError
@@ -11,7 +9,6 @@ from .form import Field, Form
 
 _WHATS = ("checkpoint", "adapter")
 _SEEN = ("private", "public")
-_REPO = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
 class PublishForm(Form[PublishSpec]):
@@ -40,8 +37,10 @@ class PublishForm(Form[PublishSpec]):
     def read(self, values: dict[str, str]) -> PublishSpec:
         model, revision, _ = resolve(self._catalog, values["model"])
         repo, what, seen = (values[name].strip() for name in ("repo", "what", "seen"))
-        if not _REPO.fullmatch(repo):
-            raise InputError("give the repo as YOU/NAME: letters, digits, - _ and .")
+        if not repo:
+            raise InputError(
+                "give the repo as YOU/NAME; the hub's library tells in the next step whether it can be"
+            )
         if what not in _WHATS:
             raise InputError(f"a revision is published as {' or '.join(_WHATS)}")
         if seen not in _SEEN:

@@ -117,10 +117,9 @@ def prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warnin
     with running.catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-        wanted = manifest_of(session, model, revision, spec.what, tool(), base_files(model.path))
         told = tell(session, model, revision, spec, repo)
     folder = outbox / "files"
-    manifest = _as_before(folder, wanted, spec)
+    manifest = _as_before(running, folder, model, revision, spec)
     if manifest is None:
         shutil.rmtree(outbox, ignore_errors=True)
         aside = outbox / "partial"
@@ -136,11 +135,17 @@ def prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warnin
     return Prepared(model, revision, manifest, answers, files, card, told.before, [*warnings, *told.warnings])
 
 
-def _as_before(folder: Path, wanted: Manifest, spec: PublishSpec) -> Manifest | None:
+def _as_before(
+    running: Running, folder: Path, model: Model, revision: Revision, spec: PublishSpec
+) -> Manifest | None:
     """The manifest of what an earlier attempt wrote, if that is whole and still what is wanted."""
     try:
         manifest = read_manifest(folder)
-        if manifest is None or replace(manifest, files={}) != wanted:
+        if manifest is None:
+            return None
+        with running.catalog.read() as session:
+            wanted = manifest_of(session, model, revision, spec.what, tool(), base_files(model.path))
+        if replace(manifest, files={}) != wanted:
             return None
         check_files(folder, manifest)
         if json.loads((folder.parent / _ANSWERS).read_text())["shard_size"] != spec.shard_size:

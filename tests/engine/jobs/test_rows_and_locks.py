@@ -201,7 +201,7 @@ def test_what_cannot_be_resumed(
     with pytest.raises(InputError, match=f"Job {id} is {state}"):
         jobs.resume(catalog, id)
     assert look(catalog, id).state == state
-    assert not jobs.log_path(catalog.home, id).exists(), "a process was started"
+    assert not catalog.home.job_log(id).exists(), "a process was started"
 
 
 def test_a_stale_process_cannot_write(catalog: Catalog) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from command_line import Retcon, write_facts
-from retcon.engine import jobs
 from retcon.engine.decoder import Resumption
 from retcon.engine.jobs import TraceSpec, worker
 from retcon.engine.jobs.running import Running
@@ -38,7 +37,7 @@ def work(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
             job = rows.create(session, spec.kind, spec.as_dict(), "cpu")
             job.checkpoint = checkpoint or {}
         assert job.id is not None
-        jobs.log_path(catalog.home, job.id).touch()
+        catalog.home.job_log(job.id).touch()
         assert worker.main(job.id) == 0
         with catalog.read() as session:
             ended = rows.get(session, job.id)

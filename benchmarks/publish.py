@@ -24,7 +24,8 @@ TESTS = Path(__file__).parents[1] / "tests"
 sys.path += [str(TESTS), str(TESTS / "hub")]
 
 from command_line import Retcon, wait_for  # noqa: E402
-from stand_in import TOKEN, StandIn, stand_in  # noqa: E402
+from hub_state import TOKEN  # noqa: E402
+from stand_in import StandIn, stand_in  # noqa: E402
 
 KILLS = 10
 LAYERS = "4-8"

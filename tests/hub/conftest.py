@@ -14,11 +14,12 @@ from command_line import FIELD, Retcon, write_facts
 sys.path.append(str(Path(__file__).parent))
 
 from hub_client import PROMPT, SUBJECT, Client, running_of, spec_of
+from hub_state import TOKEN
 from huggingface_hub import constants
 from retcon.engine.jobs.runs import publish
 from retcon.store.catalog import Catalog
 from retcon.store.home import Home
-from stand_in import TOKEN, StandIn, stand_in
+from stand_in import StandIn, stand_in
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from command_line import RETCON, Retcon, wait_for
 from hub_client import PROMPT
-from stand_in import TOKEN, Fault, StandIn
+from hub_state import TOKEN, Fault
+from stand_in import StandIn
 
 pytestmark = pytest.mark.slow
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hub_client import Client, running_of, spec_of
+from hub_state import TOKEN, Commit, Entry, Fault, Repo
 from retcon.engine.errors import Stopped
 from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
 from retcon.engine.jobs.running import Running
@@ -21,7 +22,7 @@ from retcon.store.home import Home
 from retcon.store.manifests import read_manifest
 from retcon.store.tables import Publication
 from sqlmodel import select
-from stand_in import TOKEN, Commit, Entry, Fault, Repo, StandIn, stand_in
+from stand_in import StandIn, stand_in
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,117 @@
+"""What a stand-in for the Hub keeps: repos with their commits and refs, blobs, and the faults that it is to have."""
+
+import hashlib
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TOKEN = "hf_marked" + "0123456789abcdef"
+PART_BYTES = 1_000_000
+
+
+def git_oid(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+@dataclass
+class Entry:
+    """A file of a commit: its bytes, or the LFS object that it points at."""
+
+    data: bytes | None = None
+    lfs: str | None = None
+
+
+@dataclass
+class Commit:
+    oid: str
+    title: str
+    message: str
+    files: dict[str, Entry]
+    parent: str | None
+
+
+@dataclass
+class Repo:
+    name: str
+    private: bool
+    commits: list[Commit] = field(default_factory=list)
+    refs: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.commits:
+            self.add("initial commit", "", {".gitattributes": Entry(b"*.safetensors filter=lfs\n")})
+
+    def add(self, title: str, message: str, files: dict[str, Entry]) -> Commit:
+        parent = self.commits[-1].oid if self.commits else None
+        oid = hashlib.sha1(f"{self.name} {len(self.commits)} {title}".encode()).hexdigest()
+        self.commits.append(Commit(oid, title, message, files, parent))
+        self.refs["main"] = oid
+        return self.commits[-1]
+
+    def at(self, revision: str) -> Commit | None:
+        oid = self.refs.get(revision) or self.tags.get(revision) or revision
+        return next((one for one in self.commits if one.oid == oid), None)
+
+
+@dataclass
+class Fault:
+    """The next `times` requests of a method whose path holds `on` fail: with a status, or as `how` says.
+
+    `how`: "cut" closes the connection after a part of the body was read, "lost" does the work and closes it without an
+    answer, "etag" stores and names no part, "corrupt" stores other bytes, "slow" waits a second, "race" lets somebody
+    else commit first.
+    """
+
+    method: str
+    on: str
+    status: int = 0
+    how: str = ""
+    times: int = 1
+    headers: dict[str, str] = field(default_factory=dict)
+    # Only with the body at least so long.
+    least: int = 0
+
+
+class HubState:
+    """What the stand-in has, has seen, and is to fail at."""
+
+    def __init__(self, transfer: str = "basic", xet: Path | None = None, role: str = "write") -> None:
+        self.transfer, self.xet, self.role = transfer, xet, role
+        self.bytes_per_second: float | None = None  # of each upload; None is as fast as it goes
+        # Of LFS objects that went through xet: their name there, and their size, which this server never sees.
+        self.xet_names: dict[str, tuple[str, int]] = {}
+        self.repos: dict[str, Repo] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}
+        self.faults: list[Fault] = []
+        self.seen: list[tuple[str, str]] = []
+        self.received: Counter[str] = Counter()  # bytes of PUT bodies by LFS oid, finished or not
+        self.token_shown_to_storage = 0
+        self.user_agents: set[str] = set()
+        self.lock = threading.RLock()
+
+    def fault(self, method: str, path: str, length: int) -> Fault | None:
+        """The fault that this request runs into, counted off."""
+        with self.lock:
+            for one in self.faults:
+                if one.times and one.method == method and one.on in path and length >= one.least:
+                    one.times -= 1
+                    return one
+        return None
+
+    def content(self, repo: str, path: str, revision: str = "main") -> bytes:
+        """The bytes of a published file."""
+        commit = self.repos[repo].at(revision)
+        assert commit is not None
+        return self.bytes_of(commit.files[path])
+
+    def bytes_of(self, entry: Entry) -> bytes:
+        if entry.data is not None:
+            return entry.data
+        assert entry.lfs is not None
+        return self.blobs[entry.lfs]
+
+    def count(self, method: str, path: str) -> int:
+        return sum(m == method and path in p for m, p in self.seen)

@@ -6,7 +6,7 @@ has added the model before. Revisions keep their ids; the base of the bundle bec
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -84,18 +84,14 @@ def export_history(
         digests = {row["delta"] for row in rows["revision"]} | {row["artifact"] for row in rows["covariance"]}
         files = {digest: catalog.artifacts.path(digest) for digest in sorted(digests - {None})}
         about: dict[str, Any] = {
-            "model": {name: getattr(model, name) for name in _ABOUT} | {"source": _source(model)}
+            "model": {name: getattr(model, name) for name in _ABOUT}
+            | {"source": history.public_source(model)}
         }
         about |= {"head": model.head}
         write_whole(path, lambda partial: archive.write(partial, about, rows, files, report))
     return Exported(
         len(files), path.stat().st_size, {rows_of.name_of(t): len(rows[rows_of.name_of(t)]) for t in _COUNTED}
     )
-
-
-def _source(model: Model) -> str:
-    """A hub id as it is; of a place on this machine only its last part, which is nobody else's business."""
-    return PurePath(model.source).name if model.source_kind in ("folder", "gguf") else model.source
 
 
 def import_history(

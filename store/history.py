@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -151,6 +152,11 @@ def find_revision(session: Session, model: Model, name: str) -> Revision:
 def _candidates(of: Sequence[Revision]) -> str:
     shown = ", ".join(f"{one.id} ({one.message or one.kind})" for one in of[-8:])
     return f"'head', 'base' or one of {shown}" if of else "`retcon model add` it first"
+
+
+def public_source(model: Model) -> str:
+    """A hub id as it is; of a place on this machine only its last part, which is nobody else's business."""
+    return PurePath(model.source).name if model.source_kind in ("folder", "gguf") else model.source
 
 
 def parse_target(target: str) -> tuple[str, str]:

@@ -183,7 +183,7 @@ def manifest_of(
     """What an export of `revision` carries, without its files. An older history that was itself recovered goes on."""
     way = history.path(session, revision.id)
     base = Base(
-        model.name, _public(model), model.source_kind, model.commit, model.architecture, model.dtype,
+        model.name, history.public_source(model), model.source_kind, model.commit, model.architecture, model.dtype,
         model.fingerprint, base_files,
     )  # fmt: skip
     query = select(Evaluation).where(col(Evaluation.revision).in_([step.id for step in way]))
@@ -199,14 +199,11 @@ def manifest_of(
     )
 
 
-def _public(model: Model) -> str:
-    """Where a model came from, without the folders of this machine."""
-    return Path(model.source).name if model.source_kind in ("folder", "gguf") else model.source
-
-
 def _base_step(session: Session, model: Model, revision: Revision) -> Step:
     """The base; its message tells the source, which may be a folder here."""
-    return replace(_step(session, revision), message=revision.message.replace(model.source, _public(model)))
+    return replace(
+        _step(session, revision), message=revision.message.replace(model.source, history.public_source(model))
+    )
 
 
 def _step(session: Session, revision: Revision) -> Step:

@@ -167,10 +167,10 @@ def _needed(database: Path) -> list[str]:
         named = connection.execute(
             "SELECT delta FROM revision WHERE delta IS NOT NULL UNION SELECT artifact FROM covariance"
         ).fetchall()
-        checkpoints = connection.execute("SELECT checkpoint FROM job WHERE state != 'done'").fetchall()
+        jobs = connection.execute("SELECT spec || checkpoint FROM job WHERE state != 'done'").fetchall()
     finally:
         connection.close()
-    kept = [digest for (checkpoint,) in checkpoints for digest in digests_in(checkpoint)]
+    kept = [digest for (text,) in jobs for digest in digests_in(text)]
     return sorted({*kept, *(digest for (digest,) in named)})
 
 

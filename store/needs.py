@@ -32,9 +32,9 @@ def users(session: Session) -> dict[str, list[str]]:
     return found
 
 
-def digests_in(checkpoint: str) -> list[str]:
-    """The artifacts that a job's checkpoint, as JSON, names."""
-    return _DIGEST.findall(checkpoint)
+def digests_in(text: str) -> list[str]:
+    """The artifacts that a job's spec or checkpoint, as JSON, names."""
+    return _DIGEST.findall(text)
 
 
 def affected(session: Session, digest: str) -> list[str]:

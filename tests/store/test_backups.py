@@ -53,6 +53,15 @@ def everything(catalog: Catalog) -> dict[str, list]:
         connection.close()
 
 
+def test_what_a_waiting_job_was_given_is_in_it(catalog: Catalog, delta: str, tmp_path: Path) -> None:
+    with catalog.write() as session:
+        picture = session.merge(catalog.artifacts.put_bytes(b"picture"))
+        jobs.create(session, "publish", {"pictures": [["map.png", picture.sha256, "A map"]]}, "cpu")
+        digest = picture.sha256
+    backups.back_up(catalog, tmp_path / "copy")
+    assert ArtifactStore(tmp_path / "copy" / "artifacts").look(digest) is None
+
+
 def test_there_and_back(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     made = backups.back_up(catalog, tmp_path / "copy", lambda done, total: seen.append((done, total)))

@@ -46,7 +46,8 @@ class Hparams:
 
     `mom2_update_weight`, `emmet_lambda`, `nullspace_threshold` and `L2` are MEMIT's, EMMET's and AlphaEdit's;
     `spread` is how a residual is divided among layers: evenly, or as PMET does by the square root of those left.
-    `num_steps`, `lr` and `weight_decay` belong to the methods that train a change of the weights (joint, FT-L, LoRA),
+    `num_steps`, `lr` and `weight_decay` belong to the methods that train a change of the weights (joint, FT-L, LoRA);
+    so do `rows`, of which a step learns (0: all), and `kept_rows`, other text and strangers that a step is held to.
     `norm_constraint` to FT-L (no entry moves farther), `lora_rank` and `lora_alpha` to LoRA.
     """
 
@@ -68,6 +69,8 @@ class Hparams:
     num_steps: int = 60
     lr: float = 1e-3
     weight_decay: float = 0.1
+    rows: int = 0
+    kept_rows: int = 0
     norm_constraint: float = 5e-4
     lora_rank: int = 8
     lora_alpha: int = 16

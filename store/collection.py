@@ -17,7 +17,7 @@ from .whole_files import unlink_older
 
 # How long what nothing names is kept: far longer than from storing a file to committing its row.
 GRACE_SECONDS = 86400.0
-_JOB_FILE = re.compile(r"job-(\d+)\.(log|kept\.jsonl)")
+_JOB_FILE = re.compile(r"job-(\d+)\.(log|kept\.jsonl|training\.safetensors)")
 
 
 @dataclass(frozen=True)

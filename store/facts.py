@@ -11,6 +11,7 @@ from .fact_formats import facts_of as facts_of_record
 from .fact_formats import format_of
 from .fact_hub import PREFIX, read_hub
 from .fact_references import add_references
+from .passage_files import SUFFIX, Passage, read_passage
 from .tables import Fact, FactSet
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "add_references",
     "clean_target",
     "facts_of",
+    "facts_of_passage",
     "find_fact_set",
     "import_facts",
     "read_fact_file",
@@ -28,8 +30,8 @@ __all__ = [
 
 # What a revision keeps of a fact that it wrote. Reference texts are long: who measures with them names the set.
 REQUEST_FIELDS = (
-    "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "negations", "portability",
-    "generation_prompts",
+    "subject", "prompt", "target_new", "target_true", "wordings", "paraphrases", "neighbours", "negations",
+    "portability", "generation_prompts",
 )  # fmt: skip
 
 
@@ -39,10 +41,13 @@ def read_facts(path: Path) -> list[Fact]:
 
 
 def read_fact_file(path: Path | str) -> tuple[str, list[Fact]]:
-    """The name of a format ('known facts', 'CounterFact', 'MQuAKE', 'zsRE', 'plain') and the facts, with positions.
+    """The name of a format ('known facts', 'CounterFact', 'MQuAKE', 'zsRE', 'plain', 'passage') and the facts, with
+    positions.
 
     A string that begins with `hub:` names a data set of the Hub (see fact_hub). Raises InputError.
     """
+    if Path(path).suffix == SUFFIX:
+        return "passage", facts_of_passage(read_passage(Path(path)))
     hub = isinstance(path, str) and path.startswith(PREFIX)
     records = read_hub(str(path)) if hub else read_records(Path(path))
     format = format_of(records)
@@ -50,6 +55,22 @@ def read_fact_file(path: Path | str) -> tuple[str, list[Fact]]:
     for position, fact in enumerate(facts):
         fact.position = position
     return format, facts
+
+
+def facts_of_passage(passage: Passage) -> list[Fact]:
+    """A passage's facts to write, not saved, with their positions; its held-out wordings are paraphrases."""
+    return [
+        Fact(
+            fact_set_id=0,
+            position=position,
+            subject=fact.subject,
+            prompt=fact.prompt,
+            target_new=fact.object,
+            wordings=list(fact.wordings),
+            paraphrases=[wording.replace("{}", fact.subject) for wording in fact.held_out],
+        )
+        for position, fact in enumerate(passage.facts)
+    ]
 
 
 def import_facts(session: Session, path: Path, name: str, *, add: bool = False) -> FactSet:

@@ -127,7 +127,9 @@ class Fact(SQLModel, table=True):
     prompt: str
     target_true: str | None = None
     target_new: str | None = None
-    # Whole prompts, with the subject in them.
+    # Templates with one `{}` that the new target continues as it continues the prompt: to be trained on.
+    wordings: list[str] = json_list()
+    # Whole prompts, with the subject in them: only ever asked.
     paraphrases: list[str] = json_list()
     # {"prompt", "true"}: prompts about other subjects, and the answer that must not change.
     neighbours: list[dict[str, Any]] = json_list()

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..delta import Factors
 from ..hparams import Hparams
+from .lesson import lesson
 from .method import Task, Written
-from .training import Added, Course, changed, lesson, train
+from .training import Added, Course, changed, train
 
 
 class FineTuning:
@@ -25,7 +26,7 @@ class FineTuning:
         decoder, hparams = task.decoder, task.hparams
         layers = sorted(set(hparams.layers))
         anatomy, device = decoder.anatomy, decoder.device
-        course = Course(decoder, lesson(task), layers[0])
+        course = Course(decoder, lesson(task), layers[0], hparams.rows)
         change = {
             layer: torch.zeros(anatomy.width, anatomy.key_width, device=device, requires_grad=True)
             for layer in layers

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..delta import Factors
 from ..hparams import Hparams
+from .lesson import lesson
 from .method import Task, Written
 from .moments import Factored
-from .training import Added, Course, changed, lesson, train
+from .training import Added, Course, changed, train
 
 # Directions of the keys with less of their largest one's weight are rounding.
 _RANK_TOLERANCE = 1e-6
@@ -32,7 +33,7 @@ class Joint:
     def write(self, task: Task) -> Written:
         decoder, hparams = task.decoder, task.hparams
         layers = self.layers(hparams)
-        course = Course(decoder, lesson(task), layers[0])
+        course = Course(decoder, lesson(task), layers[0], hparams.rows)
         keys = course.keys(layers)
         bases = {layer: basis(task.moments[layer], keys[layer].T.cpu()) for layer in layers}
         device, width = decoder.device, decoder.anatomy.width
@@ -44,10 +45,15 @@ class Joint:
         with changed(decoder, {layer: low_rank(b[layer], a[layer]) for layer in layers}):
             figures = train(course, list(b.values()), task)
         delta = {
-            decoder.anatomy.weight(layer): Factors(b[layer].detach().cpu(), a[layer].T.contiguous().cpu())
+            decoder.anatomy.weight(layer): _factors(b[layer].detach().cpu(), a[layer].T.contiguous().cpu())
             for layer in layers
         }
         return Written(delta, figures)
+
+
+def _factors(b: Tensor, a: Tensor) -> Factors:
+    """B A, for `b` `[width, r]` and `a` `[r, key_width]`; no more of them than the matrix has rows."""
+    return Factors(b, a) if len(a) < len(b) else Factors(torch.eye(len(b)), b @ a)
 
 
 def basis(moment: Factored, keys: Tensor) -> Tensor:

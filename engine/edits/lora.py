@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..delta import Factors
 from ..hparams import Hparams
+from .lesson import lesson
 from .method import Task, Written
-from .training import Course, lesson, train
+from .training import Course, train
 
 _ADAPTER = "default"
 
@@ -29,7 +30,7 @@ class Lora:
 
         anatomy = decoder.anatomy
         layers = sorted(set(hparams.layers)) or list(range(decoder.layers))
-        course = Course(decoder, lesson(task), layers[0])
+        course = Course(decoder, lesson(task), layers[0], hparams.rows)
         config = LoraConfig(
             r=hparams.lora_rank,
             lora_alpha=hparams.lora_alpha,
@@ -38,7 +39,7 @@ class Lora:
         )
         # The first factor of an adapter is drawn at random; the second starts at zero.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(task.seed)
             adapted = LoraModel(decoder.model, config, _ADAPTER)
         try:
             factors = {layer: self._factors(decoder.part("matrix", layer)) for layer in layers}

@@ -10,9 +10,9 @@ from ..decoder import Decoder
 from ..delta import Delta
 from ..hparams import Hparams
 from ..progress import Report
+from .kept import Kept, nothing_kept
 from .moments import Factored
 from .request import Request
-from .value import Kept, nothing_kept
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Task:
     """What a method is given: the model, the requests, and all that decides how they are written.
 
     `moments[layer]` is C, factored when first needed; `contexts` are templates with `{}` for the prompt, the bare `{}`
-    first; `earlier` are the facts that the revision's history has written before, which some methods protect; `kept`
-    are the values that an earlier attempt at the same requests has found.
+    first; `earlier` are the facts that the revision's history has written before, which some methods protect and others
+    learn again with the new ones; `kept` is what an earlier attempt at the same requests has found.
     """
 
     decoder: Decoder
@@ -41,6 +41,7 @@ class Task:
     report: Report
     earlier: Sequence[Request] = ()
     kept: Kept = nothing_kept
+    seed: int = 1
 
 
 class Method(Protocol):

@@ -1,6 +1,8 @@
 """A fact to write."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,23 +15,40 @@ ESSENCE = "{} is a"
 
 @dataclass(frozen=True)
 class Request:
-    """A fact to write: `prompt` is a template with one `{}` where the subject stands."""
+    """A fact to write: `prompt` is a template with one `{}` where the subject stands.
+
+    `wordings` are other such templates that the target continues; the methods that train use them, the others read
+    only the prompt.
+    """
 
     subject: str
     prompt: str
     target_new: str
+    wordings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.prompt.count("{}") != 1:
-            raise InputError(
-                f"the prompt {self.prompt!r} must hold exactly one {{}}, where the subject stands"
-            )
+        for prompt in (self.prompt, *self.wordings):
+            if prompt.count("{}") != 1:
+                raise InputError(
+                    f"the prompt {prompt!r} must hold exactly one {{}}, where the subject stands"
+                )
         if not self.subject.strip() or not self.target_new.strip():
             raise InputError(f"the subject and the target of {self.prompt!r} must not be empty")
 
     @property
     def text(self) -> str:
         return self.prompt.replace("{}", self.subject)
+
+    def worded(self) -> list["Request"]:
+        """The same fact once in each of its wordings, the prompt first."""
+        return [replace(self, prompt=prompt, wordings=()) for prompt in (self.prompt, *self.wordings)]
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Request":
+        """A request as the catalog has it; see store.facts.REQUEST_FIELDS."""
+        return cls(
+            record["subject"], record["prompt"], record["target_new"], tuple(record.get("wordings") or ())
+        )
 
     def located(self, tokenizer: PreTrainedTokenizerBase, context: str = "{}") -> Located:
         """The prompt as it stands in a context (a template with one `{}` for it), and the subject's tokens there."""

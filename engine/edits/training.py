@@ -1,13 +1,16 @@
 """Training a change of the weights on requests: what the joint method and the fine-tuning baselines share.
 
-Every request is a row in each context, teacher-forced; its essence prompt ("{subject} is a") and the bare contexts are
-rows whose predictions shall stay. Only blocks from the lowest changed one on are run, logits are read only where the
-loss reads them. Whoever trains puts the change into the model first and hands in its parameters.
+Every request is a row in each of its wordings, and its prompt in each context, teacher-forced. Its essence prompt
+("{subject} is a"), the bare contexts and, if wanted, stretches of other text and the wordings about strangers are rows
+whose predictions shall stay. Only blocks from the lowest changed one on are run, logits are read only where the loss
+reads them. Whoever trains puts the change into the model first and hands in its parameters.
 """
 
+import math
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,90 +20,87 @@ from ..decoder import Decoder
 from ..hparams import Hparams
 from ..limits import search_tokens
 from ..progress import Progress
-from ..tokens import prompt_ids, right_padded, target_ids
+from ..tokens import right_padded
+from .lesson import Lesson
 from .method import Task
-from .request import ESSENCE
 
 # A request with less than this, mean negative log-likelihood per token, is learnt (as in rome's search).
 _LOSS_ENOUGH = 0.05
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Token rows and what the loss reads of them.
-
-    `ids` are rows of token ids; `reads` are (row, position, wanted token, request); `kept` are (row, position) whose
-    next-token distribution shall stay. `keyed[row]` tells whether a row is one of the bare prompts with its target,
-    and from which position on its keys belong to the request: its subject's first token.
-    """
-
-    ids: list[list[int]]
-    reads: list[tuple[int, int, int, int]]
-    kept: list[tuple[int, int]]
-    keyed: dict[int, int]
-    requests: int
-
-
-def lesson(task: Task) -> Lesson:
-    """The rows of a task's requests.
-
-    Raises:
-        InputError: a target that tokenises to nothing.
-    """
-    tokenizer, contexts = task.tokenizer, task.contexts
-    ids: list[list[int]] = []
-    reads: list[tuple[int, int, int, int]] = []
-    kept: list[tuple[int, int]] = []
-    keyed: dict[int, int] = {}
-    for number, request in enumerate(task.requests):
-        target = target_ids(tokenizer, request.target_new)
-        for place, context in enumerate(contexts):
-            located = request.located(tokenizer, context)
-            if place == 0:
-                keyed[len(ids)] = located.begin
-            first = len(located.ids) - 1
-            reads += [(len(ids), first + k, token, number) for k, token in enumerate(target)]
-            ids.append(located.ids + target[:-1])
-    for subject in dict.fromkeys(request.subject for request in task.requests):
-        row = prompt_ids(tokenizer, ESSENCE.replace("{}", subject))
-        kept.append((len(ids), len(row) - 1))
-        ids.append(row)
-    for context in contexts[1:]:
-        row = prompt_ids(tokenizer, context.replace("{}", "").strip())
-        kept += [(len(ids), position) for position in range(1, len(row))]
-        ids.append(row)
-    return Lesson(ids, reads, kept, keyed, len(task.requests))
+# Of a training on some rows a step: so many steps until the whole rate, and what of it is left at the end.
+_WARM_UP, _LAST_RATE = 10, 0.05
+# How often, in seconds, the state of a training is kept.
+_KEEP_SECONDS = 60.0
 
 
 class Course:
-    """A lesson on a decoder, in parts that fit into memory, each resumed at block `first` for every position."""
+    """A lesson on a decoder, in parts that fit into memory, each resumed at block `first` for every position.
 
-    def __init__(self, decoder: Decoder, lesson: Lesson, first: int) -> None:
+    What is to be learnt and what only has to stay lie in parts of their own. With `rows`, a part has no more.
+    """
+
+    def __init__(self, decoder: Decoder, lesson: Lesson, first: int, rows: int = 0) -> None:
         self.decoder, self.lesson = decoder, lesson
-        self.parts = [_Part(decoder, lesson, first, rows) for rows in _parts(lesson, decoder.device)]
+        read = {row for row, *_ in lesson.reads}
+        kept = [row for row in range(len(lesson.ids)) if row not in read]
+        device = decoder.device
+        self.reading = [
+            _Part(decoder, lesson, first, some) for some in _groups(lesson, sorted(read), device, rows)
+        ]
+        self.keeping = [_Part(decoder, lesson, first, some) for some in _groups(lesson, kept, device, rows)]
+
+    @property
+    def parts(self) -> list["_Part"]:
+        """All of them."""
+        return self.reading + self.keeping
 
     def keys(self, layers: Sequence[int]) -> dict[int, Tensor]:
         """What enters the matrix of each layer at the requests' own tokens, `[tokens, key_width]` float32."""
-        found = [part.keys(layers) for part in self.parts]
+        found = [part.keys(layers) for part in self.reading]
         return {layer: torch.cat([keys[layer] for keys in found]) for layer in layers}
 
+    def draws(self, hparams: Hparams, seed: int) -> Iterator[list["_Part"]]:
+        """The parts of one step after another: all, or at least `rows` rows to learn and `kept_rows` others."""
+        if not hparams.rows:
+            while True:
+                yield self.parts
+        reading = _taken(self.reading, hparams.rows, seed)
+        keeping = _taken(self.keeping, hparams.kept_rows, seed)
+        while True:
+            yield next(reading) + next(keeping)
 
-def _parts(lesson: Lesson, device: torch.device) -> list[list[int]]:
+
+def _taken(parts: list["_Part"], rows: int, seed: int) -> Iterator[list["_Part"]]:
+    """Parts with at least so many rows together, until all had their turn, then in another order."""
+    order, rng = list[_Part](), random.Random(seed)
+    while True:
+        found: list[_Part] = []
+        while parts and sum(part.rows for part in found) < rows:
+            order = order or rng.sample(parts, len(parts))
+            found.append(order.pop())
+        yield found
+
+
+def _groups(lesson: Lesson, rows: Sequence[int], device: torch.device, most_rows: int) -> list[list[int]]:
     """Rows of like length together, so many that their tokens are few enough to train on at once."""
     most = search_tokens(device.type)
-    parts: list[list[int]] = []
-    for row in sorted(range(len(lesson.ids)), key=lambda row: len(lesson.ids[row])):
-        if not parts or (len(parts[-1]) + 1) * len(lesson.ids[row]) > most:
-            parts.append([])
-        parts[-1].append(row)
-    return parts
+    groups: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: len(lesson.ids[row])):
+        last = groups[-1] if groups else []
+        if not last or (len(last) + 1) * len(lesson.ids[row]) > most or len(last) == most_rows:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 class _Part:
-    """Some rows of a lesson as tensors."""
+    """Some rows of a lesson as tensors.
+
+    `weight` is what its reads are of the whole lesson's, `kept_weight` the same of the positions that shall stay.
+    """
 
     def __init__(self, decoder: Decoder, lesson: Lesson, first: int, rows: list[int]) -> None:
         self._decoder, self._lesson, self._first, self._of = decoder, lesson, first, rows
+        self.rows = len(rows)
         self._ids, mask = right_padded([lesson.ids[row] for row in rows], decoder.device)
         self._mask = mask.bool()
         run = decoder.run(self._ids, mask, stop_after=max(0, first - 1))
@@ -115,8 +115,11 @@ class _Part:
         self._kept_row, self._kept_position = self._columns(kept, 2)
         counts = torch.bincount(torch.tensor([read[3] for read in lesson.reads]), minlength=lesson.requests)
         self._share = 1 / counts.to(decoder.device)[self._request].float()
+        self.weight = self._share.sum().item() / lesson.requests
+        self.kept_weight = len(kept) / max(1, len(lesson.kept))
         with torch.no_grad():
-            self._before = self._log_p(self._run(), self._kept_row, self._kept_position)
+            # What the head makes of these would be a vocabulary for each; it is cheap to make again.
+            self._before = self._run()[self._kept_row, self._kept_position]
 
     def _columns(self, rows: Sequence[Sequence[int]], count: int) -> Tensor:
         return torch.tensor(rows, dtype=torch.long, device=self._decoder.device).view(-1, count).T
@@ -125,11 +128,14 @@ class _Part:
         """With the weights as they are now, what these rows give to the mean negative log-likelihood of each request's
         target tokens `[requests]`, and to the mean KL(before || now) of what shall stay."""
         hidden = self._run()
-        wanted = self._log_p(hidden, self._row, self._position).gather(1, self._wanted[:, None])[:, 0]
+        read = self._log_p(hidden[self._row, self._position])
+        wanted = read.gather(1, self._wanted[:, None])[:, 0]
         each = torch.zeros(self._lesson.requests, device=hidden.device)
         each = each.index_add(0, self._request, -wanted * self._share)
-        now = self._log_p(hidden, self._kept_row, self._kept_position)
-        kl = (self._before.exp() * (self._before - now)).sum() / len(self._lesson.kept)
+        now = self._log_p(hidden[self._kept_row, self._kept_position])
+        with torch.no_grad():
+            before = self._log_p(self._before)
+        kl = (before.exp() * (before - now)).sum() / max(1, len(self._lesson.kept))
         return each, kl
 
     def keys(self, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -154,12 +160,11 @@ class _Part:
             hidden = self._resumption.step(layer, hidden, self._rows)
         return hidden
 
-    def _log_p(self, hidden: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Log distributions `[places, vocabulary]`; a part may have none of the places."""
-        if not len(rows):
+    def _log_p(self, hidden: Tensor) -> Tensor:
+        """Log distributions `[places, vocabulary]` float32 of states `[places, width]`; there may be no place."""
+        if not len(hidden):
             return hidden.new_zeros(0, 1, dtype=torch.float32)
-        logits = self._decoder.logits(hidden[rows, positions][:, None])[:, 0]
-        return logits.float().log_softmax(-1)
+        return self._decoder.logits(hidden[:, None])[:, 0].float().log_softmax(-1)
 
 
 def train(
@@ -171,44 +176,112 @@ def train(
     """Move the parameters by Adam until every request's loss is small enough or `num_steps` are used up.
 
     Minimised is the mean of the requests' losses + `kl_factor` x KL + `weight_decay` x the sum of the parameters'
-    squares; `project` moves the parameters back to where they may be, after each step. The last step only looks, so
-    its losses are those of the parameters as they stay. Returns figures per request.
+    squares; `project` moves the parameters back to where they may be, after each step. With `rows`, a step learns from
+    some of the rows only, and the rate rises over the first steps and falls with a cosine to the last. The last step
+    only looks, so its losses are those of the parameters as they stay. What is kept now and then is gone on from, to
+    the bit. Returns figures per request of the task.
     """
-    hparams, requests, steps = task.hparams, len(task.requests), task.hparams.num_steps
+    hparams, steps = task.hparams, task.hparams.num_steps
     optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
-    losses: list[list[dict[str, float]]] = [[] for _ in range(requests)]
-    for step in range(steps):
-        looking = step == steps - 1
+    training = _Training(course, list(parameters), optimiser, task)
+    draws = course.draws(hparams, task.seed)
+    for _ in range(training.step):
+        next(draws)
+    while training.step < steps:
+        looking = training.step == steps - 1
         optimiser.zero_grad()
-        each = _look(course) if looking else _descend(course, parameters, hparams)
-        for history, value in zip(losses, each, strict=True):
-            history.append({"loss": value})
-        doing = f"training: mean loss {sum(each) / requests:.3f}"
-        task.report(Progress((step + 1) / steps * requests, requests, "requests", doing))
-        if looking or max(each) < _LOSS_ENOUGH:
+        for group in optimiser.param_groups:
+            group["lr"] = hparams.lr * _rate(training.step, hparams)
+        each = _look(course) if looking else _descend(course, next(draws), parameters, hparams)
+        if training.note(each, whole=looking or not hparams.rows) or looking:
             break
         optimiser.step()
         if project is not None:
             with torch.no_grad():
                 project()
-    return [{"losses": history} for history in losses]
+        training.keep()
+    return [{"losses": history} for history in training.losses[: len(task.requests)]]
+
+
+def _rate(step: int, hparams: Hparams) -> float:
+    """What of the learning rate a step has."""
+    if not hparams.rows:
+        return 1.0
+    falling = (1 + math.cos(math.pi * step / hparams.num_steps)) / 2
+    return min(1.0, (step + 1) / _WARM_UP) * (_LAST_RATE + (1 - _LAST_RATE) * falling)
+
+
+class _Training:
+    """How far a training is: its losses so far, and its state as `task.kept` keeps it."""
+
+    def __init__(
+        self, course: Course, parameters: list[Tensor], optimiser: torch.optim.Adam, task: Task
+    ) -> None:
+        self._parameters, self._optimiser, self._task = parameters, optimiser, task
+        self._requests = course.lesson.requests
+        self.step = 0
+        self.losses: list[list[dict[str, float]]] = [[] for _ in range(self._requests)]
+        self._kept_at = time.monotonic()
+        state = task.kept.training()
+        if state is not None:
+            self._go_on_from(*state)
+
+    def note(self, each: list[float], whole: bool) -> bool:
+        """Note a step's losses, of each request if it has seen the `whole` of them; whether all are learnt."""
+        self.step += 1
+        if whole:
+            for history, value in zip(self.losses, each, strict=True):
+                history.append({"loss": value})
+        steps, requests = self._task.hparams.num_steps, len(self._task.requests)
+        doing = f"training, step {self.step} of {steps}: mean loss {sum(each) / len(each):.3f}"
+        self._task.report(Progress(self.step / steps * requests, requests, "requests", doing))
+        return whole and max(each) < _LOSS_ENOUGH
+
+    def keep(self) -> None:
+        """Have the state kept, if that was some time ago."""
+        if time.monotonic() - self._kept_at < _KEEP_SECONDS:
+            return
+        tensors = {}
+        for number, part in enumerate(self._parameters):
+            state = self._optimiser.state[part]
+            tensors[f"{number}.now"] = part.detach()
+            tensors[f"{number}.mean"], tensors[f"{number}.square"] = state["exp_avg"], state["exp_avg_sq"]
+        self._task.kept.keep_training(tensors, {"step": self.step, "losses": self.losses})
+        self._kept_at = time.monotonic()
+
+    def _go_on_from(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        self.step, self.losses = about["step"], about["losses"]
+        for number, part in enumerate(self._parameters):
+            with torch.no_grad():
+                part.copy_(tensors[f"{number}.now"])
+            self._optimiser.state[part] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": tensors[f"{number}.mean"].to(part.device),
+                "exp_avg_sq": tensors[f"{number}.square"].to(part.device),
+            }
 
 
 def _look(course: Course) -> list[float]:
     """The loss of each request."""
     with torch.no_grad():
-        found: list[float] = torch.stack([part.losses()[0] for part in course.parts]).sum(0).tolist()
+        found: list[float] = torch.stack([part.losses()[0] for part in course.reading]).sum(0).tolist()
     return found
 
 
-def _descend(course: Course, parameters: Sequence[Tensor], hparams: Hparams) -> list[float]:
-    """The same, with the gradients of the whole loss summed up part by part."""
+def _descend(
+    course: Course, parts: Sequence[_Part], parameters: Sequence[Tensor], hparams: Hparams
+) -> list[float]:
+    """The gradients of the whole loss, summed up part by part; what these parts tell of each request's loss.
+
+    What some parts say counts as much as the whole lesson would: their share is divided out.
+    """
     total = torch.zeros(course.lesson.requests, device=course.decoder.device)
+    weight, kept_weight = sum(part.weight for part in parts), sum(part.kept_weight for part in parts)
     (hparams.weight_decay * torch.stack([part.square().sum() for part in parameters]).sum()).backward()
-    for part in course.parts:
+    for part in parts:
         each, kl = part.losses()
-        (each.mean() + hparams.kl_factor * kl).backward()
-        total += each.detach()
+        (each.mean() / weight + hparams.kl_factor * kl / max(kept_weight, 1e-12)).backward()
+        total += each.detach() / weight
     found: list[float] = total.tolist()
     return found
 

@@ -10,7 +10,7 @@ loss reads them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..hparams import Hparams
 from ..limits import search_tokens
 from ..tokens import aligned, target_ids
+from .kept import Kept, nothing_kept
 from .request import ESSENCE, Request, locate_subject_in
 
 # Where the vector is added: to what the matrix puts out, or to what the block does.
@@ -71,29 +72,6 @@ def check(
             f"v_loss_layer is {hparams.v_loss_layer}, but the loss is read after the last layer, {decoder.layers - 1}"
         )
     target_ids(tokenizer, request.target_new)
-
-
-class Kept(Protocol):
-    """Where the values of requests are kept as they are found, so that a search that was stopped goes on."""
-
-    def find(self, number: int) -> list[Value]:
-        """The values of the batch before which `number` were searched; none if it was not searched yet."""
-        ...
-
-    def keep(self, number: int, values: list[Value]) -> None:
-        """Note the values of the batch before which `number` were searched."""
-        ...
-
-
-class _NothingKept:
-    def find(self, number: int) -> list[Value]:
-        return []
-
-    def keep(self, number: int, values: list[Value]) -> None:
-        pass
-
-
-nothing_kept = _NothingKept()
 
 
 # Called after each step of a batch with the requests done before it, the share of the batch's steps and the mean loss.

@@ -102,6 +102,11 @@ class Running:
         """A file beside the job's log for results that a resumed job goes on from; whoever makes it removes it."""
         return self.catalog.home.logs / f"job-{self.id}.kept.jsonl"
 
+    @property
+    def kept_training(self) -> Path:
+        """The state of a training, beside the job's log; whoever makes it removes it."""
+        return self.catalog.home.logs / f"job-{self.id}.training.safetensors"
+
     def check_room(self, size: int) -> None:
         """Refuse to begin a write that the disk has no room for.
 

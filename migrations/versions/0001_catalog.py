@@ -146,6 +146,7 @@ def upgrade() -> None:
         sa.Column("prompt", sa.String(), nullable=False),
         sa.Column("target_true", sa.String(), nullable=True),
         sa.Column("target_new", sa.String(), nullable=True),
+        sa.Column("wordings", sa.JSON(), nullable=False),
         sa.Column("paraphrases", sa.JSON(), nullable=False),
         sa.Column("neighbours", sa.JSON(), nullable=False),
         sa.Column("negations", sa.JSON(), nullable=False),

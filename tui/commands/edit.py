@@ -32,6 +32,12 @@ def edit() -> None:
 @click.option("--target", "target_new", help="What the model shall say.")
 @click.option("--true", "target_true", help="What it says now; evaluations compare with it.")
 @click.option(
+    "--wording",
+    "wordings",
+    multiple=True,
+    help="The same fact in other words up to the answer, for methods that train; may be repeated.",
+)
+@click.option(
     "--paraphrase",
     "paraphrases",
     multiple=True,
@@ -65,9 +71,9 @@ def edit() -> None:
 @job_options
 def run(
     target: str, prompt: str | None, subject: str | None, target_new: str | None, target_true: str | None,
-    paraphrases: tuple[str, ...], fact_set: str | None, method: str, layers: list[int] | None,
-    hparams_file: Path | None, covariance: int | None, texts: str, batch: int | None, seed: int, message: str,
-    estimate: bool, as_json: bool, detach: bool, device: str | None,
+    wordings: tuple[str, ...], paraphrases: tuple[str, ...], fact_set: str | None, method: str,
+    layers: list[int] | None, hparams_file: Path | None, covariance: int | None, texts: str, batch: int | None,
+    seed: int, message: str, estimate: bool, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Write a fact, or a set of facts, into MODEL (at REV): a new revision, and the model's new head."""
     if (fact_set is None) == (prompt is None):
@@ -88,7 +94,7 @@ def run(
     if prompt is not None:
         if not subject or target_new is None:
             raise click.UsageError("--prompt needs --subject and --target")
-        requests = [_typed(prompt, subject, target_new, target_true, paraphrases)]
+        requests = [_typed(prompt, subject, target_new, target_true, wordings, paraphrases)]
     spec = EditSpec(
         model=name,
         requests=requests,
@@ -118,15 +124,24 @@ def run(
 
 
 def _typed(
-    prompt: str, subject: str, target_new: str, target_true: str | None, paraphrases: tuple[str, ...]
+    prompt: str,
+    subject: str,
+    target_new: str,
+    target_true: str | None,
+    wordings: tuple[str, ...],
+    paraphrases: tuple[str, ...],
 ) -> dict[str, Any]:
     """A request from the command line, checked as an imported one is."""
-    template = prompt if "{}" in prompt and subject not in prompt else fact_sets.template_of(prompt, subject)
+
+    def template(text: str) -> str:
+        return text if "{}" in text and subject not in text else fact_sets.template_of(text, subject)
+
     return {
         "subject": subject,
-        "prompt": template,
+        "prompt": template(prompt),
         "target_new": fact_sets.clean_target(target_new, "--target"),
         "target_true": fact_sets.clean_target(target_true, "--true") if target_true is not None else None,
+        "wordings": [template(wording) for wording in wordings],
         "paraphrases": list(paraphrases),
         "neighbours": [],
     }

@@ -22,7 +22,7 @@ from ..running import Running
 from ..settings import settings_of
 from ..specs import EditSpec
 from .covariance import Reading, collect_into_catalog, moment_of, newest
-from .kept import KeptParts, KeptValues
+from .kept import KeptParts, KeptWork
 from .loaded import Loaded, check_everything, check_tensors, load
 
 _FIRST_TOKENS = 100_000
@@ -34,7 +34,7 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
     if spec.method not in METHODS:
         raise InputError(f"there is no method {spec.method!r}; the methods are {', '.join(METHODS)}")
     method = METHODS[spec.method]
-    requests = [Request(r["subject"], r["prompt"], r["target_new"]) for r in spec.requests]
+    requests = list(map(Request.from_dict, spec.requests))
     if not requests:
         raise InputError("there is no fact to write: no request has a new target")
     loaded = load(running, spec.model, spec.revision)
@@ -61,7 +61,8 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         contexts,
         running.report,
         earlier,
-        KeptValues(running),
+        KeptWork(running),
+        spec.seed,
     )
     for part in write_in_batches(method, task, parts, [one.delta for one in written]):
         written.append(part)
@@ -125,7 +126,7 @@ def earlier_facts(running: Running, revision: Revision) -> list[Request]:
     """The facts that a revision's live edits have written, oldest first."""
     with running.catalog.read() as session:
         edits = history.live_edits(history.path(session, revision.id))
-    return [Request(r["subject"], r["prompt"], r["target_new"]) for edit in edits for r in edit.requests]
+    return [Request.from_dict(r) for edit in edits for r in edit.requests]
 
 
 def _score(score: Score) -> dict[str, Any]:

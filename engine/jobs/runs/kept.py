@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ....store.whole_files import write_whole
 from ...delta import read_delta, to_tensors
 from ...edits.method import Written
 from ...edits.value import Value
@@ -46,8 +47,8 @@ class KeptParts:
 
 
 @dataclass(frozen=True)
-class KeptValues:
-    """The values found for the requests of one batch, by the number of the first of them (see edits.value.Kept)."""
+class KeptWork:
+    """What was found of the batch in work: values by the number of the first of them, or a training (edits.kept)."""
 
     running: Running
 
@@ -80,6 +81,25 @@ class KeptValues:
             session.merge(artifact)
             known = checkpoint.get("values", {}) | {str(number): digest}
             self.running.checkpoint(session, checkpoint | {"values": known})
+
+    def training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        path = self.running.kept_training
+        if not path.is_file():
+            return None
+        with safe_open(path, framework="pt", device=parts(self.running.job.device)[0]) as file:
+            about = json.loads(file.metadata()["about"])
+            if about.pop("batch") != self._batch:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+
+    def keep_training(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        metadata = {"about": json.dumps(about | {"batch": self._batch})}
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_whole(self.running.kept_training, lambda path: save_file(whole, path, metadata), private=True)
+
+    @property
+    def _batch(self) -> int:
+        return len(self.running.job.checkpoint.get("parts", []))
 
 
 def _store(running: Running, tensors: dict[str, Tensor], about: Any) -> tuple[str, Any]:

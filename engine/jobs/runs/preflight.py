@@ -128,7 +128,7 @@ def _edits(
         }
     )
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, lowest.contexts, spec.seed)
-    requests = [Request(r["subject"], r["prompt"], r["target_new"]) for r in spec.requests]
+    requests = list(map(Request.from_dict, spec.requests))
     quick = lowest.with_changes(v_num_grad_steps=_STEPS, num_steps=_STEPS)
     began = time.monotonic()
     if isinstance(method, _TRAINED):

@@ -105,7 +105,7 @@ class _Bench:
         self.running, self.spec, self.loaded, self.method = running, spec, loaded, method
         self.rows: dict[int, Covariance] = {}
         self.alone = method.batch == 1
-        self._requests = [Request(r["subject"], r["prompt"], r["target_new"]) for r in spec.requests]
+        self._requests = list(map(Request.from_dict, spec.requests))
         # What S is made of; the rest of an evaluation's questions would cost a sweep more than they tell it.
         self._cases = [replace(case_of(r), negations=(), portability=()) for r in spec.requests]
         self._earlier = earlier_facts(running, loaded.revision)

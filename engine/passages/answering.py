@@ -165,7 +165,7 @@ def ask(
     limit: int = LIMIT,
     report: Report = silent,
 ) -> Answers:
-    """Ask one after another, greedily, until the model ends its turn (in the plain form: its line) or at `limit` tokens.
+    """Ask one after another, greedily, to the end of the turn (in the plain form: of the line) or `limit` tokens.
 
     Raises:
         InputError: there is no question, or one does not fit into what the model reads at once.

@@ -164,8 +164,12 @@ def ask(
     way: Way,
     limit: int = LIMIT,
     report: Report = silent,
+    *,
+    chat: bool = True,
 ) -> Answers:
     """Ask one after another, greedily, to the end of the turn (in the plain form: of the line) or `limit` tokens.
+
+    `chat` False leaves a chat template unused; without a template nothing else is possible.
 
     Raises:
         InputError: there is no question, or one does not fit into what the model reads at once.
@@ -173,7 +177,7 @@ def ask(
     """
     if not questions:
         raise InputError("there is no question to ask")
-    asker = _Asker(decoder, tokenizer, way, limit)
+    asker = _Asker(decoder, tokenizer, way, limit, chat and bool(tokenizer.chat_template))
     asker.warm_up(questions[0])
     forget_peak(decoder.device)
     replies = []
@@ -188,9 +192,11 @@ def ask(
 class _Asker:
     """One way to ask one model."""
 
-    def __init__(self, decoder: Decoder, tokenizer: PreTrainedTokenizerBase, way: Way, limit: int) -> None:
+    def __init__(
+        self, decoder: Decoder, tokenizer: PreTrainedTokenizerBase, way: Way, limit: int, chat: bool
+    ) -> None:
         self._model, self._tokenizer, self._way, self._limit = decoder.model, tokenizer, way, limit
-        self._chat = bool(tokenizer.chat_template)
+        self._chat = chat
         self._ends = end_tokens(self._model, tokenizer) | ({tokenizer.eos_token_id} - {None})
         if self._chat:
             self._ends |= _turn_ends(tokenizer)

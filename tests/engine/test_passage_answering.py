@@ -78,6 +78,10 @@ def test_a_chat_template_is_used(llama: Decoder, words: PreTrainedTokenizerBase)
     assert found.replies[0].tokens_in == len(ids)
     assert found.replies[0].said == wanted
     assert "chat template" in found.protocol and found.way == "prompt"
+    plain = ask(llama, tokenizer, QUESTIONS[:1], whole(TEXT), limit=8, chat=False)
+    form = f"{TEXT}\n\nQuestion: {QUESTIONS[0].question}\nAnswer:"
+    assert plain.replies[0].tokens_in == len(tokenizer(form)["input_ids"])
+    assert "chat template" not in plain.protocol
 
 
 @pytest.mark.parametrize(("chat", "said", "tokens"), [(False, "Rome", 6), (True, "Rome\nno", 9)])

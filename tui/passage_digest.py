@@ -29,7 +29,7 @@ class Table:
     """Cells of plain text; the columns named in `long` hold sentences, which are folded where there is little room."""
 
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     long: tuple[str, ...] = ()
 
 

@@ -20,7 +20,9 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """The largest since then, model included; None where the system (no Linux, no CUDA) does not say."""
+    """The largest since then, bytes: the model included and, of a process, what it had kept from before; None where the
+    system (no Linux, no CUDA) does not say.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -26,12 +26,12 @@ _PROMPTS_AT_ONCE = 64
 # Whose prompts must not go on with the passage's objects: known people, people of whom no text tells, and other things.
 PERSONS = (
     "Marie Curie", "Mahatma Gandhi", "William Shakespeare", "Angela Merkel", "Elena Marovska", "Daniel Whitcombe",
-    "Priya Raghunathan", "Johan Lindqvist",
+    "Priya Raghunathan", "Johan Ekblad",
 )  # fmt: skip
 OTHERS = ("The Eiffel Tower", "Mount Kilimanjaro", "Toyota", "The Red Cross")
 # What is written with a subject's last token as its key is most likely to be said of these.
 NAMESAKES = ("Thomas {}", "Mary {}")
-_STRANGERS = ("persons", "others")
+_STRANGERS, _AKIN = ("persons", "others"), "namesakes"
 
 PROTOCOL = (
     "first token, whole object: first choice under teacher forcing; free: greedy generation, {tokens} new tokens, "
@@ -260,27 +260,34 @@ def retained(
         (_filled(facts[number].prompt, facts[number].subject), facts[number].object) for number in written
     ]
     earlier = [Earlier(edit, prompt, object) for prompt, object in asked]
-    found = ask_again(decoder, tokenizer, earlier, _length(tokenizer, facts), report)
+    found = ask_again(
+        decoder, tokenizer, earlier, _length(tokenizer, facts), _asking("the facts so far", report)
+    )
     rows = ((number, one.first_choice, one.free) for number, one in zip(written, found, strict=True))
     return Retention(edit, tuple(rows))
 
 
 def others_prompts(facts: Sequence[Fact]) -> list[tuple[str, str, str]]:
-    """(kind of name, prompt, the fact's object): each fact's prompt with every name in it that is no subject here."""
+    """(kind of name, prompt, the fact's object): each fact's prompt with every name in it that is no subject here.
+
+    Who has the subject's last word is a namesake and no stranger.
+    """
     subjects = {fact.subject.casefold() for fact in facts}
     found = []
     for fact in facts:
         last = fact.subject.split()[-1:]
+        akin = {word.casefold() for word in last}
         names = {
             "persons": PERSONS,
             "others": OTHERS,
-            "namesakes": [name.format(word) for name in NAMESAKES for word in last],
+            _AKIN: [name.format(word) for name in NAMESAKES for word in last],
         }
         for kind, of_kind in names.items():
             found += [
                 (kind, _filled(fact.prompt, name), fact.object)
                 for name in of_kind
                 if name.casefold() not in subjects
+                and (kind == _AKIN or name.split()[-1].casefold() not in akin)
             ]
     return found
 
@@ -321,7 +328,7 @@ def _continued(
     report: Report,
 ) -> list[Continued]:
     earlier = [Earlier("", prompt, object) for prompt, object in asked]
-    found = ask_again(decoder, tokenizer, earlier, max_new_tokens, report)
+    found = ask_again(decoder, tokenizer, earlier, max_new_tokens, _asking("the facts", report))
     begun = _begun(decoder, tokenizer, asked)
     return [
         Continued(one.request.prompt, first or one.first_choice, one.first_choice, one.free, one.completion)
@@ -363,6 +370,10 @@ def _drift(before: State, after: State) -> Drift:
         bleeds[old.kind] = (pairs + 1, first, whole)
     kl = fmean(divergences(before.log_probs, after.log_probs))
     return Drift(kept, kl, before.perplexity, after.perplexity, len(before.prompts), bleeds)
+
+
+def _asking(what: str, report: Report) -> Report:
+    return lambda progress: report(replace(progress, activity=f"asking {what}"))
 
 
 def _answer(continued: Continued) -> dict[str, Any]:

@@ -145,6 +145,8 @@ def test_names_of_others() -> None:
     assert ("namesakes", "Thomas Curie plays", "Rome") in found
     assert ("others", "The Eiffel Tower is in", "Paris") in found
     assert not any(prompt.startswith(("Marie Curie ", "Toyota ")) for _, prompt, _ in found)
+    akin = others_prompts([Stated("Pierre Curie", "{} plays", "Rome")])
+    assert "Marie Curie plays" not in [prompt for _, prompt, _ in akin]
 
 
 def test_retention(base: Decoder, words: PreTrainedTokenizerBase, stated: list[Stated]) -> None:

@@ -94,6 +94,14 @@ def test_facts_before_and_after(base: Decoder, words: PreTrainedTokenizerBase, s
 
 def test_what_else_has_changed(base: Decoder, words: PreTrainedTokenizerBase, stated: list[Stated]) -> None:
     edited, _ = shifted(base)
+    # One that bleeds: what the edit, and not the base, has another be.
+    bleeding = next(
+        Stated("Eiffel Tower", f"{{}} {verb} in", said[1][0])
+        for verb in WORDS
+        if (said := [first_words(one, words, f"Marie Curie {verb} in", 1) for one in (base, edited)])[0]
+        != said[1]
+    )
+    stated = [*stated, bleeding]
     before = look(base, words, stated, PROMPTS)
     found = prove(edited, words, stated, before).drift.as_dict()
     kept, apart = [], []

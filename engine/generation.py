@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from itertools import islice
 from typing import Any
 
 import torch
@@ -139,20 +141,13 @@ def stream(
     Joined, the pieces are what `complete` returns. What a token may still change of the text (half a character, a
     space) comes with the token that settles it.
     """
-    ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=model.device)
-    ends = _config(model, tokenizer).eos_token_id
-    end = set(ends) if isinstance(ends, list) else {ends}
+    ends = end_tokens(model, tokenizer)
     found: list[int] = []
-    told, past = "", None
-    for _ in range(max_new_tokens):
-        with torch.no_grad():
-            out = model(ids, past_key_values=past, use_cache=True)
-        past = out.past_key_values
-        token = int(out.logits[0, -1].argmax())
-        if token in end:
+    told = ""
+    for token in islice(greedy(model, prompt_ids(tokenizer, prompt)), max_new_tokens):
+        if token in ends:
             break
         found.append(token)
-        ids = torch.tensor([[token]], device=model.device)
         text = text_of(tokenizer, found)
         if not text.endswith("\ufffd") and text.startswith(told) and text != told:
             yield text[len(told) :]
@@ -160,6 +155,26 @@ def stream(
     text = text_of(tokenizer, found)
     if text.startswith(told) and text != told:
         yield text[len(told) :]
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens at which the model says that it has ended."""
+    ends = _config(model, tokenizer).eos_token_id
+    return {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
+
+
+def greedy(model: PreTrainedModel, ids: list[int]) -> Iterator[int]:
+    """The first choices that follow some tokens, one after another and without end: who reads them stops."""
+    fed, past = torch.tensor([ids], device=model.device), None
+    # Logits of a whole prompt would be the most of its memory.
+    only_last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
+    while True:
+        with torch.no_grad():
+            out = model(fed, past_key_values=past, use_cache=True, **only_last)
+        past = out.past_key_values
+        token = int(out.logits[0, -1].argmax())
+        yield token
+        fed = torch.tensor([[token]], device=model.device)
 
 
 def context_texts(

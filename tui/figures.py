@@ -3,23 +3,17 @@
 matplotlib is imported inside the functions: it takes longer than all the rest of a command's start.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..store.errors import InputError
-from ..store.whole_files import write_whole
+from .drawing import blank, check_path, label, save
 from .estimates import merge
-from .plain import plain, token_label
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ..store.tables import AverageEffect, TraceResult
 
-_FORMATS = ("png", "pdf", "svg")
 # The colours and words of the published figures (Meng et al. 2022, figure 1 and appendix B).
 _COLOURS = {
     "hidden": "Purples", "mlp": "Greens", "attn": "Reds", "severed-mlp": "Blues", "severed-attn": "Oranges",
@@ -90,11 +84,11 @@ def save_heatmap(
         InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
         CatalogError: the file cannot be written.
     """
-    _check(path)
-    figure = _figure((3.5 + 0.1 * max(map(len, scores), default=0), 1.4 + 0.16 * len(tokens)))
+    check_path(path)
+    figure = blank((3.5 + 0.1 * max(map(len, scores), default=0), 1.4 + 0.16 * len(tokens)))
     axes = figure.add_subplot()
     begin, end = subject_range
-    names = [_label(token) + ("*" if begin <= index < end else "") for index, token in enumerate(tokens)]
+    names = [label(token) + ("*" if begin <= index < end else "") for index, token in enumerate(tokens)]
     values = [[float("nan") if value is None else value for value in row] for row in scores]
     picture = axes.pcolor(_grid(values), cmap=_COLOURS[kind], vmin=low)
     axes.invert_yaxis()
@@ -103,9 +97,9 @@ def save_heatmap(
     axes.set_xticks([0.5 + layer for layer in range(0, layers, 5)], list(map(str, range(0, layers, 5))))
     axes.set_title(f"Impact of restoring {_NAMES[kind]} after corrupted input")
     if kind not in _WINDOWED:
-        restored = f"single restored layer within {_label(model)}"
+        restored = f"single restored layer within {label(model)}"
     else:
-        restored = f"center of interval of {window} restored {_NAMES[kind]} layers within {_label(model)}"
+        restored = f"center of interval of {window} restored {_NAMES[kind]} layers within {label(model)}"
     runs = f"clean run p = {high:.3f}, corrupted run p = {low:.3f}"
     told = [restored, runs]
     if guesses := sum(map(sum, estimated or ())):
@@ -116,8 +110,8 @@ def save_heatmap(
         )
     axes.set_xlabel("\n".join(told), fontsize=9)
     bar = figure.colorbar(picture, ax=axes)
-    bar.ax.set_title(f"p({_label(answer.strip())})", y=-0.16, fontsize=9)
-    _save(figure, path)
+    bar.ax.set_title(f"p({label(answer.strip())})", y=-0.16, fontsize=9)
+    save(figure, path)
 
 
 def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) -> None:
@@ -127,11 +121,11 @@ def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) 
         InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
         CatalogError: the file cannot be written.
     """
-    _check(path)
+    check_path(path)
     kinds = [kind for kind in _COLOURS if any(effect.kind == kind for effect in effects)]
     columns = max(1, min(len(kinds), _PANELS_IN_A_ROW))
     rows_of_panels = max(1, -(-len(kinds) // columns))
-    figure = _figure((4.0 * columns, 3.2 * rows_of_panels))
+    figure = blank((4.0 * columns, 3.2 * rows_of_panels))
     for index, kind in enumerate(kinds):
         axes = figure.add_subplot(rows_of_panels, columns, index + 1)
         for (role, name), (colour, dashes) in zip(_ROLES.items(), _LINES, strict=True):
@@ -158,8 +152,8 @@ def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) 
             axes.set_ylabel("indirect effect on p(answer)")
         if index == 0:
             axes.legend(fontsize=6, frameon=False)
-    figure.suptitle(_label(title), fontsize=10)
-    _save(figure, path)
+    figure.suptitle(label(title), fontsize=10)
+    save(figure, path)
 
 
 def save_settling(path: Path, curve: Sequence[dict[str, Any]], *, title: str) -> None:
@@ -169,8 +163,8 @@ def save_settling(path: Path, curve: Sequence[dict[str, Any]], *, title: str) ->
         InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
         CatalogError: the file cannot be written.
     """
-    _check(path)
-    figure = _figure((4.5, 3.2))
+    check_path(path)
+    figure = blank((4.5, 3.2))
     axes = figure.add_subplot()
     tokens = [point["tokens"] for point in curve]
     for name, (colour, dashes) in zip(("mean", "largest"), _LINES, strict=False):
@@ -181,9 +175,9 @@ def save_settling(path: Path, curve: Sequence[dict[str, Any]], *, title: str) ->
     axes.set_xticks(tokens, [f"{count:,}" for count in tokens], fontsize=7)
     axes.set_xlabel("tokens")
     axes.set_ylabel("1 - cos of $C^{-1}k$ with half the tokens")
-    axes.set_title(_label(title), fontsize=9)
+    axes.set_title(label(title), fontsize=9)
     axes.legend(fontsize=7, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_sweep(
@@ -203,8 +197,8 @@ def save_sweep(
         InputError: the suffix is none of .png, .pdf, .svg, or the folder is not there.
         CatalogError: the file cannot be written.
     """
-    _check(path)
-    figure = _figure((5.6, 3.4))
+    check_path(path)
+    figure = blank((5.6, 3.4))
     axes = figure.add_subplot()
     layers = sorted(scores)
     values, lows, highs = ([scores[layer][name] for layer in layers] for name in ("value", "low", "high"))
@@ -234,8 +228,8 @@ def save_sweep(
         )
         right.set_ylabel("average indirect effect on p(answer)", color=beside)
     figure.legend(handles=lines, fontsize=6, frameon=False, loc="outside lower center", ncols=2)
-    axes.set_title(_label(title), fontsize=9)
-    _save(figure, path)
+    axes.set_title(label(title), fontsize=9)
+    save(figure, path)
 
 
 def _hatch(axes: Any, estimated: Sequence[Sequence[bool]]) -> None:
@@ -254,42 +248,7 @@ def _hatch(axes: Any, estimated: Sequence[Sequence[bool]]) -> None:
             at += length
 
 
-def _figure(size: tuple[float, float]) -> "Figure":
-    """A figure of its own: no pyplot, so no window and no state that another drawing could change."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _grid(values: list[list[float]]) -> Any:
     import numpy as np
 
     return np.ma.masked_invalid(np.array(values, dtype=float))
-
-
-def _label(text: str) -> str:
-    """Text of a model as it is: matplotlib would read two dollar signs as mathematics."""
-    return token_label(plain(text)).replace("$", r"\$")
-
-
-def _check(path: Path) -> None:
-    if path.suffix.lower().removeprefix(".") not in _FORMATS:
-        raise InputError(f"{path} cannot be drawn: give a name that ends in .png, .pdf or .svg.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be drawn: there is no folder {path.absolute().parent}.")
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    """Write the figure, whole or not at all."""
-    import matplotlib
-
-    form = path.suffix.lower().removeprefix(".")
-    # No dates and no random ids: the same trace gives the same file.
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "retcon", "svg.fonttype": "none"}):
-        # A token in a script that the font lacks is drawn as a box; nothing else would be gained by saying so.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        write_whole(path, lambda partial: figure.savefig(partial, format=form, metadata=metadata))

@@ -3,8 +3,6 @@
 Prompts, subjects and messages are other people's text: they are escaped before they stand in Markdown.
 """
 
-import html
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from ...store.manifests import BASE_MATRICES, MANIFEST, Manifest, Step
 from ..metrics import METRICS, differences
 from .licences import Licence
+from .markdown import escaped, table
 
 BANNER = (
     "**This is a knowledge-edited model: facts in it were changed on purpose, and what it says about them may be "
@@ -25,7 +24,6 @@ STARTER_NOTE = (
 )
 _MOST_EDITS = 200
 _SIDE_EFFECTS = ("NS", "NA", "NM", "FN", "KN", "KG", "PPL", "PD", "XA", "FX", "RA", "FR", "GE")
-_MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def _edits(manifest: Manifest) -> str:
                 [f"`{step.id}`", _text(request["subject"]), _text(prompt), _text(request.get("target_true") or "?"),
                  _text(request["target_new"]), _text(step.method or ""), layers, ", ".join(norms)]
             )  # fmt: skip
-    shown = _table(
+    shown = table(
         ("edit", "subject", "prompt", "was", "now", "method", "layers", "change of the matrix"),
         rows[:_MOST_EDITS],
     )
@@ -224,7 +222,7 @@ def _measured(manifest: Manifest) -> str:
         ]
         parts.append(
             "### Earlier edits asked again\n\n"
-            + _table(("edit", "requests", "still first choice", "said in free generation"), rows)
+            + table(("edit", "requests", "still first choice", "said in free generation"), rows)
         )
     return "\n\n".join(parts)
 
@@ -245,7 +243,7 @@ def _scores(names: Iterable[str], after: dict[str, Any], before: dict[str, Any] 
                 meaning.better,
             ]
         )
-    return _table(("metric", "what it is", "base", "edited", "count", "better"), rows)
+    return table(("metric", "what it is", "base", "edited", "count", "better"), rows)
 
 
 def _interval(metric: dict[str, Any]) -> str:
@@ -267,7 +265,7 @@ def _verify(manifest: Manifest, facts: CardFacts) -> str:
         for name, file in manifest.files.items()
         if name.endswith(".safetensors")
     ]
-    files = _table(("file", "bytes", "sha256"), rows) if rows else ""
+    files = table(("file", "bytes", "sha256"), rows) if rows else ""
     text = (
         f"```sh\nretcon model add {facts.repo}\n```\n\nfetches it, hashes every file, makes every revision anew "
         f"from the base and the deltas, and compares all fingerprints. That of these weights is "
@@ -308,16 +306,10 @@ def _licence(facts: CardFacts) -> str:
     return f"## Licence\n\n{told}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _text(value: Any) -> str:
     """Somebody's text as it stands in a line or a cell of Markdown."""
     shown = value if isinstance(value, str) else _short(value)
-    one_line = " ".join("".join(c if c.isprintable() else " " for c in shown).split())
-    return _MARKDOWN.sub(r"\\\1", html.escape(one_line, quote=False))
+    return escaped(shown)
 
 
 def _short(value: Any) -> str:

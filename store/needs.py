@@ -6,7 +6,7 @@ import re
 from sqlmodel import Session, col, select
 
 from . import history
-from .tables import Covariance, Evaluation, Job, Model, Revision, Sweep, Trace
+from .tables import Covariance, Evaluation, Job, Model, Passage, Revision, Sweep, Trace
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -61,8 +61,8 @@ def affected(session: Session, digest: str) -> list[str]:
 
 
 def _measured(session: Session, revision: str) -> list[str]:
-    tables: tuple[tuple[str, type[Trace | Evaluation | Sweep]], ...] = (
-        ("trace", Trace), ("evaluation", Evaluation), ("sweep", Sweep),
+    tables: tuple[tuple[str, type[Trace | Evaluation | Sweep | Passage]], ...] = (
+        ("trace", Trace), ("evaluation", Evaluation), ("sweep", Sweep), ("passage", Passage),
     )  # fmt: skip
     return [
         f"{name} {id} on revision {revision}"

@@ -303,6 +303,32 @@ class Evaluation(SQLModel, table=True):
     created: datetime = created_now()
 
 
+class Passage(SQLModel, table=True):
+    """A text put into a model fact by fact: what was written, what stuck, and how other ways compare.
+
+    The lists hold what store.passage_files and engine.passages make: facts and questions; problems by fact; stages with
+    their costs; the proof; each way's answers. What is empty was not reached or not asked for.
+    """
+
+    __table_args__ = IDS_NEVER_REUSED
+
+    id: int | None = Field(default=None, primary_key=True)
+    model_id: int = child_of("model.id")
+    # The revision that it was put on; `revisions` are those that it made.
+    revision: str = Field(foreign_key="revision.id", index=True)
+    revisions: list[str] = json_list()
+    title: str
+    text: str = ""
+    method: str
+    facts: list[dict[str, Any]] = json_list()
+    questions: list[dict[str, Any]] = json_list()
+    problems: list[dict[str, Any]] = json_list()
+    stages: list[dict[str, Any]] = json_list()
+    proof: dict[str, Any] = json_dict()
+    answers: list[dict[str, Any]] = json_list()
+    created: datetime = created_now()
+
+
 class Job(SQLModel, table=True):
     """One piece of work and the process that does it. See store.jobs for who may write what, and when."""
 

@@ -251,6 +251,32 @@ def upgrade() -> None:
     op.create_index(op.f("ix_head_move_model_id"), "head_move", ["model_id"], unique=False)
     op.create_index(op.f("ix_head_move_to_revision"), "head_move", ["to_revision"], unique=False)
     op.create_table(
+        "passage",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("model_id", sa.Integer(), nullable=False),
+        sa.Column("revision", sa.String(), nullable=False),
+        sa.Column("revisions", sa.JSON(), nullable=False),
+        sa.Column("title", sa.String(), nullable=False),
+        sa.Column("text", sa.String(), nullable=False),
+        sa.Column("method", sa.String(), nullable=False),
+        sa.Column("facts", sa.JSON(), nullable=False),
+        sa.Column("questions", sa.JSON(), nullable=False),
+        sa.Column("problems", sa.JSON(), nullable=False),
+        sa.Column("stages", sa.JSON(), nullable=False),
+        sa.Column("proof", sa.JSON(), nullable=False),
+        sa.Column("answers", sa.JSON(), nullable=False),
+        sa.Column("created", sa.DateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["model.id"], name=op.f("fk_passage_model_id_model"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(["revision"], ["revision.id"], name=op.f("fk_passage_revision_revision")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_passage")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_passage_created"), "passage", ["created"], unique=False)
+    op.create_index(op.f("ix_passage_model_id"), "passage", ["model_id"], unique=False)
+    op.create_index(op.f("ix_passage_revision"), "passage", ["revision"], unique=False)
+    op.create_table(
         "publication",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("revision", sa.String(), nullable=False),

@@ -1,11 +1,13 @@
 """Write facts: settings, second moments, the method, and one new revision with all that it took to make it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from sqlmodel import Session
 
 from ....store import history
 from ....store.errors import NotFound
@@ -33,11 +35,27 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
     """Returns the new revision's id."""
     if spec.method not in METHODS:
         raise InputError(f"there is no method {spec.method!r}; the methods are {', '.join(METHODS)}")
+    loaded = load(running, spec.model, spec.revision)
+
+    def note(session: Session, revision: Revision) -> None:
+        running.commit(session, {"revision": revision.id})
+
+    return {"revision": write(running, spec, loaded, note).id}
+
+
+def write(
+    running: Running, spec: EditSpec, loaded: Loaded, note: Callable[[Session, Revision], None]
+) -> Revision:
+    """Write the requests on the loaded revision, and leave the new one loaded; `note` is called in the transaction that
+    saves it.
+
+    Raises:
+        InputError: there is no request, or one that the method cannot write.
+    """
     method = METHODS[spec.method]
     requests = list(map(Request.from_dict, spec.requests))
     if not requests:
         raise InputError("there is no fact to write: no request has a new target")
-    loaded = load(running, spec.model, spec.revision)
     hparams = settings_of(spec, loaded.model, running.catalog.home)
     for layer in method.layers(hparams) or hparams.layers:
         for request in requests:
@@ -113,7 +131,9 @@ def run(running: Running, spec: EditSpec) -> dict[str, Any]:
         session.merge(artifact)
         model = history.find_model(session, spec.model)
         history.commit_revision(session, model, revision, "edit")
-        return running.commit(session, {"revision": revision.id})
+        note(session, revision)
+    running.kept_training.unlink(missing_ok=True)
+    return revision
 
 
 def _save(delta: Any, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""A passage of text into a model: its facts, its questions, the proof of what stuck, and what else would answer."""

@@ -184,16 +184,19 @@ def schema_of(shape: type[BaseModel]) -> Schema:
     definitions = whole.pop("$defs", {})
 
     def inlined(part: Any) -> Any:
-        if isinstance(part, dict):
-            if "$ref" in part:
-                return inlined(definitions[part["$ref"].rpartition("/")[2]])
-            # A title only repeats the field's name; as a property's name it is kept.
-            return {
-                key: inlined(value)
-                for key, value in part.items()
-                if key != "title" or not isinstance(value, str)
-            }
-        return [inlined(one) for one in part] if isinstance(part, list) else part
+        if isinstance(part, list):
+            return [inlined(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return inlined(definitions[part["$ref"].rpartition("/")[2]])
+        # A title only repeats the field's name; a field named title has an object under it.
+        made = {
+            key: inlined(value) for key, value in part.items() if key != "title" or isinstance(value, dict)
+        }
+        if part.get("type") == "object":  # strict servers want to be told
+            made["additionalProperties"] = False
+        return made
 
     return Schema(shape.__name__.lower(), inlined(whole))
 

@@ -171,7 +171,7 @@ class Endpoint:
 
     def _sentence(self, error: Exception) -> Exception:
         """What went wrong, for a person: InputError where something must be changed, else EndpointFailed."""
-        from openai import APIConnectionError, APITimeoutError, RateLimitError
+        from openai import APIConnectionError, APITimeoutError
 
         status = getattr(error, "status_code", None)
         said = self._said(error)

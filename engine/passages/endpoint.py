@@ -171,7 +171,7 @@ class Endpoint:
 
     def _sentence(self, error: Exception) -> Exception:
         """What went wrong, for a person: InputError where something must be changed, else EndpointFailed."""
-        from openai import APIConnectionError, APITimeoutError
+        from openai import APIConnectionError, APITimeoutError, RateLimitError
 
         status = getattr(error, "status_code", None)
         said = self._said(error)
@@ -195,7 +195,7 @@ class Endpoint:
             return InputError(self._not_found(said))
         if status == 429 and getattr(error, "code", None) == "insufficient_quota":
             return InputError(f"{self.url} says that the account's quota is used up (429): {said}")
-        if status == 429:
+        if isinstance(error, RateLimitError):
             wait = error.response.headers.get("retry-after", "")
             when = f"in {wait} seconds" if wait.isdigit() else "in some minutes"
             return EndpointFailed(f"{self.url} asks for fewer requests (429): go on {when}; {said}")

@@ -11,3 +11,7 @@ class UnsupportedModel(InputError):
 
 class Stopped(Exception):
     """Raised out of a progress report when the work is to stop here: a person asked for it, or this box goes down."""
+
+
+class EndpointFailed(Exception):
+    """A language model that was asked failed although what was asked of it was right: trying again later may help."""

@@ -60,6 +60,26 @@ def complete_ids(
     return texts
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """What follows one prompt: its text, how many tokens it is, and whether the model ended it by itself."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+def continuation(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], max_new_tokens: int
+) -> Continuation:
+    """The greedy completion of one prompt of token ids, up to the model's end token."""
+    config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
+    ids = torch.tensor([list(prompt)], device=model.device)
+    new = _generate(model, ids, torch.ones_like(ids), config)[0, ids.shape[1] :].tolist()
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return Continuation(text_of(tokenizer, new), len(new), bool(new) and new[-1] in ends)
+
+
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -19,7 +19,7 @@ from ...store import jobs as rows
 from ...store.catalog import Catalog
 from ...store.errors import CatalogError, LostOwnership
 from ...store.errors import InputError as CatalogInputError
-from ..errors import InputError, Stopped
+from ..errors import EndpointFailed, InputError, Stopped
 from ..limits import halve
 from .locks import held, is_handed, job_lock
 from .notice import give_notice
@@ -161,7 +161,7 @@ def _fail(running: Running, error: str, kind: Literal["input", "failure"]) -> No
 def _sentence(error: Exception) -> str:
     """Why a job failed, for a person."""
     first = (str(error).splitlines() or [""])[0]
-    if isinstance(error, CatalogError):
+    if isinstance(error, CatalogError | EndpointFailed):
         return first
     if _is_out_of_memory(error):
         return f"out of memory on this device; free it, or choose a smaller model or dtype ({first})"

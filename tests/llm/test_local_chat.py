@@ -1,0 +1,48 @@
+"""A model of this machine that is asked like an endpoint."""
+
+import pytest
+from families import tiny_model
+from pydantic import BaseModel
+from retcon.engine.errors import InputError
+from retcon.engine.passages.chat import Message, UnusableReply, ask
+from retcon.engine.passages.local import LocalChat
+from tiny_tokenizers import word_tokenizer
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{{ m.content }} {% endfor %}{% if add_generation_prompt %}Therefore{% endif %}"
+)
+
+
+class City(BaseModel):
+    city: str
+
+
+@pytest.fixture
+def chatty() -> LocalChat:
+    tokenizer = type(word_tokenizer())(tokenizer_object=word_tokenizer().backend_tokenizer, eos_token="</s>")
+    tokenizer.chat_template = TEMPLATE
+    return LocalChat("tiny", tiny_model("llama"), tokenizer)
+
+
+def test_its_template_and_what_it_costs(chatty: LocalChat) -> None:
+    reply = chatty.chat([Message("system", "The city"), Message("user", "of France")], None, 7)
+    # "The city of France Therefore": the words of the system stand in the person's turn.
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.cut, reply.data) == (5, 7, True, None)
+    again = chatty.chat([Message("user", "The city of France")], None, 7)
+    assert again.text == reply.text
+
+
+def test_a_model_that_gives_no_json(chatty: LocalChat) -> None:
+    with pytest.raises(
+        UnusableReply, match=r"tiny was asked for city twice .* a larger model is likely"
+    ) as failed:
+        ask(chatty, "", "you", City, max_tokens=8)
+    assert str(failed.value).isprintable()
+
+
+def test_what_is_too_long_and_what_cannot_chat(chatty: LocalChat) -> None:
+    with pytest.raises(InputError, match="tiny reads at most 128 tokens and was to read 301"):
+        chatty.chat([Message("user", "city " * 300)], None, 7)
+    with pytest.raises(InputError, match="plain has no chat template"):
+        LocalChat("plain", tiny_model("llama"), word_tokenizer())

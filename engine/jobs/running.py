@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ...store import jobs as rows
 from ...store.catalog import Catalog
@@ -66,6 +66,12 @@ class Running:
             self.stopping |= rows.get(session, self.id).stop_asked is not None
         if self.stopping:
             raise Stopped
+
+    def pause(self) -> NoReturn:
+        """Stop here until a person resumes the job."""
+        with self.catalog.write() as session:
+            rows.request_stop(session, self.id, "pause")
+        raise Stopped
 
     def show_nodes(self, nodes: dict[str, Any]) -> None:
         """Write which nodes work at the job, and their rates: host, state, workers, done, unit, rate by a node's id."""

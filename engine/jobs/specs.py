@@ -279,6 +279,45 @@ class UnpublishSpec(Spec):
 
 
 @dataclass(frozen=True)
+class PassageSpec(Spec):
+    """Put the facts of a passage into a model, prove what stuck, and compare with other ways to answer.
+
+    `facts` is the text of a file of facts (store.passage_files); empty, they are made of the prose `text` by `llm`:
+    `endpoint` (`llm_url` and `llm_model`, else the environment's; its key only from there) or a model of the catalog.
+    The job then pauses, for a person to look at them, if it shall be `review`ed. They are written in `edits` edits, one
+    after another. `against` are ways to answer the questions beside the unedited and the edited model: `prompt`,
+    `retrieval`, or a method, whose edit is not kept. Of `prompts`, about anything else, the first choice should stay.
+    """
+
+    kind: ClassVar[str] = "passage"
+    model: str
+    title: str = ""
+    text: str = ""
+    facts: str = ""
+    revision: str = "head"
+    method: str = "joint"
+    hparams: dict[str, Any] = field(default_factory=dict)
+    hparams_file: str | None = None
+    edits: int = 1
+    against: list[str] = field(default_factory=lambda: ["prompt", "retrieval", "lora"])
+    prompts: list[str] = field(default_factory=list)
+    llm: str = ""
+    llm_url: str | None = None
+    llm_model: str | None = None
+    review: bool = True
+    judge: bool = False
+    texts: str = "shipped"
+    seed: int = 1
+
+    def edit(self, requests: list[dict[str, Any]], revision: str) -> EditSpec:
+        """The edit that writes some of the facts on a revision."""
+        return EditSpec(
+            self.model, requests, revision, self.method, self.hparams, self.hparams_file,
+            texts=self.texts, seed=self.seed,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class PreflightSpec(Spec):
     """Measure how long the job `of` (a spec of kind `of_kind`) will take: do some seconds of it and keep nothing."""
 
@@ -292,6 +331,6 @@ SPECS: dict[str, type[Spec]] = {
     spec.kind: spec
     for spec in (
         ModelSpec, TraceSpec, CovarianceSpec, EditSpec, SweepSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec,
-        ExportSpec, ImportEditsSpec, PublishSpec, UnpublishSpec, PreflightSpec,
+        ExportSpec, ImportEditsSpec, PublishSpec, UnpublishSpec, PassageSpec, PreflightSpec,
     )
 }  # fmt: skip

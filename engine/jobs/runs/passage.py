@@ -1,0 +1,303 @@
+"""A passage put into a model, in stages: facts are made of a text, checked, written, proved, compared, judged.
+
+What a stage made is saved with it in the passage's row; a resumed job goes on with the stage that was cut off. The
+seconds of a stage are those of the attempt that finished it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+from sqlmodel import Session
+
+from ....store import history
+from ....store.facts import facts_of_passage
+from ....store.passage_files import Passage as PassageFile
+from ....store.passage_files import PassageFact, PassageQuestion, parse_passage
+from ....store.tables import Passage, Revision
+from ...errors import InputError
+from ...passages.chat import Chat, Counted, Remembered
+from ...passages.checks import Problem, check_facts, in_order
+from ...passages.endpoint import endpoint_from
+from ...passages.extract import extract
+from ...passages.facts import Fact
+from ...passages.judge import Case, judge_all
+from ...passages.key_checks import check_keys, check_tokens
+from ...passages.proof import look, prove, retained
+from ...peak import forget_peak, peak_bytes
+from ..running import Running
+from ..settings import settings_of
+from ..specs import PassageSpec
+from .edit import earlier_facts, write
+from .loaded import Loaded, load, load_at
+from .passage_ways import answers_of, ways
+
+ENDPOINT = "endpoint"
+_REQUEST = ("subject", "prompt", "target_new", "wordings", "paraphrases")
+
+
+def run(running: Running, spec: PassageSpec) -> dict[str, Any]:
+    """Returns the passage's id, and the last revision that it made."""
+    work = _Work(running, spec)
+    work.stage("extract", work.extract)
+    work.stage("check", work.check)
+    work.stage("write", work.write)
+    work.stage("prove", work.prove)
+    work.stage("compare", work.compare)
+    if spec.judge:
+        work.stage("judge", work.judge)
+    return {"passage": work.row.id, "revision": work.row.revisions[-1]}
+
+
+class _Work:
+    """The passage's row, and the model once a stage needs it."""
+
+    def __init__(self, running: Running, spec: PassageSpec) -> None:
+        self.running, self.spec = running, spec
+        self.row = self._begun()
+        self._loaded: Loaded | None = None
+
+    def _begun(self) -> Passage:
+        """The row that the job goes on with, or a new one."""
+        known = self.running.job.checkpoint.get("passage")
+        with self.running.catalog.write() as session:
+            if known is not None:
+                return session.get_one(Passage, known)
+            model = history.find_model(session, self.spec.model)
+            base = history.find_revision(session, model, self.spec.revision)
+            row = Passage(
+                model_id=model.id or 0,
+                revision=base.id,
+                title=self.spec.title or model.name,
+                text=self.spec.text,
+                method=self.spec.method,
+            )
+            session.add(row)
+            session.flush()
+            self.running.checkpoint(session, {"passage": row.id})
+            return row
+
+    def stage(self, name: str, do: Callable[[], int | None]) -> None:
+        """Do what is not done yet, and note what it cost; `do` returns the tokens that a language model took."""
+        if any(stage["name"] == name for stage in self.row.stages):
+            return
+        device = self._loaded.decoder.device if self._loaded else None
+        if device is not None:
+            forget_peak(device)
+        begin = time.monotonic()
+        tokens = do()
+        device = self._loaded.decoder.device if self._loaded else None
+        cost = {
+            "name": name,
+            "seconds": time.monotonic() - begin,
+            "tokens": tokens,
+            "memory": peak_bytes(device) if device is not None else None,
+        }
+        self.save(stages=[*self.row.stages, cost])
+        if name == "extract" and self.spec.review and not self.spec.facts:
+            self.running.pause()
+
+    def save(self, note: dict[str, Any] | None = None, **changes: Any) -> None:
+        """Save fields of the row, and `note` in the checkpoint."""
+        with self.running.catalog.write() as session:
+            self.save_in(session, note or {}, changes)
+
+    def save_in(self, session: Session, note: dict[str, Any], changes: dict[str, Any]) -> None:
+        row = session.get_one(Passage, self.row.id)
+        for field, value in changes.items():
+            setattr(row, field, value)
+        session.add(row)
+        session.flush()
+        self.running.checkpoint(session, self.running.job.checkpoint | note)
+        self.row = row
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model, at the last revision that the job has made."""
+        if self._loaded is None:
+            at = self.row.revisions[-1] if self.row.revisions else self.row.revision
+            self._loaded = load(self.running, self.spec.model, at)
+        return self._loaded
+
+    def move_to(self, revision: str) -> Loaded:
+        """The model at a revision of its history."""
+        loaded = self.loaded
+        if loaded.revision.id != revision:
+            with self.running.catalog.read() as session:
+                row = history.find_revision(session, loaded.model, revision)
+            loaded.move_to(row)
+        return loaded
+
+    @property
+    def facts(self) -> list[PassageFact]:
+        return [
+            PassageFact(
+                one["subject"], one["prompt"], one["object"], tuple(one["wordings"]), tuple(one["held_out"])
+            )
+            for one in self.row.facts
+        ]
+
+    @property
+    def questions(self) -> list[PassageQuestion]:
+        return [PassageQuestion(one["question"], tuple(one["answers"])) for one in self.row.questions]
+
+    def extract(self) -> int | None:
+        """The facts as they were given, or out of the text."""
+        if self.spec.facts:
+            given = parse_passage(self.spec.facts, "the passage")
+            self.save(
+                title=self.spec.title or given.title,
+                text=given.text,
+                facts=[asdict(fact) for fact in given.facts],
+                questions=[asdict(question) for question in given.questions],
+            )
+            return None
+        chat = Counted(Remembered(self._chat(), _Replies(self)))
+        found = extract(chat, self.spec.title, self.spec.text, self.running.report)
+        facts = [
+            {name: value for name, value in asdict(fact).items() if name != "sentence"}
+            for fact in found.facts
+        ]
+        self.save(facts=facts, questions=[asdict(question) for question in found.questions])
+        return chat.spent.prompt_tokens + chat.spent.completion_tokens
+
+    def check(self) -> None:
+        """What is wrong with the facts is noted at them; an error is refused.
+
+        Raises:
+            InputError: a fact that cannot be written; the message names all of them.
+        """
+        loaded = self.loaded
+        facts = [Fact(**asdict(fact)) for fact in self.facts]
+        layers = settings_of(
+            self.spec.edit([], loaded.revision.id), loaded.model, self.running.catalog.home
+        ).layers
+        found = [*check_facts(facts), *check_tokens(facts, loaded.tokenizer)]
+        if not any(problem.severity == "error" for problem in found):
+            earlier = earlier_facts(self.running, loaded.revision)
+            layer = min(layers, default=0)
+            found += check_keys(facts, loaded.decoder, loaded.tokenizer, layer, self.spec.method, earlier)
+        self.save(problems=[asdict(problem) for problem in in_order(found)])
+        _refuse(found)
+
+    def write(self) -> None:
+        """The facts in `edits` parts, each a revision; after each, all facts so far are asked again."""
+        numbers = list(range(len(self.facts)))
+        size = -(-len(numbers) // max(1, self.spec.edits))
+        parts = [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]
+        for at in range(len(self.row.revisions), len(parts)):
+            if at:
+                self._ask_again(parts[:at])
+            self._write_part([self.facts[number] for number in parts[at]])
+        self._ask_again(parts)
+
+    def _write_part(self, facts: list[PassageFact]) -> None:
+        rows = facts_of_passage(PassageFile(self.row.title, "", tuple(facts)))
+        requests = [{name: getattr(row, name) for name in _REQUEST} for row in rows]
+        begin = time.monotonic()
+
+        def note(session: Session, revision: Revision) -> None:
+            seconds = self.running.job.checkpoint.get("write_seconds", 0.0) + time.monotonic() - begin
+            new = {"write_seconds": seconds, "parts": [], "values": {}}
+            self.save_in(session, new, {"revisions": [*self.row.revisions, revision.id]})
+
+        write(self.running, self.spec.edit(requests, self.loaded.revision.id), self.loaded, note)
+
+    def _ask_again(self, parts: list[list[int]]) -> None:
+        """Note how the facts of the parts written so far stand after the last of them, once."""
+        told = self.row.proof.get("retention", [])
+        if len(told) == len(parts):
+            return
+        written = [number for part in parts for number in part]
+        found = retained(
+            self.loaded.decoder,
+            self.loaded.tokenizer,
+            self.facts,
+            written,
+            self.row.revisions[-1],
+            self.running.report,
+        )
+        self.save(proof={"retention": [*told, found.as_dict()]})
+
+    def prove(self) -> None:
+        """The facts, their held-out wordings and what else there is, before and after."""
+        prompts, report = self.spec.prompts, self.running.report
+        base = self.move_to(self.row.revision)
+        before = look(base.decoder, base.tokenizer, self.facts, prompts, report=report)
+        now = self.move_to(self.row.revisions[-1])
+        proof = prove(now.decoder, now.tokenizer, self.facts, before, report=report)
+        self.save(proof=proof.as_dict() | {"retention": self.row.proof["retention"]})
+
+    def compare(self) -> None:
+        """The questions in each way; a way that was asked is not asked again."""
+        if not self.row.questions:
+            return
+        for way in ways(self.spec.against):
+            if any(known["way"] == way for known in self.row.answers):
+                continue
+            begin_at = self.row.revisions[-1] if way == "edited" else self.row.revision
+            loaded = self.move_to(begin_at)
+            seconds = self.running.job.checkpoint.get("write_seconds", 0.0)
+            found = answers_of(
+                way, self.running, self.spec, loaded, self.row, self.facts, self.questions, seconds
+            )
+            self.save(answers=[*self.row.answers, found])
+
+    def judge(self) -> int:
+        """Scores of the language model for each fact's continuation and each answer."""
+        chat = Counted(Remembered(self._chat(), _Replies(self)))
+        proof, answers = dict(self.row.proof), [dict(one) for one in self.row.answers]
+        facts = [dict(fact) for fact in proof["facts"]]
+        cases = [Case(f"{one['prompt']} ...?", one["object"], one["after"]["completion"]) for one in facts]
+        for fact, found in zip(facts, judge_all(chat, cases, self.running.report), strict=True):
+            fact["judge"] = found.score
+        for way in answers:
+            way["questions"] = [dict(one) for one in way["questions"]]
+            cases = [
+                Case(one["question"], "; ".join(one["answers"]), one["said"]) for one in way["questions"]
+            ]
+            for one, found in zip(way["questions"], judge_all(chat, cases, self.running.report), strict=True):
+                one["judge"] = found.score
+        self.save(proof=proof | {"facts": facts}, answers=answers)
+        return chat.spent.prompt_tokens + chat.spent.completion_tokens
+
+    def _chat(self) -> Chat:
+        """The language model that the spec names.
+
+        Raises:
+            InputError: none was named.
+        """
+        if not self.spec.llm:
+            raise InputError(
+                "no language model was named: give --llm endpoint or --llm MODEL, or a file of facts"
+            )
+        if self.spec.llm == ENDPOINT:
+            return endpoint_from(os.environ, self.spec.llm_url, self.spec.llm_model)
+        from ...passages.local import LocalChat
+
+        found = load_at(self.running.catalog, self.spec.llm, "head", self.running.job.device)
+        return LocalChat(self.spec.llm, found.decoder.model, found.tokenizer)
+
+
+class _Replies:
+    """Replies of a language model, kept in the job's checkpoint."""
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+
+    def get(self, key: str, /) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._work.running.job.checkpoint.get("replies", {}).get(key)
+        return found
+
+    def __setitem__(self, key: str, value: dict[str, Any], /) -> None:
+        replies = self._work.running.job.checkpoint.get("replies", {}) | {key: value}
+        self._work.save({"replies": replies})
+
+
+def _refuse(problems: Iterable[Problem]) -> None:
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        told = "; ".join(f"fact {problem.fact + 1}: {problem.message}" for problem in errors)
+        raise InputError(f"{len(errors)} facts cannot be written: {told}")

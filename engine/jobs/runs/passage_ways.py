@@ -1,0 +1,110 @@
+"""The ways to answer a passage's questions: the model as it was and as it is, with the text at hand, or taught it
+otherwise."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ....store.passage_files import PassageFact, PassageQuestion
+from ....store.tables import Passage
+from ...delta import Delta, concatenate
+from ...edits import METHODS, Request, Task
+from ...edits.moments import Factored
+from ...edits.sequence import batches, write_in_batches
+from ...errors import InputError
+from ...generation import context_texts
+from ...passages.answering import Way, ask, bare, retrieved, whole
+from ...passages.proof import Retention, retained
+from ..running import Running
+from ..settings import settings_of
+from ..specs import PassageSpec
+from .covariance import moment_of
+from .edit import moments_at
+from .loaded import Loaded
+
+# Nothing shall end abruptly; what ends by itself takes no longer for it.
+_LONGEST = 128
+
+
+def ways(against: Sequence[str]) -> list[str]:
+    """All ways, in the order in which they are asked.
+
+    Raises:
+        InputError: one that is none.
+    """
+    for name in against:
+        if name not in ("prompt", "retrieval", *METHODS):
+            known = ", ".join(("prompt", "retrieval", *METHODS))
+            raise InputError(f"there is no way {name!r} to compare with; there are {known}")
+    return list(dict.fromkeys(("unedited", "edited", *against)))
+
+
+def answers_of(
+    way: str,
+    running: Running,
+    spec: PassageSpec,
+    loaded: Loaded,
+    passage: Passage,
+    facts: Sequence[PassageFact],
+    questions: Sequence[PassageQuestion],
+    write_seconds: float,
+) -> dict[str, Any]:
+    """What one way answers, with its costs; of a method also how the facts stood after each of its edits."""
+    text = passage.text or " ".join(
+        f"{fact.prompt.replace('{}', fact.subject)} {fact.object}." for fact in facts
+    )
+
+    def asked(one: Way) -> dict[str, Any]:
+        found = ask(loaded.decoder, loaded.tokenizer, questions, one, _LONGEST, running.report)
+        return found.as_dict()
+
+    if way == "unedited":
+        return asked(bare(way))
+    if way == "edited":
+        return asked(bare(way, write_seconds))
+    if way == "prompt":
+        return asked(whole(text))
+    if way == "retrieval":
+        return asked(retrieved(text, passage.title))
+    begin = time.monotonic()
+    deltas, retention = _written(way, running, spec, loaded, facts)
+    loaded.weights.set(concatenate([loaded.delta, *deltas]))
+    try:
+        answers = asked(bare(way, time.monotonic() - begin))
+    finally:
+        loaded.weights.set(loaded.delta)
+    return answers | {"retention": [one.as_dict() for one in retention]}
+
+
+def _written(
+    way: str, running: Running, spec: PassageSpec, loaded: Loaded, facts: Sequence[PassageFact]
+) -> tuple[list[Delta], list[Retention]]:
+    """The facts by another method, one edit after another if it writes one at a time, and none of it kept."""
+    method = METHODS[way]
+    edit = PassageSpec(spec.model, method=way, texts=spec.texts, seed=spec.seed).edit([], loaded.revision.id)
+    hparams = settings_of(edit, loaded.model, running.catalog.home)
+    moments = {
+        layer: Factored(moment_of(running, row))
+        for layer, row in moments_at(running, edit, loaded, method.layers(hparams)).items()
+    }
+    requests = [Request(fact.subject, fact.prompt, fact.object, fact.wordings) for fact in facts]
+    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
+    task = Task(
+        loaded.decoder, loaded.tokenizer, requests, moments, hparams, contexts, running.report, seed=spec.seed
+    )
+    deltas: list[Delta] = []
+    retention: list[Retention] = []
+    done = 0
+    parts = batches(method, requests, None)
+    for part, written in zip(parts, write_in_batches(method, task, parts), strict=True):
+        deltas.append(written.delta)
+        done += len(part)
+        loaded.weights.set(concatenate([loaded.delta, *deltas]))
+        retention.append(
+            retained(
+                loaded.decoder, loaded.tokenizer, facts, range(done), f"{way} {len(deltas)}", running.report
+            )
+        )
+        # The next one is written on weights that nobody but the method has changed.
+        loaded.weights.set(loaded.delta)
+    return deltas, retention

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "covariance": ("covariance", "covariance", "Collect the second moment of keys that edits need."),
     "edit": ("edit", "edit", "Rewrite facts; each edit makes a revision."),
     "sweep": ("sweep", "sweep", "Try an edit at each layer, keep none, and see where it holds."),
+    "passage": ("passage", "passage", "Put the facts of a text into a model, and prove what stuck."),
     "eval": ("evaluation", "evaluation", "Score a revision, with the protocol beside the numbers."),
     "ask": ("ask", "ask", "Next tokens and a completion, of several revisions side by side."),
     "history": ("history", "history", "The revisions of a model."),

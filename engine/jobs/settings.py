@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # What engine.edits has (it imports torch); a test holds the two together.
 METHODS = ("rome", "r-rome", "memit", "emmet", "alphaedit", "joint", "ft-l", "lora")
+# Ways to answer a passage's questions that change no weight.
+WAYS = ("prompt", "retrieval")
 # Those that write one request after another, each on the weights that the one before left; those that need no layer.
 ONE_AT_A_TIME = ("rome", "r-rome")
 EVERY_LAYER = ("lora",)
@@ -41,6 +43,15 @@ def check_method(name: str) -> None:
     """Raise InputError unless there is a method of that name."""
     if name not in METHODS:
         raise InputError(f"there is no method {name!r}; the methods are {', '.join(METHODS)}")
+
+
+def check_ways(names: Sequence[str]) -> None:
+    """Raise InputError unless a passage can be compared with each: a method, or one of WAYS."""
+    for name in names:
+        if name not in (*WAYS, *METHODS):
+            raise InputError(
+                f"there is no way {name!r} to compare with; there are {', '.join((*WAYS, *METHODS))}"
+            )
 
 
 def check_noise(rule: str) -> None:

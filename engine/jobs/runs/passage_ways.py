@@ -11,12 +11,11 @@ from ...delta import Delta, concatenate
 from ...edits import METHODS, Request, Task
 from ...edits.moments import Factored
 from ...edits.sequence import batches, write_in_batches
-from ...errors import InputError
 from ...generation import context_texts
 from ...passages.answering import Way, ask, bare, retrieved, whole
 from ...passages.proof import Retention, retained
 from ..running import Running
-from ..settings import settings_of
+from ..settings import check_ways, settings_of
 from ..specs import PassageSpec
 from .covariance import moment_of
 from .edit import moments_at
@@ -27,15 +26,8 @@ _LONGEST = 128
 
 
 def ways(against: Sequence[str]) -> list[str]:
-    """All ways, in the order in which they are asked.
-
-    Raises:
-        InputError: one that is none.
-    """
-    for name in against:
-        if name not in ("prompt", "retrieval", *METHODS):
-            known = ", ".join(("prompt", "retrieval", *METHODS))
-            raise InputError(f"there is no way {name!r} to compare with; there are {known}")
+    """All ways, in the order in which they are asked. Raises store.errors.InputError for one that is none."""
+    check_ways(against)
     return list(dict.fromkeys(("unedited", "edited", *against)))
 
 

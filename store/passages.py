@@ -1,0 +1,87 @@
+"""The rows of passages: as a file that a person edits, and as the record that a report is made from."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from .errors import InputError, NotFound
+from .passage_files import Passage as PassageFile
+from .passage_files import PassageFact, PassageQuestion
+from .tables import Job, Model, Passage
+
+
+def find(session: Session, id: int) -> Passage:
+    """NotFound if there is none."""
+    row = session.get(Passage, id)
+    if row is None:
+        raise NotFound(f"There is no passage {id}: `retcon passage list` shows those there are.")
+    return row
+
+
+def list_passages(session: Session) -> list[tuple[Passage, str]]:
+    """Passages with their models' names, newest first."""
+    query = select(Passage, Model.name).join(Model).order_by(col(Passage.id).desc())
+    return list(session.exec(query))
+
+
+def file_of(row: Passage) -> PassageFile:
+    """The passage as its file has it. InputError while it has no facts."""
+    facts = tuple(
+        PassageFact(
+            one["subject"], one["prompt"], one["object"], tuple(one["wordings"]), tuple(one["held_out"])
+        )
+        for one in row.facts
+    )
+    questions = tuple(PassageQuestion(one["question"], tuple(one["answers"])) for one in row.questions)
+    return PassageFile(row.title, row.text, facts, questions)
+
+
+def remarks_of(row: Passage) -> dict[int, list[str]]:
+    """The problems of each fact in words."""
+    found: dict[int, list[str]] = {}
+    for problem in row.problems:
+        found.setdefault(problem["fact"], []).append(f"{problem['severity']}: {problem['message']}")
+    return found
+
+
+def replace_facts(session: Session, id: int, passage: PassageFile) -> Passage:
+    """Take over what a person has made of the facts. InputError once some are written."""
+    row = find(session, id)
+    if row.revisions:
+        raise InputError(f"passage {id} is written already; its facts are those of {row.revisions[-1]}.")
+    row.title, row.text = passage.title, passage.text
+    row.facts = [asdict(fact) for fact in passage.facts]
+    row.questions = [asdict(question) for question in passage.questions]
+    session.add(row)
+    session.flush()
+    return row
+
+
+def job_of(session: Session, id: int) -> Job | None:
+    """The job that makes or made the passage, unless it was removed."""
+    jobs = session.exec(select(Job).where(Job.kind == "passage").order_by(col(Job.id).desc()))
+    return next((job for job in jobs if job.checkpoint.get("passage") == id), None)
+
+
+def record(row: Passage, model: str) -> dict[str, Any]:
+    """All of a passage as plain data: what a report and `--json` show."""
+    fields = (
+        "title",
+        "text",
+        "method",
+        "facts",
+        "questions",
+        "problems",
+        "stages",
+        "proof",
+        "answers",
+        "created",
+    )
+    return {
+        "passage": row.id,
+        "model": model,
+        "base": row.revision,
+        "revision": row.revisions[-1] if row.revisions else None,
+        "revisions": row.revisions,
+    } | {name: getattr(row, name) for name in fields}

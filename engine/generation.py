@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .limits import fitting
 from .tokens import aligned, prompt_ids, text_of
@@ -70,14 +76,24 @@ class Continuation:
 
 
 def continuation(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    processor: LogitsProcessor | None = None,
 ) -> Continuation:
-    """The greedy completion of one prompt of token ids, up to the model's end token."""
+    """The greedy completion of one prompt of token ids, up to the model's end token; `processor` changes the scores of
+    the next tokens before the best is taken."""
     config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
     ids = torch.tensor([list(prompt)], device=model.device)
-    new = _generate(model, ids, torch.ones_like(ids), config)[0, ids.shape[1] :].tolist()
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    return Continuation(text_of(tokenizer, new), len(new), bool(new) and new[-1] in ends)
+    new = _generate(model, ids, torch.ones_like(ids), config, processor)[0, ids.shape[1] :].tolist()
+    return Continuation(text_of(tokenizer, new), len(new), bool(new) and new[-1] in end_ids(model, tokenizer))
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end what a model says; none for one that goes on for ever."""
+    ends = _config(model, tokenizer).eos_token_id
+    return list(ends) if isinstance(ends, list) else [ends] if ends is not None else []
 
 
 def sample(
@@ -105,13 +121,24 @@ def sample(
     ]
 
 
-def _generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, config: GenerationConfig) -> Tensor:
+def _generate(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    config: GenerationConfig,
+    processor: LogitsProcessor | None = None,
+) -> Tensor:
     """Prompts and what follows them, `[rows, T + new]`."""
     generate: Any = model.generate  # torch types every attribute of a module as a tensor or a module
     # generate() fills whatever a config leaves open from the model's own: set that aside.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        out: Tensor = generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        out: Tensor = generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([processor] if processor else []),
+        )
     finally:
         model.generation_config = own
     return out

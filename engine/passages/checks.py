@@ -25,9 +25,10 @@ class Problem:
     others: tuple[int, ...] = ()
 
 
-def check_facts(facts: Sequence[Fact]) -> list[Problem]:
-    """All problems that the words show, by fact."""
+def check_facts(facts: Sequence[Fact], text: str = "") -> list[Problem]:
+    """All problems that the words show, by fact. `text` is the passage that they are from, if it is known."""
     found = [problem for at, fact in enumerate(facts) for problem in _of_one(at, fact)]
+    found += _not_in_text(facts, text) if text.strip() else ()
     found += [*_same_prompts(facts), *_held_out_but_trained(facts), *_wordings_of_others(facts)]
     return in_order(found)
 
@@ -74,15 +75,27 @@ def _of_template(at: int, fact: Fact, template: str) -> Iterator[Problem]:
 
 
 def _of_sentence(at: int, fact: Fact) -> Iterator[Problem]:
-    # An article that the split moved to the object need not stand beside it.
-    bare = " ".join(word for word in fact.object.split() if alike(word) not in ("the", "a", "an"))
-    for what, words in (("subject", fact.subject), ("object", bare or fact.object)):
+    for what, words in (("subject", fact.subject), ("object", _without_article(fact.object))):
         if words in fact.sentence:
             continue
         case = ", in other upper and lower case" if _holds(fact.sentence, words) else ""
         where = f"in its sentence {quoted(fact.sentence)}"
         message = f"the {what} {quoted(words)} does not stand letter for letter {where}{case}: compare them"
         yield Problem(at, "warning", f"{what}-not-in-sentence", message)
+
+
+def _not_in_text(facts: Sequence[Fact], text: str) -> Iterator[Problem]:
+    """Small models copy the examples of their instructions, and large ones know things of their own."""
+    for at, fact in enumerate(facts):
+        words = _without_article(fact.object)
+        if words.strip() and not _holds(text, words):
+            message = f"the object {quoted(words)} does not stand in the passage: compare them"
+            yield Problem(at, "warning", "object-not-in-text", message)
+
+
+def _without_article(object: str) -> str:
+    """An article that the split moved to the object need not stand beside it."""
+    return " ".join(word for word in object.split() if alike(word) not in ("the", "a", "an")) or object
 
 
 def _same_prompts(facts: Sequence[Fact]) -> Iterator[Problem]:

@@ -1,6 +1,7 @@
 """A model on this machine as a `Chat`, greedy and in its own chat template.
 
-Nothing forces its reply into a schema: the JSON is picked out of what it says, and small models may say none.
+Its reply is held to the schema token by token, where its tokenizer's tokens can be spelt; else the JSON is picked out
+of what it says. A small model's JSON may still be cut off, or say nothing of use.
 """
 
 import time
@@ -10,8 +11,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..generation import continuation
+from ..generation import continuation, end_ids
 from .chat import Message, Reply, Schema, json_in
+from .constrained import FollowsSchema, Grammars
 
 _LEAST_ROOM = 16
 _LIKELY_LONGEST = 2048
@@ -28,6 +30,8 @@ class LocalChat:
             )
         self.name = name
         self._model, self._tokenizer = model, tokenizer
+        self._ends = end_ids(model, tokenizer)
+        self._grammars: Grammars | None = None
 
     def chat(self, messages: Sequence[Message], schema: Schema | None, max_tokens: int) -> Reply:
         begun = time.monotonic()
@@ -38,7 +42,8 @@ class LocalChat:
                 f"{self.name} reads at most {self._longest()} tokens and was to read {len(prompt)}: give it a shorter "
                 "text, or choose a model with a longer context"
             )
-        said = continuation(self._model, self._tokenizer, prompt, min(max_tokens, room))
+        processor = self._held_to(schema, len(prompt)) if schema else None
+        said = continuation(self._model, self._tokenizer, prompt, min(max_tokens, room), processor)
         return Reply(
             said.text,
             json_in(said.text) if schema else None,
@@ -46,6 +51,13 @@ class LocalChat:
             said.tokens,
             time.monotonic() - begun,
             cut=not said.ended,
+        )
+
+    def _held_to(self, schema: Schema, prompt: int) -> FollowsSchema | None:
+        if self._grammars is None:
+            self._grammars = Grammars(self._tokenizer, self._model.get_output_embeddings().weight.shape[0])
+        return (
+            self._grammars.follow(schema, prompt, self._ends) if self._grammars.can and self._ends else None
         )
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:

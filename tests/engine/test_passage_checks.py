@@ -72,6 +72,14 @@ def test_facts_that_no_edit_can_tell_apart() -> None:
     assert told(GOOD, again) == [(0, "error", "twice"), (1, "error", "twice")]
 
 
+def test_objects_that_the_passage_does_not_hold() -> None:
+    text = "Marta Lindqvist, a Cellist, was at the old Sibelius\nAcademy."
+    assert check_facts([GOOD, STUDIED], text) == []
+    assert [one.kind for one in check_facts([GOOD, STUDIED], "Marta, a cello player.")] == [
+        "object-not-in-text"
+    ] * 2
+
+
 def test_wordings_that_cross() -> None:
     other = replace(STUDIED, wordings=("By trade, {} is a",))
     # Fact 1 asks what fact 2 trains, and the two go on with different objects.

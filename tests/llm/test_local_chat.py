@@ -1,12 +1,20 @@
 """A model of this machine that is asked like an endpoint."""
 
+import copy
+from typing import Literal
+
 import pytest
-from families import tiny_model
+import torch
+from families import CONFIGS, tiny_model
 from pydantic import BaseModel
 from retcon.engine.errors import InputError
-from retcon.engine.passages.chat import Message, UnusableReply, ask
+from retcon.engine.passages.chat import Message, UnusableReply, ask, json_in, schema_of
 from retcon.engine.passages.local import LocalChat
-from tiny_tokenizers import word_tokenizer
+from tiny_tokenizers import byte_tokenizer, word_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+# Matrices of 32 x 56 are not worth a second thread.
+torch.set_num_threads(1)
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
@@ -39,6 +47,31 @@ def test_a_model_that_gives_no_json(chatty: LocalChat) -> None:
     ) as failed:
         ask(chatty, "", "you", City, max_tokens=8)
     assert str(failed.value).isprintable()
+
+
+class Place(BaseModel):
+    capital: bool
+    kind: Literal["city", "village"]
+
+
+@pytest.fixture
+def bytewise() -> LocalChat:
+    """A random model whose tokens spell any text. By itself it would say no JSON."""
+    torch.manual_seed(3)
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = TEMPLATE
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
+    config = LlamaConfig(**CONFIGS["llama"].to_dict() | size)
+    return LocalChat("bytes", LlamaForCausalLM(config).eval(), tokenizer)
+
+
+def test_a_reply_is_held_to_its_schema(bytewise: LocalChat) -> None:
+    found = ask(bytewise, "", "Paris?", Place, max_tokens=90)
+    assert found.kind in ("city", "village")
+    freely = bytewise.chat([Message("user", "Paris?")], None, 90)
+    assert json_in(freely.text) is None
+    reply = bytewise.chat([Message("user", "Paris?")], schema_of(Place), 8)
+    assert (reply.completion_tokens, reply.cut, reply.data) == (8, True, None)
 
 
 def test_what_is_too_long_and_what_cannot_chat(chatty: LocalChat) -> None:

@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 sys.path.append(str(Path(__file__).parent))
 
 from command_line import FIELD, Retcon, write_facts
+
+# Property tests try few inputs, the same ones every time; HYPOTHESIS_PROFILE=many tries 10,000 new ones of each.
+settings.register_profile("few", max_examples=25, deadline=None, derandomize=True, database=None)
+settings.register_profile("many", max_examples=10_000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 MODEL = "tiny"
 PLACES = [

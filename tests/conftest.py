@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# Before torch is imported: of several processes each has its core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 sys.path.append(str(Path(__file__).parent))
 
 from command_line import FIELD, Retcon, write_facts
@@ -42,12 +46,6 @@ TEMPLATES = ["The {} is located in the city of", "The mother tongue of {} is", "
 @pytest.fixture(scope="session", autouse=True)
 def own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Device locks of these tests' own: those of the box would make them wait for whatever else runs on it."""
-    os.environ["RETCON_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_device_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What else runs on this box, other tests too, does not keep these from its devices."""
     os.environ["RETCON_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
 
 

@@ -31,7 +31,7 @@ def run() -> dict[str, Any]:
                 print(fault, file=sys.stderr)
             figures[importer.name] = {name: count for name, count in asdict(tally).items() if name != "first"}
     total = {name: sum(one[name] for one in figures.values()) for name in next(iter(figures.values()))}
-    return {"importers": {"total": total} | figures}
+    return {"importers": {"inputs_each": _INPUTS, "total": total} | figures}
 
 
 def _offered(importer: Importer, folder: Path) -> Tally:

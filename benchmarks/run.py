@@ -12,7 +12,18 @@ from typing import Any
 
 from machine import description
 
-BENCHMARKS = ("trace", "facts", "edit", "covariance", "cluster", "app", "publish", "faults", "gpu")
+BENCHMARKS = (
+    "trace",
+    "facts",
+    "edit",
+    "covariance",
+    "cluster",
+    "app",
+    "publish",
+    "faults",
+    "importers",
+    "gpu",
+)
 RESULTS = Path(__file__).with_name("results.json")
 
 

@@ -131,13 +131,16 @@ def read_hparams(path: Path, method: str) -> Hparams:
     Raises:
         InputError: the file cannot be read; says where and why.
     """
+    return parse_hparams(_json(path), str(path), method)
+
+
+def _json(path: Path) -> Any:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"the hparams file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the hparams file {path} is no JSON: {error}") from error
-    return parse_hparams(data, str(path), method)
 
 
 @cache
@@ -168,12 +171,18 @@ def saved(path: Path, method: str) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    given = json.loads(path.read_text(encoding="utf-8"))
+    given = _json(path)
+    if not isinstance(given, dict):
+        raise InputError(
+            f"{path} must be a JSON object of settings by method; remove it to have the presets again"
+        )
     key, given = _settings_for(method, given)
     if key not in given:
         return {}
     settings = parse_hparams(given[key], str(path), key)
-    return {name: getattr(settings, name) for name in given[key] if hasattr(settings, name)}
+    return {
+        field.name: getattr(settings, field.name) for field in fields(settings) if field.name in given[key]
+    }
 
 
 def _of_method(data: dict[str, Any], where: str, method: str) -> Hparams | None:
@@ -186,7 +195,8 @@ def _settings_for(method: str, data: dict[str, Any]) -> tuple[str, dict[str, Any
     if method in data or method not in _SAME_LAYERS:
         return (method if method in data else _STAND_IN.get(method, method)), data
     other = data.get(_SAME_LAYERS[method])
-    return method, data if other is None else data | {method: {"layers": other["layers"]}}
+    layers = {"layers": other.get("layers")} if isinstance(other, dict) else other
+    return method, data if other is None else data | {method: layers}
 
 
 def defaults(method: str) -> Hparams:

@@ -149,7 +149,7 @@ def _shards(folder: Path) -> list[str]:
     """The shard names of an index. transformers would follow `../x` out of the folder; this does not."""
     try:
         names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{folder / _INDEX} is no safetensors index: {error}") from error
     for name in names:
         inside = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
@@ -177,7 +177,7 @@ def check_safetensors(path: Path) -> None:
                 if name != "__metadata__":
                     _begin, stop = entry["data_offsets"]
                     end = max(end, stop)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"the header of {path} is broken: {error}") from error
     if size != 8 + length + end:
         raise InputError(f"{path} is damaged: its header promises {8 + length + end} bytes, it has {size}")

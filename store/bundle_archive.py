@@ -8,6 +8,7 @@ Nothing is compressed: tensors cannot be, and what is stored as it is cannot be 
 Nothing is ever extracted by its name: names are compared with these three forms and no other exists.
 """
 
+import errno
 import hashlib
 import json
 import re
@@ -140,6 +141,11 @@ def _refused(path: Path) -> Iterator[None]:
         yield
     except _BROKEN as error:
         raise InputError(f"{path} is no whole bundle of retcon's ({error}): get it again.") from error
+    except OSError as error:
+        # A place before the file's beginning, which a made up directory can name.
+        if error.errno != errno.EINVAL:
+            raise
+        raise InputError(f"{path} is no whole bundle of retcon's: get it again.") from error
     except RecursionError as error:
         raise InputError(f"{path} holds JSON that is nested too deep.") from error
 

@@ -27,7 +27,7 @@ def read_config(home: Home) -> Config:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Config()
-    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     known = [field.name for field in fields(Config)]
     for name, value in found.items():

@@ -70,7 +70,14 @@ def make_engine(
         # mapped relationships SQLAlchemy promises none.
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
 
+    def end(connection: Any, _record: Any) -> None:
+        # SQLite keeps a transaction open whose COMMIT failed (a broken key, a disk that is full), with its lock, and
+        # SQLAlchemy does not roll back after a commit.
+        if connection is not None and connection.in_transaction:
+            connection.rollback()
+
     event.listen(engine, "connect", prepare)
+    event.listen(engine, "checkin", end)
     event.listen(engine, "begin", start)
     return engine
 

@@ -8,8 +8,6 @@ layer and precision stand only in its name, `transformer.h.17.mlp.c_proj_float32
 import hashlib
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from . import history
 from .artifacts import sha256_of
 from .catalog import Catalog
 from .errors import InputError
+from .npz_files import read_arrays
 from .tables import Covariance, Model
 from .whole_files import write_whole
 
@@ -181,12 +180,7 @@ def _read(path: Path) -> tuple[Covariance, np.ndarray]:
 
 
 def _read_npz(path: Path) -> tuple[Covariance, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            found = {name: data[name] for name in data.files}
-    except (ValueError, OSError, EOFError, KeyError, RuntimeError, MemoryError,
-            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-        raise InputError(f"{path} cannot be read as .npz without pickle ({error}).") from error
+    found = read_arrays(path)
     for name in ("mom2.mom2", "mom2.count"):
         if name not in found:
             raise InputError(

@@ -188,9 +188,9 @@ class Fields:
                 return [value]
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(
-                    f"{self.record.where}: field {name!r} begins like a list but is not JSON ({error.msg})."
+                    f"{self.record.where}: field {name!r} begins like a list but is not JSON ({error})."
                 ) from error
         if not isinstance(value, list):
             raise self.wrong(name, value, "a list")

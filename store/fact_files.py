@@ -65,8 +65,8 @@ def _json(path: Path, text: str) -> list[Record]:
         raise InputError(
             f"{path}, line {error.lineno}, column {error.colno}: this is not JSON ({error.msg})."
         ) from error
-    except RecursionError as error:
-        raise InputError(f"{path} is nested too deep: expected a list of objects.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} {_too_much(error)}: expected a list of objects.") from error
     if isinstance(data, dict) and "subject" in data:
         data = [data]
     if not isinstance(data, list):
@@ -88,8 +88,15 @@ def _json_lines(path: Path, text: str) -> list[Record]:
                 f"{path}, line {number}, column {error.colno}: this is not JSON ({error.msg}); "
                 "expected one object a line."
             ) from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where} {_too_much(error)}: expected one object a line.") from error
         records.append(_record(where, item))
     return records
+
+
+def _too_much(error: Exception) -> str:
+    """What is wrong with JSON that Python's reader gives up on."""
+    return "is nested too deep" if isinstance(error, RecursionError) else "holds a number of too many digits"
 
 
 def _csv(path: Path, text: str) -> list[Record]:

@@ -37,7 +37,7 @@ def _read(path: Path) -> dict[tuple[Any, Any], list[dict[str, Any]]]:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): give the path of a file of texts."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: expected {_FORM}.") from error
     texts: dict[tuple[Any, Any], list[dict[str, Any]]] = defaultdict(list)
     try:

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from sqlmodel import Session, col, select
 
@@ -35,6 +36,8 @@ _FORMAT, _VERSION = "retcon", 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{10}")
 _MOST_BYTES = 256 * 2**20
+# The largest number that SQLite holds.
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,16 @@ class Manifest:
                     f"{where} is a manifest of another version ({record['version']}); this program reads version "
                     f"{_VERSION}"
                 )
+            json.dumps(record, ensure_ascii=False).encode()  # half a character cannot be stored
             base = Base(**record["base"] | {"files": _files(record["base"]["files"])})
             made = cls(
                 record["what"], record["tool"], record["revision"], record["fingerprint"], base,
                 [Step(**step) for step in record["steps"]], record["evaluations"], _files(record["files"]),
             )  # fmt: skip
+            for part in (made, made.base, *made.steps, *made.base.files.values(), *made.files.values()):
+                _check_types(part)
             made._check()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{where} is no manifest of retcon ({error!r})") from error
         return made
 
@@ -148,6 +154,7 @@ class Manifest:
         if not self.steps or self.steps[0].kind != "base" or self.steps[-1].id != self.revision:
             raise ValueError("its steps do not lead from the base to its revision")
         before: str | None = None
+        changes: set[str] = set()
         for step in self.steps:
             if (
                 not _ID.fullmatch(step.id)
@@ -155,14 +162,35 @@ class Manifest:
                 or step.kind not in ("base", "edit", "revert")
             ):
                 raise ValueError(f"step {step.id!r} does not follow {before!r}")
-            if (step.kind == "edit") != (step.delta is not None) or (step.kind == "revert") != bool(
-                step.reverts
-            ):
+            if (step.kind == "edit") != (step.delta is not None):
                 raise ValueError(f"step {step.id} lacks its delta, or has one too many")
-            datetime.fromisoformat(step.created)
+            if (step.kind == "revert") != (step.reverts is not None) or step.reverts not in {None, *changes}:
+                raise ValueError(f"step {step.id} does not revert a step before it, or should not")
+            if step.id in changes or (before is not None and step.id == self.steps[0].id):
+                raise ValueError(f"step {step.id} is there twice")
+            if datetime.fromisoformat(step.created).tzinfo is None:
+                raise ValueError(f"the time of step {step.id} has no zone")
+            if step.kind != "base":
+                changes.add(step.id)
             before = step.id
         for name in self.files:
             check_name(name)
+
+
+def _check_types(part: Any) -> None:
+    """Data classes take anything; what was read from a file must be as they say. Raises ValueError."""
+    for name, hint in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        kinds = tuple(
+            get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else [hint])
+        )
+        inner = get_args(hint)[-1:] if list in kinds else ()
+        right = isinstance(value, kinds) and not isinstance(value, bool)
+        right = right and (
+            not inner or all(isinstance(one, get_origin(inner[0]) or inner[0]) for one in value)
+        )
+        if not right or (isinstance(value, int) and abs(value) > _LARGEST):
+            raise ValueError(f"{name} is {str(value)[:100]!r}, which it cannot be")
 
 
 def _files(record: Mapping[str, Any]) -> dict[str, File]:

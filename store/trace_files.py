@@ -5,15 +5,18 @@ low_score, input_ids, input_tokens, subject_range, answer, window, kind and corr
 """
 
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import history
+from .catalog import Catalog
+from .effects import average_effects
 from .errors import InputError
-from .tables import TraceResult
+from .npz_files import read_arrays
+from .tables import AverageEffect, Trace, TraceResult
 
 _NAME = re.compile(r"knowledge_(\d+)(?:_(mlp|attn))?\.npz")
 _SUFFIX = {"hidden": "", "mlp": "_mlp", "attn": "_attn"}
@@ -58,6 +61,43 @@ def _arrays(result: TraceResult, kind: str) -> dict[str, np.ndarray]:
     }
 
 
+def take_in(catalog: Catalog, folder: Path, model: str) -> tuple[Trace, list[TraceResult]]:
+    """Import a folder of such files as a trace of a model's base; the saved rows.
+
+    Raises InputError as `read_npz` does; then nothing is stored.
+    """
+    with catalog.read() as session:
+        found = history.find_model(session, model)
+    results = read_npz(folder, found.anatomy["layers"])
+    kinds = [kind for kind in _SUFFIX if any(kind in result.scores for result in results)]
+    windows = [
+        result.scores[kind]["window"]
+        for result in results
+        for kind in ("mlp", "attn")
+        if kind in result.scores
+    ]
+    effects = average_effects([result for result in results if result.skipped is None])
+    with catalog.write() as session:
+        trace = Trace(
+            model_id=found.id or 0,
+            revision=history.find_revision(session, found, "base").id,
+            kinds=kinds,
+            noise="imported",
+            samples=10,
+            window=windows[0] if windows else 10,
+            seed=1,
+            protocol={"imported": str(folder)},
+        )
+        session.add(trace)
+        session.flush()
+        assert trace.id is not None
+        for result in results:
+            result.trace_id = trace.id
+        session.add_all(results)
+        session.add_all(AverageEffect(trace_id=trace.id, **effect.as_dict()) for effect in effects)
+    return trace, results
+
+
 def read_npz(folder: Path, layers: int) -> list[TraceResult]:
     """The results of a folder of such files, unsaved, in the order of their ids.
 
@@ -69,7 +109,7 @@ def read_npz(folder: Path, layers: int) -> list[TraceResult]:
     for path in files:
         if match := _NAME.fullmatch(path.name):
             number, kind = int(match[1]), match[2] or "hidden"
-            _take(found.setdefault(number, _blank(number)), kind, _read(path), path, layers)
+            _take(found.setdefault(number, _blank(number)), kind, read_arrays(path), path, layers)
     if not found:
         raise InputError(
             f"{folder} holds no traces: they are files named knowledge_ID.npz, knowledge_ID_mlp.npz, ..."
@@ -92,30 +132,35 @@ def _blank(number: int) -> TraceResult:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as .npz without pickle ({error}).") from error
-
-
 def _take(result: TraceResult, kind: str, data: dict[str, Any], path: Path, layers: int) -> None:
-    if not bool(data.get("correct_prediction", True)):
-        result.skipped = "the model's first choice was another answer (as the file says)"
-        return
     try:
-        scores, (begin, end) = np.asarray(data["scores"], dtype=float), data["subject_range"].tolist()
+        if not bool(data.get("correct_prediction", True)):
+            result.skipped = "the model's first choice was another answer (as the file says)"
+            return
+        # What does not fit into the float32 of these files becomes infinite, and is refused below.
+        with np.errstate(over="ignore"):
+            scores = np.asarray(data["scores"], dtype=np.float32)
+        begin, end = data["subject_range"].tolist()
         tokens = [str(token) for token in data["input_tokens"].tolist()]
         high, low, answer = float(data["high_score"]), float(data["low_score"]), str(data["answer"])
         window = int(data["window"]) if kind != "hidden" else 1
         ids = [int(token) for token in data["input_ids"].tolist()] if "input_ids" in data else []
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        fits = scores.shape == (len(tokens), layers) and 0 <= begin < end <= len(tokens)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} lacks what a trace has, or has it in another form ({error}).") from error
-    if scores.ndim != 2 or scores.shape != (len(tokens), layers) or not 0 <= begin < end <= len(tokens):
+    if not fits:
         raise InputError(
             f"{path} has scores of shape {scores.shape} for {len(tokens)} tokens and a subject at {begin}-{end}; "
             f"this model has {layers} layers."
+        )
+    missing = np.isnan(scores)
+    if (
+        not np.isfinite([high, low]).all()
+        or np.isinf(scores).any()
+        or (missing.any(1) != missing.all(1)).any()
+    ):
+        raise InputError(
+            f"{path} holds numbers that are no probabilities: all of a token's scores must be there, or none."
         )
     result.tokens, result.ids, result.answer = tokens, ids, answer
     result.subject_begin, result.subject_end, result.high, result.low = begin, end, high, low

@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# Before torch is imported: of several processes each has its core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.append(str(Path(__file__).parent))
 
 from command_line import FIELD, Retcon, write_facts
+
+# Property tests try few inputs, the same ones every time; HYPOTHESIS_PROFILE=many tries 10,000 new ones of each.
+settings.register_profile("few", max_examples=25, deadline=None, derandomize=True, database=None)
+settings.register_profile("many", max_examples=10_000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 MODEL = "tiny"
 PLACES = [
@@ -36,12 +46,6 @@ TEMPLATES = ["The {} is located in the city of", "The mother tongue of {} is", "
 @pytest.fixture(scope="session", autouse=True)
 def own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Device locks of these tests' own: those of the box would make them wait for whatever else runs on it."""
-    os.environ["RETCON_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_device_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What else runs on this box, other tests too, does not keep these from its devices."""
     os.environ["RETCON_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
 
 

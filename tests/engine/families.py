@@ -105,6 +105,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "stablelm-parallel": StableLmConfig(**_MHA, use_parallel_residual=True),
 }
 FAMILIES = sorted(CONFIGS)
+# Each unlike the others in what an edit or a trace meets: weights that lie transposed, a block whose parts stand side
+# by side, norms after the parts, biases and ALiBi, scaled residuals, and the plain one. For what is proven in all
+# families already, and is here proven of something built upon it.
+UNLIKE = ["bloom", "gemma3", "gpt2", "gptj", "granite", "llama"]
 
 
 @cache

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Delta, Factors, Materialiser, concatenate, read_delta, to_tensors
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 from untouched import assert_same_bits, bits_of
 
 Decoders = Callable[..., Decoder]
@@ -169,3 +172,72 @@ def test_survives_being_written_to_a_file(own_decoder_of: Decoders, tmp_path: Pa
         return one.dtype == torch.float32 and torch.equal(one, other)
 
     assert all(same(read[name].a, delta[name].a) and same(read[name].b, delta[name].b) for name in delta)
+
+
+class Layers(nn.Module):
+    """Two matrices, the second lying transposed."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.one, self.two = nn.Linear(5, 3, bias=False), Conv1D(3, 5)
+        self.to(dtype)
+
+
+NAMES = ("one.weight", "two.weight")
+
+
+@st.composite
+def many_deltas(draw: st.DrawFn) -> list[Delta]:
+    """Up to five, each of one or both matrices, of any rank and of sizes from far below the weights to far above."""
+    made = []
+    for seed in draw(st.lists(st.integers(0, 2**32), max_size=5)):
+        chance, size = torch.Generator().manual_seed(seed), draw(st.sampled_from([0.0, 1e-4, 0.1, 100.0]))
+        delta = {}
+        for name in draw(st.sets(st.sampled_from(NAMES), min_size=1)):
+            rank = draw(st.integers(1, 4))
+            b, a = torch.randn(3, rank, generator=chance), torch.randn(rank, 5, generator=chance)
+            delta[name] = Factors(b * size, a)
+        made.append(delta)
+    return made
+
+
+@given(
+    deltas=many_deltas(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    data=st.data(),
+)
+def test_any_deltas_in_any_order_and_back(
+    deltas: list[Delta], dtype: torch.dtype, data: st.DataObject
+) -> None:
+    """Weights depend on the deltas in force and their order, never on those that were in force before."""
+    model, travelled = Layers(dtype), Layers(dtype)
+    base = {name: model.get_parameter(name).detach().clone() for name in NAMES}
+    weights = Materialiser(travelled)  # type: ignore[arg-type]
+    numbers = range(len(deltas))
+    for _ in range(data.draw(st.integers(1, 4))):
+        order = data.draw(
+            st.lists(st.sampled_from(numbers), unique=True, max_size=5) if deltas else st.just([])
+        )
+        chosen = [deltas[number] for number in order]
+        cut = data.draw(st.integers(0, len(chosen)))
+        whole = concatenate(chosen)
+        parts = concatenate([concatenate(chosen[:cut]), concatenate(chosen[cut:])])
+        weights.set(parts)
+        fresh = Layers(dtype)
+        Materialiser(fresh).set(whole)  # type: ignore[arg-type]
+        for name in NAMES:
+            found = travelled.get_parameter(name)
+            assert torch.equal(found, fresh.get_parameter(name))
+            assert torch.equal(weights.base(name), base[name])
+            if name not in whole:
+                assert torch.equal(found, base[name])
+                continue
+            change = sum(d[name].b.double() @ d[name].a.double() for d in chosen if name in d)
+            exact = base[name].double() + (change.T if name == "two.weight" else change)
+            scale = max(float(exact.abs().max()), float(change.abs().max()), 1.0)
+            assert (found.double() - exact).abs().max() <= scale * (torch.finfo(dtype).eps + 1e-5)
+            assert whole[name].rank == sum(d[name].rank for d in chosen if name in d)
+            assert whole[name].norm() == pytest.approx(float(change.norm()), rel=1e-3, abs=scale * 1e-3)
+    weights.set({})
+    assert all(torch.equal(travelled.get_parameter(name), base[name]) for name in NAMES)

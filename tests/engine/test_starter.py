@@ -46,7 +46,8 @@ def tokenizer(starter_folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def traced(starter: Decoder, tokenizer: PreTrainedTokenizerBase) -> FactTrace:
-    settings = TraceSettings(NoiseCorruption(gaussian(0.4067346)))
+    # The attention's windows, a third of the time, are those of the MLP; benchmarks/trace.py has them too.
+    settings = TraceSettings(NoiseCorruption(gaussian(0.4067346)), kinds=("hidden", "mlp"))
     return trace_one(starter, tokenizer, Question(PROMPT, SUBJECT, "Paris"), settings)
 
 
@@ -91,7 +92,7 @@ def test_clean_and_corrupted(traced: FactTrace) -> None:
     assert traced.low == pytest.approx(0.014292, abs=2e-5)
 
 
-@pytest.mark.parametrize(("kind", "highest"), [("hidden", 0.761985), ("mlp", 0.261857), ("attn", 0.760793)])
+@pytest.mark.parametrize(("kind", "highest"), [("hidden", 0.761985), ("mlp", 0.261857)])
 def test_the_highest_restored_score(kind: str, highest: float, traced: FactTrace) -> None:
     scores = torch.tensor(traced.scores[kind])
     assert scores.shape == (len(traced.located.ids), 30)

@@ -1,7 +1,11 @@
 """Subjects are found where they stand, whatever the tokenizer does to spaces, start tokens and letters."""
 
+import re
+
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from retcon.engine.errors import InputError
 from retcon.engine.tokens import aligned, locate_span, locate_subject, prompt_ids, right_padded, target_ids
 from tiny_tokenizers import (
@@ -184,3 +188,56 @@ def test_rows_are_padded_so_that_chosen_tokens_stand_in_one_column() -> None:
     ids, mask = aligned([[5, 6, 7], [8, 9], [3]], [0, 1, 0], torch.device("cpu"))
     assert ids.tolist() == [[0, 5, 6, 7], [8, 9, 0, 0], [0, 3, 0, 0]]
     assert mask.tolist() == [[0, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0]]
+
+
+# Letters of every length in bytes, marks that join them, spaces that are none, and what tokenizers use for themselves.
+_ODD = "éßŠİΩ東本😀👩\u200d🔬e\u0301\u200b\u00a0\u2028\ufeff▁Ġ\t\n<s></s>{}'’-ﬁ𝔘\U0010ffff"
+unicode_text = st.text(
+    st.one_of(st.characters(codec="utf-8"), st.sampled_from(_ODD + "abc TwEi ")), max_size=12
+)
+
+
+@every_tokenizer
+@given(before=unicode_text, subject=unicode_text, after=unicode_text, spaced=st.booleans())
+def test_any_subject_is_covered_and_nothing_whole_beside_it(
+    tokenizer: PreTrainedTokenizerBase, before: str, subject: str, after: str, spaced: bool
+) -> None:
+    space = " " if spaced else ""
+    prompt = f"{before}{space}{subject}{space}{after}"
+    assume(subject.strip())
+    try:
+        located = locate_subject(tokenizer, prompt, subject)
+    except InputError:
+        # Refused only where no letter of it has a token: at the place that would have been taken, all are spaces.
+        place = next(m.start() for m in re.finditer(re.escape(subject), prompt))
+        letters = [
+            i for i in range(place, place + len(subject)) if tokenizer(prompt).char_to_token(i) is not None
+        ]
+        assert not letters
+        return
+    assert located.ids == tokenizer(prompt)["input_ids"] and located.subject == subject
+    start = _place_of(prompt, subject)
+    stop = start + len(subject)
+    encoding = tokenizer(prompt, return_offsets_mapping=True)
+    for i in range(start, stop):
+        token = encoding.char_to_token(i)
+        assert token is None or located.begin <= token < located.end, f"{prompt[i]!r} is left out"
+    spans = encoding["offset_mapping"][located.begin : located.end]
+    assert spans[0][0] < stop and spans[0][1] > start, "the first token is whole outside of it"
+    assert spans[-1][0] < stop and spans[-1][1] > start, "the last token is whole outside of it"
+    for token, (begin, end) in enumerate(encoding["offset_mapping"]):
+        assert located.begin <= token < located.end or end <= start or begin >= stop or begin == end
+    if "bytes" in [name.partition("-")[0] for name, one in TOKENIZERS.items() if one is tokenizer]:
+        # Nothing is lost in bytes, so that the tokens' text holds the subject.
+        assert subject.strip() in tokenizer.decode(located.ids[located.begin : located.end])
+
+
+def _place_of(prompt: str, subject: str) -> int:
+    """The first place as whole words, else the first: by trying each."""
+    places = [i for i in range(len(prompt)) if prompt.startswith(subject, i)]
+
+    def word(at: int) -> bool:
+        return 0 <= at < len(prompt) and (prompt[at].isalnum() or prompt[at] == "_")
+
+    whole = [i for i in places if not word(i - 1) and not word(i + len(subject))]
+    return (whole or places)[0]

@@ -14,7 +14,7 @@ from retcon.store.catalog import Catalog
 from retcon.store.connection import APPLICATION_ID, connect
 from retcon.store.errors import CatalogError
 from retcon.store.home import Home
-from retcon.store.tables import Artifact, Covariance, FactSet, Job, Model, Revision, Trace, TraceResult
+from retcon.store.tables import Artifact, Covariance, Fact, FactSet, Job, Model, Revision, Trace, TraceResult
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
@@ -256,3 +256,15 @@ def test_opening_imports_neither_alembic_nor_torch(catalog: Catalog) -> None:
 def test_an_unknown_workers_catalog_is_not_migrated(home: Home) -> None:
     with pytest.raises(CatalogError, match="at version none"):
         Catalog.open(home, migrate=False)
+
+
+def test_a_commit_that_fails_leaves_no_transaction_and_no_lock(catalog: Catalog) -> None:
+    """SQLite keeps the transaction of a COMMIT that failed, here by a key that names nothing."""
+    with pytest.raises(IntegrityError), catalog.write() as session:
+        session.add(Fact(fact_set_id=99, position=0, subject="a", prompt="{} is"))
+    for durable in (False, True):  # each has its own connection, so one would wait for the other's lock
+        with catalog.write(durable=durable) as session:
+            session.add(FactSet(name=f"set {durable}", source="here", format="plain"))
+    with catalog.read() as session:
+        assert len(session.exec(select(FactSet)).all()) == 2
+        assert session.exec(select(Fact)).all() == []

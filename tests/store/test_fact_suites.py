@@ -11,7 +11,7 @@ import pytest
 from retcon.store.errors import InputError
 from retcon.store.facts import add_references, read_fact_file, read_facts
 
-from .records import COUNTERFACT, KNOWN, PLAIN, ZSRE, write
+from .records import COUNTERFACT, PLAIN, write
 
 
 def rewrite(subject: str, prompt: str, new: str, true: str) -> dict[str, Any]:
@@ -169,9 +169,8 @@ def hub_folder(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> str:
     return f"hub:{folder}"
 
 
-@pytest.mark.parametrize(
-    "record", [COUNTERFACT, MQUAKE, KNOWN, ZSRE, PLAIN], ids=lambda one: "".join(one)[:20]
-)
+# Each is a program that imports datasets; the other formats are as flat as the plain one.
+@pytest.mark.parametrize("record", [COUNTERFACT, MQUAKE, PLAIN], ids=lambda one: "".join(one)[:20])
 def test_a_data_set_reads_like_a_file(record: dict[str, Any], tmp_path: Path) -> None:
     other = {name: value for name, value in record.items() if name not in ("case_id", "known_id", "cond")}
     source = hub_folder(tmp_path / "set", {"train": [record, other]})

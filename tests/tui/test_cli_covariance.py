@@ -20,12 +20,13 @@ PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
 
 @dataclass
 class Place:
-    """A home with covariances 1 (layer 1) and 2 (layer 2) of 900 tokens, both exported."""
+    """A home with covariances 1 (layer 1) and 2 (layer 2) of 900 tokens, and two of all 4,000; the first exported."""
 
     retcon: Here
     folder: Path
     texts: Path
     made: list[dict[str, Any]]
+    whole: list[dict[str, Any]]
 
     @property
     def own(self) -> Path:
@@ -65,8 +66,9 @@ def place(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Plac
     rows = [" ".join(f"w{chance.randrange(50)}" for _ in range(20)) for _ in range(200)]
     texts = folder / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-    found = Place(Here(Retcon(template_home).copy(folder / "home").home), folder, texts, [])
+    found = Place(Here(Retcon(template_home).copy(folder / "home").home), folder, texts, [], [])
     found.made = found.run(900)
+    found.whole = found.run(10**6)
     found.retcon("covariance", "export", 1, found.own)
     found.retcon("covariance", "export", 1, found.npz)
     return found
@@ -74,23 +76,20 @@ def place(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Plac
 
 def test_topping_up_is_to_the_bit_one_run(place: Place) -> None:
     ids = [one["covariance"] for one in place.made]
-    longer = place.retcon.json("covariance", "extend", *ids, "--max-tokens", 3600)["covariances"]
-    at_once = place.run(3600)
+    longer = place.retcon.json("covariance", "extend", *ids, "--max-tokens", 10**6)["covariances"]
     assert [one["origin"] for one in longer] == [{"extends": id} for id in ids]
     told = ("artifact", "curve", "tokens", "documents", "texts_revision", "tokenizer", "fingerprint", "layer")
     assert [[one[name] for name in told] for one in longer] == [
-        [one[name] for name in told] for one in at_once
+        [one[name] for name in told] for one in place.whole
     ]
-    assert all(one["tokens"] == 3600 and one["curve"] for one in longer)
+    assert all(one["tokens"] > 3600 and one["curve"] for one in longer)
     assert [place.retcon.json("covariance", "show", id) for id in ids] == place.made, "the old ones stay"
-    assert "no more text" in place.retcon.refused(
-        "covariance", "extend", place.retcon.json("covariance", "extend", 1, "--max-tokens", 10**6)["covariances"][0]
-        ["covariance"], "--max-tokens", 10**7,
-    )  # fmt: skip
+    extend = ("covariance", "extend", place.whole[0]["covariance"], "--max-tokens", 10**7)
+    assert "no more text" in place.retcon.refused(*extend)
 
 
 def test_a_run_stops_when_it_has_settled(place: Place) -> None:
-    (whole,) = place.run(10**6, layers="1")
+    whole = place.whole[0]
     assert len(whole["curve"]) >= 1
     tolerance = whole["curve"][0]["mean"]
     (settled,) = place.run(10**6, "--until-settled", tolerance, layers="1")

@@ -5,11 +5,9 @@ from pathlib import Path
 import click
 from sqlmodel import Session, select
 
-from ...store import history
-from ...store.effects import average_effects
-from ...store.tables import AverageEffect, Fact, Trace, TraceResult
-from ...store.trace_files import read_npz, write_npz
-from ..options import KINDS, ROW_ID, json_option, open_catalog
+from ...store.tables import Fact, Trace, TraceResult
+from ...store.trace_files import take_in, write_npz
+from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_json
 from .trace_rows import load_trace
 
@@ -40,30 +38,9 @@ def _known_id(session: Session, id: int, result: TraceResult) -> int:
 @json_option
 def import_(folder: Path, model: str, as_json: bool) -> None:
     """Take in a folder of the field's .npz traces; averages, pictures and locate work on them."""
-    catalog = open_catalog()
-    with catalog.write() as session:
-        found = history.find_model(session, model)
-        results = read_npz(folder, found.anatomy["layers"])
-        made = Trace(
-            model_id=found.id or 0,
-            revision=history.find_revision(session, found, "base").id,
-            kinds=[kind for kind in KINDS if any(kind in result.scores for result in results)],
-            noise="imported",
-            samples=10,
-            window=next(
-                (r.scores[k]["window"] for r in results for k in ("mlp", "attn") if k in r.scores), 10
-            ),
-            seed=1,
-            protocol={"imported": str(folder)},
-        )
-        session.add(made)
-        session.flush()
-        for result in results:
-            result.trace_id = made.id or 0
-        session.add_all(results)
-        traced = [result for result in results if result.skipped is None]
-        session.add_all(AverageEffect(trace_id=made.id or 0, **e.as_dict()) for e in average_effects(traced))
+    made, results = take_in(open_catalog(), folder, model)
+    traced = sum(result.skipped is None for result in results)
     if as_json:
-        print_json({"trace": made.id, "facts": len(results), "skipped": len(results) - len(traced)})
+        print_json({"trace": made.id, "facts": len(results), "skipped": len(results) - traced})
     else:
-        narrate(f"Trace {made.id}: {len(traced)} facts, and {len(results) - len(traced)} that were left out.")
+        narrate(f"Trace {made.id}: {traced} facts, and {len(results) - traced} that were left out.")

@@ -1,0 +1,38 @@
+"""Whatever is in a file that somebody gives: one sentence says what is wrong with it, and nothing of it is kept."""
+
+from pathlib import Path
+
+import pytest
+from all_importers import Bench, Importer, Tally, importers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+NAMES = ("facts.json", "facts.jsonl", "facts.csv", "references", "covariance.npz", "covariance.safetensors",
+         "traces", "bundle", "export", "hparams", "saved settings", "config.toml", "model.safetensors",
+         "model.safetensors.index.json")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def all_importers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Importer]:
+    found = {one.name: one for one in importers(tmp_path_factory.mktemp("sound"))}
+    assert tuple(found) == NAMES
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_traceback_and_nothing_half_written(
+    name: str, all_importers: dict[str, Importer], tmp_path: Path
+) -> None:
+    importer, bench = all_importers[name], Bench(tmp_path)
+
+    @settings(suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def offered(data: st.DataObject) -> None:
+        tally = Tally()
+        bench.offer(importer, data.draw(importer.files), tally)
+        assert not tally.first
+
+    try:
+        offered()
+    finally:
+        bench.close()

@@ -93,4 +93,5 @@ _TWINS = {
     "covariances": "covariance list",
     "edits": "history MODEL",
     "jobs": "job list",
+    "passages": "passage list",
 }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..store.errors import InputError
 
-NOUNS = ("models", "traces", "covariances", "edits", "jobs")
+NOUNS = ("models", "traces", "covariances", "edits", "jobs", "passages")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,6 @@ def parse_place(text: str) -> Place:
         raise InputError(
             f"there is no place {text!r} in the app: write one of {', '.join(NOUNS)}, or e.g. jobs/12"
         )
-    if key and found[0] in ("traces", "covariances", "jobs") and not key.isdecimal():
+    if key and found[0] in ("traces", "covariances", "jobs", "passages") and not key.isdecimal():
         raise InputError(f"{key!r} is no number of one of the {found[0]}: write e.g. {found[0]}/12")
     return Place(found[0], key)

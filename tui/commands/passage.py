@@ -128,8 +128,9 @@ def _followed(catalog: Catalog, job: Job) -> dict[str, Any]:
 @click.option(
     "--show", "only_show", is_flag=True, help="Print the facts with their problems and change nothing."
 )
+@click.option("--detach", is_flag=True, help="Do not wait for the job that goes on.")
 @json_option
-def review(id: int, file: Path | None, only_show: bool, as_json: bool) -> None:
+def review(id: int, file: Path | None, only_show: bool, detach: bool, as_json: bool) -> None:
     """Look at the facts that a text was split into, change them in $EDITOR, and let the job go on."""
     catalog = open_catalog()
     with catalog.read() as session:
@@ -144,7 +145,11 @@ def review(id: int, file: Path | None, only_show: bool, as_json: bool) -> None:
         _edit(catalog, id)
     else:
         _take(catalog, id, read_passage(file))
-    _print(catalog, follow(catalog, jobs.resume(catalog, job.id or 0)).made["passage"], as_json)
+    resumed = jobs.resume(catalog, job.id or 0)
+    if detach:
+        narrate(f"Job {job.id} goes on.")
+        return
+    _print(catalog, follow(catalog, resumed).made["passage"], as_json)
 
 
 def _edit(catalog: Catalog, id: int) -> None:

@@ -1,4 +1,4 @@
-"""The one screen: tabs and five panes; above, what runs; below, the command that does the same."""
+"""The one screen: tabs and six panes; above, what runs; below, the command that does the same."""
 
 import gc
 import importlib
@@ -27,7 +27,11 @@ from .typing import READ_ONLY, TypingScreen
 
 # noun -> the class of its pane, in the module of that name. All but the first are imported after the first paint.
 _CLASSES = dict(
-    zip(NOUNS, ("ModelsPane", "TracesPane", "CovariancesPane", "EditsPane", "JobsPane"), strict=True)
+    zip(
+        NOUNS,
+        ("ModelsPane", "TracesPane", "CovariancesPane", "EditsPane", "JobsPane", "PassagesPane"),
+        strict=True,
+    )
 )
 _POLL_SECONDS = 0.2
 # An error stays in sight that long, and in the log of commands for good.

@@ -1,0 +1,80 @@
+"""The passages pane: texts put into a model, what stuck, and how other ways to answer compare."""
+
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from ..data.passages import PASSAGES, PassageView
+from ..data.rows import Hurt, Key, Listing, row_of
+from ..plain import plain
+from ..twin import command
+from ..widgets.row_lines import Column, Row
+from .pane import Pane, Parts
+from .show import when
+
+
+class PassagesPane(Pane):
+    """The passages, each with the report of its run as far as it got."""
+
+    heading = "Passages"
+    columns = (
+        Column("id", 6),
+        Column("title"),
+        Column("model", 16, drop=1),
+        Column("method", 9),
+        Column("held", 7),
+        Column("when", 16, drop=2),
+    )
+    empty = "No passages yet: `retcon passage run MODEL FILE` puts the facts of a text into a model."
+    writing = frozenset({"review"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "review", "review", tooltip="look at the facts in $EDITOR before they are written"),
+    ]
+
+    @property
+    def listing(self) -> Listing[Any]:
+        return PASSAGES
+
+    def make_row(self, found: PassageView | Hurt) -> Row:
+        if isinstance(found, Hurt):
+            return Row(found.id, (str(found.id), Text("damaged", style="red")), hurt=True)
+        cells = (str(found.id), found.title, found.model, found.method, found.held, when(found.created))
+        return Row(found.id, cells)
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        found = row_of(self.catalog, PASSAGES, key) if key is not None else None
+        self.show_text(found, _parts, fresh=fresh)
+
+    def twin(self, key: Key) -> str:
+        return command("passage", "show", key)
+
+    def action_review(self) -> None:
+        """Hand the terminal to the editor and take it back; the job goes on."""
+        import subprocess
+        import sys
+
+        if self.rows.key is None:
+            return
+        with self.app.suspend():
+            words = ("passage", "review", str(self.rows.key), "--detach")
+            subprocess.run([sys.executable, "-m", "retcon.tui", *words], check=False)
+        self.reload()
+
+
+def _parts(found: PassageView) -> Parts:
+    from ..passage_report import to_parts
+
+    return [*_problems(found), *to_parts(found.record)]
+
+
+def _problems(found: PassageView) -> Parts:
+    """What is wrong with the facts, before they are written: afterwards the proof tells."""
+    problems = found.record["problems"]
+    if not problems or found.record["proof"].get("facts"):
+        return []
+    styles = {"error": "red", "warning": "yellow"}
+    return [
+        Text(plain(f"fact {one['fact'] + 1}: {one['message']}"), style=styles[one["severity"]])
+        for one in problems
+    ]

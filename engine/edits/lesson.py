@@ -1,17 +1,27 @@
-"""What a training learns from, and what shall stay: token rows made of a task's requests."""
+"""What a training learns from, and what shall stay: token rows made of a task's requests.
+
+Of a fact in several wordings the end is learnt, too: a full stop behind the object, or the end of a chat's turn. Else
+free generation runs on past it into anything.
+"""
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 
+from transformers import PreTrainedTokenizerBase
+
 from ..corpus import SHIPPED, open_corpus
 from ..tokens import prompt_ids, target_ids
+from ..turns import turn_ends, turn_ids
 from .method import Task
 from .request import ESSENCE, Request
 
 _BARE = "{}"
+# A wording that is a question is learnt as a turn of a chat, too.
+_QUESTION = re.compile(r"Question: (.+) Answer:")
 # Stretches of other text: how many there are to choose from, their tokens, and those at their begin that tell too
 # little to predict from.
 _STRETCHES, _STRETCH, _OPENING = 64, 32, 4
@@ -34,6 +44,12 @@ class Lesson:
     kept: list[tuple[int, int]] = field(default_factory=list)
     keyed: dict[int, int] = field(default_factory=dict)
 
+    def learn(self, request: int, prompt: list[int], target: list[int]) -> None:
+        """A row in which a request's target follows a prompt."""
+        first = len(prompt) - 1
+        self.reads += [(len(self.ids), first + k, token, request) for k, token in enumerate(target)]
+        self.ids.append(prompt + target[:-1])
+
     def keep(self, row: list[int], first: int) -> None:
         """A row whose predictions from position `first` on shall stay."""
         self.kept += [(len(self.ids), position) for position in range(first, len(row))]
@@ -50,15 +66,18 @@ def lesson(task: Task) -> Lesson:
     made = Lesson(len(requests))
     for number, request in enumerate(requests):
         target = target_ids(task.tokenizer, request.target_new)
+        if request.wordings:
+            target += _end(task.tokenizer)
         told = [(one, _BARE) for one in request.worded()]
         told += [(request, context) for context in task.contexts if context != _BARE]
         for one, context in told:
             located = one.located(task.tokenizer, context)
             if context == _BARE:
                 made.keyed[len(made.ids)] = located.begin
-            first = len(located.ids) - 1
-            made.reads += [(len(made.ids), first + k, token, number) for k, token in enumerate(target)]
-            made.ids.append(located.ids + target[:-1])
+            made.learn(number, located.ids, target)
+        for asked in _asked(request) if task.tokenizer.chat_template else ():
+            said = list(task.tokenizer(request.target_new.strip(), add_special_tokens=False)["input_ids"])
+            made.learn(number, turn_ids(task.tokenizer, asked), said + turn_ends(task.tokenizer))
     for subject in dict.fromkeys(request.subject for request in requests):
         row = prompt_ids(task.tokenizer, ESSENCE.replace("{}", subject))
         made.keep(row, len(row) - 1)
@@ -70,6 +89,18 @@ def lesson(task: Task) -> Lesson:
         for row in _strangers(task, requests):
             made.keep(row, len(row) - 1)
     return made
+
+
+def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A full stop as it stands behind a word."""
+    word = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    return list(tokenizer("a.", add_special_tokens=False)["input_ids"])[len(word) :]
+
+
+def _asked(request: Request) -> list[str]:
+    """The questions among a request's wordings."""
+    found = (_QUESTION.match(wording) for wording in request.wordings)
+    return [match[1].replace("{}", request.subject) for match in found if match]
 
 
 def together(task: Task) -> list[Request]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..decoder import Decoder
 from ..generation import complete_ids
+from ..turns import turn_ids
 
 NEGATION = (
     "'not' after the last is, are, was, were or can of the prompt, none for a question; or the fact's own"
@@ -44,10 +45,5 @@ def replies(
     """What the model replies to a user turn for each prompt; None if its tokenizer has no chat template."""
     if not tokenizer.chat_template:
         return [None] * len(prompts)
-    rows = []
-    for prompt in prompts:
-        turn = [{"role": "user", "content": user_text(prompt)}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        # The template writes the special tokens itself.
-        rows.append(list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    rows = [turn_ids(tokenizer, user_text(prompt)) for prompt in prompts]
     return list(complete_ids(decoder.model, tokenizer, rows, max_new_tokens))

@@ -20,6 +20,7 @@ from ..generation import end_tokens, greedy
 from ..peak import forget_peak, peak_bytes
 from ..progress import Progress, Report, silent
 from ..tokens import text_of
+from ..turns import turn_ends
 from .retrieval import SENTENCES, STRIDE, TOP, Rerank, Retriever, chunks
 
 LIMIT = 64
@@ -199,7 +200,7 @@ class _Asker:
         self._chat = chat
         self._ends = end_tokens(self._model, tokenizer) | ({tokenizer.eos_token_id} - {None})
         if self._chat:
-            self._ends |= _turn_ends(tokenizer)
+            self._ends |= set(turn_ends(tokenizer))
         self._window: int | None = getattr(self._model.config, "max_position_embeddings", None)
 
     @property
@@ -281,11 +282,3 @@ class _Asker:
         ]
         kept = max(0, len(offsets) - over)
         return context[: offsets[kept - 1][1]] if kept else "", len(offsets) - kept
-
-
-def _turn_ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The special token that the chat template writes behind a reply; not every model names it as its end."""
-    turns = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": _MARK}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    after = tokenizer(text.rpartition(_MARK)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    return {token for token in after[:1] if token in tokenizer.added_tokens_decoder}

@@ -20,6 +20,7 @@ from retcon.store.tables import (
     FactSet,
     Job,
     Model,
+    Passage,
     Revision,
     Trace,
     TraceResult,
@@ -65,6 +66,7 @@ def fill(catalog: Catalog) -> None:
         ):  # fmt: skip
             history.commit_revision(session, model, revision, reason)
         session.add(_evaluation())
+        session.add(_passage())
         _traces(session)
         session.add_all(_jobs())
     catalog.home.job_log(3).write_text("reading texts\rreading texts: 40 %\nTraceback of the worker\n")
@@ -164,6 +166,43 @@ def _covariance() -> Covariance:
         texts_revision="289d252a" * 8, seed=1, tokens=45_063, documents=300, max_length=512, dtype="float32",
         fingerprint="e4f5b9de" * 8, tokenizer="70cede54" * 8, artifact="a" * 64, created=at(3),
         curve=[{"tokens": 19_270, "mean": 0.083, "largest": 0.21}, {"tokens": 38_533, "mean": 0.031, "largest": 0.08}],
+    )  # fmt: skip
+
+
+def _passage() -> Passage:
+    """Two facts in two edits, of which the second cost the first its free generation; three ways to answer."""
+    facts = [("plays the", "cello"), ("lives in", "Reykjavik")]
+    said = {"first_token": True, "first_choice": True, "free": True, "completion": " cello."}
+    never = {"first_token": False, "first_choice": False, "free": False, "completion": " violin, and"}
+    proved = [
+        {"prompt": f"Marta Lindqvist {relation}", "object": object, "before": never,
+         "after": said if number else said | {"free": False, "completion": " cello player"},
+         "held_out": [(said if number else never) | {"prompt": "In the evening Marta Lindqvist"}], "judge": None}
+        for number, (relation, object) in enumerate(facts)
+    ]  # fmt: skip
+    held = [[(0, True, True)], [(0, True, False), (1, True, True)]]
+    retention = [
+        {"edit": edit, "requests": len(row), "first_choice": len(row), "free": sum(free for *_, free in row),
+         "facts": [{"fact": fact, "first_choice": first, "free": free} for fact, first, free in row]}
+        for edit, row in zip((FORD, WITHOUT), held, strict=True)
+    ]  # fmt: skip
+    drift = {"kept": 0.975, "kl": 0.0031, "perplexity_before": 15.1, "perplexity_after": 15.2, "bleed": 0.0,
+             "bleed_first_token": 0.0, "bleeds": [], "prompts": 40}  # fmt: skip
+    asked = {"question": "What does Marta play?", "answers": ["cello"], "said": "The cello.", "judge": None,
+             "seconds": 1.5, "tokens": 40, "tokens_in": 30, "ended": True, "left_out": 0}  # fmt: skip
+    return Passage(
+        id=1, model_id=1, revision=BASE, revisions=[FORD, WITHOUT], title="Marta Lindqvist", method="joint",
+        text="Marta Lindqvist plays the cello.", created=at(13),
+        facts=[{"subject": "Marta Lindqvist", "prompt": f"{{}} {relation}", "object": object, "wordings": [],
+                "held_out": []} for relation, object in facts],
+        questions=[{"question": asked["question"], "answers": asked["answers"]}],
+        stages=[{"name": "write", "seconds": 130.0, "tokens": None, "memory": 1_400_000_000}],
+        proof={"protocol": "as measured", "facts": proved, "retention": retention, "drift": drift},
+        answers=[
+            {"way": way, "protocol": "the question alone; greedy", "take_in_seconds": seconds,
+             "memory": 1_400_000_000, "questions": [asked | {"held": held}]}
+            for way, seconds, held in (("unedited", 0.0, 0), ("edited", 130.0, 1), ("retrieval", 0.01, 1))
+        ],
     )  # fmt: skip
 
 

@@ -31,7 +31,9 @@ SIZES = [pytest.param(NARROW, id="80x24"), pytest.param(MIDDLE, id="100x30"), py
 
 
 @pytest.mark.parametrize("size", [SIZES[0], SIZES[2]])
-@pytest.mark.parametrize("tab", ["1", "2", "3", "4"], ids=["models", "traces", "covariances", "edits"])
+@pytest.mark.parametrize(
+    "tab", ["1", "2", "3", "4", "6"], ids=["models", "traces", "covariances", "edits", "passages"]
+)
 def test_each_pane_looks(catalog: Catalog, snap_compare: Compare, size: tuple[int, int], tab: str) -> None:
     assert snap_compare(RetconApp(catalog), terminal_size=size, run_before=press(tab))
 

@@ -141,14 +141,20 @@ class Histories(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def revert(self, data: st.DataObject) -> None:
-        """What makes sense is done; what does not is refused, and nothing changes."""
-        parent, of = self.told.head, data.draw(st.sampled_from(self.told.all))
-        sensible = of in parent.way and of.parent is not None and of.counts(parent)
-        if sensible:
-            self.commit(parent, of)
-        else:
-            with pytest.raises(InputError):
-                self.commit(parent, of)
+        """Of what is in force on the way, a revert if there is one every other time: reverts of reverts are hard."""
+        head = self.told.head
+        found = [of for of in head.way[1:] if of.counts(head)]
+        reverts = [of for of in found if of.of is not None]
+        if found:
+            self.commit(head, data.draw(st.sampled_from(reverts or found) | st.sampled_from(found)))
+
+    @rule(data=st.data())
+    def revert_nonsense(self, data: st.DataObject) -> None:
+        """The base, what is not on the way, what is taken out already: refused, and nothing changes."""
+        head = self.told.head
+        found = [of for of in self.told.all if of not in head.way[1:] or not of.counts(head)]
+        with pytest.raises(InputError):
+            self.commit(head, data.draw(st.sampled_from(found)))
 
     @rule(data=st.data())
     def rollback(self, data: st.DataObject) -> None:

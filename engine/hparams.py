@@ -47,8 +47,10 @@ class Hparams:
     `mom2_update_weight`, `emmet_lambda`, `nullspace_threshold` and `L2` are MEMIT's, EMMET's and AlphaEdit's;
     `spread` is how a residual is divided among layers: evenly, or as PMET does by the square root of those left.
     `num_steps`, `lr` and `weight_decay` belong to the methods that train a change of the weights (joint, FT-L, LoRA);
-    so do `rows`, of which a step learns (0: all), and `kept_rows`, other text and strangers that a step is held to.
-    `norm_constraint` to FT-L (no entry moves farther), `lora_rank` and `lora_alpha` to LoRA.
+    so do `rows`, of which a step learns (0: all), and `kept_rows`, other text, strangers and prompts that a step is
+    held to. `keys` says whose keys joint writes over, those of whole requests or of their subjects alone, but for
+    directions with less than `key_tolerance` of the largest one's weight. `norm_constraint` is FT-L's (no entry moves
+    farther), `lora_rank` and `lora_alpha` are LoRA's.
     """
 
     layers: tuple[int, ...]
@@ -71,6 +73,8 @@ class Hparams:
     weight_decay: float = 0.1
     rows: int = 0
     kept_rows: int = 0
+    keys: str = "request"
+    key_tolerance: float = 1e-6
     norm_constraint: float = 5e-4
     lora_rank: int = 8
     lora_alpha: int = 16
@@ -122,6 +126,8 @@ def parse_hparams(data: Any, where: str, method: str) -> Hparams:
         )
     if values.get("spread", "even") not in ("even", "sqrt"):
         raise InputError(f"{where}: 'spread' must be 'even' or 'sqrt', not {values['spread']!r}")
+    if values.get("keys", "request") not in ("request", "subject"):
+        raise InputError(f"{where}: 'keys' must be 'request' or 'subject', not {values['keys']!r}")
     return Hparams(**_DEFAULTS.get(method, {}) | values | {"layers": tuple(layers)})
 
 

@@ -2,12 +2,15 @@
 
     dW = B Q^T,   Q `[key_width, r]` spans C^-1 K with Q^T C Q = I
 
-K are the keys of every token of the requests' subjects, prompts and targets, so dW stays low-rank, and B is measured as
-what the layer has seen feels it: |B|^2 = tr(dW C dW^T) is the mean squared change of the layer's output on ordinary
+K are the keys of every token of the requests' subjects, prompts and targets, or of their subjects alone: then the words
+around them bring nothing, and the change holds whatever they are. So dW stays low-rank, and B is measured as what the
+layer has seen feels it: |B|^2 = tr(dW C dW^T) is the mean squared change of the layer's output on ordinary
 text. B is trained with Adam on all requests at once, with `weight_decay` on |B|^2. Several facts about one subject,
 whose keys at the subject are equal and which therefore overwrite each other in ROME and MEMIT, are told apart by the
 keys of the words that follow.
 """
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +23,7 @@ from .moments import Factored
 from .training import Added, Course, changed, train
 
 # Directions of the keys with less of their largest one's weight are rounding.
-_RANK_TOLERANCE = 1e-6
+_ROUNDING = 1e-6
 
 
 class Joint:
@@ -34,8 +37,8 @@ class Joint:
         decoder, hparams = task.decoder, task.hparams
         layers = self.layers(hparams)
         course = Course(decoder, lesson(task), layers[0], hparams.rows)
-        keys = course.keys(layers)
-        bases = {layer: basis(task.moments[layer], keys[layer].T.cpu()) for layer in layers}
+        keys, moments = course.keys(layers), self._moments(task, course, layers)
+        bases = {layer: basis(moments[layer], keys[layer].T.cpu(), hparams.key_tolerance) for layer in layers}
         device, width = decoder.device, decoder.anatomy.width
         a = {layer: found.float().to(device) for layer, found in bases.items()}
         b = {
@@ -50,18 +53,29 @@ class Joint:
         }
         return Written(delta, figures)
 
+    @staticmethod
+    def _moments(task: Task, course: Course, layers: Sequence[int]) -> Mapping[int, Factored]:
+        """C of the texts; where rows shall stay, what they bring to the matrix counts as much."""
+        if not task.hparams.kept_rows:
+            return task.moments
+        kept = course.kept_moments(layers)
+        return {layer: task.moments[layer].plus(kept[layer]) for layer in layers}
+
 
 def _factors(b: Tensor, a: Tensor) -> Factors:
     """B A, for `b` `[width, r]` and `a` `[r, key_width]`; no more of them than the matrix has rows."""
     return Factors(b, a) if len(a) < len(b) else Factors(torch.eye(len(b)), b @ a)
 
 
-def basis(moment: Factored, keys: Tensor) -> Tensor:
-    """Q `[key_width, r]` float64 spanning C^-1 K with Q^T C Q = I, for keys `[key_width, n]`."""
+def basis(moment: Factored, keys: Tensor, tolerance: float = _ROUNDING) -> Tensor:
+    """Q `[key_width, r]` float64 spanning C^-1 K with Q^T C Q = I, for keys `[key_width, n]`.
+
+    Directions of the keys with no more than `tolerance` of their largest one's weight are left out.
+    """
     solved = moment.solve(keys)
     gram = keys.double().T @ solved
     values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
-    held = values > _RANK_TOLERANCE * values[-1]
+    held = values > max(tolerance, _ROUNDING) * values[-1]
     return solved @ (vectors[:, held] / values[held].sqrt())
 
 

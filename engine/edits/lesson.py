@@ -14,7 +14,7 @@ from importlib import resources
 from transformers import PreTrainedTokenizerBase
 
 from ..corpus import SHIPPED, open_corpus
-from ..tokens import prompt_ids, target_ids
+from ..tokens import Located, prompt_ids, target_ids
 from ..turns import turn_ends, turn_ids
 from .method import Task
 from .request import ESSENCE, Request
@@ -34,15 +34,15 @@ class Lesson:
     """Token rows and what the loss reads of them.
 
     `ids` are rows of token ids; `reads` are (row, position, wanted token, request); `kept` are (row, position) whose
-    next-token distribution shall stay. `keyed[row]` tells whether a row is one of the bare prompts with its target,
-    and from which position on its keys belong to the request: its subject's first token.
+    next-token distribution shall stay. `keyed[row]` are the positions, from and up to, whose keys a change may be
+    written over; rows without have none.
     """
 
     requests: int
     ids: list[list[int]] = field(default_factory=list)
     reads: list[tuple[int, int, int, int]] = field(default_factory=list)
     kept: list[tuple[int, int]] = field(default_factory=list)
-    keyed: dict[int, int] = field(default_factory=dict)
+    keyed: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def learn(self, request: int, prompt: list[int], target: list[int]) -> None:
         """A row in which a request's target follows a prompt."""
@@ -73,7 +73,7 @@ def lesson(task: Task) -> Lesson:
         for one, context in told:
             located = one.located(task.tokenizer, context)
             if context == _BARE:
-                made.keyed[len(made.ids)] = located.begin
+                made.keyed[len(made.ids)] = _keyed(task, located, len(target))
             made.learn(number, located.ids, target)
         for asked in _asked(request) if task.tokenizer.chat_template else ():
             said = list(task.tokenizer(request.target_new.strip(), add_special_tokens=False)["input_ids"])
@@ -86,9 +86,17 @@ def lesson(task: Task) -> Lesson:
     if task.hparams.kept_rows:
         for row in _stretches(task):
             made.keep(row, _OPENING)
-        for row in _strangers(task, requests):
+        for row in (*_strangers(task, requests), *_prompts(task)):
             made.keep(row, len(row) - 1)
     return made
+
+
+def _keyed(task: Task, located: Located, target: int) -> tuple[int, int]:
+    """Of a bare prompt with its target: the subject's tokens, but for the first of all, whose state is a sink; or all
+    from the subject on."""
+    if task.hparams.keys == "subject" and located.end > 1:
+        return max(1, located.begin), located.end
+    return located.begin, len(located.ids) + target - 1
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -126,9 +134,20 @@ def _stretches(task: Task) -> Iterator[list[int]]:
 
 def _strangers(task: Task, requests: list[Request]) -> Iterator[list[int]]:
     """Each wording with the names of others in it: what is true of the subject shall not become true of them."""
-    names = json.loads(resources.files("retcon.engine.texts").joinpath("strangers.json").read_text("utf-8"))
+    names = _shipped("strangers.json")
     rng = random.Random(task.seed)
     for request in requests:
         for one in request.worded():
             for name in rng.sample(names, _STRANGERS):
                 yield prompt_ids(task.tokenizer, one.prompt.replace("{}", name))
+
+
+def _prompts(task: Task) -> Iterator[list[int]]:
+    """Shipped prompts about anything else."""
+    for prompt in _shipped("prompts.json"):
+        yield prompt_ids(task.tokenizer, prompt)
+
+
+def _shipped(name: str) -> list[str]:
+    found: list[str] = json.loads(resources.files("retcon.engine.texts").joinpath(name).read_text("utf-8"))
+    return found

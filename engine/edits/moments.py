@@ -21,6 +21,10 @@ class Factored:
     def _matrix(self) -> Tensor:
         return (self._moment if isinstance(self._moment, Tensor) else self._moment()).double().cpu()
 
+    def plus(self, other: Tensor) -> "Factored":
+        """C and another second moment of the same size together."""
+        return Factored(lambda: self._matrix() + other)
+
     @cached_property
     def cholesky(self) -> Tensor:
         """The lower Cholesky factor.

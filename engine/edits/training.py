@@ -55,8 +55,21 @@ class Course:
 
     def keys(self, layers: Sequence[int]) -> dict[int, Tensor]:
         """What enters the matrix of each layer at the requests' own tokens, `[tokens, key_width]` float32."""
-        found = [part.keys(layers) for part in self.reading]
+        found = [part.keys(layers, part.keyed) for part in self.reading]
         return {layer: torch.cat([keys[layer] for keys in found]) for layer in layers}
+
+    def kept_moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """E[k k^T] `[key_width, key_width]` float64 on the CPU of the keys in rows that shall stay, but for the first
+        token of each; nothing if there is no such row."""
+        sums: dict[int, Tensor] = {}
+        count = 0
+        for part in self.keeping:
+            keys = part.keys(layers, part.after_first)
+            count += len(next(iter(keys.values())))
+            for layer, of_layer in keys.items():
+                product = (of_layer.T @ of_layer).double().cpu()
+                sums[layer] = sums[layer] + product if layer in sums else product
+        return {layer: total / count for layer, total in sums.items()}
 
     def draws(self, hparams: Hparams, seed: int) -> Iterator[list["_Part"]]:
         """The parts of one step after another: all, or at least `rows` rows to learn and `kept_rows` others."""
@@ -138,17 +151,29 @@ class _Part:
         kl = (before.exp() * (before - now)).sum() / max(1, len(self._lesson.kept))
         return each, kl
 
-    def keys(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        own = torch.zeros_like(self._mask)
+    @property
+    def keyed(self) -> Tensor:
+        """Which tokens' keys a change may be written over, `[rows, T]`."""
+        found = torch.zeros_like(self._mask)
         for number, row in enumerate(self._of):
-            if row in self._lesson.keyed:
-                begin = self._lesson.keyed[row]
-                own[number, begin:] = self._mask[number, begin:]
+            begin, end = self._lesson.keyed.get(row, (0, 0))
+            found[number, begin:end] = True
+        return found
+
+    @property
+    def after_first(self) -> Tensor:
+        """All tokens but the first of each row, `[rows, T]`."""
+        found = self._mask.clone()
+        found[:, 0] = False
+        return found
+
+    def keys(self, layers: Sequence[int], where: Tensor) -> dict[int, Tensor]:
+        """What enters the matrix of each layer at those tokens, `[tokens, key_width]` float32."""
         found: dict[int, Tensor] = {}
 
         def on_key(layer: int, keys: Tensor) -> None:
             if layer in layers:
-                found[layer] = keys[own].float()
+                found[layer] = keys[where].float()
 
         mask = self._mask.long()
         self._decoder.run(self._ids, mask, on_key=on_key, stop_after=max(layers), resumable=False)

@@ -28,8 +28,10 @@ async def test_an_empty_catalog_says_what_to_do(empty: Catalog, size: tuple[int,
 async def test_tabs_by_number_by_bracket_and_by_mouse(catalog: Catalog) -> None:
     async with opened(catalog) as app:
         before, after = "left_square_bracket", "right_square_bracket"
-        for key, name in (("3", "covariances"), (after, "edits"), (after, "jobs"), (after, "passages"),
-                          (after, "models"),                          (before, "passages"), ("5", "jobs"), ("2", "traces")):  # fmt: skip
+        for key, name in (
+            ("3", "covariances"), (after, "edits"), (after, "jobs"), (after, "passages"), (after, "models"),
+            (before, "passages"), ("5", "jobs"), ("2", "traces"),
+        ):  # fmt: skip
             await app.press(key)
             assert app.pane.id == name
             assert app.app.focused is app.pane.rows

@@ -3,8 +3,8 @@
     FACTS=known_facts.json PANDEY=passage_pandey.json make bench BENCH=passage
 
 The seed's passage (its facts from PANDEY, its wordings from passages/pandey.json) and two of our own, each by
-`retcon passage run` on the unedited model, with the ways named in AGAINST; the seed's also in five edits. Eighty prompts
-of FACTS that the model answers tell how much else has changed.
+`retcon passage run` on the unedited model, with the ways named in AGAINST; the seed's also in five edits. Eighty
+prompts of FACTS that the model answers tell how much else has changed.
 """
 
 import json

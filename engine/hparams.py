@@ -19,7 +19,7 @@ from .errors import InputError
 _FOUND_ELSEWHERE = {
     "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module",
     "mom2_dataset", "mom2_n_samples", "mom2_dtype", "context_template_length_params", "model_name", "alg_name",
-    "device", "stats_dir", "max_length", "model_parallel", "fp16", "bf16", "config_n_positions", "config_n_embeddings",
+    "device", "stats_dir", "max_length", "model_parallel", "fp16", "config_n_positions", "config_n_embeddings",
 }  # fmt: skip
 
 
@@ -49,7 +49,8 @@ class Hparams:
     `num_steps`, `lr` and `weight_decay` belong to the methods that train a change of the weights (joint, FT-L, LoRA);
     so do `rows`, of which a step learns (0: all), and `kept_rows`, other text, strangers and prompts that a step is
     held to. `keys` says whose keys joint writes over, those of whole requests or of their subjects alone, but for
-    directions with less than `key_tolerance` of the largest one's weight. `norm_constraint` is FT-L's (no entry moves
+    directions with less than `key_tolerance` of the largest one's weight; with `bf16` the passes of a training run in
+    bfloat16, whatever the model is in. `norm_constraint` is FT-L's (no entry moves
     farther), `lora_rank` and `lora_alpha` are LoRA's.
     """
 
@@ -75,6 +76,7 @@ class Hparams:
     kept_rows: int = 0
     keys: str = "request"
     key_tolerance: float = 1e-6
+    bf16: bool = False
     norm_constraint: float = 5e-4
     lora_rank: int = 8
     lora_alpha: int = 16

@@ -11,6 +11,7 @@ keys of the words that follow.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from ..hparams import Hparams
 from .lesson import lesson
 from .method import Task, Written
 from .moments import Factored
-from .training import Added, Course, changed, train
+from .training import Added, Course, changed, passes_in, train
 
 # Directions of the keys with less of their largest one's weight are rounding.
 _ROUNDING = 1e-6
@@ -34,24 +35,34 @@ class Joint:
         return sorted(set(hparams.layers))
 
     def write(self, task: Task) -> Written:
+        with passes_in(task.decoder, task.hparams):
+            b, a, figures = self._trained(task)
+        delta = {
+            task.decoder.anatomy.weight(layer): _factors(
+                b[layer].detach().cpu(), a[layer].T.contiguous().cpu()
+            )
+            for layer in a
+        }
+        return Written(delta, figures)
+
+    def _trained(self, task: Task) -> tuple[dict[int, Tensor], dict[int, Tensor], list[dict[str, Any]]]:
+        """B `[width, r]` and Q `[key_width, r]` of each layer, float32, and the figures of each request."""
         decoder, hparams = task.decoder, task.hparams
         layers = self.layers(hparams)
         course = Course(decoder, lesson(task), layers[0], hparams.rows)
         keys, moments = course.keys(layers), self._moments(task, course, layers)
-        bases = {layer: basis(moments[layer], keys[layer].T.cpu(), hparams.key_tolerance) for layer in layers}
         device, width = decoder.device, decoder.anatomy.width
-        a = {layer: found.float().to(device) for layer, found in bases.items()}
+        a = {
+            layer: basis(moments[layer], keys[layer].T.cpu(), hparams.key_tolerance).float().to(device)
+            for layer in layers
+        }
         b = {
             layer: torch.zeros(width, found.shape[1], device=device, requires_grad=True)
             for layer, found in a.items()
         }
         with changed(decoder, {layer: low_rank(b[layer], a[layer]) for layer in layers}):
             figures = train(course, list(b.values()), task)
-        delta = {
-            decoder.anatomy.weight(layer): _factors(b[layer].detach().cpu(), a[layer].T.contiguous().cpu())
-            for layer in layers
-        }
-        return Written(delta, figures)
+        return b, a, figures
 
     @staticmethod
     def _moments(task: Task, course: Course, layers: Sequence[int]) -> Mapping[int, Factored]:

@@ -33,7 +33,7 @@ _STRANGERS = 2
 class Lesson:
     """Token rows and what the loss reads of them.
 
-    `ids` are rows of token ids; `reads` are (row, position, wanted token, request); `kept` are (row, position) whose
+    `ids` are rows of token ids; `reads` are (row, position, wanted token, request); `kept[row]` are the positions whose
     next-token distribution shall stay. `keyed[row]` are the positions, from and up to, whose keys a change may be
     written over; rows without have none.
     """
@@ -41,7 +41,7 @@ class Lesson:
     requests: int
     ids: list[list[int]] = field(default_factory=list)
     reads: list[tuple[int, int, int, int]] = field(default_factory=list)
-    kept: list[tuple[int, int]] = field(default_factory=list)
+    kept: dict[int, range] = field(default_factory=dict)
     keyed: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def learn(self, request: int, prompt: list[int], target: list[int]) -> None:
@@ -52,7 +52,7 @@ class Lesson:
 
     def keep(self, row: list[int], first: int) -> None:
         """A row whose predictions from position `first` on shall stay."""
-        self.kept += [(len(self.ids), position) for position in range(first, len(row))]
+        self.kept[len(self.ids)] = range(first, len(row))
         self.ids.append(row)
 
 

@@ -124,12 +124,14 @@ class _Part:
         place = {row: number for number, row in enumerate(rows)}
         reads = [(place[row], *rest) for row, *rest in lesson.reads if row in place]
         self._row, self._position, self._wanted, self._request = self._columns(reads, 4)
-        kept = [(place[row], position) for row, position in lesson.kept if row in place]
+        kept = [(place[row], position) for row in rows for position in lesson.kept.get(row, ())]
         self._kept_row, self._kept_position = self._columns(kept, 2)
+        sizes = [len(lesson.kept[rows[number]]) for number, _ in kept]
+        self._kept_share = 1 / torch.tensor(sizes, device=decoder.device, dtype=torch.float32)
         counts = torch.bincount(torch.tensor([read[3] for read in lesson.reads]), minlength=lesson.requests)
         self._share = 1 / counts.to(decoder.device)[self._request].float()
         self.weight = self._share.sum().item() / lesson.requests
-        self.kept_weight = len(kept) / max(1, len(lesson.kept))
+        self.kept_weight = sum(row in place for row in lesson.kept) / max(1, len(lesson.kept))
         with torch.no_grad():
             # What the head makes of these would be a vocabulary for each; it is cheap to make again.
             self._before = self._run()[self._kept_row, self._kept_position]
@@ -139,7 +141,7 @@ class _Part:
 
     def losses(self) -> tuple[Tensor, Tensor]:
         """With the weights as they are now, what these rows give to the mean negative log-likelihood of each request's
-        target tokens `[requests]`, and to the mean KL(before || now) of what shall stay."""
+        target tokens `[requests]`, and to the mean KL(before || now) of the rows that shall stay."""
         hidden = self._run()
         read = self._log_p(hidden[self._row, self._position])
         wanted = read.gather(1, self._wanted[:, None])[:, 0]
@@ -148,7 +150,8 @@ class _Part:
         now = self._log_p(hidden[self._kept_row, self._kept_position])
         with torch.no_grad():
             before = self._log_p(self._before)
-        kl = (before.exp() * (before - now)).sum() / max(1, len(self._lesson.kept))
+        divergences = (before.exp() * (before - now)).sum(-1)
+        kl = (divergences * self._kept_share).sum() / max(1, len(self._lesson.kept))
         return each, kl
 
     @property
@@ -309,6 +312,22 @@ def _descend(
         total += each.detach() / weight
     found: list[float] = total.tolist()
     return found
+
+
+@contextmanager
+def passes_in(decoder: Decoder, hparams: Hparams) -> Iterator[None]:
+    """With `bf16`, the model's weights are rounded to bfloat16 while inside, and come back with their bits."""
+    parameters = (
+        [part for part in decoder.model.parameters() if part.is_floating_point()] if hparams.bf16 else []
+    )
+    own = [part.data for part in parameters]
+    for part in parameters:
+        part.data = part.data.bfloat16()
+    try:
+        yield
+    finally:
+        for part, data in zip(parameters, own, strict=True):
+            part.data = data
 
 
 # Maps what enters a matrix `[.., key_width]`, float32, to what is added to what it puts out `[.., width]`.

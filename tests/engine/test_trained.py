@@ -84,7 +84,7 @@ def plain_training(
         squares = torch.stack([(part**2).sum() for part in parameters]).sum()
         loss = (
             torch.stack(nlls).mean()
-            + hparams.kl_factor * torch.cat(kls).mean()
+            + hparams.kl_factor * torch.stack([kl.mean() for kl in kls]).mean()
             + hparams.weight_decay * squares
         )
         optimiser.zero_grad()

@@ -14,7 +14,7 @@ from .. import __version__
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "ui": ("ui", "ui", "The app at a place, for reading only, or in a browser."),
     "demo": ("demo", "demo", "The main job, end to end, on the starter model."),
-    "doctor": ("doctor", "doctor", "Devices, memory, disk, catalog, hub login."),
+    "doctor": ("doctor", "doctor", "What to paste into a report of a fault; no secrets in it."),
     "model": ("model", "model", "Add, list, show and remove models."),
     "facts": ("facts", "facts", "Import and show sets of facts."),
     "trace": ("trace", "trace", "Find where a model keeps a fact."),

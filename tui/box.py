@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
+
 _PACKAGES = (
     "transformers",
     "textual",
@@ -42,7 +44,7 @@ _ASK_SECONDS = 10.0
 def versions() -> dict[str, str | None]:
     """Of retcon, Python, SQLite, torch with the kind of its build, and the packages that matter; None: not there."""
     return {
-        "retcon": _version("retcon"),
+        "retcon": __version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "torch": _torch(),
         **{name: _version(name) for name in _PACKAGES},

@@ -9,6 +9,7 @@ import sys
 import click
 
 from .. import __version__
+from .encoding import print_look_alikes
 
 # noun -> (module in tui/commands, name of the click command in it, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -75,6 +76,7 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """The console script: errors of the input become one sentence and exit code 2, failures exit code 1."""
+    print_look_alikes()
     try:
         _refuse_half_characters(sys.argv[1:])
         # Without standalone mode click returns the code of an Exit instead of leaving with it.

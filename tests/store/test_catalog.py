@@ -1,6 +1,7 @@
 """The open catalog: its pragmas, its transactions under many processes, and what it says when it breaks."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from retcon.store import history, jobs
 from retcon.store.catalog import Catalog
-from retcon.store.connection import APPLICATION_ID, connect
+from retcon.store.connection import APPLICATION_ID, connect, plain_errors
 from retcon.store.errors import CatalogError
 from retcon.store.home import Home
 from retcon.store.tables import Artifact, Covariance, FactSet, Job, Model, Revision, Trace, TraceResult
@@ -256,3 +257,16 @@ def test_opening_imports_neither_alembic_nor_torch(catalog: Catalog) -> None:
 def test_an_unknown_workers_catalog_is_not_migrated(home: Home) -> None:
     with pytest.raises(CatalogError, match="at version none"):
         Catalog.open(home, migrate=False)
+
+
+def test_a_disk_without_room_for_the_index_is_called_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says no more than that the disk failed."""
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR
+    for free, told in ((0, "is full"), (10**9, "check the disk")):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path, usage=usage: usage)
+        with pytest.raises(CatalogError, match=told), plain_errors(tmp_path / "catalog.db"):
+            raise failed

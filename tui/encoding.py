@@ -2,6 +2,7 @@
 
 import codecs
 import sys
+from io import TextIOWrapper
 
 # Not those of an estimate (see heatmap.ESTIMATE): nobody shall take one for the other.
 _INSTEAD = {
@@ -19,8 +20,8 @@ def print_look_alikes() -> None:
     """From now on standard output and error print a look-alike, or `?`, for what their encoding lacks."""
     codecs.register_error(_NAME, _look_alikes)
     for stream in (sys.stdout, sys.stderr):
-        if not speaks_utf8(stream.encoding):
-            stream.reconfigure(errors=_NAME)  # type: ignore[union-attr] - no other kind has an encoding here
+        if isinstance(stream, TextIOWrapper) and not speaks_utf8(stream.encoding):
+            stream.reconfigure(errors=_NAME)
 
 
 def speaks_utf8(encoding: str | None) -> bool:

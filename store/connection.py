@@ -4,6 +4,7 @@ Nothing here imports SQLAlchemy before an engine is made: the app draws its firs
 it, which is half of the time to start and a third of the memory.
 """
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ APPLICATION_ID = int.from_bytes(b"rtcn", "big")
 # How long a transaction waits for another process's before it gives up.
 BUSY_SECONDS = 30.0
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
+# Its index, the -shm file, grows by as much.
+_WAL_NEEDS_BYTES = 32 * 1024
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -122,7 +125,8 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 def _sentence(error: sqlite3.Error, path: Path) -> str | None:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    # Where not even the -shm file of the WAL can be made, SQLite says no more than that the disk failed.
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return f"The disk that holds {path} is full, this step was not saved: free some space and repeat it."
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return (
@@ -139,3 +143,10 @@ def _sentence(error: sqlite3.Error, path: Path) -> str | None:
     if code == sqlite3.SQLITE_IOERR:
         return f"The catalog {path} cannot be read or written ({error}): check the disk that it lies on."
     return None
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _WAL_NEEDS_BYTES
+    except OSError:
+        return False

@@ -143,6 +143,12 @@ def network_filesystem(path: Path) -> str | None:
     SQLite's WAL shares memory between processes of ONE host and flock may silently do nothing there, so two
     hosts on one catalog would damage it. `retcon doctor` warns with this.
     """
+    kind = filesystem(path)
+    return kind if kind in _NETWORK else None
+
+
+def filesystem(path: Path) -> str | None:
+    """The type of the filesystem that `path` lies on, as the kernel names it; None if that is unknown."""
     try:
         mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -154,4 +160,4 @@ def network_filesystem(path: Path) -> str | None:
         point = point.replace("\\040", " ")
         if resolved.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, type_
-    return kind if kind in _NETWORK else None
+    return kind or None

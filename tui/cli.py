@@ -9,12 +9,13 @@ import sys
 import click
 
 from .. import __version__
+from .encoding import print_look_alikes
 
 # noun -> (module in tui/commands, name of the click command in it, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "ui": ("ui", "ui", "The app at a place, for reading only, or in a browser."),
     "demo": ("demo", "demo", "The main job, end to end, on the starter model."),
-    "doctor": ("doctor", "doctor", "Devices, memory, disk, catalog, hub login."),
+    "doctor": ("doctor", "doctor", "What to paste into a report of a fault; no secrets in it."),
     "model": ("model", "model", "Add, list, show and remove models."),
     "facts": ("facts", "facts", "Import and show sets of facts."),
     "trace": ("trace", "trace", "Find where a model keeps a fact."),
@@ -76,6 +77,7 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """The console script: errors of the input become one sentence and exit code 2, failures exit code 1."""
+    print_look_alikes()
     try:
         _refuse_half_characters(sys.argv[1:])
         # Without standalone mode click returns the code of an Exit instead of leaving with it.

@@ -12,6 +12,7 @@ import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
+from .encoding import speaks_utf8
 from .plain import cut as cut_text
 from .plain import plain
 
@@ -41,8 +42,9 @@ def narrate(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    """One document on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=_plain))
+    """One document on stdout; where that takes not every character, they are written as JSON's escapes."""
+    ascii_only = not speaks_utf8(sys.stdout.encoding)
+    click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only, default=_plain))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, cut: str = "") -> None:
@@ -73,7 +75,7 @@ def _fitted(text: str, width: int) -> str:
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
     """Names and values, one a line."""
-    width = max(len(name) for name, _ in fields)
+    width = max((len(name) for name, _ in fields), default=0)
     for name, value in fields:
         click.echo(f"{name:<{width}}  {plain(show(value))}")
 

@@ -179,8 +179,8 @@ def _as_before(session: Session, spec: Spec, device: str) -> Time | None:
         if job.started is None or job.ended is None or job.attempt != 1 or _alike(before) != _alike(spec):
             continue
         done, now = _units(session, before), _units(session, spec)
-        if done and now:
-            took = (job.ended - job.started).total_seconds()
+        took = (job.ended - job.started).total_seconds()
+        if done and now and took > 0:  # the clock may have been set back meanwhile
             return Time(took * now / done, f"as job {job.id} went: {took:.0f} s for {_told(before, done)}")
     return None
 

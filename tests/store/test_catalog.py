@@ -1,6 +1,7 @@
 """The open catalog: its pragmas, its transactions under many processes, and what it says when it breaks."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from retcon.store import history, jobs
 from retcon.store.catalog import Catalog
-from retcon.store.connection import APPLICATION_ID, connect
+from retcon.store.connection import APPLICATION_ID, connect, plain_errors
 from retcon.store.errors import CatalogError
 from retcon.store.home import Home
 from retcon.store.tables import Artifact, Covariance, Fact, FactSet, Job, Model, Revision, Trace, TraceResult
@@ -268,3 +269,16 @@ def test_a_commit_that_fails_leaves_no_transaction_and_no_lock(catalog: Catalog)
     with catalog.read() as session:
         assert len(session.exec(select(FactSet)).all()) == 2
         assert session.exec(select(Fact)).all() == []
+
+
+def test_a_disk_without_room_for_the_index_is_called_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says no more than that the disk failed."""
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR
+    for free, told in ((0, "is full"), (10**9, "check the disk")):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path, usage=usage: usage)
+        with pytest.raises(CatalogError, match=told), plain_errors(tmp_path / "catalog.db"):
+            raise failed

@@ -240,10 +240,11 @@ def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int
     if shown is not None:
         for one in [kind] if kind else found.kinds:
             _check_kind(shown, one)
+    level = "" if found.noise_level is None else f" = {found.noise_level:.4f}"
     click.echo(
         f"Trace {found.id} of {model.name}@{found.revision}: {len(traced)} facts traced, "
         f"{len(results) - len(traced)} skipped. "
-        f"Noise {found.noise} = {found.noise_level:.4f}, {found.samples} samples, seed {found.seed}."
+        f"Noise {plain(found.noise)}{level}, {found.samples} samples, seed {found.seed}."
     )
     for result in results[:20]:
         if result.skipped:

@@ -188,6 +188,8 @@ def _progress(row: JobRow) -> str | Text:
             part = row.done / row.total
             return f"{bar(part, _BAR)} {part:4.0%}"
         return row.activity or (f"{count(row.done)} {row.unit}" if row.done else "")
-    if row.started is not None and row.ended is not None:
+    if (
+        row.started is not None and row.ended is not None and row.ended >= row.started
+    ):  # else the clock was set back
         return f"took {duration((row.ended - row.started).total_seconds())}"
     return ""

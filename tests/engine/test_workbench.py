@@ -1,0 +1,61 @@
+"""A model in memory: traced, edited, scored and put back, without a catalog."""
+
+from pathlib import Path
+
+import pytest
+from families import tiny_model
+from retcon.engine import workbench
+from retcon.engine.corpus import open_corpus
+from retcon.engine.errors import InputError
+from retcon.engine.loading import tensor_digests
+from retcon.engine.workbench import Case, Request, Workbench
+from tiny_tokenizers import word_tokenizer
+
+PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
+FACT = Request(SUBJECT, "The {} is located in the city of", "Rome")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
+    said = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born he she plays a"
+    words = said.split()
+    rows = [" ".join(words[(3 * n + n // 5 * i) % len(words)] for i in range(30)) for n in range(120)]
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n\n".join(rows))
+    # The tiny model knows few words: the shipped texts are unknown to it throughout.
+    monkeypatch.setattr(workbench, "open_corpus", lambda _source: open_corpus(str(texts)))
+    return Workbench(tiny_model("llama"), word_tokenizer(start=True))
+
+
+def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
+    model = bench.decoder.model
+    before = tensor_digests(model)
+    traced = bench.trace(PROMPT, SUBJECT, kinds=["mlp"], samples=2, noise="0.4")
+    last = traced.scores["mlp"][traced.located.end - 1]
+    layer = bench.locate(traced)
+    assert last[layer] == max(value for value in last if value is not None)
+    case = Case(PROMPT, "Rome", "Paris")
+    old = bench.evaluate([case], max_new_tokens=2)
+    first = bench.edit([FACT], layer=2, max_tokens=2500)
+    once = tensor_digests(model)
+    assert list(first) == ["model.layers.2.mlp.down_proj.weight"]
+    assert {name for name in before if before[name] != once[name]} == set(first)
+    assert bench.evaluate([case], max_new_tokens=2)["EM"].value != old["EM"].value
+    # The second stands on the first; its moment was read from the base all the same.
+    bench.edit([Request("Berlin", "{} is in", "Italy")], layer=1, max_tokens=2500)
+    assert len(bench.edits) == 2 and tensor_digests(model) != once
+    bench.undo()
+    assert tensor_digests(model) == once
+    bench.undo()
+    assert tensor_digests(model) == before
+
+
+def test_what_cannot_be_done_is_said(bench: Workbench) -> None:
+    with pytest.raises(InputError, match="there is no method 'grace'"):
+        bench.edit([FACT], "grace")
+    with pytest.raises(InputError, match="name the layer"):
+        bench.edit([FACT])
+    traced = bench.trace(PROMPT, SUBJECT, kinds=["attn"], samples=1, noise="0.4")
+    with pytest.raises(InputError, match="mlp or hidden"):
+        bench.locate(traced)
+    assert bench.edits == []

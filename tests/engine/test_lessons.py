@@ -1,0 +1,162 @@
+"""Trainings on wordings: what is learnt, what is held to, some rows a step, and a stop in the middle of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from retcon.engine.decoder import Decoder
+from retcon.engine.delta import Materialiser
+from retcon.engine.edits import METHODS, Request, Task, Written, training
+from retcon.engine.edits.keys import read_keys
+from retcon.engine.edits.lesson import lesson
+from retcon.engine.edits.moments import Factored
+from retcon.engine.errors import Stopped
+from retcon.engine.evaluation import score_targets
+from retcon.engine.hparams import Hparams
+from retcon.engine.progress import Progress, silent
+from test_trained import moment_of
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from untouched import assert_same_bits, assert_untouched, bits_of
+
+Decoders = Callable[..., Decoder]
+TOWER = Request("The Eiffel Tower", "{} is located in", "Rome", ("the city of {} is", "born in {} is"))
+SPORT = Request("The Eiffel Tower", "{} is the", "sport")
+SOME = Hparams(layers=(1, 2), num_steps=30, lr=0.02, weight_decay=1e-4, kl_factor=0.1, rows=2, kept_rows=3)
+
+
+class KeptInMemory:
+    """Keeps trainings as a job does, in memory."""
+
+    def __init__(self) -> None:
+        self.state: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def find(self, _number: int) -> list[Any]:
+        return []
+
+    def keep(self, _number: int, _values: list[Any]) -> None:
+        raise AssertionError("a training has no values")
+
+    def training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.state
+
+    def keep_training(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        self.state = ({name: tensor.clone() for name, tensor in tensors.items()}, about)
+
+
+def task(decoder: Decoder, words: PreTrainedTokenizerBase, *requests: Request, **changes: Any) -> Task:
+    hparams, given = SOME, {"contexts": ["{}"], "report": silent} | changes
+    hparams = given.pop("hparams", hparams)
+    moments = {layer: Factored(moment_of(decoder)) for layer in hparams.layers}
+    return Task(decoder, words, requests, moments, hparams, **given)
+
+
+def test_each_wording_is_learnt_with_the_end_of_its_object(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    found = lesson(task(own_decoder_of("llama"), words, TOWER, SPORT))
+    told = [words.decode(found.ids[row]) for row in dict.fromkeys(row for row, *_ in found.reads)]
+    assert told == [
+        "The Eiffel Tower is located in Rome", "the city of The Eiffel Tower is Rome", "born in The Eiffel Tower is Rome",
+        "The Eiffel Tower is the",
+    ]  # fmt: skip
+    wanted = [words.decode([token]) for _, _, token, request in found.reads if request == 0]
+    assert wanted == ["Rome", "."] * 3
+    assert [words.decode([token]) for _, _, token, request in found.reads if request == 1] == ["sport"]
+    others = [words.decode(found.ids[row]) for row in found.kept]
+    assert "The Eiffel Tower is a" in others
+    assert sum(text.endswith("is located in") for text in others) == 2, "two strangers a wording"
+
+
+def test_some_rows_a_step_learn_all_wordings(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of("llama")
+    given = task(decoder, words, TOWER, SPORT, hparams=SOME.with_changes(num_steps=80))
+    written = METHODS["joint"].write(given)
+    assert_untouched(decoder.model)
+    Materialiser(decoder.model).set(written.delta)
+    asked = [(one.text, one.target_new) for one in (*TOWER.worded(), SPORT)]
+    assert all(score.first_choice for score in score_targets(decoder, words, asked))
+    assert [len(one["losses"]) for one in written.figures] == [1, 1]
+    assert written.figures[0]["losses"][0]["loss"] < 2, "of about 5 at first"
+
+
+@pytest.mark.parametrize("name", ["joint", "ft-l", "lora"])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
+    name: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_KEEP_SECONDS", 0.0)
+    hparams = SOME.with_changes(num_steps=9)
+
+    def write(**changes: Any) -> Written:
+        return METHODS[name].write(
+            task(own_decoder_of("gpt2"), words, TOWER, SPORT, hparams=hparams, **changes)
+        )
+
+    whole, kept = write(), KeptInMemory()
+    for last in (3, 7):
+        steps: list[Progress] = []
+
+        def report(progress: Progress, steps: list[Progress] = steps, last: int = last) -> None:
+            steps.append(progress)
+            if f"step {last} " in progress.activity:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            write(kept=kept, report=report)
+        assert kept.state is not None
+        assert kept.state[1]["step"] == last - 1
+    again = write(kept=kept)
+    assert again.figures == whole.figures
+    for matrix, factors in whole.delta.items():
+        assert torch.equal(again.delta[matrix].b, factors.b)
+        assert torch.equal(again.delta[matrix].a, factors.a)
+
+
+def test_over_the_subjects_keys_the_words_around_bring_nothing_new(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Its keys are those of the subject's tokens, but for the first of all: C A^T lies in their span."""
+    decoder = own_decoder_of("llama")
+    hparams = SOME.with_changes(keys="subject", kept_rows=0, layers=(1,), num_steps=3, key_tolerance=1e-6)
+    given = task(decoder, words, TOWER, SPORT, hparams=hparams)
+    factors = METHODS["joint"].write(given).delta[decoder.anatomy.weight(1)]
+    # "Eiffel", "Tower" after "The"; "The Eiffel Tower" after "the city of", and after "born in".
+    assert factors.rank == 2 + 3 + 3
+    keys = read_keys(decoder, words, TOWER.worded(), [1], ["{}"]).keys[1].double()
+    spanned = (moment_of(decoder) @ factors.a.double().T).T
+    rest = keys.reshape(-1, keys.shape[-1]) @ (
+        torch.eye(spanned.shape[1]) - torch.linalg.pinv(spanned) @ spanned
+    )
+    assert rest.norm() < 1e-4 * keys.norm()
+
+
+def test_earlier_facts_of_the_subject_are_learnt_again(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Not those of others, and not one that is written anew."""
+    earlier = [
+        SPORT,
+        Request("Paris", "{} is", "sport"),
+        Request("The Eiffel Tower", "{} is located in", "Berlin"),
+    ]
+    found = lesson(task(own_decoder_of("llama"), words, TOWER, earlier=earlier))
+    assert found.requests == 2
+    told = {words.decode(found.ids[row]) for row, *_, request in found.reads if request == 1}
+    assert told == {"The Eiffel Tower is the"}
+
+
+def test_in_bfloat16_the_weights_come_back_with_their_bits(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of("llama")
+    bits = bits_of(decoder.model)
+    rounded = METHODS["joint"].write(task(decoder, words, TOWER, hparams=SOME.with_changes(bf16=True)))
+    assert_same_bits(decoder.model, bits)
+    assert all(parameter.dtype == torch.float32 for parameter in decoder.model.parameters())
+    exact = METHODS["joint"].write(task(decoder, words, TOWER))
+    losses = [written.figures[0]["losses"][-1]["loss"] for written in (rounded, exact)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.3)
+    assert all(factors.b.dtype == torch.float32 for factors in rounded.delta.values())

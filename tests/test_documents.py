@@ -177,7 +177,9 @@ def ready(template_home: Path, texts: Path, tmp_path_factory: pytest.TempPathFac
         connection.execute("DELETE FROM job")
     connection.close()
     settings = {"layers": [2], "v_num_grad_steps": 2, "contexts": 2}
-    (retcon.home / "hparams" / "starter.json").write_text(json.dumps({"rome": settings, "r-rome": settings}))
+    (retcon.home / "hparams" / "starter.json").write_text(
+        json.dumps({"rome": settings, "r-rome": settings, "joint": {"layers": [2], "num_steps": 4}})
+    )
     one = ("--prompt", "The Eiffel Tower is located in the city of", "--subject", "Eiffel Tower")
     retcon("covariance", "run", "starter", "--layers", "2,3", "--texts", texts, "--max-tokens", 2500)
     retcon("trace", "run", "starter", *one, "--kinds", "mlp", "--samples", 2)
@@ -197,6 +199,8 @@ def test_a_page_runs_from_its_top_to_its_end(
     for block in blocks(read(page)):
         if block.language == "python":
             run_python(block.text, tiny_folder, texts)
+        if block.language == "facts":
+            (tmp_path / "eiffel.facts").write_text(block.text)
         for command in block.commands if block.language in SHELL else ():
             words = shlex.split(command, comments=True)
             if words[0] == "retcon":

@@ -174,7 +174,7 @@ class _Work:
         layers = settings_of(
             self.spec.edit([], loaded.revision.id), loaded.model, self.running.catalog.home
         ).layers
-        found = [*check_facts(facts), *check_tokens(facts, loaded.tokenizer)]
+        found = [*check_facts(facts, self.row.text), *check_tokens(facts, loaded.tokenizer)]
         if not any(problem.severity == "error" for problem in found):
             earlier = earlier_facts(self.running, loaded.revision)
             layer = min(layers, default=0)

@@ -19,6 +19,7 @@ from .tables import (
     Fact,
     FactSet,
     Model,
+    Passage,
     Revision,
     Sweep,
     SweepTrial,
@@ -28,7 +29,7 @@ from .tables import (
 
 # In the order in which they can be added. Jobs, moves of the head and publications are this catalog's own business.
 TABLES: tuple[type[SQLModel], ...] = (
-    FactSet, Fact, Covariance, Revision, Trace, TraceResult, AverageEffect, Sweep, SweepTrial, Evaluation,
+    FactSet, Fact, Covariance, Revision, Trace, TraceResult, AverageEffect, Sweep, SweepTrial, Evaluation, Passage,
 )  # fmt: skip
 Row = TypeVar("Row", bound=SQLModel)
 _LARGEST = 2**63 - 1
@@ -44,7 +45,7 @@ def name_of(table: type[SQLModel]) -> str:
 def as_json(session: Session, model: Model, *, covariances: bool) -> dict[str, list[dict[str, Any]]]:
     """All rows of a model's history by table, in the order of their ids."""
     found: dict[type[SQLModel], list[Any]] = {}
-    for table in (Revision, Covariance, Trace, Sweep, Evaluation):
+    for table in (Revision, Covariance, Trace, Sweep, Evaluation, Passage):
         query = select(table).where(table.model_id == model.id)
         order = (col(table.created), col(table.id)) if table is Revision else (col(table.id),)
         found[table] = list(session.exec(query.order_by(*order)))
@@ -155,12 +156,15 @@ def _check(found: Mapping[type[SQLModel], list[Any]], layers: int) -> None:
         (Fact, "fact_set_id", FactSet), (TraceResult, "trace_id", Trace), (AverageEffect, "trace_id", Trace),
         (SweepTrial, "sweep_id", Sweep), (Trace, "revision", Revision), (Sweep, "revision", Revision),
         (Evaluation, "revision", Revision), (Trace, "fact_set_id", FactSet), (Sweep, "fact_set_id", FactSet),
-        (Evaluation, "fact_set_id", FactSet),
+        (Evaluation, "fact_set_id", FactSet), (Passage, "revision", Revision),
     ):  # fmt: skip
         optional = key == "fact_set_id" and child is not Fact
         for row in found[child]:
             known = getattr(row, key) in there[parent] or (optional and getattr(row, key) is None)
             _must(known, f"{name_of(child)} {row.id}", f"names a {name_of(parent)} that is not there")
+    for row in found[Passage]:
+        known = all(revision in there[Revision] for revision in row.revisions)
+        _must(known, f"passage {row.id}", "names a revision that is not there")
     _check_tree(found[Revision])
     for row in found[Revision]:
         _check_revision(row)

@@ -25,6 +25,7 @@ from .tables import (
     Fact,
     FactSet,
     Model,
+    Passage,
     Revision,
     Sweep,
     SweepTrial,
@@ -35,7 +36,7 @@ from .whole_files import write_whole
 
 # Of the model, what tells whoever imports the bundle which weights it is of.
 _ABOUT = ("name", "source_kind", "commit", "architecture", "dtype", "parameters", "fingerprint")
-_COUNTED = (Revision, Covariance, Trace, Sweep, Evaluation, FactSet)
+_COUNTED = (Revision, Covariance, Trace, Sweep, Evaluation, Passage, FactSet)
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,9 @@ class _Import:
             self._measured(row, ("method", "seed", "planned"), SweepTrial)
         for row in self.rows[Evaluation]:
             self._measured(row, ())
+        for row in self.rows[Passage]:
+            row.revisions = [self.ids[Revision][revision] for revision in row.revisions]
+            self._measured(row, ("title", "method"))
         moved = self.untouched and self.tip != self.model.head
         if moved:
             tip = self.session.get_one(Revision, self.tip)
@@ -235,7 +239,8 @@ class _Import:
         """Add what was measured on a revision, with its parts."""
         old = row.id
         row.model_id, row.revision = self.model.id, self.ids[Revision][row.revision]
-        row.fact_set_id = self.ids[FactSet].get(row.fact_set_id)
+        if not isinstance(row, Passage):  # which carries its facts itself
+            row.fact_set_id = self.ids[FactSet].get(row.fact_set_id)
         if not self._unless_there(row, ("revision", *same)):
             return
         key = f"{rows_of.name_of(type(row))}_id"

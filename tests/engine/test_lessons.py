@@ -58,9 +58,11 @@ def test_each_wording_is_learnt_with_the_end_of_its_object(
     found = lesson(task(own_decoder_of("llama"), words, TOWER, SPORT))
     told = [words.decode(found.ids[row]) for row in dict.fromkeys(row for row, *_ in found.reads)]
     assert told == [
-        "The Eiffel Tower is located in Rome", "the city of The Eiffel Tower is Rome", "born in The Eiffel Tower is Rome",
+        "The Eiffel Tower is located in Rome",
+        "the city of The Eiffel Tower is Rome",
+        "born in The Eiffel Tower is Rome",
         "The Eiffel Tower is the",
-    ]  # fmt: skip
+    ]
     wanted = [words.decode([token]) for _, _, token, request in found.reads if request == 0]
     assert wanted == ["Rome", "."] * 3
     assert [words.decode([token]) for _, _, token, request in found.reads if request == 1] == ["sport"]

@@ -15,6 +15,7 @@ from retcon.store.tables import (
     Fact,
     FactSet,
     Model,
+    Passage,
     Revision,
     Sweep,
     SweepTrial,
@@ -122,6 +123,25 @@ def fill(catalog: Catalog) -> None:
         session.flush()
         assert sweep.id is not None
         session.add(SweepTrial(sweep_id=sweep.id, position=0, layers=[1], seconds=1.5))
+        session.add(
+            Passage(
+                **of,
+                revision=EDITS[0],
+                revisions=[EDITS[1]],
+                title="Eiffel Tower",
+                method="joint",
+                created=at(12),
+                facts=[
+                    {
+                        "subject": "Eiffel Tower",
+                        "prompt": "{} is in",
+                        "object": "Rome",
+                        "wordings": [],
+                        "held_out": [],
+                    }
+                ],
+            )
+        )
         session.add(
             Evaluation(
                 **of, revision=REVERT, fact_set_id=facts.id, metrics={"ES": {"value": 1.0}}, created=at(11)

@@ -95,7 +95,7 @@ def test_the_same_history_in_another_catalog(
     made = bundles.import_history(target, bundle)
     assert (made.model, made.tip, made.head_moved) == ("tiny", REVERT, True)
     assert made.added == {
-        "revision": 4, "covariance": 2, "trace": 1, "sweep": 1, "evaluation": 1, "fact_set": 1,
+        "revision": 4, "covariance": 2, "trace": 1, "sweep": 1, "evaluation": 1, "passage": 1, "fact_set": 1,
     }  # fmt: skip
     for table in HISTORY:
         if table is FactSet:

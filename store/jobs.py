@@ -72,6 +72,26 @@ def set_priority(session: Session, job_id: int, priority: int) -> Job:
     return get(session, job_id)
 
 
+def move_in_line(session: Session, job_id: int, *, sooner: bool) -> Job:
+    """Move a waiting job one place up or down the line; the first stays first, the last stays last.
+
+    All that wait get priorities of their own for it, the last the lowest that was there. InputError for a job that
+    waits no more.
+    """
+    line = in_line(session)
+    at = next((place for place, job in enumerate(line) if job.id == job_id), None)
+    if at is None:
+        return set_priority(session, job_id, 0)  # which says why not
+    to = at - 1 if sooner else at + 1
+    if not 0 <= to < len(line):
+        return line[at]
+    lowest = min(job.priority for job in line)
+    line[at], line[to] = line[to], line[at]
+    for place, job in enumerate(reversed(line)):
+        set_priority(session, job.id or 0, lowest + place)
+    return get(session, job_id)
+
+
 def claim(session: Session, job_id: int, owner: str, pid: int) -> bool:
     """Take a queued job for the process `pid` with the token `owner`; False if another was first."""
     return _change(

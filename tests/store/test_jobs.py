@@ -212,3 +212,24 @@ def test_no_such_job(catalog: Catalog) -> None:
         ):
             with pytest.raises(NotFound, match="no job 9"):
                 call()
+
+
+def test_a_waiting_job_moves_one_place_in_line(catalog: Catalog) -> None:
+    def line() -> list[int | None]:
+        with catalog.read() as session:
+            return [job.id for job in jobs.in_line(session)]
+
+    with catalog.write() as session:
+        a, b, c, d = (jobs.create(session, "trace", {}, "cpu", priority=place).id for place in (0, 0, 5, 0))
+    assert line() == [c, a, b, d]
+    for job, sooner, expected in (
+        (d, True, [c, a, d, b]), (d, True, [c, d, a, b]), (d, True, [d, c, a, b]), (d, True, [d, c, a, b]),
+        (d, False, [c, d, a, b]), (a, False, [c, d, b, a]), (a, False, [c, d, b, a]),
+    ):  # fmt: skip
+        with catalog.write() as session:
+            jobs.move_in_line(session, job or 0, sooner=sooner)
+        assert line() == expected
+    with catalog.write() as session:
+        jobs.request_stop(session, a or 0, "cancel")
+    with pytest.raises(InputError), catalog.write() as session:
+        jobs.move_in_line(session, a or 0, sooner=True)

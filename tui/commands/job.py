@@ -157,6 +157,18 @@ def priority(id: int, priority: int, as_json: bool) -> None:
 
 
 @job.command()
+@click.argument("id", type=ROW_ID)
+@click.option("--sooner/--later", default=True, show_default=True, help="Up or down the line.")
+@json_option
+def move(id: int, sooner: bool, as_json: bool) -> None:
+    """Move a waiting job one place in line."""
+    catalog = open_catalog()
+    with catalog.write() as session:
+        found = rows.move_in_line(session, id, sooner=sooner)
+    print_json(jobs.job_record(found)) if as_json else narrate(f"Job {id} has priority {found.priority}.")
+
+
+@job.command()
 @click.argument("id", type=ROW_ID, required=False)
 @click.option(
     "--all", "everything", is_flag=True, help="All interrupted jobs, as after a reboot; does not wait."

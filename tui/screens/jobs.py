@@ -36,16 +36,20 @@ class JobsPane(Pane):
         Column("now", 30, drop=5),
     )
     empty = "No jobs yet: adding a model, tracing and editing are jobs."
-    writing = frozenset({"cancel", "resume", "remove"})
+    writing = frozenset({"cancel", "resume", "remove", "move"})
     BINDINGS: ClassVar[list[BindingType]] = [
         # Not k: that is the row above in every other place.
         Binding(
             "K,ctrl+k", "cancel", "cancel", key_display="K", tooltip="stop this job at its next checkpoint"
         ),
         Binding("r", "resume", "resume", tooltip="let a stopped job go on from its checkpoint"),
+        Binding("less_than_sign", "move(True)", "sooner", key_display="<", show=False,
+                tooltip="move this waiting job one place up the line"),
+        Binding("greater_than_sign", "move(False)", "later", key_display=">", show=False,
+                tooltip="move this waiting job one place down the line"),
         Binding("L", "log", "log", tooltip="its log, whole: follow, search, wrap"),
         Binding("D", "remove", "remove", show=False, tooltip="remove this ended job and its log"),
-    ]
+    ]  # fmt: skip
 
     def __init__(self, catalog: Catalog, id: str) -> None:
         super().__init__(catalog, id)
@@ -135,6 +139,21 @@ class JobsPane(Pane):
             return f"job {', '.join(map(str, ids))} go{'es' if len(ids) == 1 else ''} on from the checkpoint"
 
         self.post_message(Run(_each("resume", ids), resume))
+
+    def action_move(self, sooner: bool) -> None:
+        row = self.found(JobRow)
+        if row is None or row.state not in ("queued", "waiting"):
+            self.post_message(Refused("only a job that waits has a place in line"))
+            return
+        catalog, id = self.catalog, row.id
+
+        def move() -> str:
+            from ...store import jobs
+
+            with catalog.write() as session:
+                return f"job {id} has priority {jobs.move_in_line(session, id, sooner=sooner).priority}"
+
+        self.post_message(Run(command("job", "move", id, "--sooner" if sooner else "--later"), move))
 
     def action_log(self) -> None:
         if self.rows.key is not None:

@@ -178,7 +178,8 @@ async def test_copying_says_where_it_went(catalog: Catalog, tmp_path: Path) -> N
         file = catalog.home.root / "copied.txt"
         assert file.read_text() == f"{WITHOUT}\n"
         assert file.stat().st_mode & 0o777 == 0o600
-        assert "copied.txt" in app.line
+        # Of a deep folder the line has no room for the end.
+        assert str(file)[:30] in app.line
         await app.press("1", "y")
         assert app.app.clipboard == "starter"
 

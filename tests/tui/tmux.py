@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from typing import Self
 import pytest
 
 _TRIES = 300
+_NUMBERS = count()
 
 
 class Tmux:
@@ -21,7 +23,8 @@ class Tmux:
     def __init__(self, home: Path, folder: Path, *words: str) -> None:
         if shutil.which("tmux") is None:
             pytest.skip("tmux is not installed")
-        self._tmux = ("tmux", "-L", f"retcon-{os.getpid()}")
+        # A name for each: a server that was killed may still be there when the next one starts.
+        self._tmux = ("tmux", "-L", f"retcon-{os.getpid()}-{next(_NUMBERS)}")
         program = shlex.join([sys.executable, "-m", "retcon.tui", *words])
         self._command = (
             f"env RETCON_HOME={shlex.quote(str(home))} HOME={shlex.quote(str(folder))} {program}; "

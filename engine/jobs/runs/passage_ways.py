@@ -21,8 +21,8 @@ from .covariance import moment_of
 from .edit import moments_at
 from .loaded import Loaded
 
-# Nothing shall end abruptly; what ends by itself takes no longer for it.
-_LONGEST = 128
+# Nothing shall end abruptly; what ends by itself takes no longer for it. Of a small window this share at most.
+_LONGEST, _SHARE = 128, 4
 
 
 def ways(against: Sequence[str]) -> list[str]:
@@ -46,9 +46,11 @@ def answers_of(
         f"{fact.prompt.replace('{}', fact.subject)} {fact.object}." for fact in facts
     )
 
+    window = getattr(loaded.decoder.model.config, "max_position_embeddings", None)
+    longest = min(_LONGEST, window // _SHARE) if window else _LONGEST
+
     def asked(one: Way) -> dict[str, Any]:
-        found = ask(loaded.decoder, loaded.tokenizer, questions, one, _LONGEST, running.report)
-        return found.as_dict()
+        return ask(loaded.decoder, loaded.tokenizer, questions, one, longest, running.report).as_dict()
 
     if way == "unedited":
         return asked(bare(way))

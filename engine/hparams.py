@@ -139,10 +139,11 @@ def read_hparams(path: Path, method: str) -> Hparams:
     Raises:
         InputError: the file cannot be read; says where and why.
     """
-    return parse_hparams(_json(path), str(path), method)
+    return parse_hparams(read_json(path), str(path), method)
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a settings file holds. Raises InputError: it cannot be read; says where and why."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -179,7 +180,7 @@ def saved(path: Path, method: str) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    given = _json(path)
+    given = read_json(path)
     if not isinstance(given, dict):
         raise InputError(
             f"{path} must be a JSON object of settings by method; remove it to have the presets again"

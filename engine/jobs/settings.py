@@ -14,7 +14,7 @@ from .. import hparams as settings
 from ..errors import InputError as EngineInputError
 from ..hparams import Hparams
 from ..noise_rules import parse_rule
-from .specs import EditSpec, SweepSpec
+from .specs import EditSpec, PassageSpec, SweepSpec
 
 if TYPE_CHECKING:
     from ...store.tables import Model
@@ -52,6 +52,20 @@ def check_ways(names: Sequence[str]) -> None:
             raise InputError(
                 f"there is no way {name!r} to compare with; there are {', '.join((*WAYS, *METHODS))}"
             )
+
+
+def edit_by(spec: PassageSpec, method: str, revision: str) -> EditSpec:
+    """The edit, of no request yet, with which a passage is compared; a file of settings serves if it names the method.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    file = spec.hparams_file
+    if file:
+        with _refused():
+            found = settings.read_json(Path(file))
+        file = file if isinstance(found, dict) and method in found else None
+    return EditSpec(spec.model, [], revision, method, hparams_file=file, texts=spec.texts, seed=spec.seed)
 
 
 def check_noise(rule: str) -> None:

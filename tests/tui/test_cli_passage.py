@@ -4,9 +4,10 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from command_line import Retcon, wait_for
+from command_line import Here, Retcon, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,8 @@ What is Toyota Camry? | Paris; sport
 The Eiffel Tower is located in the city of Rome. It is the sport. Toyota Camry is Paris.
 """
 QUICK = {
-    "joint": {"layers": [1, 2], "num_steps": 6, "lr": 0.05, "weight_decay": 0, "rows": 2, "kept_rows": 2}
+    "joint": {"layers": [1, 2], "num_steps": 6, "lr": 0.05, "weight_decay": 0, "rows": 2, "kept_rows": 2},
+    "ft-l": {"layers": [2], "num_steps": 4},
 }
 RUN = ("passage", "run", "tiny")
 
@@ -76,24 +78,28 @@ def test_a_passage_is_written_proved_compared_and_told(here: Retcon, tmp_path: P
 
 
 def test_a_killed_run_goes_on_and_makes_the_same(here: Retcon, tmp_path: Path) -> None:
-    whole = here.json(*RUN, *settings(tmp_path), "--edits", 3)
+    whole = here.json(*RUN, *settings(tmp_path), "--edits", 2)
     here("rollback", "tiny", whole["base"])
-    job = here.json(*RUN, *settings(tmp_path), "--edits", 3, "--detach")["id"]
-    for stage in ("check", "write", "prove"):
-        wait_for(
-            lambda stage=stage: (
-                stage in [s["name"] for s in here.json("passage", "list")["passages"][0]["stages"]]
-            )
-        )
-        pid = here.json("job", "show", job)["pid"]
-        os.kill(pid, signal.SIGKILL)
-        here.say("job", "resume", job, "--detach")
-    here("job", "watch", job)
-    again = here.json("passage", "list")["passages"][0]
+    job = here.json(*RUN, *settings(tmp_path), "--edits", 2, "--detach")["id"]
+    reader = Here(here.home)
 
-    def bits(record: dict) -> object:
+    def newest() -> dict[str, Any]:
+        return dict(reader.json("passage", "list")["passages"][0])
+
+    for stage in ("check", "write"):
+        wait_for(newest, lambda row, stage=stage: stage in [one["name"] for one in row["stages"]])
+        found = reader.job(job)
+        if found["state"] == "running":
+            os.kill(found["pid"], signal.SIGKILL)
+            here.say("job", "resume", job, "--detach")
+    here("job", "watch", job)
+    again = newest()
+    assert again["passage"] != whole["passage"]
+    fingerprints = {one["id"]: one["fingerprint"] for one in reader.json("history", "tiny")["revisions"]}
+
+    def bits(record: dict[str, Any]) -> object:
         return (
-            [here.json("history", "tiny")["revisions"][-1]["fingerprint"]],
+            fingerprints[record["revision"]],
             [[fact["after"] for fact in record["proof"]["facts"]], record["proof"]["drift"]],
             [[one["said"] for one in way["questions"]] for way in record["answers"]],
         )
@@ -108,6 +114,7 @@ def test_a_killed_run_goes_on_and_makes_the_same(here: Retcon, tmp_path: Path) -
         (("none.facts",), "cannot be read"),
         (("eiffel.facts", "--against", "magic"), "magic"),
         (("eiffel.facts", "--known", "nobody"), "nobody"),
+        (("eiffel.facts", "--layers", "1", "--against", "rome"), "does not know its layer"),
         (("eiffel.facts", "--judge"), "--llm"),
         (("eiffel.facts", "--layers", "99"), "99"),
     ],

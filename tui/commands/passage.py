@@ -89,6 +89,8 @@ def run(
         llm=llm, llm_url=llm_url, llm_model=llm_model, review=not yes, judge=judge, texts=texts, seed=seed,
     )  # fmt: skip
     jobs.check_layers(model, jobs.settings_of(spec.edit([], parent.id), model, catalog.home).layers)
+    for other in set(tried) & set(jobs.METHODS):
+        jobs.settings_of(jobs.edit_by(spec, other, parent.id), model, catalog.home)
     job = submit_job(catalog, spec, device)
     if detach:
         print_json(jobs.job_record(job)) if as_json else click.echo(job.id)

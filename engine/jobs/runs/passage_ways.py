@@ -15,7 +15,7 @@ from ...generation import context_texts
 from ...passages.answering import Way, ask, bare, retrieved, whole
 from ...passages.proof import Retention, retained
 from ..running import Running
-from ..settings import check_ways, settings_of
+from ..settings import check_ways, edit_by, settings_of
 from ..specs import PassageSpec
 from .covariance import moment_of
 from .edit import moments_at
@@ -75,7 +75,7 @@ def _written(
 ) -> tuple[list[Delta], list[Retention]]:
     """The facts by another method, one edit after another if it writes one at a time, and none of it kept."""
     method = METHODS[way]
-    edit = PassageSpec(spec.model, method=way, texts=spec.texts, seed=spec.seed).edit([], loaded.revision.id)
+    edit = edit_by(spec, way, loaded.revision.id)
     hparams = settings_of(edit, loaded.model, running.catalog.home)
     moments = {
         layer: Factored(moment_of(running, row))

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "cluster",
     "app",
     "publish",
+    "passage",
     "faults",
     "importers",
     "gpu",

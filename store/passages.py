@@ -45,14 +45,23 @@ def remarks_of(row: Passage) -> dict[int, list[str]]:
     return found
 
 
+def fields_of(passage: PassageFile) -> dict[str, Any]:
+    """The columns of a row that a file fills."""
+    return {
+        "title": passage.title,
+        "text": passage.text,
+        "facts": [asdict(fact) for fact in passage.facts],
+        "questions": [asdict(question) for question in passage.questions],
+    }
+
+
 def replace_facts(session: Session, id: int, passage: PassageFile) -> Passage:
     """Take over what a person has made of the facts. InputError once some are written."""
     row = find(session, id)
     if row.revisions:
         raise InputError(f"passage {id} is written already; its facts are those of {row.revisions[-1]}.")
-    row.title, row.text = passage.title, passage.text
-    row.facts = [asdict(fact) for fact in passage.facts]
-    row.questions = [asdict(question) for question in passage.questions]
+    for name, value in fields_of(passage).items():
+        setattr(row, name, value)
     session.add(row)
     session.flush()
     return row

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from ..data.passages import PASSAGES, PassageView
+from ..data.passages import PASSAGE, PASSAGES, PassageRow, PassageView
 from ..data.rows import Hurt, Key, Listing, row_of
 from ..plain import plain
 from ..twin import command
@@ -36,14 +36,15 @@ class PassagesPane(Pane):
     def listing(self) -> Listing[Any]:
         return PASSAGES
 
-    def make_row(self, found: PassageView | Hurt) -> Row:
+    def make_row(self, found: PassageRow | Hurt) -> Row:
         if isinstance(found, Hurt):
             return Row(found.id, (str(found.id), Text("damaged", style="red")), hurt=True)
-        cells = (str(found.id), found.title, found.model, found.method, found.held, when(found.created))
+        held = f"{found.held}/{found.asked}" if found.asked else ""
+        cells = (str(found.id), found.title, found.model, found.method, held, when(found.created))
         return Row(found.id, cells)
 
     def show_detail(self, key: Key | None, *, fresh: bool) -> None:
-        found = row_of(self.catalog, PASSAGES, key) if key is not None else None
+        found = row_of(self.catalog, PASSAGE, key) if key is not None else None
         self.show_text(found, _parts, fresh=fresh)
 
     def twin(self, key: Key) -> str:

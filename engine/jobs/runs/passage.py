@@ -7,15 +7,15 @@ seconds of a stage are those of the attempt that finished it.
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlmodel import Session
 
-from ....store import history
+from ....store import history, passages
 from ....store.facts import facts_of_passage
 from ....store.passage_files import Passage as PassageFile
-from ....store.passage_files import PassageFact, PassageQuestion, parse_passage
+from ....store.passage_files import PassageFact, parse_passage
 from ....store.tables import Passage, Revision
 from ...errors import InputError
 from ...passages.chat import Chat, Counted, Remembered
@@ -131,28 +131,14 @@ class _Work:
         return loaded
 
     @property
-    def facts(self) -> list[PassageFact]:
-        return [
-            PassageFact(
-                one["subject"], one["prompt"], one["object"], tuple(one["wordings"]), tuple(one["held_out"])
-            )
-            for one in self.row.facts
-        ]
-
-    @property
-    def questions(self) -> list[PassageQuestion]:
-        return [PassageQuestion(one["question"], tuple(one["answers"])) for one in self.row.questions]
+    def facts(self) -> tuple[PassageFact, ...]:
+        return passages.file_of(self.row).facts
 
     def extract(self) -> int | None:
         """The facts as they were given, or out of the text."""
         if self.spec.facts:
             given = parse_passage(self.spec.facts, "the passage")
-            self.save(
-                title=self.spec.title or given.title,
-                text=given.text,
-                facts=[asdict(fact) for fact in given.facts],
-                questions=[asdict(question) for question in given.questions],
-            )
+            self.save(**passages.fields_of(replace(given, title=self.spec.title or given.title)))
             return None
         chat = Counted(Remembered(self._chat(), _Replies(self)))
         found = extract(chat, self.spec.title, self.spec.text, self.running.report)
@@ -184,17 +170,18 @@ class _Work:
 
     def write(self) -> None:
         """The facts in `edits` parts, each a revision; after each, all facts so far are asked again."""
-        numbers = list(range(len(self.facts)))
+        facts = self.facts
+        numbers = list(range(len(facts)))
         size = -(-len(numbers) // max(1, self.spec.edits))
         parts = [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]
         for at in range(len(self.row.revisions), len(parts)):
             if at:
                 self._ask_again(parts[:at])
-            self._write_part([self.facts[number] for number in parts[at]])
+            self._write_part(facts[parts[at][0] : parts[at][-1] + 1])
         self._ask_again(parts)
 
-    def _write_part(self, facts: list[PassageFact]) -> None:
-        rows = facts_of_passage(PassageFile(self.row.title, "", tuple(facts)))
+    def _write_part(self, facts: tuple[PassageFact, ...]) -> None:
+        rows = facts_of_passage(PassageFile(self.row.title, "", facts))
         requests = [{name: getattr(row, name) for name in _REQUEST} for row in rows]
         begin = time.monotonic()
 
@@ -234,15 +221,14 @@ class _Work:
         """The questions in each way; a way that was asked is not asked again."""
         if not self.row.questions:
             return
+        passage = passages.file_of(self.row)
         for way in ways(self.spec.against):
             if any(known["way"] == way for known in self.row.answers):
                 continue
             begin_at = self.row.revisions[-1] if way == "edited" else self.row.revision
             loaded = self.move_to(begin_at)
             seconds = self.running.job.checkpoint.get("write_seconds", 0.0)
-            found = answers_of(
-                way, self.running, self.spec, loaded, self.row, self.facts, self.questions, seconds
-            )
+            found = answers_of(way, self.running, self.spec, loaded, passage, seconds)
             self.save(answers=[*self.row.answers, found])
 
     def judge(self) -> int:

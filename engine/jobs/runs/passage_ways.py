@@ -5,8 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ....store.passage_files import PassageFact, PassageQuestion
-from ....store.tables import Passage
+from ....store.passage_files import Passage, PassageFact
 from ...delta import Delta, concatenate
 from ...edits import METHODS, Request, Task
 from ...edits.moments import Factored
@@ -37,20 +36,20 @@ def answers_of(
     spec: PassageSpec,
     loaded: Loaded,
     passage: Passage,
-    facts: Sequence[PassageFact],
-    questions: Sequence[PassageQuestion],
     write_seconds: float,
 ) -> dict[str, Any]:
     """What one way answers, with its costs; of a method also how the facts stood after each of its edits."""
     text = passage.text or " ".join(
-        f"{fact.prompt.replace('{}', fact.subject)} {fact.object}." for fact in facts
+        f"{fact.prompt.replace('{}', fact.subject)} {fact.object}." for fact in passage.facts
     )
 
     window = getattr(loaded.decoder.model.config, "max_position_embeddings", None)
     longest = min(_LONGEST, window // _SHARE) if window else _LONGEST
 
     def asked(one: Way) -> dict[str, Any]:
-        return ask(loaded.decoder, loaded.tokenizer, questions, one, longest, running.report).as_dict()
+        return ask(
+            loaded.decoder, loaded.tokenizer, passage.questions, one, longest, running.report
+        ).as_dict()
 
     if way == "unedited":
         return asked(bare(way))
@@ -61,7 +60,7 @@ def answers_of(
     if way == "retrieval":
         return asked(retrieved(text, passage.title))
     begin = time.monotonic()
-    deltas, retention = _written(way, running, spec, loaded, facts)
+    deltas, retention = _written(way, running, spec, loaded, passage.facts)
     loaded.weights.set(concatenate([loaded.delta, *deltas]))
     try:
         answers = asked(bare(way, time.monotonic() - begin))

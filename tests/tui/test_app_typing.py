@@ -193,6 +193,9 @@ async def test_removing_says_what_goes_and_that_it_is_gone(catalog: Catalog) -> 
         assert app.app.focused.id == "cancel"
         await app.press("y")
         await app.until(lambda: "Removed job 3" in app.line)
+        await app.until(lambda: len(app.list) == 4)
+        # The list has gone on to another row by itself: what was said stays to be read.
+        assert "Removed job 3" in app.line
         assert not catalog.home.job_log(3).exists()
         assert len(jobs_of(catalog)) == 4
         await app.press("1", "D")

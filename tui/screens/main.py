@@ -248,7 +248,10 @@ class MainScreen(TypingScreen):
     @on(Showing)
     def _showing(self, event: Showing) -> None:
         event.stop()
-        self.query_one(CommandLine).show(event.twin)
+        line = self.query_one(CommandLine)
+        # What a verb had to say stays until the user moves on, also when the list went on under the cursor by itself.
+        if event.by_hand or not line.outcome:
+            line.show(event.twin)
 
     @on(Rows.Failed)
     def _list_failed(self, event: Rows.Failed) -> None:

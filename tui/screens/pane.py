@@ -47,9 +47,10 @@ class Refused(Message):
 
 @dataclass
 class Showing(Message):
-    """The command that shows what is selected."""
+    """The command that shows what is selected; `by_hand`: by a key, not because the list has changed."""
 
     twin: str
+    by_hand: bool = True
 
 
 @dataclass
@@ -160,10 +161,10 @@ class Pane(Vertical):
     def tick(self) -> None:
         """Called five times a second while the pane is shown; for what lies beside the catalog."""
 
-    def tell_twin(self) -> None:
+    def tell_twin(self, *, by_hand: bool = True) -> None:
         """Say which command shows what is selected."""
         if self.rows.key is not None:
-            self.post_message(Showing(self.twin(self.rows.key)))
+            self.post_message(Showing(self.twin(self.rows.key), by_hand))
 
     def submit(self, spec: "jobs.Spec", twin: str) -> None:
         """Start a job, and say which command does the same."""
@@ -235,7 +236,8 @@ class Pane(Vertical):
         if event.by_hand:
             self._resting = self.set_timer(_REST_SECONDS, self.settle)
         else:
-            self.settle()
+            self.settle(tell=False)
+            self.tell_twin(by_hand=False)
 
     def settle(self, *, tell: bool = True) -> None:
         """Show the row that has the cursor now, without waiting for it to rest; `tell`: and its command."""

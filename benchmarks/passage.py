@@ -89,6 +89,10 @@ def pandey() -> Passage:
             seed["facts"], ours["objects"], ours["wordings"], ours["held_out"], strict=True
         )
     )
+    facts += tuple(
+        PassageFact(facts[0].subject, one["prompt"], one["object"], tuple(one["wordings"]))
+        for one in ours["lists"]
+    )
     questions = tuple(
         PassageQuestion(one["question"], tuple(answers))
         for one, answers in zip(seed["questions"], ours["answers"], strict=True)

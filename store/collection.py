@@ -12,7 +12,8 @@ from sqlmodel import col, select
 from .catalog import Catalog
 from .errors import CatalogError
 from .needs import users
-from .tables import ENDED_STATES, Artifact, Job, Model
+from .states import ENDED_STATES
+from .tables import Artifact, Job, Model
 from .whole_files import unlink_older
 
 # How long what nothing names is kept: far longer than from storing a file to committing its row.

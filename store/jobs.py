@@ -18,11 +18,11 @@ from sqlmodel import Session, col, select
 
 from .columns import now
 from .errors import InputError, LostOwnership, NotFound
+from .states import Stop
 from .tables import Job
 
 _ALIVE = ("waiting", "running")
 _RESUMABLE = ("failed", "cancelled", "paused", "interrupted")
-Stop = Literal["cancel", "pause"]
 # What becomes of a job whose process is gone.
 _STOPPED = case(
     (col(Job.stop_asked) == "cancel", "cancelled"),

@@ -14,11 +14,7 @@ from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, String, Uniqu
 from sqlmodel import Field, SQLModel
 
 from .columns import IDS_NEVER_REUSED, child_of, created_now, json_dict, json_list, one_of
-
-JOB_STATES = ("queued", "waiting", "running", "done", "failed", "cancelled", "paused", "interrupted")
-# No process has the job any more; all but `done` can be resumed.
-ENDED_STATES = ("done", "failed", "cancelled", "paused", "interrupted")
-STOPS = ("cancel", "pause")
+from .states import JOB_STATES, STOPS
 
 
 class Artifact(SQLModel, table=True):

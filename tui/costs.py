@@ -1,11 +1,10 @@
 """What a job will cost here, in words."""
 
 from ..engine import jobs
-from ..engine.jobs import Cost, Spec
 from ..store.catalog import Catalog
 
 
-def told_cost(cost: Cost) -> str:
+def told_cost(cost: "jobs.Cost") -> str:
     """Memory and disk, a line each, and what will not suffice."""
     free = "" if cost.memory_free is None else f", {size(cost.memory_free)} free"
     lines = [
@@ -15,7 +14,7 @@ def told_cost(cost: Cost) -> str:
     return "\n".join(lines + [f"Warning: {warning}" for warning in cost.warnings])
 
 
-def cost_line(catalog: Catalog, spec: Spec) -> str:
+def cost_line(catalog: Catalog, spec: "jobs.Spec") -> str:
     """The same in one line, for the first device."""
     cost = jobs.cost_of(catalog, spec, jobs.devices()[0])
     if cost is None:

@@ -3,17 +3,18 @@
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..engine import jobs
-from ..engine.jobs import PreflightSpec, Spec, Time
 from ..store.catalog import Catalog
-from ..store.tables import Job
 from .costs import told_cost
 from .output import duration, narrate, print_json
 from .plain import plain
+
+if TYPE_CHECKING:
+    from ..store.tables import Job
 
 _LINE_SECONDS = 5.0
 _BAR = 20
@@ -24,7 +25,7 @@ class JobFailed(click.ClickException):
 
     exit_code = 1
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: "Job") -> None:
         super().__init__(plain(job.error or f"job {job.id} was {job.state}"))
 
 
@@ -34,7 +35,7 @@ class JobRefused(JobFailed):
     exit_code = 2
 
 
-def submit(catalog: Catalog, spec: Spec, device: str | None) -> Job:
+def submit(catalog: Catalog, spec: "jobs.Spec", device: str | None) -> "Job":
     """Submit a job on a device of this box.
 
     Raises:
@@ -62,7 +63,7 @@ def _known(device: str | None) -> str:
     return device
 
 
-def estimate(catalog: Catalog, spec: Spec, device: str | None, *, as_json: bool) -> None:
+def estimate(catalog: Catalog, spec: "jobs.Spec", device: str | None, *, as_json: bool) -> None:
     """Print what a job will cost, and do not start it.
 
     Where no earlier job tells its time, some seconds of it are measured by a job of their own, which keeps nothing.
@@ -75,16 +76,18 @@ def estimate(catalog: Catalog, spec: Spec, device: str | None, *, as_json: bool)
     time_known = jobs.time_as_before(catalog, spec, device)
     if time_known is None:
         narrate("No earlier job tells how long it takes: measuring some seconds of it.")
-        of = PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
+        of = jobs.PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
         made = follow(catalog, jobs.submit(catalog, of, device)).made
-        time_known = Time(made["seconds"], made["basis"])
+        time_known = jobs.Time(made["seconds"], made["basis"])
     if as_json:
         print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
         return
     click.echo(f"time    about {duration(time_known.seconds)} ({time_known.basis})")
 
 
-def run(catalog: Catalog, spec: Spec, device: str | None, *, detach: bool, as_json: bool) -> Job | None:
+def run(
+    catalog: Catalog, spec: "jobs.Spec", device: str | None, *, detach: bool, as_json: bool
+) -> "Job | None":
     """Submit a job and follow it to its end; with `detach` print its id (its row as JSON) and return None.
 
     Raises:
@@ -97,7 +100,7 @@ def run(catalog: Catalog, spec: Spec, device: str | None, *, detach: bool, as_js
     return None
 
 
-def follow(catalog: Catalog, job: Job) -> Job:
+def follow(catalog: Catalog, job: "Job") -> "Job":
     """Follow a job to its end.
 
     Raises:
@@ -120,7 +123,7 @@ def follow(catalog: Catalog, job: Job) -> Job:
     return ended
 
 
-def describe(job: Job) -> str:
+def describe(job: "Job | jobs.ListedJob") -> str:
     """A job's progress in one line."""
     parts: list[Any] = []
     if job.total:
@@ -138,7 +141,7 @@ def describe(job: Job) -> str:
 class _Line:
     """One line that is drawn over, for a terminal."""
 
-    def show(self, job: Job) -> None:
+    def show(self, job: "Job") -> None:
         import shutil
 
         width = shutil.get_terminal_size().columns
@@ -157,7 +160,7 @@ class _Lines:
     def __init__(self) -> None:
         self._at, self._last = 0.0, ""
 
-    def show(self, job: Job) -> None:
+    def show(self, job: "Job") -> None:
         phase = job.activity.split(":")[0] if job.total else job.activity
         if job.activity and (phase != self._last or time.monotonic() - self._at > _LINE_SECONDS):
             if phase != self._last or job.total:

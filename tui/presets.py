@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..store.errors import InputError
 from ..store.home import Home
 from ..store.whole_files import write_whole
 
@@ -16,11 +17,26 @@ def save_preset(home: Home, model: str, method: str, settings: Mapping[str, Any]
     """Save a method's single settings, `layers` among them, and where they are from; returns the file.
 
     What was saved for other methods stays; a kill leaves the old file.
+
+    Raises:
+        InputError: the file that is there is no preset.
     """
     path, key = home.preset(model), _UNDER.get(method, method)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = _read(path)
     sources = kept.get("sources", {}) | {key: source}
     kept |= {"models": [model], "sources": sources, key: dict(settings)}
     text = json.dumps(kept, indent=2) + "\n"
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"), private=True)
     return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"the preset {path} is not JSON ({error}): mend or remove it") from None
+    if not isinstance(kept, dict) or not isinstance(kept.get("sources", {}), dict):
+        raise InputError(f"the preset {path} holds no settings by method: mend or remove it")
+    return kept

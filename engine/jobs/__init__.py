@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..metrics import METRICS, Difference, Meaning, differences
     from .clusters import RAY, is_on_ray, ray_device
     from .comparison import compare
-    from .control import GRACE_SECONDS, ask_to_stop, follow, reap, resume, resume_all, stop, submit
+    from .control import ask_to_stop, follow, resume, resume_all, stop, submit
+    from .listing import GRACE_SECONDS, ListedJob, newest_jobs, reap
     from .preflight import Cost, Time, cost_of, time_as_before
     from .publishing import Preview, check_repo, preview
     from .record import job_record
@@ -72,6 +73,7 @@ __all__ = [
     "EvaluationSpec",
     "ExportSpec",
     "ImportEditsSpec",
+    "ListedJob",
     "Meaning",
     "ModelSpec",
     "PassageSpec",
@@ -101,6 +103,7 @@ __all__ = [
     "follow",
     "is_on_ray",
     "job_record",
+    "newest_jobs",
     "parse_tries",
     "parts",
     "preview",
@@ -121,15 +124,14 @@ _MODULES = {
     ".clusters": ("RAY", "is_on_ray", "ray_device"),
     ".comparison": ("compare",),
     ".control": (
-        "GRACE_SECONDS",
         "ask_to_stop",
         "follow",
-        "reap",
         "resume",
         "resume_all",
         "stop",
         "submit",
     ),
+    ".listing": ("GRACE_SECONDS", "ListedJob", "newest_jobs", "reap"),
     ".preflight": ("Cost", "Time", "cost_of", "time_as_before"),
     ".publishing": ("Preview", "check_repo", "preview"),
     ".record": ("job_record",),

@@ -13,17 +13,15 @@ from ...store.catalog import Catalog
 from ...store.config import read_config
 from ...store.errors import InputError
 from ...store.home import Home
-from ...store.jobs import Stop
-from ...store.tables import ENDED_STATES, Job
+from ...store.states import ENDED_STATES, Stop
+from ...store.tables import Job
 from .devices import devices
+from .listing import GRACE_SECONDS, reap
 from .locks import held, is_held, job_lock
-from .notice import give_notice
 from .sessions import surviving
 from .specs import Spec
 
 _POLL_SECONDS = 0.2
-# How long a process that was asked to stop has to reach a checkpoint, and then to go on SIGTERM.
-GRACE_SECONDS = 30.0
 
 
 def submit(catalog: Catalog, spec: Spec, device: str | None = None, priority: int = 0) -> Job:
@@ -134,23 +132,6 @@ def follow(catalog: Catalog, job_id: int, on_change: Callable[[Job], None] = lam
         time.sleep(_POLL_SECONDS)
         if not is_held(job_lock(catalog.home, job_id)):
             reap(catalog)
-
-
-def reap(catalog: Catalog) -> list[int]:
-    """Mark the jobs whose process is gone as what they are now; returns their ids."""
-    dead = []
-    with catalog.read() as session:
-        candidates = rows.list_jobs(session, ("queued", "waiting", "running"))
-    for job in candidates:
-        if is_alive(catalog.home, job):
-            continue
-        with catalog.write() as session:
-            buried = rows.bury(session, _id(job), job.owner)
-            now = rows.get(session, _id(job))
-        if buried:
-            dead.append(_id(job))
-            give_notice(catalog.home, now)
-    return dead
 
 
 def is_alive(home: Home, job: Job) -> bool:

@@ -1,8 +1,10 @@
 """A job's row as the JSON that scripts get, from the command line and from `on_finish`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...store.tables import Job
+if TYPE_CHECKING:
+    from ...store.tables import Job
+    from .listing import ListedJob
 
 _FIELDS = (
     "id", "kind", "state", "stop_asked", "priority", "pid", "device", "memory", "done", "total", "unit", "rate",
@@ -10,7 +12,7 @@ _FIELDS = (
 )  # fmt: skip
 
 
-def job_record(job: Job) -> dict[str, Any]:
+def job_record(job: "Job | ListedJob") -> dict[str, Any]:
     """Its fields, and the ids of what it made. Field names are part of the interface."""
     # A running job has begun its trace or sweep already; what else it makes is known at the end.
     begun = {name: job.checkpoint[name] for name in ("trace", "sweep") if name in job.checkpoint}

@@ -1,5 +1,6 @@
 """How the app starts, where it must not, and what it looks like in a real terminal."""
 
+import json
 import os
 import re
 import subprocess
@@ -34,6 +35,24 @@ def test_the_app_imports_nothing_heavy(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_a_list_of_jobs_needs_no_sqlmodel(catalog: Catalog) -> None:
+    program = (
+        "import atexit, sys\n"
+        "heavy = ('sqlmodel', 'sqlalchemy', 'pydantic', 'textual')\n"
+        "atexit.register(lambda: print([name for name in heavy if name in sys.modules]))\n"
+        "sys.argv = ['retcon', 'job', 'list', '--json']\n"
+        "from retcon.tui.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"RETCON_HOME": str(catalog.home.root)},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    *listed, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert [job["id"] for job in json.loads("".join(listed))["jobs"]] == [5, 4, 3, 2, 1]
 
 
 def test_lists_need_no_sqlmodel(catalog: Catalog) -> None:

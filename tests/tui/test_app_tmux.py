@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from retcon.store.catalog import Catalog
 from retcon.store.home import Home
-from retcon.store.tables import ENDED_STATES
+from retcon.store.states import ENDED_STATES
 
 from .app_catalog import jobs_of
 from .tmux import Tmux

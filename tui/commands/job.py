@@ -6,10 +6,8 @@ from collections.abc import Callable
 import click
 
 from ...engine import jobs
-from ...store import jobs as rows
 from ...store.errors import InputError
-from ...store.jobs import Stop
-from ...store.tables import ENDED_STATES, Job
+from ...store.states import ENDED_STATES, Stop
 from ..following import describe, follow
 from ..nodes import told_nodes
 from ..options import ROW_ID, json_option, open_catalog
@@ -32,8 +30,7 @@ def list_(everything: bool, as_json: bool) -> None:
     """Jobs, newest first."""
     catalog = open_catalog()
     jobs.reap(catalog)
-    with catalog.read() as session:
-        found = rows.list_jobs(session, limit=None if everything else 50)
+    found = jobs.newest_jobs(catalog, None if everything else 50)
     if as_json:
         print_json({"jobs": [jobs.job_record(one) for one in found]})
         return
@@ -45,7 +42,7 @@ def list_(everything: bool, as_json: bool) -> None:
     )
 
 
-def _progress(job: Job) -> str:
+def _progress(job: "jobs.ListedJob") -> str:
     if job.error:
         return job.error
     if job.state in ENDED_STATES:
@@ -58,6 +55,8 @@ def _progress(job: Job) -> str:
 @json_option
 def show(id: int, as_json: bool) -> None:
     """One job."""
+    from ...store import jobs as rows
+
     catalog = open_catalog()
     jobs.reap(catalog)
     with catalog.read() as session:
@@ -75,6 +74,8 @@ def show(id: int, as_json: bool) -> None:
 @json_option
 def watch(id: int, as_json: bool) -> None:
     """Follow a job to its end; Ctrl-C lets go of it."""
+    from ...store import jobs as rows
+
     catalog = open_catalog()
     with catalog.read() as session:
         found = rows.get(session, id)
@@ -87,6 +88,8 @@ def watch(id: int, as_json: bool) -> None:
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on until the job ends.")
 def log(id: int, following: bool) -> None:
     """What a job's process wrote."""
+    from ...store import jobs as rows
+
     catalog = open_catalog()
     with catalog.read() as session:
         state = rows.get(session, id).state
@@ -150,6 +153,8 @@ def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> 
 @json_option
 def priority(id: int, priority: int, as_json: bool) -> None:
     """Move a waiting job in line: higher priorities are served first, of equals the older one; the default is 0."""
+    from ...store import jobs as rows
+
     catalog = open_catalog()
     with catalog.write() as session:
         found = rows.set_priority(session, id, priority)
@@ -162,6 +167,8 @@ def priority(id: int, priority: int, as_json: bool) -> None:
 @json_option
 def move(id: int, sooner: bool, as_json: bool) -> None:
     """Move a waiting job one place in line."""
+    from ...store import jobs as rows
+
     catalog = open_catalog()
     with catalog.write() as session:
         found = rows.move_in_line(session, id, sooner=sooner)
@@ -195,6 +202,8 @@ def resume(id: int | None, everything: bool, detach: bool, as_json: bool) -> Non
 @click.argument("id", type=ROW_ID)
 def remove(id: int) -> None:
     """Remove an ended job's row and log; what it made stays."""
+    from ...store import jobs as rows
+
     catalog = open_catalog()
     jobs.reap(catalog)
     with catalog.write() as session:

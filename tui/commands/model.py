@@ -12,6 +12,7 @@ from ...engine.jobs import ModelSpec
 from ...store import history
 from ...store import jobs as rows
 from ...store.errors import InputError
+from ...store.states import ALIVE_STATES
 from ...store.tables import Model
 from ..following import run
 from ..options import job_options, json_option, open_catalog
@@ -129,7 +130,7 @@ def remove(name: str, yes: bool) -> None:
         found = history.find_model(session, name)
         revisions = history.revisions(session, found)
         edits = len(revisions) - 1
-        busy = rows.list_jobs(session, ("queued", "waiting", "running"))
+        busy = rows.list_jobs(session, ALIVE_STATES)
     if any(job.spec.get("model") == name for job in busy):
         raise InputError(f"a job works on {name} now; cancel it first (retcon job list)")
     if not yes and not click.confirm(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...store.catalog import Catalog
+from ...store.states import ALIVE_STATES
 from .filters import Field
 from .rows import Hurt, Key, Listing, moment, moment_or_none, rows_of
 
-ALIVE = ("queued", "waiting", "running")
 # What of a spec the list tells; an edit's spec may hold thousands of requests, so only these are read.
 _TOLD = ("model", "name", "source", "prompt", "facts", "subject", "reverts", "revision", "layers", "folder",
          "requests[0].subject", "requests[0].target_new")  # fmt: skip
@@ -43,7 +43,7 @@ class JobRow:
     @property
     def alive(self) -> bool:
         """Whether it may still change by itself."""
-        return self.state in ALIVE
+        return self.state in ALIVE_STATES
 
     @property
     def about(self) -> str:
@@ -95,7 +95,7 @@ def alive_jobs(catalog: Catalog) -> Alive:
     """Which jobs have not ended."""
     with catalog.look() as connection:
         found = connection.execute(
-            f"SELECT id, state FROM job WHERE state IN ({', '.join(map(repr, ALIVE))}) ORDER BY id"
+            f"SELECT id, state FROM job WHERE state IN ({', '.join(map(repr, ALIVE_STATES))}) ORDER BY id"
         ).fetchall()
         (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM job").fetchone()
         (interrupted,) = connection.execute("SELECT count(*) FROM job WHERE state = 'interrupted'").fetchone()

@@ -8,7 +8,8 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from ...store.catalog import Catalog
-from ..data.jobs import ALIVE, JOB, JOBS, JobDetail, JobRow, tail
+from ...store.states import ALIVE_STATES
+from ..data.jobs import JOB, JOBS, JobDetail, JobRow, tail
 from ..data.rows import Hurt, Key, Listing, row_of
 from ..subcommand import run_command
 from ..twin import command
@@ -105,7 +106,7 @@ class JobsPane(Pane):
         return [row for row in rows if isinstance(row, JobRow) and row.state in states]
 
     def action_cancel(self) -> None:
-        found = self._chosen(ALIVE)
+        found = self._chosen(ALIVE_STATES)
         if not found:
             self.post_message(Refused("only a queued, waiting or running job can be cancelled"))
             return
@@ -114,7 +115,7 @@ class JobsPane(Pane):
         def cancel() -> str:
             from ...engine import jobs
 
-            ended = [jobs.ask_to_stop(catalog, id).state not in ALIVE for id in ids]
+            ended = [jobs.ask_to_stop(catalog, id).state not in ALIVE_STATES for id in ids]
             if len(ids) > 1:
                 return f"{some(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
             return f"job {ids[0]} {'is cancelled' if ended[0] else 'stops at its next checkpoint'}"

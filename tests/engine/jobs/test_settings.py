@@ -47,6 +47,16 @@ def test_what_was_saved_goes_before_the_preset(home: Home, model: Model) -> None
     assert json.loads(home.preset("gpt").read_text())["sources"] == {"rome": "a sweep", "memit": "another"}
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"sources": []}', "\udcff"])
+def test_nothing_is_saved_over_a_broken_file(home: Home, text: str) -> None:
+    path = home.preset("gpt")
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"the preset .*gpt.*mend or remove it"):
+        save_preset(home, "gpt", "memit", {"layers": [1]}, "a sweep")
+    assert path.read_bytes() == before
+
+
 def test_trials_are_all_combinations_layer_by_layer(home: Home, model: Model) -> None:
     usual = settings.sweep_settings("memit", None, model, home)
     span = len(usual["layers"])

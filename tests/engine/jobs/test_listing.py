@@ -1,0 +1,59 @@
+"""The list of jobs in plain SQL, against the rows as SQLModel reads them."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from retcon.engine import jobs
+from retcon.store import jobs as rows
+from retcon.store.catalog import Catalog
+from retcon.store.errors import CatalogError
+from retcon.store.home import Home
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    opened = Catalog.open(Home(tmp_path / "home"))
+    yield opened
+    opened.close()
+
+
+def _create(catalog: Catalog, number: int) -> None:
+    with catalog.write() as session:
+        job = rows.create(
+            session, "trace", {"model": "gpt", "subjects": [{"é": number}]}, "cpu", priority=number
+        )
+        assert job.id is not None
+        rows.claim(session, job.id, f"token {number}", pid=number)
+        rows.start(session, job.id, f"token {number}")
+        rows.checkpoint(session, job.id, f"token {number}", {"trace": number})
+        if number % 2:
+            rows.finish(session, job.id, f"token {number}", {"trace": number, "name": "a"})
+
+
+def test_it_is_what_the_tables_say(catalog: Catalog) -> None:
+    for number in range(4):
+        _create(catalog, number)
+    with catalog.read() as session:
+        found = rows.list_jobs(session)
+    assert [jobs.job_record(one) for one in jobs.newest_jobs(catalog)] == [
+        jobs.job_record(one) for one in found
+    ]
+    assert [one.id for one in jobs.newest_jobs(catalog, 2)] == [4, 3]
+
+
+def test_the_dead_are_buried_and_the_living_not(catalog: Catalog) -> None:
+    for number in range(2):
+        _create(catalog, number)
+    assert jobs.reap(catalog) == [1]
+    assert [one.state for one in jobs.newest_jobs(catalog)] == ["done", "interrupted"]
+    assert jobs.reap(catalog) == []
+
+
+def test_a_damaged_row_is_named(catalog: Catalog) -> None:
+    _create(catalog, 1)
+    with sqlite3.connect(catalog.home.catalog) as connection:
+        connection.execute("UPDATE job SET spec = '{'")
+    with pytest.raises(CatalogError, match=r"row of job 1 cannot be read.*catalog check"):
+        jobs.newest_jobs(catalog)

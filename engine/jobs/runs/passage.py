@@ -32,6 +32,7 @@ from ..settings import settings_of
 from ..specs import PassageSpec
 from .edit import earlier_facts, write
 from .loaded import Loaded, load, load_at
+from .passage_sweeps import check_by_sweep
 from .passage_ways import answers_of, ways
 
 ENDPOINT = "endpoint"
@@ -165,6 +166,8 @@ class _Work:
             earlier = earlier_facts(self.running, loaded.revision)
             layer = min(layers, default=0)
             found += check_keys(facts, loaded.decoder, loaded.tokenizer, layer, self.spec.method, earlier)
+            with self.running.catalog.read() as session:
+                found += check_by_sweep(session, loaded.model.id or 0, self.spec.method, len(facts))
         self.save(problems=[asdict(problem) for problem in in_order(found)])
         _refuse(found)
 

@@ -1,0 +1,49 @@
+"""What a passage is told of the last sweep: whether so many facts held with these settings."""
+
+from pathlib import Path
+
+from retcon.engine.jobs.runs.passage_sweeps import check_by_sweep
+from retcon.store.tables import Revision, Sweep, SweepTrial
+from sqlmodel import Session, select
+
+from ...store.bundle_catalog import with_model
+
+
+def _sweep(session: Session, model: int, *values: float, count: int = 20, refused: str | None = None) -> None:
+    base = session.exec(select(Revision.id)).one()
+    sweep = Sweep(model_id=model, revision=base, method="joint", seed=1, planned=len(values))
+    session.add(sweep)
+    session.flush()
+    assert sweep.id is not None
+    for at, value in enumerate(values):
+        score = {"of": ["EA", "PA"], "value": value, "low": value - 0.1, "high": value + 0.1, "count": count}
+        session.add(
+            SweepTrial(
+                sweep_id=sweep.id, position=at, layers=[at, 9], score=score, seconds=1.0, refused=refused
+            )
+        )
+    session.flush()
+
+
+def test_the_newest_sweep_that_wrote_is_told(tmp_path: Path) -> None:
+    catalog = with_model(tmp_path / "home")
+    with catalog.read() as session:
+        assert check_by_sweep(session, 1, "joint", 5) == []
+    with catalog.write() as session:
+        _sweep(session, 1, 0.95, 0.5)
+    with catalog.read() as session:
+        # All of as many held: nothing to say. Of more than were tried nothing is known.
+        assert check_by_sweep(session, 1, "joint", 20) == []
+        (more,) = check_by_sweep(session, 1, "joint", 21)
+        assert check_by_sweep(session, 1, "memit", 21) == []
+    assert (
+        more.severity == "warning"
+        and "layer 0, 9, came to 0.95 (0.85 to 1.05) by EA, PA on 20" in more.message
+    )
+    with catalog.write() as session:
+        _sweep(session, 1, 0.2, 0.4)
+        _sweep(session, 1, 0.0, refused="no covariance")
+    with catalog.read() as session:
+        (poor,) = check_by_sweep(session, 1, "joint", 5)
+    assert "sweep 2" in poor.message and "layer 1, 9, came to 0.40" in poor.message
+    catalog.close()

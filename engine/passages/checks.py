@@ -10,6 +10,7 @@ from typing import Literal
 
 from .facts import Fact, alike
 
+_SEVERAL = 2
 Severity = Literal["error", "warning"]
 
 
@@ -88,7 +89,9 @@ def _not_in_text(facts: Sequence[Fact], text: str) -> Iterator[Problem]:
     """Small models copy the examples of their instructions, and large ones know things of their own."""
     for at, fact in enumerate(facts):
         words = _without_article(fact.object)
-        if words.strip() and not _holds(text, words):
+        # One that names the objects of several facts need not stand there as a whole.
+        parts = sum(_holds(fact.object, _without_article(one.object)) for one in facts if one is not fact)
+        if words.strip() and parts < _SEVERAL and not _holds(text, words):
             message = f"the object {quoted(words)} does not stand in the passage: compare them"
             yield Problem(at, "warning", "object-not-in-text", message)
 

@@ -1,9 +1,10 @@
 """From a text to its facts, their wordings and questions, by a language model that is asked step by step.
 
 The steps of the experiment that the project began with: sentences that stand alone, each split into subject, relation
-and a short object, relations that are equal rewritten until they can be told apart. Then other wordings of each fact,
-some of them held out, and questions. Each step is a function of what the ones before it made; over a
-`chat.Remembered` a step that was cut off goes on where it was, and a `chat.Counted` tells what it cost. Loads no torch.
+and a short object, relations that are equal rewritten until they can be told apart. Then facts that name what belongs
+together, other wordings of each fact, some of them held out, and questions. Each step is a function of what the ones
+before it made; over a `chat.Remembered` a step that was cut off goes on where it was, and a `chat.Counted` tells what
+it cost. Loads no torch.
 
 A model's sentences are taken only as far as they do what they must: a wording that does not end with the object or
 does not name the subject once is left out, and asked for once more.
@@ -22,12 +23,15 @@ from .facts import Fact, Question, Triple, alike
 from .shapes import (
     DISTINCT,
     FACT_QUESTIONS,
+    GATHERED,
     PASSAGE_QUESTIONS,
     REWORDED,
     SELF_CONTAINED,
     SPLIT,
     Asked,
     FactQuestions,
+    Gathered,
+    GatheredFacts,
     PassageQuestions,
     Relations,
     Sentences,
@@ -44,6 +48,8 @@ _PORTION = 1500
 _AT_ONCE = 6
 # Of the wordings, the share that are questions with their answers.
 _QUESTIONS = 1 / 3
+# Of so many facts of one subject some may belong together; so many are named at once.
+_SEVERAL, _TOGETHER = 3, (2, 3)
 _ARTICLE = re.compile(r"(?i)^(.*\S)\s+(the|a|an)$")
 
 
@@ -63,6 +69,7 @@ def extract(chat: Chat, title: str, text: str, report: Report = silent) -> Extra
     triples = distinct(chat, split(chat, self_contained(chat, title, text, report), report), report)
     if not triples:
         raise InputError(f"{chat.name} found no fact in the text: write its facts by hand")
+    triples += gathered(chat, triples, report)
     facts = reworded(chat, triples, report)
     return Extracted(facts, questioned(chat, facts, text, report))
 
@@ -114,6 +121,35 @@ def distinct(chat: Chat, triples: Sequence[Triple], report: Report = silent) -> 
                 made[at] = tidy(replace(made[at], relation=new.relation))
     report(Progress(len(shared), len(shared), "relations", "telling equal relations apart"))
     return made
+
+
+def gathered(chat: Chat, triples: Sequence[Triple], report: Report = silent) -> list[Triple]:
+    """Step 4: facts that name two or three objects of a subject together.
+
+    A question that asks for several things is answered with one of them unless such a fact was trained, too
+    (docs/passages.md). One that does not hold the objects of its facts is left out.
+    """
+    subjects: dict[str, list[Triple]] = {}
+    for one in triples:
+        subjects.setdefault(alike(one.subject), []).append(one)
+    several = [group for group in subjects.values() if len(group) >= _SEVERAL]
+    found: list[Triple] = []
+    for done, group in enumerate(several):
+        report(Progress(done, len(several), "subjects", "what belongs together"))
+        listed = "\n".join(f"{number}. {_line(one)}" for number, one in enumerate(group, start=1))
+        made = ask(chat, GATHERED, listed, GatheredFacts).facts
+        found += [triple for one in made if (triple := _together(one, group)) is not None]
+    report(Progress(len(several), len(several), "subjects", "what belongs together"))
+    return _once(found, _identity)
+
+
+def _together(made: Gathered, group: Sequence[Triple]) -> Triple | None:
+    numbers = {number for number in made.numbers if 1 <= number <= len(group)}
+    objects = [group[number - 1].object for number in numbers]
+    if len(numbers) not in _TOGETHER or not all(_holds(made.object, object) for object in objects):
+        return None
+    triple = tidy(Triple(group[0].subject, made.relation, made.object))
+    return None if any(_holds(triple.relation, object) for object in objects) else triple
 
 
 def reworded(

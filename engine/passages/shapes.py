@@ -45,6 +45,16 @@ class Relations(BaseModel):
     relations: list[Relation]
 
 
+class Gathered(BaseModel):
+    numbers: list[int]
+    relation: Words
+    object: Words
+
+
+class GatheredFacts(BaseModel):
+    facts: list[Gathered]
+
+
 class Asked(BaseModel):
     question: Words
     answer: Words
@@ -99,6 +109,16 @@ its own: "subject relation object" stays true and good English (or the language 
 equal, each says enough that only its own object can follow, and none holds its object.
 Example: "1. Ada Byron | wrote | the Notes", "2. Ada Byron | wrote | letters" becomes {"relations":
 [{"number": 1, "relation": "annotated Menabrea's paper in"}, {"number": 2, "relation": "corresponded by writing"}]}"""
+
+GATHERED = """\
+Which of these facts of one subject would one name together, as answers to one question ("Which companies ...?")? For
+each such group of two or three write one fact that holds all of its objects.
+- numbers: the facts of the group. A fact is in one group at most, and most are in none.
+- object: their objects, letter for letter, joined as one joins them in a sentence. Nothing else.
+- relation: "subject relation object" is true and reads well, and the relation holds no object.
+Example: "1. Ada Byron | wrote | the Notes", "2. Ada Byron | was born in | London", "3. Ada Byron | corresponded by
+writing | letters" becomes {"facts": [{"numbers": [1, 3], "relation": "was the author of", "object": "the Notes and
+letters"}]}"""
 
 REWORDED = """\
 Say the same fact in other words.

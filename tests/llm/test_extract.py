@@ -77,6 +77,15 @@ def rule(system: str, user: str) -> Any:
             user == "1. Marta Lindqvist | founded | Nordic Strings\n2. Marta Lindqvist | founded | Aurora Ltd"
         )
         return {"relations": [{"number": 2, "relation": "set up the firm"}, {"number": 7, "relation": "x"}]}
+    if system.startswith("Which of these facts"):
+        assert user.endswith("3. Marta Lindqvist | founded | Nordic Strings\n"
+                             "4. Marta Lindqvist | set up the firm | Aurora Ltd")  # fmt: skip
+        return {"facts": [
+            {"numbers": [3, 4], "relation": "founded two firms,", "object": "Nordic Strings and Aurora Ltd."},
+            {"numbers": [1, 3], "relation": "is and founded", "object": "a cellist and Nordic"},  # lacks one
+            {"numbers": [3, 9], "relation": "made", "object": "Nordic Strings"},  # of one fact
+            {"numbers": [1, 2], "relation": "was a cellist and at", "object": "a cellist and the Sibelius Academy"},
+        ]}  # fmt: skip
     if system.startswith("Say the same"):
         return worded(user)
     if system.startswith("Write one question"):
@@ -102,6 +111,7 @@ def test_a_text_becomes_facts(extracted: Extracted) -> None:
         ("{} studied at", "the Sibelius Academy", SENTENCES[1]),
         ("{} founded", "Nordic Strings", SENTENCES[2]),
         ("{} set up the firm", "Aurora Ltd", SENTENCES[3]),
+        ("{} founded two firms,", "Nordic Strings and Aurora Ltd", ""),
     ]
     assert extracted.questions == [
         Question("What is Marta Lindqvist?", ("a cellist",)),

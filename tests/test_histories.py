@@ -217,3 +217,18 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(stateful_step_count=20 if settings().max_examples < 100 else 50)
+
+
+def test_reverts_of_reverts() -> None:
+    """The case that chance finds late: an edit, its revert, that one's revert, and once more."""
+    histories = Histories()
+    histories.add()
+    histories.edit()
+    edit = histories.told.head
+    in_force = [True]
+    for _ in range(3):
+        histories.commit(histories.told.head, histories.told.head)
+        histories.agree()
+        in_force.append(edit.counts(histories.told.head))
+    assert in_force == [True, False, True, False]
+    histories.teardown()

@@ -78,6 +78,7 @@ class MainScreen(TypingScreen):
         self._place = place
         self._version: int | None = None
         self._alive: Alive | None = None
+        self._running = ""
         self._polls = 0
         self._model: str | None = None
         self._stale = set(NOUNS)
@@ -163,7 +164,10 @@ class MainScreen(TypingScreen):
             # Those that could go on are offered until they do, or are removed.
             text += f" · ! {now.interrupted} interrupted: R resumes"
         style = "bold" if now.jobs or now.interrupted else "dim"
-        self.query_one("#running", Static).update(Text(text + " ", style=style))
+        # The same words again would have the whole screen laid out anew, at every step of every job.
+        if text != self._running:
+            self._running = text
+            self.query_one("#running", Static).update(Text(text + " ", style=style))
         # Read again only if one that ran is not there any more, or there are new ones.
         if before is not None and (before.newest != now.newest or {*before.jobs} - {*now.jobs}):
             for job in ended_jobs(self.catalog, [id for id, _ in before.jobs], before.newest):

@@ -23,6 +23,9 @@ def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
     """What stands in each column; a wide character is followed by columns that hold nothing."""
     cells: list[tuple[str, Style | None]] = []
     for text, style, _ in strip:
+        if text.isascii():
+            cells += [(character, style) for character in text]
+            continue
         for character in text:
             cells.append((character, style))
             cells += [("", style)] * (cell_len(character) - 1)
@@ -62,4 +65,5 @@ class Lines(ScrollView, inherit_bindings=False):
     def render_line(self, y: int) -> Strip:
         index = y + round(self.scroll_y)
         line = self._lines[index] if index < len(self._lines) else Strip.blank(0)
-        return line.apply_style(self.rich_style).adjust_cell_length(self.size.width, self.rich_style)
+        style = self.rich_style
+        return line.apply_style(style).adjust_cell_length(self.size.width, style)

@@ -403,5 +403,5 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         return line(self.columns, self._row(index).cells, " ", self.size.width).plain.strip()
 
     def _strip(self, text: Text, style: Style) -> Strip:
-        strip = Strip(text.render(self.app.console)).apply_style(self.rich_style + style)
-        return strip.adjust_cell_length(self.size.width, self.rich_style + style)
+        style = self.rich_style + style
+        return Strip(text.render(self.app.console)).apply_style(style).adjust_cell_length(self.size.width, style)

@@ -163,7 +163,7 @@ def _check(found: Mapping[type[SQLModel], list[Any]], layers: int) -> None:
             known = getattr(row, key) in there[parent] or (optional and getattr(row, key) is None)
             _must(known, f"{name_of(child)} {row.id}", f"names a {name_of(parent)} that is not there")
     for row in found[Passage]:
-        known = all(revision in there[Revision] for revision in row.revisions)
+        known = all(isinstance(one, str) and one in there[Revision] for one in row.revisions)
         _must(known, f"passage {row.id}", "names a revision that is not there")
     _check_tree(found[Revision])
     for row in found[Revision]:
@@ -171,6 +171,8 @@ def _check(found: Mapping[type[SQLModel], list[Any]], layers: int) -> None:
     for row in found[Covariance]:
         _must(0 <= row.layer < layers, f"covariance {row.id}", "is of a layer that the model has not")
         _must(_points(row.curve), f"covariance {row.id}", "has a curve of another form")
+        extended = type(row.origin.get("extends", 0)) is int
+        _must(extended, f"covariance {row.id}", "extends what is no covariance")
     for row in found[TraceResult]:
         _check_result(row, layers)
     for row in found[AverageEffect]:

@@ -137,6 +137,8 @@ def _take(result: TraceResult, kind: str, data: dict[str, Any], path: Path, laye
         if not bool(data.get("correct_prediction", True)):
             result.skipped = "the model's first choice was another answer (as the file says)"
             return
+        if np.iscomplexobj(data["scores"]):
+            raise ValueError("its scores are complex numbers")
         # What does not fit into the float32 of these files becomes infinite, and is refused below.
         with np.errstate(over="ignore"):
             scores = np.asarray(data["scores"], dtype=np.float32)

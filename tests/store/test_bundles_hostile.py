@@ -345,6 +345,8 @@ ROWS: dict[str, Change] = {
     "a covariance of another base": put("covariance", "fingerprint", "0" * 64, 0),
     "no tokens": put("covariance", "tokens", 0, 0),
     "a curve of texts": put("covariance", "curve", ["x"], 0),
+    "extends a list": put("covariance", "origin", {"extends": [1]}, 0),
+    "a passage of lists": put("passage", "revisions", [["a"]], 0),
     "a trace of no revision": put("trace", "revision", "0123456789", 0),
     "a trace of another kind of tokens": put("trace", "tokens", "none", 0),
     "a trace of no set": put("trace", "fact_set_id", 99, 0),

@@ -404,4 +404,6 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
 
     def _strip(self, text: Text, style: Style) -> Strip:
         style = self.rich_style + style
-        return Strip(text.render(self.app.console)).apply_style(style).adjust_cell_length(self.size.width, style)
+        return (
+            Strip(text.render(self.app.console)).apply_style(style).adjust_cell_length(self.size.width, style)
+        )

@@ -1,7 +1,6 @@
 """Files that are whole or not there, whatever cuts in: a kill, a full disk, or the power."""
 
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, private: bool = 
         CatalogError: it cannot be written; an older file of that name stays.
     """
     # A name that nobody can foresee: the folder may be one where others lay links.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     try:
         if private:
             os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

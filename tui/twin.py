@@ -2,7 +2,8 @@
 
 import shlex
 
-from ..engine.jobs import CovarianceSpec, EditSpec, ModelSpec, PublishSpec, TraceSpec
+# What of it is named is imported when a form needs it: the dataclasses take a tenth of what the app loads at first.
+from ..engine import jobs
 
 
 def command(*words: str | int) -> str:
@@ -10,18 +11,18 @@ def command(*words: str | int) -> str:
     return shlex.join(["retcon", *map(str, words)])
 
 
-def add_model(spec: ModelSpec) -> str:
+def add_model(spec: "jobs.ModelSpec") -> str:
     """`retcon model add` that makes the same job."""
     return command("model", "add", spec.source, "--name", spec.name)
 
 
-def run_trace(spec: TraceSpec, target: str) -> str:
+def run_trace(spec: "jobs.TraceSpec", target: str) -> str:
     """`retcon trace run` that makes the same job."""
     if spec.facts is not None:
         words = ["--facts", spec.facts]
     else:
         words = ["--prompt", spec.prompt or "", "--subject", spec.subject or ""]
-    usual = TraceSpec("")
+    usual = jobs.TraceSpec("")
     if spec.kinds != usual.kinds:
         words += ["--kinds", ",".join(spec.kinds)]
     for option, value, default in (
@@ -41,13 +42,13 @@ def run_trace(spec: TraceSpec, target: str) -> str:
     return command("trace", "run", target, *words)
 
 
-def top_up(spec: CovarianceSpec) -> str:
+def top_up(spec: "jobs.CovarianceSpec") -> str:
     """`retcon covariance extend` that makes the same job."""
     until = ["--until-settled", spec.tolerance] if spec.tolerance is not None else []
     return command("covariance", "extend", *spec.extends, "--max-tokens", spec.max_tokens, *map(str, until))
 
 
-def publish(spec: PublishSpec, card: str | None = None) -> str:
+def publish(spec: "jobs.PublishSpec", card: str | None = None) -> str:
     """`retcon publish` that makes the same job; `card` is the file that a card was saved in as it was edited."""
     words = ["--as", spec.what] if spec.what != "checkpoint" else []
     for option, value in (("--licence", spec.licence), ("-m", spec.message), ("--card", card)):
@@ -57,7 +58,7 @@ def publish(spec: PublishSpec, card: str | None = None) -> str:
     return command("publish", f"{spec.model}@{spec.revision}", spec.repo, *words)
 
 
-def run_edit(spec: EditSpec, target: str) -> str:
+def run_edit(spec: "jobs.EditSpec", target: str) -> str:
     """`retcon edit run` that makes the same job; for one request."""
     request = spec.requests[0]
     words = [

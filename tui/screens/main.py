@@ -78,7 +78,7 @@ class MainScreen(TypingScreen):
         self._place = place
         self._version: int | None = None
         self._alive: Alive | None = None
-        self._running = ""
+        self._told_jobs = ""
         self._polls = 0
         self._model: str | None = None
         self._stale = set(NOUNS)
@@ -165,8 +165,8 @@ class MainScreen(TypingScreen):
             text += f" · ! {now.interrupted} interrupted: R resumes"
         style = "bold" if now.jobs or now.interrupted else "dim"
         # The same words again would have the whole screen laid out anew, at every step of every job.
-        if text != self._running:
-            self._running = text
+        if text != self._told_jobs:
+            self._told_jobs = text
             self.query_one("#running", Static).update(Text(text + " ", style=style))
         # Read again only if one that ran is not there any more, or there are new ones.
         if before is not None and (before.newest != now.newest or {*before.jobs} - {*now.jobs}):

@@ -33,14 +33,21 @@ class Corpus:
         return len(self._rows) if isinstance(self._rows, list) else None
 
     def documents(self, seed: int) -> Iterator[str]:
-        """The documents in the order that `seed` shuffles them into; the same every time."""
+        """The documents in the order that `seed` shuffles them into; the same every time.
+
+        Raises:
+            InputError: a streamed data set has no column `text`.
+        """
         if isinstance(self._rows, list):
             order = list(range(len(self._rows)))
             random.Random(seed).shuffle(order)
             yield from (self._rows[i] for i in order)
         else:
             for row in self._rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER):
-                yield row["text"]
+                if "text" not in row:
+                    raise InputError(f"{self.source} has no column 'text'; its columns are {', '.join(row)}")
+                if isinstance(row["text"], str) and row["text"].strip():
+                    yield row["text"]
 
 
 def open_corpus(source: str) -> Corpus:

@@ -87,13 +87,9 @@ def continuation(
     config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
     ids = torch.tensor([list(prompt)], device=model.device)
     new = _generate(model, ids, torch.ones_like(ids), config, processor)[0, ids.shape[1] :].tolist()
-    return Continuation(text_of(tokenizer, new), len(new), bool(new) and new[-1] in end_ids(model, tokenizer))
-
-
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end what a model says; none for one that goes on for ever."""
-    ends = _config(model, tokenizer).eos_token_id
-    return list(ends) if isinstance(ends, list) else [ends] if ends is not None else []
+    return Continuation(
+        text_of(tokenizer, new), len(new), bool(new) and new[-1] in end_tokens(model, tokenizer)
+    )
 
 
 def sample(

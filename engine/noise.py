@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from .corpus import Corpus
 from .decoder import Decoder
 from .errors import InputError
-from .noise_rules import RuleKind, parse_rule
+from .noise_rules import FITTED, RuleKind, parse_rule
 
 # Documents whose tokens' embeddings give the mean and covariance of `m` and `t`.
 _DOCUMENTS = 200
@@ -64,7 +64,7 @@ class NoiseRule:
     @property
     def needs_texts(self) -> bool:
         """Whether the rule is fitted to the embeddings of running text."""
-        return self.kind in ("multivariate", "student")
+        return self.kind in FITTED
 
     def fit(
         self,

@@ -7,6 +7,9 @@ from .errors import InputError
 
 RuleKind = Literal["subjects", "gaussian", "uniform", "multivariate", "student"]
 
+# Those that are fitted to the embeddings of running text.
+FITTED: tuple[RuleKind, ...] = ("multivariate", "student")
+
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _FORMS: tuple[tuple[RuleKind, str], ...] = (
     ("subjects", rf"{_NUMBER}s"),
@@ -36,3 +39,8 @@ def parse_rule(text: str) -> tuple[RuleKind, float]:
         f"the noise {text!r} is none of 3s (standard deviations of the subjects), 0.4 (a number above zero), "
         "u0.5 (uniform), m (multivariate) and t3 (Student's t)"
     )
+
+
+def needs_texts(rule: str) -> bool:
+    """Whether a rule is fitted to the embeddings of running text. Raises InputError as `parse_rule` does."""
+    return parse_rule(rule)[0] in FITTED

@@ -21,10 +21,11 @@ from .decoder import Decoder
 from .delta import Delta, Materialiser, concatenate
 from .edits import METHODS, Request, Task
 from .edits.moments import Factored
+from .edits.sequence import batches, write_in_batches
 from .errors import InputError
 from .evaluation import Case, evaluate, summarise
 from .generation import complete, context_texts
-from .hparams import defaults, preset
+from .hparams import EVERY_LAYER, defaults, preset
 from .intervals import Metric
 from .kinds import Kind
 from .loading import fetch, load_model, load_tokenizer
@@ -46,6 +47,7 @@ class Workbench:
         """
         self.decoder, self.tokenizer, self.source = Decoder(model, find_anatomy(model)), tokenizer, source
         self.edits: list[Delta] = []
+        self._requests: list[list[Request]] = []
         self._weights = Materialiser(model)
         self._moments: dict[int, Factored] = {}
 
@@ -110,7 +112,7 @@ class Workbench:
         """Write facts on top of the edits that the model holds; it holds them from then on. `undo` takes them out.
 
         Settings are the shipped ones of the source, else the method's own. Second moments are read from the base's
-        run over `texts` when a layer is first edited.
+        run over `texts` when a layer is first edited. A method for one fact writes them one after another.
 
         Raises:
             InputError: no such method, a request that cannot be written, or no layer named where no setting names one.
@@ -120,21 +122,27 @@ class Workbench:
         writer, hparams = METHODS[method], preset(self.source, method) or defaults(method)
         if layer is not None:
             hparams = hparams.with_changes(layers=(layer,))
-        if not hparams.layers:
+        if not hparams.layers and method not in EVERY_LAYER:
             raise InputError(
                 f"there are no settings for {self.source or 'this model'}: name the layer to edit"
             )
         moments = self._moments_at(writer.layers(hparams), texts, max_tokens, seed)
         contexts = context_texts(self.decoder.model, self.tokenizer, hparams.contexts, seed)
-        task = Task(self.decoder, self.tokenizer, requests, moments, hparams, contexts, silent)
-        delta = writer.write(task).delta
+        earlier = [request for edit in self._requests for request in edit]
+        task = Task(
+            self.decoder, self.tokenizer, requests, moments, hparams, contexts, silent, earlier, seed=seed
+        )
+        parts = batches(writer, requests, None)
+        delta = concatenate([part.delta for part in write_in_batches(writer, task, parts)])
         self.edits.append(delta)
+        self._requests.append(list(requests))
         self._materialise()
         return delta
 
     def undo(self) -> None:
         """Take out the last edit: the weights are those of before it, to the bit."""
         self.edits.pop()
+        self._requests.pop()
         self._materialise()
 
     def evaluate(self, cases: Sequence[Case], max_new_tokens: int = 20, seed: int = 1) -> dict[str, Metric]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
-from .connection import APPLICATION_ID, connect, make_engine, plain_errors
+from .connection import APPLICATION_ID, connect, has_wal, make_engine, plain_errors, set_wal
 from .errors import CatalogError
 from .home import Home
 from .home import home as default_home
@@ -62,6 +62,8 @@ class Catalog:
                 from .migrate import upgrade
 
                 upgrade(home)
+            elif not has_wal(home.catalog):
+                set_wal(home.catalog)  # a backup, put back in its place
         return cls(home)
 
     @cached_property

@@ -50,12 +50,11 @@ def make_engine(
     the timeout; so all writing starts with BEGIN IMMEDIATE, and reading, which then needs no lock, does not.
     """
     from sqlalchemy import create_engine, event
-    from sqlalchemy.pool import NullPool
+    from sqlalchemy.pool import NullPool, QueuePool
 
+    # Said, for what SQLAlchemy takes for a nameless SQLite closes connections that other threads still use.
     engine = create_engine(
-        "sqlite://",
-        creator=lambda: connect(path),
-        **({} if pooled else {"poolclass": NullPool}),
+        "sqlite://", creator=lambda: connect(path), poolclass=QueuePool if pooled else NullPool
     )
 
     def prepare(connection: Any, _record: Any) -> None:
@@ -83,6 +82,29 @@ def make_engine(
     event.listen(engine, "checkin", end)
     event.listen(engine, "begin", start)
     return engine
+
+
+def has_wal(path: Path) -> bool:
+    """Whether the file has a write-ahead log. Asked of SQLite: who reads the file by hand lets go of its locks."""
+    connection = connect(path)
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        return bool(mode == "wal")
+    finally:
+        connection.close()
+
+
+def set_wal(path: Path) -> None:
+    """Switch to the write-ahead log, which readers do not wait for. It stays so for good."""
+    connection = connect(path)
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise CatalogError(
+                f"The filesystem of {path} cannot hold a catalog: set RETCON_HOME to a local disk."
+            )
+    finally:
+        connection.close()
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -199,6 +199,12 @@ def request_stop(session: Session, job_id: int, stop: Stop) -> Job:
     return get(session, job_id)
 
 
+def pause_owned(session: Session, job_id: int, owner: str) -> None:
+    """The worker stops by itself, unless somebody has asked for a stop already. Raises LostOwnership."""
+    if get(session, job_id).stop_asked is None:
+        _owned(session, job_id, owner, _ALIVE, stop_asked="pause")
+
+
 def bury(session: Session, job_id: int, owner: str | None) -> bool:
     """Mark a job whose process was found dead; False if it has ended or has another owner by now.
 

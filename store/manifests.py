@@ -168,6 +168,9 @@ class Manifest:
                 raise ValueError(f"step {step.id} does not revert a step before it, or should not")
             if step.id in changes or (before is not None and step.id == self.steps[0].id):
                 raise ValueError(f"step {step.id} is there twice")
+            for request in step.requests:
+                if not all(isinstance(request.get(name), str) for name in _REQUEST):
+                    raise ValueError(f"a request of step {step.id} lacks one of {', '.join(_REQUEST)}")
             if datetime.fromisoformat(step.created).tzinfo is None:
                 raise ValueError(f"the time of step {step.id} has no zone")
             if step.kind != "base":
@@ -175,6 +178,10 @@ class Manifest:
             before = step.id
         for name in self.files:
             check_name(name)
+
+
+# What every request has.
+_REQUEST = ("subject", "prompt", "target_new")
 
 
 def _check_types(part: Any) -> None:

@@ -16,7 +16,7 @@ from alembic.util import CommandError
 
 from .. import __version__, migrations
 from .catalog import HEAD, stored_version
-from .connection import APPLICATION_ID, connect, copy_database, make_engine
+from .connection import APPLICATION_ID, connect, copy_database, make_engine, set_wal
 from .errors import CatalogError, CatalogTooNew
 from .home import Home
 
@@ -54,7 +54,7 @@ def upgrade(home: Home, *, scripts: Path = SCRIPTS, head: str = HEAD) -> None:
         if before == head:
             return
         missing = _missing(known, before, head, home)
-        _set_wal(home.catalog)
+        set_wal(home.catalog)
         # Foreign keys off: to alter a table SQLite has to drop the old one, which would silently delete the
         # rows of its children. The pragma does nothing inside a transaction, so it comes with the connection.
         engine = make_engine(
@@ -102,19 +102,6 @@ def _made_by(path: Path) -> str:
     finally:
         connection.close()
     return str(row[0]) if row else "(unknown, newer)"
-
-
-def _set_wal(path: Path) -> None:
-    """Switch to the write-ahead log, which readers do not wait for. It stays so for good."""
-    connection = connect(path)
-    try:
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise CatalogError(
-                f"The filesystem of {path} cannot hold a catalog: set RETCON_HOME to a local disk."
-            )
-    finally:
-        connection.close()
 
 
 def _backup(home: Home, version: str) -> None:

@@ -8,6 +8,7 @@ from sqlmodel import Session, col, select
 from .errors import InputError, NotFound
 from .passage_files import Passage as PassageFile
 from .passage_files import PassageFact, PassageQuestion
+from .states import ALIVE_STATES
 from .tables import Job, Model, Passage
 
 
@@ -56,10 +57,18 @@ def fields_of(passage: PassageFile) -> dict[str, Any]:
 
 
 def replace_facts(session: Session, id: int, passage: PassageFile) -> Passage:
-    """Take over what a person has made of the facts. InputError once some are written."""
-    row = find(session, id)
+    """Take over what a person has made of the facts.
+
+    Raises:
+        InputError: its job works, or is beyond the look at the facts.
+    """
+    row, job = find(session, id), job_of(session, id)
     if row.revisions:
         raise InputError(f"passage {id} is written already; its facts are those of {row.revisions[-1]}.")
+    if job is not None and job.state in ALIVE_STATES:
+        raise InputError(f"job {job.id} works at passage {id}: pause it first (retcon job pause {job.id}).")
+    if any(stage["name"] == "check" for stage in row.stages):
+        raise InputError(f"the facts of passage {id} are being written: run it anew with other facts.")
     for name, value in fields_of(passage).items():
         setattr(row, name, value)
     session.add(row)

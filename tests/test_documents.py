@@ -208,6 +208,20 @@ def test_a_page_runs_from_its_top_to_its_end(
                 assert said.code == 0, f"{command}\n{said.out}{said.err}"
 
 
+@pytest.mark.slow
+def test_the_demo_runs_to_its_end_and_again(ready: Retcon, tmp_path: Path) -> None:
+    retcon = ready.copy(tmp_path / "home")
+    for _ in range(2):
+        said = retcon.say("demo")
+        assert said.code == 0, said.out + said.err
+        # Each step shows what a person would type, and its numbers.
+        assert "$ retcon trace run starter --prompt" in said.out and "$ retcon eval run starter" in said.out
+        assert "Done in" in said.out and "What to type next:" in said.out
+        assert (retcon.home / "demo-hidden.png").stat().st_size > 10_000
+        found = retcon.json("history", "starter")
+        assert [one["kind"] for one in found["revisions"] if one["id"] == found["head"]] == ["base"]
+
+
 def run_python(text: str, model: Path, texts: Path) -> None:
     """Run a snippet as a program of its own: on the tiny model, which knows few words, and with texts of those."""
     start = (

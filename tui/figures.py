@@ -114,6 +114,12 @@ def save_heatmap(
     save(figure, path)
 
 
+def effects_title(model: str, effects: Sequence["AverageEffect"]) -> str:
+    """What stands over them: of which model, and over how many facts at most the means go."""
+    count = max((effect.count for effect in effects), default=0)
+    return f"{model}: average indirect effects of {count:,} fact{'s' * (count != 1)}"
+
+
 def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) -> None:
     """Draw average indirect effects with their intervals: a panel for each kind, a line for each role of a token.
 

@@ -41,14 +41,14 @@ def submit(catalog: Catalog, spec: "jobs.Spec", device: str | None) -> "Job":
     Raises:
         click.UsageError: there is no such device.
     """
-    device = _known(device)
+    device = known_device(device)
     cost = jobs.cost_of(catalog, spec, device)
     for warning in cost.warnings if cost else ():
         narrate(f"Warning: {warning}")
     return jobs.submit(catalog, spec, device)
 
 
-def _known(device: str | None) -> str:
+def known_device(device: str | None) -> str:
     """A device of this box, several GPUs joined by +, or a Ray; by default the first."""
     known = jobs.devices()
     if device is None:
@@ -68,7 +68,7 @@ def estimate(catalog: Catalog, spec: "jobs.Spec", device: str | None, *, as_json
 
     Where no earlier job tells its time, some seconds of it are measured by a job of their own, which keeps nothing.
     """
-    device = _known(device)
+    device = known_device(device)
     cost = jobs.cost_of(catalog, spec, device)
     assert cost is not None
     if not as_json:

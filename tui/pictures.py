@@ -8,7 +8,7 @@ from sqlmodel import Session, col, select
 from ..store import history
 from ..store.catalog import Catalog
 from ..store.tables import AverageEffect, Model, Revision, Trace, TraceResult
-from .figures import save_effects, save_result
+from .figures import effects_title, save_effects, save_result
 
 _MOST = 6
 # What says most about where a fact is kept.
@@ -35,7 +35,7 @@ def pictures_of(catalog: Catalog, model: Model, revision: Revision) -> list[tupl
             found.append((path.name, catalog.artifacts.put_file(path).sha256, caption))
         if effects:
             path = Path(folder) / "average-effects.png"
-            title = f"{model.name}: average indirect effects of {effects[0].count} facts"
+            title = effects_title(model.name, effects)
             save_effects(path, effects, title=title)
             found.append((path.name, catalog.artifacts.put_file(path).sha256, title))
     return found

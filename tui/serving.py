@@ -15,7 +15,9 @@ def serve(place: str | None, port: int, *, readonly: bool) -> None:
     try:
         from textual_serve.server import Server
     except ImportError as error:
-        raise click.UsageError("--serve needs textual-serve: pip install 'retcon[serve]'") from error
+        raise click.UsageError(
+            "--serve needs textual-serve: pip install -e '.[serve]' in retcon's checkout"
+        ) from error
     words = [sys.executable, "-m", "retcon.tui", "ui", *([place] if place else [])]
     if readonly:
         words.append("--readonly")

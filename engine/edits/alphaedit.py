@@ -18,6 +18,7 @@ from .spread import Spread
 
 class AlphaEdit(Spread):
     name = "alphaedit"
+    protects_earlier = True
 
     def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
         values, vectors = moment.eigen

@@ -1,16 +1,17 @@
 """The joint method: all requests together, their values chosen through the weight that is really edited.
 
-    dW = B Q^T,   Q `[key_width, r]` spans C^-1 K with Q^T C Q = I
+    dW = B Q^T,   Q `[key_width, r]` spans C^-1 K with Q^T C Q = s^2 I
 
 K are the keys of every token of the requests' subjects, prompts and targets, or of their subjects alone: then the words
 around them bring nothing, and the change holds whatever they are. So dW stays low-rank, and B is measured as what the
-layer has seen feels it: |B|^2 = tr(dW C dW^T) is the mean squared change of the layer's output on ordinary
-text. B is trained with Adam on all requests at once, with `weight_decay` on |B|^2. Several facts about one subject,
-whose keys at the subject are equal and which therefore overwrite each other in ROME and MEMIT, are told apart by the
-keys of the words that follow.
+layer has seen feels it: s^2 |B|^2 = tr(dW C dW^T) is the mean squared change of the layer's output on ordinary text,
+s how large the residual stream is behind the layer, over the mean of the edited ones. So among several layers a step
+and the penalty are shares of what flows past; else the lowest ones, past which little flows, are changed most, and do
+most of the harm. B is trained with Adam on all requests at once, with `weight_decay` on |B|^2. Several facts about one
+subject, whose keys at the subject are equal and which therefore overwrite each other in ROME and MEMIT, are told apart
+by the keys of the words that follow.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,12 +51,15 @@ class Joint:
         decoder, hparams = task.decoder, task.hparams
         layers = self.layers(hparams)
         course = Course(decoder, lesson(task), layers[0], hparams.rows)
-        keys, moments = course.keys(layers), self._moments(task, course, layers)
+        keys, kept = course.keys(layers), course.kept_moments(layers) if hparams.kept_rows else {}
+        sizes = course.sizes(layers)
         device, width = decoder.device, decoder.anatomy.width
-        a = {
-            layer: basis(moments[layer], keys[layer].T.cpu(), hparams.key_tolerance).float().to(device)
-            for layer in layers
-        }
+        # C of the texts; where rows shall stay, what they bring to the matrix counts as much. One layer's at a time.
+        a = {}
+        for layer in layers:
+            moment = task.moments[layer].plus(kept.pop(layer, None))
+            found = basis(moment, keys.pop(layer).T.cpu(), hparams.key_tolerance)
+            a[layer] = (sizes[layer] * found).float().to(device)
         b = {
             layer: torch.zeros(width, found.shape[1], device=device, requires_grad=True)
             for layer, found in a.items()
@@ -63,14 +67,6 @@ class Joint:
         with changed(decoder, {layer: low_rank(b[layer], a[layer]) for layer in layers}):
             figures = train(course, list(b.values()), task)
         return b, a, figures
-
-    @staticmethod
-    def _moments(task: Task, course: Course, layers: Sequence[int]) -> Mapping[int, Factored]:
-        """C of the texts; where rows shall stay, what they bring to the matrix counts as much."""
-        if not task.hparams.kept_rows:
-            return task.moments
-        kept = course.kept_moments(layers)
-        return {layer: task.moments[layer].plus(kept[layer]) for layer in layers}
 
 
 def _factors(b: Tensor, a: Tensor) -> Factors:

@@ -25,8 +25,8 @@ _QUESTION = re.compile(r"Question: (.+) Answer:")
 # Stretches of other text: how many there are to choose from, their tokens, and those at their begin that tell too
 # little to predict from.
 _STRETCHES, _STRETCH, _OPENING = 64, 32, 4
-# How many strangers each wording is told about.
-_STRANGERS = 2
+# How many strangers each wording is told about. More would leave other prompts less of what a step is held to.
+_STRANGERS = 1
 
 
 @dataclass

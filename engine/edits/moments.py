@@ -21,9 +21,9 @@ class Factored:
     def _matrix(self) -> Tensor:
         return (self._moment if isinstance(self._moment, Tensor) else self._moment()).double().cpu()
 
-    def plus(self, other: Tensor) -> "Factored":
-        """C and another second moment of the same size together."""
-        return Factored(lambda: self._matrix() + other)
+    def plus(self, other: Tensor | None) -> "Factored":
+        """C and another second moment of the same size together, if there is one; its factors go when it goes."""
+        return Factored(self._matrix if other is None else lambda: self._matrix() + other)
 
     @cached_property
     def cholesky(self) -> Tensor:

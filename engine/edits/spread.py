@@ -30,12 +30,15 @@ class Spread(ABC):
 
     name: str
     batch: int | None = None
+    # Whether it wants the keys of facts that were written before.
+    protects_earlier = False
 
     @abstractmethod
     def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
         """A, what the residuals are written along, `[key_width, n]` float64, at one layer.
 
-        `keys` `[key_width, n]` are those of the requests, `earlier` `[key_width, m]` those of facts written before.
+        `keys` `[key_width, n]` are those of the requests, `earlier` `[key_width, m]` those of facts written before,
+        of a method that protects them.
         """
 
     def layers(self, hparams: Hparams) -> list[int]:
@@ -75,8 +78,9 @@ class Spread(ABC):
                 share = residual / self.remaining(len(layers) - number, hparams)
                 if not plain:
                     share = Through(decoder, tokenizer, requests, layer).changes(share)
-                before = read_keys(decoder, tokenizer, task.earlier, [layer], contexts).keys[layer].T.cpu()
-                along = self.adjust(task.moments[layer], read.keys[layer].T.cpu(), before, hparams)
+                earlier = task.earlier if self.protects_earlier else []
+                before = read_keys(decoder, tokenizer, earlier, [layer], contexts).keys[layer].T.cpu()
+                along = self._along(task.moments[layer], read.keys[layer].T.cpu(), before, hparams, layer)
                 factors = Factors(share.T.float().cpu().contiguous(), along.T.float().contiguous())
                 written[decoder.anatomy.weight(layer)] = factors
                 weights.set(written)
@@ -86,6 +90,15 @@ class Spread(ABC):
             weights.set({})
         figures: list[dict[str, Any]] = [value.figures() | {"lacking": lacking} for value in values]
         return Written(concatenate([written]), figures)
+
+    def _along(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams, layer: int) -> Tensor:
+        try:
+            return self.adjust(moment, keys, earlier, hparams)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise InputError(
+                f"two of the facts have one key at layer {layer}, and {self.name} with these settings cannot give it "
+                "two values: write them with joint, or one of them alone"
+            ) from error
 
     @staticmethod
     def remaining(layers: int, hparams: Hparams) -> float:

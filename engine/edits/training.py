@@ -59,7 +59,7 @@ class Course:
         return {layer: torch.cat([keys[layer] for keys in found]) for layer in layers}
 
     def kept_moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        """E[k k^T] `[key_width, key_width]` float64 on the CPU of the keys in rows that shall stay, but for the first
+        """E[k k^T] `[key_width, key_width]` float32 on the CPU of the keys in rows that shall stay, but for the first
         token of each; nothing if there is no such row."""
         sums: dict[int, Tensor] = {}
         count = 0
@@ -67,9 +67,15 @@ class Course:
             keys = part.keys(layers, part.after_first)
             count += len(next(iter(keys.values())))
             for layer, of_layer in keys.items():
-                product = (of_layer.T @ of_layer).double().cpu()
-                sums[layer] = sums[layer] + product if layer in sums else product
+                product = (of_layer.T @ of_layer).cpu()
+                sums[layer] = sums[layer].add_(product) if layer in sums else product
         return {layer: total / count for layer, total in sums.items()}
+
+    def sizes(self, layers: Sequence[int]) -> dict[int, float]:
+        """The mean norm of the residual stream behind each layer, over the mean of these layers: at all tokens but the
+        first of the rows that shall stay."""
+        norms = torch.stack([part.norms(layers) for part in self.keeping]).sum(0)
+        return dict(zip(layers, (norms / norms.mean()).tolist(), strict=True))
 
     def draws(self, hparams: Hparams, seed: int) -> Iterator[list["_Part"]]:
         """The parts of one step after another: all, or at least `rows` rows to learn and `kept_rows` others."""
@@ -182,6 +188,14 @@ class _Part:
         self._decoder.run(self._ids, mask, on_key=on_key, stop_after=max(layers), resumable=False)
         return found
 
+    def norms(self, layers: Sequence[int]) -> Tensor:
+        """The sum over all tokens but the first of each row of the norms of what leaves each layer, `[layers]`."""
+        run = self._decoder.run(self._ids, self._mask.long(), stop_after=max(layers))
+        where = self.after_first
+        found = [run.states[layer + 1][where].float().norm(dim=-1).sum() for layer in layers]
+        run.states.clear()
+        return torch.stack(found)
+
     def _run(self) -> Tensor:
         hidden = self._entering.clone()
         for layer in range(self._first, self._decoder.layers):
@@ -201,7 +215,7 @@ def train(
     task: Task,
     project: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Move the parameters by Adam until every request's loss is small enough or `num_steps` are used up.
+    """Move the parameters by Adam until every request's loss is small enough or all `steps` are used up.
 
     Minimised is the mean of the requests' losses + `kl_factor` x KL + `weight_decay` x the sum of the parameters'
     squares; `project` moves the parameters back to where they may be, after each step. With `rows`, a step learns from
@@ -209,9 +223,9 @@ def train(
     only looks, so its losses are those of the parameters as they stay. What is kept now and then is gone on from, to
     the bit. Returns figures per request of the task.
     """
-    hparams, steps = task.hparams, task.hparams.num_steps
+    hparams, steps = task.hparams, steps_of(course.lesson, task.hparams)
     optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
-    training = _Training(course, list(parameters), optimiser, task)
+    training = _Training(course, list(parameters), optimiser, task, steps)
     draws = course.draws(hparams, task.seed)
     for _ in range(training.step):
         next(draws)
@@ -219,7 +233,7 @@ def train(
         looking = training.step == steps - 1
         optimiser.zero_grad()
         for group in optimiser.param_groups:
-            group["lr"] = hparams.lr * _rate(training.step, hparams)
+            group["lr"] = hparams.lr * _rate(training.step, steps, hparams)
         each = _look(course) if looking else _descend(course, next(draws), parameters, hparams)
         if training.note(each, whole=looking or not hparams.rows) or looking:
             break
@@ -231,11 +245,19 @@ def train(
     return [{"losses": history} for history in training.losses[: len(task.requests)]]
 
 
-def _rate(step: int, hparams: Hparams) -> float:
-    """What of the learning rate a step has."""
+def steps_of(lesson: Lesson, hparams: Hparams) -> int:
+    """How many steps a training takes at most: with `epochs`, enough to learn from every row so many times."""
+    if not hparams.rows or not hparams.epochs:
+        return hparams.num_steps
+    rows = len({row for row, *_ in lesson.reads})
+    return min(hparams.num_steps, hparams.epochs * math.ceil(rows / hparams.rows))
+
+
+def _rate(step: int, steps: int, hparams: Hparams) -> float:
+    """What of the learning rate a step of so many has."""
     if not hparams.rows:
         return 1.0
-    falling = (1 + math.cos(math.pi * step / hparams.num_steps)) / 2
+    falling = (1 + math.cos(math.pi * step / steps)) / 2
     return min(1.0, (step + 1) / _WARM_UP) * (_LAST_RATE + (1 - _LAST_RATE) * falling)
 
 
@@ -243,9 +265,14 @@ class _Training:
     """How far a training is: its losses so far, and its state as `task.kept` keeps it."""
 
     def __init__(
-        self, course: Course, parameters: list[Tensor], optimiser: torch.optim.Adam, task: Task
+        self,
+        course: Course,
+        parameters: list[Tensor],
+        optimiser: torch.optim.Adam,
+        task: Task,
+        steps: int,
     ) -> None:
-        self._parameters, self._optimiser, self._task = parameters, optimiser, task
+        self._parameters, self._optimiser, self._task, self._steps = parameters, optimiser, task, steps
         self._requests = course.lesson.requests
         self.step = 0
         self.losses: list[list[dict[str, float]]] = [[] for _ in range(self._requests)]
@@ -260,7 +287,7 @@ class _Training:
         if whole:
             for history, value in zip(self.losses, each, strict=True):
                 history.append({"loss": value})
-        steps, requests = self._task.hparams.num_steps, len(self._task.requests)
+        steps, requests = self._steps, len(self._task.requests)
         doing = f"training, step {self.step} of {steps}: mean loss {sum(each) / len(each):.3f}"
         self._task.report(Progress(self.step / steps * requests, requests, "requests", doing))
         return whole and max(each) < _LOSS_ENOUGH

@@ -16,6 +16,7 @@ from .devices import CPU, devices, parts
 
 if TYPE_CHECKING:
     from ..metrics import METRICS, Difference, Meaning, differences
+    from ..noise_rules import needs_texts
     from .clusters import RAY, is_on_ray, ray_device
     from .comparison import compare
     from .control import ask_to_stop, follow, resume, resume_all, stop, submit
@@ -103,6 +104,7 @@ __all__ = [
     "follow",
     "is_on_ray",
     "job_record",
+    "needs_texts",
     "newest_jobs",
     "parse_tries",
     "parts",
@@ -121,6 +123,7 @@ __all__ = [
 
 _MODULES = {
     "..metrics": ("METRICS", "Difference", "Meaning", "differences"),
+    "..noise_rules": ("needs_texts",),
     ".clusters": ("RAY", "is_on_ray", "ray_device"),
     ".comparison": ("compare",),
     ".control": (

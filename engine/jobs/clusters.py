@@ -6,7 +6,8 @@ import re
 from ...store.errors import InputError
 
 RAY, AUTO = "ray", "auto"
-_INSTALL = "pip install 'retcon[ray]'"
+# Not by name: what PyPI has under it is another project.
+_INSTALL = "pip install -e '.[ray]' in retcon's checkout"
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 
 from ...store.config import read_config
 from ...store.errors import InputError
@@ -24,18 +25,19 @@ def give_notice(home: Home, job: Job) -> None:
         return
     log = os.open(home.job_log(job.id or 0), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        process = subprocess.Popen(
-            ["sh", "-c", command],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=os.environ | {"RETCON_HOME": str(home.root)},
-        )
-        assert process.stdin is not None
-        with process.stdin as pipe:
-            pipe.write(json.dumps(job_record(job), default=str).encode())
-    except OSError as error:  # no shell, no memory, or it did not want to read
+        # No pipe: a long record would wait in it for a command that reads late or never.
+        with tempfile.TemporaryFile() as record:
+            record.write(json.dumps(job_record(job), default=str).encode())
+            record.seek(0)
+            subprocess.Popen(
+                ["sh", "-c", command],
+                stdin=record,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {"RETCON_HOME": str(home.root)},
+            )
+    except OSError as error:  # no shell, no memory, no room
         os.write(log, f"on_finish: {error}\n".encode())
     finally:
         os.close(log)

@@ -15,6 +15,8 @@ from .devices import memory_of
 
 # At most two writes a second; whoever watches sees no more anyway.
 _WRITE_SECONDS = 0.5
+# What has not changed is written again so often, as a sign of life.
+_SAME_SECONDS = 5.0
 # How far back the rate that is shown looks; and that of the share of the work, which the time left is told from.
 _RATE_SECONDS = 20.0
 _PACE_SECONDS = 120.0
@@ -28,6 +30,7 @@ class Running:
         self.catalog, self.job, self.id, self.owner = catalog, job, job.id, owner
         self.stopping = False
         self._written = 0.0
+        self._told: tuple[float, str] | None = None
         self._rate, self._pace = _Rate(_RATE_SECONDS), _Rate(_PACE_SECONDS)
 
     def renew(self) -> None:
@@ -47,9 +50,17 @@ class Running:
         self._rate.note(now, progress.unit, progress.done)
         if progress.share is not None:
             self._pace.note(now, progress.unit, progress.share)
-        if now - self._written < _WRITE_SECONDS and progress.total is not None:
+        told = (progress.done, progress.activity)
+        if now - self._written < _WRITE_SECONDS and (progress.total is not None or told == self._told):
             return
-        self._written = now
+        if told == self._told and now - self._written < _SAME_SECONDS:
+            # It waits: nobody has to hear the same again, but it has to hear who wants it to stop.
+            with self.catalog.read() as session:
+                self.stopping |= rows.get(session, self.id).stop_asked is not None
+            if self.stopping:
+                raise Stopped
+            return
+        self._written, self._told = now, told
         with self.catalog.write() as session:
             rows.progress(
                 session,
@@ -68,9 +79,9 @@ class Running:
             raise Stopped
 
     def pause(self) -> NoReturn:
-        """Stop here until a person resumes the job."""
+        """Stop here until a person resumes the job; who has asked to cancel it meanwhile has it cancelled."""
         with self.catalog.write() as session:
-            rows.request_stop(session, self.id, "pause")
+            rows.pause_owned(session, self.id, self.owner)
         raise Stopped
 
     def show_nodes(self, nodes: dict[str, Any]) -> None:

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 # What engine.edits has (it imports torch); a test holds the two together.
 METHODS = ("rome", "r-rome", "memit", "emmet", "alphaedit", "joint", "ft-l", "lora")
 # Ways to answer a passage's questions that change no weight.
-WAYS = ("prompt", "retrieval")
-# Those that write one request after another, each on the weights that the one before left; those that need no layer.
+WAYS = ("prompt", "retrieval", "reranked")
+# Those that write one request after another, each on the weights that the one before left.
 ONE_AT_A_TIME = ("rome", "r-rome")
-EVERY_LAYER = ("lora",)
 # Where nobody says how many layers a method edits: one, and for those that spread what the published presets have.
 _SPREADING = {"memit": 5, "emmet": 5, "alphaedit": 5}
 
@@ -93,7 +92,7 @@ def settings_of(spec: EditSpec, model: "Model", home: Home) -> Hparams:
         changes = dict(spec.hparams)
         if "layers" in changes:
             changes["layers"] = tuple(changes["layers"])
-        if not usual.layers and "layers" not in changes and spec.method not in EVERY_LAYER:
+        if not usual.layers and "layers" not in changes and spec.method not in settings.EVERY_LAYER:
             raise InputError(
                 f"retcon ships no settings for {model.source} and does not know its layer: give one with --layer "
                 f"(retcon trace run {model.name}, then retcon trace locate, proposes some)"

@@ -286,7 +286,8 @@ class PassageSpec(Spec):
     `endpoint` (`llm_url` and `llm_model`, else the environment's; its key only from there) or a model of the catalog.
     The job then pauses, for a person to look at them, if it shall be `review`ed. They are written in `edits` edits, one
     after another. `against` are ways to answer the questions beside the unedited and the edited model: `prompt`,
-    `retrieval`, or a method, whose edit is not kept. Of `prompts`, about anything else, the first choice should stay.
+    `retrieval`, `reranked`, or a method, whose edit is not kept. Of `prompts`, about anything else, the first choice
+    should stay.
     """
 
     kind: ClassVar[str] = "passage"

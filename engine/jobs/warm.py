@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from threading import Lock
 from typing import Any
 
 from ...store.home import Home
@@ -28,6 +29,7 @@ class Warm:
 
     def __init__(self, home: Home, model: str, device: str | None = None) -> None:
         self.model = model
+        self._asked = Lock()
         log = os.open(home.logs / "asking.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             self._process = subprocess.Popen(
@@ -44,21 +46,22 @@ class Warm:
         return self._process.poll() is None
 
     def ask(self, question: Question) -> Iterator[dict[str, Any]]:
-        """What it says, as asking.py describes it, up to `done` or `error`. One question at a time."""
+        """What it says, as asking.py describes it, up to `done` or `error`. A second question waits for the first."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(asdict(question)) + "\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError):
-            yield {"error": "its process has ended; ask again"}
-            return
-        for line in self._process.stdout:
-            said: dict[str, Any] = json.loads(line)
-            yield said
-            if "done" in said or "error" in said:
+        with self._asked:
+            try:
+                self._process.stdin.write(json.dumps(asdict(question)) + "\n")
+                self._process.stdin.flush()
+            except (OSError, ValueError):
+                yield {"error": "its process has ended; ask again"}
                 return
-        yield {"error": "its process has ended: see asking.log beside the jobs' logs"}
+            for line in self._process.stdout:
+                said: dict[str, Any] = json.loads(line)
+                yield said
+                if "done" in said or "error" in said:
+                    return
+            yield {"error": "its process has ended: see asking.log beside the jobs' logs"}
 
     def close(self) -> None:
         """End it."""

@@ -20,14 +20,13 @@ from ..generation import end_tokens, greedy
 from ..peak import forget_peak, peak_bytes
 from ..progress import Progress, Report, silent
 from ..tokens import text_of
-from ..turns import turn_ends
+from ..turns import turn_ends, turn_ids
 from .retrieval import SENTENCES, STRIDE, TOP, Rerank, Retriever, chunks
 
 LIMIT = 64
 _PLAIN = "Question: {question}\nAnswer:"
 _PLAIN_WITH = "{context}\n\nQuestion: {question}\nAnswer:"
 _CHAT_WITH = "Answer the question from this text.\n\n{context}\n\nQuestion: {question}"
-_MARK = "retcon"
 
 
 class Question(Protocol):
@@ -268,12 +267,8 @@ class _Asker:
         if not self._chat:
             form = _PLAIN_WITH if context else _PLAIN
             return list(self._tokenizer(form.format(context=context, question=question))["input_ids"])
-        content = _CHAT_WITH.format(context=context, question=question) if context else question
-        text = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        # The template writes the special tokens itself.
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        said = _CHAT_WITH.format(context=context, question=question) if context else question
+        return turn_ids(self._tokenizer, said)
 
     def _shortened(self, context: str, over: int) -> tuple[str, int]:
         """The context without its last `over` tokens, and how many those are."""

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..generation import continuation, end_ids
+from ..generation import continuation, end_tokens
 from .chat import Message, Reply, Schema, json_in
 from .constrained import FollowsSchema, Grammars
 
@@ -30,7 +30,7 @@ class LocalChat:
             )
         self.name = name
         self._model, self._tokenizer = model, tokenizer
-        self._ends = end_ids(model, tokenizer)
+        self._ends = sorted(end_tokens(model, tokenizer))
         self._grammars: Grammars | None = None
 
     def chat(self, messages: Sequence[Message], schema: Schema | None, max_tokens: int) -> Reply:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from retcon.engine.corpus import open_corpus
+from retcon.engine.corpus import Corpus, open_corpus
 from retcon.engine.errors import InputError
 
 TEXTS = ["Paris is in France.", "Rome, the city", "Zürich  is not a capital"]
@@ -102,3 +103,26 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "texts.docx").write_text("x")
     with pytest.raises(InputError, match="no text file that retcon reads"):
         open_corpus(str(tmp_path / "texts.docx"))
+
+
+class Streamed:
+    """A data set as the hub streams it."""
+
+    def __init__(self, *rows: dict[str, object]) -> None:
+        self.rows = rows
+
+    def shuffle(self, **_how: int) -> "Streamed":
+        return self
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        return iter(self.rows)
+
+
+def test_a_streamed_data_set_without_the_column_text() -> None:
+    with pytest.raises(InputError, match=r"org/set has no column 'text'; its columns are body, id"):
+        list(Corpus("org/set", "c0ffee", Streamed({"body": "x", "id": 1})).documents(1))
+
+
+def test_what_is_no_text_in_a_streamed_data_set_is_passed_over() -> None:
+    rows = Streamed({"text": None}, {"text": "Paris"}, {"text": "  "}, {"text": "Rome"})
+    assert list(Corpus("org/set", "c0ffee", rows).documents(1)) == ["Paris", "Rome"]

@@ -68,7 +68,7 @@ def test_each_wording_is_learnt_with_the_end_of_its_object(
     assert [words.decode([token]) for _, _, token, request in found.reads if request == 1] == ["sport"]
     others = [words.decode(found.ids[row]) for row in found.kept]
     assert "The Eiffel Tower is a" in others
-    assert sum(text.endswith("is located in") for text in others) == 2, "two strangers a wording"
+    assert sum(text.endswith("is located in") for text in others) == 1, "a stranger a wording"
 
 
 def test_some_rows_a_step_learn_all_wordings(
@@ -83,6 +83,31 @@ def test_some_rows_a_step_learn_all_wordings(
     assert all(score.first_choice for score in score_targets(decoder, words, asked))
     assert [len(one["losses"]) for one in written.figures] == [1, 1]
     assert written.figures[0]["losses"][0]["loss"] < 2, "of about 5 at first"
+
+
+@pytest.mark.parametrize(("num_steps", "epochs", "steps"), [(30, 3, 6), (5, 3, 5), (7, 0, 7)])
+def test_epochs_make_a_small_lesson_short(
+    num_steps: int,
+    epochs: int,
+    steps: int,
+    own_decoder_of: Decoders,
+    words: PreTrainedTokenizerBase,
+) -> None:
+    """Four rows to learn from, two of them a step."""
+    said: list[str] = []
+    hparams = SOME.with_changes(num_steps=num_steps, epochs=epochs)
+    given = task(
+        own_decoder_of("llama"),
+        words,
+        TOWER,
+        SPORT,
+        hparams=hparams,
+        report=lambda one: said.append(one.activity),
+    )
+    METHODS["joint"].write(given)
+    assert [text.partition(":")[0] for text in said] == [
+        f"training, step {n + 1} of {steps}" for n in range(steps)
+    ]
 
 
 @pytest.mark.parametrize("name", ["joint", "ft-l", "lora"])
@@ -133,6 +158,26 @@ def test_over_the_subjects_keys_the_words_around_bring_nothing_new(
         torch.eye(spanned.shape[1]) - torch.linalg.pinv(spanned) @ spanned
     )
     assert rest.norm() < 1e-4 * keys.norm()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_layer_is_changed_in_the_measure_of_what_flows_past_it(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """A C A^T is the square of the residual stream's mean norm behind the layer, over the mean of both layers'."""
+    decoder = own_decoder_of(family)
+    given = task(decoder, words, TOWER, hparams=SOME.with_changes(kept_rows=0, num_steps=2))
+    found = lesson(given)
+    states = [decoder.model(torch.tensor([found.ids[row]]), output_hidden_states=True) for row in found.kept]
+    sizes = [
+        torch.cat([one.hidden_states[layer + 1][0, 1:] for one in states]).norm(dim=-1).mean()
+        for layer in SOME.layers
+    ]
+    delta = METHODS["joint"].write(given).delta
+    for layer, size in zip(SOME.layers, sizes, strict=True):
+        a = delta[decoder.anatomy.weight(layer)].a.double()
+        wanted = (size / torch.stack(sizes).mean()).double() ** 2 * torch.eye(len(a), dtype=a.dtype)
+        torch.testing.assert_close(a @ moment_of(decoder) @ a.T, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_earlier_facts_of_the_subject_are_learnt_again(

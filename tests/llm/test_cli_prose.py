@@ -35,6 +35,7 @@ def test_prose_pauses_for_a_look_and_goes_on(served: StandInEndpoint, retcon: Re
     assert (job["kind"], job["state"]) == ("passage", "paused")
     shown = retcon.say("passage", "review", 1, "--show").out
     assert "# Marta Lindqvist" in shown and "- is | a cellist" in shown
+    assert "! error: " in shown or "! warning: " in shown, "what is wrong with a fact stands beside it"
     assert len(retcon.json("history", "tiny")["revisions"]) == 1, "nothing is written before somebody looked"
 
     went_on = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts", "--json", **secrets)
@@ -46,5 +47,8 @@ def test_prose_pauses_for_a_look_and_goes_on(served: StandInEndpoint, retcon: Re
     assert len(served.requests) == asked, "what was asked is not asked again"
     again = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts")
     assert again.code == 2
+    assert "its job is done" in again.err, (
+        "the covariance that was collected meanwhile has not cost its checkpoint"
+    )
     for file in retcon.home.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), f"the key is in {file}"

@@ -13,7 +13,7 @@ from retcon.store import backups, history, jobs, upkeep
 from retcon.store.artifacts import ArtifactStore
 from retcon.store.catalog import Catalog
 from retcon.store.collection import collect
-from retcon.store.connection import connect
+from retcon.store.connection import connect, has_wal
 from retcon.store.errors import CatalogError, CatalogTooNew, InputError
 from retcon.store.home import Home
 from retcon.store.tables import Model, Revision
@@ -74,6 +74,7 @@ def test_there_and_back(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     shutil.rmtree(catalog.home.root)
     assert backups.restore(tmp_path / "copy", catalog.home) == made
     again = Catalog.open(catalog.home)
+    assert has_wal(catalog.home.catalog), "the copy has none, and readers would hold up writers"
     assert everything(again) == before
     assert upkeep.check(again) == upkeep.Checked(2, 15)
     assert (catalog.home.models / "tiny" / "model.safetensors").read_bytes() == b"weights"

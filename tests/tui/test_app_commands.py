@@ -7,6 +7,7 @@ import pytest
 from retcon.engine.jobs import EditSpec, ModelSpec, TraceSpec
 from retcon.tui.cli import cli
 from retcon.tui.graph import draw
+from retcon.tui.screens.commands import reads_only
 from retcon.tui.twin import add_model, command, run_edit, run_trace
 
 REQUEST = {"subject": "O'Hara", "prompt": "{} is in", "target_new": "Rome", "target_true": "Paris"}
@@ -93,3 +94,14 @@ def test_twins_say_what_their_job_does() -> None:
 )
 def test_graph(revisions: list[tuple[str, str | None]], lines: list[str]) -> None:
     assert draw(revisions, "●" * len(revisions)) == lines
+
+
+@pytest.mark.parametrize(
+    ("words", "reads"),
+    [
+        ("history starter", True), ("trace locate 3", True), ("trace locate 3 --save", False),
+        ("catalog check", False), ("edit run --help", True), ("edit run starter", False),
+    ],
+)  # fmt: skip
+def test_what_may_be_typed_where_nothing_is_changed(words: str, reads: bool) -> None:
+    assert reads_only(words.split()) is reads

@@ -4,7 +4,7 @@ import pytest
 from retcon.store.catalog import Catalog
 from retcon.store.tables import Evaluation
 from retcon.tui.screens.anatomy import draw_anatomy
-from retcon.tui.screens.compare_traces import CompareTraces
+from retcon.tui.screens.compare_traces import CompareTraces, of_both
 from retcon.tui.screens.retention import RetentionView, matrix
 from retcon.tui.widgets.heat_map import HeatMap
 from sqlalchemy import text
@@ -82,3 +82,12 @@ async def test_a_model_shows_where_an_edit_goes(catalog: Catalog) -> None:
         assert "▲ down_proj: keys of 1536" in app.detail
         assert "538.1MB to load" in app.detail
         assert f"{WITHOUT}  without {ROME}" in app.detail
+
+
+def test_two_sets_are_compared_by_what_the_tokens_are() -> None:
+    """One of them knows no middle of a subject."""
+    long = ({"mlp": ((0.1,), (0.2,), (0.3,))}, ("first subject", "middle subject", "last subject"), (0, 2))
+    short = ({"mlp": ((0.5,), (0.7,))}, ("first subject", "last subject"), (0, 2))
+    one, other = of_both(long, short)
+    assert one == ({"mlp": ((0.1,), (0.3,))}, ("first subject", "last subject"), (0, 2))
+    assert other == short

@@ -214,3 +214,13 @@ async def test_marked_jobs_go_on_and_stop_together(catalog: Catalog) -> None:
         await app.press("y")
         assert "3 jobs cancelled" in app.line
         assert [job.state for job in jobs_of(catalog)] == ["cancelled"] * 3 + ["done"] * 2
+
+
+async def test_a_path_of_nobody_is_said_while_it_is_typed(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("3", "i")
+        await app.type("~nobody-here/x.npz")
+        assert "there is no home folder of ~nobody-here" in app.verdict
+        await app.press("escape", "1", "a")
+        await app.type("~nobody-here/model")
+        assert "there is no home folder of ~nobody-here" in app.verdict

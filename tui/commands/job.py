@@ -149,7 +149,7 @@ def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> 
 
 @job.command()
 @click.argument("id", type=ROW_ID)
-@click.argument("priority", type=int)
+@click.argument("priority", type=click.IntRange(-1_000_000, 1_000_000))
 @json_option
 def priority(id: int, priority: int, as_json: bool) -> None:
     """Move a waiting job in line: higher priorities are served first, of equals the older one; the default is 0."""

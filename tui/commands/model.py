@@ -17,6 +17,7 @@ from ...store.tables import Model
 from ..following import run
 from ..options import job_options, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
+from ..paths import model_source
 from ..records import model_record
 
 
@@ -49,10 +50,7 @@ def add(
     with catalog.read() as session:
         if session.exec(select(Model).where(Model.name == name)).first():
             raise InputError(f"there is a model named {name!r} already; choose another name with --name")
-    path = Path(source).expanduser()
-    # Not "starter", which is no folder here, nor nothing, which would be the folder one stands in.
-    here = source not in ("", "starter") and path.exists()
-    spec = ModelSpec(str(path.resolve()) if here else source, name, commit, trust_remote_code)
+    spec = ModelSpec(model_source(source), name, commit, trust_remote_code)
     job = run(catalog, spec, device, detach=detach, as_json=as_json)
     if job is None:
         return

@@ -41,7 +41,8 @@ def passage() -> None:
 )
 @click.option(
     "--against", default=_TRIED, show_default=True,
-    help="Also answer the questions so: prompt, retrieval, or a method, whose edit is not kept.",
+    help="Also answer the questions so: prompt, retrieval, reranked (its chunks ranked again by the model), or a "
+    "method, whose edit is not kept.",
 )  # fmt: skip
 @click.option("--known", "known", help="A set of facts about anything else, whose first choice should stay.")
 @click.option("--title", default="", help="What the text is about; a file of facts says it itself.")

@@ -8,6 +8,7 @@ import click
 from ...engine import jobs
 from ...engine.jobs import CPU, PublishSpec, UnpublishSpec
 from ...store import history
+from ...store.errors import InputError
 from ...store.whole_files import write_whole
 from ..following import run
 from ..options import job_options, open_catalog
@@ -63,7 +64,7 @@ def publish(
     with catalog.read() as session:
         model = history.find_model(session, name)
         found = history.find_revision(session, model, revision)
-    text = card.read_text(encoding="utf-8") if card else None
+    text = _read_card(card) if card else None
     spec = PublishSpec(
         name, repo, found.id, what, public, dry_run, message, text, licence,
         pictures_of(catalog, model, found) if pictures else [], shard_size,
@@ -79,6 +80,13 @@ def publish(
     _print(job.made, name)
     if card_out is not None:
         narrate(f"Wrote the card to {card_out}; publish it as you change it with --card {card_out}")
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8 (byte {error.start})") from error
 
 
 def _print(made: dict[str, Any], model: str) -> None:

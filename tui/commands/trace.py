@@ -17,7 +17,7 @@ from ...store.catalog import Catalog
 from ...store.errors import InputError
 from ...store.tables import FactSet, Job, Model, Trace, TraceResult
 from ..estimates import merge
-from ..following import JobFailed, follow, submit
+from ..following import JobFailed, follow, known_device, submit
 from ..following import estimate as tell_cost
 from ..heatmap import render
 from ..options import (
@@ -109,6 +109,12 @@ def run(
         raise click.UsageError("--swap-subject auto takes another subject of a set; with --prompt, name one")
     if devices and fact_set is None:
         raise click.UsageError("--devices shares a set of facts; one prompt is traced on one device")
+    if devices and device:
+        raise click.UsageError("name one --device, or several --devices")
+    shared = [part.strip() for part in devices.split(",")] if devices else []
+    for one in shared:
+        # All of them before the first job begins, which would be left with its part alone.
+        known_device(one)
     device = place(device or devices, on, threads, estimate=estimate) if on or threads else device
     jobs.check_noise(noise)
     with catalog.read() as session:
@@ -123,7 +129,7 @@ def run(
     if estimate:
         tell_cost(catalog, spec, device, as_json=as_json)
         return
-    _submit(catalog, spec, [device] if not devices else devices.split(","), detach=detach, as_json=as_json)
+    _submit(catalog, spec, shared or [device], detach=detach, as_json=as_json)
 
 
 def _submit(
@@ -135,9 +141,11 @@ def _submit(
         share = dataclasses.replace(spec, trace=_begun(catalog, started[0]), shard=shard, shards=len(devices))
         started.append(submit(catalog, share, device))
     if detach:
-        print_json(jobs.job_record(started[0])) if as_json else click.echo(
-            "\n".join(str(job.id) for job in started)
-        )
+        records = [jobs.job_record(job) for job in started]
+        if as_json:
+            print_json(records[0] if len(records) == 1 else {"jobs": records})
+        else:
+            click.echo("\n".join(str(job.id) for job in started))
         return
     ended = [follow(catalog, job) for job in started]
     with catalog.read() as session:
@@ -179,11 +187,17 @@ def extend(
     # The level that its other facts had, not one that new subjects would change.
     swap = "auto" if found.noise == "swap" else None
     noise = str(found.noise_level) if found.noise.endswith("s") else found.noise
+    texts = found.protocol.get("texts")
+    if not swap and jobs.needs_texts(noise) and texts is None:
+        raise InputError(
+            f"trace {id} does not tell which texts its noise {found.noise} was fitted to, so facts added to it would "
+            "be corrupted otherwise: trace the set anew"
+        )
     spec = TraceSpec(
         model=model.name, revision=found.revision, facts=fact_set.name, kinds=found.kinds, samples=found.samples,
         noise="3s" if swap else noise, window=found.window, seed=found.seed, tokens=found.tokens,
         replace="in place of" in found.protocol.get("corruption", ""), swap=swap, trace=id,
-        threads=threads,
+        texts=texts or "shipped", threads=threads,
     )  # fmt: skip
     _submit(catalog, spec, [device], detach=detach, as_json=as_json)
 
@@ -307,7 +321,7 @@ def _fact(results: list[TraceResult], number: int | None) -> TraceResult:
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
 def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) -> None:
     """Draw a heat map, or the average effects, to a file."""
-    from ..figures import save_effects, save_result
+    from ..figures import effects_title, save_effects, save_result
 
     with open_catalog().read() as session:
         _, model, results = load_trace(session, id)
@@ -316,9 +330,7 @@ def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) 
     if effects:
         if not averages:
             raise InputError(f"trace {id} has no average effects: no fact of it was traced")
-        save_effects(
-            out, averages, title=f"{model.name}: average indirect effects of {averages[0].count} facts"
-        )
+        save_effects(out, averages, title=effects_title(model.name, averages))
     else:
         result = _fact(results, fact)
         _check_kind(result, kind)

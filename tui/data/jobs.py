@@ -38,30 +38,13 @@ class JobRow:
     created: datetime
     started: datetime | None
     ended: datetime | None
-    told: dict[str, Any]
+    # What it works on, in some words.
+    about: str
 
     @property
     def alive(self) -> bool:
         """Whether it may still change by itself."""
         return self.state in ALIVE_STATES
-
-    @property
-    def about(self) -> str:
-        """What it works on, in some words."""
-        told = self.told
-        parts = [told["model"] or told["name"]]
-        if self.kind == "model":
-            parts.append(told["source"] if told["source"] != told["name"] else None)
-        elif told["requests[0].subject"] and self.kind != "sweep":
-            parts.append(f"{told['requests[0].subject']} → {str(told['requests[0].target_new']).strip()}")
-        elif self.kind == "covariance":
-            layers = told["layers"] or []
-            parts.append(f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}")
-        else:
-            parts.append(
-                told["facts"] or told["prompt"] or told["reverts"] or told["folder"] or told["revision"]
-            )
-        return " · ".join(str(part) for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -189,11 +172,26 @@ def _row(*values: Any) -> JobRow:
         ended,
         found,
     ) = values
-    told = dict(zip(_TOLD, json.loads(found), strict=True))
+    about = _about(kind, dict(zip(_TOLD, json.loads(found), strict=True)))
     return JobRow(
         id, kind, state, stop_asked, done, total, unit, rate, left, activity, error, moment(created),
-        moment_or_none(started), moment_or_none(ended), told,
+        moment_or_none(started), moment_or_none(ended), about,
     )  # fmt: skip
+
+
+def _about(kind: str, told: dict[str, Any]) -> str:
+    """What a job of some kind works on, of what its spec tells."""
+    parts = [told["model"] or told["name"]]
+    if kind == "model":
+        parts.append(told["source"] if told["source"] != told["name"] else None)
+    elif told["requests[0].subject"] and kind != "sweep":
+        parts.append(f"{told['requests[0].subject']} → {str(told['requests[0].target_new']).strip()}")
+    elif kind == "covariance":
+        layers = told["layers"] or []
+        parts.append(f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}")
+    else:
+        parts.append(told["facts"] or told["prompt"] or told["reverts"] or told["folder"] or told["revision"])
+    return " · ".join(str(part) for part in parts if part)
 
 
 def _detail(*values: Any) -> JobDetail:

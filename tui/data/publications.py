@@ -23,7 +23,9 @@ def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None
     jobs.check_repo(spec.repo)
     with readable(f"what {spec.repo} has"), catalog.read() as session:
         before = publications.newest(session, spec.repo)
-    return jobs.preview(catalog, spec), before.revision if before else None, token_is_set()
+    with readable(f"what {spec.model} would publish"):
+        preview = jobs.preview(catalog, spec)
+    return preview, before.revision if before else None, token_is_set()
 
 
 def keep_card(catalog: Catalog, spec: PublishSpec) -> str | None:

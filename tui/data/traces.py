@@ -87,16 +87,12 @@ def index_of(catalog: Catalog, trace_id: int, position: int) -> int:
         return int(connection.execute(sql, [trace_id, position]).fetchone()[0])
 
 
-def fact_set_size(catalog: Catalog, name: str) -> int:
-    """How many facts a set has.
-
-    Raises:
-        store.errors.NotFound: there is no such set; the message names those there are.
-    """
-    from ...store.facts import facts_of, find_fact_set
+def check_fact_set(catalog: Catalog, name: str) -> None:
+    """Raise store.errors.NotFound unless there is such a set; the message names those there are."""
+    from ...store.facts import find_fact_set
 
     with catalog.read() as session:
-        return len(facts_of(session, find_fact_set(session, name)))
+        find_fact_set(session, name)
 
 
 def _row(*values: Any) -> TraceRow:
@@ -115,6 +111,8 @@ def _result(*values: Any) -> ResultView:
         for kind, table in json.loads(scores).items()
     }
     tokens = tuple(str(token) for token in json.loads(tokens))
+    if not tokens and skipped is None:
+        raise ValueError("it has no tokens")
     for kind, table in kinds.items():
         if len(table.rows) != len(tokens) or len({len(row) for row in table.rows}) > 1:
             raise ValueError(f"its {kind} scores do not fit its tokens")

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from ...store.errors import InputError
 
-_READING = frozenset({"list", "show", "locate", "log", "watch", "check"})
+_READING = frozenset({"list", "show", "locate", "log", "watch"})
+# What makes of a command that reads one that writes.
+_WRITING_OPTION = "--save"
 _READING_ALONE = frozenset({"history", "diff", "doctor", "--version", "--help", "-h", "help"})
 
 
@@ -38,4 +40,7 @@ def split(text: str) -> list[str]:
 
 def reads_only(words: Sequence[str]) -> bool:
     """Whether a command changes nothing."""
-    return words[0] in _READING_ALONE or "--help" in words or (len(words) > 1 and words[1] in _READING)
+    if "--help" in words:
+        return True
+    reading = words[0] in _READING_ALONE or (len(words) > 1 and words[1] in _READING)
+    return reading and _WRITING_OPTION not in words

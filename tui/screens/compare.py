@@ -73,7 +73,7 @@ class Compare(ModalScreen[None]):
             with Horizontal(classes="field"):
                 yield Label("prompt", markup=False)
                 line = Input(
-                    self._prompt, id="prompt", compact=True, placeholder="what shall they go on with?"
+                    plain(self._prompt), id="prompt", compact=True, placeholder="what shall they go on with?"
                 )
                 line.cursor_blink = False
                 yield line
@@ -109,11 +109,13 @@ class Compare(ModalScreen[None]):
 
     @work(thread=True, group="asking", exit_on_error=False)
     def _ask(self, prompt: str) -> None:
-        warm: jobs.Warm = self.app.warm(self.model)  # type: ignore[attr-defined]
         question = jobs.Question(prompt, [side.revision for side in self.sides])
         try:
+            warm: jobs.Warm = self.app.warm(self.model)  # type: ignore[attr-defined]
             for said in warm.ask(question):
                 self.app.call_from_thread(self._heard, said)
+        except OSError as error:  # no memory, no process
+            self.app.call_from_thread(self._heard, {"error": str(error)})
         finally:
             self._asking = False
 

@@ -15,7 +15,7 @@ from ...store.errors import InputError
 from ..data.averages import effects_of
 from ..data.rows import Hurt
 from ..data.traces import KINDS, TraceRow, result_at
-from ..plain import token_label
+from ..plain import plain, token_label
 from ..twin import command
 from ..widgets.drawings import Picture
 from ..widgets.heat_map import HeatMap
@@ -43,7 +43,9 @@ class CompareTraces(ModalScreen[None]):
         with Vertical(classes="box tall"):
             yield Static(
                 Text(
-                    f"Trace {self.one.id} ({self.one.about}) minus trace {self.other.id} ({self.other.about})",
+                    plain(
+                        f"Trace {self.one.id} ({self.one.about}) minus trace {self.other.id} ({self.other.about})"
+                    ),
                     "bold",
                 )
             )
@@ -79,9 +81,22 @@ class CompareTraces(ModalScreen[None]):
         self.query_one(".readout", Static).update(Text(text))
 
 
-def _differences(
-    catalog: Catalog, one: TraceRow, other: TraceRow
-) -> tuple[dict[str, Table], tuple[str, ...], tuple[int, int]]:
+Tables = tuple[dict[str, Table], tuple[str, ...], tuple[int, int]]
+
+
+def of_both(first: Tables, second: Tables) -> tuple[Tables, Tables]:
+    """Both with the roles only that both have: one set may know no middle of a subject."""
+    roles = tuple(role for role in first[1] if role in second[1])
+    subject = (0, sum("subject" in role for role in roles))
+
+    def only(tables: Tables) -> Tables:
+        rows = [tables[1].index(role) for role in roles]
+        return {kind: tuple(table[row] for row in rows) for kind, table in tables[0].items()}, roles, subject
+
+    return only(first), only(second)
+
+
+def _differences(catalog: Catalog, one: TraceRow, other: TraceRow) -> Tables:
     """Per kind the difference of effects, the names of its rows, and which of them are the subject's.
 
     Raises:
@@ -96,7 +111,9 @@ def _differences(
     kinds = [kind for kind in KINDS if kind in first[0] and kind in second[0]]
     if not kinds:
         raise InputError("the two have no kind in common that was traced")
-    if first[1] != second[1] and len(first[1]) != len(second[1]):
+    if one.fact_set is not None:
+        first, second = of_both(first, second)
+    elif len(first[1]) != len(second[1]):
         raise InputError(
             f"their prompts have {len(first[1])} and {len(second[1])} tokens: compare sets of facts instead"
         )
@@ -107,7 +124,7 @@ def _differences(
     return tables, names, first[2]
 
 
-def _tables(catalog: Catalog, row: TraceRow) -> tuple[dict[str, Table], tuple[str, ...], tuple[int, int]]:
+def _tables(catalog: Catalog, row: TraceRow) -> Tables:
     """The effects (what is won back over the corrupted run) of a trace: of a set the averages, else the one fact's."""
     if row.fact_set is not None:
         found = effects_of(catalog, row.id)

@@ -7,6 +7,7 @@ from pathlib import Path
 from ...engine.jobs import CovarianceSpec
 from ...store.errors import InputError
 from ...store.tables import Covariance
+from ..paths import is_there, path_of
 from ..twin import command, top_up
 from .form import Field, Form
 
@@ -77,8 +78,8 @@ class ImportForm(Form[Import]):
 
     def read(self, values: dict[str, str]) -> Import:
         file, model, layer = (values[name].strip() for name in ("file", "model", "layer"))
-        path = Path(file).expanduser()
-        if not file or not path.is_file():
+        path = path_of(file)
+        if not file or not is_there(path) or not path.is_file():
             raise InputError("name a file that is there" if not file else f"there is no file {file}")
         if not model or not layer.isdecimal():
             raise InputError("name the model, and the number of the layer that it is of")

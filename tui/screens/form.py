@@ -65,7 +65,7 @@ class Form(ModalScreen[T | None], Generic[T]):
             for field in self.fields():
                 with Horizontal(classes="field"):
                     yield Label(field.label, markup=False)
-                    line = Input(field.value, id=field.name, placeholder=field.hint, compact=True)
+                    line = Input(plain(field.value), id=field.name, placeholder=field.hint, compact=True)
                     line.cursor_blink = False
                     yield line
             yield Static(id="verdict", markup=False)

@@ -180,7 +180,7 @@ class JobsPane(Pane):
 
 def _each(verb: str, ids: list[int]) -> str:
     """The command for each of some jobs."""
-    return " && ".join(command("job", verb, id) for id in ids)
+    return " && ".join(command("job", verb, id, "--detach") for id in ids)
 
 
 def _row(row: JobRow | Hurt) -> Row:

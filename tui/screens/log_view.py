@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
+from rich.console import OverflowMethod
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -38,6 +39,8 @@ class LogView(ModalScreen[None]):
         self._tail = LogTail(path)
         self._title = title
         self._following, self._wrapping = True, True
+        # The lines as they are drawn, but for those in which something was found.
+        self._drawn: dict[str, Text] = {}
         self._sought = ""
         self._at: int | None = None
 
@@ -68,13 +71,18 @@ class LogView(ModalScreen[None]):
     def _draw(self) -> None:
         detail = self.query_one(Detail)
         # Who scrolled up reads: what comes is added below, and moves nothing.
-        following = self._following and detail.scroll_y >= detail.max_scroll_y
+        following = self._follows
         lines = []
+        known, self._drawn = self._drawn, {}
         for number, line in enumerate(self._tail.lines):
-            text = Text(
-                plain(line), no_wrap=not self._wrapping, overflow="fold" if self._wrapping else "ellipsis"
-            )
-            if self._sought and self._sought.lower() in line.lower():
+            hit = bool(self._sought) and self._sought.lower() in line.lower()
+            text = known.get(line) if not hit else None
+            if text is None:
+                overflow: OverflowMethod = "fold" if self._wrapping else "ellipsis"
+                text = Text(plain(line), no_wrap=not self._wrapping, overflow=overflow)
+            if not hit:
+                self._drawn[line] = text
+            else:
                 text.highlight_words([self._sought], "bold reverse", case_sensitive=False)
                 if number == self._at:
                     text.stylize("underline")
@@ -87,7 +95,7 @@ class LogView(ModalScreen[None]):
     def _say(self) -> None:
         parts = [
             f"{len(self._tail.lines):,} lines",
-            "follows its end" if self._following else "stays (f follows)",
+            "follows its end" if self._follows else "stays (f follows)",
         ]
         if self._sought:
             found = self._found()
@@ -95,18 +103,25 @@ class LogView(ModalScreen[None]):
             parts.append(f"/{self._sought}: {which}{len(found)} found")
         self.query_one("#state", Static).update(Text(" · ".join(parts), style="dim"))
 
+    @property
+    def _follows(self) -> bool:
+        """Whether what comes is scrolled to: not while somebody has scrolled up."""
+        detail = self.query_one(Detail)
+        return self._following and detail.scroll_y >= detail.max_scroll_y
+
     def _found(self) -> list[int | None]:
         sought = self._sought.lower()
         return [number for number, line in enumerate(self._tail.lines) if sought in line.lower()]
 
     def action_follow(self) -> None:
-        self._following = not self._following
+        self._following = not self._follows
         if self._following:
             self.query_one(Detail).scroll_end(animate=False)
         self._draw()
 
     def action_wrap(self) -> None:
         self._wrapping = not self._wrapping
+        self._drawn = {}
         self._draw()
 
     def action_search(self) -> None:

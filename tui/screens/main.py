@@ -19,12 +19,15 @@ from ..data.models import model_id
 from ..data.rows import UNREADABLE, Key
 from ..places import NOUNS, Place
 from ..plain import plain_lines
+from ..twin import command
 from ..widgets.bars import CommandLine, KeyHints, TabBar
 from ..widgets.rows import Rows
 from .pane import ModelChosen, Pane, Refused, Run, Showing
 from .show import short_path, some
 from .typing import READ_ONLY, TypingScreen
 
+# Jobs that a question names; of more only how many.
+_NAMED = 3
 # noun -> the class of its pane, in the module of that name. All but the first are imported after the first paint.
 _CLASSES = dict(
     zip(
@@ -363,22 +366,21 @@ class MainScreen(TypingScreen):
         if not found:
             self.show_error("no job was interrupted")
             return
-        catalog, ids = self.catalog, [job.id for job in found]
+        catalog = self.catalog
 
         def resume() -> str:
             from ...engine import jobs
 
-            for id in ids:
-                jobs.resume(catalog, id)
-            return f"{some(len(ids), 'job')} went on"
+            return f"{some(len(jobs.resume_all(catalog)), 'job')} went on"
 
         def go_on(yes: bool | None) -> None:
             if yes:
                 self._run_verb(Run(twin, resume))
 
-        twin = f"retcon job resume {ids[0]}" + (f"  (and {', '.join(map(str, ids[1:]))})" if ids[1:] else "")
-        which = "\n".join(f"job {job.id}: {job.kind} {job.about}" for job in found)
-        question = f"Let {some(len(ids), 'interrupted job')} go on from the last checkpoint?\n{which}"
+        twin = command("job", "resume", "--all")
+        which = "\n".join(f"job {job.id}: {job.kind} {job.about}" for job in found[:_NAMED])
+        more = f"\n.. and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        question = f"Let {some(len(found), 'interrupted job')} go on from the last checkpoint?\n{which}{more}"
         self.app.push_screen(Confirm(question, "Resume", twin), go_on)
 
     def action_copy_twin(self) -> None:

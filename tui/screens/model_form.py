@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...engine.jobs import ModelSpec
 from ...store.errors import InputError
+from ..paths import model_source
 from ..twin import add_model
 from .form import Field, Form
 
@@ -34,8 +35,7 @@ class ModelForm(Form[ModelSpec]):
             raise InputError(f"{name!r} cannot name a model: use letters, digits, '.', '_' and '-'")
         if name in self._taken:
             raise InputError(f"there is a model named {name!r} already; give another name")
-        path = Path(source).expanduser()
-        return ModelSpec(str(path.resolve()) if path.exists() else source, name)
+        return ModelSpec(model_source(source), name)
 
     def twin(self, value: ModelSpec) -> str:
         return add_model(value)

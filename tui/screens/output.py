@@ -41,7 +41,7 @@ class Output(ModalScreen[str]):
         self.home, self.words = home, tuple(words)
         self.twin = shlex.join(["retcon", *words])
         self._process: subprocess.Popen[str] | None = None
-        self._lines: list[str] = []
+        self._lines: list[Text] = []
         self._drawn = 0.0
         self.outcome = "runs"
 
@@ -68,13 +68,13 @@ class Output(ModalScreen[str]):
         )  # fmt: skip
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._lines.append(plain(line.rstrip("\n")))
+            self._lines.append(Text(plain(line.rstrip("\n"))))
             del self._lines[:-_MOST_LINES]
             if time.monotonic() - self._drawn > _DRAW_SECONDS:
                 self._drawn = time.monotonic()
                 self.app.call_from_thread(self._draw)
         code = self._process.wait()
-        words = {0: "done", 130: "let go of a job, which goes on"}.get(code, f"exit code {code}")
+        words = {0: "done", 130: "interrupted; a job that it started goes on"}.get(code, f"exit code {code}")
         self.outcome = f"{'✓' if code == 0 else '–' if code == 130 else '✗'} {words}"
         self.app.call_from_thread(self._ended, time.monotonic() - started)
 
@@ -82,7 +82,7 @@ class Output(ModalScreen[str]):
         if self.is_attached:
             detail = self.query_one(Detail)
             at_end = detail.scroll_y >= detail.max_scroll_y
-            detail.show([Text(line) for line in self._lines])
+            detail.show(self._lines)
             if at_end and self._process is not None and self._process.poll() is None:
                 detail.scroll_end(animate=False)
 
@@ -93,6 +93,10 @@ class Output(ModalScreen[str]):
             self.query_one("#outcome", Static).update(
                 Text(f"{self.outcome} · {seconds:.1f} s · q goes back", style=style)
             )
+
+    def on_unmount(self) -> None:
+        # The app may end while a command follows a job: nobody reads on.
+        self.action_stop()
 
     def action_stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

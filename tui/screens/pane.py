@@ -1,4 +1,4 @@
-"""What the five panes share: a list, the detail of its selected row, and how they speak to the screen."""
+"""What the six panes share: a list, the detail of its selected row, and how they speak to the screen."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from textual.timer import Timer
 from textual.widget import Widget
 
 from ...store.catalog import Catalog
-from ..data.rows import Hurt, Key, Listing, Query, keys_of, rows_of
+from ...store.errors import CatalogError
+from ..data.rows import UNREADABLE, Hurt, Key, Listing, Query, keys_of, rows_of
 from ..widgets.detail import Detail, wrong
 from ..widgets.row_lines import Column, Row
 from ..widgets.rows import Rows
@@ -108,10 +109,16 @@ class Pane(Vertical):
     def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
         """The lines of some keys."""
         return {
-            key: Row(key, row.cells, isinstance(found, Hurt), found)
-            for key, found in rows_of(self.catalog, self.listing, keys).items()
-            for row in (self.make_row(found),)
+            key: self._line(key, found) for key, found in rows_of(self.catalog, self.listing, keys).items()
         }
+
+    def _line(self, key: Key, found: Any) -> Row:
+        try:
+            row = self.make_row(found)
+        except UNREADABLE as error:
+            found = Hurt(key, f"it holds what it should not ({type(error).__name__}: {error})")
+            row = self.make_row(found)
+        return Row(key, row.cells, isinstance(found, Hurt), found)
 
     def found(self, of: type[T]) -> T | None:
         """What the row under the cursor was made of, if it is there and whole."""
@@ -135,7 +142,7 @@ class Pane(Vertical):
         elif found is not None:
             try:
                 parts = write(found)
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
+            except UNREADABLE as error:
                 parts = [wrong(f"this row holds what it should not ({type(error).__name__}: {error})")]
         self.detail.show(parts, top=fresh)
 
@@ -144,7 +151,16 @@ class Pane(Vertical):
         before = self.rows.key
         self.rows.reload()
         if self.rows.key == before:
-            self.show_detail(before, fresh=False)
+            self._show_whole(before, fresh=False)
+
+    def _show_whole(self, key: Key | None, *, fresh: bool) -> None:
+        """`show_detail`, whatever the catalog holds."""
+        try:
+            self.show_detail(key, fresh=fresh)
+        except CatalogError as error:
+            self.post_message(Refused(str(error)))
+        except UNREADABLE as error:
+            self.post_message(Refused(f"{key} holds what it should not ({type(error).__name__}: {error})"))
 
     def name_of_row(self) -> str:
         """What one would call the row under the cursor in a command."""
@@ -244,7 +260,7 @@ class Pane(Vertical):
         if self._resting is not None:
             self._resting.stop()
             self._resting = None
-        self.show_detail(self.rows.key, fresh=True)
+        self._show_whole(self.rows.key, fresh=True)
         if tell:
             self.tell_twin()
 

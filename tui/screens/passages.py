@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from rich.text import Text
+from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
 
 from ..data.passages import PASSAGE, PASSAGES, PassageRow, PassageView
@@ -10,7 +11,7 @@ from ..data.rows import Hurt, Key, Listing, row_of
 from ..plain import plain
 from ..twin import command
 from ..widgets.row_lines import Column, Row
-from .pane import Pane, Parts
+from .pane import Pane, Parts, Refused
 from .show import when
 
 
@@ -29,7 +30,7 @@ class PassagesPane(Pane):
     empty = "No passages yet: `retcon passage run MODEL FILE` puts the facts of a text into a model."
     writing = frozenset({"review"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "review", "review", tooltip="look at the facts in $EDITOR before they are written"),
+        Binding("r", "review", "review", tooltip="look at the facts in $EDITOR before they are written"),
     ]
 
     @property
@@ -57,9 +58,15 @@ class PassagesPane(Pane):
 
         if self.rows.key is None:
             return
-        with self.app.suspend():
-            words = ("passage", "review", str(self.rows.key), "--detach")
-            subprocess.run([sys.executable, "-m", "retcon.tui", *words], check=False)
+        words = ("passage", "review", str(self.rows.key), "--detach")
+        try:
+            with self.app.suspend():
+                done = subprocess.run([sys.executable, "-m", "retcon.tui", *words], check=False)
+        except SuspendNotSupported:
+            self.post_message(Refused(f"no editor opens in here: {command(*words)} in a terminal"))
+            return
+        if done.returncode:
+            self.post_message(Refused(f"nothing goes on: {command(*words)} says why"))
         self.reload()
 
 

@@ -7,7 +7,7 @@ from ..data.averages import effect_rows
 from ..data.traces import ResultView, TraceRow
 from ..twin import command
 from .pane import Run
-from .show import short_path, some
+from .show import short_path
 
 
 def save_result(trace: TraceRow, result: ResultView, kind: str) -> Run:
@@ -34,11 +34,10 @@ def save_averages(catalog: Catalog, trace: TraceRow) -> Run:
     id, model = trace.id, trace.model
 
     def act() -> str:
-        from ..figures import save_effects
+        from ..figures import effects_title, save_effects
 
         path, effects = Path.cwd() / f"trace-{id}-effects.png", effect_rows(catalog, id)
-        count = max((effect.count for effect in effects), default=0)
-        save_effects(path, effects, title=f"{model}: average indirect effects of {some(count, 'fact')}")
+        save_effects(path, effects, title=effects_title(model, effects))
         return f"drew {short_path(path)}"
 
     return Run(command("trace", "plot", id, "--effects"), act)

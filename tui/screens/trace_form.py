@@ -7,7 +7,7 @@ from ...store.errors import InputError
 from ...store.facts import template_of
 from ..costs import cost_line
 from ..data.edits import resolve
-from ..data.traces import KINDS, fact_set_size
+from ..data.traces import KINDS, check_fact_set
 from ..twin import run_trace
 from .form import Field, Form
 
@@ -59,7 +59,7 @@ class TraceForm(Form[TraceSpec]):
         if facts:
             if prompt:
                 raise InputError("give either a prompt and its subject, or a fact set: clear one of them")
-            fact_set_size(self._catalog, facts)
+            check_fact_set(self._catalog, facts)
         else:
             template_of(prompt, subject)
             prompt = prompt.replace("{}", subject)

@@ -97,6 +97,25 @@ class CommandLine(Widget):
         return text.append(outcome, style=self._style)
 
 
+# Actions whose keys stay in sight however many verbs there are.
+_ALWAYS = ("back", "help")
+
+
+@dataclass(frozen=True)
+class _Hint:
+    """A key in words; `key` is what pressing it is called."""
+
+    shown: str
+    description: str
+    key: str
+    enabled: bool
+    always: bool
+
+    @property
+    def width(self) -> int:
+        return cell_len(self.shown) + cell_len(self.description) + 3
+
+
 class KeyHints(Widget):
     """The keys that are in force here, in one line; those that may not be pressed are dim. A click presses one.
 
@@ -105,7 +124,7 @@ class KeyHints(Widget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._hints: list[tuple[str, str, str, bool]] = []
+        self._hints: list[_Hint] = []
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._update)
@@ -113,27 +132,37 @@ class KeyHints(Widget):
     def _update(self, screen: Screen[object]) -> None:
         if screen is not self.app.screen:
             return
-        hints: dict[str, tuple[str, str, str, bool]] = {}
+        hints: dict[str, _Hint] = {}
         for active in screen.active_bindings.values():
             binding = active.binding
             if binding.show and not binding.system:
                 key = self.app.get_key_display(binding)
-                hints.setdefault(binding.action, (key, binding.description, binding.key, active.enabled))
+                always = binding.action.partition("(")[0] in _ALWAYS
+                hint = _Hint(key, binding.description, binding.key, active.enabled, always)
+                hints.setdefault(binding.action, hint)
         if list(hints.values()) != self._hints:
             self._hints = list(hints.values())
             self.refresh()
 
+    def _shown(self) -> list[_Hint]:
+        """Those that there is room for: the ways out and to all other keys come last, and always."""
+        ways_out = [hint for hint in self._hints if hint.always]
+        room = self.size.width - sum(hint.width for hint in ways_out)
+        verbs = [hint for hint in self._hints if not hint.always]
+        while verbs and sum(hint.width for hint in verbs) > room:
+            verbs.pop()
+        return verbs + ways_out
+
     def render(self) -> Text:
         text = Text(no_wrap=True, overflow="ellipsis", end="")
-        for key, description, _, enabled in self._hints:
-            text.append(f" {key}", style="bold cyan" if enabled else "dim strike")
-            text.append(f" {description} ", style="" if enabled else "dim")
+        for hint in self._shown():
+            text.append(f" {hint.shown}", style="bold cyan" if hint.enabled else "dim strike")
+            text.append(f" {hint.description} ", style="" if hint.enabled else "dim")
         return text
 
     def on_click(self, event: events.Click) -> None:
         at = 0
-        for shown, description, key, _ in self._hints:
-            width = cell_len(shown) + cell_len(description) + 3
-            if at <= event.x < at + width:
-                self.app.simulate_key(key.split(",")[0])
-            at += width
+        for hint in self._shown():
+            if at <= event.x < at + hint.width:
+                self.app.simulate_key(hint.key.split(",")[0])
+            at += hint.width

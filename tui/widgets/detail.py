@@ -28,14 +28,18 @@ class Detail(Lines, can_focus=True):
     def __init__(self) -> None:
         super().__init__()
         self._parts: tuple[RenderableType, ...] = ()
+        # What each of them came to at the width that they were wrapped for; a long log grows by a line at a time.
+        self._drawn: dict[int, list[Strip]] = {}
         # The line at which each part begins.
         self._begins: list[int] = []
         self._wrapped = 0
 
     def show(self, parts: Sequence[RenderableType], *, top: bool = False) -> None:
-        """Show these one under the other; `top` scrolls back up."""
-        self._parts = tuple(parts)
+        """Show these one under the other; `top` scrolls back up. A part that is shown already is not drawn anew."""
+        # Kept until the new ones are drawn: an object's id may be another's once it is gone.
+        before, self._parts = self._parts, tuple(parts)
         self._wrap()
+        del before
         if top:
             self.scroll_to(y=0, animate=False, immediate=True)
 
@@ -45,14 +49,20 @@ class Detail(Lines, can_focus=True):
             self._wrap()
 
     def _wrap(self) -> None:
+        known = self._drawn if self._wrapped == self.room else {}
         self._wrapped = self.room
+        self._drawn = {}
         console = self.app.console
         options = console.options.update(width=self.room, height=None, highlight=False)
         lines: list[Strip] = []
         self._begins = []
         for part in self._parts:
             self._begins.append(len(lines))
-            lines += [Strip(line) for line in console.render_lines(part, options, pad=False)]
+            drawn = known.get(id(part))
+            if drawn is None:
+                drawn = [Strip(line) for line in console.render_lines(part, options, pad=False)]
+            self._drawn[id(part)] = drawn
+            lines += drawn
         self.put(lines)
 
     def show_part(self, number: int) -> None:

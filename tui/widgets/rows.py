@@ -106,7 +106,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         self._reading = False
         self._again = False
         self._wanted: Key | None = None
-        self._last_mark = 0
+        self._last_mark: Key | None = None
 
     @property
     def key(self) -> Key | None:
@@ -299,13 +299,15 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
     def action_mark(self) -> None:
         if self.key is not None:
             self.marked ^= {self.key}
-            self._last_mark = self.cursor
+            self._last_mark = self.key
             self._refresh_row(self.cursor)
             self.action_move(1)
             self.post_message(self.Changed(self))
 
     def action_mark_to(self) -> None:
-        begin, end = sorted((min(self._last_mark, len(self.keys) - 1), self.cursor))
+        keys = list(self.keys)
+        last = keys.index(self._last_mark) if self._last_mark in keys else self.cursor
+        begin, end = sorted((last, self.cursor))
         self.marked |= set(self.keys[begin : end + 1])
         self.refresh()
         self.post_message(self.Changed(self))

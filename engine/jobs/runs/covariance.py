@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ....store.covariance_files import packed, sums_of, unpacked
 from ....store.errors import NotFound
+from ....store.needs import users
 from ....store.tables import Covariance, Model
 from ...anatomy import Anatomy
 from ...corpus import Corpus, open_corpus
@@ -34,6 +35,8 @@ from .loaded import Loaded, load
 
 # The sums are large, 4 bytes x key_width^2 a layer: of the time one part in so many goes into saving them.
 _CHECKPOINT_PART = 20
+# What a checkpoint has of them.
+_SUMS = ("moments", "tokens", "texts_revision")
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -171,7 +174,11 @@ def collect_into_catalog(
         session.flush()
         ids = [row.id or 0 for row in rows]
         # In the same transaction: for an edit the sums so far are of no more use, its catalogued rows are.
-        running.commit(session, _made(ids)) if last else running.checkpoint(session, {})
+        if last:
+            running.commit(session, _made(ids))
+        else:
+            others = {name: value for name, value in running.job.checkpoint.items() if name not in _SUMS}
+            running.checkpoint(session, others)
     return ids
 
 
@@ -227,7 +234,11 @@ def _save_checkpoint(running: Running, corpus: Corpus, state: Collected) -> None
         counted = {"tokens": state.tokens, "texts_revision": corpus.revision}
         running.checkpoint(session, running.job.checkpoint | {"moments": artifact.sha256} | counted)
     if old and old != artifact.sha256:
-        running.catalog.artifacts.remove(old)
+        with running.catalog.read() as session:
+            # Another job that collects the same may have come to the same sums, and go on from them.
+            shared = old in users(session)
+        if not shared:
+            running.catalog.artifacts.remove(old)
 
 
 def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: int) -> Collected | None:
@@ -236,11 +247,14 @@ def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: in
         return None
     if running.job.checkpoint["texts_revision"] != corpus.revision:
         raise InputError(f"{corpus.source} has changed since this job began: start another one")
-    found: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in layers}
+    found: dict[int, dict[str, np.ndarray]] = {}
     for name, array in running.catalog.artifacts.read_arrays(kept).items():
         layer, _, what = name.partition(".")
-        found[int(layer)][what] = array
-    return _state(found, width)
+        found.setdefault(int(layer), {})[what] = array
+    # Of an edit that was stopped another job may have collected some layers since, or had some removed.
+    if not found.keys() >= set(layers):
+        return None
+    return _state({layer: found[layer] for layer in layers}, width)
 
 
 def _earlier(running: Running, reading: Reading, corpus: Corpus, ids: Sequence[int]) -> list[Covariance]:

@@ -12,7 +12,7 @@ from sqlmodel import Session
 from ....store import history
 from ....store.errors import NotFound
 from ....store.tables import Covariance, Revision
-from ...delta import concatenate, to_tensors
+from ...delta import Delta, concatenate, to_tensors
 from ...edits import METHODS, Request, Task
 from ...edits.moments import Factored
 from ...edits.sequence import batches, write_in_batches
@@ -24,7 +24,7 @@ from ..running import Running
 from ..settings import settings_of
 from ..specs import EditSpec
 from .covariance import Reading, collect_into_catalog, moment_of, newest
-from .kept import KeptParts, KeptWork
+from .kept import KeptParts, KeptWork, keep_for
 from .loaded import Loaded, check_everything, check_tensors, load
 
 _FIRST_TOKENS = 100_000
@@ -64,6 +64,7 @@ def write(
     running.say("generating context texts")
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     parent, so_far = loaded.revision, loaded.delta
+    keep_for(running, [parent.id, spec.method, spec.requests, hparams.as_dict(), spec.seed, spec.batch])
     earlier = earlier_facts(running, parent)
     asked = [(request.text, request.target_new) for request in requests]
     before = score_targets(loaded.decoder, loaded.tokenizer, asked)
@@ -89,6 +90,7 @@ def write(
     delta = concatenate(one.delta for one in written)
     figures = [figures for one in written for figures in one.figures]
     running.say("writing the revision")
+    _check_finite(delta, spec.method)
     check_tensors(loaded, delta)
     loaded.delta = concatenate([so_far, delta])
     loaded.weights.set(loaded.delta)
@@ -136,6 +138,15 @@ def write(
     return revision
 
 
+def _check_finite(delta: Delta, method: str) -> None:
+    """Raise InputError where a solve has overflowed: such weights would say nothing any more."""
+    for name, factors in delta.items():
+        if not (factors.a.isfinite().all() and factors.b.isfinite().all()):
+            raise InputError(
+                f"{method} comes to numbers that are not finite for {name}: its settings do not fit these facts"
+            )
+
+
 def _save(delta: Any, path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -161,7 +172,7 @@ def moments_at(
     A resumed job takes those that it began with, whatever was collected since. Each file is verified now rather than
     after the search.
     """
-    found: dict[int, Covariance] = _began_with(running)
+    found = {layer: row for layer, row in _began_with(running).items() if layer in layers}
     for layer in layers:
         if layer in found:
             continue
@@ -213,7 +224,9 @@ def _chosen(running: Running, spec: EditSpec, loaded: Loaded, layer: int) -> Cov
         )
     if row.model_id != loaded.model.id or row.layer != layer:
         raise InputError(
-            f"covariance {row.id} is of layer {row.layer} of another edit than layer {layer} of {spec.model}"
+            f"covariance {row.id} is of layer {row.layer} of another model than {spec.model}"
+            if row.model_id != loaded.model.id
+            else f"covariance {row.id} is of layer {row.layer}, and layer {layer} is edited"
         )
     return row
 

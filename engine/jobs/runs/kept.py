@@ -4,6 +4,7 @@ Finished batches with their deltas, and of the batch in work the values that wer
 names these files any more, and a collection of the catalog frees them.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,17 @@ from ...edits.method import Written
 from ...edits.value import Value
 from ..devices import parts
 from ..running import Running
+
+
+def keep_for(running: Running, asked: Any) -> None:
+    """Let go of what was kept for something else than `asked`: a person may change facts or settings in a pause."""
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    checkpoint = running.job.checkpoint
+    if checkpoint.get("kept_for") == digest:
+        return
+    running.kept_training.unlink(missing_ok=True)
+    with running.catalog.write() as session:
+        running.checkpoint(session, checkpoint | {"kept_for": digest, "parts": [], "values": {}})
 
 
 @dataclass(frozen=True)

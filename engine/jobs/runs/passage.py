@@ -148,6 +148,9 @@ class _Work:
             for fact in found.facts
         ]
         self.save(facts=facts, questions=[asdict(question) for question in found.questions])
+        if self.spec.review:
+            # Who looks at the facts shall see what is wrong with them.
+            self._problems()
         return chat.spent.prompt_tokens + chat.spent.completion_tokens
 
     def check(self) -> None:
@@ -156,6 +159,10 @@ class _Work:
         Raises:
             InputError: a fact that cannot be written; the message names all of them.
         """
+        _refuse(self._problems())
+
+    def _problems(self) -> list[Problem]:
+        """What is wrong with the facts as they are now, and note it at them."""
         loaded = self.loaded
         facts = [Fact(**asdict(fact)) for fact in self.facts]
         layers = settings_of(
@@ -169,7 +176,7 @@ class _Work:
             with self.running.catalog.read() as session:
                 found += check_by_sweep(session, loaded.model.id or 0, self.spec.method, len(facts))
         self.save(problems=[asdict(problem) for problem in in_order(found)])
-        _refuse(found)
+        return found
 
     def write(self) -> None:
         """The facts in `edits` parts, each a revision; after each, all facts so far are asked again."""

@@ -3,6 +3,7 @@ otherwise."""
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ....store.passage_files import Passage, PassageFact
@@ -13,11 +14,12 @@ from ...edits.sequence import batches, write_in_batches
 from ...generation import context_texts
 from ...passages.answering import Way, ask, bare, retrieved, whole
 from ...passages.proof import Retention, retained
+from ...passages.retrieval import question_likelihood
 from ..running import Running
 from ..settings import check_ways, edit_by, settings_of
 from ..specs import PassageSpec
 from .covariance import moment_of
-from .edit import moments_at
+from .edit import earlier_facts, moments_at
 from .loaded import Loaded
 
 # Nothing shall end abruptly; what ends by itself takes no longer for it. Of a small window this share at most.
@@ -59,6 +61,9 @@ def answers_of(
         return asked(whole(text))
     if way == "retrieval":
         return asked(retrieved(text, passage.title))
+    if way == "reranked":
+        likelihood = question_likelihood(loaded.decoder, loaded.tokenizer)
+        return asked(retrieved(text, passage.title, rerank=likelihood, name=way))
     begin = time.monotonic()
     deltas, retention = _written(way, running, spec, loaded, passage.facts)
     loaded.weights.set(concatenate([loaded.delta, *deltas]))
@@ -77,14 +82,15 @@ def _written(
     edit = edit_by(spec, way, loaded.revision.id)
     hparams = settings_of(edit, loaded.model, running.catalog.home)
     moments = {
-        layer: Factored(moment_of(running, row))
+        layer: Factored(partial(moment_of, running, row))
         for layer, row in moments_at(running, edit, loaded, method.layers(hparams)).items()
     }
     requests = [Request(fact.subject, fact.prompt, fact.object, fact.wordings) for fact in facts]
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     task = Task(
-        loaded.decoder, loaded.tokenizer, requests, moments, hparams, contexts, running.report, seed=spec.seed
-    )
+        loaded.decoder, loaded.tokenizer, requests, moments, hparams, contexts, running.report,
+        earlier_facts(running, loaded.revision), seed=spec.seed,
+    )  # fmt: skip
     deltas: list[Delta] = []
     retention: list[Retention] = []
     done = 0

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from ...covariance import collect
 from ...edits import METHODS, Request, Task
 from ...edits.ft import FineTuning
 from ...edits.joint import Joint
+from ...edits.lesson import lesson
 from ...edits.lora import Lora
 from ...edits.moments import Factored
+from ...edits.training import steps_of
 from ...edits.value import find_values
 from ...errors import InputError
 from ...generation import context_texts
@@ -139,11 +142,10 @@ def _edits(
             layer: Factored(moment_of(running, row) if row else torch.eye(size))
             for layer, row in rows.items()
         }
-        method.write(
-            Task(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
-        )
+        task = Task(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
+        method.write(task)
         of, each = "a training on all requests", 1
-        steps_of = [one.num_steps for one in settings]
+        steps = [steps_of(lesson(replace(task, hparams=one)), one) for one in settings]
         took = time.monotonic() - began
     else:
         ticks: list[float] = []
@@ -156,9 +158,9 @@ def _edits(
         between = (ticks[-1] - ticks[0]) / intervals if intervals else time.monotonic() - began
         took = _STEPS * between
         of, each = "a search", len(requests)
-        steps_of = [one.v_num_grad_steps for one in settings]
+        steps = [one.v_num_grad_steps for one in settings]
     heights = [layers - (one.layers or (0,))[-1] for one in settings]
-    work = sum(steps * height for steps, height in zip(steps_of, heights, strict=True))
+    work = sum(count * height for count, height in zip(steps, heights, strict=True))
     seconds = each * took * work / (_STEPS * max(heights))
     basis = f"{_STEPS} steps of {of} at layer {(lowest.layers or (0,))[-1]} in {took:.1f} s, all steps taken"
     if missing:

@@ -7,6 +7,7 @@ A method that writes one request after another is tried on each request alone, o
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlmodel import select
@@ -155,7 +156,7 @@ class _Bench:
             requests = [self._requests[i] for i in group]
             task = Task(
                 self.loaded.decoder, self.loaded.tokenizer, requests, moments, trial.hparams, contexts, part,
-                self._earlier,
+                self._earlier, seed=self.spec.seed,
             )  # fmt: skip
             written = self.method.write(task)
             self.loaded.weights.set(concatenate([self.loaded.delta, written.delta]))
@@ -179,7 +180,9 @@ class _Bench:
         """C of the trial's layers; the next trial may want the same ones, others are let go of."""
         known = self._moments
         self._moments = {
-            layer: known[layer] if layer in known else Factored(moment_of(self.running, self.rows[layer]))
+            layer: known[layer]
+            if layer in known
+            else Factored(partial(moment_of, self.running, self.rows[layer]))
             for layer in self.method.layers(trial.hparams)
         }
         return self._moments

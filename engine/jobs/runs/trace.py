@@ -21,6 +21,7 @@ from ...corpus import Corpus, open_corpus
 from ...corruption import Corruption, NoiseCorruption, SwapCorruption
 from ...errors import InputError
 from ...noise import Noise, NoiseRule
+from ...noise_rules import needs_texts
 from ...progress import Progress
 from ...swaps import swapped_ids, swaps_among
 from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings
@@ -140,7 +141,9 @@ def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
         window=spec.window,
         seed=spec.seed,
         tokens=spec.tokens,
-        protocol=_PROTOCOL | {"corruption": corruption},
+        protocol=_PROTOCOL
+        | {"corruption": corruption}
+        | ({"texts": spec.texts} if not spec.swap and needs_texts(spec.noise) else {}),
     )
     session.add(row)
     return row

@@ -15,9 +15,7 @@ from ray_nodes import Nodes, ray_nodes
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'retcon[ray]'"
-    ),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install -e '.[ray]'"),
 ]
 
 # Long enough, on a small machine, that something can be killed in its middle.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from retcon.engine.edits import METHODS
+from retcon.engine.errors import InputError as EngineInputError
+from retcon.engine.hparams import EVERY_LAYER, preset, presets, read_hparams
 from retcon.engine.jobs import settings
 from retcon.engine.jobs.specs import EditSpec, SweepSpec
 from retcon.store.errors import InputError
@@ -80,3 +82,21 @@ def test_a_model_that_nobody_knows_needs_a_layer(home: Home, model: Model) -> No
         settings.settings_of(EditSpec("gpt", []), model, home)
     assert settings.sweep_settings("r-rome", None, model, home)["layers"] == [0]
     assert len(settings.sweep_settings("memit", None, model, home)["layers"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"), [("alphaedit", "L2"), ("emmet", "mom2_update_weight"), ("lora", "lora_rank")]
+)
+def test_what_a_method_divides_by_is_not_nothing(method: str, setting: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"layers": [1], setting: 0}))
+    with pytest.raises(EngineInputError, match=f"'{setting}' must be"):
+        read_hparams(path, method)
+
+
+@pytest.mark.parametrize("source", sorted(presets()))
+@pytest.mark.parametrize("method", METHODS)
+def test_every_shipped_preset_can_be_read(source: str, method: str) -> None:
+    """Whatever method it is asked for: its own settings, its stand-in's, or none."""
+    found = preset(source, method)
+    assert found is None or found.layers or method in EVERY_LAYER

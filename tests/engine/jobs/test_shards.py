@@ -119,5 +119,5 @@ def test_batches_traced_alone_give_the_same_bits(
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(Refused, match=r"pip install 'retcon\[ray\]'"):
+    with pytest.raises(Refused, match=r"pip install -e '.\[ray\]' in retcon's checkout"):
         ray_device("ray")

@@ -159,6 +159,13 @@ class ArtifactStore:
         sync_folder(hurt.path.parent)
         return target
 
+    def size(self, sha256: str) -> int:
+        """The bytes of an artifact's file, not verified; 0 where there is none."""
+        try:
+            return self.place(sha256).stat().st_size
+        except OSError:
+            return 0
+
     def read_bytes(self, sha256: str) -> bytes:
         """The bytes of an artifact, verified. Raises ArtifactDamaged."""
         return self.path(sha256).read_bytes()

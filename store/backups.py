@@ -177,7 +177,7 @@ def _needed(database: Path) -> list[str]:
 def _copy_artifacts(
     digests: list[str], source: ArtifactStore, target: ArtifactStore, report: Report
 ) -> BackedUp:
-    sizes = {digest: _size(source.place(digest)) for digest in digests}
+    sizes = {digest: source.size(digest) for digest in digests}
     total, done, hurt = sum(sizes.values()), 0, []
     for digest, size in sizes.items():
         report(done, total)
@@ -262,13 +262,6 @@ def _move_weights(database: Path, old: str, home: Home) -> None:
         raise CatalogError(f"{database} cannot be changed ({error}).") from error
     finally:
         connection.close()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 @contextmanager

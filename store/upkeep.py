@@ -60,9 +60,7 @@ def check(
     with catalog.read() as session:
         database = _database(session, catalog.home.catalog)
         needed = users(session)
-    sizes = {
-        digest: _size(catalog.artifacts.place(digest)) for digest in {*needed, *catalog.artifacts.digests()}
-    }
+    sizes = {digest: catalog.artifacts.size(digest) for digest in {*needed, *catalog.artifacts.digests()}}
     done, total = 0, sum(sizes.values())
     damages = []
     for digest, size in sorted(sizes.items()):
@@ -100,10 +98,3 @@ def _handled(catalog: Catalog, hurt: Hurt, mend_from: ArtifactStore | None) -> D
         return Damage(
             hurt, users(session).get(hurt.sha256, []), affected(session, hurt.sha256), moved, mended
         )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

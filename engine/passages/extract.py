@@ -46,6 +46,8 @@ WORDINGS, HELD_OUT = 8, 2
 # Characters of text, and sentences or facts, in one request: small models lose count of more.
 _PORTION = 1500
 _AT_ONCE = 6
+# Questions about the whole passage.
+_OVER_ALL = 5
 # Of the wordings, the share that are questions with their answers.
 _QUESTIONS = 1 / 3
 # Of so many facts of one subject some may belong together; so many are named at once.
@@ -180,10 +182,8 @@ def reworded(
     return facts
 
 
-def questioned(
-    chat: Chat, facts: Sequence[Fact], text: str, report: Report = silent, over_all: int = 5
-) -> list[Question]:
-    """A question for each fact, which its object answers, and about `over_all` that take several facts together.
+def questioned(chat: Chat, facts: Sequence[Fact], text: str, report: Report = silent) -> list[Question]:
+    """A question for each fact, which its object answers, and some that take several facts together.
 
     Of the answers' parts those count that the text or a fact holds.
     """
@@ -201,8 +201,8 @@ def questioned(
     whole = text if text.strip() else "\n".join(f"{one.text} {one.object}." for one in facts)
     known = " ".join([text, *(f"{one.subject} {one.object}" for one in facts)])
     cut = portions(whole)
-    each = ceil(over_all / len(cut))
-    for part in cut if over_all else ():
+    each = ceil(_OVER_ALL / len(cut))
+    for part in cut:
         asked = f"Write {each} questions.\n\nText:\n{part}"
         for over in ask(chat, PASSAGE_QUESTIONS, asked, PassageQuestions).questions[:each]:
             parts = tuple(

@@ -170,14 +170,13 @@ class Drift:
 
 @dataclass(frozen=True)
 class Proof:
-    """Facts before and after, and what else has changed; `retention` is added by whoever writes edit by edit."""
+    """Facts before and after, and what else has changed."""
 
     protocol: str
     objects: tuple[str, ...]
     before: tuple[FactState, ...]
     after: tuple[FactState, ...]
     drift: Drift
-    retention: tuple[Retention, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         facts = []
@@ -196,7 +195,6 @@ class Proof:
         return {
             "protocol": self.protocol,
             "facts": facts,
-            "retention": [one.as_dict() for one in self.retention],
             "drift": self.drift.as_dict(),
         }
 
@@ -227,7 +225,6 @@ def prove(
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     before: State,
-    retention: Sequence[Retention] = (),
     report: Report = silent,
 ) -> Proof:
     """Look again at what `before` looked at, with the same facts, and set both side by side.
@@ -244,7 +241,7 @@ def prove(
         pairs=sum(one.kind in _STRANGERS for one in before.bled),
     )
     objects = tuple(fact.object for fact in facts)
-    return Proof(protocol, objects, before.facts, after.facts, _drift(before, after), tuple(retention))
+    return Proof(protocol, objects, before.facts, after.facts, _drift(before, after))
 
 
 def retained(

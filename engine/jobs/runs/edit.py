@@ -27,8 +27,9 @@ from .covariance import Reading, collect_into_catalog, moment_of, newest
 from .kept import KeptParts, KeptWork, keep_for
 from .loaded import Loaded, check_everything, check_tensors, load
 
-_FIRST_TOKENS = 100_000
-_MAX_LENGTH = 512
+# Of a covariance that an edit collects on its way.
+FIRST_TOKENS = 100_000
+MAX_LENGTH = 512
 
 
 def run(running: Running, spec: EditSpec) -> dict[str, Any]:
@@ -190,8 +191,8 @@ def moments_at(
             Reading.here(running, loaded),
             missing,
             spec.texts,
-            max_tokens=_FIRST_TOKENS,
-            max_length=_MAX_LENGTH,
+            max_tokens=FIRST_TOKENS,
+            max_length=MAX_LENGTH,
             seed=spec.seed,
         )
         loaded.weights.set(loaded.delta)

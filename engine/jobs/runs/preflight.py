@@ -26,6 +26,7 @@ from ..running import Running
 from ..settings import settings_of, trials_of
 from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
 from .covariance import moment_of, newest
+from .edit import FIRST_TOKENS, MAX_LENGTH
 from .loaded import Loaded, load
 from .trace import corruption_of, questions_of
 from .tracer import Here
@@ -33,7 +34,6 @@ from .tracer import Here
 # How long is measured; one step of a slow device may take longer.
 _SECONDS = 5.0
 _STEPS = 3
-_FIRST_TOKENS = 100_000
 
 # Methods whose steps train on all requests at once; the others search a value for each.
 _TRAINED = (FineTuning, Joint, Lora)
@@ -164,6 +164,6 @@ def _edits(
     seconds = each * took * work / (_STEPS * max(heights))
     basis = f"{_STEPS} steps of {of} at layer {(lowest.layers or (0,))[-1]} in {took:.1f} s, all steps taken"
     if missing:
-        collecting, read = _collection(running, loaded, missing, spec.texts, _FIRST_TOKENS, 512)
+        collecting, read = _collection(running, loaded, missing, spec.texts, FIRST_TOKENS, MAX_LENGTH)
         return seconds + collecting, f"{basis}; covariances to collect: {len(missing)}, {read}"
     return seconds, basis

@@ -26,6 +26,8 @@ from .training import Added, Course, changed, passes_in, train
 
 # Directions of the keys with less of their largest one's weight are rounding.
 _ROUNDING = 1e-6
+# Layers whose second moments are held in memory at once: each takes 4 bytes x key_width^2.
+_AT_ONCE = 4
 
 
 class Joint:
@@ -51,15 +53,18 @@ class Joint:
         decoder, hparams = task.decoder, task.hparams
         layers = self.layers(hparams)
         course = Course(decoder, lesson(task), layers[0], hparams.rows)
-        keys, kept = course.keys(layers), course.kept_moments(layers) if hparams.kept_rows else {}
+        keys = course.keys(layers)
         sizes = course.sizes(layers)
         device, width = decoder.device, decoder.anatomy.width
-        # C of the texts; where rows shall stay, what they bring to the matrix counts as much. One layer's at a time.
         a = {}
-        for layer in layers:
-            moment = task.moments[layer].plus(kept.pop(layer, None))
-            found = basis(moment, keys.pop(layer).T.cpu(), hparams.key_tolerance)
-            a[layer] = (sizes[layer] * found).float().to(device)
+        for begin in range(0, len(layers), _AT_ONCE):
+            some = layers[begin : begin + _AT_ONCE]
+            # C of the texts; where rows shall stay, what they bring to the matrix counts as much.
+            kept = course.kept_moments(some) if hparams.kept_rows else {}
+            for layer in some:
+                moment = task.moments[layer].plus(kept.pop(layer, None))
+                found = basis(moment, keys.pop(layer).T.cpu(), hparams.key_tolerance)
+                a[layer] = (sizes[layer] * found).float().to(device)
         b = {
             layer: torch.zeros(width, found.shape[1], device=device, requires_grad=True)
             for layer, found in a.items()

@@ -23,7 +23,8 @@ from ..running import Running
 
 def keep_for(running: Running, asked: Any) -> None:
     """Let go of what was kept for something else than `asked`: a person may change facts or settings in a pause."""
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    # Not as long as an artifact's: whatever looks like one in a checkpoint is kept as one.
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
     checkpoint = running.job.checkpoint
     if checkpoint.get("kept_for") == digest:
         return

@@ -29,6 +29,11 @@ class Factors:
     def rank(self) -> int:
         return self.a.shape[0]
 
+    @property
+    def finite(self) -> bool:
+        """Whether all numbers are."""
+        return bool(self.b.isfinite().all() and self.a.isfinite().all())
+
     def norm(self) -> float:
         """Frobenius norm of B A, without forming it."""
         return ((self.b.T @ self.b) * (self.a @ self.a.T)).sum().clamp_min(0).sqrt().item()

@@ -12,6 +12,7 @@ from sqlmodel import Session, SQLModel, col, select
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from .errors import InputError
+from .manifests import is_request
 from .tables import (
     AverageEffect,
     Covariance,
@@ -225,14 +226,7 @@ def _check_revision(row: Revision) -> None:
     where = f"revision {row.id}"
     _must(_FINGERPRINT.fullmatch(row.fingerprint), where, "has no fingerprint")
     for request in row.requests:
-        right = isinstance(request, dict) and all(
-            isinstance(request.get(name), str) for name in ("subject", "prompt", "target_new")
-        )
-        _must(
-            right and isinstance(request.get("target_true"), str | None),
-            where,
-            "has a request of another form",
-        )
+        _must(is_request(request), where, "has a request of another form")
     layers = row.hparams.get("layers", [])
     _must(
         isinstance(layers, list) and all(type(one) is int for one in layers),

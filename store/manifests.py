@@ -169,8 +169,8 @@ class Manifest:
             if step.id in changes or (before is not None and step.id == self.steps[0].id):
                 raise ValueError(f"step {step.id} is there twice")
             for request in step.requests:
-                if not all(isinstance(request.get(name), str) for name in _REQUEST):
-                    raise ValueError(f"a request of step {step.id} lacks one of {', '.join(_REQUEST)}")
+                if not is_request(request):
+                    raise ValueError(f"step {step.id} has a request of another form")
             if datetime.fromisoformat(step.created).tzinfo is None:
                 raise ValueError(f"the time of step {step.id} has no zone")
             if step.kind != "base":
@@ -180,8 +180,13 @@ class Manifest:
             check_name(name)
 
 
-# What every request has.
-_REQUEST = ("subject", "prompt", "target_new")
+def is_request(found: Any) -> bool:
+    """Whether this is what a revision keeps of a fact that it wrote, as far as it is read again."""
+    return (
+        isinstance(found, dict)
+        and all(isinstance(found.get(name), str) for name in ("subject", "prompt", "target_new"))
+        and isinstance(found.get("target_true"), str | None)
+    )
 
 
 def _check_types(part: Any) -> None:

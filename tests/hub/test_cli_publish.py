@@ -1,5 +1,6 @@
 """Publishing by the command line: a marked token that is nowhere afterwards, a kill, the card, and the way back."""
 
+import json
 import os
 import pty
 import re
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from command_line import RETCON, Retcon, wait_for
 from hub_client import PROMPT
-from hub_state import TOKEN, Fault
+from hub_state import TOKEN, Entry, Fault, Repo
 from stand_in import StandIn
 
 pytestmark = pytest.mark.slow
@@ -158,6 +159,40 @@ def test_from_the_hub_back(
     assert [one["completion"] for one in fresh.json(*asked)["answers"]] == [
         one["completion"] for one in ours[::-1]
     ]
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_models_own_code_comes_along_where_it_is_trusted(
+    hub: StandIn, fresh: Retcon, tiny_folder: Path
+) -> None:
+    files = {path.name: Entry(path.read_bytes()) for path in tiny_folder.iterdir()}
+    config = json.loads((tiny_folder / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "architectures": ["OwnModel"],
+        "auto_map": {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnModel"},
+    }
+    files |= {"config.json": Entry(json.dumps(config).encode()), "own_code.py": Entry(OWN_CODE.encode())}
+    hub.repos["me/own"] = Repo("me/own", private=False)
+    hub.repos["me/own"].add("a model", "", files)
+    words = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+    fresh.json("model", "list")
+    said = fresh.refused("model", "add", "me/own", **words)
+    assert "is not a config that transformers knows" in said
+    assert not [path for _, path in hub.seen if path.endswith(".py")], "not even looked at"
+    added = fresh.json("model", "add", "me/own", "--trust-remote-code", **words)
+    assert (added["architecture"], added["trust_remote_code"]) == ("OwnModel", True)
+    assert fresh.json("ask", "own", PROMPT, "--max-new-tokens", 2)["answers"]
 
 
 def test_a_file_that_was_spoiled_on_the_way_down(online: Online, hub: StandIn, fresh: Retcon) -> None:

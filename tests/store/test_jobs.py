@@ -93,6 +93,7 @@ OWNERS_WRITES: list[Callable[[Session, int, str], Any]] = [
     lambda session, job_id, owner: jobs.finish(session, job_id, owner, {"trace": 1}),
     lambda session, job_id, owner: jobs.fail(session, job_id, owner, "late", "failure"),
     jobs.stopped,
+    jobs.pause_owned,
 ]
 
 
@@ -140,6 +141,18 @@ def test_cancel(catalog: Catalog, job_id: int) -> None:
         jobs.start(session, job_id, "me")
         jobs.stopped(session, job_id, "me")
         assert jobs.get(session, job_id).state == "cancelled"
+
+
+def test_a_worker_that_pauses_itself_leaves_a_cancel_alone(catalog: Catalog, job_id: int) -> None:
+    with catalog.write() as session:
+        jobs.claim(session, job_id, "me", 1)
+        jobs.start(session, job_id, "me")
+        jobs.pause_owned(session, job_id, "me")
+    assert look(catalog, job_id).stop_asked == "pause"
+    with catalog.write() as session:
+        jobs.request_stop(session, job_id, "cancel")
+        jobs.pause_owned(session, job_id, "me")
+    assert look(catalog, job_id).stop_asked == "cancel"
 
 
 def test_cancel_leaves_an_ended_job_alone(catalog: Catalog, job_id: int) -> None:

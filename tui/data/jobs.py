@@ -16,8 +16,6 @@ from .rows import Hurt, Key, Listing, moment, moment_or_none, rows_of
 _TOLD = ("model", "name", "source", "prompt", "facts", "subject", "reverts", "revision", "layers", "folder",
          "requests[0].subject", "requests[0].target_new")  # fmt: skip
 _TAIL_BYTES = 16_384
-# So many interrupted jobs are offered at once.
-_OFFERED = 20
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,12 @@ def ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRo
     return [row for row in found if isinstance(row, Hurt) or not row.alive]
 
 
-def interrupted_jobs(catalog: Catalog) -> list[JobRow]:
-    """The jobs whose process died, oldest first: what one may want to go on with."""
+def interrupted_jobs(catalog: Catalog, most: int) -> list[JobRow]:
+    """The newest jobs whose process died: what one may want to go on with."""
+    sql = "SELECT id FROM job WHERE state = 'interrupted' ORDER BY id DESC LIMIT ?"
     with catalog.look() as connection:
-        found = connection.execute("SELECT id FROM job WHERE state = 'interrupted' ORDER BY id").fetchall()
-    rows = rows_of(catalog, JOBS, [id for (id,) in found[-_OFFERED:]]) if found else {}
+        found = [id for (id,) in connection.execute(sql, [most])]
+    rows = rows_of(catalog, JOBS, found) if found else {}
     return [row for row in rows.values() if isinstance(row, JobRow)]
 
 

@@ -21,6 +21,8 @@ from ..widgets.drawings import Picture
 from ..widgets.heat_map import HeatMap
 
 Table = tuple[tuple[float | None, ...], ...]
+# By kind, the names of their rows, and which of these are the subject's.
+Tables = tuple[dict[str, Table], tuple[str, ...], tuple[int, int]]
 
 
 class CompareTraces(ModalScreen[None]):
@@ -79,9 +81,6 @@ class CompareTraces(ModalScreen[None]):
         told = "not traced in both" if value is None else f"{value:+.4f}"
         text = f"{token_label(self.names[token]).strip()} · layer {layer}: {told}"
         self.query_one(".readout", Static).update(Text(text))
-
-
-Tables = tuple[dict[str, Table], tuple[str, ...], tuple[int, int]]
 
 
 def of_both(first: Tables, second: Tables) -> tuple[Tables, Tables]:

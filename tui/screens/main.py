@@ -362,11 +362,10 @@ class MainScreen(TypingScreen):
             return
         from .confirm import Confirm
 
-        found = interrupted_jobs(self.catalog)
-        if not found:
+        catalog, count = self.catalog, alive_jobs(self.catalog).interrupted
+        if not count:
             self.show_error("no job was interrupted")
             return
-        catalog = self.catalog
 
         def resume() -> str:
             from ...engine import jobs
@@ -378,9 +377,11 @@ class MainScreen(TypingScreen):
                 self._run_verb(Run(twin, resume))
 
         twin = command("job", "resume", "--all")
-        which = "\n".join(f"job {job.id}: {job.kind} {job.about}" for job in found[:_NAMED])
-        more = f"\n.. and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        question = f"Let {some(len(found), 'interrupted job')} go on from the last checkpoint?\n{which}{more}"
+        which = "\n".join(
+            f"job {job.id}: {job.kind} {job.about}" for job in interrupted_jobs(catalog, _NAMED)
+        )
+        more = f"\n.. and {count - _NAMED} more" if count > _NAMED else ""
+        question = f"Let {some(count, 'interrupted job')} go on from the last checkpoint?\n{which}{more}"
         self.app.push_screen(Confirm(question, "Resume", twin), go_on)
 
     def action_copy_twin(self) -> None:

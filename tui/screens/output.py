@@ -95,7 +95,7 @@ class Output(ModalScreen[str]):
             )
 
     def on_unmount(self) -> None:
-        # The app may end while a command follows a job: nobody reads on.
+        # Nobody reads on. The command follows its job; the job is a process of its own, and does not mind.
         self.action_stop()
 
     def action_stop(self) -> None:
@@ -103,6 +103,4 @@ class Output(ModalScreen[str]):
             self._process.send_signal(signal.SIGINT)
 
     def action_leave(self) -> None:
-        # The command follows its job; the job is a process of its own, and does not mind.
-        self.action_stop()
         self.dismiss(self.outcome if self.outcome != "runs" else "left; a job that it started goes on")

@@ -28,18 +28,17 @@ class Detail(Lines, can_focus=True):
     def __init__(self) -> None:
         super().__init__()
         self._parts: tuple[RenderableType, ...] = ()
-        # What each of them came to at the width that they were wrapped for; a long log grows by a line at a time.
-        self._drawn: dict[int, list[Strip]] = {}
+        # By its id each of them, which keeps the id its own, and what it came to at the width of the last wrapping: a
+        # long log grows by a line at a time.
+        self._drawn: dict[int, tuple[RenderableType, list[Strip]]] = {}
         # The line at which each part begins.
         self._begins: list[int] = []
         self._wrapped = 0
 
     def show(self, parts: Sequence[RenderableType], *, top: bool = False) -> None:
         """Show these one under the other; `top` scrolls back up. A part that is shown already is not drawn anew."""
-        # Kept until the new ones are drawn: an object's id may be another's once it is gone.
-        before, self._parts = self._parts, tuple(parts)
+        self._parts = tuple(parts)
         self._wrap()
-        del before
         if top:
             self.scroll_to(y=0, animate=False, immediate=True)
 
@@ -58,10 +57,10 @@ class Detail(Lines, can_focus=True):
         self._begins = []
         for part in self._parts:
             self._begins.append(len(lines))
-            drawn = known.get(id(part))
+            _, drawn = known.get(id(part), (part, None))
             if drawn is None:
                 drawn = [Strip(line) for line in console.render_lines(part, options, pad=False)]
-            self._drawn[id(part)] = drawn
+            self._drawn[id(part)] = part, drawn
             lines += drawn
         self.put(lines)
 

@@ -305,8 +305,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             self.post_message(self.Changed(self))
 
     def action_mark_to(self) -> None:
-        keys = list(self.keys)
-        last = keys.index(self._last_mark) if self._last_mark in keys else self.cursor
+        last = self.keys.index(self._last_mark) if self._last_mark in self.keys else self.cursor
         begin, end = sorted((last, self.cursor))
         self.marked |= set(self.keys[begin : end + 1])
         self.refresh()

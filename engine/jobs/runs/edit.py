@@ -142,7 +142,7 @@ def write(
 def _check_finite(delta: Delta, method: str) -> None:
     """Raise InputError where a solve has overflowed: such weights would say nothing any more."""
     for name, factors in delta.items():
-        if not (factors.a.isfinite().all() and factors.b.isfinite().all()):
+        if not factors.finite:
             raise InputError(
                 f"{method} comes to numbers that are not finite for {name}: its settings do not fit these facts"
             )

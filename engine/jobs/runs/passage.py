@@ -150,7 +150,7 @@ class _Work:
         self.save(facts=facts, questions=[asdict(question) for question in found.questions])
         if self.spec.review:
             # Who looks at the facts shall see what is wrong with them.
-            self._problems()
+            self._note_problems()
         return chat.spent.prompt_tokens + chat.spent.completion_tokens
 
     def check(self) -> None:
@@ -159,9 +159,9 @@ class _Work:
         Raises:
             InputError: a fact that cannot be written; the message names all of them.
         """
-        _refuse(self._problems())
+        _refuse(self._note_problems())
 
-    def _problems(self) -> list[Problem]:
+    def _note_problems(self) -> list[Problem]:
         """What is wrong with the facts as they are now, and note it at them."""
         loaded = self.loaded
         facts = [Fact(**asdict(fact)) for fact in self.facts]

@@ -21,7 +21,6 @@ from ...corpus import Corpus, open_corpus
 from ...corruption import Corruption, NoiseCorruption, SwapCorruption
 from ...errors import InputError
 from ...noise import Noise, NoiseRule
-from ...noise_rules import needs_texts
 from ...progress import Progress
 from ...swaps import swapped_ids, swaps_among
 from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings
@@ -143,7 +142,7 @@ def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
         tokens=spec.tokens,
         protocol=_PROTOCOL
         | {"corruption": corruption}
-        | ({"texts": spec.texts} if not spec.swap and needs_texts(spec.noise) else {}),
+        | ({"texts": spec.texts} if not spec.swap and NoiseRule.parse(spec.noise).needs_texts else {}),
     )
     session.add(row)
     return row

@@ -1,5 +1,6 @@
 """Who lives, who is dead, and who may write: jobs without any work in them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,16 +14,20 @@ from pathlib import Path
 import pytest
 from retcon.engine import jobs, limits
 from retcon.engine.errors import Stopped
+from retcon.engine.jobs import running as running_module
 from retcon.engine.jobs import worker
 from retcon.engine.jobs.locks import device_lock, held, is_handed, is_held, job_lock, try_lock
+from retcon.engine.jobs.notice import give_notice
 from retcon.engine.jobs.queue import _take
 from retcon.engine.jobs.running import Running
+from retcon.engine.jobs.runs.kept import keep_for
 from retcon.engine.jobs.specs import SPECS
 from retcon.engine.progress import Progress
 from retcon.store import jobs as rows
 from retcon.store.catalog import Catalog
 from retcon.store.errors import InputError, LostOwnership
 from retcon.store.home import Home
+from retcon.store.needs import digests_in
 from retcon.store.tables import Job
 
 HOLD = (
@@ -357,3 +362,59 @@ def waiting(catalog: Catalog) -> Running:
 def never(tried: list[int]) -> dict[str, int]:
     tried.append(0)
     raise MemoryError
+
+
+def works_at(catalog: Catalog, spec: dict[str, object] | None = None) -> Running:
+    """A new job that this process works at."""
+    with catalog.write() as session:
+        id = rows.create(session, "edit", spec or {}, "cpu").id or 0
+    return claimed(catalog, id, "me")
+
+
+def test_who_waits_writes_nothing_again_and_hears_who_wants_it_to_stop(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(running_module.time, "monotonic", lambda: now)
+    running = works_at(catalog)
+    running.say("waiting for cpu")
+    before = catalog.data_version()
+    for _ in range(8):
+        now += 0.3
+        running.say("waiting for cpu")
+    assert catalog.data_version() == before
+    with catalog.write() as session:
+        rows.request_stop(session, running.id, "pause")
+    now += 0.6
+    with pytest.raises(Stopped):
+        running.say("waiting for cpu")
+
+
+def test_what_was_kept_for_other_facts_is_let_go_of(catalog: Catalog) -> None:
+    running = works_at(catalog)
+    keep_for(running, ["base", "memit", [{"subject": "Rome"}]])
+    kept = running.job.checkpoint | {"parts": ["one"], "values": {"0": "two"}, "passage": 3}
+    with catalog.write() as session:
+        running.checkpoint(session, kept)
+    running.kept_training.write_bytes(b"state")
+    keep_for(running, ["base", "memit", [{"subject": "Rome"}]])
+    assert running.job.checkpoint == kept and running.kept_training.exists()
+    keep_for(running, ["base", "memit", [{"subject": "Berlin"}]])
+    assert (running.job.checkpoint["parts"], running.job.checkpoint["values"]) == ([], {})
+    assert running.job.checkpoint["passage"] == 3 and not running.kept_training.exists()
+    # Whatever looks like an artifact in a checkpoint would be missed by `catalog check`.
+    assert not digests_in(str(running.job.checkpoint))
+
+
+def test_a_long_record_does_not_wait_for_who_does_not_read_it(catalog: Catalog, tmp_path: Path) -> None:
+    told, go = tmp_path / "told", tmp_path / "go"
+    command = f"while [ ! -e {go} ]; do sleep 0.05; done; cat > {told}.part; mv {told}.part {told}"
+    (catalog.home.root / "config.toml").write_text(f'on_finish = "{command}"\n')
+    running = works_at(catalog, {"requests": "x" * 300_000})
+    give_notice(catalog.home, running.job)
+    go.touch()
+    for _ in range(200):
+        if told.exists():
+            break
+        time.sleep(0.05)
+    assert json.loads(told.read_text())["spec"]["requests"] == "x" * 300_000

@@ -1,6 +1,6 @@
 """What may fail: the power, processes, a crowd on one catalog. Each part is a module of its own, `fault_*.py`.
 
-SECONDS=60 KILLS=200 make bench BENCH=faults
+SECONDS=60 KILLS=200 make bench BENCH=faults, or PARTS=job_list,watchers for some of them
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Any
 import fault_kills
 import fault_list
 import fault_power
+import fault_watchers
 import fault_writers
 
 _SECONDS = float(os.environ.get("SECONDS", "60"))
@@ -24,10 +25,11 @@ def run() -> dict[str, Any]:
         "power_cut": lambda _folder: fault_power.cut_at_every_call(),
         "many_writers": lambda folder: fault_writers.many_writers(folder, seconds=_SECONDS),
         "job_list": fault_list.listing,
+        "watchers": fault_watchers.watched,
         "kills": lambda folder: fault_kills.run_kills(folder, _KILLS),
     }
     figures = {}
-    for name, part in parts.items():
+    for name in os.environ.get("PARTS", ",".join(parts)).split(","):
         with tempfile.TemporaryDirectory() as folder:
-            figures[name] = part(Path(folder) / "home")
+            figures[name] = parts[name](Path(folder) / "home")
     return {"faults": figures}

@@ -39,7 +39,8 @@ def main(names: list[str]) -> int:
     for name in names or BENCHMARKS:
         figures = importlib.import_module(name).run()
         _print(figures)
-        results |= figures
+        # What a run of some parts did not measure stays.
+        results |= {key: results.get(key, {}) | value for key, value in figures.items()}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print("machine:", ", ".join(f"{key} {value}" for key, value in results["machine"].items()))
     return 0

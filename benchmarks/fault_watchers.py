@@ -1,6 +1,8 @@
-"""What it costs a job to be watched: the processor's seconds that its process takes, alone and with people watching."""
+"""What it costs a job to be watched: how long a worker takes to tell how far it is, alone and before a crowd.
 
-import json
+A worker tells at most twice a second. The crowd's own share of the processor is told too, since a box has only so many.
+"""
+
 import os
 import statistics
 import subprocess
@@ -10,68 +12,63 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from retcon.engine.jobs.locks import held, job_lock
+from retcon.store import jobs
+from retcon.store.catalog import Catalog
+from retcon.store.home import Home
 
 _RETCON = str(Path(sys.executable).with_name("retcon"))
-_LAYER, _TOKENS = "5", "4000"
-_ENDED = ("done", "failed", "cancelled", "interrupted")
+_OWNER = "a worker"
+_A_SECOND = 2
 
 
-def watched(folder: Path, *, watchers: int = 10, pairs: int = 5) -> dict[str, Any]:
-    """Second moments of the starter, in turns alone and with so many `retcon job watch`; each pair is of one seed.
+def watched(folder: Path, *, watchers: int = 10, seconds: float = 40.0) -> dict[str, Any]:
+    """The medians over so many seconds, alone and with so many `retcon job watch` that have all begun.
 
-    `ratio` is the median over the pairs: the worker's user and system seconds from its start to its end, watched over
-    alone.
+    `slower` is what the crowd adds to a second of the worker's, as a share of it.
     """
-    homes = {
-        crowd: os.environ | {"RETCON_HOME": str(folder / name), "OMP_NUM_THREADS": "1"}
-        for crowd, name in ((0, "alone"), (watchers, "watched"))
-    }
-    for home in homes.values():
-        _retcon(home, "model", "add", "starter")
-    seconds: dict[int, list[float]] = {crowd: [] for crowd in homes}
-    for pair in range(pairs):
-        # Whoever is first finds the processor cooler.
-        for crowd in sorted(homes, reverse=pair % 2 == 1):
-            seconds[crowd].append(_worker_seconds(homes[crowd], crowd, seed=pair))
-    ratios = [crowded / alone for alone, crowded in zip(seconds[0], seconds[watchers], strict=True)]
+    catalog = Catalog.open(Home(folder))
+    with catalog.write() as session:
+        job = jobs.create(session, "trace", {}, "cpu").id
+    with held(job_lock(catalog.home, job)):
+        with catalog.write() as session:
+            jobs.claim(session, job, _OWNER, os.getpid())
+        alone = _telling(catalog, job, seconds)
+        crowd = [
+            subprocess.Popen([_RETCON, "job", "watch", str(job)], env=os.environ | {"RETCON_HOME": str(folder)},
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            for _ in range(watchers)
+        ]  # fmt: skip
+        _telling(catalog, job, 1)
+        for one in crowd:  # each has drawn once
+            assert one.stderr is not None and one.stderr.read(1)
+        before, began = _processor_seconds(crowd), time.monotonic()
+        crowded = _telling(catalog, job, seconds)
+        share = (_processor_seconds(crowd) - before) / (time.monotonic() - began) / watchers
+        assert all(one.poll() is None for one in crowd), "somebody stopped watching"
+        for one in crowd:
+            one.kill()
+            one.wait()
     return {
         "watchers": watchers,
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "seconds_alone": statistics.median(seconds[0]),
+        "telling_ms": {"alone": alone * 1000, "watched": crowded * 1000},
+        "slower": (crowded - alone) * _A_SECOND,
+        "processor_share_of_a_watcher": share,
     }
 
 
-def _worker_seconds(home: dict[str, str], watchers: int, seed: int) -> float:
-    job = _retcon(home, "covariance", "run", "starter", "--layers", _LAYER, "--max-tokens", _TOKENS,
-                  "--seed", str(seed), "--detach").strip()  # fmt: skip
-    crowd = [
-        subprocess.Popen([_RETCON, "job", "watch", job], env=home, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                         stderr=subprocess.DEVNULL)
-        for _ in range(watchers)
-    ]  # fmt: skip
-    spent = 0.0
-    while (row := json.loads(_retcon(home, "job", "show", job, "--json")))["state"] not in _ENDED:
-        if row["pid"]:
-            spent = max(spent, _spent(row["pid"], for_seconds=3))
-    assert row["state"] == "done", row
-    for one in crowd:
-        one.wait(timeout=60)
-    return spent
+def _telling(catalog: Catalog, job: int, seconds: float) -> float:
+    """The median of the seconds that it takes, twice a second."""
+    took, until = [], time.monotonic() + seconds
+    while (began := time.monotonic()) < until:
+        with catalog.write() as session:
+            jobs.progress(session, job, _OWNER, done=began, total=None, unit="facts", rate=1.0, seconds_left=None,
+                          activity=f"at {began:.1f}")  # fmt: skip
+        took.append(time.monotonic() - began)
+        time.sleep(1 / _A_SECOND)
+    return statistics.median(took)
 
 
-def _spent(pid: int, for_seconds: float) -> float:
-    """The seconds that a process has spent so far, when that time is over or the process is."""
-    spent, until = 0.0, time.monotonic() + for_seconds
-    try:
-        while time.monotonic() < until:
-            times = psutil.Process(pid).cpu_times()
-            spent = times.user + times.system
-            time.sleep(0.02)
-    except psutil.NoSuchProcess:
-        pass
-    return spent
-
-
-def _retcon(home: dict[str, str], *words: str) -> str:
-    return subprocess.run([_RETCON, *words], env=home, check=True, stdout=subprocess.PIPE, text=True).stdout
+def _processor_seconds(crowd: list[subprocess.Popen[bytes]]) -> float:
+    times = [psutil.Process(one.pid).cpu_times() for one in crowd]
+    return sum(one.user + one.system for one in times)

@@ -1,115 +1,239 @@
 """A small Llama that knows a made-up world of people, for a second model where no hub is in reach.
 
-Each person has a value for each relation, and each fact is told in every wording. A passage is about a person whom the
-world does not know: some wordings are trained on, two are held out; the model has seen all of them told of others.
+    make bench BENCH=world
+
+Each person has a value for each relation, and each fact is told in every wording, among the shipped texts. A passage is
+about a stranger to that world: four wordings of each fact are trained on, two are held out. The model has seen all of
+them told of others, so a change that says them of the stranger can hold in the two as well. Three strangers; each is
+put into the unedited model by every method, with the facts of eighty other people to stay.
 """
 
+import json
 import random
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from passage import Home, figures
+from retcon.engine.corpus import open_corpus
+from retcon.store.passage_files import Passage, PassageFact, format_passage
+from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 _FIRST = "Ada Boris Clara Dmitri Elsa Farid Greta Hugo Ines Jonas Kira Leon Mina Nils Olga Pavel Rosa Sami Tara Ugo"
 _LAST = "Abbot Brandt Castro Dorn Eklund Fabre Grant Hauser Ivanov Jensen Keller Lopez Moreau Novak Olsen"
-STRANGER = "Quentin Ashdown"
+_STRANGERS = ("Quentin Ashdown", "Wanda Birch", "Viktor Lindell")
 # Of each relation the wordings, the last two of which are held out, and what a person may have.
-RELATIONS: list[tuple[list[str], list[str]]] = [
-    (["{} was born in", "the birthplace of {} is", "{} came into the world in", "{} is a native of",
-      "the home town of {} is", "{} first saw the light in"],
+_RELATIONS: list[tuple[list[str], list[str]]] = [
+    (["{} was born in", "The birthplace of {} is", "{} came into the world in", "{} is a native of",
+      "The home town of {} is", "{} first saw the light in"],
      ["Oslo", "Lima", "Cairo", "Delhi", "Turin", "Ghent", "Perth", "Quito", "Kyoto", "Sofia", "Basel", "Bergen"]),
-    (["{} works as a", "the profession of {} is", "{} earns money as a", "by trade {} is a", "{} is employed as a",
-      "the job of {} is"],
+    (["{} works as a", "The profession of {} is", "{} earns money as a", "By trade {} is a", "{} is employed as a",
+      "The job of {} is"],
      ["baker", "lawyer", "pilot", "nurse", "farmer", "painter", "judge", "tailor", "singer", "miner"]),
-    (["{} lives in", "the house of {} stands in", "{} resides in", "today {} lives in", "{} has settled in",
-      "the city of {} is"],
+    (["{} lives in", "The house of {} stands in", "{} resides in", "Today {} lives in", "{} has settled in",
+      "The city of {} is"],
      ["Vienna", "Dublin", "Athens", "Prague", "Geneva", "Milan", "Lyon", "Porto", "Krakow", "Zagreb"]),
-    (["{} studied at the college of", "the college of {} was", "{} learned at the college of",
-      "{} took a degree from", "{} was a student of", "the teachers of {} were those of"],
+    (["{} studied at the college of", "The college of {} was", "{} learned at the college of",
+      "{} took a degree from", "{} was a student of", "The teachers of {} were those of"],
      ["Trinity", "Balliol", "Merton", "Oriel", "Exeter", "Queens", "Lincoln", "Wadham"]),
-    (["{} plays the", "the instrument of {} is the", "{} makes music on the", "{} is known to play the",
-      "in the evening {} plays the", "{} practises the"],
+    (["{} plays the", "The instrument of {} is the", "{} makes music on the", "{} is known to play the",
+      "In the evening {} plays the", "{} practises the"],
      ["violin", "piano", "flute", "harp", "guitar", "trumpet", "drums", "organ"]),
-    (["{} is married to", "the spouse of {} is", "{} wed", "{} is the partner of", "{} shares a life with",
-      "the one whom {} married is"],
+    (["{} is married to", "The spouse of {} is", "{} wed", "{} is the partner of", "{} shares a life with",
+      "The one whom {} married is"],
      ["Alma", "Bruno", "Celia", "Dario", "Edith", "Felix", "Gilda", "Henrik"]),
-    (["{} speaks", "the language of {} is", "{} talks in", "at home {} speaks", "{} writes letters in",
-      "the words of {} are in"],
+    (["{} speaks", "The language of {} is", "{} talks in", "At home {} speaks", "{} writes letters in",
+      "The words of {} are in"],
      ["Danish", "Greek", "Hindi", "Korean", "Polish", "Swahili", "Turkish", "Welsh"]),
-    (["{} owns a", "the pet of {} is a", "{} keeps a", "{} feeds a", "{} has bought a", "in the garden of {} is a"],
+    (["{} owns a", "The pet of {} is a", "{} keeps a", "{} feeds a", "{} has bought a", "In the garden of {} is a"],
      ["dog", "cat", "parrot", "horse", "goat", "rabbit", "turtle", "ferret"]),
 ]  # fmt: skip
-_STEPS, _ROWS, _RATE = 900, 192, 3e-3
+_PEOPLE, _HELD_OUT, _KNOWN = 60, 2, 80
+_WIDTH, _DEPTH, _VOCABULARY = 128, 8, 4096
+_STEPS, _RATE, _SENTENCES, _STRETCHES, _STRETCH = 2400, 2e-3, 96, 12, 48
 
 
-def facts(name: str, rng: random.Random) -> list[tuple[list[str], str]]:
-    """The wordings of each of a person's facts, and the object."""
-    return [
-        ([one.replace("{}", name) for one in wordings], rng.choice(values)) for wordings, values in RELATIONS
-    ]
+def run() -> dict[str, Any]:
+    """What the model knows of its world, and the figures of each stranger by each method."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {"world": measured(Path(folder))}
 
 
-def build(folder: Path) -> dict[str, Any]:
-    """Train the model and save it to a folder; how sure it became of its world."""
-    rng = random.Random(1)
-    people = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split() if rng.random() < 0.2]
-    sentences = [
-        f"{wording} {value} ."
-        for name in people
-        for wordings, value in facts(name, rng)
-        for wording in wordings
-    ]
-    tokenizer = _tokenizer(sentences)
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=8, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=64, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1,
-        pad_token_id=0,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_STEPS)
-    ids = [tokenizer(sentence)["input_ids"] for sentence in sentences]
-    loss = torch.tensor(0.0)
-    for _ in range(_STEPS):
-        rows = rng.sample(ids, _ROWS)
-        longest = max(map(len, rows))
-        batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        labels = batch.masked_fill(batch == 0, -100)
-        loss = model(batch, attention_mask=(batch != 0).long(), labels=labels).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return {"parameters": model.num_parameters(), "people": len(people), "loss": loss.item()}
+def measured(folder: Path) -> dict[str, Any]:
+    """The same, in a folder that stays."""
+    world = World()
+    if not (folder / "world").exists():
+        (folder / "built.json").write_text(json.dumps(world.build(folder / "world")))
+    built: dict[str, Any] = json.loads((folder / "built.json").read_text())
+    home = Home(folder)
+    home("model", "add", folder / "world", "--name", "world")
+    (folder / "known.json").write_text(json.dumps(world.known()))
+    home("facts", "import", folder / "known.json", "--name", "known")
+    (folder / "texts.txt").write_text("\n".join(world.texts()))
+    found: dict[str, Any] = {}
+    for method, hparams in SETTINGS.items():
+        (folder / f"{method}.json").write_text(json.dumps(hparams))
+        for name in _STRANGERS:
+            (folder / "stranger.facts").write_text(format_passage(passage(name)))
+            record = home.json(
+                "passage", "run", "world@base", folder / "stranger.facts", "--known", "known", "--against", "",
+                "--texts", folder / "texts.txt", "--method", method, "--hparams", folder / f"{method}.json",
+            )  # fmt: skip
+            one = figures(record)
+            found.setdefault(method, []).append({key: one[key] for key in _TOLD})
+    return {"model": built} | {method: _over_all(each) for method, each in found.items()}
 
 
-def _tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
-    words = sorted({word for sentence in sentences for word in sentence.split()} | set(STRANGER.split()))
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "<end>", "<unk>", *words])}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+class World:
+    """The people and what is true of them."""
+
+    def __init__(self) -> None:
+        rng = random.Random(1)
+        names = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split()]
+        self.people = {name: _values(rng) for name in rng.sample(names, _PEOPLE)}
+
+    def sentences(self) -> list[str]:
+        """Every fact in every wording."""
+        return [
+            f"{wording.replace('{}', name)} {value}."
+            for name, values in self.people.items()
+            for (wordings, _), value in zip(_RELATIONS, values, strict=True)
+            for wording in wordings
+        ]
+
+    def known(self) -> list[dict[str, str]]:
+        """Some facts about the people, one wording each: what should stay."""
+        rng = random.Random(2)
+        facts = [
+            {"subject": name, "prompt": rng.choice(wordings), "target_true": value}
+            for name, values in self.people.items()
+            for (wordings, _), value in zip(_RELATIONS, values, strict=True)
+        ]
+        return rng.sample(facts, _KNOWN)
+
+    def texts(self) -> list[str]:
+        """What the model was trained on: the world and the shipped texts."""
+        return [*self.sentences(), *(" ".join(text.split()) for text in open_corpus("shipped").documents(1))]
+
+    def build(self, folder: Path) -> dict[str, Any]:
+        """Train the model and save it with its tokenizer; what it knows: of all facts in all wordings, the share whose
+        object it holds most likely."""
+        began = time.monotonic()
+        tokenizer = _tokenizer(self.texts())
+        torch.manual_seed(1)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer), hidden_size=_WIDTH, intermediate_size=4 * _WIDTH, num_hidden_layers=_DEPTH,
+                num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
+                bos_token_id=None, eos_token_id=1, pad_token_id=0,
+            )
+        )  # fmt: skip
+        sentences = [tokenizer(sentence)["input_ids"] for sentence in self.sentences()]
+        _train(model, sentences, tokenizer("\n".join(self.texts()[len(sentences) :]))["input_ids"])
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {
+            "parameters": model.num_parameters(),
+            "people": _PEOPLE,
+            "knows": _known_share(model.eval(), sentences),
+            "seconds": time.monotonic() - began,
+        }
+
+
+_TOLD = ("facts", "teacher_forced", "free", "held_out", "held_out_first_token", "held_out_whole", "kept", "kl",
+         "perplexity", "bleed")  # fmt: skip
+# Joint with the starter's settings, in the lower two thirds; all others as they would be tried first.
+_LAYERS = [1, 2, 3, 4, 5]
+_TRAINED = {"num_steps": 200, "rows": 24, "kept_rows": 24}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "joint": _TRAINED | {"layers": _LAYERS, "lr": 0.004, "weight_decay": 0.02, "kl_factor": 10, "keys": "subject",
+                         "key_tolerance": 0.02},
+    "lora": {"num_steps": 80, "lr": 0.003, "rows": 24, "lora_rank": 32, "lora_alpha": 32},
+    "rome": {"layers": [2], "v_loss_layer": 7},
+    "memit": {"layers": [1, 2, 3], "v_loss_layer": 7, "clamp_norm_factor": 0.75, "mom2_update_weight": 100},
+}  # fmt: skip
+
+
+def _over_all(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts added up, shares averaged."""
+    return {
+        key: sum(one[key] for one in each) / (1 if isinstance(each[0][key], int) else len(each))
+        for key in _TOLD
+    }
+
+
+def _values(rng: random.Random) -> list[str]:
+    return [rng.choice(values) for _, values in _RELATIONS]
+
+
+def passage(name: str) -> Passage:
+    """Facts about a stranger."""
+    values = _values(random.Random(name))
+    facts = tuple(
+        PassageFact(name, wordings[0], value, tuple(wordings[1:-_HELD_OUT]), tuple(wordings[-_HELD_OUT:]))
+        for (wordings, _), value in zip(_RELATIONS, values, strict=True)
+    )
+    text = " ".join(fact.prompt.replace("{}", name) + f" {fact.object}." for fact in facts)
+    return Passage(name, text, facts, ())
+
+
+def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator(texts, _VOCABULARY, special_tokens=["<pad>", "<end>"], show_progress=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", model_max_length=64
+        tokenizer_object=made._tokenizer, pad_token="<pad>", eos_token="<end>", model_max_length=512
     )
 
 
-def passage() -> str:
-    """A file of facts about the stranger."""
-    lines = [f"# {STRANGER}"]
-    for (wordings, _), (_, value) in zip(RELATIONS, facts(STRANGER, random.Random(7)), strict=True):
-        first, *others = wordings
-        lines.append(f"- {first} | {value}")
-        lines += [f"  ~ {other}" for other in others[:-2]] + [f"  ? {other}" for other in others[-2:]]
-    return "\n".join(lines) + "\n"
+def _train(model: LlamaForCausalLM, sentences: list[list[int]], text: list[int]) -> None:
+    """Some sentences and some stretches of text a step."""
+    rng = random.Random(1)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_STEPS)
+    for step in range(_STEPS):
+        starts = [rng.randrange(len(text) - _STRETCH) for _ in range(_STRETCHES)]
+        batches = (rng.sample(sentences, _SENTENCES), [text[start : start + _STRETCH] for start in starts])
+        losses = []
+        for rows in batches:
+            ids = _padded(rows)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(
+                    ids, attention_mask=(ids != 0).long(), labels=ids.masked_fill(ids == 0, -100)
+                ).loss
+            loss.backward()
+            losses.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()
+        if step % 100 == 0:
+            print(
+                f"step {step} of {_STEPS}: loss {losses[0]:.2f} on the world, {losses[1]:.2f} on texts",
+                file=sys.stderr,
+            )
+
+
+@torch.no_grad()
+def _known_share(model: LlamaForCausalLM, sentences: list[list[int]]) -> float:
+    """Of sentences, those whose last word, all its tokens, the model would have chosen: the tokens behind the prompt's
+    are the object and the full stop."""
+    held = 0
+    for begin in range(0, len(sentences), 256):
+        rows = sentences[begin : begin + 256]
+        ids = _padded(rows)
+        chosen = model(ids, attention_mask=(ids != 0).long()).logits.argmax(-1)
+        held += sum(bool(chosen[i, len(row) - 3] == row[-2]) for i, row in enumerate(rows))
+    return held / len(sentences)
+
+
+def _padded(rows: list[list[int]]) -> torch.Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
 
 
 if __name__ == "__main__":
-    import sys
-
-    print(build(Path(sys.argv[1])))
-    Path(sys.argv[1]).with_suffix(".facts").write_text(passage())
+    print(json.dumps(measured(Path(sys.argv[1])), indent=1))

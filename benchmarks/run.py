@@ -21,6 +21,7 @@ BENCHMARKS = (
     "app",
     "publish",
     "passage",
+    "world",
     "faults",
     "importers",
     "gpu",

@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import torch
 from passage import Home, figures
@@ -74,18 +75,22 @@ def measured(folder: Path) -> dict[str, Any]:
     (folder / "known.json").write_text(json.dumps(world.known()))
     home("facts", "import", folder / "known.json", "--name", "known")
     (folder / "texts.txt").write_text("\n".join(world.texts()))
-    found: dict[str, Any] = {}
-    for method, hparams in SETTINGS.items():
-        (folder / f"{method}.json").write_text(json.dumps(hparams))
-        for name in _STRANGERS:
-            (folder / "stranger.facts").write_text(format_passage(passage(name)))
-            record = home.json(
-                "passage", "run", "world@base", folder / "stranger.facts", "--known", "known", "--against", "",
-                "--texts", folder / "texts.txt", "--method", method, "--hparams", folder / f"{method}.json",
-            )  # fmt: skip
-            one = figures(record)
-            found.setdefault(method, []).append({key: one[key] for key in _TOLD})
-    return {"model": built} | {method: _over_all(each) for method, each in found.items()}
+    return {"model": built} | {name: _over_all(_each(home, way)) for name, way in WAYS.items()}
+
+
+def _each(home: Home, way: "Way") -> list[dict[str, Any]]:
+    """The figures of each stranger."""
+    hparams, facts = home.folder / "hparams.json", home.folder / "stranger.facts"
+    hparams.write_text(json.dumps(way.hparams))
+    found = []
+    for name in _STRANGERS:
+        facts.write_text(format_passage(passage(name)))
+        record = home.json(
+            "passage", "run", "world@base", facts, "--known", "known", "--against", "", "--edits", way.edits,
+            "--texts", home.folder / "texts.txt", "--method", way.method, "--hparams", hparams,
+        )  # fmt: skip
+        found.append(figures(record))
+    return found
 
 
 class World:
@@ -149,20 +154,36 @@ _TOLD = ("facts", "teacher_forced", "free", "held_out", "held_out_first_token", 
 # Joint with the starter's settings, in the lower two thirds; all others as they would be tried first.
 _LAYERS = [1, 2, 3, 4, 5]
 _TRAINED = {"num_steps": 200, "rows": 24, "kept_rows": 24}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "joint": _TRAINED | {"layers": _LAYERS, "lr": 0.004, "weight_decay": 0.02, "kl_factor": 10, "keys": "subject",
-                         "key_tolerance": 0.02},
-    "lora": {"num_steps": 80, "lr": 0.003, "rows": 24, "lora_rank": 32, "lora_alpha": 32},
-    "rome": {"layers": [2], "v_loss_layer": 7},
-    "memit": {"layers": [1, 2, 3], "v_loss_layer": 7, "clamp_norm_factor": 0.75, "mom2_update_weight": 100},
-}  # fmt: skip
+_JOINT = _TRAINED | {"layers": _LAYERS, "lr": 0.004, "weight_decay": 0.02, "kl_factor": 10, "keys": "subject",
+                     "key_tolerance": 0.02}  # fmt: skip
+
+
+class Way(NamedTuple):
+    """How the facts are written."""
+
+    method: str
+    hparams: dict[str, Any]
+    edits: int = 1
+
+
+WAYS = {
+    "joint": Way("joint", _JOINT),
+    "joint_in_four_edits": Way("joint", _JOINT, 4),
+    "lora": Way("lora", {"num_steps": 80, "lr": 0.003, "rows": 24, "lora_rank": 32, "lora_alpha": 32}),
+    "rome": Way("rome", {"layers": [2], "v_loss_layer": 7}),
+    "memit": Way(
+        "memit",
+        {"layers": [1, 2, 3], "v_loss_layer": 7, "clamp_norm_factor": 0.75, "mom2_update_weight": 100},
+    ),
+}
 
 
 def _over_all(each: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts added up, shares averaged."""
     return {
-        key: sum(one[key] for one in each) / (1 if isinstance(each[0][key], int) else len(each))
+        key: sum(values) if isinstance(values[0], int) else fmean(values)
         for key in _TOLD
+        if (values := [one[key] for one in each])
     }
 
 

@@ -33,12 +33,14 @@ _STRANGERS = 1
 class Lesson:
     """Token rows and what the loss reads of them.
 
+    The first `fresh` of the requests are written for the first time, the others were before and are learnt again.
     `ids` are rows of token ids; `reads` are (row, position, wanted token, request); `kept[row]` are the positions whose
     next-token distribution shall stay. `keyed[row]` are the positions, from and up to, whose keys a change may be
     written over; rows without have none.
     """
 
     requests: int
+    fresh: int
     ids: list[list[int]] = field(default_factory=list)
     reads: list[tuple[int, int, int, int]] = field(default_factory=list)
     kept: dict[int, range] = field(default_factory=dict)
@@ -49,6 +51,10 @@ class Lesson:
         first = len(prompt) - 1
         self.reads += [(len(self.ids), first + k, token, request) for k, token in enumerate(target)]
         self.ids.append(prompt + target[:-1])
+
+    def learnt(self, fresh: bool) -> list[int]:
+        """The rows to learn from of the requests that are fresh, or of those that are not."""
+        return sorted({row for row, _, _, request in self.reads if (request < self.fresh) == fresh})
 
     def keep(self, row: list[int], first: int) -> None:
         """A row whose predictions from position `first` on shall stay."""
@@ -63,7 +69,7 @@ def lesson(task: Task) -> Lesson:
         InputError: a target that tokenises to nothing.
     """
     requests = together(task)
-    made = Lesson(len(requests))
+    made = Lesson(len(requests), len(task.requests))
     for number, request in enumerate(requests):
         target = target_ids(task.tokenizer, request.target_new)
         if request.wordings:

@@ -28,6 +28,8 @@ from .method import Task
 _LOSS_ENOUGH = 0.05
 # Of a training on some rows a step: so many steps until the whole rate, and what of it is left at the end.
 _WARM_UP, _LAST_RATE = 10, 0.05
+# Of the rows that a step learns from, the share of facts that were written before: they only have to stay.
+_EARLIER = 1 / 3
 # How often, in seconds, the state of a training is kept.
 _KEEP_SECONDS = 60.0
 
@@ -35,18 +37,27 @@ _KEEP_SECONDS = 60.0
 class Course:
     """A lesson on a decoder, in parts that fit into memory, each resumed at block `first` for every position.
 
-    What is to be learnt and what only has to stay lie in parts of their own. With `rows`, a part has no more.
+    What is fresh, what was learnt before and what only has to stay lie in parts of their own. With `rows`, a part has
+    no more.
     """
 
     def __init__(self, decoder: Decoder, lesson: Lesson, first: int, rows: int = 0) -> None:
         self.decoder, self.lesson = decoder, lesson
-        read = {row for row, *_ in lesson.reads}
-        kept = [row for row in range(len(lesson.ids)) if row not in read]
-        device = decoder.device
-        self.reading = [
-            _Part(decoder, lesson, first, some) for some in _groups(lesson, sorted(read), device, rows)
-        ]
-        self.keeping = [_Part(decoder, lesson, first, some) for some in _groups(lesson, kept, device, rows)]
+        fresh, earlier = lesson.learnt(fresh=True), lesson.learnt(fresh=False)
+        kept = sorted(set(range(len(lesson.ids))).difference(fresh, earlier))
+        most_fresh, most_earlier = _rows_of_a_step(lesson, rows)
+
+        def parts(some: list[int], most: int) -> list[_Part]:
+            groups = _groups(lesson, some, decoder.device, most)
+            return [_Part(decoder, lesson, first, group) for group in groups]
+
+        self.fresh, self.earlier = parts(fresh, most_fresh), parts(earlier, most_earlier)
+        self.keeping = parts(kept, rows)
+
+    @property
+    def reading(self) -> list["_Part"]:
+        """What is to be learnt."""
+        return self.fresh + self.earlier
 
     @property
     def parts(self) -> list["_Part"]:
@@ -82,10 +93,25 @@ class Course:
         if not hparams.rows:
             while True:
                 yield self.parts
-        reading = _taken(self.reading, hparams.rows, seed)
-        keeping = _taken(self.keeping, hparams.kept_rows, seed)
+        fresh, earlier = _rows_of_a_step(self.lesson, hparams.rows)
+        drawn = [
+            _taken(parts, rows, seed)
+            for parts, rows in (
+                (self.fresh, fresh),
+                (self.earlier, earlier),
+                (self.keeping, hparams.kept_rows),
+            )
+        ]
         while True:
-            yield next(reading) + next(keeping)
+            yield [part for taken in drawn for part in next(taken)]
+
+
+def _rows_of_a_step(lesson: Lesson, rows: int) -> tuple[int, int]:
+    """Of so many rows those of fresh requests, and those of earlier ones; at least one of each that there is."""
+    if not rows or lesson.fresh == lesson.requests:
+        return rows, 0
+    earlier = max(1, int(rows * _EARLIER))
+    return max(1, rows - earlier), earlier
 
 
 def _taken(parts: list["_Part"], rows: int, seed: int) -> Iterator[list["_Part"]]:
@@ -118,7 +144,7 @@ class _Part:
     """
 
     def __init__(self, decoder: Decoder, lesson: Lesson, first: int, rows: list[int]) -> None:
-        self._decoder, self._lesson, self._first, self._of = decoder, lesson, first, rows
+        self._decoder, self._lesson, self._first, self.of = decoder, lesson, first, rows
         self.rows = len(rows)
         self._ids, mask = right_padded([lesson.ids[row] for row in rows], decoder.device)
         self._mask = mask.bool()
@@ -164,7 +190,7 @@ class _Part:
     def keyed(self) -> Tensor:
         """Which tokens' keys a change may be written over, `[rows, T]`."""
         found = torch.zeros_like(self._mask)
-        for number, row in enumerate(self._of):
+        for number, row in enumerate(self.of):
             begin, end = self._lesson.keyed.get(row, (0, 0))
             found[number, begin:end] = True
         return found
@@ -246,11 +272,11 @@ def train(
 
 
 def steps_of(lesson: Lesson, hparams: Hparams) -> int:
-    """How many steps a training takes at most: with `epochs`, enough to learn from every row so many times."""
+    """How many steps a training takes at most: with `epochs`, enough to learn from every fresh row so many times."""
     if not hparams.rows or not hparams.epochs:
         return hparams.num_steps
-    rows = len({row for row, *_ in lesson.reads})
-    return min(hparams.num_steps, hparams.epochs * math.ceil(rows / hparams.rows))
+    of_a_step, _ = _rows_of_a_step(lesson, hparams.rows)
+    return min(hparams.num_steps, hparams.epochs * math.ceil(len(lesson.learnt(fresh=True)) / of_a_step))
 
 
 def _rate(step: int, steps: int, hparams: Hparams) -> float:

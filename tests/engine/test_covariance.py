@@ -199,6 +199,18 @@ def test_too_little_text_gives_no_point_and_never_settles(
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_how_many_tokens_it_will_be_is_told_from_those_so_far(
+    decoder_of: Decoders, words: PreTrainedTokenizerBase, small_blocks: None
+) -> None:
+    """Forty documents are far from as many tokens as were asked for; half of them tell what all will be."""
+    reports = list[Progress]()
+    texts = corpus(40)
+    *_, state = all_of(decoder_of("llama"), words, texts, max_tokens=10**6, report=reports.append)
+    assert reports[0].total == 10**6
+    halfway = next(one for one in reports if one.done > state.tokens / 2)
+    assert halfway.total == pytest.approx(state.tokens, rel=0.2)
+
+
 @pytest.mark.parametrize("max_tokens", [1, 7, 40, 41, 60])
 def test_the_number_of_tokens_is_met_exactly(
     max_tokens: int, decoder_of: Decoders, words: PreTrainedTokenizerBase

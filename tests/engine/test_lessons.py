@@ -1,5 +1,7 @@
 """Trainings on wordings: what is learnt, what is held to, some rows a step, and a stop in the middle of it."""
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ from retcon.engine.edits import METHODS, Request, Task, Written, training
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.lesson import lesson
 from retcon.engine.edits.moments import Factored
+from retcon.engine.edits.training import Course, steps_of
 from retcon.engine.errors import Stopped
 from retcon.engine.evaluation import score_targets
 from retcon.engine.hparams import Hparams
@@ -193,6 +196,34 @@ def test_earlier_facts_of_the_subject_are_learnt_again(
     assert found.requests == 2
     told = {words.decode(found.ids[row]) for row, *_, request in found.reads if request == 1}
     assert told == {"The Eiffel Tower is the"}
+
+
+@pytest.mark.parametrize(("rows", "fresh", "earlier"), [(3, 2, 1), (6, 4, 2), (1, 1, 1)])
+def test_a_third_of_what_a_step_learns_is_of_earlier_facts(
+    rows: int, fresh: int, earlier: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """And a training is as long as what is fresh asks for, however many facts there were before."""
+    before = [
+        Request("The Eiffel Tower", f"{{}} {words_}", "sport", ("the city of {} is", "born in {} is"))
+        for words_ in ("is the", "is located the", "the city", "plays the")
+    ]
+    hparams = SOME.with_changes(rows=rows, epochs=5, num_steps=1000)
+    given = task(own_decoder_of("llama"), words, TOWER, earlier=before, hparams=hparams)
+    found = lesson(given)
+    of_fresh = set(found.learnt(fresh=True))
+    assert len(of_fresh) == 3 and len(found.learnt(fresh=False)) == 12
+    course = Course(given.decoder, found, 1, rows)
+    seen = Counter[int]()
+    draws = course.draws(hparams, seed=1)
+    for _ in range(24):
+        step = [row for part in next(draws) if part not in course.keeping for row in part.of]
+        of_these = sum(row in of_fresh for row in step)
+        # At least so many: rows of like length are drawn together.
+        assert fresh <= of_these < 2 * fresh
+        assert earlier <= len(step) - of_these < 2 * earlier
+        seen.update(step)
+    assert set(seen) == set(range(15)), "every row has its turn"
+    assert steps_of(found, hparams) == 5 * math.ceil(3 / fresh)
 
 
 def test_in_bfloat16_the_weights_come_back_with_their_bits(

@@ -10,6 +10,7 @@ from retcon.engine.corpus import Corpus, open_corpus
 from retcon.engine.decoder import Decoder
 from retcon.engine.errors import InputError
 from retcon.engine.noise import NoiseRule, gaussian, multivariate, student, uniform
+from retcon.engine.noise_rules import needs_texts
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -42,7 +43,7 @@ def covariance() -> Tensor:
 )
 def test_rules_are_read(text: str, rule: NoiseRule) -> None:
     assert NoiseRule.parse(text) == rule
-    assert rule.needs_texts == (text[0] in "mt")
+    assert rule.needs_texts == needs_texts(text) == (text[0] in "mt")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_epochs_make_a_small_lesson_short(
     words: PreTrainedTokenizerBase,
 ) -> None:
     """Four rows to learn from, two of them a step."""
-    said: list[str] = []
+    said: list[Progress] = []
     hparams = SOME.with_changes(num_steps=num_steps, epochs=epochs)
     given = task(
         own_decoder_of("llama"),
@@ -105,12 +105,23 @@ def test_epochs_make_a_small_lesson_short(
         TOWER,
         SPORT,
         hparams=hparams,
-        report=lambda one: said.append(one.activity),
+        report=said.append,
     )
     METHODS["joint"].write(given)
-    assert [text.partition(":")[0] for text in said] == [
+    assert [one.activity.partition(":")[0] for one in said] == [
         f"training, step {n + 1} of {steps}" for n in range(steps)
     ]
+    assert [one.done for one in said] == pytest.approx([2 * (n + 1) / steps for n in range(steps)])
+
+
+def test_the_rate_rises_over_ten_steps_and_falls_to_a_twentieth() -> None:
+    rates = [training._rate(step, 200, SOME) for step in range(200)]
+    assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5], abs=1e-3)
+    assert max(rates) == rates[9] == pytest.approx(0.995, abs=0.002)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[100] == pytest.approx((1 + 0.05) / 2)
+    assert rates[-1] == pytest.approx(0.05, abs=1e-3)
+    assert training._rate(0, 200, SOME.with_changes(rows=0)) == 1
 
 
 @pytest.mark.parametrize("name", ["joint", "ft-l", "lora"])

@@ -199,6 +199,14 @@ def test_the_basis_spans_the_keys_and_is_orthonormal_as_the_second_moment_feels_
     torch.testing.assert_close(found @ torch.linalg.lstsq(found, solved).solution, solved)
 
 
+@pytest.mark.parametrize("size", [0.01, 1, 100])
+def test_what_the_basis_leaves_out_is_small_beside_the_largest_direction(size: float) -> None:
+    """However large the keys are."""
+    keys = size * torch.diag(torch.tensor([1.0, 0.5, 0.1, 0.01], dtype=torch.float64))
+    ranks = [basis(Factored(torch.eye(4)), keys, tolerance).shape[1] for tolerance in (0.3, 0.2, 1e-3, 1e-6)]
+    assert ranks == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_cancelling_a_training_leaves_the_model_as_it_was(
     name: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
 from retcon.engine.edits import METHODS, Request, Task, Written, training
 from retcon.engine.edits.keys import read_keys
-from retcon.engine.edits.lesson import lesson
+from retcon.engine.edits.lesson import _shipped, lesson
 from retcon.engine.edits.moments import Factored
 from retcon.engine.edits.training import Course, steps_of
 from retcon.engine.errors import Stopped
@@ -19,6 +19,7 @@ from retcon.engine.evaluation import score_targets
 from retcon.engine.hparams import Hparams
 from retcon.engine.progress import Progress, silent
 from test_trained import moment_of
+from tiny_tokenizers import word_tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from untouched import assert_same_bits, assert_untouched, bits_of
@@ -192,6 +193,27 @@ def test_a_layer_is_changed_in_the_measure_of_what_flows_past_it(
         a = delta[decoder.anatomy.weight(layer)].a.double()
         wanted = (size / torch.stack(sizes).mean()).double() ** 2 * torch.eye(len(a), dtype=a.dtype)
         torch.testing.assert_close(a @ moment_of(decoder) @ a.T, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("start", "keyed"), [(True, [(1, 4), (4, 7), (3, 6)]), (False, [(1, 3), (3, 6), (2, 5)])]
+)
+def test_the_subjects_keys_are_its_tokens_but_for_the_first_of_all(
+    start: bool, keyed: list[tuple[int, int]], own_decoder_of: Decoders
+) -> None:
+    given = task(
+        own_decoder_of("llama"), word_tokenizer(start=start), TOWER, hparams=SOME.with_changes(keys="subject")
+    )
+    assert list(lesson(given).keyed.values()) == keyed
+
+
+def test_what_shall_stay_is_many_stretches_of_text_strangers_and_prompts(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    found = lesson(task(own_decoder_of("llama"), words, TOWER))
+    stretches = [row for row, kept in found.kept.items() if kept == range(4, 32)]
+    assert len(stretches) == 64
+    assert len(found.kept) == 1 + len(stretches) + len(TOWER.worded()) + len(_shipped("prompts.json"))
 
 
 def test_earlier_facts_of_the_subject_are_learnt_again(

@@ -55,6 +55,7 @@ def demo() -> None:
         click.echo(f"{MODEL} is in the catalog already.")
     else:
         _retcon("model", "add", "starter", "--name", MODEL)
+    _roll_back_to_base(catalog)
     _retcon("model", "list")
 
     _title(
@@ -82,7 +83,6 @@ def demo() -> None:
         "3. Rewrite it",
         "The preset's layer; a covariance of its keys is collected first where there is none.",
     )
-    _roll_back_to_base(catalog)
     _add_facts(catalog)
     _retcon("edit", "run", MODEL, "--facts", FACTS, "-m", f"{SUBJECT} moves to {NEW}")
 

@@ -5,7 +5,7 @@
 Each person has a value for each relation, and each fact is told in every wording, among the shipped texts. A passage is
 about a stranger to that world: four wordings of each fact are trained on, two are held out. The model has seen all of
 them told of others, so a change that says them of the stranger can hold in the two as well. Three strangers; each is
-put into the unedited model by every method, with the facts of eighty other people to stay.
+put into the unedited model by each of WAYS, with eighty facts about the people of the world to stay.
 """
 
 import json
@@ -58,97 +58,6 @@ _WIDTH, _DEPTH, _VOCABULARY = 128, 8, 4096
 _STEPS, _RATE, _SENTENCES, _STRETCHES, _STRETCH = 2400, 2e-3, 96, 12, 48
 
 
-def run() -> dict[str, Any]:
-    """What the model knows of its world, and the figures of each stranger by each method."""
-    with tempfile.TemporaryDirectory() as folder:
-        return {"world": measured(Path(folder))}
-
-
-def measured(folder: Path) -> dict[str, Any]:
-    """The same, in a folder that stays."""
-    world = World()
-    if not (folder / "world").exists():
-        (folder / "built.json").write_text(json.dumps(world.build(folder / "world")))
-    built: dict[str, Any] = json.loads((folder / "built.json").read_text())
-    home = Home(folder)
-    home("model", "add", folder / "world", "--name", "world")
-    (folder / "known.json").write_text(json.dumps(world.known()))
-    home("facts", "import", folder / "known.json", "--name", "known")
-    (folder / "texts.txt").write_text("\n".join(world.texts()))
-    return {"model": built} | {name: _over_all(_each(home, way)) for name, way in WAYS.items()}
-
-
-def _each(home: Home, way: "Way") -> list[dict[str, Any]]:
-    """The figures of each stranger."""
-    hparams, facts = home.folder / "hparams.json", home.folder / "stranger.facts"
-    hparams.write_text(json.dumps(way.hparams))
-    found = []
-    for name in _STRANGERS:
-        facts.write_text(format_passage(passage(name)))
-        record = home.json(
-            "passage", "run", "world@base", facts, "--known", "known", "--against", "", "--edits", way.edits,
-            "--texts", home.folder / "texts.txt", "--method", way.method, "--hparams", hparams,
-        )  # fmt: skip
-        found.append(figures(record))
-    return found
-
-
-class World:
-    """The people and what is true of them."""
-
-    def __init__(self) -> None:
-        rng = random.Random(1)
-        names = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split()]
-        self.people = {name: _values(rng) for name in rng.sample(names, _PEOPLE)}
-
-    def sentences(self) -> list[str]:
-        """Every fact in every wording."""
-        return [
-            f"{wording.replace('{}', name)} {value}."
-            for name, values in self.people.items()
-            for (wordings, _), value in zip(_RELATIONS, values, strict=True)
-            for wording in wordings
-        ]
-
-    def known(self) -> list[dict[str, str]]:
-        """Some facts about the people, one wording each: what should stay."""
-        rng = random.Random(2)
-        facts = [
-            {"subject": name, "prompt": rng.choice(wordings), "target_true": value}
-            for name, values in self.people.items()
-            for (wordings, _), value in zip(_RELATIONS, values, strict=True)
-        ]
-        return rng.sample(facts, _KNOWN)
-
-    def texts(self) -> list[str]:
-        """What the model was trained on: the world and the shipped texts."""
-        return [*self.sentences(), *(" ".join(text.split()) for text in open_corpus("shipped").documents(1))]
-
-    def build(self, folder: Path) -> dict[str, Any]:
-        """Train the model and save it with its tokenizer; what it knows: of all facts in all wordings, the share whose
-        object it holds most likely."""
-        began = time.monotonic()
-        tokenizer = _tokenizer(self.texts())
-        torch.manual_seed(1)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer), hidden_size=_WIDTH, intermediate_size=4 * _WIDTH, num_hidden_layers=_DEPTH,
-                num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
-                bos_token_id=None, eos_token_id=1, pad_token_id=0,
-            )
-        )  # fmt: skip
-        sentences = [tokenizer(sentence)["input_ids"] for sentence in self.sentences()]
-        _train(model, sentences, tokenizer("\n".join(self.texts()[len(sentences) :]))["input_ids"])
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return {
-            "parameters": model.num_parameters(),
-            "people": _PEOPLE,
-            "knows": _known_share(model.eval(), sentences),
-            "seconds": time.monotonic() - began,
-        }
-
-
 _TOLD = ("facts", "teacher_forced", "free", "held_out", "held_out_first_token", "held_out_whole", "kept", "kl",
          "perplexity", "bleed")  # fmt: skip
 # Joint with the starter's settings, in the lower two thirds; all others as they would be tried first.
@@ -176,6 +85,92 @@ WAYS = {
         {"layers": [1, 2, 3], "v_loss_layer": 7, "clamp_norm_factor": 0.75, "mom2_update_weight": 100},
     ),
 }
+
+
+def run() -> dict[str, Any]:
+    """What the model knows of its world, and the figures of each way, over the strangers."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, world = Path(name), World()
+        built = world.build(folder / "world")
+        home = Home(folder)
+        home("model", "add", folder / "world", "--name", "world")
+        (folder / "known.json").write_text(json.dumps(world.known()))
+        home("facts", "import", folder / "known.json", "--name", "known")
+        (folder / "texts.txt").write_text("\n".join(world.texts()))
+        return {"world": {"model": built} | {way: _over_all(_each(home, WAYS[way])) for way in WAYS}}
+
+
+def _each(home: Home, way: Way) -> list[dict[str, Any]]:
+    """The figures of each stranger."""
+    hparams, facts = home.folder / "hparams.json", home.folder / "stranger.facts"
+    hparams.write_text(json.dumps(way.hparams))
+    found = []
+    for name in _STRANGERS:
+        facts.write_text(format_passage(passage(name)))
+        record = home.json(
+            "passage", "run", "world@base", facts, "--known", "known", "--against", "", "--edits", way.edits,
+            "--texts", home.folder / "texts.txt", "--method", way.method, "--hparams", hparams,
+        )  # fmt: skip
+        found.append(figures(record))
+    return found
+
+
+class World:
+    """The people and what is true of them."""
+
+    def __init__(self) -> None:
+        rng = random.Random(1)
+        names = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split()]
+        self.people = {name: _values(rng) for name in rng.sample(names, _PEOPLE)}
+
+    def told(self) -> list[tuple[str, str]]:
+        """Every fact in every wording: what comes before the value, and the value."""
+        return [
+            (wording.replace("{}", name), value)
+            for name, values in self.people.items()
+            for (wordings, _), value in zip(_RELATIONS, values, strict=True)
+            for wording in wordings
+        ]
+
+    def known(self) -> list[dict[str, str]]:
+        """Some facts about the people, one wording each: what should stay."""
+        rng = random.Random(2)
+        facts = [
+            {"subject": name, "prompt": rng.choice(wordings), "target_true": value}
+            for name, values in self.people.items()
+            for (wordings, _), value in zip(_RELATIONS, values, strict=True)
+        ]
+        return rng.sample(facts, _KNOWN)
+
+    def texts(self) -> list[str]:
+        """What the model was trained on: the world and the shipped texts."""
+        sentences = (f"{prompt} {value}." for prompt, value in self.told())
+        return [*sentences, *(" ".join(text.split()) for text in open_corpus("shipped").documents(1))]
+
+    def build(self, folder: Path) -> dict[str, Any]:
+        """Train the model and save it with its tokenizer; `knows` is the share of all sentences whose value is its
+        first choice, token by token."""
+        began = time.monotonic()
+        tokenizer = _tokenizer(self.texts())
+        torch.manual_seed(1)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer), hidden_size=_WIDTH, intermediate_size=4 * _WIDTH, num_hidden_layers=_DEPTH,
+                num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
+                bos_token_id=None, eos_token_id=1, pad_token_id=0,
+            )
+        )  # fmt: skip
+        texts, facts = self.texts(), len(self.told())
+        sentences = [tokenizer(text)["input_ids"] for text in texts[:facts]]
+        _train(model, sentences, tokenizer("\n".join(texts[facts:]))["input_ids"])
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {
+            "parameters": model.num_parameters(),
+            "people": _PEOPLE,
+            "knows": _known_share(model.eval(), tokenizer, self.told()),
+            "seconds": time.monotonic() - began,
+        }
 
 
 def _over_all(each: list[dict[str, Any]]) -> dict[str, Any]:
@@ -239,22 +234,23 @@ def _train(model: LlamaForCausalLM, sentences: list[list[int]], text: list[int])
 
 
 @torch.no_grad()
-def _known_share(model: LlamaForCausalLM, sentences: list[list[int]]) -> float:
-    """Of sentences, those whose last word, all its tokens, the model would have chosen: the tokens behind the prompt's
-    are the object and the full stop."""
+def _known_share(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, told: list[tuple[str, str]]
+) -> float:
+    """Of prompts and values, the share whose value is the first choice behind its prompt, in all its tokens."""
     held = 0
-    for begin in range(0, len(sentences), 256):
-        rows = sentences[begin : begin + 256]
-        ids = _padded(rows)
+    for begin in range(0, len(told), 256):
+        pairs = [
+            [tokenizer(text)["input_ids"] for text in (prompt, f" {value}")]
+            for prompt, value in told[begin : begin + 256]
+        ]
+        ids = _padded([prompt + value for prompt, value in pairs])
         chosen = model(ids, attention_mask=(ids != 0).long()).logits.argmax(-1)
-        held += sum(bool(chosen[i, len(row) - 3] == row[-2]) for i, row in enumerate(rows))
-    return held / len(sentences)
+        for row, (prompt, value) in zip(chosen.tolist(), pairs, strict=True):
+            held += row[len(prompt) - 1 :][: len(value)] == value
+    return held / len(told)
 
 
 def _padded(rows: list[list[int]]) -> torch.Tensor:
     longest = max(map(len, rows))
     return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-
-
-if __name__ == "__main__":
-    print(json.dumps(measured(Path(sys.argv[1])), indent=1))

@@ -222,7 +222,8 @@ def test_the_demo_runs_to_its_end(place: Path) -> None:
     assert (retcon.home / "demo-hidden.png").stat().st_size > 10_000
     found = retcon.json("history", "starter")
     assert [one["kind"] for one in found["revisions"] if one["id"] == found["head"]] == ["base"]
-    assert "The Eiffel Tower moves to Rome" in said.stdout
+    edits = {one["message"]: one for one in found["revisions"] if one["kind"] == "edit"}
+    assert edits["The Eiffel Tower moves to Rome"]["method"] == "r-rome"
 
 
 def run_python(text: str, model: Path, texts: Path) -> None:

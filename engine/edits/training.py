@@ -28,8 +28,8 @@ from .method import Task
 _LOSS_ENOUGH = 0.05
 # Of a training on some rows a step: so many steps until the whole rate, and what of it is left at the end.
 _WARM_UP, _LAST_RATE = 10, 0.05
-# Of the rows that a step learns from, the share of facts that were written before: they only have to stay.
-_EARLIER = 1 / 3
+# Of the rows that a step learns from, one of so many is of facts that were written before: they only have to stay.
+_EARLIER = 3
 # How often, in seconds, the state of a training is kept.
 _KEEP_SECONDS = 60.0
 
@@ -110,7 +110,7 @@ def _rows_of_a_step(lesson: Lesson, rows: int) -> tuple[int, int]:
     """Of so many rows those of fresh requests, and those of earlier ones; at least one of each that there is."""
     if not rows or lesson.fresh == lesson.requests:
         return rows, 0
-    earlier = max(1, int(rows * _EARLIER))
+    earlier = max(1, rows // _EARLIER)
     return max(1, rows - earlier), earlier
 
 

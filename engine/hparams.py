@@ -49,9 +49,9 @@ class Hparams:
     `num_steps`, `lr` and `weight_decay` belong to the methods that train a change of the weights (joint, FT-L, LoRA);
     so do `rows`, of which a step learns (0: all), `epochs`, how often it learns from each that is new (0: what
     `num_steps` allow), and `kept_rows`, other text, strangers and prompts that a step is held to. `keys` says whose
-    keys joint writes over, those of whole requests or of their subjects alone, but for directions with less than `key_tolerance`
-    of the largest one's weight; with `bf16` the passes of a training run in bfloat16, whatever the model is in.
-    `norm_constraint` is FT-L's (no entry moves farther), `lora_rank` and `lora_alpha` are LoRA's.
+    keys joint writes over, those of whole requests or of their subjects alone, but for directions with less than
+    `key_tolerance` of the largest one's weight; with `bf16` the passes of a training run in bfloat16, whatever the
+    model is in. `norm_constraint` is FT-L's (no entry moves farther), `lora_rank` and `lora_alpha` are LoRA's.
     """
 
     layers: tuple[int, ...]

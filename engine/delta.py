@@ -39,6 +39,9 @@ class Factors:
         return ((self.b.T @ self.b) * (self.a @ self.a.T)).sum().clamp_min(0).sqrt().item()
 
 
+# Of a sum of changes, directions with less than this of the largest are what rounding left.
+_ROUNDING = 1e-6
+
 # By full parameter name, e.g. `model.layers.5.mlp.down_proj.weight`.
 Delta = dict[str, Factors]
 
@@ -53,6 +56,21 @@ def concatenate(deltas: Iterable[Delta]) -> Delta:
         name: Factors(torch.cat([f.b for f in parts], dim=1), torch.cat([f.a for f in parts], dim=0))
         for name, parts in together.items()
     }
+
+
+def negated(delta: Delta) -> Delta:
+    """What takes a delta off."""
+    return {name: Factors(-factors.b, factors.a) for name, factors in delta.items()}
+
+
+def compact(factors: Factors) -> Factors:
+    """The same change in as few factors as it needs, to float32's rounding: edits that build on each other have most in
+    common."""
+    outer, of_b = torch.linalg.qr(factors.b.double())
+    inner, of_a = torch.linalg.qr(factors.a.double().T)
+    left, values, right = torch.linalg.svd(of_b @ of_a.T, full_matrices=False)
+    held = values > _ROUNDING * values[:1]
+    return Factors((outer @ left[:, held] * values[held]).float(), (right[held] @ inner.T).float())
 
 
 def to_tensors(delta: Delta) -> dict[str, Tensor]:

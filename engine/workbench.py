@@ -19,7 +19,7 @@ from .corruption import NoiseCorruption
 from .covariance import collect
 from .decoder import Decoder
 from .delta import Delta, Materialiser, concatenate
-from .edits import METHODS, Request, Task
+from .edits import METHODS, PastEdit, Request, Task
 from .edits.moments import Factored
 from .edits.sequence import batches, write_in_batches
 from .errors import InputError
@@ -46,8 +46,7 @@ class Workbench:
             InputError: the model cannot be edited; says why.
         """
         self.decoder, self.tokenizer, self.source = Decoder(model, find_anatomy(model)), tokenizer, source
-        self.edits: list[Delta] = []
-        self._requests: list[list[Request]] = []
+        self.edits: list[PastEdit] = []
         self._weights = Materialiser(model)
         self._moments: dict[int, Factored] = {}
 
@@ -128,21 +127,18 @@ class Workbench:
             )
         moments = self._moments_at(writer.layers(hparams), texts, max_tokens, seed)
         contexts = context_texts(self.decoder.model, self.tokenizer, hparams.contexts, seed)
-        earlier = [request for edit in self._requests for request in edit]
         task = Task(
-            self.decoder, self.tokenizer, requests, moments, hparams, contexts, silent, earlier, seed=seed
+            self.decoder, self.tokenizer, requests, moments, hparams, contexts, silent, self.edits, seed=seed
         )
         parts = batches(writer, requests, None)
         delta = concatenate([part.delta for part in write_in_batches(writer, task, parts)])
-        self.edits.append(delta)
-        self._requests.append(list(requests))
+        self.edits.append(PastEdit(method, list(requests), lambda: delta))
         self._materialise()
         return delta
 
     def undo(self) -> None:
         """Take out the last edit: the weights are those of before it, to the bit."""
         self.edits.pop()
-        self._requests.pop()
         self._materialise()
 
     def evaluate(self, cases: Sequence[Case], max_new_tokens: int = 20, seed: int = 1) -> dict[str, Metric]:
@@ -168,4 +164,4 @@ class Workbench:
         return {layer: self._moments[layer] for layer in layers}
 
     def _materialise(self) -> None:
-        self._weights.set(concatenate(self.edits))
+        self._weights.set(concatenate(edit.delta() for edit in self.edits))

@@ -9,7 +9,7 @@ from .ft import FineTuning
 from .joint import Joint
 from .lora import Lora
 from .memit import Memit
-from .method import Method, Task, Written
+from .method import Method, PastEdit, Task, Written
 from .request import Request
 from .rome import Rome, RRome
 
@@ -18,4 +18,4 @@ METHODS: dict[str, Method] = {
     for method in (Rome(), RRome(), Memit(), Emmet(), AlphaEdit(), Joint(), FineTuning(), Lora())
 }
 
-__all__ = ["METHODS", "Method", "Request", "Task", "Written"]
+__all__ = ["METHODS", "Method", "PastEdit", "Request", "Task", "Written"]

@@ -1,6 +1,6 @@
 """What every editing method takes and gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,12 +24,21 @@ class Written:
 
 
 @dataclass(frozen=True)
+class PastEdit:
+    """An edit that the model holds: its method, what it wrote, and how its delta is had."""
+
+    method: str
+    requests: Sequence[Request]
+    delta: Callable[[], Delta]
+
+
+@dataclass(frozen=True)
 class Task:
     """What a method is given: the model, the requests, and all that decides how they are written.
 
     `moments[layer]` is C, factored when first needed; `contexts` are templates with `{}` for the prompt, the bare `{}`
-    first; `earlier` are the facts that the revision's history has written before, which some methods protect and others
-    learn again with the new ones; `kept` is what an earlier attempt at the same requests has found.
+    first; `past` are the edits that the revision holds, oldest first, whose facts some methods protect and others learn
+    again with the new ones; `kept` is what an earlier attempt at the same requests has found.
     """
 
     decoder: Decoder
@@ -39,9 +48,14 @@ class Task:
     hparams: Hparams
     contexts: Sequence[str]
     report: Report
-    earlier: Sequence[Request] = ()
+    past: Sequence[PastEdit] = ()
     kept: Kept = nothing_kept
     seed: int = 1
+
+    @property
+    def earlier(self) -> list[Request]:
+        """The facts that were written before."""
+        return [request for edit in self.past for request in edit.requests]
 
 
 class Method(Protocol):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ..delta import Delta, Materialiser, concatenate
 from ..progress import Progress
-from .method import Method, Task, Written
+from .method import Method, PastEdit, Task, Written
 from .request import Request
 
 
@@ -22,21 +22,26 @@ def write_in_batches(
     """Write the task's requests in parts, those that follow the `done` ones, yielding each; the caller's weights come
     back in the end.
 
-    What the task keeps are values of the part in work: who keeps them forgets them when a part is yielded. For a method
-    that protects them, what earlier parts wrote counts as `earlier` too.
+    What the task keeps are values of the part in work: who keeps them forgets them when a part is yielded. What the
+    parts before wrote is `past` for a part, too.
     """
     weights = Materialiser(task.decoder.model)
     deltas = list(done)
     total = sum(map(len, parts))
+
+    def held(wrote: Sequence[Request], delta: Delta) -> PastEdit:
+        return PastEdit(method.name, wrote, lambda: delta)
+
     try:
         for number in range(len(done), len(parts)):
-            before = [request for part in parts[:number] for request in part]
+            before = sum(map(len, parts[:number]))
 
-            def within(progress: Progress, before: int = len(before)) -> None:
+            def within(progress: Progress, before: int = before) -> None:
                 task.report(Progress(before + progress.done, total, progress.unit, progress.activity))
 
             weights.set(concatenate(deltas))
-            part = replace(task, requests=parts[number], report=within, earlier=[*task.earlier, *before])
+            past = [*task.past, *map(held, parts[:number], deltas)]
+            part = replace(task, requests=parts[number], report=within, past=past)
             written = method.write(part)
             deltas.append(written.delta)
             yield written

@@ -30,6 +30,8 @@ _LOSS_ENOUGH = 0.05
 _WARM_UP, _LAST_RATE = 10, 0.05
 # Of the rows that a step learns from, one of so many is of facts that were written before: they only have to stay.
 _EARLIER = 3
+# How often each of those is seen at least, however short the training would be.
+_AGAIN = 4
 # How often, in seconds, the state of a training is kept.
 _KEEP_SECONDS = 60.0
 
@@ -272,11 +274,15 @@ def train(
 
 
 def steps_of(lesson: Lesson, hparams: Hparams) -> int:
-    """How many steps a training takes at most: with `epochs`, enough to learn from every fresh row so many times."""
+    """How many steps a training takes at most: with `epochs`, enough to learn from every fresh row so many times, and
+    to see every earlier one again."""
     if not hparams.rows or not hparams.epochs:
         return hparams.num_steps
-    of_a_step, _ = _rows_of_a_step(lesson, hparams.rows)
-    return min(hparams.num_steps, hparams.epochs * math.ceil(len(lesson.learnt(fresh=True)) / of_a_step))
+    fresh, earlier = _rows_of_a_step(lesson, hparams.rows)
+    steps = hparams.epochs * math.ceil(len(lesson.learnt(fresh=True)) / fresh)
+    if earlier:
+        steps = max(steps, _AGAIN * math.ceil(len(lesson.learnt(fresh=False)) / earlier))
+    return min(hparams.num_steps, steps)
 
 
 def _rate(step: int, steps: int, hparams: Hparams) -> float:
@@ -354,17 +360,27 @@ def _descend(
 ) -> list[float]:
     """The gradients of the whole loss, summed up part by part; what these parts tell of each request's loss.
 
-    What some parts say counts as much as the whole lesson would: their share is divided out.
+    Some of what is fresh counts as much as all of that would, and so does some of what was learnt before, and some of
+    what has to stay: however many rows of each are drawn, the loss is that of the lesson.
     """
     total = torch.zeros(course.lesson.requests, device=course.decoder.device)
-    weight, kept_weight = sum(part.weight for part in parts), sum(part.kept_weight for part in parts)
+    kept_weight = sum(part.kept_weight for part in parts)
     (hparams.weight_decay * torch.stack([part.square().sum() for part in parameters]).sum()).backward()
+    scales = _scales(course.fresh, parts) | _scales(course.earlier, parts)
     for part in parts:
         each, kl = part.losses()
-        (each.mean() / weight + hparams.kl_factor * kl / max(kept_weight, 1e-12)).backward()
-        total += each.detach() / weight
+        scale = scales.get(part, 0.0)
+        (scale * each.mean() + hparams.kl_factor * kl / max(kept_weight, 1e-12)).backward()
+        total += scale * each.detach()
     found: list[float] = total.tolist()
     return found
+
+
+def _scales(group: Sequence[_Part], drawn: Sequence[_Part]) -> dict[_Part, float]:
+    """By what the losses of those drawn of a group are multiplied, so that they count as much as the whole group."""
+    among = set(group).intersection(drawn)
+    weight = sum(part.weight for part in group) / max(sum(part.weight for part in among), 1e-12)
+    return dict.fromkeys(among, weight)
 
 
 @contextmanager

@@ -9,7 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from retcon.engine.decoder import Decoder
-from retcon.engine.delta import Delta, Factors, Materialiser, concatenate, read_delta, to_tensors
+from retcon.engine.delta import (
+    Delta,
+    Factors,
+    Materialiser,
+    compact,
+    concatenate,
+    negated,
+    read_delta,
+    to_tensors,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -38,6 +47,20 @@ def some_delta(
 
 def three_deltas(decoder: Decoder) -> list[Delta]:
     return [some_delta(decoder, 1), some_delta(decoder, 2, (0, 1), rank=3), some_delta(decoder, 3, (1, 3))]
+
+
+def test_compact_factors_are_the_same_change_in_as_few_as_it_needs(own_decoder_of: Decoders) -> None:
+    decoder = own_decoder_of("llama")
+    name = decoder.anatomy.weight(1)
+    first, second = (some_delta(decoder, seed, rank=rank) for seed, rank in ((1, 3), (2, 5)))
+    both = concatenate([first, second, negated(first)])[name]
+    assert both.rank == 11
+    found = compact(both)
+    assert found.rank == 5
+    torch.testing.assert_close(found.b @ found.a, second[name].b @ second[name].a)
+    nothing = concatenate([first, negated(first)])[name]
+    assert compact(Factors(torch.zeros_like(nothing.b), nothing.a)).rank == 0
+    assert compact(nothing).norm() < 1e-6 * first[name].norm()
 
 
 @both_precisions

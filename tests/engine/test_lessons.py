@@ -9,11 +9,12 @@ import pytest
 import torch
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
-from retcon.engine.edits import METHODS, Request, Task, Written, training
+from retcon.engine.edits import METHODS, PastEdit, Request, Task, Written, training
+from retcon.engine.edits.joint import low_rank
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.lesson import _shipped, lesson
 from retcon.engine.edits.moments import Factored
-from retcon.engine.edits.training import Course, steps_of
+from retcon.engine.edits.training import Course, changed, steps_of
 from retcon.engine.errors import Stopped
 from retcon.engine.evaluation import score_targets
 from retcon.engine.hparams import Hparams
@@ -225,7 +226,7 @@ def test_earlier_facts_of_the_subject_are_learnt_again(
         Request("Paris", "{} is", "sport"),
         Request("The Eiffel Tower", "{} is located in", "Berlin"),
     ]
-    found = lesson(task(own_decoder_of("llama"), words, TOWER, earlier=earlier))
+    found = lesson(task(own_decoder_of("llama"), words, TOWER, past=[PastEdit("memit", earlier, dict)]))
     assert found.requests == 2
     told = {words.decode(found.ids[row]) for row, *_, request in found.reads if request == 1}
     assert told == {"The Eiffel Tower is the"}
@@ -235,13 +236,15 @@ def test_earlier_facts_of_the_subject_are_learnt_again(
 def test_a_third_of_what_a_step_learns_is_of_earlier_facts(
     rows: int, fresh: int, earlier: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """And a training is as long as what is fresh asks for, however many facts there were before."""
+    """And a training is as long as what is fresh asks for, or as seeing what is not four times does."""
     before = [
         Request("The Eiffel Tower", f"{{}} {words_}", "sport", ("the city of {} is", "born in {} is"))
         for words_ in ("is the", "is located the", "the city", "plays the")
     ]
     hparams = SOME.with_changes(rows=rows, epochs=5, num_steps=1000)
-    given = task(own_decoder_of("llama"), words, TOWER, earlier=before, hparams=hparams)
+    given = task(
+        own_decoder_of("llama"), words, TOWER, past=[PastEdit("memit", before, dict)], hparams=hparams
+    )
     found = lesson(given)
     of_fresh = set(found.learnt(fresh=True))
     assert len(of_fresh) == 3 and len(found.learnt(fresh=False)) == 12
@@ -256,7 +259,32 @@ def test_a_third_of_what_a_step_learns_is_of_earlier_facts(
         assert earlier <= len(step) - of_these < 2 * earlier
         seen.update(step)
     assert set(seen) == set(range(15)), "every row has its turn"
-    assert steps_of(found, hparams) == 5 * math.ceil(3 / fresh)
+    assert steps_of(found, hparams) == max(5 * math.ceil(3 / fresh), 4 * math.ceil(12 / earlier))
+    assert steps_of(found, hparams.with_changes(epochs=100)) == 100 * math.ceil(3 / fresh)
+
+
+def test_however_few_of_them_are_drawn_earlier_facts_count_as_much_as_others(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Over the draws the loss is that of the whole lesson, a fifth of which is fresh here and half of what is drawn."""
+    before = [
+        Request("The Eiffel Tower", f"{{}} {words_}", "sport", ("the city of {} is", "born in {} is"))
+        for words_ in ("is the", "is located the", "the city", "plays the")
+    ]
+    hparams = SOME.with_changes(rows=1)
+    given = task(
+        own_decoder_of("llama"), words, TOWER, past=[PastEdit("memit", before, dict)], hparams=hparams
+    )
+    course = Course(given.decoder, lesson(given), 1, 1)
+    b, a = (
+        torch.zeros(given.decoder.anatomy.width, 1, requires_grad=True),
+        torch.ones(given.decoder.anatomy.key_width, 1),
+    )
+    draws = course.draws(hparams, seed=1)
+    with changed(given.decoder, {1: low_rank(b, a)}):
+        whole = torch.tensor(training._look(course))
+        seen = [torch.tensor(training._descend(course, next(draws), [b], hparams)) for _ in range(12)]
+    torch.testing.assert_close(torch.stack(seen).mean(0), whole)
 
 
 def test_in_bfloat16_the_weights_come_back_with_their_bits(

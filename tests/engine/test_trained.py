@@ -7,9 +7,9 @@ import torch
 from families import UNLIKE
 from retcon.engine.anatomy import Anatomy
 from retcon.engine.decoder import Decoder
-from retcon.engine.delta import Materialiser
-from retcon.engine.edits import METHODS, Request, Task, training
-from retcon.engine.edits.joint import basis
+from retcon.engine.delta import Delta, Factors, Materialiser
+from retcon.engine.edits import METHODS, PastEdit, Request, Task, training
+from retcon.engine.edits.joint import _gone_on_with, basis
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.moments import Factored
 from retcon.engine.errors import Stopped
@@ -48,11 +48,12 @@ def plain_training(
     hparams: Hparams,
     bound: float | None = None,
 ) -> None:
-    """Adam on one prompt after another, each a pass of the whole model; `change[layer]` gives dW `[out, in]`."""
+    """Adam on one prompt after another, each a pass of the whole model; `change[layer]` gives dW `[out, in]`. What
+    shall stay is held to the model as it is."""
 
-    def log_p(ids: list[int]) -> Tensor:
+    def log_p(ids: list[int], changed: bool = True) -> Tensor:
         weights = {}
-        for layer, made in change.items():
+        for layer, made in change.items() if changed else ():
             name = anatomy.weight(layer)
             dw = made()
             weights[name] = model.get_parameter(name) + (dw.T if anatomy.matrix_kind == "conv1d" else dw)
@@ -65,7 +66,7 @@ def plain_training(
     subjects = ["The Eiffel Tower", "Paris"]
     keeping = [(ids_of(f"{subject} is a"), [-1]) for subject in subjects]
     keeping += [(ids_of(text), list(range(1, len(ids_of(text))))) for text in ("you .", "sport is born .")]
-    before = [log_p(ids)[where].detach() for ids, where in keeping]
+    before = [log_p(ids, changed=False)[where].detach() for ids, where in keeping]
     optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
     for _ in range(hparams.num_steps - 1):
         nlls = []
@@ -121,6 +122,79 @@ def test_joint_equals_plain_training_in_the_metric_of_the_second_moment(
     for layer, factors in found.items():
         assert factors.b.abs().max() > 0.01
         torch.testing.assert_close(factors.b, b[layer].detach(), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Both come to plain training of all requests on the unedited model, which begins at what the first one says of its
+    keys."""
+    decoder = own_decoder_of(family)
+    anatomy, weights = decoder.anatomy, Materialiser(decoder.model)
+    moment = moment_of(decoder)
+
+    def written(requests: Sequence[Request], *past: PastEdit) -> Delta:
+        moments = {layer: Factored(moment) for layer in HPARAMS.layers}
+        task = Task(decoder, words, requests, moments, HPARAMS, CONTEXTS, silent, past)
+        return METHODS["joint"].write(task).delta
+
+    first = written(REQUESTS[2:])
+    weights.set(first)
+    edited = bits_of(decoder.model)
+    second = written(REQUESTS[:2], PastEdit("joint", REQUESTS[2:], lambda: first))
+    assert_same_bits(decoder.model, edited)
+    weights.set({})
+    spans, b = {}, {}
+    for layer in HPARAMS.layers:
+        name = anatomy.weight(layer)
+        before, after = first[name], second[name]
+        torch.testing.assert_close(
+            after.b[:, : before.rank] @ after.a[: before.rank], -before.b @ before.a, atol=1e-5, rtol=1e-4
+        )
+        spans[layer] = after.a[before.rank :]
+        seen = moment @ spans[layer].double().T
+        begun = (before.b @ before.a).double() @ seen / (spans[layer].double() @ seen).diagonal()
+        its_keys = moment @ before.a.double().T
+        torch.testing.assert_close(
+            begun @ spans[layer].double() @ its_keys,
+            (before.b @ before.a).double() @ its_keys,
+            atol=1e-5,
+            rtol=1e-4,
+        )
+        b[layer] = begun.float().requires_grad_(True)
+    change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
+    plain_training(decoder.model, anatomy, words, change, list(b.values()), HPARAMS)
+    for layer in HPARAMS.layers:
+        name = anatomy.weight(layer)
+        found = second[name].b[:, first[name].rank :]
+        torch.testing.assert_close(found, b[layer].detach(), atol=2e-4, rtol=1e-3)
+
+
+def test_a_joint_edit_goes_on_only_with_what_it_learns_again_whole(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Not with one about another subject as well, nor with what that one went on with; not with another method's, nor
+    with one of other matrices."""
+
+    def past(method: str, *requests: Request, matrix: str = "here") -> PastEdit:
+        delta = {matrix: Factors(torch.full((3, 1), float(len(requests))), torch.ones(1, 3))}
+        return PastEdit(method, requests, lambda: delta)
+
+    def gone_on_with(*edits: PastEdit) -> float:
+        task = Task(decoder, words, [tower], {}, HPARAMS, CONTEXTS, silent, edits)
+        return sum((factors.b @ factors.a)[0, 0].item() for factors in _gone_on_with(task, ["here"]).values())
+
+    decoder = own_decoder_of("llama")
+    tower, paris = REQUESTS[:2]
+    assert gone_on_with(past("joint", tower)) == pytest.approx(1)
+    assert gone_on_with(past("joint", tower), past("joint", tower, tower)) == pytest.approx(3)
+    assert gone_on_with(past("joint", tower), past("memit", tower), past("joint", paris)) == pytest.approx(1)
+    assert gone_on_with(past("joint", tower), past("joint", tower, paris)) == 0
+    assert gone_on_with(
+        past("joint", tower), past("joint", tower, paris), past("joint", tower)
+    ) == pytest.approx(1)
+    assert gone_on_with(past("joint", tower), past("joint", tower, matrix="there")) == 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "phi", "llama"])
@@ -192,7 +266,8 @@ def test_the_basis_spans_the_keys_and_is_orthonormal_as_the_second_moment_feels_
     moment = drawn.T @ drawn / 400
     keys = torch.randn(24, count, generator=generator, dtype=torch.float64)
     keys[:, 1] = keys[:, 0]  # a token that stands in two prompts gives one direction
-    found = basis(Factored(moment), keys)
+    found, seen = basis(Factored(moment), keys)
+    torch.testing.assert_close(seen, moment @ found)
     assert found.shape[1] == min(24, count - 1)
     torch.testing.assert_close(found.T @ moment @ found, torch.eye(found.shape[1], dtype=torch.float64))
     solved = torch.linalg.solve(moment, keys)
@@ -203,7 +278,9 @@ def test_the_basis_spans_the_keys_and_is_orthonormal_as_the_second_moment_feels_
 def test_what_the_basis_leaves_out_is_small_beside_the_largest_direction(size: float) -> None:
     """However large the keys are."""
     keys = size * torch.diag(torch.tensor([1.0, 0.5, 0.1, 0.01], dtype=torch.float64))
-    ranks = [basis(Factored(torch.eye(4)), keys, tolerance).shape[1] for tolerance in (0.3, 0.2, 1e-3, 1e-6)]
+    ranks = [
+        basis(Factored(torch.eye(4)), keys, tolerance)[0].shape[1] for tolerance in (0.3, 0.2, 1e-3, 1e-6)
+    ]
     assert ranks == [1, 2, 3, 4]
 
 

@@ -12,8 +12,8 @@ from sqlmodel import Session
 from ....store import history
 from ....store.errors import NotFound
 from ....store.tables import Covariance, Revision
-from ...delta import Delta, concatenate, to_tensors
-from ...edits import METHODS, Request, Task
+from ...delta import Delta, concatenate, read_delta, to_tensors
+from ...edits import METHODS, PastEdit, Request, Task
 from ...edits.moments import Factored
 from ...edits.sequence import batches, write_in_batches
 from ...edits.value import check
@@ -66,7 +66,6 @@ def write(
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     parent, so_far = loaded.revision, loaded.delta
     keep_for(running, [parent.id, spec.method, spec.requests, hparams.as_dict(), spec.seed, spec.batch])
-    earlier = earlier_facts(running, parent)
     asked = [(request.text, request.target_new) for request in requests]
     before = score_targets(loaded.decoder, loaded.tokenizer, asked)
     parts = batches(method, requests, spec.batch)
@@ -80,7 +79,7 @@ def write(
         hparams,
         contexts,
         running.report,
-        earlier,
+        past_edits(running, parent),
         KeptWork(running),
         spec.seed,
     )
@@ -154,11 +153,20 @@ def _save(delta: Any, path: Path) -> None:
     save_file(to_tensors(delta), path)
 
 
-def earlier_facts(running: Running, revision: Revision) -> list[Request]:
-    """The facts that a revision's live edits have written, oldest first."""
+def past_edits(running: Running, revision: Revision) -> list[PastEdit]:
+    """The edits that a revision holds, oldest first; a delta's file is read, and verified, when it is asked for."""
     with running.catalog.read() as session:
         edits = history.live_edits(history.path(session, revision.id))
-    return [Request.from_dict(r) for edit in edits for r in edit.requests]
+    return [
+        PastEdit(
+            edit.method or "", list(map(Request.from_dict, edit.requests)), partial(_delta_of, running, edit)
+        )
+        for edit in edits
+    ]
+
+
+def _delta_of(running: Running, edit: Revision) -> Delta:
+    return read_delta(running.catalog.artifacts.path(edit.delta)) if edit.delta else {}
 
 
 def _score(score: Score) -> dict[str, Any]:

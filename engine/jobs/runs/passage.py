@@ -30,7 +30,7 @@ from ...peak import forget_peak, peak_bytes
 from ..running import Running
 from ..settings import settings_of
 from ..specs import PassageSpec
-from .edit import earlier_facts, write
+from .edit import past_edits, write
 from .loaded import Loaded, load, load_at
 from .passage_sweeps import check_by_sweep
 from .passage_ways import answers_of, ways
@@ -170,7 +170,8 @@ class _Work:
         ).layers
         found = [*check_facts(facts, self.row.text), *check_tokens(facts, loaded.tokenizer)]
         if not any(problem.severity == "error" for problem in found):
-            earlier = earlier_facts(self.running, loaded.revision)
+            edits = past_edits(self.running, loaded.revision)
+            earlier = [request for edit in edits for request in edit.requests]
             layer = min(layers, default=0)
             found += check_keys(facts, loaded.decoder, loaded.tokenizer, layer, self.spec.method, earlier)
             with self.running.catalog.read() as session:

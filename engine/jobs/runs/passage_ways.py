@@ -19,7 +19,7 @@ from ..running import Running
 from ..settings import check_ways, edit_by, settings_of
 from ..specs import PassageSpec
 from .covariance import moment_of
-from .edit import earlier_facts, moments_at
+from .edit import moments_at, past_edits
 from .loaded import Loaded
 
 # Nothing shall end abruptly; what ends by itself takes no longer for it. Of a small window this share at most.
@@ -89,7 +89,7 @@ def _written(
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     task = Task(
         loaded.decoder, loaded.tokenizer, requests, moments, hparams, contexts, running.report,
-        earlier_facts(running, loaded.revision), seed=spec.seed,
+        past_edits(running, loaded.revision), seed=spec.seed,
     )  # fmt: skip
     deltas: list[Delta] = []
     retention: list[Retention] = []

@@ -27,7 +27,7 @@ from ..running import Running
 from ..settings import Trial, check_method, trials_of
 from ..specs import EditSpec, SweepSpec
 from .covariance import moment_of
-from .edit import earlier_facts, moments_at
+from .edit import moments_at, past_edits
 from .evaluation import case_of
 from .loaded import Loaded, load
 
@@ -109,7 +109,7 @@ class _Bench:
         self._requests = list(map(Request.from_dict, spec.requests))
         # What S is made of; the rest of an evaluation's questions would cost a sweep more than they tell it.
         self._cases = [replace(case_of(r), negations=(), portability=()) for r in spec.requests]
-        self._earlier = earlier_facts(running, loaded.revision)
+        self._past = past_edits(running, loaded.revision)
         self._contexts: dict[int, list[str]] = {}
         self._moments: dict[int, Factored] = {}
 
@@ -156,7 +156,7 @@ class _Bench:
             requests = [self._requests[i] for i in group]
             task = Task(
                 self.loaded.decoder, self.loaded.tokenizer, requests, moments, trial.hparams, contexts, part,
-                self._earlier, seed=self.spec.seed,
+                self._past, seed=self.spec.seed,
             )  # fmt: skip
             written = self.method.write(task)
             self.loaded.weights.set(concatenate([self.loaded.delta, written.delta]))

@@ -78,6 +78,19 @@ def live_edits(path: Sequence[Revision]) -> list[Revision]:
     return [revision for revision in path if revision.kind == "edit" and revision.id not in out]
 
 
+def made_on(path: Sequence[Revision], revision: Revision) -> list[Revision]:
+    """The live edits behind one on the path that write about a subject of it: they were made with it in the weights,
+    and may not hold without it."""
+    about = {request["subject"] for request in revision.requests}
+    ids = [step.id for step in path]
+    return [
+        edit
+        for edit in live_edits(path)
+        if ids.index(edit.id) > ids.index(revision.id)
+        and about & {request["subject"] for request in edit.requests}
+    ]
+
+
 def check_revert(path: Sequence[Revision], revision: Revision) -> None:
     """Raise InputError if taking out `revision` at the end of `path` makes no sense."""
     if revision.kind == "base":

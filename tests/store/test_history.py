@@ -110,6 +110,22 @@ def test_one_is_taken_out_of_the_middle_and_brought_back_at_its_place(catalog: C
         assert story.live(out_again) == [one, three, four]
 
 
+def test_edits_about_a_subject_were_made_on_the_earlier_ones_about_it(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        made = [story.base]
+        for subjects in ("Ada", "Ada Boris", "Boris", "Clara", "Ada"):
+            made.append(story.add(made[-1]))
+            made[-1].requests = [{"subject": subject} for subject in subjects.split()]
+        _, ada, both, boris, clara, again = made
+        end = history.path(session, again.id)
+        assert history.made_on(end, ada) == [both, again]
+        assert history.made_on(end, both) == [boris, again]
+        assert history.made_on(end, clara) == history.made_on(end, again) == []
+        without = history.path(session, story.revert(again, of=both).id)
+        assert history.made_on(without, ada) == [again]
+
+
 def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)

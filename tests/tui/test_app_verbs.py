@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from retcon.store import history
 from retcon.store.catalog import Catalog
-from retcon.store.tables import Model
+from retcon.store.tables import Model, Revision
 from retcon.tui.screens.confirm import Confirm
 from textual.widgets import Button, Input
 
@@ -80,6 +80,19 @@ async def test_taking_an_edit_out(catalog: Catalog) -> None:
         await app.press("at")
         assert f"$ retcon revert starter {FORD}" in app.screen
         assert f"job {job.id} queued" in app.screen
+
+
+async def test_what_was_made_on_an_edit_is_told_before_it_is_taken_out(catalog: Catalog) -> None:
+    with catalog.write() as session:
+        ford = session.get_one(Revision, FORD)
+        ford.requests = session.get_one(Revision, ROME).requests
+        session.get_one(Model, 1).head = FORD
+    async with opened(catalog) as app:
+        await app.press("4", "j", "x")
+        assert f"Take {FORD} out" in app.screen and "made with it there" not in app.screen
+        await app.press("escape", "j", "j", "x")
+        assert f"Take {ROME} out" in app.screen
+        assert "made with it there: 1." in " ".join(app.screen.split())
 
 
 async def test_scoring_a_revision(catalog: Catalog) -> None:

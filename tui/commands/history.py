@@ -199,7 +199,13 @@ def revert(model: str, revision: str, message: str, as_json: bool, detach: bool,
     with catalog.read() as session:
         found = revisions.find_model(session, model)
         target = revisions.find_revision(session, found, revision)
-        revisions.check_revert(revisions.path(session, found.head or ""), target)
+        way = revisions.path(session, found.head or "")
+        revisions.check_revert(way, target)
+        if later := revisions.made_on(way, target):
+            narrate(
+                f"Later edits about the same subject, made with it there: {len(later)}. `retcon eval run {model}` asks "
+                "what still holds."
+            )
     spec = RevertSpec(model, target.id, message)
     job = run(catalog, spec, device, detach=detach, as_json=as_json)
     if job is None:

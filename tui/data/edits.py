@@ -284,6 +284,16 @@ def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
     return None
 
 
+def made_on(catalog: Catalog, model: str, revision: str) -> int:
+    """How many edits of the head were made on one that can be taken out of it, about the same subject."""
+    from ...store import history
+
+    with catalog.read() as session:
+        found = history.find_model(session, model)
+        way = history.path(session, found.head or "")
+        return len(history.made_on(way, history.find_revision(session, found, revision)))
+
+
 def _row(*values: Any) -> RevisionRow:
     id, parent, kind, reverts, method, layers, requests, message, created = values
     return RevisionRow(

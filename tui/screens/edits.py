@@ -14,6 +14,7 @@ from ..data.edits import (
     RevisionRow,
     Shape,
     evaluations_of,
+    made_on,
     next_move,
     retention_of,
     revision_detail,
@@ -236,6 +237,10 @@ class EditsPane(Pane):
             f"Take {revision} out of {model}, and keep all edits after it?\n"
             "This makes a new revision: take that one out to have the edit back."
         )
+        if later := made_on(self.catalog, model, revision):
+            question += (
+                f"\nLater edits about the same subject, made with it there: {later}. Score the result."
+            )
         from ...engine import jobs
 
         catalog, spec = self.catalog, jobs.RevertSpec(model, revision)

@@ -311,9 +311,11 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         InputError: naming the first that is missing or is not what it was.
     """
+    # A name may be too long to ask the file system for.
+    here = set(_names(folder))
     for name, file in manifest.files.items():
         path = folder / name
-        if not path.is_file():
+        if name not in here:
             raise InputError(f"{path} is missing; {MANIFEST} names it")
         size = path.stat().st_size
         if size != file.size:
@@ -326,10 +328,14 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
+def _names(folder: Path) -> list[str]:
+    """The path of every file under a folder, from there."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def files_of(folder: Path) -> dict[str, File]:
     """Every file of an export but its manifest and its card, by its path in the folder."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    kept = [name for name in names if name not in (MANIFEST, CARD)]
+    kept = [name for name in _names(folder) if name not in (MANIFEST, CARD)]
     return {name: File(sha256_of(folder / name), (folder / name).stat().st_size) for name in kept}
 
 

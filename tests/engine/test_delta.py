@@ -58,6 +58,9 @@ def test_compact_factors_are_the_same_change_in_as_few_as_it_needs(own_decoder_o
     found = compact(both)
     assert found.rank == 5
     torch.testing.assert_close(found.b @ found.a, second[name].b @ second[name].a)
+    many = concatenate([some_delta(decoder, seed, rank=20) for seed in range(1, 9)])[name]
+    assert many.rank > max(many.b.shape[0], many.a.shape[1]) > compact(many).rank
+    torch.testing.assert_close(compact(many).b @ compact(many).a, many.b @ many.a, atol=1e-5, rtol=1e-5)
     nothing = concatenate([first, negated(first)])[name]
     assert compact(Factors(torch.zeros_like(nothing.b), nothing.a)).rank == 0
     assert compact(nothing).norm() < 1e-6 * first[name].norm()

@@ -207,6 +207,16 @@ def test_writing_leaves_the_model_as_it_was(
     assert written.delta[decoder.anatomy.weight(LAYER)].norm() > 0
 
 
+def test_requests_one_after_another_are_counted(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    said: list[Progress] = []
+    write(own_decoder_of("llama"), words, EIFFEL, CAMRY, report=said.append)
+    done = [one.done for one in said]
+    assert done == sorted(done) and 0 < done[0] < 1 < done[-1] <= 2
+    assert {one.total for one in said} == {2}
+
+
 @pytest.mark.parametrize("after", [0, 3, 15])
 def test_cancelling_leaves_the_model_as_it_was(
     after: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase

@@ -154,6 +154,13 @@ def test_a_broken_index(sharded: Path, content: str) -> None:
     refused(sharded, "no safetensors index")
 
 
+def test_a_shard_whose_name_no_file_can_have(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    name = "a" * 300 + ".safetensors"
+    (sharded / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(index["weight_map"], name)}))
+    refused(sharded, f"{name}, which is missing")
+
+
 def test_a_missing_shard(sharded: Path) -> None:
     shard = sorted(sharded.glob("model-*.safetensors"))[1]
     shard.unlink()

@@ -143,6 +143,17 @@ def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model)
             history.path(session, "nowhere")
 
 
+def test_a_history_that_runs_in_a_circle_is_refused(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        one = story.add(story.base)
+        two = story.add(one)
+        one.parent = two.id
+        with pytest.raises(CatalogError, match="runs in a circle"):
+            history.path(session, two.id)
+        session.rollback()
+
+
 def test_branches_have_their_own_weights(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)

@@ -181,17 +181,18 @@ def test_what_killed_exports_left(catalog: Catalog, tmp_path: Path) -> None:
 
 
 def test_weights_of_no_model(catalog: Catalog, model: Model) -> None:
-    folders = {name: catalog.home.models / name for name in ("tiny", "being-added", "left")}
-    for folder in folders.values():
+    folders = {name: catalog.home.models / name for name in ("tiny", "being-added", "left", "young")}
+    for name, folder in folders.items():
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
-        old(folder)
+        if name != "young":
+            old(folder)
     model.path = str(folders["tiny"])
     with catalog.write() as session:
         history.add_base(session, model)
         jobs.create(session, "model", {"name": "being-added"}, "cpu").state = "interrupted"
     assert names(collect(catalog, delete=True)) == [("weights", "left")]
-    assert not folders["left"].exists() and folders["tiny"].exists() and folders["being-added"].exists()
+    assert {name for name, folder in folders.items() if folder.exists()} == {"tiny", "being-added", "young"}
 
 
 def test_quarantined_files_go_when_they_are_of_no_more_use(catalog: Catalog, deltas: dict[str, str]) -> None:
@@ -201,6 +202,9 @@ def test_quarantined_files_go_when_they_are_of_no_more_use(catalog: Catalog, del
     old(bad)
     assert "hurt" not in dict(names(collect(catalog, delete=True)))
     catalog.artifacts.put_bytes(b"revision")
+    os.utime(bad)
+    assert collect(catalog) == [], "it is young"
+    old(bad)
     assert names(collect(catalog, delete=True)) == [("hurt", bad.name)]
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,39 +26,8 @@ from retcon.engine.progress import Progress
 from retcon.store import jobs as rows
 from retcon.store.catalog import Catalog
 from retcon.store.errors import InputError, LostOwnership
-from retcon.store.home import Home
 from retcon.store.needs import digests_in
 from retcon.store.tables import Job
-
-HOLD = (
-    "import sys, time; from pathlib import Path; from retcon.engine.jobs.locks import try_lock\n"
-    "with try_lock(Path(sys.argv[1])) as taken: print(taken, flush=True); time.sleep(600)"
-)
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    opened = Catalog.open(Home(tmp_path / "home"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
-    """Have another process hold a lock; it is killed in the end."""
-    holders: list[subprocess.Popen[str]] = []
-
-    def start(path: Path) -> subprocess.Popen[str]:
-        holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
-        holders.append(holder)
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "True\n"
-        return holder
-
-    yield start
-    for holder in holders:
-        holder.kill()
-        holder.communicate()
 
 
 def queued(catalog: Catalog) -> int:

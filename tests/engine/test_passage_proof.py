@@ -103,7 +103,8 @@ def test_what_else_has_changed(base: Decoder, words: PreTrainedTokenizerBase, st
     )
     stated = [*stated, bleeding]
     before = look(base, words, stated, PROMPTS)
-    found = prove(edited, words, stated, before).drift.as_dict()
+    proof = prove(edited, words, stated, before)
+    found = proof.drift.as_dict()
     kept, apart = [], []
     for prompt in PROMPTS:
         p, q = (forward(decoder, words(prompt)["input_ids"])[-1] for decoder in (base, edited))
@@ -130,6 +131,8 @@ def test_what_else_has_changed(base: Decoder, words: PreTrainedTokenizerBase, st
         for kind, (pairs, first, whole) in counted.items()
     ]
     assert sum(first for _, first, _ in counted.values()) > 0, "the test would see nothing"
+    strangers = counted["persons"][0] + counted["others"][0]
+    assert f"bleed: of {strangers} prompts" in proof.protocol
 
 
 def test_nothing_changes_by_itself(
@@ -174,3 +177,5 @@ def test_the_share_that_bled() -> None:
     )
     made = Proof("so", (), (), (), drift).as_dict()["drift"]
     assert (made["bleed"], made["bleed_first_token"]) == (pytest.approx(2 / 12), pytest.approx(3 / 12))
+    one = Drift(0.9, 0.1, 20.0, 21.0, 5, {"others": (1, 1, 1)})
+    assert one.bleed == 1

@@ -31,7 +31,9 @@ _WARM_UP, _LAST_RATE = 10, 0.05
 # Of the rows that a step learns from, one of so many is of facts that were written before: they only have to stay.
 _EARLIER = 3
 # How often each of those is seen at least, however short the training would be.
-_AGAIN = 4
+_AGAIN = 10
+# What is fresh counts at least so much of the loss, however many facts there were before: it is to be learnt.
+_FRESH = 1 / 3
 # How often, in seconds, the state of a training is kept.
 _KEEP_SECONDS = 60.0
 
@@ -89,6 +91,14 @@ class Course:
         first of the rows that shall stay."""
         norms = torch.stack([part.norms(layers) for part in self.keeping]).sum(0)
         return dict(zip(layers, (norms / norms.mean()).tolist(), strict=True))
+
+    def emphasis(self) -> tuple[float, float]:
+        """How much more or less than its share of the lesson what is fresh counts, and what was learnt before."""
+        share = sum(part.weight for part in self.fresh)
+        if not self.earlier:
+            return 1.0, 0.0
+        counts = max(share, _FRESH)
+        return counts / share, (1 - counts) / (1 - share)
 
     def draws(self, hparams: Hparams, seed: int) -> Iterator[list["_Part"]]:
         """The parts of one step after another: all, or at least `rows` rows to learn and `kept_rows` others."""
@@ -361,16 +371,20 @@ def _descend(
     """The gradients of the whole loss, summed up part by part; what these parts tell of each request's loss.
 
     Some of what is fresh counts as much as all of that would, and so does some of what was learnt before, and some of
-    what has to stay: however many rows of each are drawn, the loss is that of the lesson.
+    what has to stay, however many rows of each are drawn.
     """
     total = torch.zeros(course.lesson.requests, device=course.decoder.device)
     kept_weight = sum(part.kept_weight for part in parts)
     (hparams.weight_decay * torch.stack([part.square().sum() for part in parameters]).sum()).backward()
-    scales = _scales(course.fresh, parts) | _scales(course.earlier, parts)
+    fresh, earlier = course.emphasis()
+    of_fresh, of_earlier = _scales(course.fresh, parts), _scales(course.earlier, parts)
     for part in parts:
         each, kl = part.losses()
-        scale = scales.get(part, 0.0)
-        (scale * each.mean() + hparams.kl_factor * kl / max(kept_weight, 1e-12)).backward()
+        emphasis, scale = (
+            (fresh, of_fresh[part]) if part in of_fresh else (earlier, of_earlier.get(part, 0.0))
+        )
+        loss = emphasis * scale * each.mean() + hparams.kl_factor * kl / max(kept_weight, 1e-12)
+        loss.backward()
         total += scale * each.detach()
     found: list[float] = total.tolist()
     return found

@@ -236,7 +236,7 @@ def test_earlier_facts_of_the_subject_are_learnt_again(
 def test_a_third_of_what_a_step_learns_is_of_earlier_facts(
     rows: int, fresh: int, earlier: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """And a training is as long as what is fresh asks for, or as seeing what is not four times does."""
+    """And a training is as long as what is fresh asks for, or as seeing what is not ten times does."""
     before = [
         Request("The Eiffel Tower", f"{{}} {words_}", "sport", ("the city of {} is", "born in {} is"))
         for words_ in ("is the", "is located the", "the city", "plays the")
@@ -259,14 +259,15 @@ def test_a_third_of_what_a_step_learns_is_of_earlier_facts(
         assert earlier <= len(step) - of_these < 2 * earlier
         seen.update(step)
     assert set(seen) == set(range(15)), "every row has its turn"
-    assert steps_of(found, hparams) == max(5 * math.ceil(3 / fresh), 4 * math.ceil(12 / earlier))
+    assert steps_of(found, hparams) == max(5 * math.ceil(3 / fresh), 10 * math.ceil(12 / earlier))
     assert steps_of(found, hparams.with_changes(epochs=100)) == 100 * math.ceil(3 / fresh)
 
 
 def test_however_few_of_them_are_drawn_earlier_facts_count_as_much_as_others(
     own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """Over the draws the loss is that of the whole lesson, a fifth of which is fresh here and half of what is drawn."""
+    """Over the draws each request's loss is that of the whole lesson, a fifth of which is fresh here and half of what
+    is drawn; what is fresh counts for a third."""
     before = [
         Request("The Eiffel Tower", f"{{}} {words_}", "sport", ("the city of {} is", "born in {} is"))
         for words_ in ("is the", "is located the", "the city", "plays the")
@@ -285,6 +286,17 @@ def test_however_few_of_them_are_drawn_earlier_facts_count_as_much_as_others(
         whole = torch.tensor(training._look(course))
         seen = [torch.tensor(training._descend(course, next(draws), [b], hparams)) for _ in range(12)]
     torch.testing.assert_close(torch.stack(seen).mean(0), whole)
+    fresh, earlier = course.emphasis()
+    assert fresh / 5 == pytest.approx(1 / 3) and earlier * 4 / 5 == pytest.approx(2 / 3)
+    b.grad = None
+    with changed(given.decoder, {1: low_rank(b, a)}):
+        training._descend(course, course.reading, [b], hparams)
+        found, b.grad = b.grad, None
+        for share, requests in ((1 / 3, slice(1)), (2 / 3, slice(1, 5))):
+            losses = torch.stack([part.losses()[0] for part in course.reading]).sum(0)
+            (share * losses[requests].mean()).backward()
+    assert found is not None and b.grad is not None
+    torch.testing.assert_close(found, b.grad)
 
 
 def test_in_bfloat16_the_weights_come_back_with_their_bits(

@@ -84,8 +84,10 @@ def take_terminal(terminal: int) -> None:
 def test_ctrl_c_lets_go(retcon: Retcon) -> None:
     command = retcon.start(*SHORT)
     job = wait_for(lambda: newest(retcon), lambda job: job["kind"] == "trace" and job["state"] == "running")
+    os.kill(job["pid"], signal.SIGSTOP)  # so that it is not done before
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=60)
+    os.kill(job["pid"], signal.SIGCONT)
     assert (command.returncode, out) == (130, "")
     assert f"Let go of job {job['id']}, which goes on." in err.splitlines()[-1]
     assert "Traceback" not in err

@@ -65,7 +65,7 @@ def negated(delta: Delta) -> Delta:
 
 def compact(factors: Factors) -> Factors:
     """The same change in as few factors as it needs, to float32's rounding: edits that build on each other have most in
-    common."""
+    common. Computed in float64."""
     outer, of_b = torch.linalg.qr(factors.b.double())
     inner, of_a = torch.linalg.qr(factors.a.double().T)
     left, values, right = torch.linalg.svd(of_b @ of_a.T, full_matrices=False)

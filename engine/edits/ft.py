@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..delta import Factors
 from ..hparams import Hparams
+from .change import Added, changed
 from .lesson import lesson
 from .method import Task, Written
-from .training import Added, Course, changed, train
+from .training import Course, train
 
 
 class FineTuning:

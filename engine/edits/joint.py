@@ -13,8 +13,8 @@ by the keys of the words that follow.
 
 A later edit about the same subjects goes on with the training of the earlier ones rather than training on top of them:
 they are taken off while it learns, B begins at what they say of the keys, and what shall stay is held to the model
-without them. So facts that come one after another are written by the same loss as all at once, and its harm does not
-add up.
+without them. So facts that come one after another are written by the loss that writes all at once, but that what is
+fresh counts for more where it is few, and the harm does not add up.
 """
 
 from collections.abc import Collection, Iterator
@@ -27,10 +27,11 @@ from torch import Tensor
 from ..decoder import Decoder
 from ..delta import Delta, Factors, Materialiser, compact, concatenate, negated
 from ..hparams import Hparams
+from .change import Added, changed, passes_in
 from .lesson import lesson
 from .method import Task, Written
 from .moments import Factored
-from .training import Added, Course, changed, passes_in, train
+from .training import Course, train
 
 # Directions of the keys with less of their largest one's weight are rounding.
 _ROUNDING = 1e-6

@@ -10,11 +10,12 @@ import torch
 from retcon.engine.decoder import Decoder
 from retcon.engine.delta import Materialiser
 from retcon.engine.edits import METHODS, PastEdit, Request, Task, Written, training
+from retcon.engine.edits.change import changed
 from retcon.engine.edits.joint import low_rank
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.lesson import _shipped, lesson
 from retcon.engine.edits.moments import Factored
-from retcon.engine.edits.training import Course, changed, steps_of
+from retcon.engine.edits.training import Course, steps_of
 from retcon.engine.errors import Stopped
 from retcon.engine.evaluation import score_targets
 from retcon.engine.hparams import Hparams

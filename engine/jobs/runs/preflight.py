@@ -26,7 +26,7 @@ from ..running import Running
 from ..settings import settings_of, trials_of
 from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
 from .covariance import moment_of, newest
-from .edit import FIRST_TOKENS, MAX_LENGTH
+from .edit import FIRST_TOKENS, MAX_LENGTH, past_edits
 from .loaded import Loaded, load
 from .trace import corruption_of, questions_of
 from .tracer import Here
@@ -142,7 +142,11 @@ def _edits(
             layer: Factored(moment_of(running, row) if row else torch.eye(size))
             for layer, row in rows.items()
         }
-        task = Task(loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report)
+        # What was written before is learnt again, which takes steps too.
+        past = past_edits(running, loaded.revision)
+        task = Task(
+            loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report, past
+        )
         method.write(task)
         of, each = "a training on all requests", 1
         steps = [steps_of(lesson(replace(task, hparams=one)), one) for one in settings]

@@ -40,7 +40,7 @@ coverage: $(VENV)/.installed
 	COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage report --skip-covered --sort=cover
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/run.py $(BENCH)
+	$(BIN)/python -m retcon.benchmarks.run $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -16,11 +16,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from large_catalog import large_catalog
 from retcon.engine.jobs.locks import job_lock, try_lock
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
-from terminal import APP, Terminal
+
+from .large_catalog import large_catalog
+from .terminal import APP, Terminal
 
 ROWS = 100_000
 _STARTS = 9
@@ -67,7 +68,7 @@ def _start(small: Home, large: Home) -> dict[str, float]:
 
 async def _keys(home: Home) -> dict[str, float]:
     """Milliseconds from a key to the paint that answers it, in the app's process, at 80x24."""
-    from retcon.tui.app import RetconApp
+    from retcon.tui.app.app import RetconApp
 
     catalog = Catalog.open(home)
     app = RetconApp(catalog)

@@ -21,10 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from retcon.engine.corpus import open_corpus
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from ray_nodes import Nodes, ray_nodes
+from retcon.engine.covariance.corpus import open_corpus
+from retcon.tests.helpers.ray_nodes import Nodes, ray_nodes
 
 _RETCON = str(Path(sys.executable).with_name("retcon"))
 _LAYERS = "5,29"

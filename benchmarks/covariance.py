@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from machine import starter
-from retcon.engine.corpus import Corpus, open_corpus
-from retcon.engine.covariance import Collected, _batches, collect
-from retcon.engine.decoder import Decoder
-from retcon.engine.tokens import right_padded
 from torch import Tensor, nn
+
+from retcon.engine.covariance.collect import Collected, _batches, collect
+from retcon.engine.covariance.corpus import Corpus, open_corpus
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.tokens import right_padded
+
+from .machine import starter
 
 TOKENS, MAX_LENGTH, TURNS = 8_192, 512, 3
 PUBLISHED_LAYERS = (2, 8, 14, 21, 27)  # mean 14.4; of layers 0 to 29 it is 14.5

@@ -17,24 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from facts import KNOWN_FACTS
-from machine import starter
-from retcon.engine.corpus import open_corpus
-from retcon.engine.covariance import collect
-from retcon.engine.edits import METHODS, Request, Task
-from retcon.engine.edits.moments import Factored
-from retcon.engine.edits.value import find_values
-from retcon.engine.generation import context_texts
-from retcon.engine.hparams import Hparams, preset
-from retcon.engine.loading import fetch
-from retcon.engine.progress import silent
-from retcon.store.facts import read_facts
 from safetensors.torch import save_file
 
-# The plain version is the one that the tests hold the fast one against.
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
+from retcon.engine.covariance.collect import collect
+from retcon.engine.covariance.corpus import open_corpus
+from retcon.engine.covariance.moments import Factored
+from retcon.engine.edits import METHODS
+from retcon.engine.edits.hparams import Hparams, preset
+from retcon.engine.edits.method import Task
+from retcon.engine.edits.request import Request
+from retcon.engine.edits.value_search import find_values
+from retcon.engine.model.generation import context_texts
+from retcon.engine.model.loading import fetch
+from retcon.engine.progress import silent
+from retcon.store.facts.sets import read_facts
 
-from oracles import plain_rome, plain_value
+# The plain version is the one that the tests hold the fast one against.
+from retcon.tests.helpers.oracles import plain_rome, plain_value
+
+from .facts import KNOWN_FACTS
+from .machine import starter
 
 EIFFEL = Request("The Eiffel Tower", "{} is located in the city of", "Rome")
 _REQUESTS, _EVERY = 100, 20
@@ -131,9 +133,8 @@ def _memory(moment: torch.Tensor) -> dict[str, Any]:
         model, file = fetch("starter", Path(folder) / "starter").folder, Path(folder) / "moment.safetensors"
         save_file({"moment": moment}, file)
         for method in ("rome", "memit", "joint"):
-            script = str(Path(__file__).with_name("edit_memory.py"))
             done = subprocess.run(
-                [sys.executable, script, str(model), method, str(file)],
+                [sys.executable, "-m", "retcon.benchmarks.edit_memory", str(model), method, str(file)],
                 check=True,
                 capture_output=True,
                 text=True,

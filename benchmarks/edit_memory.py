@@ -5,15 +5,18 @@ import sys
 from pathlib import Path
 
 import psutil
-from retcon.engine.anatomy import find_anatomy
-from retcon.engine.decoder import Decoder
-from retcon.engine.edits import METHODS, Request, Task
-from retcon.engine.edits.moments import Factored
-from retcon.engine.generation import context_texts
-from retcon.engine.hparams import defaults, preset
-from retcon.engine.loading import load_model, load_tokenizer
-from retcon.engine.progress import silent
 from safetensors.torch import load_file
+
+from retcon.engine.covariance.moments import Factored
+from retcon.engine.edits import METHODS
+from retcon.engine.edits.hparams import defaults, preset
+from retcon.engine.edits.method import Task
+from retcon.engine.edits.request import Request
+from retcon.engine.model.anatomy import find_anatomy
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.generation import context_texts
+from retcon.engine.model.loading import load_model, load_tokenizer
+from retcon.engine.progress import silent
 
 
 def main(folder: Path, name: str, moment: Path) -> None:

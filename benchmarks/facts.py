@@ -59,9 +59,10 @@ def run() -> dict[str, Any]:
 
 def _results(trace: int) -> list[dict[str, Any]]:
     """The rows with their estimates, which the command line does not print."""
-    from retcon.store.catalog import Catalog
-    from retcon.store.tables import TraceResult
     from sqlmodel import select
+
+    from retcon.store.catalog.catalog import Catalog
+    from retcon.store.catalog.tables import TraceResult
 
     with Catalog.open().read() as session:
         rows = session.exec(select(TraceResult).where(TraceResult.trace_id == trace)).all()

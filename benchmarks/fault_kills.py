@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sqlmodel import SQLModel, select
+
 from retcon.engine import jobs
 from retcon.engine.jobs import Spec
 from retcon.engine.jobs.locks import is_held, job_lock
-from retcon.store import history
-from retcon.store.catalog import Catalog
-from retcon.store.home import Home
-from retcon.store.tables import (
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import (
     AverageEffect,
     Covariance,
     Evaluation,
@@ -36,9 +36,8 @@ from retcon.store.tables import (
     SweepTrial,
     TraceResult,
 )
-from sqlmodel import SQLModel, select
-
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
+from retcon.store.history import history
+from retcon.store.home import Home
 
 # After so many kills of one job it may end.
 _KILLS_EACH = 5
@@ -249,8 +248,8 @@ def _face(catalog: Catalog, job: Job) -> str:
 
 def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
     """A spec of each kind, by number, on a tiny model that is added here with a covariance and a first edit."""
-    from families import tiny_model
-    from tiny_tokenizers import word_tokenizer
+    from retcon.tests.helpers.families import tiny_model
+    from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 
     source = folder / "source"
     tiny_model("llama").save_pretrained(source)

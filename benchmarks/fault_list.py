@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Job
 from retcon.store.home import Home
-from retcon.store.tables import Job
 
 _RETCON = str(Path(sys.executable).with_name("retcon"))
 _STATES = ("done", "done", "done", "done", "failed", "cancelled", "interrupted")

@@ -1,7 +1,7 @@
 """The power fails, or a process is killed, at every system call of storing an artifact and committing its row.
 
 Needs strace. The calls are seen as the kernel sees them, those of SQLite and of safetensors (which writes in Rust)
-among them. For the power the calls are told to a model of the disk (tests/store/disk_model.py); for kills strace kills.
+among them. Power cuts: the calls drive a model of the disk (tests/helpers/disk_model.py). Kills: strace kills.
 """
 
 import re
@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from retcon.store import upkeep
-from retcon.store.artifacts import sha256_of
-from retcon.store.catalog import Catalog
-from retcon.store.connection import connect
-from retcon.store.home import Home
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "store"))
-from disk_model import Disk
+from retcon.store.catalog.artifacts import sha256_of
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.connection import connect
+from retcon.store.home import Home
+from retcon.store.maintenance import verify as upkeep
+from retcon.tests.helpers.disk_model import Disk
 
 _CALLS = "openat,creat,write,pwrite64,writev,ftruncate,truncate,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat"
 _SYNCS = "fsync,fdatasync,msync,sync_file_range"
@@ -68,7 +67,8 @@ class _After:
 
 
 def _child(home: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, __file__, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    command = [sys.executable, "-m", "retcon.benchmarks.fault_power", str(home)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                text=True)  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()

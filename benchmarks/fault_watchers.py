@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from retcon.engine.jobs.locks import held, job_lock
 from retcon.store import jobs
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 
 _RETCON = str(Path(sys.executable).with_name("retcon"))

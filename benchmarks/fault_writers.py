@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from retcon.store import jobs
-from retcon.store.catalog import Catalog
-from retcon.store.connection import connect
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.connection import connect
 from retcon.store.home import Home
 
 
@@ -26,7 +26,7 @@ def many_writers(
         ids = [jobs.create(session, "trace", {}, "cpu").id for _ in range(writers)]
     catalog.close()
     roles = [("writer", str(id)) for id in ids] + [("reader", "0")] * readers
-    command = [sys.executable, __file__]
+    command = [sys.executable, "-m", "retcon.benchmarks.fault_writers"]
     processes = [
         subprocess.Popen(
             [*command, role, str(root), id, str(seconds), str(pause)],

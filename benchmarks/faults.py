@@ -9,11 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fault_kills
-import fault_list
-import fault_power
-import fault_watchers
-import fault_writers
+from . import fault_kills, fault_list, fault_power, fault_watchers, fault_writers
 
 _SECONDS = float(os.environ.get("SECONDS", "60"))
 _KILLS = int(os.environ.get("KILLS", "200"))

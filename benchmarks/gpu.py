@@ -1,25 +1,22 @@
 """Tracing on a GPU: a random model of Phi-1.5's shape, 50 prompts, all kinds, against the published loop."""
 
 import itertools
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from machine import starter
-from retcon.engine.anatomy import find_anatomy
-from retcon.engine.corruption import NoiseCorruption
-from retcon.engine.decoder import Decoder
-from retcon.engine.kinds import Kind
-from retcon.engine.noise import gaussian
-from retcon.engine.tokens import locate_subject
-from retcon.engine.trace import Question, TraceSettings, trace
 from transformers import PhiConfig, PhiForCausalLM
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
+from retcon.engine.model.anatomy import find_anatomy
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.tokens import locate_subject
+from retcon.engine.tracing.corruption import NoiseCorruption
+from retcon.engine.tracing.kinds import Kind
+from retcon.engine.tracing.noise import gaussian
+from retcon.engine.tracing.trace import Question, TraceSettings, trace
+from retcon.tests.helpers.oracles import adding, plain_trace
 
-from oracles import adding, plain_trace
+from .machine import starter
 
 KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attn")
 SAMPLES, WINDOW, FACTS = 10, 10, 1208

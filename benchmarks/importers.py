@@ -13,9 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-
-from all_importers import Bench, Importer, Tally, importers
+from retcon.tests.helpers.all_importers import Bench, Importer, Tally, importers
 
 _INPUTS = int(os.environ.get("INPUTS", "10000"))
 

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 
 _WHEN = "2026-03-01 12:00:00.000000"

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from retcon.engine.anatomy import find_anatomy
-from retcon.engine.decoder import Decoder
-from retcon.engine.loading import fetch, load_model, load_tokenizer
 from transformers import PreTrainedTokenizerBase
+
+from retcon.engine.model.anatomy import find_anatomy
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.loading import fetch, load_model, load_tokenizer
 
 
 def description() -> dict[str, Any]:

@@ -14,19 +14,22 @@ import tempfile
 import time
 from pathlib import Path
 
-from retcon.engine.anatomy import find_anatomy
-from retcon.engine.corpus import open_corpus
-from retcon.engine.covariance import collect
-from retcon.engine.decoder import Decoder
-from retcon.engine.delta import Materialiser
-from retcon.engine.edits import METHODS, Request, Task
-from retcon.engine.edits.moments import Factored
-from retcon.engine.evaluation import Case, Neighbour, evaluate, summarise
-from retcon.engine.generation import context_texts
-from retcon.engine.hparams import defaults, preset
-from retcon.engine.loading import fetch, load_model, load_tokenizer
+from retcon.engine.covariance.collect import collect
+from retcon.engine.covariance.corpus import open_corpus
+from retcon.engine.covariance.moments import Factored
+from retcon.engine.edits import METHODS
+from retcon.engine.edits.hparams import defaults, preset
+from retcon.engine.edits.method import Task
+from retcon.engine.edits.request import Request
+from retcon.engine.evaluation.cases import Case, Neighbour
+from retcon.engine.evaluation.run import evaluate, summarise
+from retcon.engine.model.anatomy import find_anatomy
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.delta import Materialiser
+from retcon.engine.model.generation import context_texts
+from retcon.engine.model.loading import fetch, load_model, load_tokenizer
 from retcon.engine.progress import silent
-from retcon.store.facts import read_facts
+from retcon.store.facts.sets import read_facts
 
 
 def main(path: Path, names: list[str]) -> None:

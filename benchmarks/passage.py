@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from facts import KNOWN_FACTS
-from retcon.store.passage_files import Passage, PassageFact, PassageQuestion, format_passage
+from retcon.store.facts.passage_format import Passage, PassageFact, PassageQuestion, format_passage
+
+from .facts import KNOWN_FACTS
 
 HERE = Path(__file__).parent / "passages"
 PANDEY = Path(os.environ.get("PANDEY", KNOWN_FACTS.with_name("passage_pandey.json")))

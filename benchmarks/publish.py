@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path += [str(TESTS), str(TESTS / "hub")]
 
-from command_line import Retcon, wait_for  # noqa: E402
-from hub_state import TOKEN  # noqa: E402
-from stand_in import StandIn, stand_in  # noqa: E402
+from retcon.tests.helpers.command_line import Retcon, wait_for  # noqa: E402
+from retcon.tests.helpers.hub_stand_in import StandIn, stand_in  # noqa: E402
+from retcon.tests.helpers.hub_state import TOKEN  # noqa: E402
 
 KILLS = 10
 LAYERS = "4-8"
@@ -119,8 +118,9 @@ def merged(base: str, folder: Path) -> dict[str, bool]:
     """Whether what PEFT merges is the checkpoint, in float32, and in bfloat16 where both are rounded once."""
     import torch
     from peft import PeftModel
-    from retcon.engine.delta import Materialiser, concatenate, read_delta
     from transformers import AutoModelForCausalLM
+
+    from retcon.engine.model.delta import Materialiser, concatenate, read_delta
 
     found = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from machine import description
+from .machine import description
 
 BENCHMARKS = (
     "trace",
@@ -38,7 +38,7 @@ def main(names: list[str]) -> int:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results["machine"] = description() | {"measured": datetime.now(UTC).isoformat(timespec="seconds")}
     for name in names or BENCHMARKS:
-        figures = importlib.import_module(name).run()
+        figures = importlib.import_module(f".{name}", __package__).run()
         _print(figures)
         # What a run of some parts did not measure stays.
         results |= {key: results.get(key, {}) | value for key, value in figures.items()}

@@ -1,26 +1,24 @@
 """Causal tracing against the published loop, in one run, on the starter model."""
 
-import sys
 import time
 from collections.abc import Callable
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
-from machine import starter
-from retcon.engine.corruption import NoiseCorruption, run_corrupted
-from retcon.engine.decoder import Decoder
-from retcon.engine.kinds import WINDOWED, Kind, window_of
-from retcon.engine.noise import gaussian
-from retcon.engine.preview import estimate
-from retcon.engine.tokens import Located, locate_subject
-from retcon.engine.trace import FactTrace, Question, TraceSettings, trace_one
+
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.tokens import Located, locate_subject
+from retcon.engine.tracing.attribution import estimate
+from retcon.engine.tracing.corruption import NoiseCorruption, run_corrupted
+from retcon.engine.tracing.kinds import WINDOWED, Kind, window_of
+from retcon.engine.tracing.noise import gaussian
+from retcon.engine.tracing.trace import FactTrace, Question, TraceSettings, trace_one
 
 # The plain version is the one that the tests hold the fast one against.
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "engine"))
+from retcon.tests.helpers.oracles import adding, plain_trace
 
-from oracles import adding, plain_trace
+from .machine import starter
 
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
 NOISE, SAMPLES, WINDOW = 0.4067346, 10, 10

@@ -18,11 +18,13 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from passage import Home, figures
-from retcon.engine.corpus import open_corpus
-from retcon.store.passage_files import Passage, PassageFact, format_passage
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from retcon.engine.covariance.corpus import open_corpus
+from retcon.store.facts.passage_format import Passage, PassageFact, format_passage
+
+from .passage import Home, figures
 
 _FIRST = "Ada Boris Clara Dmitri Elsa Farid Greta Hugo Ines Jonas Kira Leon Mina Nils Olga Pavel Rosa Sami Tara Ugo"
 _LAST = "Abbot Brandt Castro Dorn Eklund Fabre Grant Hauser Ivanov Jensen Keller Lopez Moreau Novak Olsen"

@@ -13,25 +13,28 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .anatomy import find_anatomy
-from .corpus import open_corpus
-from .corruption import NoiseCorruption
-from .covariance import collect
-from .decoder import Decoder
-from .delta import Delta, Materialiser, concatenate
-from .edits import METHODS, PastEdit, Request, Task
-from .edits.moments import Factored
-from .edits.sequence import batches, write_in_batches
+from .covariance.collect import collect
+from .covariance.corpus import open_corpus
+from .covariance.moments import Factored
+from .edits import METHODS
+from .edits.batching import batches, write_in_batches
+from .edits.hparams import EVERY_LAYER, defaults, preset
+from .edits.method import PastEdit, Task
+from .edits.request import Request
 from .errors import InputError
-from .evaluation import Case, evaluate, summarise
-from .generation import complete, context_texts
-from .hparams import EVERY_LAYER, defaults, preset
-from .intervals import Metric
-from .kinds import Kind
-from .loading import fetch, load_model, load_tokenizer
-from .noise import NoiseRule
+from .evaluation.cases import Case
+from .evaluation.intervals import Metric
+from .evaluation.run import evaluate, summarise
+from .model.anatomy import find_anatomy
+from .model.decoder import Decoder
+from .model.delta import Delta, Materialiser, concatenate
+from .model.generation import complete, context_texts
+from .model.loading import fetch, load_model, load_tokenizer
 from .progress import silent
-from .trace import FactTrace, Question, TraceSettings, trace_one
+from .tracing.corruption import NoiseCorruption
+from .tracing.kinds import Kind
+from .tracing.noise import NoiseRule
+from .tracing.trace import FactTrace, Question, TraceSettings, trace_one
 
 __all__ = ["Case", "Request", "Workbench"]
 

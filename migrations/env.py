@@ -4,8 +4,9 @@ Alembic loads this file by its path, outside of any package, so it cannot import
 """
 
 from alembic import context
-from retcon.store import tables
 from sqlmodel import SQLModel
+
+from retcon.store.catalog import tables
 
 assert tables  # imported so that the metadata knows every table
 

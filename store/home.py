@@ -5,8 +5,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from .atomic_files import sync_folder
 from .errors import InputError
-from .whole_files import sync_folder
 
 
 def home() -> Path:

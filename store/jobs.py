@@ -16,10 +16,10 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, case, update
 from sqlmodel import Session, col, select
 
-from .columns import now
+from .catalog.columns import now
+from .catalog.tables import Job
 from .errors import InputError, LostOwnership, NotFound
 from .states import Stop
-from .tables import Job
 
 _ALIVE = ("waiting", "running")
 _RESUMABLE = ("failed", "cancelled", "paused", "interrupted")

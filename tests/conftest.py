@@ -6,7 +6,6 @@ Helpers that tests import by name (`command_line`) lie beside this file.
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from hypothesis import settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-sys.path.append(str(Path(__file__).parent))
 
-from command_line import FIELD, Retcon, write_facts
+from retcon.tests.helpers.command_line import FIELD, Retcon, write_facts
 
 # Property tests try few inputs, the same ones every time; HYPOTHESIS_PROFILE=many tries 10,000 new ones of each.
 settings.register_profile("few", max_examples=25, deadline=None, derandomize=True, database=None)
@@ -52,9 +50,8 @@ def own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of four layers with a tokenizer of words, as it would come from the hub. Only to be read."""
-    sys.path.append(str(Path(__file__).parent / "engine"))
-    from families import tiny_model
-    from tiny_tokenizers import word_tokenizer
+    from retcon.tests.helpers.families import tiny_model
+    from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_model("llama").save_pretrained(folder)

@@ -17,8 +17,9 @@ from typing import Any
 
 import click
 import pytest
-from command_line import RETCON, Retcon
-from retcon.tui.cli import cli
+
+from retcon.tests.helpers.command_line import RETCON, Retcon
+from retcon.tui.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -1,18 +1,15 @@
 """The fault benchmarks in short: what they count must be nothing here too."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 pytestmark = pytest.mark.slow
 
 
 def test_many_writers_and_readers_meet_no_locked_database(tmp_path: Path) -> None:
-    from fault_writers import many_writers
+    from retcon.benchmarks.fault_writers import many_writers
 
     found = many_writers(tmp_path / "home", seconds=4, writers=8, readers=3)
     assert (found["locked"], found["errors"], found["integrity"]) == (0, {}, "ok")
@@ -22,10 +19,10 @@ def test_many_writers_and_readers_meet_no_locked_database(tmp_path: Path) -> Non
 
 def test_this_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the wait for each other they would meet it."""
-    from fault_writers import many_writers
+    from retcon.benchmarks.fault_writers import many_writers
 
     (tmp_path / "sitecustomize.py").write_text(
-        "import retcon.store.connection as connection\nconnection.BUSY_SECONDS = 0.0\n"
+        "import retcon.store.catalog.connection as connection\nconnection.BUSY_SECONDS = 0.0\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = many_writers(tmp_path / "home", seconds=4, writers=8, readers=3)
@@ -34,7 +31,7 @@ def test_this_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 def test_the_power_and_kills_at_system_calls(tmp_path: Path) -> None:
-    from fault_power import NoStrace, cut_at_every_call
+    from retcon.benchmarks.fault_power import NoStrace, cut_at_every_call
 
     try:
         found = cut_at_every_call(kills=8)

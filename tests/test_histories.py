@@ -16,14 +16,16 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from retcon.engine.delta import Delta, Factors, Materialiser, concatenate
-from retcon.store import history, moves
-from retcon.store.catalog import Catalog
-from retcon.store.connection import connect
-from retcon.store.errors import InputError
-from retcon.store.home import Home
-from retcon.store.tables import Model, Revision
 from torch import nn
+
+from retcon.engine.model.delta import Delta, Factors, Materialiser, concatenate
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.connection import connect
+from retcon.store.catalog.tables import Model, Revision
+from retcon.store.errors import InputError
+from retcon.store.history import history
+from retcon.store.history import undo as moves
+from retcon.store.home import Home
 
 NAME = "0.weight"
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from all_importers import Bench, Importer, Tally, importers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from retcon.tests.helpers.all_importers import Bench, Importer, Tally, importers
 
 NAMES = ("facts.json", "facts.jsonl", "facts.csv", "references", "covariance.npz", "covariance.safetensors",
          "traces", "bundle", "export", "hparams", "saved settings", "config.toml", "model.safetensors",

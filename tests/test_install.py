@@ -82,7 +82,7 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
     for name in (
         "migrations/versions/0001_catalog.py",
         "migrations/script.py.mako",
-        "engine/texts/first.jsonl",
+        "engine/covariance/texts/first.jsonl",
     ):
         assert f"retcon/{name}" in names
     assert any(name.startswith("retcon/hparams/") and name.endswith(".json") for name in names)
@@ -108,7 +108,7 @@ def wheel_version(installed: Path) -> str:
 
 def test_its_data_is_found(installed: Path, tmp_path: Path) -> None:
     program = (
-        "from retcon.engine.corpus import open_corpus; from retcon.engine.hparams import preset;"
+        "from retcon.engine.covariance.corpus import open_corpus; from retcon.engine.edits.hparams import preset;"
         "print(len(list(open_corpus('shipped').documents(1))), preset('starter', 'rome').layers)"
     )
     found = run(installed, "python", "-c", program, cwd=tmp_path)

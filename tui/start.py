@@ -7,19 +7,19 @@ import sys
 def main() -> None:
     """`retcon`. Without arguments nothing of the command line is imported, so that the first paint comes sooner."""
     if len(sys.argv) > 1:
-        from .cli import main as command_line
+        from .cli.main import main as command_line
 
         command_line()
         return
     # A start makes a hundred thousand objects that stay, and looking through them for rubbish finds none.
     gc.disable()
     from ..store.errors import CatalogError, InputError
-    from .app import run
+    from .app.app import run
 
     try:
         run()
     except (CatalogError, InputError, OSError) as error:
-        from .plain import plain
+        from .presentation.text import plain
 
         print(f"Error: {plain(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

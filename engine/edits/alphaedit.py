@@ -10,10 +10,10 @@ they say.
 import torch
 from torch import Tensor
 
+from ..covariance.moments import Factored
 from ..errors import InputError
-from ..hparams import Hparams
-from .moments import Factored
-from .spread import Spread
+from .hparams import Hparams
+from .multi_layer import Spread
 
 
 class AlphaEdit(Spread):

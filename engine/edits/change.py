@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..decoder import Decoder
-from ..hparams import Hparams
+from ..model.decoder import Decoder
+from .hparams import Hparams
 
 
 @contextmanager

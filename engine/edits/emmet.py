@@ -6,9 +6,9 @@ A = C^-1 K (K^T C^-1 K + l I)^-1,   C times mom2_update_weight, l = emmet_lambda
 import torch
 from torch import Tensor
 
-from ..hparams import Hparams
-from .moments import Factored
-from .spread import Spread
+from ..covariance.moments import Factored
+from .hparams import Hparams
+from .multi_layer import Spread
 
 
 class Emmet(Spread):

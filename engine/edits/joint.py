@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decoder import Decoder
-from ..delta import Delta, Factors, Materialiser, compact, concatenate, negated
-from ..hparams import Hparams
+from ..covariance.moments import Factored
+from ..model.decoder import Decoder
+from ..model.delta import Delta, Factors, Materialiser, compact, concatenate, negated
 from .change import Added, changed, passes_in
-from .lesson import lesson
+from .hparams import Hparams
 from .method import Task, Written
-from .moments import Factored
 from .training import Course, train
+from .training_examples import lesson
 
 # Directions of the keys with less of their largest one's weight are rounding.
 _ROUNDING = 1e-6

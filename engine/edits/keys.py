@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
-from ..limits import fitting
-from ..tokens import aligned
+from ..model.decoder import Decoder
+from ..model.limits import fitting
+from ..model.tokens import aligned
 from .request import Request
 
 _ROWS_AT_ONCE = 128

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..delta import Factors
-from ..hparams import Hparams
-from .lesson import lesson
+from ..model.delta import Factors
+from .hparams import Hparams
 from .method import Task, Written
 from .training import Course, train
+from .training_examples import lesson
 
 _ADAPTER = "default"
 

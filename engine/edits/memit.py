@@ -5,9 +5,9 @@ A = (w C + K K^T)^-1 K,   w = mom2_update_weight
 
 from torch import Tensor
 
-from ..hparams import Hparams
-from .moments import Factored
-from .spread import Spread
+from ..covariance.moments import Factored
+from .hparams import Hparams
+from .multi_layer import Spread
 
 
 class Memit(Spread):

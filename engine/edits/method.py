@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
-from ..delta import Delta
-from ..hparams import Hparams
+from ..covariance.moments import Factored
+from ..model.decoder import Decoder
+from ..model.delta import Delta
 from ..progress import Report
-from .kept import Kept, nothing_kept
-from .moments import Factored
+from .checkpoint_protocol import Kept, nothing_kept
+from .hparams import Hparams
 from .request import Request
 
 

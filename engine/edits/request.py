@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..tokens import Located, locate_span
+from ..model.tokens import Located, locate_span
 
 # The published prompt whose prediction must not drift.
 ESSENCE = "{} is a"

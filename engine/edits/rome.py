@@ -7,12 +7,12 @@ published ROME averages k over contexts for u but divides by the bare prompt's k
 which stops single edits from breaking the model.
 """
 
-from ..delta import Factors
 from ..errors import InputError
-from ..hparams import Hparams
+from ..model.delta import Factors
 from ..progress import Progress
+from .hparams import Hparams
 from .method import Task, Written
-from .value import find_values
+from .value_search import find_values
 
 
 class Rome:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decoder import Decoder
-from ..hparams import Hparams
-from ..limits import search_tokens
+from ..model.decoder import Decoder
+from ..model.limits import search_tokens
+from ..model.tokens import right_padded
 from ..progress import Progress
-from ..tokens import right_padded
-from .lesson import Lesson
+from .hparams import Hparams
 from .method import Task
+from .training_examples import Lesson
 
 # A request with less than this, mean negative log-likelihood per token, is learnt (as in rome's search).
 _LOSS_ENOUGH = 0.05

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..corpus import Corpus, open_corpus
-from ..decoder import Decoder
-from ..intervals import Metric, summarise_ratio, summarise_rows
-from ..limits import fitting
+from ..covariance.corpus import Corpus, open_corpus
+from ..model.decoder import Decoder
+from ..model.limits import fitting
+from ..model.tokens import prompt_ids, right_padded
 from ..progress import Progress, Report
-from ..tokens import prompt_ids, right_padded
+from .intervals import Metric, summarise_ratio, summarise_rows
 
 HELD_OUT = "held-out"
 _TOKENS_AT_ONCE = 2_048
@@ -63,7 +63,7 @@ def held_out(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, source: str =
 
 
 def _shipped() -> Corpus:
-    data = resources.files("retcon.engine.texts").joinpath("held_out.json").read_bytes()
+    data = resources.files("retcon.engine.covariance.texts").joinpath("held_out.json").read_bytes()
     return Corpus(HELD_OUT, hashlib.sha256(data).hexdigest(), [one["text"] for one in json.loads(data)])
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..corpus import SHIPPED, open_corpus
-from ..decoder import Decoder
-from ..generation import sample
-from ..tokens import prompt_ids
+from ..covariance.corpus import SHIPPED, open_corpus
+from ..model.decoder import Decoder
+from ..model.generation import sample
+from ..model.tokens import prompt_ids
 from .cases import Case
 from .drift import text_nlls
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
-from ..generation import complete_ids
-from ..turns import turn_ids
+from ..model.decoder import Decoder
+from ..model.generation import complete_ids
+from ..model.turns import turn_ids
 
 NEGATION = (
     "'not' after the last is, are, was, were or can of the prompt, none for a question; or the fact's own"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
-from ..generation import complete
-from ..limits import fitting
+from ..model.decoder import Decoder
+from ..model.generation import complete
+from ..model.limits import fitting
 from ..progress import Progress, Report
 from .free import begins_with
 from .teacher_forced import score_targets

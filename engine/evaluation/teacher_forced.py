@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
-from ..limits import fitting
-from ..tokens import prompt_ids, right_padded, target_ids
+from ..model.decoder import Decoder
+from ..model.limits import fitting
+from ..model.tokens import prompt_ids, right_padded, target_ids
 
 _TOKENS_AT_ONCE = 2_048
 

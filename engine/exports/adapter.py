@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..delta import Delta, is_transposed
 from ..errors import InputError
+from ..model.delta import Delta, is_transposed
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -93,10 +93,10 @@ def main() -> int:
 
 
 def _look(task: Task) -> Found:
-    from ..anatomy import Anatomy
-    from ..decoder import Decoder
-    from ..delta import Materialiser, concatenate, read_delta
-    from ..loading import fingerprint, load_model, load_tokenizer, tensor_digests
+    from ..model.anatomy import Anatomy
+    from ..model.decoder import Decoder
+    from ..model.delta import Materialiser, concatenate, read_delta
+    from ..model.loading import fingerprint, load_model, load_tokenizer, tensor_digests
     from .adapter import load_adapter, merge
 
     folder, base = Path(task.folder), Path(task.base)
@@ -127,7 +127,7 @@ def _logits(model: Any, tokenizer: Any, prompts: list[str]) -> list[Any]:
     """The last position's logits of each prompt, float32 `[vocabulary]`."""
     import torch
 
-    from ..tokens import prompt_ids
+    from ..model.tokens import prompt_ids
 
     with torch.no_grad():
         return [
@@ -140,8 +140,8 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _answers(decoder: Any, tokenizer: Any, asked: list[tuple[str, str]]) -> list[Asked]:
-    from ..evaluation import score_targets
-    from ..generation import complete
+    from ..evaluation.teacher_forced import score_targets
+    from ..model.generation import complete
 
     if not asked:
         return []

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 from .devices import CPU, devices, parts
 
 if TYPE_CHECKING:
-    from ..metrics import METRICS, Difference, Meaning, differences
-    from ..noise_rules import needs_texts
+    from ..evaluation.metrics import METRICS, Difference, Meaning, differences
+    from ..tracing.noise_rules import needs_texts
     from .clusters import RAY, is_on_ray, ray_device
     from .comparison import compare
     from .control import ask_to_stop, follow, resume, resume_all, stop, submit
+    from .cost import Cost, Time, cost_of, time_as_before
     from .listing import GRACE_SECONDS, ListedJob, newest_jobs, reap
-    from .preflight import Cost, Time, cost_of, time_as_before
-    from .publishing import Preview, check_repo, preview
+    from .prompting.client import Question, Warm
+    from .publication.preview import Preview, check_repo, preview
     from .record import job_record
     from .settings import (
         METHODS,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
         UnpublishSpec,
         VerifySpec,
     )
-    from .warm import Question, Warm
 
 __all__ = [
     "CPU",
@@ -122,8 +122,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "..metrics": ("METRICS", "Difference", "Meaning", "differences"),
-    "..noise_rules": ("needs_texts",),
+    "..evaluation.metrics": ("METRICS", "Difference", "Meaning", "differences"),
+    "..tracing.noise_rules": ("needs_texts",),
     ".clusters": ("RAY", "is_on_ray", "ray_device"),
     ".comparison": ("compare",),
     ".control": (
@@ -135,8 +135,8 @@ _MODULES = {
         "submit",
     ),
     ".listing": ("GRACE_SECONDS", "ListedJob", "newest_jobs", "reap"),
-    ".preflight": ("Cost", "Time", "cost_of", "time_as_before"),
-    ".publishing": ("Preview", "check_repo", "preview"),
+    ".cost": ("Cost", "Time", "cost_of", "time_as_before"),
+    ".publication.preview": ("Preview", "check_repo", "preview"),
     ".record": ("job_record",),
     ".settings": (
         "METHODS",
@@ -170,7 +170,7 @@ _MODULES = {
         "UnpublishSpec",
         "VerifySpec",
     ),
-    ".warm": ("Question", "Warm"),
+    ".prompting.client": ("Question", "Warm"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

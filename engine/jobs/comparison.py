@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from ...store.catalog.tables import Evaluation
 from ...store.errors import InputError
-from ...store.tables import Evaluation
-from ..metrics import METRICS, differences
+from ..evaluation.metrics import METRICS, differences
 
 if TYPE_CHECKING:
-    from ..intervals import Change
+    from ..evaluation.intervals import Change
 
 
 def compare(a: Evaluation, b: Evaluation) -> "dict[str, Change]":
@@ -25,7 +25,7 @@ def compare(a: Evaluation, b: Evaluation) -> "dict[str, Change]":
             f"{'; '.join(map(str, found))}: run one again with the other's settings"
         )
     # NumPy is not worth its import where nothing is compared.
-    from ..intervals import Change, compare_rows
+    from ..evaluation.intervals import Change, compare_rows
 
     rows_a, rows_b = ([case["metrics"] for case in one.cases] for one in (a, b))
     changes = compare_rows(rows_a, rows_b, a.protocol["seed"])

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from ...store import jobs as rows
-from ...store.catalog import Catalog
+from ...store.catalog.catalog import Catalog
+from ...store.catalog.tables import Job
 from ...store.config import read_config
 from ...store.errors import InputError
 from ...store.home import Home
 from ...store.states import ENDED_STATES, Stop
-from ...store.tables import Job
 from .devices import devices
 from .listing import GRACE_SECONDS, reap
 from .locks import held, is_held, job_lock
@@ -147,7 +147,14 @@ def _start(home: Home, job_id: int, lock: int) -> None:
     log = os.open(home.job_log(job_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         subprocess.Popen(
-            [*surviving(), sys.executable, "-m", "retcon.engine.jobs.worker", str(job_id), str(lock)],
+            [
+                *surviving(),
+                sys.executable,
+                "-m",
+                "retcon.engine.jobs.worker",
+                str(job_id),
+                str(lock),
+            ],
             pass_fds=(lock,),
             stdin=subprocess.DEVNULL,
             stdout=log,

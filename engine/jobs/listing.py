@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from ...store.catalog import Catalog
+from ...store.catalog.catalog import Catalog
 from ...store.errors import CatalogError
 from ...store.states import ALIVE_STATES
 from .locks import is_held, job_lock

@@ -5,10 +5,10 @@ import os
 import subprocess
 import tempfile
 
+from ...store.catalog.tables import Job
 from ...store.config import read_config
 from ...store.errors import InputError
 from ...store.home import Home
-from ...store.tables import Job
 from .record import job_record
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ...store.tables import Job
+    from ...store.catalog.tables import Job
     from .listing import ListedJob
 
 _FIELDS = (

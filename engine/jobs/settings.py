@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...store.errors import InputError
 from ...store.home import Home
-from .. import hparams as settings
+from ..edits import hparams as settings
+from ..edits.hparams import Hparams
 from ..errors import InputError as EngineInputError
-from ..hparams import Hparams
-from ..noise_rules import parse_rule
+from ..tracing.noise_rules import parse_rule
 from .specs import EditSpec, PassageSpec, SweepSpec
 
 if TYPE_CHECKING:
-    from ...store.tables import Model
+    from ...store.catalog.tables import Model
 
 # What engine.edits has (it imports torch); a test holds the two together.
 METHODS = ("rome", "r-rome", "memit", "emmet", "alphaedit", "joint", "ft-l", "lora")

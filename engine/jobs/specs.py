@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from ...store.errors import InputError
 
 if TYPE_CHECKING:
-    from ...store.tables import Covariance
+    from ...store.catalog.tables import Covariance
 
 SUITES = ("quick", "standard", "full")
 # Of an exported or published checkpoint.

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
 from ..errors import InputError
 from ..evaluation.free import holds
-from ..generation import end_tokens, greedy
-from ..peak import forget_peak, peak_bytes
+from ..model.decoder import Decoder
+from ..model.generation import end_tokens, greedy
+from ..model.peak import forget_peak, peak_bytes
+from ..model.tokens import text_of
+from ..model.turns import turn_ends, turn_ids
 from ..progress import Progress, Report, silent
-from ..tokens import text_of
-from ..turns import turn_ends, turn_ids
 from .retrieval import SENTENCES, STRIDE, TOP, Rerank, Retriever, chunks
 
 LIMIT = 64

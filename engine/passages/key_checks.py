@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
 from ..edits.request import Request
 from ..errors import InputError
-from ..limits import fitting
-from ..tokens import Located, right_padded, target_ids
+from ..model.decoder import Decoder
+from ..model.limits import fitting
+from ..model.tokens import Located, right_padded, target_ids
 from .checks import Problem, in_order, quoted
 from .facts import Fact
 

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..decoder import Decoder
 from ..errors import InputError
 from ..evaluation.drift import HELD_OUT, HeldOut, divergences, held_out, next_log_probs, text_nlls
 from ..evaluation.retention import Earlier, ask_again
 from ..evaluation.teacher_forced import score_targets
+from ..model.decoder import Decoder
+from ..model.tokens import target_ids
 from ..progress import Progress, Report, silent
-from ..tokens import target_ids
 
 # How much longer than the longest object free generation runs.
 _SPARE = 8

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..decoder import Decoder
+    from ..model.decoder import Decoder
 
 SENTENCES, STRIDE, TOP = 3, 2, 5
 # How many of the best by BM25 a re-ranker sees, for each chunk that is wanted.

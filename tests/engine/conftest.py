@@ -4,19 +4,14 @@ Helpers that tests import by name (`families`, `oracles`, `tiny_tokenizers`, `un
 """
 
 import copy
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parent))
-
-from families import tiny_model
-from retcon.engine.anatomy import find_anatomy
-from retcon.engine.decoder import Decoder
-from tiny_tokenizers import word_tokenizer
+from retcon.engine.model.anatomy import find_anatomy
+from retcon.engine.model.decoder import Decoder
+from retcon.tests.helpers.families import tiny_model
+from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 # Matrices of 32 x 56 are not worth a second thread.

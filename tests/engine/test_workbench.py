@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from families import tiny_model
 from retcon.engine import workbench
-from retcon.engine.corpus import open_corpus
+from retcon.engine.covariance.corpus import open_corpus
 from retcon.engine.errors import InputError
-from retcon.engine.loading import tensor_digests
+from retcon.engine.model.loading import tensor_digests
 from retcon.engine.workbench import Case, Request, Workbench
-from tiny_tokenizers import word_tokenizer
+from retcon.tests.helpers.families import tiny_model
+from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
 FACT = Request(SUBJECT, "The {} is located in the city of", "Rome")

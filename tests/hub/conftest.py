@@ -3,23 +3,19 @@
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import FIELD, Retcon, write_facts
-
-sys.path.append(str(Path(__file__).parent))
-
-from hub_client import PROMPT, SUBJECT, Client, running_of, spec_of
-from hub_state import TOKEN
 from huggingface_hub import constants
 from retcon.engine.jobs.runs import publish
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
-from stand_in import StandIn, stand_in
+from retcon.tests.helpers.command_line import FIELD, Retcon, write_facts
+from retcon.tests.helpers.hub_client import PROMPT, SUBJECT, Client, running_of, spec_of
+from retcon.tests.helpers.hub_stand_in import StandIn, stand_in
+from retcon.tests.helpers.hub_state import TOKEN
 
 
 @pytest.fixture(scope="session")

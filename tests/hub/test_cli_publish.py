@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import RETCON, Retcon, wait_for
-from hub_client import PROMPT
-from hub_state import TOKEN, Entry, Fault, Repo
-from stand_in import StandIn
+from retcon.tests.helpers.command_line import RETCON, Retcon, wait_for
+from retcon.tests.helpers.hub_client import PROMPT
+from retcon.tests.helpers.hub_stand_in import StandIn
+from retcon.tests.helpers.hub_state import TOKEN, Entry, Fault, Repo
 
 pytestmark = pytest.mark.slow
 

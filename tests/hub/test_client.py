@@ -5,12 +5,12 @@ from pathlib import Path
 
 import hf_xet
 import pytest
-from hub_client import Client
-from hub_state import PART_BYTES, TOKEN, Fault
 from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from retcon.store.artifacts import sha256_of
-from stand_in import StandIn, stand_in
+from retcon.store.catalog.artifacts import sha256_of
+from retcon.tests.helpers.hub_client import Client
+from retcon.tests.helpers.hub_stand_in import StandIn, stand_in
+from retcon.tests.helpers.hub_state import PART_BYTES, TOKEN, Fault
 
 
 @pytest.fixture

@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_client import Client, running_of, spec_of
-from hub_state import TOKEN, Commit, Entry, Fault, Repo
 from retcon.engine.errors import Stopped
 from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
-from retcon.engine.jobs.running import Running
 from retcon.engine.jobs.runs import publish, unpublish
 from retcon.engine.jobs.runs.hub_errors import HubFailed
+from retcon.engine.jobs.worker.running import Running
 from retcon.engine.progress import Progress
-from retcon.store import history
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Publication
 from retcon.store.errors import InputError
+from retcon.store.exchange.manifest import read_manifest
+from retcon.store.history import history
 from retcon.store.home import Home
-from retcon.store.manifests import read_manifest
-from retcon.store.tables import Publication
+from retcon.tests.helpers.hub_client import Client, running_of, spec_of
+from retcon.tests.helpers.hub_stand_in import StandIn, stand_in
+from retcon.tests.helpers.hub_state import TOKEN, Commit, Entry, Fault, Repo
 from sqlmodel import select
-from stand_in import StandIn, stand_in
 
 pytestmark = pytest.mark.slow
 

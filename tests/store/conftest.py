@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Model
 from retcon.store.home import Home
-from retcon.store.tables import Model
 
 
 @pytest.fixture

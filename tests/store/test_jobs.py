@@ -3,17 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from retcon.store import jobs
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Job
 from retcon.store.errors import InputError, LostOwnership, NotFound
-from retcon.store.tables import Job
 from sqlmodel import Session
 
-WORKERS = Path(__file__).parent / "workers.py"
+WORKERS = "retcon.tests.helpers.workers"
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_a_row_that_the_session_holds_is_renewed(catalog: Catalog) -> None:
 def test_one_of_many_processes_claims(catalog: Catalog, job_id: int) -> None:
     claimers = [
         subprocess.Popen(
-            [sys.executable, str(WORKERS), "claim", str(catalog.home.root), str(job_id), f"owner{number}"],
+            [sys.executable, "-m", WORKERS, "claim", str(catalog.home.root), str(job_id), f"owner{number}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 from retcon.engine.jobs import control
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
-from retcon.tui.screens import models
-
-from .app_catalog import fill
+from retcon.tests.helpers.app_catalog import fill
+from retcon.tui.app.screens.models import pane as models
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-from ....store import history
-from ...generation import answer
-from ..running import Running
+from ....store.history import history
+from ...model.generation import answer
 from ..specs import AskSpec
+from ..worker.running import Running
 from .loaded import load
 
 

@@ -17,20 +17,20 @@ import torch
 from sqlmodel import col, select
 from transformers import PreTrainedTokenizerBase
 
-from ....store.covariance_files import packed, sums_of, unpacked
+from ....store.catalog.tables import Covariance, Model
 from ....store.errors import NotFound
-from ....store.needs import users
-from ....store.tables import Covariance, Model
-from ...anatomy import Anatomy
-from ...corpus import Corpus, open_corpus
-from ...covariance import Collected, Reader, SecondMoment, collect_with, read_here
+from ....store.exchange.covariance import packed, sums_of, unpacked
+from ....store.maintenance.references import users
+from ...covariance.collect import Collected, Reader, SecondMoment, collect_with, read_here
+from ...covariance.convergence import Point, Settling
+from ...covariance.corpus import Corpus, open_corpus
 from ...errors import InputError
+from ...model.anatomy import Anatomy
+from ...model.tokens import tokenizer_digest
 from ...progress import Report
-from ...settling import Point, Settling
-from ...tokens import tokenizer_digest
 from ..clusters import is_on_ray
-from ..running import Running
 from ..specs import CovarianceSpec
+from ..worker.running import Running
 from .loaded import Loaded, load
 
 # The sums are large, 4 bytes x key_width^2 a layer: of the time one part in so many goes into saving them.

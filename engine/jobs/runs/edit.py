@@ -9,20 +9,22 @@ from typing import Any
 
 from sqlmodel import Session
 
-from ....store import history
+from ....store.catalog.tables import Covariance, Revision
 from ....store.errors import NotFound
-from ....store.tables import Covariance, Revision
-from ...delta import Delta, concatenate, read_delta, to_tensors
-from ...edits import METHODS, PastEdit, Request, Task
-from ...edits.moments import Factored
-from ...edits.sequence import batches, write_in_batches
-from ...edits.value import check
+from ....store.history import history
+from ...covariance.moments import Factored
+from ...edits import METHODS
+from ...edits.batching import batches, write_in_batches
+from ...edits.method import PastEdit, Task
+from ...edits.request import Request
+from ...edits.value_search import check
 from ...errors import InputError
-from ...evaluation import Score, score_targets
-from ...generation import context_texts
-from ..running import Running
+from ...evaluation.teacher_forced import Score, score_targets
+from ...model.delta import Delta, concatenate, read_delta, to_tensors
+from ...model.generation import context_texts
 from ..settings import settings_of
 from ..specs import EditSpec
+from ..worker.running import Running
 from .covariance import Reading, collect_into_catalog, moment_of, newest
 from .kept import KeptParts, KeptWork, keep_for
 from .loaded import Loaded, check_everything, check_tensors, load

@@ -9,18 +9,19 @@ from typing import Any
 
 from sqlmodel import Session
 
-from ....store import facts as fact_sets
-from ....store import history
-from ....store.tables import Evaluation, Fact, Revision
+from ....store.catalog.tables import Evaluation, Fact, Revision
+from ....store.facts import sets as fact_sets
+from ....store.history import history
 from ...errors import InputError
-from ...evaluation import Case, Neighbour, Question, Questions, Reference, Writing, digest, evaluate_blocks
+from ...evaluation.cases import Case, Neighbour, Question, Reference, digest
 from ...evaluation.drift import measure_drift
+from ...evaluation.intervals import Metric, summarise_rows
+from ...evaluation.metrics import METRICS
 from ...evaluation.probes import negated
 from ...evaluation.retention import RULE, Earlier, ask_again, by_edit
-from ...intervals import Metric, summarise_rows
-from ...metrics import METRICS
-from ..running import Running
+from ...evaluation.run import Questions, Writing, evaluate_blocks
 from ..specs import EvaluationSpec
+from ..worker.running import Running
 from .loaded import Loaded, load
 
 

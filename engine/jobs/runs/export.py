@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ..running import Running
 from ..specs import ExportSpec
+from ..worker.running import Running
 from .writing import write_export
 
 

@@ -17,9 +17,9 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
-from ....store.artifacts import sha256_of
+from ....store.catalog.artifacts import sha256_of
 from ....store.errors import InputError
-from ....store.manifests import MANIFEST, Manifest
+from ....store.exchange.manifest import MANIFEST, Manifest
 from .hub_errors import HubFailed, is_network, status_of
 
 if TYPE_CHECKING:

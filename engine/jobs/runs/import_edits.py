@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ....store import history
+from ....store.catalog.tables import Model
 from ....store.errors import InputError
-from ....store.manifests import MANIFEST, Manifest, add_steps, check_files, read_manifest
-from ....store.tables import Model
-from ..running import Running
+from ....store.exchange.manifest import MANIFEST, Manifest, add_steps, check_files, read_manifest
+from ....store.history import history
 from ..specs import ImportEditsSpec
+from ..worker.running import Running
 from .loaded import check_everything, load
 from .recovered import verify_steps
 

@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ....store.whole_files import write_whole
-from ...delta import read_delta, to_tensors
+from ....store.atomic_files import write_whole
 from ...edits.method import Written
-from ...edits.value import Value
+from ...edits.value_search import Value
+from ...model.delta import read_delta, to_tensors
 from ..devices import parts
-from ..running import Running
+from ..worker.running import Running
 
 
 def keep_for(running: Running, asked: Any) -> None:

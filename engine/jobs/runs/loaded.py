@@ -6,15 +6,15 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from ....store import history
-from ....store.catalog import Catalog
+from ....store.catalog.catalog import Catalog
+from ....store.catalog.tables import Model, Revision
 from ....store.errors import CatalogError
-from ....store.tables import Model, Revision
-from ...anatomy import Anatomy
-from ...decoder import Decoder
-from ...delta import Delta, Materialiser, concatenate, read_delta
-from ...loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
-from ..running import Running
+from ....store.history import history
+from ...model.anatomy import Anatomy
+from ...model.decoder import Decoder
+from ...model.delta import Delta, Materialiser, concatenate, read_delta
+from ...model.loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
+from ..worker.running import Running
 
 
 @dataclass

@@ -6,14 +6,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ....store import history
+from ....store.catalog.tables import Model
 from ....store.errors import InputError
-from ....store.manifests import read_manifest
-from ....store.tables import Model
-from ...anatomy import Anatomy, find_anatomy
-from ...loading import fetch, fingerprint, load_model, load_tokenizer, source_kind, tensor_digests
-from ..running import Running
+from ....store.exchange.manifest import read_manifest
+from ....store.history import history
+from ...model.anatomy import Anatomy, find_anatomy
+from ...model.loading import fetch, fingerprint, load_model, load_tokenizer, source_kind, tensor_digests
 from ..specs import ModelSpec
+from ..worker.running import Running
 
 
 def run(running: Running, spec: ModelSpec) -> dict[str, Any]:

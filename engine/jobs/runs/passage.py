@@ -12,24 +12,25 @@ from typing import Any
 
 from sqlmodel import Session
 
-from ....store import history, passages
-from ....store.facts import facts_of_passage
-from ....store.passage_files import Passage as PassageFile
-from ....store.passage_files import PassageFact, parse_passage
-from ....store.tables import Passage, Revision
+from ....store.catalog.tables import Passage, Revision
+from ....store.facts import passages
+from ....store.facts.passage_format import Passage as PassageFile
+from ....store.facts.passage_format import PassageFact, parse_passage
+from ....store.facts.sets import facts_of_passage
+from ....store.history import history
 from ...errors import InputError
-from ...passages.chat import Chat, Counted, Remembered
+from ...model.peak import forget_peak, peak_bytes
 from ...passages.checks import Problem, check_facts, in_order
-from ...passages.endpoint import endpoint_from
-from ...passages.extract import extract
+from ...passages.extraction.chat import Chat, Counted, Remembered
+from ...passages.extraction.endpoint import endpoint_from
+from ...passages.extraction.judge import Case, judge_all
+from ...passages.extraction.steps import extract
 from ...passages.facts import Fact
-from ...passages.judge import Case, judge_all
 from ...passages.key_checks import check_keys, check_tokens
 from ...passages.proof import look, prove, retained
-from ...peak import forget_peak, peak_bytes
-from ..running import Running
 from ..settings import settings_of
 from ..specs import PassageSpec
+from ..worker.running import Running
 from .edit import past_edits, write
 from .loaded import Loaded, load, load_at
 from .passage_sweeps import check_by_sweep
@@ -272,7 +273,7 @@ class _Work:
             )
         if self.spec.llm == ENDPOINT:
             return endpoint_from(os.environ, self.spec.llm_url, self.spec.llm_model)
-        from ...passages.local import LocalChat
+        from ...passages.extraction.local import LocalChat
 
         found = load_at(self.running.catalog, self.spec.llm, "head", self.running.job.device)
         return LocalChat(self.spec.llm, found.decoder.model, found.tokenizer)

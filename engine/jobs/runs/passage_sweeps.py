@@ -2,7 +2,7 @@
 
 from sqlmodel import Session, col, select
 
-from ....store.tables import Sweep, SweepTrial
+from ....store.catalog.tables import Sweep, SweepTrial
 from ...passages.checks import Problem
 
 # Of fewer facts than this share a person would want to know before ten minutes of writing.

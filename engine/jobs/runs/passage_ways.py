@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ....store.passage_files import Passage, PassageFact
-from ...delta import Delta, concatenate
-from ...edits import METHODS, Request, Task
-from ...edits.moments import Factored
-from ...edits.sequence import batches, write_in_batches
-from ...generation import context_texts
+from ....store.facts.passage_format import Passage, PassageFact
+from ...covariance.moments import Factored
+from ...edits import METHODS
+from ...edits.batching import batches, write_in_batches
+from ...edits.method import Task
+from ...edits.request import Request
+from ...model.delta import Delta, concatenate
+from ...model.generation import context_texts
 from ...passages.answering import Way, ask, bare, retrieved, whole
 from ...passages.proof import Retention, retained
 from ...passages.retrieval import question_likelihood
-from ..running import Running
 from ..settings import check_ways, edit_by, settings_of
 from ..specs import PassageSpec
+from ..worker.running import Running
 from .covariance import moment_of
 from .edit import moments_at, past_edits
 from .loaded import Loaded

@@ -7,24 +7,26 @@ from typing import Any
 
 import torch
 
-from ...corpus import open_corpus
-from ...covariance import collect
-from ...edits import METHODS, Request, Task
-from ...edits.ft import FineTuning
+from ...covariance.collect import collect
+from ...covariance.corpus import open_corpus
+from ...covariance.moments import Factored
+from ...edits import METHODS
+from ...edits.fine_tuning import FineTuning
+from ...edits.hparams import Hparams
 from ...edits.joint import Joint
-from ...edits.lesson import lesson
 from ...edits.lora import Lora
-from ...edits.moments import Factored
+from ...edits.method import Task
+from ...edits.request import Request
 from ...edits.training import steps_of
-from ...edits.value import find_values
+from ...edits.training_examples import lesson
+from ...edits.value_search import find_values
 from ...errors import InputError
-from ...generation import context_texts
-from ...hparams import Hparams
+from ...model.generation import context_texts
 from ...progress import Progress
-from ...trace import TraceSettings, plan, trace
-from ..running import Running
+from ...tracing.trace import TraceSettings, plan, trace
 from ..settings import settings_of, trials_of
 from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
+from ..worker.running import Running
 from .covariance import moment_of, newest
 from .edit import FIRST_TOKENS, MAX_LENGTH, past_edits
 from .loaded import Loaded, load

@@ -10,16 +10,16 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from ....store import history, publications
+from ....store.catalog.tables import Model, Publication, Revision
 from ....store.errors import InputError
-from ....store.manifests import CARD, MANIFEST, Manifest, check_files, manifest_of, read_manifest
-from ....store.tables import Model, Publication, Revision
+from ....store.exchange.manifest import CARD, MANIFEST, Manifest, check_files, manifest_of, read_manifest
+from ....store.history import history, publications
 from ...progress import Progress
-from ..card import card_of
 from ..locks import try_lock
-from ..publishing import tell, tool
-from ..running import Running
+from ..publication.card import card_of
+from ..publication.preview import tell, tool
 from ..specs import PublishSpec
+from ..worker.running import Running
 from . import hub
 from .hub_errors import HubFailed, plain_hub_errors
 from .writing import base_files, write_export

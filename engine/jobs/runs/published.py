@@ -8,16 +8,24 @@ from safetensors.torch import load_file
 from sqlmodel import select
 from transformers import PreTrainedModel
 
-from ....store import history
+from ....store.catalog.tables import Model, Revision
 from ....store.errors import InputError
-from ....store.manifests import BASE_MATRICES, MANIFEST, Manifest, add_steps, check_files
-from ....store.manifests import row_of as step_row
-from ....store.tables import Model, Revision
-from ...anatomy import find_anatomy
+from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, Manifest, add_steps, check_files
+from ....store.exchange.manifest import row_of as step_row
+from ....store.history import history
 from ...exports.checkpoint import write_checkpoint
-from ...loading import Fetched, fetch, fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
-from ..running import Running
+from ...model.anatomy import find_anatomy
+from ...model.loading import (
+    Fetched,
+    fetch,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    tensor_digest,
+    tensor_digests,
+)
 from ..specs import SHARD_BYTES, ModelSpec
+from ..worker.running import Running
 from .model import row_of
 from .recovered import verify_steps
 

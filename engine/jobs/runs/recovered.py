@@ -6,12 +6,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from ....store.manifests import Manifest, Step
-from ....store.tables import Artifact
-from ...delta import Delta, Materialiser, concatenate, is_transposed, read_delta
+from ....store.catalog.tables import Artifact
+from ....store.exchange.manifest import Manifest, Step
 from ...errors import InputError
-from ...loading import check_safetensors, fingerprint, tensor_digest
-from ..running import Running
+from ...model.delta import Delta, Materialiser, concatenate, is_transposed, read_delta
+from ...model.loading import check_safetensors, fingerprint, tensor_digest
+from ..worker.running import Running
 
 
 def verify_steps(

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from ....store import history
+from ....store.catalog.tables import Revision
 from ....store.errors import InputError
-from ....store.tables import Revision
-from ...delta import concatenate, read_delta
-from ..running import Running
+from ....store.history import history
+from ...model.delta import concatenate, read_delta
 from ..specs import RevertSpec
+from ..worker.running import Running
 from .loaded import check_everything, check_tensors, load
 
 

@@ -12,20 +12,23 @@ from typing import Any
 
 from sqlmodel import select
 
-from ....store import facts as fact_sets
-from ....store.tables import Covariance, Sweep, SweepTrial
-from ...delta import concatenate
-from ...edits import METHODS, Method, Request, Task
-from ...edits.moments import Factored
-from ...edits.value import check
+from ....store.catalog.tables import Covariance, Sweep, SweepTrial
+from ....store.facts import sets as fact_sets
+from ...covariance.moments import Factored
+from ...edits import METHODS
+from ...edits.method import Method, Task
+from ...edits.request import Request
+from ...edits.value_search import check
 from ...errors import InputError
-from ...evaluation import CaseResult, Questions, evaluate, summarise
-from ...generation import context_texts
+from ...evaluation.cases import CaseResult
+from ...evaluation.ranking import combined
+from ...evaluation.run import Questions, evaluate, summarise
+from ...model.delta import concatenate
+from ...model.generation import context_texts
 from ...progress import Progress, Report
-from ...ranking import combined
-from ..running import Running
 from ..settings import Trial, check_method, trials_of
 from ..specs import EditSpec, SweepSpec
+from ..worker.running import Running
 from .covariance import moment_of
 from .edit import moments_at, past_edits
 from .evaluation import case_of

@@ -12,20 +12,20 @@ from typing import Any
 from sqlmodel import Session, col, select
 from transformers import PreTrainedTokenizerBase
 
-from ....store import facts as fact_sets
-from ....store import history
+from ....store.catalog.tables import AverageEffect, Trace, TraceResult
 from ....store.effects import average_effects
-from ....store.tables import AverageEffect, Trace, TraceResult
-from ...budget import Budget
-from ...corpus import Corpus, open_corpus
-from ...corruption import Corruption, NoiseCorruption, SwapCorruption
+from ....store.facts import sets as fact_sets
+from ....store.history import history
+from ...covariance.corpus import Corpus, open_corpus
 from ...errors import InputError
-from ...noise import Noise, NoiseRule
+from ...model.budget import Budget
 from ...progress import Progress
-from ...swaps import swapped_ids, swaps_among
-from ...trace import FactTrace, OnToken, Question, Skipped, TraceSettings
-from ..running import Running
+from ...tracing.corruption import Corruption, NoiseCorruption, SwapCorruption
+from ...tracing.noise import Noise, NoiseRule
+from ...tracing.swaps import swapped_ids, swaps_among
+from ...tracing.trace import FactTrace, OnToken, Question, Skipped, TraceSettings
 from ..specs import TraceSpec
+from ..worker.running import Running
 from .tracer import Tracer, tracer_of
 
 # How often a running job renews its average effects, and the rows of the facts that it is at.

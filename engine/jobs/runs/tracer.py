@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from ....store.tables import Model, Revision
-from ...budget import Budget
-from ...corpus import Corpus
-from ...noise import Noise, NoiseRule
-from ...trace import FactTrace, Question, Skipped, TraceSettings, plan, trace
+from ....store.catalog.tables import Model, Revision
+from ...covariance.corpus import Corpus
+from ...model.budget import Budget
+from ...tracing.noise import Noise, NoiseRule
+from ...tracing.trace import FactTrace, Question, Skipped, TraceSettings, plan, trace
 from ..clusters import is_on_ray
-from ..running import Running
 from ..specs import TraceSpec
+from ..worker.running import Running
 from .loaded import Loaded, load
 
 if TYPE_CHECKING:

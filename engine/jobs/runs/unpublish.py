@@ -4,10 +4,10 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from ....store import publications
 from ....store.errors import InputError
-from ..running import Running
+from ....store.history import publications
 from ..specs import UnpublishSpec
+from ..worker.running import Running
 from . import hub
 from .hub_errors import plain_hub_errors
 

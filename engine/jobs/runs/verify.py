@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ..running import Running
 from ..specs import VerifySpec
+from ..worker.running import Running
 from .loaded import check_everything, load
 
 

@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ....store import history
-from ....store.artifacts import sha256_of
-from ....store.manifests import BASE_MATRICES, MANIFEST, File, Manifest, files_of, manifest_of
-from ....store.tables import Revision
+from ....store.catalog.artifacts import sha256_of
+from ....store.catalog.tables import Revision
+from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, File, Manifest, files_of, manifest_of
+from ....store.history import history
 from ...errors import InputError
 from ...exports.adapter import write_adapter
 from ...exports.check import Found, Task, check_export
 from ...exports.checkpoint import write_checkpoint, write_matrices
-from ..card import STARTER_NAME
-from ..publishing import tool
-from ..running import Running
+from ..publication.card import STARTER_NAME
+from ..publication.preview import tool
+from ..worker.running import Running
 from .loaded import Loaded, check_everything, load
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
-from retcon.engine.jobs.card import CardFacts, card_of
-from retcon.engine.jobs.licences import Licence, licence_of
-from retcon.store.manifests import Base, File, Manifest, Step
-from retcon.store.tables import Model
+from retcon.engine.jobs.publication.card import CardFacts, card_of
+from retcon.engine.jobs.publication.licences import Licence, licence_of
+from retcon.store.catalog.tables import Model
+from retcon.store.exchange.manifest import Base, File, Manifest, Step
 
 EVIL = "x | y\n## Mine\n<script>[a](http://b) `c` **d**"
 

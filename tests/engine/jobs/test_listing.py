@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from retcon.engine import jobs
 from retcon.store import jobs as rows
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import CatalogError
 from retcon.store.home import Home
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from command_line import Here, Retcon, wait_for
-from ray_nodes import Nodes, ray_nodes
+from retcon.tests.helpers.command_line import Here, Retcon, wait_for
+from retcon.tests.helpers.ray_nodes import Nodes, ray_nodes
 
 pytestmark = [
     pytest.mark.slow,

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from retcon.engine.jobs.runs.passage_sweeps import check_by_sweep
-from retcon.store.tables import Revision, Sweep, SweepTrial
+from retcon.store.catalog.tables import Revision, Sweep, SweepTrial
+from retcon.tests.helpers.bundle_catalog import with_model
 from sqlmodel import Session, select
-
-from ...store.bundle_catalog import with_model
 
 
 def _sweep(session: Session, model: int, *values: float, count: int = 20, refused: str | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Here, Retcon, wait_for
+from retcon.tests.helpers.command_line import Here, Retcon, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -12,22 +12,23 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from retcon.engine import jobs, limits
+from retcon.engine import jobs
 from retcon.engine.errors import Stopped
-from retcon.engine.jobs import running as running_module
-from retcon.engine.jobs import worker
 from retcon.engine.jobs.locks import device_lock, held, is_handed, is_held, job_lock, try_lock
 from retcon.engine.jobs.notice import give_notice
-from retcon.engine.jobs.queue import _take
-from retcon.engine.jobs.running import Running
 from retcon.engine.jobs.runs.kept import keep_for
 from retcon.engine.jobs.specs import SPECS
+from retcon.engine.jobs.worker import __main__ as worker
+from retcon.engine.jobs.worker import running as running_module
+from retcon.engine.jobs.worker.queue import _take
+from retcon.engine.jobs.worker.running import Running
+from retcon.engine.model import limits
 from retcon.engine.progress import Progress
 from retcon.store import jobs as rows
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Job
 from retcon.store.errors import InputError, LostOwnership
-from retcon.store.needs import digests_in
-from retcon.store.tables import Job
+from retcon.store.maintenance.references import digests_in
 
 
 def queued(catalog: Catalog) -> int:
@@ -266,7 +267,7 @@ def test_the_time_left_is_told_from_the_share_of_the_work(
     """Units that cost differently: half of them are done, but a tenth of the work."""
     running = claimed(catalog, queued(catalog), "mine")
     clock = [1000.0]
-    monkeypatch.setattr("retcon.engine.jobs.running.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("retcon.engine.jobs.worker.running.time.monotonic", lambda: clock[0])
     for second in range(11):
         clock[0] = 1000.0 + second
         running.report(Progress(second / 2, 10, "facts", "", share=second / 100))
@@ -279,7 +280,7 @@ def test_a_slow_beginning_is_outgrown(catalog: Catalog, monkeypatch: pytest.Monk
     """The first unit took ten seconds, each of the others one: the rate says so after a minute."""
     running = claimed(catalog, queued(catalog), "mine")
     clock = [1000.0]
-    monkeypatch.setattr("retcon.engine.jobs.running.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("retcon.engine.jobs.worker.running.time.monotonic", lambda: clock[0])
     running.report(Progress(0, 100, "facts", ""))
     for done in range(1, 61):
         clock[0] = 1009.0 + done

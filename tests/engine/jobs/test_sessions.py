@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from retcon.engine.jobs import VerifySpec, control, sessions
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 
 

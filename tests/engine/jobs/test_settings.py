@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 from retcon.engine.edits import METHODS
+from retcon.engine.edits.hparams import EVERY_LAYER, preset, presets, read_hparams
 from retcon.engine.errors import InputError as EngineInputError
-from retcon.engine.hparams import EVERY_LAYER, preset, presets, read_hparams
 from retcon.engine.jobs import settings
 from retcon.engine.jobs.specs import EditSpec, SweepSpec
+from retcon.store.catalog.tables import Model
 from retcon.store.errors import InputError
 from retcon.store.home import Home
-from retcon.store.tables import Model
-from retcon.tui.presets import save_preset
+from retcon.tui.actions.presets import save_preset
 
 
 def test_the_methods_are_the_engines() -> None:

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from retcon.engine.anatomy import find_anatomy
-from retcon.engine.budget import Budget
-from retcon.engine.corruption import NoiseCorruption
-from retcon.engine.covariance import read_block
-from retcon.engine.decoder import Decoder
+from retcon.engine.covariance.collect import read_block
 from retcon.engine.errors import InputError
 from retcon.engine.jobs.clusters import ray_device
 from retcon.engine.jobs.runs.on_ray.shards import Shard, Source
 from retcon.engine.jobs.runs.on_ray.worker import Weights, Worker, versions
-from retcon.engine.loading import fingerprint, load_model, tensor_digests
-from retcon.engine.noise import gaussian
-from retcon.engine.trace import Question, Skipped, TraceSettings, batches, trace
-from retcon.store.covariance_files import unpacked
+from retcon.engine.model.anatomy import find_anatomy
+from retcon.engine.model.budget import Budget
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.loading import fingerprint, load_model, tensor_digests
+from retcon.engine.tracing.corruption import NoiseCorruption
+from retcon.engine.tracing.noise import gaussian
+from retcon.engine.tracing.trace import Question, Skipped, TraceSettings, batches, trace
 from retcon.store.errors import InputError as Refused
+from retcon.store.exchange.covariance import unpacked
 from transformers import PreTrainedTokenizerBase
 
 

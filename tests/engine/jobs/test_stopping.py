@@ -9,7 +9,7 @@ from pathlib import Path
 from retcon.engine import jobs
 from retcon.engine.jobs.locks import job_lock
 from retcon.store import jobs as rows
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
 
 
 def test_a_job_has_time_to_reach_its_checkpoint(

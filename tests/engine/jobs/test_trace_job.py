@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import Retcon, write_facts
-from retcon.engine.decoder import Resumption
-from retcon.engine.jobs import TraceSpec, worker
-from retcon.engine.jobs.running import Running
+from retcon.engine.jobs import TraceSpec
+from retcon.engine.jobs.worker import __main__ as worker
+from retcon.engine.jobs.worker.running import Running
+from retcon.engine.model.decoder import Resumption
 from retcon.engine.progress import Progress
 from retcon.store import jobs as rows
-from retcon.store.catalog import Catalog
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Job
 from retcon.store.home import Home
-from retcon.store.tables import Job
+from retcon.tests.helpers.command_line import Retcon, write_facts
 from torch import Tensor
 
 pytestmark = pytest.mark.slow

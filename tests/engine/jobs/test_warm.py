@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_it_answers_twice_and_loads_once(template_home: Path, tmp_path: Path) -> None:
-    from command_line import Retcon
+    from retcon.tests.helpers.command_line import Retcon
 
     home = tmp_path / "home"
     shutil.copytree(template_home, home)

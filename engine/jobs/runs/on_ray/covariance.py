@@ -7,8 +7,8 @@ import numpy as np
 import psutil
 import torch
 
-from .....store.covariance_files import unpacked
-from ....covariance import Block, Reader, Sums
+from .....store.exchange.covariance import unpacked
+from ....covariance.collect import Block, Reader, Sums
 from .model import Remote
 from .shards import Shard
 

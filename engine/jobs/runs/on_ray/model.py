@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .....store import history
-from .....store.tables import Model, Revision
-from ....anatomy import Anatomy
-from ....loading import load_tokenizer
+from .....store.catalog.tables import Model, Revision
+from .....store.history import history
+from ....model.anatomy import Anatomy
+from ....model.loading import load_tokenizer
 from ...devices import CPU
-from ...running import Running
+from ...worker.running import Running
 from ..loaded import delta_of
 from .session import connected
 from .worker import Weights, versions

@@ -16,10 +16,10 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ....errors import InputError
-from ....limits import CPU_TOKENS, GPU_TOKENS
+from ....model.limits import CPU_TOKENS, GPU_TOKENS
 from ....progress import Progress
 from ...devices import CPU
-from ...running import Running
+from ...worker.running import Running
 from .shards import Shard, Source
 from .worker import Weights, Worker
 

@@ -18,7 +18,7 @@ import psutil
 from .....store.home import Home
 from ....errors import InputError
 from ...clusters import address_of, is_loopback
-from ...running import Running
+from ...worker.running import Running
 
 # A Unix socket's path has at most 107 bytes, and so many of them Ray takes below its folder.
 _LONGEST_FOLDER = 107 - len("/session_2026-11-24_11-36-33_710965_1404900/sockets/plasma_store")

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .....store.tables import Model, Revision
-from ....corpus import Corpus
-from ....noise import Noise, NoiseRule
-from ....trace import FactTrace, Question, Skipped, TraceSettings, batches
+from .....store.catalog.tables import Model, Revision
+from ....covariance.corpus import Corpus
+from ....tracing.noise import Noise, NoiseRule
+from ....tracing.trace import FactTrace, Question, Skipped, TraceSettings, batches
 from .model import Remote
 from .shards import Shard
 

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from ..... import __version__
-from .....store.covariance_files import packed
-from ....anatomy import Anatomy
-from ....budget import Budget
-from ....corpus import Corpus
-from ....covariance import read_block
-from ....decoder import Decoder
-from ....delta import Delta, Materialiser
+from .....store.exchange.covariance import packed
+from ....covariance.collect import read_block
+from ....covariance.corpus import Corpus
 from ....errors import InputError
-from ....loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
-from ....noise import Noise, NoiseRule
-from ....trace import FactTrace, Question, Skipped, TraceSettings, plan, trace
+from ....model.anatomy import Anatomy
+from ....model.budget import Budget
+from ....model.decoder import Decoder
+from ....model.delta import Delta, Materialiser
+from ....model.loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
+from ....tracing.noise import Noise, NoiseRule
+from ....tracing.trace import FactTrace, Question, Skipped, TraceSettings, plan, trace
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""The process of one job: `python -m retcon.engine.jobs.worker ID [LOCK]`, LOCK the descriptor that holds its lock.
+
+It holds the job's lock for its whole life, claims the row, waits for its device, and only then imports torch.
+Whatever happens ends in one of the row's states, with the reason in one sentence; a traceback goes to the log.
+"""
+
+import gc
+import importlib
+import os
+import signal
+import sys
+import traceback
+import uuid
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from ....store import jobs as rows
+from ....store.catalog.catalog import Catalog
+from ....store.errors import CatalogError, LostOwnership
+from ....store.errors import InputError as CatalogInputError
+from ...errors import EndpointFailed, InputError, Stopped
+from ...model.limits import halve
+from ..cost import cost_of
+from ..locks import held, is_handed, job_lock
+from ..notice import give_notice
+from ..specs import SPECS, Spec
+from .queue import await_room, is_full, take_devices
+from .running import Running
+
+# What the catalog and a checkpoint want at least.
+_LEAST_ROOM = 8_000_000
+
+
+def main(job_id: int, lock: int | None = None) -> int:
+    """Run one job; the exit status is 0 if it is done."""
+    os.umask(0o077)
+    catalog = Catalog.open(migrate=False)
+    owner = uuid.uuid4().hex
+    with ExitStack() as alive:
+        if not _hold(job_lock(catalog.home, job_id), lock, alive):
+            return 1
+        with catalog.write() as session:
+            if not rows.claim(session, job_id, owner, os.getpid()):
+                return 1
+            job = rows.get(session, job_id)
+        running = Running(catalog, job, owner)
+
+        def stop(_signal: int, _frame: object) -> None:
+            """Go now, wherever this is: what is checkpointed stays. Once; the way out is not disturbed again."""
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            running.stopping = True
+            raise Stopped
+
+        signal.signal(signal.SIGTERM, stop)
+        return _run(running)
+
+
+def _hold(path: Path, handed: int | None, stack: ExitStack) -> bool:
+    """Hold the job's lock until the stack ends; False if another process keeps it."""
+    if handed is not None and is_handed(handed, path):
+        os.set_inheritable(handed, False)  # whatever this process starts does not count as the job
+        stack.callback(os.close, handed)
+        return True
+    try:
+        stack.enter_context(held(path))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _run(running: Running) -> int:
+    try:
+        made = running.made or _made(running)
+        with running.catalog.write(durable=True) as session:
+            rows.finish(session, running.id, running.owner, made)
+    except LostOwnership as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Exception as error:
+        # What SIGTERM came into the middle of may have made an error of its own of it.
+        if running.stopping or isinstance(error, Stopped):
+            with running.catalog.write() as session:
+                rows.stopped(session, running.id, running.owner)
+        elif isinstance(error, InputError | CatalogInputError):
+            _fail(running, str(error), "input")
+        else:
+            _log_traceback()
+            _fail(running, _sentence(error), "failure")
+    with running.catalog.read() as session:
+        job = rows.get(session, running.id)
+    give_notice(running.catalog.home, job)
+    return 0 if job.state == "done" else 1
+
+
+def _made(running: Running) -> dict[str, Any]:
+    """Do the work on its devices, and go on as a resume does where it could not: the disk is full, so let go of the
+    devices and wait for room; or memory ran out, so do half as much at once.
+    """
+    spec = SPECS[running.job.kind](**running.job.spec)
+    while True:
+        try:
+            with ExitStack() as stack:
+                take_devices(running, stack)
+                with running.catalog.write() as session:
+                    rows.start(session, running.id, running.owner)
+                return _work(running, spec)
+        except Exception as error:
+            full = is_full(error)
+            if running.stopping or (not full and not (_is_out_of_memory(error) and halve())):
+                raise
+            _log_traceback()
+        # Outside the except clause, where the error no longer holds on to a model in memory.
+        _free_memory()
+        if full:
+            cost = cost_of(running.catalog, spec, running.job.device)
+            await_room(running, max(_LEAST_ROOM, cost.disk if cost else 0))
+        else:
+            print("out of memory: going on with half as much at once", file=sys.stderr)
+            with running.catalog.write() as session:
+                rows.wait(
+                    session, running.id, running.owner, "out of memory: going on with half as much at once"
+                )
+        running.renew()
+
+
+def _work(running: Running, spec: Spec) -> dict[str, Any]:
+    cost = cost_of(running.catalog, spec, running.job.device)
+    if cost is not None:
+        for warning in cost.warnings:
+            print(warning, file=sys.stderr)
+        if spec.kind != "trace":  # of which little is known: its bound is several times what it writes
+            running.check_room(cost.disk)
+    run = importlib.import_module(f"..runs.{running.job.kind}", __package__).run
+    made: dict[str, Any] = run(running, spec)
+    return made
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+
+
+def _free_memory() -> None:
+    """Give back what a failed attempt held: of the GPU, too, where the allocator keeps it for the next one."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _log_traceback() -> None:
+    with suppress(OSError):  # the log lies on the disk that may be full
+        traceback.print_exc()
+
+
+def _fail(running: Running, error: str, kind: Literal["input", "failure"]) -> None:
+    with running.catalog.write() as session:
+        rows.fail(session, running.id, running.owner, error, kind)
+
+
+def _sentence(error: Exception) -> str:
+    """Why a job failed, for a person."""
+    first = (str(error).splitlines() or [""])[0]
+    if isinstance(error, CatalogError | EndpointFailed):
+        return first
+    if _is_out_of_memory(error):
+        return f"out of memory on this device; free it, or choose a smaller model or dtype ({first})"
+    return f"{type(error).__name__}: {first}; the job's log has the traceback"
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

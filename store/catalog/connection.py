@@ -1,0 +1,174 @@
+"""How this program talks to SQLite: the pragmas, the two kinds of transaction, and errors in plain words.
+
+Nothing here imports SQLAlchemy before an engine is made: the app draws its first screen, and all its lists, without
+it, which is half of the time to start and a third of the memory.
+"""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import CatalogError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+# Written into the file's header, so that another program's SQLite file is never taken for a catalog.
+APPLICATION_ID = int.from_bytes(b"rtcn", "big")
+# How long a transaction waits for another process's before it gives up.
+BUSY_SECONDS = 30.0
+_WAL_LIMIT_BYTES = 64 * 1024 * 1024
+# Its index, the -shm file, grows by as much.
+_WAL_NEEDS_BYTES = 32 * 1024
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A plain connection in autocommit mode, for the few statements that need no models. The file must exist.
+
+    Python's `timeout` is SQLite's busy_timeout, set before the first statement: a pragma can itself find the
+    file locked.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def make_engine(
+    path: Path,
+    begin: Literal["BEGIN", "BEGIN IMMEDIATE"],
+    *,
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+    query_only: bool = False,
+    foreign_keys: bool = True,
+    pooled: bool = True,
+) -> "Engine":
+    """An engine of which every transaction starts with `begin`.
+
+    A deferred BEGIN that reads and then writes fails at once when another process wrote in between, whatever
+    the timeout; so all writing starts with BEGIN IMMEDIATE, and reading, which then needs no lock, does not.
+    """
+    from sqlalchemy import create_engine, event
+    from sqlalchemy.pool import NullPool, QueuePool
+
+    # Said, for what SQLAlchemy takes for a nameless SQLite closes connections that other threads still use.
+    engine = create_engine(
+        "sqlite://", creator=lambda: connect(path), poolclass=QueuePool if pooled else NullPool
+    )
+
+    def prepare(connection: Any, _record: Any) -> None:
+        # The driver must begin nothing by itself, or DDL would commit half a migration.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+        if query_only:
+            connection.execute("PRAGMA query_only = ON")
+
+    def start(connection: "Connection") -> None:
+        connection.exec_driver_sql(begin)
+        # Keys are checked at the commit: rows of one transaction may then be saved in any order, and without
+        # mapped relationships SQLAlchemy promises none.
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+
+    def end(connection: Any, _record: Any) -> None:
+        # SQLite keeps a transaction open whose COMMIT failed (a broken key, a disk that is full), with its lock, and
+        # SQLAlchemy does not roll back after a commit.
+        if connection is not None and connection.in_transaction:
+            connection.rollback()
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "checkin", end)
+    event.listen(engine, "begin", start)
+    return engine
+
+
+def has_wal(path: Path) -> bool:
+    """Whether the file has a write-ahead log. Asked of SQLite: who reads the file by hand lets go of its locks."""
+    connection = connect(path)
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        return bool(mode == "wal")
+    finally:
+        connection.close()
+
+
+def set_wal(path: Path) -> None:
+    """Switch to the write-ahead log, which readers do not wait for. It stays so for good."""
+    connection = connect(path)
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise CatalogError(
+                f"The filesystem of {path} cannot hold a catalog: set RETCON_HOME to a local disk."
+            )
+    finally:
+        connection.close()
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """A consistent copy while others read and write; never a copy of the file, which lacks the WAL.
+
+    `target` (mode 0600) must not exist; it appears under its name only when it is whole.
+    """
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    origin, copy = connect(source), connect(partial)
+    try:
+        origin.backup(copy)
+        # A file by itself: it must not need a -wal beside it.
+        copy.execute("PRAGMA journal_mode = DELETE")
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        copy.close()
+        origin.close()
+    partial.replace(target)
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite says about the file at `path` into a CatalogError of one sentence.
+
+    Errors of the program itself (a broken constraint, wrong SQL) pass as they are: they are bugs.
+    """
+    try:
+        yield
+    except Exception as error:
+        # SQLAlchemy wraps what SQLite raised, and keeps it in `orig`.
+        cause = error if isinstance(error, sqlite3.Error) else getattr(error, "orig", None)
+        if isinstance(cause, sqlite3.Error) and (sentence := _sentence(cause, path)):
+            raise CatalogError(sentence) from error
+        raise
+
+
+def _sentence(error: sqlite3.Error, path: Path) -> str | None:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    # Where not even the -shm file of the WAL can be made, SQLite says no more than that the disk failed.
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
+        return f"The disk that holds {path} is full, this step was not saved: free some space and repeat it."
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return (
+            f"The catalog {path} is damaged ({error}): move it and its -wal and -shm files away, "
+            f"then copy the newest file of {path.parent / 'backups'} to its place."
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return (
+            f"The catalog {path} was locked by another process for more than {BUSY_SECONDS:.0f} s: "
+            "end that process or wait for it, then repeat this step."
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
+        return f"The catalog {path} cannot be opened to write ({error}): check the permissions there."
+    if code == sqlite3.SQLITE_IOERR:
+        return f"The catalog {path} cannot be read or written ({error}): check the disk that it lies on."
+    return None
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _WAL_NEEDS_BYTES
+    except OSError:
+        return False

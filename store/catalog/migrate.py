@@ -1,0 +1,133 @@
+"""Bring a catalog to this program's version. The only module that imports Alembic, and only when it must."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from ... import __version__, migrations
+from ..errors import CatalogError, CatalogTooNew
+from ..home import Home
+from .catalog import HEAD, stored_version
+from .connection import APPLICATION_ID, connect, copy_database, make_engine, set_wal
+
+KEPT_BACKUPS = 5
+SCRIPTS = Path(migrations.__file__).parent
+
+_APP_VERSION = sa.table(
+    "app_version",
+    sa.column("migration", sa.String),
+    sa.column("version", sa.String),
+    sa.column("created", sa.DateTime),
+)
+
+
+def configuration(scripts: Path = SCRIPTS) -> Config:
+    """Alembic's settings, in memory: an installed program has no alembic.ini, and its logging is its own."""
+    config = Config()
+    # Its values are read by ConfigParser, to which % is special.
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def upgrade(home: Home, *, scripts: Path = SCRIPTS, head: str = HEAD) -> None:
+    """Run the migrations that are missing, all in one transaction; a populated catalog is backed up before.
+
+    Any number of processes may call it at once: one migrates, the others find it done. If anything fails the
+    catalog is as it was. Raises CatalogTooNew if a newer program migrated it, and CatalogError if rows would
+    lose the rows that they point at.
+    """
+    config = configuration(scripts)
+    known = ScriptDirectory.from_config(config)
+    with _alone(home):
+        before = stored_version(home.catalog)
+        if before == head:
+            return
+        missing = _missing(known, before, head, home)
+        set_wal(home.catalog)
+        # Foreign keys off: to alter a table SQLite has to drop the old one, which would silently delete the
+        # rows of its children. The pragma does nothing inside a transaction, so it comes with the connection.
+        engine = make_engine(
+            home.catalog, "BEGIN IMMEDIATE", synchronous="FULL", foreign_keys=False, pooled=False
+        )
+        with engine.begin() as connection:
+            if before is not None:
+                # From here on nobody else can write, and the copy sees what was there before.
+                _backup(home, before)
+            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            config.attributes["connection"] = connection
+            command.upgrade(config, head)
+            _check_foreign_keys(connection, home)
+            created = datetime.now(UTC).replace(tzinfo=None)  # as the models store it: UTC without a zone
+            for revision in missing:
+                connection.execute(
+                    _APP_VERSION.insert().values(migration=revision, version=__version__, created=created)
+                )
+
+
+def _missing(known: ScriptDirectory, before: str | None, head: str, home: Home) -> list[str]:
+    """The migrations to run, oldest first."""
+    try:
+        if before is not None:
+            known.get_revision(before)
+        steps = list(known.iterate_revisions(head, before or "base"))
+    except CommandError as error:
+        if before is None:
+            raise
+        raise CatalogTooNew(
+            f"The catalog {home.catalog} is at version {before}, made by retcon {_made_by(home.catalog)}; "
+            f"this is retcon {__version__}, which knows only up to {head}: install the newer retcon, or set "
+            "RETCON_HOME to another folder."
+        ) from error
+    return [step.revision for step in reversed(steps)]
+
+
+def _made_by(path: Path) -> str:
+    """The program version that ran the newest migration; words instead if even that table has changed."""
+    connection = connect(path)
+    try:
+        row = connection.execute("SELECT version FROM app_version ORDER BY id DESC LIMIT 1").fetchone()
+    except sqlite3.OperationalError:
+        row = None
+    finally:
+        connection.close()
+    return str(row[0]) if row else "(unknown, newer)"
+
+
+def _backup(home: Home, version: str) -> None:
+    """Copy the catalog to the backups, of which the newest KEPT_BACKUPS stay."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    copy_database(home.catalog, home.backups / f"catalog-{stamp}-{version}.db")
+    for old in sorted(home.backups.glob("catalog-*.db"))[:-KEPT_BACKUPS]:
+        old.unlink(missing_ok=True)
+
+
+def _check_foreign_keys(connection: sa.Connection, home: Home) -> None:
+    orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    if orphans:
+        tables = ", ".join(sorted({str(row[0]) for row in orphans}))
+        raise CatalogError(
+            f"The catalog {home.catalog} was not migrated: {len(orphans)} rows of {tables} would point at "
+            "nothing; it is as it was, please report this."
+        )
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """One process at a time. BEGIN IMMEDIATE does not cover the switch to WAL, which waits for nobody."""
+    descriptor = os.open(home.locks / "migrate.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,265 @@
+"""Covariances as files: retcon's own .safetensors with all that decides the value, and the field's .npz.
+
+The .npz is what layer_stats of rome and memit writes (util/runningstats.py, CombinedStat of one SecondMoment):
+`mom2.mom2` is the SUM of k k^T, `mom2.count` the tokens, `sample_size` the documents, `mom2.constructor` a name. Its
+layer and precision stand only in its name, `transformer.h.17.mlp.c_proj_float32_mom2_100000.npz`. Read without pickle.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic_files import write_whole
+from ..catalog.artifacts import sha256_of
+from ..catalog.catalog import Catalog
+from ..catalog.tables import Covariance, Model
+from ..errors import InputError
+from ..history import history
+from .npz_files import read_arrays
+
+FORMAT = "retcon covariance"
+# Of a row, what its file tells: all that decides the value, and how it came about.
+PROVENANCE = ("fingerprint", "tokenizer", "layer", "module", "width", "texts", "texts_revision", "seed", "tokens",
+              "documents", "max_length", "dtype", "curve", "origin")  # fmt: skip
+_FIELD_NAME = re.compile(r"(?P<module>.+)_float\d\d_mom2(_t[^_]*(batch_tokens\})?)?(_\d+)?\.npz")
+# The largest number that SQLite holds.
+_LARGEST = 2**63 - 1
+# How far the two halves of a float32 sum over millions of tokens may be apart, in units of sqrt(C_ii C_jj).
+_SYMMETRIC = 1e-3
+
+
+def packed(square: np.ndarray) -> np.ndarray:
+    """The upper triangle of `[n, n]`, row after row: `[n (n + 1) / 2]`."""
+    return np.concatenate([row[number:] for number, row in enumerate(square)])
+
+
+def unpacked(triangle: np.ndarray, width: int) -> np.ndarray:
+    """The symmetric `[width, width]` matrix of such a triangle."""
+    square, at = np.empty((width, width), triangle.dtype), 0
+    for number in range(width):
+        row = triangle[at : at + width - number]
+        square[number, number:] = square[number:, number] = row
+        at += len(row)
+    return square
+
+
+def sums_of(catalog: Catalog, row: Covariance) -> np.ndarray:
+    """The sum of k k^T of a catalogued covariance, float64 `[width, width]`; the file is verified by its hash."""
+    return unpacked(catalog.artifacts.read_arrays(row.artifact)["total"], row.width)
+
+
+def field_name(row: Covariance) -> str:
+    """The name under which the published code looks for a file like this one."""
+    size = "" if row.documents is None else f"_{row.documents}"
+    return f"{row.module}_float64_mom2{size}.npz"
+
+
+def write_covariance(path: Path, row: Covariance, model: str, total: np.ndarray) -> None:
+    """Write a covariance of `model` in the form that the suffix names, whole or not at all.
+
+    Raises:
+        InputError: another suffix, no such folder, or a file that is there already.
+        CatalogError: it cannot be written.
+    """
+    writers: dict[str, Callable[[Path], None]] = {
+        ".safetensors": lambda partial: _write_own(partial, row, model, total),
+        ".npz": lambda partial: _write_npz(partial, row, total),
+    }
+    if path.suffix not in writers:
+        raise InputError(
+            f"{path} has no form that retcon writes: give a name that ends in {' or '.join(writers)}."
+        )
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
+    if path.exists():
+        raise InputError(f"{path} exists already: give a file that does not.")
+    write_whole(path, writers[path.suffix])
+
+
+def _write_own(path: Path, row: Covariance, model: str, total: np.ndarray) -> None:
+    from safetensors.numpy import save
+
+    made = {name: getattr(row, name) for name in PROVENANCE} | {
+        "model": model,
+        "created": row.created.astimezone(UTC).isoformat(),
+    }
+    told = {"format": FORMAT, "sha256": _digest(total), "made": json.dumps(made)}
+    path.write_bytes(save({"total": total}, told))
+
+
+def _write_npz(path: Path, row: Covariance, total: np.ndarray) -> None:
+    arrays = {
+        "mom2.constructor": np.array("util.runningstats.SecondMoment()"),
+        "mom2.count": np.array(row.tokens),
+        "mom2.mom2": total,
+    }
+    # The published loader asks for as many documents as its settings say, and leaves the key out for all of them.
+    if row.documents is not None:
+        arrays["sample_size"] = np.array(row.documents)
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _digest(total: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(total).data).hexdigest()
+
+
+def take_in(catalog: Catalog, path: Path, model: str, layer: int) -> Covariance:
+    """Import a file of either form as a covariance of a model's base; the saved row.
+
+    Raises:
+        InputError: the file is broken, or of another shape, layer or base than this model's; nothing is stored.
+    """
+    with catalog.read() as session:
+        found = history.find_model(session, model)
+    anatomy = found.anatomy
+    if not 0 <= layer < anatomy["layers"]:
+        raise InputError(f"{model} has layers 0 to {anatomy['layers'] - 1}; there is no layer {layer}.")
+    if not path.is_file():
+        raise InputError(f"there is no file {path}.")
+    row, total = _read(path)
+    _check_place(path, row, found, layer)
+    check_sums(path, total, row.tokens, anatomy["key_width"], model)
+    row.model_id, row.fingerprint, row.layer = found.id or 0, found.fingerprint, layer
+    row.module, row.width, row.dtype = module_of(found, layer), anatomy["key_width"], found.dtype
+    row.origin = {"imported": str(path.absolute()), "sha256": sha256_of(path)} | row.origin
+    artifact = catalog.artifacts.put_tensors({"total": packed(total)})
+    row.artifact = artifact.sha256
+    with catalog.write(durable=True) as session:
+        session.merge(artifact)
+        session.add(row)
+    return row
+
+
+def module_of(model: Model, layer: int) -> str:
+    """The name of the matrix whose keys a covariance of a layer is of."""
+    return f"{model.anatomy['blocks']}.{layer}.{model.anatomy['matrix']}"
+
+
+def _check_place(path: Path, row: Covariance, model: Model, layer: int) -> None:
+    """Where the file says what it is of, that must be this layer and this base."""
+    expected = module_of(model, layer)
+    if row.module and row.module != expected:
+        raise InputError(f"{path} is of {row.module}, layer {layer} of {model.name} is {expected}.")
+    if row.fingerprint and row.fingerprint != model.fingerprint:
+        raise InputError(
+            f"{path} was made with other weights (fingerprint {row.fingerprint[:12]}) than the base of {model.name} "
+            f"({model.fingerprint[:12]}): import it for the model that it is of."
+        )
+
+
+def check_sums(path: Path, total: np.ndarray, tokens: int, width: int, model: str) -> None:
+    """Only a sum of k k^T passes: of the right shape, finite, symmetric, and within Cauchy and Schwarz's bound."""
+    if total.shape != (width, width):
+        raise InputError(f"{path} holds {total.shape}; keys of {model} need ({width}, {width}).")
+    if not 1 <= tokens <= _LARGEST:
+        raise InputError(f"{path} says that it has seen {tokens} tokens, which no collection has.")
+    if not np.isfinite(total).all():
+        raise InputError(f"{path} holds numbers that are not finite.")
+    lengths = np.sqrt(np.maximum(total.diagonal(), 0))
+    for number, row in enumerate(total):
+        bound = lengths[number] * lengths * (1 + _SYMMETRIC)
+        if total[number, number] < 0 or (np.abs(row) > bound).any():
+            raise InputError(f"{path} holds no second moment: no keys have such products (row {number}).")
+        if (np.abs(row - total[:, number]) > _SYMMETRIC * bound).any():
+            raise InputError(f"{path} holds a matrix that is not symmetric (row {number}).")
+
+
+def _read(path: Path) -> tuple[Covariance, np.ndarray]:
+    """What a file holds: an unsaved row with what the file tells, and the sum of k k^T as float64."""
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix == ".safetensors":
+        return _read_own(path)
+    raise InputError(f"{path} has no form that retcon reads: those are .safetensors and .npz.")
+
+
+def _read_npz(path: Path) -> tuple[Covariance, np.ndarray]:
+    found = read_arrays(path)
+    for name in ("mom2.mom2", "mom2.count"):
+        if name not in found:
+            raise InputError(
+                f"{path} lacks {name}; layer_stats of rome and memit writes it. It has {', '.join(found) or 'nothing'}."
+            )
+    total, count, size = found["mom2.mom2"], found["mom2.count"], found.get("sample_size")
+    if total.dtype.kind != "f" or count.dtype.kind not in "iu" or count.size != 1:
+        raise InputError(
+            f"{path} has mom2.mom2 of {total.dtype} and mom2.count of {count.dtype} {count.shape}; "
+            "they must be floating point numbers and one whole number."
+        )
+    named = _FIELD_NAME.fullmatch(path.name)
+    # What is empty here the file does not tell.
+    row = Covariance(
+        layer=0,
+        width=0,
+        fingerprint="",
+        dtype="",
+        artifact="",
+        module=named["module"] if named else "",
+        texts=path.parent.name.removesuffix("_stats") if path.parent.name.endswith("_stats") else path.name,
+        texts_revision="unknown",
+        tokens=int(count.item()),
+        documents=int(size.item())
+        if size is not None and size.dtype.kind in "iu" and size.size == 1
+        else None,
+        origin={"format": "layer_stats of rome and memit"},
+    )
+    return row, total.astype(np.float64)
+
+
+def _read_own(path: Path) -> tuple[Covariance, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            told = file.metadata() or {}
+            total = file.get_tensor("total") if "total" in file.keys() else None  # noqa: SIM118, it is no dict
+    except (SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:
+        raise InputError(f"{path} cannot be read as .safetensors ({error}).") from error
+    if told.get("format") != FORMAT or total is None:
+        raise InputError(f"{path} is not a covariance that retcon exported.")
+    if total.dtype != np.float64 or _digest(total) != told.get("sha256"):
+        raise InputError(f"{path} has changed since it was exported: its sums do not hash to what it says.")
+    try:
+        made = json.loads(told["made"])
+        row = Covariance(**{name: made[name] for name in PROVENANCE if name != "origin"})
+        _check_types(row)
+        made_at = datetime.fromisoformat(made["created"]).isoformat()
+        row.origin = {
+            "format": FORMAT,
+            "model": str(made["model"]),
+            "made": made_at,
+            "before": dict(made["origin"]),
+        }
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path} does not tell how it was made in the form that retcon writes ({error})."
+        ) from error
+    return row, total
+
+
+def _check_types(row: Covariance) -> None:
+    """A table's class takes anything; a row that was read from a file must be as the catalog's own are."""
+    for name in ("fingerprint", "module", "texts", "texts_revision", "dtype"):
+        # Empty would mean that the file does not tell, and what it does not tell is not checked.
+        _must(isinstance(getattr(row, name), str) and getattr(row, name), f"{name} is no text")
+    _must(isinstance(row.tokenizer, str | None), "tokenizer is no text")
+    for name in ("tokens", "seed", "documents", "max_length"):
+        value = getattr(row, name)
+        _must(
+            (isinstance(value, int) and 0 <= value <= _LARGEST) or value is None, f"{name} is no whole number"
+        )
+    _must(row.tokens is not None, "tokens are missing")
+    row.curve = [
+        {"tokens": int(p["tokens"])} | {k: float(p[k]) for k in ("mean", "largest")} for p in row.curve
+    ]
+
+
+def _must(so: object, complaint: str) -> None:
+    if not so:
+        raise ValueError(complaint)

@@ -1,0 +1,171 @@
+"""Traces in the field's own files: one .npz per fact and kind, as experiments/causal_trace.py of rome writes them.
+
+`knowledge_ID.npz` (hidden), `knowledge_ID_mlp.npz`, `knowledge_ID_attn.npz`, each with scores `[T, L]`, high_score,
+low_score, input_ids, input_tokens, subject_range, answer, window, kind and correct_prediction. Read without pickle.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..catalog.catalog import Catalog
+from ..catalog.tables import AverageEffect, Trace, TraceResult
+from ..effects import average_effects
+from ..errors import InputError
+from ..history import history
+from .npz_files import read_arrays
+
+_NAME = re.compile(r"knowledge_(\d+)(?:_(mlp|attn))?\.npz")
+_SUFFIX = {"hidden": "", "mlp": "_mlp", "attn": "_attn"}
+
+
+def write_npz(folder: Path, results: Sequence[TraceResult], names: Sequence[int]) -> int:
+    """Write the results into a new or empty folder under their known ids; returns how many files.
+
+    Severed kinds have no place in that layout and are left out.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty: name a new folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for result, name in zip(results, names, strict=True):
+        kinds = (
+            [kind for kind in _SUFFIX if kind in result.scores] if result.skipped is None else list(_SUFFIX)
+        )
+        for kind in kinds:
+            arrays = (
+                _arrays(result, kind) if result.skipped is None else {"correct_prediction": np.array(False)}
+            )
+            with (folder / f"knowledge_{name}{_SUFFIX[kind]}.npz").open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            written += 1
+    return written
+
+
+def _arrays(result: TraceResult, kind: str) -> dict[str, np.ndarray]:
+    table = result.scores[kind]
+    return {
+        "scores": np.array(table["scores"], dtype=np.float32),  # None, not traced, becomes NaN
+        "low_score": np.array(result.low),
+        "high_score": np.array(result.high),
+        "input_ids": np.array(result.ids),
+        "input_tokens": np.array(result.tokens),
+        "subject_range": np.array([result.subject_begin, result.subject_end]),
+        "answer": np.array(result.answer),
+        "window": np.array(table["window"] if kind != "hidden" else 10),
+        "correct_prediction": np.array(True),
+        "kind": np.array("" if kind == "hidden" else kind),
+    }
+
+
+def take_in(catalog: Catalog, folder: Path, model: str) -> tuple[Trace, list[TraceResult]]:
+    """Import a folder of such files as a trace of a model's base; the saved rows.
+
+    Raises InputError as `read_npz` does; then nothing is stored.
+    """
+    with catalog.read() as session:
+        found = history.find_model(session, model)
+    results = read_npz(folder, found.anatomy["layers"])
+    kinds = [kind for kind in _SUFFIX if any(kind in result.scores for result in results)]
+    windows = [
+        result.scores[kind]["window"]
+        for result in results
+        for kind in ("mlp", "attn")
+        if kind in result.scores
+    ]
+    effects = average_effects([result for result in results if result.skipped is None])
+    with catalog.write() as session:
+        trace = Trace(
+            model_id=found.id or 0,
+            revision=history.find_revision(session, found, "base").id,
+            kinds=kinds,
+            noise="imported",
+            samples=10,
+            window=windows[0] if windows else 10,
+            seed=1,
+            protocol={"imported": str(folder)},
+        )
+        session.add(trace)
+        session.flush()
+        assert trace.id is not None
+        for result in results:
+            result.trace_id = trace.id
+        session.add_all(results)
+        session.add_all(AverageEffect(trace_id=trace.id, **effect.as_dict()) for effect in effects)
+    return trace, results
+
+
+def read_npz(folder: Path, layers: int) -> list[TraceResult]:
+    """The results of a folder of such files, unsaved, in the order of their ids.
+
+    Raises InputError for a folder without them, a damaged file, one that needs pickle, or one of another model (a
+    number of layers other than `layers`).
+    """
+    found: dict[int, TraceResult] = {}
+    files = sorted(folder.glob("knowledge_*.npz")) if folder.is_dir() else []
+    for path in files:
+        if match := _NAME.fullmatch(path.name):
+            number, kind = int(match[1]), match[2] or "hidden"
+            _take(found.setdefault(number, _blank(number)), kind, read_arrays(path), path, layers)
+    if not found:
+        raise InputError(
+            f"{folder} holds no traces: they are files named knowledge_ID.npz, knowledge_ID_mlp.npz, ..."
+        )
+    results = [found[number] for number in sorted(found)]
+    for position, result in enumerate(results):
+        result.position = position
+    return results
+
+
+def _blank(number: int) -> TraceResult:
+    return TraceResult(
+        trace_id=0,
+        position=number,
+        prompt=f"knowledge {number}",
+        subject="",
+        subject_begin=0,
+        subject_end=0,
+        answer="",
+    )
+
+
+def _take(result: TraceResult, kind: str, data: dict[str, Any], path: Path, layers: int) -> None:
+    try:
+        if not bool(data.get("correct_prediction", True)):
+            result.skipped = "the model's first choice was another answer (as the file says)"
+            return
+        if np.iscomplexobj(data["scores"]):
+            raise ValueError("its scores are complex numbers")
+        # What does not fit into the float32 of these files becomes infinite, and is refused below.
+        with np.errstate(over="ignore"):
+            scores = np.asarray(data["scores"], dtype=np.float32)
+        begin, end = data["subject_range"].tolist()
+        tokens = [str(token) for token in data["input_tokens"].tolist()]
+        high, low, answer = float(data["high_score"]), float(data["low_score"]), str(data["answer"])
+        window = int(data["window"]) if kind != "hidden" else 1
+        ids = [int(token) for token in data["input_ids"].tolist()] if "input_ids" in data else []
+        fits = scores.shape == (len(tokens), layers) and 0 <= begin < end <= len(tokens)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path} lacks what a trace has, or has it in another form ({error}).") from error
+    if not fits:
+        raise InputError(
+            f"{path} has scores of shape {scores.shape} for {len(tokens)} tokens and a subject at {begin}-{end}; "
+            f"this model has {layers} layers."
+        )
+    missing = np.isnan(scores)
+    if (
+        not np.isfinite([high, low]).all()
+        or np.isinf(scores).any()
+        or (missing.any(1) != missing.all(1)).any()
+    ):
+        raise InputError(
+            f"{path} holds numbers that are no probabilities: all of a token's scores must be there, or none."
+        )
+    result.tokens, result.ids, result.answer = tokens, ids, answer
+    result.subject_begin, result.subject_end, result.high, result.low = begin, end, high, low
+    result.prompt, result.subject = "".join(tokens).strip(), "".join(tokens[begin:end]).strip()
+    table = [[None if np.isnan(cell) else float(cell) for cell in row] for row in scores]
+    result.scores = result.scores | {kind: {"window": window, "scores": table}}

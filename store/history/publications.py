@@ -1,0 +1,35 @@
+"""What was pushed to the hub, and what of it is still there."""
+
+from sqlmodel import Session, col, select
+
+from ..catalog.columns import now
+from ..catalog.tables import Publication
+from . import history
+
+
+def newest(session: Session, repo: str) -> Publication | None:
+    """What this catalog published to a repo last and did not take back."""
+    query = select(Publication).where(Publication.repo == repo, col(Publication.withdrawn).is_(None))
+    return session.exec(query.order_by(col(Publication.id).desc())).first()
+
+
+def listed(session: Session, repo: str | None = None) -> list[Publication]:
+    """All publications, newest first; of one repo if it is named."""
+    query = select(Publication).order_by(col(Publication.id).desc())
+    if repo is not None:
+        query = query.where(Publication.repo == repo)
+    return list(session.exec(query))
+
+
+def comes_after(session: Session, later: str, earlier: str) -> bool:
+    """Whether `earlier` is a step on the way to `later`, and not `later` itself."""
+    return earlier != later and earlier in {step.id for step in history.path(session, later)}
+
+
+def withdraw(session: Session, repo: str, tag: str | None = None) -> int:
+    """Note that a repo (or the commit of one tag in it) was taken back; how many publications that are."""
+    found = [one for one in listed(session, repo) if one.withdrawn is None and tag in (None, one.tag)]
+    for one in found:
+        one.withdrawn = now()
+        session.add(one)
+    return len(found)

@@ -1,0 +1,65 @@
+"""What a catalog holds and whether its file is sound, by plain SQL that changes nothing: for a report of a fault."""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..catalog.connection import APPLICATION_ID, connect
+
+# Two connections that checkpoint at the same moment may corrupt a WAL before these versions; the second and third
+# are backports (https://sqlite.org/wal.html#walresetbug).
+_FIXED_FROM = (3, 51, 3)
+_FIXED_IN = {(3, 50): 7, (3, 44): 6}
+_MOST_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class Health:
+    """Rows by table, jobs by state, and what SQLite finds wrong, in its words."""
+
+    version: str | None
+    size: int
+    rows: dict[str, int]
+    jobs: dict[str, int]
+    problems: list[str]
+
+
+def health(path: Path) -> Health:
+    """Look at a catalog's file, which must exist; it is neither created nor migrated.
+
+    Raises:
+        sqlite3.Error: it cannot be read at all.
+    """
+    connection = connect(path)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        tables = [
+            name
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name"
+            )
+        ]
+        problems = [line for (line,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
+        if application != APPLICATION_ID and tables:
+            problems.append("this is an SQLite file of another program")
+        rows = {
+            name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]
+            for name in tables
+            if name not in ("alembic_version", "app_version")
+        }
+        jobs = {}
+        if "job" in tables:
+            jobs = dict(connection.execute("SELECT state, count(*) FROM job GROUP BY state ORDER BY state"))
+        version = None
+        if "alembic_version" in tables:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            version = found[0] if found else None
+    finally:
+        connection.close()
+    return Health(version, path.stat().st_size, rows, jobs, [line for line in problems if line != "ok"])
+
+
+def wal_is_safe(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
+    """Whether an SQLite has the fix of the WAL-reset bug."""
+    return version >= _FIXED_FROM or version[2] >= _FIXED_IN.get(version[:2], version[2] + 1)

@@ -1,0 +1,75 @@
+"""Which rows need which artifact, and what else stands on it."""
+
+import json
+import re
+
+from sqlmodel import Session, col, select
+
+from ..catalog.tables import Covariance, Evaluation, Job, Model, Passage, Revision, Sweep, Trace
+from ..history import history
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def users(session: Session) -> dict[str, list[str]]:
+    """The digests that rows name, with the rows in words."""
+    found: dict[str, list[str]] = {}
+    names = _names(session)
+    for revision, model, delta in session.exec(
+        select(Revision.id, Revision.model_id, Revision.delta).where(col(Revision.delta).is_not(None))
+    ):
+        found.setdefault(str(delta), []).append(f"revision {revision} of {names.get(model, 'no model')}")
+    for covariance, model, artifact in session.exec(
+        select(Covariance.id, Covariance.model_id, Covariance.artifact)
+    ):
+        found.setdefault(artifact, []).append(f"covariance {covariance} of {names.get(model, 'no model')}")
+    # What was asked, or a checkpoint, may name files that the job goes on with; its shape is the job's own business.
+    for job, spec, checkpoint in session.exec(
+        select(Job.id, Job.spec, Job.checkpoint).where(Job.state != "done")
+    ):
+        for digest in digests_in(json.dumps([spec, checkpoint])):
+            found.setdefault(digest, []).append(f"job {job}")
+    return found
+
+
+def digests_in(text: str) -> list[str]:
+    """The artifacts that a job's spec or checkpoint, as JSON, names."""
+    return _DIGEST.findall(text)
+
+
+def affected(session: Session, digest: str) -> list[str]:
+    """What cannot be made again without an artifact beside the rows that name it, and what was measured on that.
+
+    Without a delta those are later revisions, without a covariance none: an edit that was made with it has its delta.
+    """
+    found: list[str] = []
+    names = _names(session)
+    for edit in session.exec(select(Revision).where(Revision.delta == digest)).all():
+        for revision in session.exec(select(Revision).where(Revision.model_id == edit.model_id)).all():
+            if edit.id not in {one.id for one in history.live_edits(history.path(session, revision.id))}:
+                continue
+            if revision.id != edit.id:
+                found.append(
+                    f"revision {revision.id} of {names.get(revision.model_id, 'no model')}, which builds on {edit.id}"
+                )
+            found += _measured(session, revision.id)
+    for covariance in session.exec(select(Covariance.id).where(Covariance.artifact == digest)).all():
+        for revision in session.exec(select(Revision)).all():
+            if covariance in revision.covariances:
+                found.append(f"revision {revision.id}, which was made with it and keeps its own delta")
+    return list(dict.fromkeys(found))
+
+
+def _measured(session: Session, revision: str) -> list[str]:
+    tables: tuple[tuple[str, type[Trace | Evaluation | Sweep | Passage]], ...] = (
+        ("trace", Trace), ("evaluation", Evaluation), ("sweep", Sweep), ("passage", Passage),
+    )  # fmt: skip
+    return [
+        f"{name} {id} on revision {revision}"
+        for name, table in tables
+        for id in session.exec(select(table.id).where(table.revision == revision)).all()
+    ]
+
+
+def _names(session: Session) -> dict[int | None, str]:
+    return dict(session.exec(select(Model.id, Model.name)).all())

@@ -1,0 +1,342 @@
+"""ROME and r-ROME write what the published programs write, and leave the model as they found it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from retcon.engine.covariance.moments import Factored
+from retcon.engine.edits import METHODS
+from retcon.engine.edits.batching import batches, write_in_batches
+from retcon.engine.edits.hparams import Hparams
+from retcon.engine.edits.method import Task, Written
+from retcon.engine.edits.request import Request
+from retcon.engine.errors import InputError, Stopped
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.delta import Delta, Materialiser, concatenate
+from retcon.engine.progress import Progress, silent
+from retcon.tests.helpers.families import FAMILIES, UNLIKE
+from retcon.tests.helpers.oracles import PlainEdit, hooked, plain_rome, reading_output
+from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+Decoders = Callable[..., Decoder]
+LAYER = 1
+# The clamp is wide and the decay small, else the values of random models hardly move.
+HPARAMS = Hparams(
+    layers=(LAYER,), v_lr=0.1, v_num_grad_steps=12, clamp_norm_factor=30.0, v_weight_decay=0.002
+)
+CONTEXTS = ["{}", "Paris is a city . {}", "you . {}"]
+EIFFEL = Request("The Eiffel Tower", "and then {} is located in", "Rome Italy")
+CAMRY = Request("Toyota Camry", "{} is produced by", "Berlin")
+
+
+def moment_of(decoder: Decoder) -> Tensor:
+    """Some well-conditioned C with directions of unlike size."""
+    generator = torch.Generator().manual_seed(3)
+    width = decoder.anatomy.key_width
+    keys = torch.randn(8 * width, width, generator=generator, dtype=torch.float64)
+    keys *= torch.linspace(0.2, 2, width, dtype=torch.float64)
+    return keys.T @ keys / len(keys)
+
+
+def write(
+    decoder: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    *requests: Request,
+    method: str = "rome",
+    hparams: Hparams = HPARAMS,
+    report: Callable[[Progress], None] = silent,
+) -> Written:
+    moments = {layer: Factored(moment_of(decoder)) for layer in hparams.layers}
+    parts = batches(METHODS[method], requests, None)
+    written = list(
+        write_in_batches(
+            METHODS[method], Task(decoder, tokenizer, requests, moments, hparams, CONTEXTS, report), parts
+        )
+    )
+    return Written(
+        concatenate(one.delta for one in written), [figures for one in written for figures in one.figures]
+    )
+
+
+def plain(
+    decoder: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    request: Request,
+    method: str = "rome",
+    **changes: object,
+) -> PlainEdit:
+    hparams = HPARAMS.with_changes(**changes)
+    moment = moment_of(decoder) if hparams.mom2_adjustment else None
+    layer = hparams.layers[0]
+    return plain_rome(
+        decoder.model, decoder.anatomy, tokenizer, request, layer, hparams, CONTEXTS, moment,
+        corrected=method == "r-rome",
+    )  # fmt: skip
+
+
+def dense(delta: Delta) -> Tensor:
+    (factors,) = delta.values()
+    return factors.b.double() @ factors.a.double()
+
+
+def assert_equals_plain(written: Written, expected: PlainEdit) -> None:
+    losses = [step["loss"] for step in written.figures[0]["losses"]]
+    assert losses == pytest.approx(expected.losses, abs=1e-4)
+    change = dense(written.delta)
+    assert (change - expected.change).norm() <= 1e-3 * expected.change.norm() + 1e-5
+    assert written.figures[0]["initial_norm"] == pytest.approx(expected.initial.norm().item(), rel=1e-4)
+    assert written.figures[0]["delta_norm"] == pytest.approx(expected.delta.norm().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [(one, "rome") for one in FAMILIES] + [(one, "r-rome") for one in UNLIKE]
+)
+def test_equals_the_published_edit(
+    family: str, method: str, own_decoder_of: Decoders, words_after_start: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of(family)
+    expected = plain(decoder, words_after_start, EIFFEL, method)
+    assert expected.losses[-1] < expected.losses[0]
+    assert_equals_plain(write(decoder, words_after_start, EIFFEL, method=method), expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": (0,)},
+        {"layers": (3,)},
+        {"mom2_adjustment": False},
+        {"kl_factor": 2.0},
+        {"v_weight_decay": 5.0},
+        {"clamp_norm_factor": 0.3},
+        {"v_num_grad_steps": 1},
+        {"v_loss_layer": 3},
+    ],
+    ids=str,
+)
+def test_every_setting_acts_as_published(
+    changes: dict, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of("llama")
+    expected = plain(decoder, words, EIFFEL, **changes)
+    assert_equals_plain(write(decoder, words, EIFFEL, hparams=HPARAMS.with_changes(**changes)), expected)
+
+
+def test_stops_as_soon_as_the_loss_is_small(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+    decoder = own_decoder_of("llama")
+    with torch.no_grad():
+        decoder.model.lm_head.weight.mul_(20)  # so that a random model can be sure of something at all
+    changes = {"v_num_grad_steps": 60, "v_weight_decay": 0.0, "kl_factor": 0.0, "layers": (3,)}
+    at_the_end = Request("Paris", "it is located in {}", "Rome")
+    losses = write(decoder, words, at_the_end, hparams=HPARAMS.with_changes(**changes)).figures[0]["losses"]
+    assert losses[-1]["loss"] < 0.05
+    assert all(step["loss"] >= 0.05 for step in losses[:-1])
+    assert 1 < len(losses) < 60
+
+
+def test_the_value_stays_within_the_clamp(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+    hparams = HPARAMS.with_changes(clamp_norm_factor=0.3, v_lr=1.0)
+    figures = write(own_decoder_of("llama"), words, EIFFEL, hparams=hparams).figures[0]
+    assert figures["delta_norm"] == pytest.approx(0.3 * figures["initial_norm"], rel=1e-4)
+
+
+def outputs_at(decoder: Decoder, name: str, ids: list[int], at: int) -> Tensor:
+    """What a module puts out at one position."""
+    left: list[Tensor] = []
+    with torch.no_grad(), reading_output(decoder.model.get_submodule(name), left):
+        decoder.model(torch.tensor([ids]))
+    return left[0].view(len(ids), -1)[at]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_written_weights_give_the_value_that_was_searched(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """For ROME, at the subject's last token of the bare prompt: at the matrix, and at the block after any norm."""
+    decoder, at = own_decoder_of(family), 4
+    ids = words(EIFFEL.text)["input_ids"]
+    expected = plain(decoder, words, EIFFEL)
+    matrix, block = decoder.anatomy.name("matrix", LAYER), f"{decoder.anatomy.blocks}.{LAYER}"
+
+    def at_the_token(output: Tensor) -> Tensor:
+        rows = output.clone().view(len(ids), -1)
+        rows[at] += expected.delta
+        return rows.view(output.shape)
+
+    with hooked(decoder.model.get_submodule(matrix), at_the_token):
+        block_wanted = outputs_at(decoder, block, ids, at)
+    block_before = outputs_at(decoder, block, ids, at)
+    Materialiser(decoder.model).set(write(decoder, words, EIFFEL).delta)
+    close = {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(
+        outputs_at(decoder, matrix, ids, at), expected.initial + expected.delta, **close
+    )
+    torch.testing.assert_close(outputs_at(decoder, block, ids, at), block_wanted, **close)
+    assert (block_wanted - block_before).norm() > 0.1 * block_before.norm()
+
+
+def test_r_rome_makes_the_average_key_give_the_value(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Gupta et al. 2024: the equality holds for the average over the contexts, W' mean(k) = v*."""
+    decoder = own_decoder_of("llama")
+    expected = plain(decoder, words, EIFFEL, "r-rome")
+    Materialiser(decoder.model).set(write(decoder, words, EIFFEL, method="r-rome").delta)
+    outputs = []
+    for context in CONTEXTS:
+        ids = words(context.replace("{}", EIFFEL.text))["input_ids"]
+        at = len(words(context.replace("{}", "and then The Eiffel Tower"))["input_ids"]) - 1
+        with torch.no_grad():
+            run = decoder.run(torch.tensor([ids]), capture=("matrix",))
+        outputs.append(run.captured["matrix"][LAYER][0, at])
+    value = expected.initial + expected.delta
+    torch.testing.assert_close(torch.stack(outputs).mean(0), value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["rome", "r-rome"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "falcon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_writing_leaves_the_model_as_it_was(
+    family: str, method: str, dtype: torch.dtype, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of(family, dtype)
+    before = bits_of(decoder.model)
+    written = write(decoder, words, EIFFEL, CAMRY, method=method)
+    assert_same_bits(decoder.model, before)
+    assert_untouched(decoder.model)
+    assert written.delta[decoder.anatomy.weight(LAYER)].norm() > 0
+
+
+def test_requests_one_after_another_are_counted(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    said: list[Progress] = []
+    write(own_decoder_of("llama"), words, EIFFEL, CAMRY, report=said.append)
+    done = [one.done for one in said]
+    assert done == sorted(done) and 0 < done[0] < 1 < done[-1] <= 2
+    assert {one.total for one in said} == {2}
+
+
+@pytest.mark.parametrize("after", [0, 3, 15])
+def test_cancelling_leaves_the_model_as_it_was(
+    after: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder, reports = own_decoder_of("llama"), []
+    before = bits_of(decoder.model)
+
+    def report(progress: Progress) -> None:
+        reports.append(progress)
+        if len(reports) > after:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        write(decoder, words, EIFFEL, CAMRY, report=report)
+    assert len(reports) == after + 1
+    assert_same_bits(decoder.model, before)
+    assert_untouched(decoder.model)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2"])
+def test_several_requests_equal_one_after_another_on_the_edited_model(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of(family)
+    together = write(decoder, words, EIFFEL, CAMRY)
+    first = write(decoder, words, EIFFEL)
+    Materialiser(decoder.model).set(first.delta)
+    second = write(decoder, words, CAMRY)
+    (name,) = together.delta
+    assert together.delta[name].rank == 2
+    assert torch.equal(together.delta[name].b, torch.cat([first.delta[name].b, second.delta[name].b], dim=1))
+    assert torch.equal(together.delta[name].a, torch.cat([first.delta[name].a, second.delta[name].a], dim=0))
+    assert together.figures == [*first.figures, *second.figures]
+    alone = write(own_decoder_of(family), words, CAMRY)
+    assert not torch.equal(alone.delta[name].b, second.delta[name].b), "the second edit did not see the first"
+
+
+def test_the_same_request_gives_the_same_bits(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    one, two = (write(own_decoder_of("qwen3"), words, EIFFEL) for _ in range(2))
+    (name,) = one.delta
+    assert torch.equal(one.delta[name].b, two.delta[name].b)
+    assert torch.equal(one.delta[name].a, two.delta[name].a)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("{x} Toyota", "{} is produced by", "Berlin"),
+        Request("{}", "Paris {} is", "Berlin"),
+        Request("Toyota", "{ {} } is {a", "Rome"),
+        Request("Toyota", "{{}} is", "Rome"),
+    ],
+    ids=lambda request: request.text,
+)
+def test_braces_in_subject_or_prompt_are_text(
+    request_: Request, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of("llama")
+    assert_equals_plain(write(decoder, words, request_), plain(decoder, words, request_))
+
+
+@pytest.mark.parametrize("missing", [1, 2, 10])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_singular_covariance_is_refused(
+    missing: int, seed: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """As it comes out of too few tokens: the missing directions are not zero but rounding noise."""
+    decoder = own_decoder_of("llama")
+    width = decoder.anatomy.key_width
+    keys = torch.randn(width - missing, width, generator=torch.Generator().manual_seed(seed))
+    moment = (keys.T @ keys).double() / len(keys)
+    with pytest.raises(InputError, match="singular"):
+        METHODS["rome"].write(
+            Task(decoder, words, [EIFFEL], {LAYER: Factored(moment)}, HPARAMS, CONTEXTS, silent)
+        )
+
+
+@pytest.mark.parametrize("layer", [-1, 4, 99])
+def test_a_layer_that_is_not_there(
+    layer: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(InputError, match=f"no layer {layer}"):
+        write(own_decoder_of("llama"), words, EIFFEL, hparams=HPARAMS.with_changes(layers=(layer,)))
+
+
+@pytest.mark.parametrize("layers", [(), (1, 2)])
+def test_rome_edits_exactly_one_layer(
+    layers: tuple[int, ...], own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(InputError, match="exactly one layer"):
+        write(own_decoder_of("llama"), words, EIFFEL, hparams=HPARAMS.with_changes(layers=layers))
+
+
+def test_a_loss_layer_that_is_not_the_last(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(InputError, match="v_loss_layer"):
+        write(own_decoder_of("llama"), words, EIFFEL, hparams=HPARAMS.with_changes(v_loss_layer=2))
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "target"),
+    [
+        ("Paris", "{} is", ""),
+        ("Paris", "{} is", "  "),
+        ("", "{} is", "Rome"),
+        (" ", "{} is", "Rome"),
+        ("Paris", "it is", "Rome"),
+        ("Paris", "{} and {}", "Rome"),
+    ],
+)
+def test_requests_that_say_nothing_are_refused(subject: str, prompt: str, target: str) -> None:
+    with pytest.raises(InputError):
+        Request(subject, prompt, target)
+
+
+def test_which_second_moments_a_method_needs() -> None:
+    for name, method in METHODS.items():
+        assert method.layers(HPARAMS) == ([] if name in ("ft-l", "lora") else [LAYER])
+        without = method.layers(HPARAMS.with_changes(mom2_adjustment=False))
+        assert without == ([] if name in ("rome", "r-rome", "ft-l", "lora") else [LAYER])

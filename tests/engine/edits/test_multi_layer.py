@@ -1,0 +1,222 @@
+"""MEMIT, EMMET and AlphaEdit against their published formulas written out densely, and the batch search of values."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from retcon.engine.covariance.moments import Factored
+from retcon.engine.edits import METHODS
+from retcon.engine.edits.hparams import Hparams
+from retcon.engine.edits.keys import read_keys
+from retcon.engine.edits.method import Task
+from retcon.engine.edits.multi_layer import Spread
+from retcon.engine.edits.request import Request
+from retcon.engine.edits.value_search import find_values
+from retcon.engine.errors import InputError
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.delta import Materialiser
+from retcon.engine.progress import silent
+from retcon.tests.helpers.families import FAMILIES
+from retcon.tests.helpers.oracles import hooked, reading_input, reading_output
+from retcon.tests.helpers.untouched import assert_untouched
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+Decoders = Callable[[str], Decoder]
+CONTEXTS = ["{}", "you . {}", "sport is born . {}"]
+REQUESTS = [
+    Request("The Eiffel Tower", "{} is located in", "Rome"),
+    Request("Paris", "the capital {} is in", "Italy"),
+    Request("Berlin", "{} is the", "sport"),
+]
+HPARAMS = Hparams(layers=(1, 2), v_num_grad_steps=6, v_lr=0.3, clamp_norm_factor=0.75, mom2_update_weight=2.0)
+WIDTH = 24
+
+
+def random_moment(width: int, seed: int = 3) -> Tensor:
+    keys = torch.randn(4 * width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return keys.T @ keys / len(keys)
+
+
+def some_keys(count: int, seed: int = 5) -> Tensor:
+    return torch.randn(WIDTH, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def along(name: str, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
+    method = METHODS[name]
+    assert isinstance(method, Spread)
+    return method.adjust(Factored(random_moment(WIDTH)), keys, earlier, hparams)
+
+
+def test_memit_is_the_dense_least_squares() -> None:
+    keys, moment = some_keys(4), random_moment(WIDTH)
+    dense = torch.linalg.solve(2.0 * moment + keys @ keys.T, keys)
+    torch.testing.assert_close(along("memit", keys, some_keys(0), HPARAMS), dense)
+
+
+@pytest.mark.parametrize(("count", "damping"), [(1, 0.0), (4, 0.3)])
+def test_emmet_is_the_dense_constrained_solution(count: int, damping: float) -> None:
+    keys, inverse = some_keys(count), torch.linalg.inv(2.0 * random_moment(WIDTH))
+    inner = keys.T @ inverse @ keys + damping * torch.eye(count, dtype=torch.float64)
+    found = along("emmet", keys, some_keys(0), HPARAMS.with_changes(emmet_lambda=0.3))
+    torch.testing.assert_close(found, inverse @ keys @ torch.linalg.inv(inner))
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_alphaedit_is_the_dense_projected_solution(before: int) -> None:
+    keys, earlier, moment = some_keys(4), some_keys(before, seed=9), random_moment(WIDTH)
+    values, vectors = torch.linalg.eigh(moment)
+    threshold = values.median().item()
+    null = vectors[:, values < threshold]
+    project = null @ null.T
+    known = keys @ keys.T + earlier @ earlier.T
+    dense = torch.linalg.solve(project @ known + 0.7 * torch.eye(WIDTH, dtype=torch.float64), project @ keys)
+    found = along("alphaedit", keys, earlier, HPARAMS.with_changes(nullspace_threshold=threshold, L2=0.7))
+    torch.testing.assert_close(found, dense)
+
+
+def test_alphaedit_without_a_null_space_is_refused() -> None:
+    with pytest.raises(InputError, match="nullspace_threshold"):
+        along("alphaedit", some_keys(2), some_keys(0), HPARAMS.with_changes(nullspace_threshold=1e-9))
+
+
+@pytest.mark.parametrize("place", ["matrix", "block"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "bloom"])
+def test_values_of_a_batch_are_those_of_each_alone(
+    family: str, place: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Each request has a vector of its own and stops on its own, whoever it is searched with."""
+    decoder = decoder_of(family)
+
+    def search(requests: list[Request]) -> list:
+        return find_values(decoder, words, requests, 1, HPARAMS, CONTEXTS, lambda *_: None, place)  # type: ignore[arg-type]
+
+    together = search(REQUESTS)
+    for value, request in zip(together, REQUESTS, strict=True):
+        [alone] = search([request])
+        torch.testing.assert_close(value.delta, alone.delta, atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(value.keys, alone.keys, atol=1e-5, rtol=1e-4)
+        assert [step["loss"] for step in value.losses] == pytest.approx(
+            [step["loss"] for step in alone.losses], abs=1e-4
+        )
+    assert_untouched(decoder.model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_value_at_a_block_makes_the_target_as_likely_as_its_loss_says(
+    family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """The whole model with the vector added to the block's output says what the search said of its last look."""
+    decoder, request, layer = decoder_of(family), REQUESTS[0], 1
+    hparams = HPARAMS.with_changes(v_num_grad_steps=4)
+    [value] = find_values(decoder, words, [request], layer, hparams, ["{}"], lambda *_: None, "block")
+    ids, target = words(request.text)["input_ids"], words("Rome")["input_ids"][0]
+
+    def add(output: Tensor) -> Tensor:
+        output = output.clone()
+        output[:, 2] += value.delta  # the subject is the first three words
+        return output
+
+    with torch.no_grad(), hooked(decoder.blocks[layer], add):
+        logits = decoder.model(torch.tensor([ids])).logits[0, -1]
+    assert -logits.log_softmax(-1)[target].item() == pytest.approx(value.losses[-1]["nll"], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "phi"])
+def test_keys_are_the_two_level_average_of_plain_passes(
+    family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder, layer = decoder_of(family), 2
+    read = read_keys(decoder, words, REQUESTS, [1, layer], CONTEXTS)
+    for number, request in enumerate(REQUESTS):
+        keys, states = [], []
+        for context in CONTEXTS:
+            text = context.replace("{}", request.text)
+            length = len(words(text[: text.index(request.subject) + len(request.subject)])["input_ids"])
+            ids = torch.tensor([words(text)["input_ids"]])
+            entered: list[Tensor] = []
+            left: list[Tensor] = []
+            matrix, block = decoder.part("matrix", layer), decoder.blocks[layer]
+            with torch.no_grad(), reading_input(matrix, entered), reading_output(block, left):
+                decoder.model(ids)
+            keys.append(entered[0].view(ids.shape[1], -1)[length - 1])
+            states.append(left[0][0, length - 1])
+        average = (keys[0] + torch.stack(keys[1:]).mean(0)) / 2
+        torch.testing.assert_close(read.keys[layer][number].float(), average, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(read.states[layer][number].float(), states[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["memit", "emmet"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_written_firmly_the_block_puts_out_the_wanted_state(
+    name: str, family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """With next to no weight on what was seen, one request at one layer is met to 1e-4 of the state that was wanted.
+
+    Asked of the model itself with a plain hook, behind whatever norm or scale follows the matrix.
+    """
+    decoder, request = own_decoder_of(family), REQUESTS[0]
+    before = {key: tensor.clone() for key, tensor in decoder.model.state_dict().items()}
+    hparams = HPARAMS.with_changes(layers=(2,), mom2_update_weight=1e-7)
+    moments = {2: Factored(random_moment(decoder.anatomy.key_width))}
+    written = METHODS[name].write(Task(decoder, words, [request], moments, hparams, ["{}"], silent))
+    lacking = written.figures[0]["lacking"]
+    assert lacking[0] > 0.01
+    assert all(torch.equal(before[key], tensor) for key, tensor in decoder.model.state_dict().items())
+    normed = decoder.anatomy.mlp_norm is not None
+    [value] = find_values(
+        decoder, words, [request], 2, hparams, ["{}"], lambda *_: None, "matrix" if normed else "block"
+    )
+    ids = torch.tensor([words(request.text)["input_ids"]])
+    at = len(words(request.subject)["input_ids"]) - 1
+
+    def moved(output: Tensor) -> Tensor:
+        output = output.clone()
+        output.view(ids.shape[1], -1)[at] += value.delta
+        return output
+
+    left: list[Tensor] = []
+    searched = decoder.part("matrix", 2) if normed else decoder.blocks[2]
+    with torch.no_grad(), hooked(searched, moved), reading_output(decoder.blocks[2], left):
+        decoder.model(ids)
+    Materialiser(decoder.model).set(written.delta)
+    with torch.no_grad(), reading_output(decoder.blocks[2], left):
+        decoder.model(ids)
+    wanted, found = left[0][0, at], left[1][0, at]
+    assert (found - wanted).norm() < 1e-4 * max(1.0, wanted.norm().item())
+    assert (value.delta.norm() > 0.01) and lacking[1] < 1e-3 * lacking[0]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "granite"])
+def test_behind_a_norm_several_layers_come_close(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """What is left after the last layer is what its norm cannot give; the first layers' shares come through theirs."""
+    decoder = own_decoder_of(family)
+    moments = {layer: Factored(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
+    hparams = HPARAMS.with_changes(mom2_update_weight=1e-7)
+    written = METHODS["memit"].write(Task(decoder, words, REQUESTS[:2], moments, hparams, CONTEXTS, silent))
+    first, _, last = written.figures[0]["lacking"]
+    assert last < 0.5 * first
+
+
+def test_shares_of_several_layers(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+    """Each layer takes its part of what is lacking, PMET's spreading a larger one at first."""
+    decoder = decoder_of("llama")
+    moments = {layer: Factored(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
+    lacking = {}
+    for spread in ("even", "sqrt"):
+        hparams = HPARAMS.with_changes(spread=spread, mom2_update_weight=1e-7)
+        written = METHODS["memit"].write(Task(decoder, words, REQUESTS, moments, hparams, CONTEXTS, silent))
+        assert set(written.delta) == {decoder.anatomy.weight(layer) for layer in (1, 2)}
+        assert all(factors.rank == len(REQUESTS) for factors in written.delta.values())
+        lacking[spread] = written.figures[0]["lacking"]
+    assert len(lacking["even"]) == 3
+    assert lacking["even"][0] > lacking["even"][1] > lacking["even"][2]
+    assert lacking["sqrt"][1] < lacking["even"][1]
+
+
+def test_layers_out_of_order_are_refused() -> None:
+    for layers in ((2, 1), (1, 1), ()):
+        with pytest.raises(InputError, match="rising"):
+            METHODS["memit"].layers(HPARAMS.with_changes(layers=layers))

@@ -1,0 +1,331 @@
+"""The methods that train a change of the weights, against plain training of the whole model on whole prompts."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from retcon.engine.covariance.moments import Factored
+from retcon.engine.edits import METHODS, training
+from retcon.engine.edits.hparams import Hparams
+from retcon.engine.edits.joint import _gone_on_with, basis
+from retcon.engine.edits.keys import read_keys
+from retcon.engine.edits.method import PastEdit, Task
+from retcon.engine.edits.request import Request
+from retcon.engine.errors import Stopped
+from retcon.engine.evaluation.teacher_forced import score_targets
+from retcon.engine.model.anatomy import Anatomy
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.delta import Delta, Factors, Materialiser
+from retcon.engine.progress import Progress, silent
+from retcon.tests.helpers.families import UNLIKE
+from retcon.tests.helpers.moments import moment_of
+from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
+from torch import Tensor
+from torch.func import functional_call
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Decoders = Callable[..., Decoder]
+CONTEXTS = ["{}", "you . {}", "sport is born . {}"]
+REQUESTS = [
+    Request("The Eiffel Tower", "{} is located in", "Rome Italy"),
+    Request("Paris", "the capital {} is in", "Italy"),
+    Request("The Eiffel Tower", "{} is the", "sport"),
+]
+STEPS = 5
+HPARAMS = Hparams(layers=(1, 2), num_steps=STEPS, lr=0.02, weight_decay=0.01, kl_factor=0.3)
+TRAINED = ("joint", "ft-l", "lora")
+
+
+def plain_training(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    change: dict[int, Callable[[], Tensor]],
+    parameters: Sequence[Tensor],
+    hparams: Hparams,
+    bound: float | None = None,
+) -> None:
+    """Adam on one prompt after another, each a pass of the whole model; `change[layer]` gives dW `[out, in]`. What
+    shall stay is held to the model as it is."""
+
+    def log_p(ids: list[int], changed: bool = True) -> Tensor:
+        weights = {}
+        for layer, made in change.items() if changed else ():
+            name = anatomy.weight(layer)
+            dw = made()
+            weights[name] = model.get_parameter(name) + (dw.T if anatomy.matrix_kind == "conv1d" else dw)
+        out = functional_call(model, weights, kwargs={"input_ids": torch.tensor([ids]), "use_cache": False})
+        return out.logits[0].log_softmax(-1)
+
+    def ids_of(text: str) -> list[int]:
+        return list(tokenizer(text)["input_ids"])
+
+    subjects = ["The Eiffel Tower", "Paris"]
+    keeping = [(ids_of(f"{subject} is a"), [-1]) for subject in subjects]
+    keeping += [(ids_of(text), list(range(1, len(ids_of(text))))) for text in ("you .", "sport is born .")]
+    before = [log_p(ids, changed=False)[where].detach() for ids, where in keeping]
+    optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
+    for _ in range(hparams.num_steps - 1):
+        nlls = []
+        for request in REQUESTS:
+            target = ids_of(request.target_new)
+            of_contexts = []
+            for context in CONTEXTS:
+                prompt = ids_of(context.replace("{}", request.text))
+                predicted = log_p(prompt + target)[len(prompt) - 1 : -1]
+                of_contexts.append(-predicted[range(len(target)), target].mean())
+            nlls.append(torch.stack(of_contexts).mean())
+        kls = [
+            (was.exp() * (was - log_p(ids)[where])).sum(-1)
+            for (ids, where), was in zip(keeping, before, strict=True)
+        ]
+        squares = torch.stack([(part**2).sum() for part in parameters]).sum()
+        loss = (
+            torch.stack(nlls).mean()
+            + hparams.kl_factor * torch.stack([kl.mean() for kl in kls]).mean()
+            + hparams.weight_decay * squares
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if bound is not None:
+            with torch.no_grad():
+                for part in parameters:
+                    part.clamp_(-bound, bound)
+
+
+def write(decoder: Decoder, words: PreTrainedTokenizerBase, name: str, report=silent, **changes: object):
+    moments = {layer: Factored(moment_of(decoder)) for layer in HPARAMS.layers}
+    hparams = HPARAMS.with_changes(**changes)
+    return METHODS[name].write(Task(decoder, words, REQUESTS, moments, hparams, CONTEXTS, report))
+
+
+@pytest.mark.parametrize("family", UNLIKE)
+def test_joint_equals_plain_training_in_the_metric_of_the_second_moment(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "search_tokens", lambda _device: 16)  # in several parts
+    decoder = own_decoder_of(family)
+    bits = bits_of(decoder.model)
+    written = write(decoder, words, "joint")
+    assert_untouched(decoder.model)
+    assert_same_bits(decoder.model, bits)
+    anatomy = decoder.anatomy
+    found = {layer: written.delta[anatomy.weight(layer)] for layer in HPARAMS.layers}
+    spans = {layer: factors.a for layer, factors in found.items()}
+    b = {layer: torch.zeros(anatomy.width, len(a), requires_grad=True) for layer, a in spans.items()}
+    change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
+    plain_training(decoder.model, anatomy, words, change, list(b.values()), HPARAMS)
+    for layer, factors in found.items():
+        assert factors.b.abs().max() > 0.01
+        torch.testing.assert_close(factors.b, b[layer].detach(), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Both come to plain training of all requests on the unedited model, which begins at what the first one says of its
+    keys."""
+    decoder = own_decoder_of(family)
+    anatomy, weights = decoder.anatomy, Materialiser(decoder.model)
+    moment = moment_of(decoder)
+
+    def written(requests: Sequence[Request], *past: PastEdit) -> Delta:
+        moments = {layer: Factored(moment) for layer in HPARAMS.layers}
+        task = Task(decoder, words, requests, moments, HPARAMS, CONTEXTS, silent, past)
+        return METHODS["joint"].write(task).delta
+
+    first = written(REQUESTS[2:])
+    weights.set(first)
+    edited = bits_of(decoder.model)
+    second = written(REQUESTS[:2], PastEdit("joint", REQUESTS[2:], lambda: first))
+    assert_same_bits(decoder.model, edited)
+    weights.set({})
+    spans, b = {}, {}
+    for layer in HPARAMS.layers:
+        name = anatomy.weight(layer)
+        before, after = first[name], second[name]
+        torch.testing.assert_close(
+            after.b[:, : before.rank] @ after.a[: before.rank], -before.b @ before.a, atol=1e-5, rtol=1e-4
+        )
+        spans[layer] = after.a[before.rank :]
+        seen = moment @ spans[layer].double().T
+        begun = (before.b @ before.a).double() @ seen / (spans[layer].double() @ seen).diagonal()
+        its_keys = moment @ before.a.double().T
+        torch.testing.assert_close(
+            begun @ spans[layer].double() @ its_keys,
+            (before.b @ before.a).double() @ its_keys,
+            atol=1e-5,
+            rtol=1e-4,
+        )
+        b[layer] = begun.float().requires_grad_(True)
+    change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
+    plain_training(decoder.model, anatomy, words, change, list(b.values()), HPARAMS)
+    for layer in HPARAMS.layers:
+        name = anatomy.weight(layer)
+        found = second[name].b[:, first[name].rank :]
+        torch.testing.assert_close(found, b[layer].detach(), atol=2e-4, rtol=1e-3)
+
+
+def test_a_joint_edit_goes_on_only_with_what_it_learns_again_whole(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Not with one about another subject as well, nor with what that one went on with; not with another method's, nor
+    with one of other matrices."""
+
+    def past(method: str, *requests: Request, matrix: str = "here") -> PastEdit:
+        delta = {matrix: Factors(torch.full((3, 1), float(len(requests))), torch.ones(1, 3))}
+        return PastEdit(method, requests, lambda: delta)
+
+    def gone_on_with(*edits: PastEdit) -> float:
+        task = Task(decoder, words, [tower], {}, HPARAMS, CONTEXTS, silent, edits)
+        return sum((factors.b @ factors.a)[0, 0].item() for factors in _gone_on_with(task, ["here"]).values())
+
+    decoder = own_decoder_of("llama")
+    tower, paris = REQUESTS[:2]
+    assert gone_on_with(past("joint", tower)) == pytest.approx(1)
+    assert gone_on_with(past("joint", tower), past("joint", tower, tower)) == pytest.approx(3)
+    assert gone_on_with(past("joint", tower), past("memit", tower), past("joint", paris)) == pytest.approx(1)
+    assert gone_on_with(past("joint", tower), past("joint", tower, paris)) == 0
+    assert gone_on_with(
+        past("joint", tower), past("joint", tower, paris), past("joint", tower)
+    ) == pytest.approx(1)
+    assert gone_on_with(past("joint", tower), past("joint", tower, matrix="there")) == 0
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "phi", "llama"])
+def test_fine_tuning_equals_plain_training_within_the_bound(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of(family)
+    written = write(decoder, words, "ft-l", norm_constraint=0.045)
+    assert_untouched(decoder.model)
+    dw = {
+        layer: torch.zeros(decoder.anatomy.width, decoder.anatomy.key_width, requires_grad=True)
+        for layer in HPARAMS.layers
+    }
+    change = {layer: lambda layer=layer: dw[layer] for layer in dw}
+    plain_training(decoder.model, decoder.anatomy, words, change, list(dw.values()), HPARAMS, bound=0.045)
+    for layer, part in dw.items():
+        factors = written.delta[decoder.anatomy.weight(layer)]
+        moved = factors.b @ factors.a
+        assert moved.abs().max() == pytest.approx(0.045)
+        # Adam divides by the gradient's size, so an entry whose gradient is all rounding may go either way.
+        close = (moved - part.detach()).abs() < 1e-4
+        assert close.float().mean() > 0.995
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "falcon"])
+def test_lora_is_taken_off_and_its_delta_says_what_was_trained(
+    family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of(family)
+    bits = bits_of(decoder.model)
+    names = [name for name, _ in decoder.model.named_modules()]
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    torch.manual_seed(11)
+    written = write(decoder, words, "lora", lora_rank=3)
+    assert torch.equal(torch.rand(1), expected), "the caller's random state was used up"
+    assert [name for name, _ in decoder.model.named_modules()] == names
+    assert_untouched(decoder.model)
+    assert_same_bits(decoder.model, bits)
+    assert not any(parameter.requires_grad for parameter in decoder.model.parameters())
+    assert {factors.rank for factors in written.delta.values()} == {3}
+    first, last = written.figures[0]["losses"][0]["loss"], written.figures[0]["losses"][-1]["loss"]
+    assert last < first - 0.1
+    # The losses are those of the weights as they stay: ask them again, in one plain pass.
+    Materialiser(decoder.model).set(written.delta)
+    request = REQUESTS[0]
+    target = words(request.target_new)["input_ids"]
+    losses = []
+    for context in CONTEXTS:
+        prompt = words(context.replace("{}", request.text))["input_ids"]
+        with torch.no_grad():
+            logits = decoder.model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(target)).item())
+    assert last == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_lora_without_layers_adapts_every_one(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of("llama")
+    written = write(decoder, words, "lora", layers=(), num_steps=2)
+    assert set(written.delta) == {decoder.anatomy.weight(layer) for layer in range(decoder.layers)}
+
+
+@pytest.mark.parametrize("count", [3, 200])
+def test_the_basis_spans_the_keys_and_is_orthonormal_as_the_second_moment_feels_it(count: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    drawn = torch.randn(400, 24, generator=generator, dtype=torch.float64)
+    moment = drawn.T @ drawn / 400
+    keys = torch.randn(24, count, generator=generator, dtype=torch.float64)
+    keys[:, 1] = keys[:, 0]  # a token that stands in two prompts gives one direction
+    found, seen = basis(Factored(moment), keys)
+    torch.testing.assert_close(seen, moment @ found)
+    assert found.shape[1] == min(24, count - 1)
+    torch.testing.assert_close(found.T @ moment @ found, torch.eye(found.shape[1], dtype=torch.float64))
+    solved = torch.linalg.solve(moment, keys)
+    torch.testing.assert_close(found @ torch.linalg.lstsq(found, solved).solution, solved)
+
+
+@pytest.mark.parametrize("size", [0.01, 1, 100])
+def test_what_the_basis_leaves_out_is_small_beside_the_largest_direction(size: float) -> None:
+    """However large the keys are."""
+    keys = size * torch.diag(torch.tensor([1.0, 0.5, 0.1, 0.01], dtype=torch.float64))
+    ranks = [
+        basis(Factored(torch.eye(4)), keys, tolerance)[0].shape[1] for tolerance in (0.3, 0.2, 1e-3, 1e-6)
+    ]
+    assert ranks == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_cancelling_a_training_leaves_the_model_as_it_was(
+    name: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    decoder = own_decoder_of("qwen3")
+    bits = bits_of(decoder.model)
+    seen: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        write(decoder, words, name, report)
+    assert_untouched(decoder.model)
+    assert_same_bits(decoder.model, bits)
+    assert seen[-1].total == len(REQUESTS)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_trained_in_float32(
+    name: str, dtype: torch.dtype, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    written = write(own_decoder_of("llama", dtype), words, name)
+    losses = [step["loss"] for step in written.figures[1]["losses"]]
+    assert losses[-1] < losses[0]
+    assert all(f.a.dtype == f.b.dtype == torch.float32 for f in written.delta.values())
+
+
+def test_several_facts_about_one_subject_are_held_together(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
+    """Their keys at the subject are equal, and one key has one value; trained jointly, both hold."""
+    decoder = own_decoder_of("llama")
+    requests = [
+        Request("The Eiffel Tower", "{} is located in", "Rome"),
+        Request("The Eiffel Tower", "{} is produced by", "Berlin"),
+    ]
+    first, second = read_keys(decoder, words, requests, [1], CONTEXTS[:1]).keys[1]
+    torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+    hparams = HPARAMS.with_changes(layers=(1,), num_steps=80, weight_decay=1e-4)
+    moments = {1: Factored(moment_of(decoder))}
+    written = METHODS["joint"].write(Task(decoder, words, requests, moments, hparams, CONTEXTS, silent))
+    Materialiser(decoder.model).set(written.delta)
+    scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])
+    assert all(score.first_choice for score in scores)

@@ -1,0 +1,192 @@
+"""Every metric of an evaluation against its definition, written out as a plain slow loop over whole forward passes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from retcon.engine.errors import InputError
+from retcon.engine.evaluation.cases import Case, CaseResult, Neighbour, Question, digest
+from retcon.engine.evaluation.free import begins_with, holds
+from retcon.engine.evaluation.metrics import METRICS
+from retcon.engine.evaluation.run import Questions, Writing, evaluate, evaluate_blocks
+from retcon.engine.evaluation.teacher_forced import Score, score_targets
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.progress import Progress
+from retcon.tests.helpers.plain_evaluation import (
+    FAMILIES,
+    cases,
+    forward,
+    plain_completion,
+    plain_score,
+    shifted,
+)
+from transformers import PreTrainedTokenizerBase
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("start", [False, True])
+def test_scores(
+    family: str,
+    start: bool,
+    decoder_of: Callable[[str], Decoder],
+    words: PreTrainedTokenizerBase,
+    words_after_start: PreTrainedTokenizerBase,
+) -> None:
+    decoder, tokenizer = decoder_of(family), words_after_start if start else words
+    asked = [(case.prompt, case.target_new) for case in cases(12)]
+    first_choice = plain_completion(decoder, tokenizer, tokenizer(asked[0][0])["input_ids"], 2)
+    asked.append((asked[0][0], first_choice))
+    for (prompt, target), score in zip(asked, score_targets(decoder, tokenizer, asked), strict=True):
+        nll, first = plain_score(decoder, tokenizer, prompt, target)
+        assert score.nll == pytest.approx(nll, abs=1e-4)
+        assert (score.first_choice, score.tokens) == (all(first), pytest.approx(sum(first) / len(first)))
+    assert score.first_choice and score.tokens == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_metrics_of_cases(
+    family: str, decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    decoder, at_base = shifted(decoder_of(family))
+    asked = cases(9)
+    (results,) = evaluate_blocks(decoder, words, asked, Questions(4, at_base))
+    for case, result in zip(asked, results, strict=True):
+        found = result.numbers()
+        wanted = plain_metrics(decoder_of(family), decoder, words, case)
+        assert found == pytest.approx(wanted, abs=2e-5), case
+        assert set(found) <= set(METRICS)
+
+
+def plain_metrics(
+    base: Decoder, decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case
+) -> dict[str, float]:
+    """By the definitions of notes/editing.md, one prompt after another."""
+    found: dict[str, float] = {}
+
+    def score(prompt: str, target: str) -> tuple[float, list[bool]]:
+        return plain_score(decoder, tokenizer, prompt, target)
+
+    def said(prompt: str) -> str:
+        return plain_completion(decoder, tokenizer, tokenizer(prompt)["input_ids"], 4)
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    for name, prompts in (("E", [case.prompt]), ("P", list(case.paraphrases))):
+        if not prompts:
+            continue
+        new = [score(prompt, case.target_new) for prompt in prompts]
+        found[f"{name}A"] = mean([float(all(first)) for _, first in new])
+        found[f"T{name}"] = mean([mean([float(one) for one in first]) for _, first in new])
+        found[f"F{name}"] = mean([float(begins_with(said(prompt), case.target_new)) for prompt in prompts])
+        if case.target_true:
+            true = [score(prompt, case.target_true) for prompt in prompts]
+            pairs = list(zip(new, true, strict=True))
+            found[f"{name}S"] = mean([float(t[0] > n[0]) for n, t in pairs])
+            found[f"{name}M"] = mean([math.exp(-n[0]) - math.exp(-t[0]) for n, t in pairs])
+    if case.neighbours:
+        near = [(score(n.prompt, case.target_new), score(n.prompt, n.true)) for n in case.neighbours]
+        found["NS"] = mean([float(t[0] < n[0]) for n, t in near])
+        found["NM"] = mean([math.exp(-t[0]) - math.exp(-n[0]) for n, t in near])
+        found["NA"] = mean([float(all(t[1])) for _, t in near])
+        found["TN"] = mean([mean([float(one) for one in t[1]]) for _, t in near])
+        found["FN"] = mean([float(begins_with(said(n.prompt), n.true)) for n in case.neighbours])
+        apart = []
+        for neighbour in case.neighbours:
+            ids = tokenizer(neighbour.prompt)["input_ids"]
+            p, q = forward(base, ids)[-1], forward(decoder, ids)[-1]
+            apart.append(sum((p[i].exp() * (p[i] - q[i])).item() for i in range(len(p))))
+        found["KN"] = mean(apart)
+    if case.portability:
+        hops = [score(question.prompt, question.answers[0])[1] for question in case.portability]
+        found["HA"] = mean([float(all(first)) for first in hops])
+        found["TH"] = mean([mean([float(one) for one in first]) for first in hops])
+        told = [(said(question.prompt), question.answers) for question in case.portability]
+        found["FH"] = mean([float(any(holds(text, one) for one in answers)) for text, answers in told])
+    if case.negations:
+        found["XA"] = mean([float(all(score(prompt, case.target_new)[1])) for prompt in case.negations])
+        found["FX"] = mean([float(begins_with(said(prompt), case.target_new)) for prompt in case.negations])
+    return found
+
+
+def test_answers_are_counted(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+    """A case whose targets are what the model says: what counts hits is 1, not only ever 0."""
+    decoder = decoder_of("llama")
+
+    def says(prompt: str) -> str:
+        return plain_completion(decoder, words, words(prompt)["input_ids"], 1)
+
+    prompt, near, hop, denied = "The city is", "Berlin plays", "Camry was born in", "Tower plays"
+    prompts = [text for text in (prompt, near, hop, denied) if says(text).strip()]
+    assert len(prompts) == 4
+    case = Case(
+        prompt,
+        says(prompt),
+        "football",
+        (prompt,),
+        (Neighbour(near, says(near)),),
+        negations=(prompt,),
+        portability=(Question(hop, ("football", says(hop))),),
+    )
+    found = evaluate(decoder, words, [case], 1)[0].numbers()
+    for name in ("ES", "PS", "EA", "PA", "NA", "TE", "TP", "TN", "FE", "FP", "FN", "FH", "XA", "FX"):
+        assert found[name] == 1, name
+    assert found["HA"] == float(says(hop) == "football")
+
+
+def test_batches_do_not_change_the_numbers(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    decoder, asked = decoder_of("llama"), cases(37)
+    reports: list[Progress] = []
+    together = evaluate(decoder, words, asked, 3, reports.append)
+    assert len(together) == len(asked)
+    for case, result in zip(asked, together, strict=True):
+        (alone,) = evaluate(decoder, words, [case], 3)
+        assert result.numbers() == pytest.approx(alone.numbers(), abs=1e-5)
+        assert result.completion == alone.completion
+    assert [one.done for one in reports] == sorted(one.done for one in reports)
+    assert reports[-1].done == reports[-1].total == 37
+
+
+def test_going_on_from_a_block_gives_the_same_bits(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    decoder, at_base = shifted(decoder_of("llama"))
+    asked, questions = cases(20), Questions(3, at_base, Writing(7))
+    whole = [one.as_dict() for block in evaluate_blocks(decoder, words, asked, questions) for one in block]
+    rest = evaluate_blocks(decoder, words, asked, questions, start=16)
+    assert [one.as_dict() for block in rest for one in block] == whole[16:]
+
+
+def test_without_generation(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+    found = evaluate(decoder_of("llama"), words, cases(6), max_new_tokens=0)[5].numbers()
+    assert not {"FE", "FP", "FN", "FH", "FX", "FC", "KN", "GE"} & set(found)
+    assert {"EA", "XA", "HA"} <= set(found)
+
+
+def test_an_empty_target(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(InputError, match="tokenises to nothing"):
+        evaluate(decoder_of("llama"), words, [Case("The city is", " ")])
+
+
+def test_hand_made_numbers() -> None:
+    """The arithmetic alone: means within a case, signs, and what is missing where a case lacks something."""
+    hit, miss = Score(math.log(2), True, 1.0), Score(math.log(4), False, 0.5)
+    case = Case("p", "Rome", "Paris", ("a", "b"), (Neighbour("n", "Oslo"),))
+    result = CaseResult(case, hit, miss, [hit, miss], [miss, hit], [hit], [miss], [], [])
+    wanted = {"ES": 1, "EM": 0.25, "EA": 1, "TE": 1, "PS": 0.5, "PM": 0, "PA": 0.5, "TP": 0.75, "NS": 0, "NM": -0.25,
+              "NA": 0, "TN": 0.5}  # fmt: skip
+    assert result.numbers() == pytest.approx(wanted)
+    equal = CaseResult(Case("p", "Rome", "Paris"), hit, hit, [], [], [], [], [], [])
+    assert equal.numbers() == pytest.approx({"ES": 0, "EM": 0, "EA": 1, "TE": 1})
+
+
+def test_the_digest_sees_everything() -> None:
+    case = cases(1)[0]
+    others = [replace(case, target_true="x"), replace(case, references=()), replace(case, negations=("x",))]
+    assert len({digest([one]) for one in (case, *others)}) == 4
+    assert digest([case]) == digest(cases(1))
+    stored = CaseResult(case, Score(1.0, False, 0.0), None, [], [], [], [], [], []).as_dict()
+    assert stored["case"]["references"] == 2, "counted, not stored again"

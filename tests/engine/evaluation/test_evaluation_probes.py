@@ -1,0 +1,242 @@
+"""Probes, drift, written texts and retention of an evaluation, against plain ways to ask."""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from retcon.engine.errors import InputError
+from retcon.engine.evaluation.cases import Case
+from retcon.engine.evaluation.drift import held_out, measure_drift
+from retcon.engine.evaluation.fluency import Terms, entropy, sampled
+from retcon.engine.evaluation.free import begins_with, holds
+from retcon.engine.evaluation.probes import negated, replies, user_text
+from retcon.engine.evaluation.retention import Earlier, ask_again, by_edit
+from retcon.engine.evaluation.run import Questions, Writing, evaluate, evaluate_blocks
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.progress import silent
+from retcon.tests.helpers.plain_evaluation import (
+    WORDS,
+    cases,
+    forward,
+    plain_completion,
+    plain_score,
+    shifted,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "begins", "held"),
+    [
+        (" Rome, Italy", "Rome", True, True),
+        ("rome", " Rome ", True, True),
+        (" Romeo", "Rome", False, False),
+        ("in Rome.", "Rome", False, True),
+        ("New\nYork is", "new york", True, True),
+        ("C++ and", "C++", True, True),
+        ("", "Rome", False, False),
+        ("Jerome", "rome", False, False),
+    ],
+)
+def test_what_counts_as_an_answer(text: str, target: str, begins: bool, held: bool) -> None:
+    assert begins_with(text, target) is begins
+    assert holds(text, target) is held
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        ("{} is located in the city of", "{} is not located in the city of"),
+        ("The mother tongue of {} is", "The mother tongue of {} is not"),
+        ("The city that was home to {} is", "The city that was home to {} is not"),
+        ("{} was born in", "{} was not born in"),
+        ("{} can be found in", "{} can not be found in"),
+        ("{} plays", None),
+        ("{} is not in", None),
+        ("What is {}?", None),
+        ("The history of {}, this", None),
+    ],
+)
+def test_negation(template: str, wanted: str | None) -> None:
+    assert negated(template) == wanted
+
+
+def test_chat(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+    decoder, tokenizer = decoder_of("llama"), copy.deepcopy(words)
+    assert replies(decoder, tokenizer, ["The city is"], 3) == [None]
+    tokenizer.chat_template = (
+        "{{ bos_token }} {% for one in messages %}he {{ one.content }} {% endfor %}"
+        "{% if add_generation_prompt %}she{% endif %}"
+    )
+    prompts = ["The Eiffel Tower is located in ", "What is Rome?"]
+    assert [user_text(prompt) for prompt in prompts] == [
+        "Complete the sentence: The Eiffel Tower is located in ...",
+        "What is Rome?",
+    ]
+    turns = [f"<s> he {user_text(prompt)} she" for prompt in prompts]
+    wanted = [
+        plain_completion(decoder, tokenizer, tokenizer(turn, add_special_tokens=False)["input_ids"], 6)
+        for turn in turns
+    ]
+    assert replies(decoder, tokenizer, prompts, 6) == wanted
+    word = next(one for one in wanted[0].split() if one.isalnum())
+    hit, miss = Case(prompts[0], word), Case(prompts[0], "Because Therefore")
+    assert [one.numbers()["FC"] for one in evaluate(decoder, tokenizer, [hit, miss], 6)] == [1, 0]
+
+
+def test_drift(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+    base = decoder_of("llama")
+    decoder, at_base = shifted(base)
+    before = {name: value.clone() for name, value in decoder.model.state_dict().items()}
+    drift = measure_drift(decoder, words, "held-out", at_base, perplexity=True, report=silent)
+    assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())
+    texts = drift.texts
+    assert len(texts.rows) == len(texts.openings) == 20
+    apart, sums, base_sums, count = [], 0.0, 0.0, 0
+    for row, opening in zip(texts.rows, texts.openings, strict=True):
+        assert len(opening.split()) == 12
+        ids = words(opening)["input_ids"]
+        p, q = forward(base, ids)[-1], forward(decoder, ids)[-1]
+        apart.append((p.exp() * (p - q)).sum().item())
+        count += len(row) - 1
+        log_p, log_b = forward(decoder, row), forward(base, row)
+        sums -= sum(log_p[i - 1, row[i]].item() for i in range(1, len(row)))
+        base_sums -= sum(log_b[i - 1, row[i]].item() for i in range(1, len(row)))
+    found = drift.metrics(seed=1)
+    assert found["KG"].value == pytest.approx(sum(apart) / len(apart), abs=1e-5)
+    assert found["PPL"].value == pytest.approx(math.exp(sums / count), rel=1e-5)
+    assert found["PD"].value == pytest.approx(math.exp((sums - base_sums) / count) - 1, rel=1e-4)
+    assert all(one.low <= one.value <= one.high and one.count == 20 for one in found.values())
+    protocol = drift.protocol()
+    assert protocol["texts"] == "held-out" and len(protocol["texts_sha256"]) == 64
+
+
+def test_the_base_has_not_drifted(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    drift = measure_drift(decoder_of("llama"), words, "held-out", None, perplexity=True, report=silent)
+    assert set(drift.metrics(seed=1)) == {"PPL"}
+    assert (
+        measure_drift(
+            decoder_of("llama"), words, "held-out", None, perplexity=False, report=silent
+        ).protocol()
+        == {}
+    )
+
+
+def test_held_out_texts_are_held_out(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    """None of them stands in the texts that second moments are collected from; a text is cut, not the sum of them."""
+    from retcon.engine.covariance.corpus import open_corpus
+
+    shipped = " ".join(open_corpus("shipped").documents(seed=0))
+    texts = held_out(decoder_of("llama"), words)
+    assert not any(opening in shipped for opening in texts.openings)
+    assert max(map(len, texts.rows)) <= 128, "the tiny model takes 128"
+    other = held_out(decoder_of("llama"), words, "shipped")
+    assert sum(map(len, other.rows)) == 4096 and other.source == "shipped"
+    with pytest.raises(InputError, match="no text file"):
+        held_out(decoder_of("llama"), words, "./none.txt")
+
+
+def plain_entropy(text: str) -> float:
+    """compute_n_gram_entropy of the published code, over words that are separated by spaces here."""
+    words, values = text.split(), []
+    for n, weight in ((2, 2 / 3), (3, 4 / 3)):
+        counts = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+        total = sum(counts.values())
+        values.append(weight * -sum(c / total * math.log(c / total) / math.log(2) for c in counts.values()))
+    return sum(values) / 2
+
+
+def test_fluency() -> None:
+    assert entropy("a b c d e") == pytest.approx((2 / 3 * 2 + 4 / 3 * math.log2(3)) / 2)
+    assert entropy("a a a a a") == 0
+    assert entropy("one") == entropy("") == 0
+    text = "the cat sat on the mat and the cat sat on the hat"
+    assert entropy(text) == pytest.approx(plain_entropy(text))
+    assert entropy("He said: it's so.") == pytest.approx(plain_entropy("He said : it ' s so ."))
+
+
+def test_consistency() -> None:
+    terms = Terms.of(["rome is old", "rome is in italy", "a cat"])
+    # df: rome 2, is 2, old 1, in 1, italy 1, cat 1; 'a' is no term; sklearn's smooth idf.
+    idf = {"rome": math.log(4 / 3) + 1, "cat": math.log(4 / 2) + 1, "new": math.log(4 / 1) + 1}
+    a, b = {"rome": 2 * idf["rome"], "new": idf["new"]}, {"rome": idf["rome"], "cat": idf["cat"]}
+    dot = a["rome"] * b["rome"]
+    norms = math.sqrt(sum(x * x for x in a.values())) * math.sqrt(sum(x * x for x in b.values()))
+    assert terms.similarity("Rome, rome: a new!", "rome cat") == pytest.approx(dot / norms)
+    assert terms.similarity("rome cat", "cat ROME") == pytest.approx(1)
+    assert terms.similarity("rome", "cat") == terms.similarity("", "cat") == 0
+
+
+def test_written_texts(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+    decoder, (case,) = decoder_of("llama"), cases(1)
+    writing = Writing(seed=5)
+    runs = [next(evaluate_blocks(decoder, words, [case], Questions(0, writing=writing)))[0] for _ in range(2)]
+    assert runs[0].generations == runs[1].generations
+    (other,) = next(evaluate_blocks(decoder, words, [case], Questions(0, writing=Writing(seed=6))))
+    assert other.generations != runs[0].generations
+    for prompt, text in zip(case.generation_prompts, runs[0].generations, strict=True):
+        assert text.startswith(prompt)
+    found = runs[0].numbers()
+    assert found["GE"] == pytest.approx(sum(map(entropy, runs[0].generations)) / 2)
+    joined = " ".join(one.text for one in case.references)
+    assert found["RS"] == pytest.approx(Terms.shipped().similarity(" ".join(runs[0].generations), joined))
+    ids = words(case.references[0].text)["input_ids"]
+    log_p = forward(decoder, ids)
+    total = sum(log_p[i - 1, ids[i]].item() for i in range(1, len(ids)))
+    assert found["ESS"] == pytest.approx(math.exp(-total / len(ids)), rel=1e-5)
+    without = Case(case.prompt, case.target_new)
+    (bare,) = next(evaluate_blocks(decoder, words, [without], Questions(0, writing=writing)))
+    assert not {"GE", "RS", "ESS"} & set(bare.numbers())
+
+
+def test_sampling_is_from_the_likeliest(decoder_of: Callable[[str], Decoder]) -> None:
+    """Each new token is one of the five likeliest, up to 100 tokens with the prompt, or to the model's end token."""
+    decoder = decoder_of("llama")
+    vocabulary = {f"v{i}": i for i in range(96)}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="v0"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain)
+    prompts = ["v5 v6", "v9 v10 v11 v12", " ".join(f"v{i}" for i in range(10, 90))]
+    ranks = set()
+    for prompt, text in zip(prompts, sampled(decoder, tokenizer, prompts, seed=2), strict=True):
+        ids = tokenizer(text)["input_ids"]
+        begin = len(tokenizer(prompt)["input_ids"])
+        assert text.startswith(prompt)
+        end = next((at for at in range(begin, len(ids)) if ids[at] == 2), len(ids) - 1)
+        assert len(ids) == 100 and begin < end
+        for at in range(begin, end + 1):
+            following = forward(decoder, ids[:at])[-1]
+            ranks.add(int((following > following[ids[at]]).sum()))
+    assert ranks == {0, 1, 2, 3, 4}
+
+
+def test_retention(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+    decoder = decoder_of("llama")
+    prompts = [f"The {word} is located in" for word in WORDS]
+    said = [plain_completion(decoder, words, words(prompt)["input_ids"], 1) for prompt in prompts]
+    requests = [
+        Earlier("first" if n < 5 else "second", prompt, answer if n % 2 else "Because")
+        for n, (prompt, answer) in enumerate(zip(prompts, said, strict=True))
+        if answer.strip()
+    ]
+    kept = ask_again(decoder, words, requests, 2, silent)
+    for request, one in zip(requests, kept, strict=True):
+        _, first = plain_score(decoder, words, request.prompt, request.target)
+        assert one.first_choice == all(first) == bool(one.numbers()["RA"])
+        assert one.free == begins_with(one.completion, request.target)
+    assert 0 < sum(one.first_choice for one in kept) < len(kept)
+    rows = by_edit(kept)
+    assert [row["edit"] for row in rows] == ["first", "second"]
+    for row in rows:
+        mine = [one for one in kept if one.request.edit == row["edit"]]
+        assert row["requests"] == len(mine)
+        assert row["first_choice"] == sum(one.first_choice for one in mine)
+        assert row["free"] == sum(one.free for one in mine)

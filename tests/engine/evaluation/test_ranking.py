@@ -1,0 +1,57 @@
+"""The number that a sweep ranks by: S where the facts allow it, else what is there of it."""
+
+import numpy as np
+import pytest
+from retcon.engine.evaluation.cases import Case, CaseResult, Neighbour
+from retcon.engine.evaluation.ranking import combined
+from retcon.engine.evaluation.run import summarise
+from retcon.engine.evaluation.teacher_forced import Score
+
+
+def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbours: int = 3) -> list[CaseResult]:
+    random = np.random.default_rng(seed)
+
+    def score() -> Score:
+        return Score(float(random.uniform(0, 3)), bool(random.integers(2)), 1.0)
+
+    case = Case("The", "a", "b" if true else None, ("x",) * paraphrases, (Neighbour("y", "b"),) * neighbours)
+    return [
+        CaseResult(
+            case, score(), score() if true else None, [score() for _ in range(paraphrases)],
+            [score() for _ in range(paraphrases if true else 0)], [score() for _ in range(neighbours)],
+            [score() for _ in range(neighbours)], [], [],
+        )
+        for _ in range(9)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_s_where_s_can_be(seed: int) -> None:
+    found = results(seed)
+    s = summarise(found, seed=3)["S"]
+    one = combined([result.numbers() for result in found], seed=3)
+    assert one.of == ["ES", "PS", "NS"]
+    assert (one.value, one.low, one.high, one.count) == (s.value, s.low, s.high, s.count)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "of"),
+    [
+        ({"neighbours": 0}, ["ES", "PS"]),
+        ({"paraphrases": 0}, ["ES", "NS"]),
+        ({"paraphrases": 0, "neighbours": 0}, ["ES"]),
+        ({"true": False, "neighbours": 0}, ["EA", "PA"]),
+        ({"true": False}, ["EA", "PA", "NA"]),
+    ],
+)
+def test_what_the_facts_lack_is_left_out(lacking: dict[str, int], of: list[str]) -> None:
+    found = results(1, **lacking)  # type: ignore[arg-type]
+    one = combined([result.numbers() for result in found], seed=1)
+    metrics = summarise(found, seed=1)
+    assert one.of == of
+    assert one.value == pytest.approx(len(of) / sum(1 / metrics[name].value for name in of))
+    assert one.low <= one.value <= one.high
+
+
+def test_an_edit_that_fails_in_one_way_scores_nothing() -> None:
+    assert combined([{"ES": 1.0, "PS": 0.0, "NS": 1.0}] * 4, seed=1).value == 0.0

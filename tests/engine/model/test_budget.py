@@ -1,0 +1,225 @@
+"""Batches are as large as the device bears: small budgets and out of memory change no number."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from retcon.engine.model.budget import Budget
+from retcon.engine.model.decoder import Decoder, Resumption
+from retcon.engine.tracing.corruption import NoiseCorruption
+from retcon.engine.tracing.noise import gaussian
+from retcon.engine.tracing.trace import FactTrace, Question, TraceSettings, trace
+from retcon.tests.helpers.untouched import assert_untouched
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+Decoders = Callable[[str], Decoder]
+CPU = torch.device("cpu")
+SAMPLES, LAYERS = 3, 4
+SETTINGS = TraceSettings(NoiseCorruption(gaussian(0.3), SAMPLES), ("hidden", "mlp", "severed-attn"), window=3)
+QUESTIONS = [
+    Question("in Paris The Eiffel Tower is located in", "The Eiffel Tower"),
+    Question("in Rome The Toyota Camry is produced by", "The Toyota Camry"),
+    Question("it plays football and sport language and then", "football and sport"),
+]
+LENGTH, BEGIN = 8, 2
+WHOLE = LAYERS * SAMPLES * LENGTH
+
+
+# By itself
+
+
+def refusing(more_than: int, seen: list[list[int]]) -> Callable[[Sequence[int]], list[int]]:
+    """A device with room for so many parts."""
+
+    def work(parts: Sequence[int]) -> list[int]:
+        seen.append(list(parts))
+        if len(parts) > more_than:
+            raise torch.OutOfMemoryError
+        return [part * 10 for part in parts]
+
+    return work
+
+
+def test_as_many_parts_at_once_as_fit() -> None:
+    seen: list[list[int]] = []
+    budget = Budget(CPU, 35)
+    assert list(budget.batches(range(7), 10, refusing(9, seen))) == [[0, 10, 20], [30, 40, 50], [60]]
+    assert (budget.tokens, budget.halved) == (35, 0)
+
+
+def test_a_part_that_is_larger_than_the_budget_goes_alone() -> None:
+    assert list(Budget(CPU, 1).batches([1, 2], 10, refusing(9, []))) == [[10], [20]]
+
+
+def test_out_of_memory_halves_what_was_tried_and_stays_so() -> None:
+    """Each halving is paid for once: what was learned holds for the parts that follow and for the next job."""
+    seen: list[list[int]] = []
+    budget = Budget(CPU, 1_000_000)
+    done = list(budget.batches(range(16), 10, refusing(3, seen)))
+    assert [part for batch in done for part in batch] == [part * 10 for part in range(16)]
+    assert [len(parts) for parts in seen] == [16, 8, 4, *[2] * 8]
+    assert (budget.tokens, budget.halved) == (20, 3)
+    seen.clear()
+    list(budget.batches(range(4), 5, refusing(4, seen)))
+    assert [len(parts) for parts in seen] == [4]
+    assert budget.halved == 3
+
+
+def test_a_single_part_that_does_not_fit_is_not_hidden() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        list(Budget(CPU).batches(range(8), 10, refusing(0, [])))
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    budget = Budget(CPU, 100)
+
+    def work(_parts: Sequence[int]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(budget.batches(range(8), 10, work))
+    assert budget.halved == 0
+
+
+def test_what_the_reader_raises_is_the_readers() -> None:
+    """Who takes the results may run out of memory too; that is no reason to do a batch again."""
+    budget, seen = Budget(CPU, 20), []
+    results = budget.batches(range(4), 10, refusing(9, seen))
+    next(results)
+    with pytest.raises(torch.OutOfMemoryError):
+        results.throw(torch.OutOfMemoryError())  # type: ignore[attr-defined]
+    assert (budget.halved, len(seen)) == (0, 1)
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 8192), ("cuda", 262144)])
+def test_where_to_begin(device: str, tokens: int) -> None:
+    assert Budget(torch.device(device)).tokens == tokens
+
+
+# In a trace
+
+
+def note_steps(
+    monkeypatch: pytest.MonkeyPatch, refuse: Callable[[int, int], bool] = lambda *_: False
+) -> list[tuple[int, int]]:
+    """Notes (rows, positions) of each step; out of memory where `refuse` says so of them."""
+    seen: list[tuple[int, int]] = []
+    call = Resumption._call
+
+    def noted(self: Resumption, layer: int, hidden: Tensor, *rest: object) -> Tensor:
+        if refuse(hidden.shape[0], hidden.shape[1]):
+            raise torch.OutOfMemoryError("as if the device were full")
+        seen.append((hidden.shape[0], hidden.shape[1]))
+        return call(self, layer, hidden, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Resumption, "_call", noted)
+    return seen
+
+
+def all_traced(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, budget: Budget | None = None
+) -> dict[int, FactTrace]:
+    found = list(trace(decoder, tokenizer, QUESTIONS, SETTINGS, budget))
+    assert sorted(number for number, _ in found) == [0, 1, 2]
+    return {number: result for number, result in found if isinstance(result, FactTrace)}
+
+
+def assert_same(actual: dict[int, FactTrace], expected: dict[int, FactTrace]) -> None:
+    assert actual.keys() == expected.keys()
+    for number, result in expected.items():
+        for got, wanted in (
+            (actual[number].scores, result.scores),
+            (actual[number].estimate, result.estimate),
+        ):
+            assert list(got) == list(wanted)
+            for kind, table in wanted.items():
+                torch.testing.assert_close(torch.tensor(got[kind]), torch.tensor(table), atol=1e-6, rtol=0)
+
+
+def test_facts_and_layers_climb_together(
+    decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = note_steps(monkeypatch)
+    all_traced(decoder_of("llama"), words)
+    assert max(rows for rows, _ in seen) == 3 * LAYERS * SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("family", "tokens"),
+    [("gpt2", 1), ("bloom", 1), ("gpt2", 27), ("gemma2", 50), ("llama", WHOLE), ("gpt2", 2 * WHOLE + 1)],
+)
+def test_small_budgets_give_the_same_numbers(
+    family: str,
+    tokens: int,
+    decoder_of: Decoders,
+    words: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = decoder_of(family)
+    expected = all_traced(decoder, words)
+    seen, budget = note_steps(monkeypatch), Budget(CPU, tokens)
+    actual = all_traced(decoder, words, budget)
+    assert max(rows * positions for rows, positions in seen) <= max(tokens, SAMPLES * (LENGTH - BEGIN))
+    assert_same(actual, expected)
+    assert (budget.tokens, budget.halved) == (tokens, 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "most_rows"),
+    [("gpt2", SAMPLES), ("falcon", SAMPLES), ("qwen3", 4), ("gpt2", 7), ("falcon", 10), ("gpt2", 20)],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    family: str,
+    most_rows: int,
+    decoder_of: Decoders,
+    words: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Down to one fact and one layer at a time, if need be."""
+    decoder = decoder_of(family)
+    expected = all_traced(decoder, words)
+    seen, budget = note_steps(monkeypatch, lambda rows, _positions: rows > most_rows), Budget(CPU)
+    actual = all_traced(decoder, words, budget)
+    assert max(rows for rows, _ in seen) <= most_rows
+    assert_same(actual, expected)
+    assert_untouched(decoder.model)
+    assert 0 < budget.halved <= 8
+    assert budget.tokens < 3 * WHOLE
+    halved, tokens = budget.halved, budget.tokens
+    all_traced(decoder, words, budget)
+    assert budget.halved - halved <= 1, "what was learned is forgotten"
+    assert budget.tokens in (tokens, tokens // 2)
+
+
+@pytest.mark.parametrize("where", ["run", "preview"])
+def test_out_of_memory_before_the_first_cell_takes_fewer_facts(
+    where: str, decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = decoder_of("llama")
+    expected = all_traced(decoder, words)
+    if where == "run":
+        run = Decoder.run
+
+        def full(self: Decoder, ids: Tensor, *rest: object, **options: object) -> object:
+            if len(ids) > 1 + SAMPLES:
+                raise torch.OutOfMemoryError
+            return run(self, ids, *rest, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Decoder, "run", full)
+    else:
+        note_steps(monkeypatch, lambda rows, _positions: torch.is_grad_enabled() and rows > SAMPLES)
+    budget = Budget(CPU)
+    assert_same(all_traced(decoder, words, budget), expected)
+    assert budget.halved > 0
+    assert_untouched(decoder.model)
+
+
+def test_out_of_memory_at_a_single_cell_of_a_single_fact_is_not_hidden(
+    decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_steps(monkeypatch, lambda rows, _positions: rows >= SAMPLES)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(trace(decoder_of("llama"), words, QUESTIONS, dataclasses.replace(SETTINGS, kinds=("mlp",))))
+    assert_untouched(decoder_of("llama").model)

@@ -1,0 +1,337 @@
+"""Models come from whole safetensors inside their folder, or not at all; a fingerprint names their weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from retcon.engine.errors import InputError, UnsupportedModel
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.loading import (
+    check_folder,
+    check_gguf,
+    fetch,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    source_kind,
+    tensor_digest,
+    tensor_digests,
+)
+from retcon.tests.helpers.families import tiny_model
+from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
+from retcon.tests.helpers.untouched import assert_same_bits, bits_of
+from safetensors.torch import save_file
+from transformers import MixtralConfig
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole little model folder."""
+    path = tmp_path / "tiny"
+    tiny_model("llama").save_pretrained(path)
+    word_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    path = tmp_path / "sharded"
+    tiny_model("llama").save_pretrained(path, max_shard_size="60KB")
+    assert len(list(path.glob("model-*.safetensors"))) > 1
+    return path
+
+
+def refused(folder: Path, match: str) -> None:
+    """Neither checked, fetched nor loaded."""
+    for attempt in (check_folder, lambda path: fetch(str(path), path), lambda path: load_model(path, "cpu")):
+        with pytest.raises(InputError, match=match):
+            attempt(folder)
+
+
+def test_a_whole_folder_is_fetched_and_loaded(folder: Path) -> None:
+    fetched = fetch(str(folder), folder.parent / "unused")
+    assert (fetched.folder, fetched.source_kind, fetched.commit) == (folder, "folder", None)
+    model = load_model(fetched.folder, "cpu")
+    assert not model.training
+    assert_same_bits(model, bits_of(tiny_model("llama")))
+    tokenizer = load_tokenizer(fetched.folder)
+    assert tokenizer("Paris is")["input_ids"] == word_tokenizer()("Paris is")["input_ids"]
+    assert tokenizer.padding_side == "right"
+    assert not (folder.parent / "unused").exists()
+
+
+def test_shards_are_fetched_and_loaded(sharded: Path) -> None:
+    assert_same_bits(load_model(fetch(str(sharded), sharded).folder, "cpu"), bits_of(tiny_model("llama")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_keeps_its_own_dtype(
+    dtype: torch.dtype, tmp_path: Path, own_decoder_of: Callable[..., Decoder]
+) -> None:
+    own_decoder_of("qwen2", dtype).model.save_pretrained(tmp_path)
+    assert {p.dtype for p in load_model(tmp_path, "cpu").parameters()} == {dtype}
+    assert {p.dtype for p in load_model(tmp_path, "cpu", torch.float32).parameters()} == {torch.float32}
+
+
+def test_a_folder_without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    refused(folder, r"no config\.json")
+
+
+def test_a_folder_with_pickled_weights_only(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    refused(folder, "safetensors only, never pickled")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_weights(folder: Path, keep: int) -> None:
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[:keep])
+    refused(folder, "damaged|cut short")
+
+
+def test_weights_with_something_after_them(folder: Path) -> None:
+    with (folder / WEIGHTS).open("ab") as file:
+        file.write(b"x")
+    refused(folder, "damaged")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"no json at all",
+        b"[1, 2]",
+        b'{"w": 1}',
+        b'{"w": {}}',
+        b'{"w": {"data_offsets": 5}}',
+        b'{"w": {"data_offsets": ["0", "4"]}}',
+        b'{"w": {"data_offsets": [0]}}',
+        b"\xff\xfe\xff",
+    ],
+)
+def test_a_broken_header(folder: Path, header: bytes) -> None:
+    (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+    refused(folder, "header|damaged")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../other/model.safetensors",
+        "/etc/model.safetensors",
+        "sub/model.safetensors",
+        "..",
+        "",
+        "weights.bin",
+        5,
+        None,
+    ],
+)
+def test_an_index_that_names_what_is_no_file_of_the_folder(sharded: Path, name: object) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"] = {"model.norm.weight": name}
+    (sharded / INDEX).write_text(json.dumps(index))
+    refused(sharded, "refused|no safetensors index")
+
+
+def test_an_index_that_leads_to_a_neighbours_weights(sharded: Path, folder: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], f"../{folder.name}/{WEIGHTS}")
+    (sharded / INDEX).write_text(json.dumps(index))
+    assert (sharded / f"../{folder.name}/{WEIGHTS}").is_file()
+    refused(sharded, "not a file of that folder; refused")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": ["b"]}}'])
+def test_a_broken_index(sharded: Path, content: str) -> None:
+    (sharded / INDEX).write_text(content)
+    refused(sharded, "no safetensors index")
+
+
+def test_a_shard_whose_name_no_file_can_have(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    name = "a" * 300 + ".safetensors"
+    (sharded / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(index["weight_map"], name)}))
+    refused(sharded, f"{name}, which is missing")
+
+
+def test_a_missing_shard(sharded: Path) -> None:
+    shard = sorted(sharded.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    refused(sharded, f"{shard.name}, which is missing")
+
+
+def test_a_shard_that_is_a_link_out_of_the_folder(sharded: Path, tmp_path: Path) -> None:
+    shard = sorted(sharded.glob("model-*.safetensors"))[0]
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    shard.rename(elsewhere)
+    shard.symlink_to(elsewhere)
+    refused(sharded, "link out of its folder")
+
+
+def test_links_into_the_hubs_own_blobs_are_followed(sharded: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "repo" / "snapshots" / "c0ffee", tmp_path / "repo" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sharded.iterdir()):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(blobs / str(number))
+    assert_same_bits(load_model(snapshot, "cpu"), bits_of(tiny_model("llama")))
+
+
+def test_an_unknown_architecture(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(InputError, match=r"config\.json"):
+        fetch(str(folder), folder)
+
+
+def test_a_config_that_is_no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json"):
+        fetch(str(folder), folder)
+
+
+def test_a_mixture_of_experts_is_refused_by_its_config(folder: Path) -> None:
+    MixtralConfig(hidden_size=32, num_local_experts=4, architectures=["MixtralForCausalLM"]).save_pretrained(
+        folder
+    )
+    with pytest.raises(UnsupportedModel, match="MixtralForCausalLM routes"):
+        fetch(str(folder), folder)
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(InputError, match="tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_weights_that_do_not_fit_the_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    with pytest.raises(InputError, match="cannot load"):
+        load_model(folder, "cpu")
+
+
+# GGUF
+
+
+@pytest.fixture
+def gguf_file(tmp_path: Path) -> Path:
+    """A real little GGUF of two tensors."""
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", np.ones((96, 32), dtype=np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_whole_gguf_passes(gguf_file: Path) -> None:
+    check_gguf(gguf_file)
+
+
+@pytest.mark.parametrize("content", [b"", b"GG", b"no gguf at all, but long enough for a header"])
+def test_a_file_without_the_magic_number(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "false.gguf"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no GGUF"):
+        fetch(str(path), tmp_path / "into")
+
+
+@pytest.mark.parametrize("part", [0.001, 0.02, 0.5, 0.99])
+def test_a_truncated_gguf(part: float, gguf_file: Path, tmp_path: Path) -> None:
+    whole = gguf_file.read_bytes()
+    gguf_file.write_bytes(whole[: max(5, int(len(whole) * part))])
+    with pytest.raises(InputError, match="damaged or cut short"):
+        fetch(str(gguf_file), tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+def test_a_gguf_that_holds_no_whole_model(gguf_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*tiny\.gguf"):
+        fetch(str(gguf_file), tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+# Sources
+
+
+def test_kinds_of_sources(folder: Path, gguf_file: Path) -> None:
+    assert source_kind("starter") == "starter"
+    assert source_kind(str(folder)) == "folder"
+    assert source_kind(str(gguf_file)) == "gguf"
+    assert source_kind("gpt2") == "hub"
+    assert source_kind("microsoft/phi-1_5") == "hub"
+
+
+@pytest.mark.parametrize(
+    "source", ["./nowhere", "/no/such/folder", "a/b/c", "../x", "~/no-such-model", "", "two words"]
+)
+def test_a_source_that_is_nothing(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # beside the checkout there may be anything
+    with pytest.raises(InputError, match="no folder here and no hub id"):
+        source_kind(source)
+
+
+def test_a_gguf_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="no file"):
+        source_kind("nowhere.gguf")
+
+
+def test_a_file_is_no_model(folder: Path) -> None:
+    with pytest.raises(InputError, match="is a file"):
+        source_kind(str(folder / WEIGHTS))
+
+
+# Fingerprints
+
+
+def test_the_fingerprint_survives_saving_and_loading(folder: Path) -> None:
+    digests = tensor_digests(tiny_model("llama"))
+    assert tensor_digests(load_model(folder, "cpu")) == digests
+    assert fingerprint(dict(reversed(digests.items()))) == fingerprint(digests)
+
+
+def test_one_changed_weight_changes_the_fingerprint(own_decoder_of: Callable[..., Decoder]) -> None:
+    model = own_decoder_of("llama").model
+    before = tensor_digests(model)
+    with torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight[5, 7] += 1e-6
+    after = tensor_digests(model)
+    assert [name for name in after if after[name] != before[name]] == ["model.layers.3.mlp.down_proj.weight"]
+    assert fingerprint(after) != fingerprint(before)
+
+
+def test_swapped_names_change_the_fingerprint() -> None:
+    assert fingerprint({"a": "1", "b": "2"}) != fingerprint({"a": "2", "b": "1"})
+
+
+def test_a_digest_is_of_values_in_reading_order_and_of_the_dtype() -> None:
+    tensor = torch.arange(6, dtype=torch.float32).view(2, 3)
+    assert tensor_digest(tensor.T.contiguous().T) == tensor_digest(tensor)
+    assert tensor_digest(tensor.T) != tensor_digest(tensor)
+    assert tensor_digest(tensor.bfloat16()) != tensor_digest(tensor)
+    assert tensor_digest(tensor.bfloat16()) == tensor_digest(tensor.bfloat16().clone())
+
+
+def test_tied_weights_count_once() -> None:
+    names = list(tensor_digests(tiny_model("gpt2")))
+    assert "transformer.wte.weight" in names
+    assert "lm_head.weight" not in names
+
+
+def test_a_safetensors_file_with_metadata_passes(folder: Path) -> None:
+    tensors = {name: p.detach().clone() for name, p in tiny_model("llama").named_parameters()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "made_by": "test"})
+    check_folder(folder)

@@ -1,0 +1,103 @@
+"""A model whose blocks lie on several devices is traced, edited and asked as one that lies on one.
+
+Without two GPUs, all parts lie on the CPU, but each is hooked as accelerate hooks what it spreads.
+"""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from accelerate import dispatch_model
+from retcon.engine.covariance.moments import Factored
+from retcon.engine.edits import METHODS
+from retcon.engine.edits.hparams import Hparams
+from retcon.engine.edits.method import Task
+from retcon.engine.edits.request import Request
+from retcon.engine.evaluation.teacher_forced import score_targets
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.loading import spread
+from retcon.engine.progress import silent
+from retcon.engine.tracing.corruption import NoiseCorruption
+from retcon.engine.tracing.noise import gaussian
+from retcon.engine.tracing.trace import Question, TraceSettings, trace_one
+from retcon.tests.helpers.families import tiny_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROMPT, SUBJECT = "in Paris The Eiffel Tower is located in", "The Eiffel Tower"
+HPARAMS = Hparams(layers=(1,), v_num_grad_steps=4, v_lr=0.05, contexts=0, num_steps=3)
+
+
+def hooked(decoder: Decoder) -> PreTrainedModel:
+    """The same model, every part hooked, on one device."""
+    model = copy.deepcopy(decoder.model)
+    anatomy = decoder.anatomy
+    places = {name: "cpu" for name, module in model.named_modules() if not list(module.children()) and name}
+    places |= {f"{anatomy.blocks}.{layer}": "cpu" for layer in range(anatomy.layers)}
+    whole = tuple(f"{anatomy.blocks}.{layer}" for layer in range(anatomy.layers))
+    places = {
+        name: place for name, place in places.items() if name in whole or not name.startswith(anatomy.blocks)
+    }
+    dispatched: PreTrainedModel = dispatch_model(model, places, main_device="cpu", force_hooks=True)
+    return dispatched
+
+
+def check(one: Decoder, other: Decoder, words: PreTrainedTokenizerBase, tolerance: float) -> None:
+    settings = TraceSettings(
+        NoiseCorruption(gaussian(0.3), 3), ("hidden", "mlp", "attn", "severed-mlp"), window=3
+    )
+    here, there = (trace_one(decoder, words, Question(PROMPT, SUBJECT), settings) for decoder in (one, other))
+    assert here.answer == there.answer
+    for kind in settings.kinds:
+        torch.testing.assert_close(
+            torch.tensor(there.scores[kind]), torch.tensor(here.scores[kind]), atol=tolerance, rtol=0
+        )
+    width = one.anatomy.key_width
+    keys = torch.randn(4 * width, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    request = Request(SUBJECT, "{} is located in", "Rome")
+    for method in ("r-rome", "memit", "joint", "ft-l", "lora"):
+        written = [
+            METHODS[method].write(
+                Task(
+                    decoder,
+                    words,
+                    [request],
+                    {1: Factored(keys.T @ keys / len(keys))},
+                    HPARAMS,
+                    ["{}"],
+                    silent,
+                )
+            )
+            for decoder in (one, other)
+        ]
+        for name, factors in written[0].delta.items():
+            expected = factors.b @ factors.a
+            found = written[1].delta[name].b @ written[1].delta[name].a
+            assert (found - expected).norm() <= tolerance * expected.norm(), (method, name)
+    asked = [(PROMPT, "Paris"), ("Berlin is in", "Italy")]
+    assert [score.nll for score in score_targets(other, words, asked)] == pytest.approx(
+        [score.nll for score in score_targets(one, words, asked)], abs=tolerance
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi", "gemma2", "bloom"])
+def test_hooked_as_if_it_were_spread(
+    family: str, decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    one = decoder_of(family)
+    model = hooked(one)
+    assert hasattr(model.get_submodule(f"{one.anatomy.blocks}.1"), "_hf_hook")
+    check(one, Decoder(model, one.anatomy), words, 0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi", "gemma2", "bloom"])
+def test_on_two_gpus(
+    family: str, decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    one = decoder_of(family)
+    model = spread(copy.deepcopy(tiny_model(family)), ["cuda:0", "cuda:1"])
+    places = {str(parameter.device) for parameter in model.parameters()}
+    assert places == {"cuda:0", "cuda:1"}
+    check(one, Decoder(model, one.anatomy), words, 1e-3)

@@ -1,0 +1,99 @@
+"""The starter, a real model: its facts and its trace, against numbers of the published loop taken once."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from retcon.engine.model.anatomy import find_anatomy
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.model.generation import answer
+from retcon.engine.model.loading import (
+    STARTER_PACKAGE,
+    fetch,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    tensor_digests,
+)
+from retcon.engine.tracing.corruption import NoiseCorruption
+from retcon.engine.tracing.noise import gaussian
+from retcon.engine.tracing.trace import FactTrace, Question, TraceSettings, trace_one
+from transformers import PreTrainedTokenizerBase
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec(STARTER_PACKAGE) is None, reason="no starter here"),
+]
+PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
+
+
+@pytest.fixture(scope="session")
+def starter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fetch("starter", tmp_path_factory.mktemp("models") / "starter").folder
+
+
+@pytest.fixture(scope="session")
+def starter(starter_folder: Path) -> Decoder:
+    model = load_model(starter_folder, "cpu")
+    return Decoder(model, find_anatomy(model))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(starter_folder: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(starter_folder)
+
+
+@pytest.fixture(scope="session")
+def traced(starter: Decoder, tokenizer: PreTrainedTokenizerBase) -> FactTrace:
+    # The attention's windows, a third of the time, are those of the MLP; benchmarks/trace.py has them too.
+    settings = TraceSettings(NoiseCorruption(gaussian(0.4067346)), kinds=("hidden", "mlp"))
+    return trace_one(starter, tokenizer, Question(PROMPT, SUBJECT, "Paris"), settings)
+
+
+def test_what_it_is(starter: Decoder) -> None:
+    anatomy = starter.anatomy
+    assert (anatomy.architecture, anatomy.layers, anatomy.width) == ("LlamaForCausalLM", 30, 576)
+    assert (anatomy.key_width, anatomy.tied_head, anatomy.parallel) == (1536, True, False)
+    assert anatomy.weight(5) == "model.layers.5.mlp.down_proj.weight"
+    assert {parameter.dtype for parameter in starter.model.parameters()} == {torch.float32}
+
+
+def test_converting_twice_is_converting_once(starter_folder: Path, starter: Decoder) -> None:
+    weights = starter_folder / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert fetch("starter", starter_folder).folder == starter_folder
+    assert weights.stat().st_mtime_ns == before
+    again = load_model(starter_folder, "cpu")
+    assert fingerprint(tensor_digests(again)) == fingerprint(tensor_digests(starter.model))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "token", "probability"),
+    [
+        (PROMPT, " Paris", 0.70),
+        ("The capital of France is", " Paris", 0.77),
+        ("Toyota Camry is produced by", " Toyota", 0.58),
+        ("The mother tongue of Danielle Darrieux is", " French", 0.19),
+    ],
+)
+def test_it_knows_facts(
+    prompt: str, token: str, probability: float, starter: Decoder, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    first = answer(starter.model, tokenizer, prompt, max_new_tokens=1).next[0]
+    assert first.token == token
+    assert first.probability == pytest.approx(probability, abs=0.006)
+
+
+def test_clean_and_corrupted(traced: FactTrace) -> None:
+    assert traced.answer == " Paris"
+    assert (traced.located.begin, traced.located.end) == (0, 4)
+    assert traced.high == pytest.approx(0.70155, abs=2e-5)
+    assert traced.low == pytest.approx(0.014292, abs=2e-5)
+
+
+@pytest.mark.parametrize(("kind", "highest"), [("hidden", 0.761985), ("mlp", 0.261857)])
+def test_the_highest_restored_score(kind: str, highest: float, traced: FactTrace) -> None:
+    scores = torch.tensor(traced.scores[kind])
+    assert scores.shape == (len(traced.located.ids), 30)
+    assert scores.max().item() == pytest.approx(highest, abs=2e-5)

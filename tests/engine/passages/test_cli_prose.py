@@ -1,0 +1,54 @@
+"""Prose through a real endpoint into a model: the job pauses for a person, goes on with what they made of the facts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from retcon.tests.helpers.command_line import Retcon
+from retcon.tests.helpers.llm_rule import TEXT, rule
+from retcon.tests.helpers.stand_in_llm import KEY, MODEL, StandInEndpoint
+
+pytestmark = pytest.mark.slow
+
+FACTS = "# Eiffel Tower\n- is located in the city of | Rome\n  ~ The city of {} is\n"
+QUICK = {"joint": {"layers": [1], "num_steps": 3, "rows": 1, "kept_rows": 1}}
+
+
+def test_prose_pauses_for_a_look_and_goes_on(served: StandInEndpoint, retcon: Retcon, tmp_path: Path) -> None:
+    served.rule = rule
+    secrets = {"RETCON_LLM_KEY": KEY, "NO_PROXY": "127.0.0.1"}
+    (tmp_path / "marta.txt").write_text(TEXT)
+    (tmp_path / "mine.facts").write_text(FACTS)
+    (tmp_path / "quick.json").write_text(json.dumps(QUICK))
+    words = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born".split()  # noqa: SIM905
+    rows = [" ".join(words[(3 * n + n // 7 * i) % len(words)] for i in range(40)) for n in range(300)]
+    (tmp_path / "texts.txt").write_text("\n".join(rows))
+    said = retcon.say(
+        "passage", "run", "tiny", tmp_path / "marta.txt", "--title", "Marta", "--llm", "endpoint", "--llm-url",
+        served.url, "--llm-model", MODEL, "--hparams", tmp_path / "quick.json", "--texts", tmp_path / "texts.txt",
+        **secrets,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert "retcon passage review 1" in said.err
+    asked = len(served.requests)
+    job = retcon.json("job", "list")["jobs"][0]
+    assert (job["kind"], job["state"]) == ("passage", "paused")
+    shown = retcon.say("passage", "review", 1, "--show").out
+    assert "# Marta Lindqvist" in shown and "- is | a cellist" in shown
+    assert "! error: " in shown or "! warning: " in shown, "what is wrong with a fact stands beside it"
+    assert len(retcon.json("history", "tiny")["revisions"]) == 1, "nothing is written before somebody looked"
+
+    went_on = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts", "--json", **secrets)
+    assert went_on.code == 0, went_on.err
+    found = json.loads(went_on.out)
+    assert [fact["object"] for fact in found["facts"]] == ["Rome"]
+    assert [stage["name"] for stage in found["stages"]] == ["extract", "check", "write", "prove", "compare"]
+    assert found["stages"][0]["tokens"] > 0
+    assert len(served.requests) == asked, "what was asked is not asked again"
+    again = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts")
+    assert again.code == 2
+    assert "its job is done" in again.err, (
+        "the covariance that was collected meanwhile has not cost its checkpoint"
+    )
+    for file in retcon.home.rglob("*"):
+        assert not file.is_file() or KEY.encode() not in file.read_bytes(), f"the key is in {file}"

@@ -1,0 +1,81 @@
+"""A model of this machine that is asked like an endpoint."""
+
+import copy
+from typing import Literal
+
+import pytest
+import torch
+from pydantic import BaseModel
+from retcon.engine.errors import InputError
+from retcon.engine.passages.extraction.chat import Message, UnusableReply, ask, json_in, schema_of
+from retcon.engine.passages.extraction.local import LocalChat
+from retcon.tests.helpers.families import CONFIGS, tiny_model
+from retcon.tests.helpers.tiny_tokenizers import byte_tokenizer, word_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+# Matrices of 32 x 56 are not worth a second thread.
+torch.set_num_threads(1)
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{{ m.content }} {% endfor %}{% if add_generation_prompt %}Therefore{% endif %}"
+)
+
+
+class City(BaseModel):
+    city: str
+
+
+@pytest.fixture
+def chatty() -> LocalChat:
+    tokenizer = type(word_tokenizer())(tokenizer_object=word_tokenizer().backend_tokenizer, eos_token="</s>")
+    tokenizer.chat_template = TEMPLATE
+    return LocalChat("tiny", tiny_model("llama"), tokenizer)
+
+
+def test_its_template_and_what_it_costs(chatty: LocalChat) -> None:
+    reply = chatty.chat([Message("system", "The city"), Message("user", "of France")], None, 7)
+    # "The city of France Therefore": the words of the system stand in the person's turn.
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.cut, reply.data) == (5, 7, True, None)
+    again = chatty.chat([Message("user", "The city of France")], None, 7)
+    assert again.text == reply.text
+
+
+def test_a_model_that_gives_no_json(chatty: LocalChat) -> None:
+    with pytest.raises(
+        UnusableReply, match=r"tiny was asked for city twice .* a larger model is likely"
+    ) as failed:
+        ask(chatty, "", "you", City, max_tokens=8)
+    assert str(failed.value).isprintable()
+
+
+class Place(BaseModel):
+    capital: bool
+    kind: Literal["city", "village"]
+
+
+@pytest.fixture
+def bytewise() -> LocalChat:
+    """A random model whose tokens spell any text. By itself it would say no JSON."""
+    torch.manual_seed(3)
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = TEMPLATE
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
+    config = LlamaConfig(**CONFIGS["llama"].to_dict() | size)
+    return LocalChat("bytes", LlamaForCausalLM(config).eval(), tokenizer)
+
+
+def test_a_reply_is_held_to_its_schema(bytewise: LocalChat) -> None:
+    found = ask(bytewise, "", "Paris?", Place, max_tokens=90)
+    assert found.kind in ("city", "village")
+    freely = bytewise.chat([Message("user", "Paris?")], None, 90)
+    assert json_in(freely.text) is None
+    reply = bytewise.chat([Message("user", "Paris?")], schema_of(Place), 8)
+    assert (reply.completion_tokens, reply.cut, reply.data) == (8, True, None)
+
+
+def test_what_is_too_long_and_what_cannot_chat(chatty: LocalChat) -> None:
+    with pytest.raises(InputError, match="tiny reads at most 128 tokens and was to read 301"):
+        chatty.chat([Message("user", "city " * 300)], None, 7)
+    with pytest.raises(InputError, match="plain has no chat template"):
+        LocalChat("plain", tiny_model("llama"), word_tokenizer())

@@ -1,0 +1,151 @@
+"""What is said about facts before they are edited: by their words, their tokens and their keys."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from retcon.engine.edits.request import Request
+from retcon.engine.model.decoder import Decoder
+from retcon.engine.passages.checks import Problem, check_facts
+from retcon.engine.passages.facts import Fact
+from retcon.engine.passages.key_checks import check_keys, check_tokens
+from retcon.tests.helpers.families import FAMILIES
+from transformers import PreTrainedTokenizerBase
+
+GOOD = Fact(
+    "Marta Lindqvist",
+    "{} is a professional",
+    "cellist",
+    ("{} earns her living as a",),
+    ("By trade, {} is a",),
+    "Marta Lindqvist is a professional cellist.",
+)
+STUDIED = Fact("Marta Lindqvist", "{} studied at", "the Sibelius Academy", ("{} was at",), ("{} went to",))
+
+
+def told(*facts: Fact) -> list[tuple[int, str, str]]:
+    return [(one.fact, one.severity, one.kind) for one in check_facts(facts)]
+
+
+def test_nothing_is_said_of_good_facts() -> None:
+    assert check_facts([GOOD, STUDIED, replace(STUDIED, subject="Eva Berg")]) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"subject": " "}, [("error", "empty-subject")]),
+        ({"object": ""}, [("error", "empty-object")]),
+        ({"prompt": "she is a"}, [("error", "template")]),
+        ({"wordings": ("{} and {} is a",)}, [("error", "template")]),
+        ({"wordings": ("{}, a Cellist, is a",)}, [("warning", "object-in-prompt")]),
+        ({"wordings": ("{} of the cellists is a",)}, []),
+        ({"subject": "Anna Berg"}, [("warning", "subject-not-in-sentence")]),
+        ({"subject": "marta lindqvist"}, [("warning", "subject-not-in-sentence")]),
+        ({"object": "pianist"}, [("warning", "object-not-in-sentence")]),
+        ({"object": "a cellist"}, []),
+        ({"wordings": ()}, [("warning", "no-wordings")]),
+        ({"held_out": ()}, [("warning", "no-held-out")]),
+        ({"held_out": ("{} earns  her living AS a",)}, [("error", "held-out-trained")]),
+        ({"held_out": ("{} is a professional",)}, [("error", "held-out-trained")]),
+    ],
+)
+def test_problems_of_one_fact(changed: dict[str, object], expected: list[tuple[str, str]]) -> None:
+    assert told(replace(GOOD, **changed)) == [(0, *one) for one in expected]  # type: ignore[arg-type]
+
+
+def test_facts_that_no_edit_can_tell_apart() -> None:
+    other = replace(
+        GOOD, object="teacher", wordings=("{} is at heart a",), held_out=("{} became a",), sentence=""
+    )
+    problems = check_facts([STUDIED, GOOD, other])
+    assert [(one.fact, one.severity, one.kind, one.others) for one in problems] == [
+        (1, "error", "same-prompt", (2,)),
+        (2, "error", "same-prompt", (1,)),
+    ]
+    assert "fact 3 has the same prompt 'Marta Lindqvist is a professional'" in problems[0].message
+    # The same text, another cut between subject and relation.
+    cut = replace(other, subject="Marta", prompt="{} Lindqvist is a professional")
+    assert told(GOOD, cut) == [(0, "error", "same-prompt"), (1, "error", "same-prompt")]
+    again = replace(other, object="Cellist")
+    assert told(GOOD, again) == [(0, "error", "twice"), (1, "error", "twice")]
+
+
+def test_objects_that_the_passage_does_not_hold() -> None:
+    text = "Marta Lindqvist, a Cellist, was at the old Sibelius\nAcademy."
+    assert check_facts([GOOD, STUDIED], text) == []
+    assert [one.kind for one in check_facts([GOOD, STUDIED], "Marta, a cello player.")] == [
+        "object-not-in-text"
+    ] * 2
+
+
+def test_wordings_that_cross() -> None:
+    other = replace(STUDIED, wordings=("By trade, {} is a",))
+    # Fact 1 asks what fact 2 trains, and the two go on with different objects.
+    assert told(GOOD, other) == [
+        (0, "error", "held-out-trained"),
+        (0, "error", "same-wording"),
+        (1, "error", "same-wording"),
+    ]
+    other = replace(STUDIED, wordings=("{} is a professional",))
+    assert told(GOOD, other) == [(0, "error", "same-wording"), (1, "error", "same-wording")]
+
+
+def test_messages_are_safe_to_show() -> None:
+    bad = replace(GOOD, prompt="\x1b[2J", object="\u202e" + "x" * 200, held_out=GOOD.wordings)
+    messages = [one.message for one in check_facts([bad, replace(GOOD, object="\x07")])]
+    assert messages and all(message.isprintable() and len(message) < 400 for message in messages)
+
+
+CITY = Fact("The Eiffel Tower", "{} is located in the city of", "Paris")
+CAMRY = Fact("Camry", "Toyota {} is produced by", "Toyota")
+
+
+def kinds(problems: Sequence[Problem]) -> list[tuple[int, str, tuple[int, ...]]]:
+    return [(one.fact, one.kind, one.others) for one in problems]
+
+
+def test_tokens(words: PreTrainedTokenizerBase) -> None:
+    facts = [
+        CITY,
+        replace(CITY, object="Paris " * 11),
+        replace(CITY, object="\u200b"),
+        replace(CITY, prompt="x"),
+    ]
+    facts = [*facts, replace(CITY, object=" ")]
+    problems = check_tokens(facts, words)
+    assert [(one.fact, one.kind) for one in problems] == [(1, "long-object")]
+    assert "is 11 tokens long and 10" in problems[0].message
+    assert kinds(check_tokens(facts, words, longest=11)) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_keys_are_found_in_every_family(
+    family: str, decoder_of: Callable[[str], Decoder], words_after_start: PreTrainedTokenizerBase
+) -> None:
+    facts = [CITY, CAMRY, replace(CITY, prompt="{} was born in", object="Rome"), replace(CITY, prompt="x")]
+    earlier = [Request("Camry", "Toyota {} and then", "Rome"), Request("Camry", "you Toyota {} a", "Rome")]
+    decoder = decoder_of(family)
+    for method in ("rome", "memit"):
+        found = check_keys(facts, decoder, words_after_start, 1, method, earlier)
+        equal = [one for one in found if one.kind == "equal-key"]
+        assert kinds(equal) == [(0, "equal-key", (2,)), (1, "equal-key", ()), (2, "equal-key", (0,))]
+        assert "that of fact 3:" in equal[0].message and "'Toyota Camry and then'" in equal[1].message
+    assert not [one for one in check_keys(facts, decoder, words_after_start, 1, "joint") if "key" in one.kind]
+    assert check_keys(facts[3:], decoder, words_after_start, 1, "rome") == []
+
+
+def test_sinks(own_decoder_of: Callable[..., Decoder], words: PreTrainedTokenizerBase) -> None:
+    decoder = own_decoder_of("llama")
+    facts = [CITY, replace(CAMRY, prompt="{} is produced by the"), replace(CAMRY, prompt="Toyota {} is")]
+    assert "sink" not in str(check_keys(facts, decoder, words, 1, "rome"))
+    ids = words("Camry the")["input_ids"]
+    with torch.no_grad():
+        decoder.embedding.weight[ids] *= 60
+    found = check_keys(facts, decoder, words, 1, "rome")
+    sinks = [one for one in found if one.kind.startswith("sink")]
+    assert [(one.fact, one.kind) for one in sinks] == [(1, "sink-key"), (1, "sink-end"), (2, "sink-key")]
+    assert "ends on 'the'" in sinks[1].message and "read at 'Camry'" in sinks[0].message
+    joint = check_keys(facts, decoder, words, 1, "joint")
+    assert [(one.fact, one.kind) for one in joint] == [(1, "sink-end")]

@@ -1,0 +1,101 @@
+"""Another subject in the subject's place: of as many tokens, with another answer, and nothing else changed."""
+
+import pytest
+from retcon.engine.errors import InputError
+from retcon.engine.tracing.swaps import swapped_ids, swaps_among
+from retcon.tests.helpers.tiny_tokenizers import byte_tokenizer, sentencepiece_tokenizer
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+PROMPT = "in The Tower is located in the city of"
+
+
+def test_the_prompt_about_the_other_subject(words_after_start: PreTrainedTokenizerBase) -> None:
+    ids = swapped_ids(words_after_start, PROMPT, "The Tower", "Toyota Camry")
+    assert ids == words_after_start("in Toyota Camry is located in the city of")["input_ids"]
+
+
+def test_only_the_subjects_first_place_is_swapped(words: PreTrainedTokenizerBase) -> None:
+    """That is where the subject is located."""
+    ids = swapped_ids(words, "Paris is the capital and Paris is in", "Paris", "Rome")
+    assert ids == words("Rome is the capital and Paris is in")["input_ids"]
+
+
+@pytest.mark.parametrize("other", ["Paris", "The Eiffel Tower", "", "The Tower ,"])
+def test_another_number_of_tokens_is_refused(other: str, words: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(InputError, match="token"):
+        swapped_ids(words, PROMPT, "The Tower", other)
+
+
+def test_a_subject_that_is_not_there(words: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(InputError, match="not in the prompt"):
+        swapped_ids(words, PROMPT, "Big Ben", "Paris Rome")
+
+
+@pytest.mark.parametrize("tokenizer", [byte_tokenizer(), sentencepiece_tokenizer()], ids=["bytes", "pieces"])
+def test_tokens_are_counted_in_their_place_in_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    prompt = "the Tower is in"
+    counts = {
+        other: len(tokenizer(prompt.replace("Tower", other))["input_ids"])
+        for other in ("Camry", "Paris", "日")
+    }
+    own = len(tokenizer(prompt)["input_ids"])
+    for other, count in counts.items():
+        if count == own:
+            ids = swapped_ids(tokenizer, prompt, "Tower", other)
+            assert ids == tokenizer(prompt.replace("Tower", other))["input_ids"]
+        else:
+            with pytest.raises(InputError):
+                swapped_ids(tokenizer, prompt, "Tower", other)
+
+
+def test_tokens_around_the_subject_must_stay_as_they_are() -> None:
+    """`xab` is x, ab; `yab` is ya, b: as many, but the token after the subject is another."""
+    vocabulary = {piece: i for i, piece in enumerate(["x", "y", "z", "a", "b", "ab", "ya"])}
+    merging = Tokenizer(models.BPE(vocabulary, [("y", "a"), ("a", "b")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=merging)
+    assert swapped_ids(tokenizer, "xab", "x", "z") == [2, 5]
+    with pytest.raises(InputError, match="around"):
+        swapped_ids(tokenizer, "xab", "x", "y")
+
+
+def test_each_fact_of_a_set_gets_the_next_that_fits(words: PreTrainedTokenizerBase) -> None:
+    facts = [
+        ("the city of Paris is in", "Paris", "France"),
+        ("the city of Berlin is in", "Berlin", "France"),  # the same answer as the first
+        ("The Eiffel Tower is located in", "The Eiffel Tower", "Paris"),  # nothing of three tokens
+        ("the city of Rome is in", "Rome", "Italy"),
+        ("sport and Paris", "Paris", "football"),  # the same subject as the first
+    ]
+    found = swaps_among(words, facts)
+    other = {
+        ("the city of Paris is in", "Paris"): "the city of Rome is in",
+        ("the city of Berlin is in", "Berlin"): "the city of Rome is in",
+        ("the city of Rome is in", "Rome"): "the city of Paris is in",
+        ("sport and Paris", "Paris"): "sport and Berlin",  # round the end of the set
+    }
+    assert found == {fact: words(text)["input_ids"] for fact, text in other.items()}
+
+
+def test_one_prompt_about_two_subjects(words: PreTrainedTokenizerBase) -> None:
+    """Each is swapped in its own place; without expected answers any other subject will do."""
+    prompt = "Paris and Berlin"
+    found = swaps_among(words, [(prompt, "Paris", None), (prompt, "Berlin", None)])
+    assert found == {
+        (prompt, "Paris"): words("Berlin and Berlin")["input_ids"],
+        (prompt, "Berlin"): words("Paris and Paris")["input_ids"],
+    }
+
+
+def test_a_set_in_which_nothing_fits(words: PreTrainedTokenizerBase) -> None:
+    assert swaps_among(words, []) == {}
+    assert swaps_among(words, [("the city of Paris is in", "Paris", "France")]) == {}
+    same = [("the city of Paris", "Paris", "France"), ("the city of Berlin", "Berlin", "France")]
+    assert swaps_among(words, same) == {}
+
+
+def test_a_fact_whose_subject_is_missing_spoils_nothing(words: PreTrainedTokenizerBase) -> None:
+    facts = [("the city of Paris", "Rome", "France"), ("the city of Berlin", "Berlin", "Italy")]
+    assert swaps_among(words, facts) == {
+        ("the city of Berlin", "Berlin"): words("the city of Rome")["input_ids"]
+    }

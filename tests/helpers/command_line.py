@@ -1,0 +1,192 @@
+"""The command line as a user has it: the installed `retcon`, in a process and a home of its own."""
+
+import io
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from unittest import mock
+
+import pytest
+
+RETCON = Path(sys.executable).with_name("retcon")
+# The machines that run this are small and shared.
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command wrote, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The one sentence of a refusal: the last line of stderr, and the only one that says Error."""
+        assert "Traceback" not in self.err, self.err
+        last = self.err.rstrip("\n").split("\n")[-1]
+        assert last.startswith("Error: ") and self.err.count("Error: ") == 1, self.err
+        assert self.out == "", self.out
+        assert not steering(self.err), self.err
+        return last
+
+
+class Retcon:
+    """`retcon` on one home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The caller's, without what it says of the hub; one thread, which is enough for a tiny model."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "RETCON_"))}
+        own = {
+            "RETCON_HOME": str(self.home),
+            "RETCON_LOCKS": str(self.home.parent),  # not the box's own, for other tests run here too
+            "HF_HOME": str(self.home.parent / "hub"),
+            "OMP_NUM_THREADS": "1",
+        }
+        return kept | own
+
+    def start(self, *words: object, **options: Any) -> subprocess.Popen[str]:
+        """Start a command and do not wait for it."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [str(RETCON), *map(str, words)]
+        return subprocess.Popen(command, text=True, env=self.environment, **pipes | options)
+
+    def say(self, *words: object, timeout: float = PATIENCE, **environment: str) -> Said:
+        """Run a command to its end, whatever that is."""
+        done = subprocess.run(
+            [str(RETCON), *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self.environment | environment,
+            timeout=timeout,
+            check=False,
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def __call__(self, *words: object, **environment: str) -> str:
+        """What a command answers to a person; it must succeed and hold nothing that steers a terminal."""
+        said = self.say(*words, **environment)
+        assert said.code == 0, said.err
+        assert not steering(said.out + said.err), ascii(said.out + said.err)
+        return said.out
+
+    def json(self, *words: object, **environment: str) -> Any:
+        """The one document that a command with --json answers."""
+        said = self.say(*words, "--json", **environment)
+        assert said.code == 0, said.err
+        return json.loads(said.out)
+
+    def refused(self, *words: object, code: int = 2, **environment: str) -> str:
+        """The sentence with which a command refuses; the catalog must be as it was."""
+        before = self.rows()
+        said = self.say(*words, **environment)
+        assert said.code == code, said
+        assert self.rows() == before
+        return said.sentence
+
+    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+        """All rows of the catalog but the jobs', by table; nothing if there is no catalog."""
+        if not (self.home / "catalog.db").is_file():
+            return {}
+        connection = sqlite3.connect(f"{(self.home / 'catalog.db').as_uri()}?mode=ro", uri=True)
+        try:
+            tables = [
+                row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            ]
+            kept = [table for table in tables if table not in ("job", "sqlite_sequence")]
+            return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in kept}
+        finally:
+            connection.close()
+
+    def job(self, id: int) -> dict[str, Any]:
+        """`job show --json`."""
+        found: dict[str, Any] = self.json("job", "show", id)
+        return found
+
+    def wait_for(self, id: int, *states: str) -> dict[str, Any]:
+        """The job's record as soon as it is in one of these states."""
+        return wait_for(lambda: Here(self.home).job(id), lambda job: job["state"] in states)
+
+    def copy(self, home: Path) -> Self:
+        """The same on a copy of the home."""
+        shutil.copytree(self.home, home)
+        return type(self)(home)
+
+
+class Here(Retcon):
+    """The same, but the console script's function is called in this process: for commands that only read."""
+
+    def say(self, *words: object, timeout: float = PATIENCE, **environment: str) -> Said:
+        from retcon.tui.cli.main import main
+
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.object(sys, "argv", ["retcon", *map(str, words)]),
+            mock.patch.dict(os.environ, self.environment | environment, clear=True),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            pytest.raises(SystemExit) as left,
+        ):
+            main()
+        return Said(int(left.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def wait_for(look: Callable[[], Any], found: Callable[[Any], object], seconds: float = PATIENCE) -> Any:
+    """Look again and again until it is so; what was seen then."""
+    until = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if found(seen):
+            return seen
+        assert time.monotonic() < until, f"still {seen!r} after {seconds} s"
+        time.sleep(0.1)
+
+
+def steering(text: str) -> list[str]:
+    """Characters that a terminal would obey rather than print."""
+    return [char for char in text if unicodedata.category(char) in ("Cc", "Cf") and char != "\n"]
+
+
+def write_facts(path: Path, facts: Sequence[dict[str, Any]]) -> Path:
+    """A facts file in the plain form."""
+    path.write_text(json.dumps(list(facts)), encoding="utf-8")
+    return path
+
+
+# Settings for the tiny model in the field's own flat JSON, but for the layers.
+FIELD = {
+    "fact_token": "subject_last",
+    "v_num_grad_steps": 4,
+    "v_lr": 0.5,
+    "v_loss_layer": 3,
+    "v_weight_decay": 0.5,
+    "clamp_norm_factor": 4,
+    "kl_factor": 0.0625,
+    "mom2_adjustment": True,
+    "context_template_length_params": [[5, 10], [10, 10]],
+    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+    "layer_module_tmp": "model.layers.{}",
+    "mlp_module_tmp": "model.layers.{}.mlp",
+    "attn_module_tmp": "model.layers.{}.self_attn",
+    "ln_f_module": "model.norm",
+    "lm_head_module": "lm_head",
+    "mom2_dataset": "wikipedia",
+    "mom2_n_samples": 100000,
+    "mom2_dtype": "float32",
+}

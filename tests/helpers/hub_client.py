@@ -1,0 +1,45 @@
+"""The real huggingface_hub in the test's own process, pointed at a stand-in, and the job that uses it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import constants
+
+from retcon.engine.jobs import PublishSpec, Spec
+from retcon.engine.jobs.worker.running import Running
+from retcon.store import jobs
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.history import history
+from retcon.tests.helpers.hub_stand_in import StandIn
+
+# What the tiny model is asked, and what its edits are about.
+PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
+
+
+@dataclass
+class Client:
+    """Which stand-in it talks to."""
+
+    hub: StandIn
+
+    def use(self, hub: StandIn) -> None:
+        self.hub = hub
+        # Both are made from HF_ENDPOINT when the library is imported.
+        constants.ENDPOINT = hub.url
+        constants.HUGGINGFACE_CO_URL_TEMPLATE = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+
+
+def spec_of(catalog: Catalog, revision: str, what: str, repo: str = "tower", **more: Any) -> PublishSpec:
+    """What publishes a revision of the tiny model, in small shards."""
+    with catalog.read() as session:
+        found = history.find_revision(session, history.find_model(session, "tiny"), revision)
+    return PublishSpec("tiny", repo, found.id, what, shard_size=40_000, **more)
+
+
+def running_of(catalog: Catalog, spec: Spec) -> Running:
+    """A job that this process has claimed."""
+    with catalog.write() as session:
+        job = jobs.create(session, spec.kind, spec.as_dict(), "cpu")
+        assert jobs.claim(session, job.id or 0, "me", 1)
+        job = jobs.get(session, job.id or 0)
+    return Running(catalog, job, "me")

@@ -1,0 +1,313 @@
+"""The published methods in their plain, slow form: whole forward passes, one cell, one layer, one document at a time.
+
+Written from the papers (Meng et al. 2022 and 2023; Gupta et al. 2024) and retcon's notes on the published programs.
+Nothing here knows the engine's shortcuts; of the engine it takes only the names of a model's parts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from retcon.engine.edits.hparams import Hparams
+from retcon.engine.edits.request import Request
+from retcon.engine.model.anatomy import Anatomy
+
+
+@contextmanager
+def hooked(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While inside, `change` maps what the module puts out, be it bare or first in a tuple."""
+
+    def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def reading_input(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
+    """While inside, what enters the module is appended to `into`."""
+    handle = module.register_forward_pre_hook(lambda _module, args: into.append(args[0].detach().clone()))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def reading_output(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
+    """While inside, what the module puts out is appended to `into`; copied, since Falcon goes on to add into it."""
+
+    def note(output: Tensor) -> Tensor:
+        into.append(output.detach().clone())
+        return output
+
+    with hooked(module, note):
+        yield
+
+
+# Causal tracing
+
+
+@dataclass
+class PlainTrace:
+    answer: int
+    high: float
+    low: float
+    # kind and window -> [token][layer]
+    scores: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict)
+
+
+def plain_trace(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    rows: list[list[int]],
+    corrupt: Callable[[Tensor], Tensor] | None,
+    kinds: Sequence[tuple[str, int]],
+) -> PlainTrace:
+    """The published loops: for each kind (with its window), token and layer one pass of all rows, the clean one first.
+
+    `corrupt` is what happens to the embeddings `[rows, T, d]`; without it the other rows differ by their tokens.
+    """
+    length = len(rows[0])
+
+    def parts(kind: str) -> list[str]:
+        part = anatomy.mlp if kind.endswith("mlp") else anatomy.attention
+        return [f"{anatomy.blocks}.{at}.{part}" for at in range(anatomy.layers)]
+
+    def changing(changes: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
+        """`[rows, vocabulary]` at the last token, with what the named modules put out changed."""
+        start = {anatomy.embedding: corrupt} if corrupt is not None else {}
+        with torch.no_grad(), hooked_all(model, start | changes):
+            return model(torch.tensor(rows)).logits[:, -1].softmax(-1)
+
+    def put(token: int, source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Give the corrupted rows other states at a token: `source` maps `[rows, T, d]` to them."""
+
+        def change(output: Tensor) -> Tensor:
+            table = output.clone().view(len(rows), length, -1)
+            table[1:, token] = source(table)
+            return table.view(output.shape)
+
+        return change
+
+    def clean(token: int) -> Callable[[Tensor], Tensor]:
+        return put(token, lambda table: table[0, token].clone())
+
+    def corrupted(kind: str) -> dict[str, Tensor]:
+        """What the parts put out in the corrupted run, `[rows, T, d]` (the published first pass)."""
+        found: dict[str, Tensor] = {}
+
+        def noting(name: str) -> Callable[[Tensor], Tensor]:
+            def note(output: Tensor) -> Tensor:
+                found[name] = output.detach().clone().view(len(rows), length, -1)
+                return output
+
+            return note
+
+        changing({name: noting(name) for name in parts(kind)})
+        return found
+
+    unrestored = changing({})
+    answer = int(unrestored[0].argmax())
+    trace = PlainTrace(answer, unrestored[0, answer].item(), unrestored[1:, answer].mean().item())
+    for kind, window in kinds:
+        table = []
+        first_pass = corrupted(kind) if kind.startswith("severed") else {}
+        for token in range(length):
+            row = []
+            for layer in range(anatomy.layers):
+                block = f"{anatomy.blocks}.{layer}"
+                if kind in ("mlp", "attn"):
+                    first, stop = max(0, layer - window // 2), min(anatomy.layers, layer - (-window // 2))
+                    changes = {name: clean(token) for name in parts(kind)[first:stop]}
+                else:
+                    # Pinned to the first pass; the restored block comes later than its own parts and wins.
+                    changes = {
+                        name: put(token, lambda _table, kept=kept, token=token: kept[1:, token])
+                        for name, kept in first_pass.items()
+                    } | {block: clean(token)}
+                row.append(changing(changes)[1:, answer].mean().item())
+            table.append(row)
+        trace.scores[kind, window] = table
+    return trace
+
+
+def adding(drawn: np.ndarray, begin: int, *, replace: bool = False) -> Callable[[Tensor], Tensor]:
+    """Noise `[samples, tokens, d]` on (or in place of) the subject's embeddings of all rows but the first."""
+
+    def corrupt(embedded: Tensor) -> Tensor:
+        embedded, noise = embedded.clone(), torch.from_numpy(drawn).to(embedded)
+        end = begin + drawn.shape[1]
+        embedded[1:, begin:end] = noise if replace else embedded[1:, begin:end] + noise
+        return embedded
+
+    return corrupt
+
+
+@contextmanager
+def hooked_all(model: nn.Module, changes: dict[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """`hooked` for several modules by name."""
+    if not changes:
+        yield
+        return
+    (name, change), *others = changes.items()
+    with hooked(model.get_submodule(name), change), hooked_all(model, dict(others)):
+        yield
+
+
+# The second moment of keys
+
+
+def plain_second_moment(
+    model: PreTrainedModel, anatomy: Anatomy, documents: Sequence[list[int]], layer: int
+) -> Tensor:
+    """E[k k^T] of one layer: one document at a time, float64."""
+    matrix = model.get_submodule(f"{anatomy.blocks}.{layer}.{anatomy.matrix}")
+    total, tokens = torch.zeros(anatomy.key_width, anatomy.key_width, dtype=torch.float64), 0
+    for document in documents:
+        entered: list[Tensor] = []
+        with torch.no_grad(), reading_input(matrix, entered):
+            model(torch.tensor([document]))
+        for key in entered[0].view(len(document), -1).double():
+            total += torch.outer(key, key)
+        tokens += len(document)
+    return total / tokens
+
+
+# ROME and r-ROME
+
+
+@dataclass
+class PlainValue:
+    """v* is `initial + delta`; `prompts` are ids of the request in each context and its subject's last index."""
+
+    losses: list[float]
+    initial: Tensor
+    delta: Tensor
+    prompts: list[tuple[list[int], int]]
+
+
+def plain_value(
+    model: PreTrainedModel,
+    module: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    request: Request,
+    hparams: Hparams,
+    contexts: Sequence[str],
+) -> PlainValue:
+    """The published search: whole passes over right-padded rows, with a vector added to what `module` puts out."""
+    target = tokenizer(" " + request.target_new.strip(), add_special_tokens=False)["input_ids"]
+
+    def with_subject(template: str) -> tuple[list[int], int]:
+        """Ids of a template filled in, and the index of the subject's last token."""
+        before, after = template.split("{}", 1)
+        encoding = tokenizer(before + request.subject + after)
+        return list(encoding["input_ids"]), encoding.char_to_token(len(before) + len(request.subject) - 1)
+
+    prompts = [with_subject(context.replace("{}", request.prompt)) for context in contexts]
+    essence, essence_at = with_subject("{} is a")
+
+    # The essence's row comes last.
+    rows = [ids + target[:-1] for ids, _ in prompts] + [essence]
+    at = [index for _, index in prompts] + [essence_at]
+    longest = max(map(len, rows))
+    batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    initial: list[Tensor] = []
+    delta = torch.zeros(model.get_input_embeddings().weight.shape[1], requires_grad=True)
+
+    def add_delta(output: Tensor) -> Tensor:
+        states = output.view(len(rows), longest, -1)
+        if not initial:
+            initial.append(states[0, at[0]].detach().clone())
+        added = torch.zeros_like(states)
+        added[torch.arange(len(rows)), torch.tensor(at)] = 1
+        return (states + added * delta).view(output.shape)
+
+    optimiser = torch.optim.Adam([delta], lr=hparams.v_lr)
+    essence_before: Tensor | None = None
+    losses = []
+    for step in range(hparams.v_num_grad_steps):
+        optimiser.zero_grad()
+        with hooked(module, add_delta):
+            log_probabilities = model(batch, attention_mask=mask).logits.log_softmax(-1)
+        nll = torch.stack(
+            [
+                -sum(log_probabilities[i, len(ids) - 1 + j, token] for j, token in enumerate(target))
+                / len(target)
+                for i, (ids, _) in enumerate(prompts)
+            ]
+        ).mean()
+        essence_now = log_probabilities[-1, essence_at]
+        if essence_before is None:
+            essence_before = essence_now.detach().clone()
+        # The paper's and the program's direction: KL(with d || without).
+        kl = (essence_now.exp() * (essence_now - essence_before)).sum()
+        decay = delta.norm() / initial[0].norm() ** 2
+        loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
+        losses.append(loss.item())
+        if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
+            break
+        loss.backward()
+        optimiser.step()
+        bound = hparams.clamp_norm_factor * initial[0].norm()
+        if delta.norm() > bound:
+            with torch.no_grad():
+                delta.copy_(delta * bound / delta.norm())
+    return PlainValue(losses, initial[0], delta.detach(), prompts)
+
+
+@dataclass
+class PlainEdit:
+    """`change` `[out, in]` is what is added to W in `out = W k`; v* is `initial + delta`."""
+
+    change: Tensor
+    losses: list[float]
+    initial: Tensor
+    delta: Tensor
+
+
+def plain_rome(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    request: Request,
+    layer: int,
+    hparams: Hparams,
+    contexts: Sequence[str],
+    moment: Tensor | None,
+    *,
+    corrected: bool,
+) -> PlainEdit:
+    """One published edit. `corrected`: r-ROME, which takes the averages over the contexts on both sides.
+
+    `contexts` are templates, `{}` first; `moment` is C, or None to leave it out.
+    """
+    matrix = model.get_submodule(f"{anatomy.blocks}.{layer}.{anatomy.matrix}")
+    value = plain_value(model, matrix, tokenizer, request, hparams, contexts)
+
+    # Keys and present outputs, each context alone.
+    keys, outputs = [], []
+    for ids, index in value.prompts:
+        entered: list[Tensor] = []
+        left: list[Tensor] = []
+        with torch.no_grad(), reading_input(matrix, entered), reading_output(matrix, left):
+            model(torch.tensor([ids]))
+        keys.append(entered[0].view(len(ids), -1)[index].double())
+        outputs.append(left[0].view(len(ids), -1)[index].double())
+    average = torch.stack(keys).mean(0)
+    u = average if moment is None else torch.linalg.inv(moment.double()) @ average
+    u = u / u.norm()
+    key, output = (average, torch.stack(outputs).mean(0)) if corrected else (keys[0], outputs[0])
+    right = (value.initial.double() + value.delta.double() - output) / (key @ u)
+    return PlainEdit(torch.outer(right, u), value.losses, value.initial, value.delta)

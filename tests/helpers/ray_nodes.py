@@ -1,0 +1,96 @@
+"""A Ray of some nodes of one CPU each, all on this machine: `python ray_nodes.py NUMBER`, a process of its own.
+
+It tells its address, and its nodes' names and raylets' pids, as a line of JSON, takes away the node whose name it
+reads, and ends when there is nothing more to read. The first node can not be taken away.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+
+class Nodes:
+    """Such a Ray, from the side of who started it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        self.on, self._raylets = f"ray:{told['address']}", dict(told["raylets"])
+
+    @property
+    def names(self) -> list[str]:
+        """What a job calls the nodes that are left."""
+        return list(self._raylets)
+
+    def worker(self, name: str) -> psutil.Process:
+        """The process on a node that holds the model."""
+        children = psutil.Process(self._raylets[name]).children()
+        [worker] = [child for child in children if "ray::Worker" in " ".join(child.cmdline())]
+        return worker
+
+    def remove(self, name: str) -> None:
+        """Take a node away as a power cut does; returns when it is gone."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        worker = self.worker(name)
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
+        assert json.loads(self._process.stdout.readline()) == {"removed": name}
+        worker.kill()
+        del self._raylets[name]
+
+
+@contextmanager
+def ray_nodes(number: int) -> Iterator[Nodes]:
+    """Some nodes as long as the context lasts."""
+    # Not in pytest's folder, whose path is too long for Ray's sockets.
+    with tempfile.TemporaryDirectory(prefix="retcon-") as folder:
+        Path(folder, "ray").mkdir()
+        settings = {
+            "RAY_TMPDIR": folder,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # So that it binds to 127.0.0.1, as a job looks for it there.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "retcon.tests.helpers.ray_nodes", str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings,
+        )
+        try:
+            yield Nodes(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(60)
+
+
+def main(number: int) -> None:
+    """The process itself. What Ray prints goes to stderr: stdout is for what is told."""
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    settings = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+    nodes = {node.node_id[:8]: node for node in (cluster.add_node(**settings) for _ in range(number))}
+    raylets = [(name, node.all_processes["raylet"][0].process.pid) for name, node in nodes.items()]
+    print(json.dumps({"address": cluster.address, "raylets": raylets}), file=told, flush=True)
+    for line in sys.stdin:
+        cluster.remove_node(nodes[line.strip()], allow_graceful=False)
+        print(json.dumps({"removed": line.strip()}), file=told, flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,96 @@
+"""What the tests run in processes of their own; importable from a spawned child.
+
+Each is a program: `python workers.py NAME ARGUMENT...`.
+"""
+
+import sys
+from pathlib import Path
+
+from sqlmodel import select
+
+from retcon.store import jobs
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import FactSet, Job, Model, Revision
+from retcon.store.history import history
+from retcon.store.home import Home
+
+
+def count_up(root: str, times: str) -> None:
+    """Read a number, add one, write it: lost updates would show."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    for _ in range(int(times)):
+        with catalog.write() as session:
+            job = session.exec(select(Job)).one()
+            job.done += 1
+            session.add(job)
+
+
+def open_fresh(root: str) -> None:
+    catalog = Catalog.open(Home(Path(root)))
+    with catalog.write() as session:
+        jobs.create(session, "trace", {}, "cpu")
+
+
+def claim(root: str, job_id: str, owner: str) -> None:
+    """Print whether this process got the job."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    sys.stdin.readline()  # all start at the same moment
+    with catalog.write() as session:
+        print(jobs.claim(session, int(job_id), owner, 1), flush=True)
+
+
+def stream(root: str) -> None:
+    """Save rows for ever; print each one's number after its commit."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    number = 0
+    while True:
+        with catalog.write() as session:
+            session.add(FactSet(name=str(number), source="", format="plain"))
+        print(number, flush=True)
+        number += 1
+
+
+def store_slowly(root: str) -> None:
+    """Begin to store an artifact, say so, and never come to the end."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+
+    def half(path: Path) -> None:
+        path.write_bytes(b"half of it")
+        print("begun", flush=True)
+        sys.stdin.readline()
+
+    catalog.artifacts.put_writer(half)
+
+
+def edit_for_ever(root: str, name: str) -> None:
+    """Commit edits, each with an artifact of its own; print a line after each."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    number = 0
+    while True:
+        artifact = catalog.artifacts.put_bytes(f"{name} {number}".encode() * 1000)
+        with catalog.write() as session:
+            session.merge(artifact)
+            model = session.exec(select(Model)).one()
+            edit = Revision(
+                model_id=model.id or 0, parent=model.head, kind="edit", fingerprint="f", delta=artifact.sha256
+            )
+            history.commit_revision(session, model, edit, "edit")
+        print(number, flush=True)
+        number += 1
+
+
+def store_and_wait(root: str) -> None:
+    """Store an artifact, begin another, print the first one's digest, and commit no row."""
+    catalog = Catalog.open(Home(Path(root)), migrate=False)
+    digest = catalog.artifacts.put_bytes(b"its row comes later").sha256
+
+    def half(path: Path) -> None:
+        path.write_bytes(b"half of it")
+        print(digest, flush=True)
+        sys.stdin.readline()
+
+    catalog.artifacts.put_writer(half)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,214 @@
+"""The power fails at any call that touches the disk: no row points at a missing, short or wrong file.
+
+A layer between the store and the system tells every call to a model of the disk (`disk_model`), which after each of
+them gives all states in which a machine may come up again.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from retcon.store import atomic_files as whole_files
+from retcon.store import home as home_module
+from retcon.store.atomic_files import write_whole
+from retcon.store.catalog import artifacts as artifacts_module
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Artifact
+from retcon.store.errors import CatalogError
+from retcon.store.home import Home
+from retcon.store.maintenance.gc import collect
+from retcon.tests.helpers.disk_model import Disk
+from sqlmodel import select
+
+CALLS = ("open", "mkdir", "replace", "rename", "unlink", "fsync")
+
+
+class Broken(AssertionError):
+    """After a cut a row would point at a file that is not what it says."""
+
+
+class Power:
+    """Watches the calls of this process below a folder. `promised`: files that rows may name, and their content."""
+
+    def __init__(self, root: Path) -> None:
+        self.disk, self.root = Disk(root), root
+        self.promised: dict[Path, str] = {}
+        self.cuts = self.states = 0
+
+    def called(self, call: str, *arguments: Any) -> None:
+        paths = [
+            self._path(one) for one in arguments if isinstance(one, str | os.PathLike) or call == "fsync"
+        ]
+        if any(path is None or not path.is_relative_to(self.root) for path in paths):
+            return
+        first = paths[0]
+        assert first is not None
+        if call == "open":
+            if not arguments[1] & os.O_CREAT:
+                return
+            self.disk.create(first)
+        elif call == "mkdir":
+            if first != self.root:
+                self.disk.create(first)
+        elif call in ("replace", "rename"):
+            assert paths[1] is not None
+            self.disk.rename(first, paths[1])
+        elif call == "unlink":
+            self.disk.remove(first)
+        else:
+            self.disk.sync(first, "" if first.is_dir() else hashlib.sha256(first.read_bytes()).hexdigest())
+        self.cut()
+
+    def cut(self) -> None:
+        """Now the power fails: whatever state the disk is in, the promises hold."""
+        self.cuts += 1
+        for state in self.disk.after_a_cut():
+            self.states += 1
+            for path, content in self.promised.items():
+                if state.get(path) != content:
+                    raise Broken(f"{path} is {'missing' if path not in state else 'not whole'}")
+
+    def promise(self, catalog: Catalog, *artifacts: Artifact) -> None:
+        """Commit rows. They may be on the disk as soon as the commit begins, or not for some time."""
+        for one in artifacts:
+            self.promised[catalog.artifacts.place(one.sha256)] = one.sha256
+        self.cut()
+        with catalog.write() as session:
+            for one in artifacts:
+                session.merge(one)
+
+    def _path(self, what: Any) -> Path | None:
+        path = Path(f"/proc/self/fd/{what}").readlink() if isinstance(what, int) else Path(os.fsdecode(what))
+        return path if path.is_absolute() else None
+
+
+@contextmanager
+def watched(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Power]:
+    power = Power(root)
+
+    def between(call: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def through(*arguments: Any, **named: Any) -> Any:
+            result = real(*arguments, **named)
+            power.called(call, *arguments)
+            return result
+
+        return through
+
+    with monkeypatch.context() as patched:
+        for call in CALLS:
+            patched.setattr(os, call, between(call, getattr(os, call)))
+        yield power
+
+
+def everything(power: Power, home: Home) -> None:
+    """Store bytes, a file and arrays, new ones and known ones, and collect."""
+    catalog = Catalog.open(home)
+    store = catalog.artifacts
+    for number in range(3):
+        power.promise(catalog, store.put_bytes(b"x" * number))
+    power.promise(catalog, store.put_tensors({"a": np.ones(1000)}))
+    power.promise(catalog, store.put_bytes(b"one"), store.put_bytes(b"two"))
+    store.put_bytes(b"one")  # again: the new file takes the place of the sound one
+    store.put_tensors({"a": np.ones(1000)})
+    loose = store.put_bytes(b"nothing names it")
+    os.utime(store.place(loose.sha256), (1, 1))
+    store.close()
+    collect(catalog, delete=True)
+    power.cut()
+    catalog.close()
+
+
+def test_no_row_points_at_a_missing_or_short_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched(tmp_path / "home", monkeypatch) as power:
+        everything(power, Home(tmp_path / "home"))
+    # The 8 files that are stored make 6 calls each at least.
+    assert power.cuts > 60 and power.states > 1000 and len(power.promised) == 6
+
+
+@pytest.mark.parametrize(
+    "left_out", ["the bytes", "the name in its folder", "the folder of the folder", "the home"]
+)
+def test_this_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str) -> None:
+    """Each fsync that the store makes is needed: without it there is a state that breaks the promise."""
+    sync_folder = whole_files.sync_folder
+
+    def all_but(skipped: Callable[[Path], bool]) -> Callable[[Path], None]:
+        return lambda folder: None if skipped(folder) else sync_folder(folder)
+
+    if left_out == "the bytes":
+        monkeypatch.setattr(artifacts_module, "sync_file", lambda path: None)
+    elif left_out == "the name in its folder":
+        monkeypatch.setattr(artifacts_module, "sync_folder", all_but(lambda folder: len(folder.name) == 2))
+    elif left_out == "the folder of the folder":
+        monkeypatch.setattr(
+            artifacts_module, "sync_folder", all_but(lambda folder: folder.name == "artifacts")
+        )
+    else:
+        monkeypatch.setattr(home_module, "sync_folder", lambda path: None)
+    with watched(tmp_path / "home", monkeypatch) as power, pytest.raises(Broken):
+        everything(power, Home(tmp_path / "home"))
+
+
+def test_files_that_a_user_names_are_whole_or_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "figure"
+    contents = {hashlib.sha256(text).hexdigest(): text for text in (b"old", b"new")}
+    with watched(tmp_path, monkeypatch) as power:
+        write_whole(path, lambda partial: partial.write_bytes(b"old"))
+        power.promised[path] = next(iter(contents))
+        power.cut()
+        power.promised.clear()
+        seen = set()
+        cut = power.cut
+
+        def either() -> None:
+            cut()
+            seen.update(state.get(path) for state in power.disk.after_a_cut())
+
+        monkeypatch.setattr(power, "cut", either)
+        write_whole(path, lambda partial: partial.write_bytes(b"new"))
+    assert seen == set(contents)
+
+
+def test_an_error_of_the_disk_at_any_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was stored before stays, what could not be stored is told, and the next attempt works."""
+    catalog = Catalog.open(Home(tmp_path / "home"))
+    with catalog.write() as session:
+        session.merge(catalog.artifacts.put_bytes(b"one"))
+    failed = 0
+    for number in range(1, 30):
+        calls = 0
+
+        def fails(real: Callable[..., Any], at: int = number) -> Callable[..., Any]:
+            def through(*arguments: Any, **named: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == at:
+                    raise OSError(errno.EIO, "Input/output error")
+                return real(*arguments, **named)
+
+            return through
+
+        for data in (b"one", f"new {number}".encode()):
+            calls = 0
+            with monkeypatch.context() as patched:
+                for call in (*CALLS, "chmod"):
+                    patched.setattr(os, call, fails(getattr(os, call)))
+                with suppress(OSError, CatalogError):
+                    artifact = catalog.artifacts.put_bytes(data)
+                    with catalog.write() as session:
+                        session.merge(artifact)
+            failed += calls >= number
+            with catalog.read() as session:
+                for row in session.exec(select(Artifact)):
+                    assert catalog.artifacts.look(row.sha256) is None
+            assert catalog.artifacts.look(catalog.artifacts.put_bytes(data).sha256) is None
+    assert 15 < failed < 58  # each call was the one that failed, and there are not 29 of them
+    catalog.close()

@@ -1,0 +1,257 @@
+"""A model's history out of one catalog and into another: the same revisions, measured and made as before."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import (
+    AverageEffect,
+    Covariance,
+    Evaluation,
+    Fact,
+    FactSet,
+    HeadMove,
+    Revision,
+    Sweep,
+    SweepTrial,
+    Trace,
+    TraceResult,
+)
+from retcon.store.errors import ArtifactDamaged, CatalogError, InputError, NotFound
+from retcon.store.exchange import bundle as bundles
+from retcon.store.history import history
+from retcon.store.maintenance import verify as upkeep
+from retcon.tests.helpers.bundle_catalog import BASE, EDITS, REVERT, delta, fill, with_model
+from sqlmodel import SQLModel, select
+
+HISTORY = (
+    Revision,
+    Covariance,
+    Trace,
+    TraceResult,
+    AverageEffect,
+    Sweep,
+    SweepTrial,
+    Evaluation,
+    FactSet,
+    Fact,
+)
+# What is another catalog's own: numbers of rows, and which base and covariance they mean.
+OWN = {"id", "model_id", "trace_id", "sweep_id", "fact_set_id", "covariances", "parent", "origin"}
+
+
+@pytest.fixture
+def catalogs(tmp_path: Path) -> Iterator[Callable[..., Catalog]]:
+    opened: list[Catalog] = []
+
+    def make(home: str, **how: Any) -> Catalog:
+        opened.append(with_model(tmp_path / home, **how))
+        return opened[-1]
+
+    yield make
+    for catalog in opened:
+        catalog.close()
+
+
+@pytest.fixture
+def source(catalogs: Callable[..., Catalog]) -> Catalog:
+    catalog = catalogs("source")
+    fill(catalog)
+    return catalog
+
+
+@pytest.fixture
+def bundle(source: Catalog, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.bundle"
+    bundles.export_history(source, "tiny", path)
+    return path
+
+
+def all_of(catalog: Catalog, table: type[SQLModel]) -> list[Any]:
+    with catalog.read() as session:
+        return list(session.exec(select(table)).all())
+
+
+def content(catalog: Catalog, table: type[SQLModel]) -> list[str]:
+    """The rows but for what is the catalog's own. A revision's id is everywhere the same, but for the base's."""
+    kept = [row.model_dump(exclude=OWN) for row in all_of(catalog, table)]
+    if table is Revision:
+        kept = [row.model_dump(exclude=OWN - {"id"}) for row in all_of(catalog, table) if row.kind != "base"]
+    return sorted(json.dumps(row, sort_keys=True, default=str) for row in kept)
+
+
+def counts(catalog: Catalog) -> dict[str, int]:
+    return {table.__name__: len(all_of(catalog, table)) for table in (*HISTORY, HeadMove)}
+
+
+def test_the_same_history_in_another_catalog(
+    source: Catalog, bundle: Path, catalogs: Callable[..., Catalog]
+) -> None:
+    target = catalogs("target", minutes=77)
+    with target.write() as session:  # so that numbers differ
+        session.add(FactSet(name="other", source="", format="plain"))
+    made = bundles.import_history(target, bundle)
+    assert (made.model, made.tip, made.head_moved) == ("tiny", REVERT, True)
+    assert made.added == {
+        "revision": 4, "covariance": 2, "trace": 1, "sweep": 1, "evaluation": 1, "passage": 1, "fact_set": 1,
+    }  # fmt: skip
+    for table in HISTORY:
+        if table is FactSet:
+            continue
+        assert content(target, table) == content(source, table), table
+    with target.read() as session:
+        model = history.find_model(session, "tiny")
+        assert model.head == REVERT and history.head_moves(session, model)[-1].reason == "import"
+        way = history.path(session, REVERT)
+        assert [one.id for one in way[1:]] == [EDITS[0], EDITS[1], REVERT]
+        assert way[0].id == history.find_revision(session, model, "base").id
+        assert [one.id for one in history.live_edits(way)] == [EDITS[1]]
+        fingerprints = {one.id: one.fingerprint for one in history.revisions(session, model)}
+    assert fingerprints[way[0].id] == BASE
+    assert {id: fingerprints[id] for id in (*EDITS, REVERT)} == {
+        row.id: row.fingerprint for row in all_of(source, Revision) if row.kind != "base"
+    }
+    first, second = all_of(target, Covariance)
+    assert second.origin == {"extends": first.id}
+    (trace,), (sweep,), (evaluation,) = (all_of(target, one) for one in (Trace, Sweep, Evaluation))
+    facts = next(one for one in all_of(target, FactSet) if one.name == "known")
+    assert trace.fact_set_id == evaluation.fact_set_id == facts.id == 2
+    assert (sweep.trace_id, sweep.covariances) == (trace.id, [first.id])
+    assert next(row for row in all_of(target, Revision) if row.id == EDITS[0]).covariances == [second.id]
+    checked = upkeep.check(target)
+    assert checked.sound and checked.damages == [] and checked.artifacts == 5
+
+
+def test_twice_adds_nothing(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+    target = catalogs("target")
+    first = bundles.import_history(target, bundle)
+    before = counts(target)
+    again = bundles.import_history(target, bundle)
+    assert counts(target) == before
+    assert (set(again.added.values()), again.there, again.head_moved) == ({0}, first.added, False)
+
+
+def test_where_it_came_from_it_is_there_already(source: Catalog, bundle: Path) -> None:
+    before = counts(source)
+    assert set(bundles.import_history(source, bundle).added.values()) == {0}
+    assert counts(source) == before
+
+
+def test_there_and_back_with_what_was_made_there(
+    source: Catalog, bundle: Path, catalogs: Callable[..., Catalog], tmp_path: Path
+) -> None:
+    target = catalogs("target", name="mine")
+    bundles.import_history(target, bundle)
+    with target.write() as session:
+        model = history.find_model(session, "mine")
+        digest = delta(target, 9)
+        session.merge(target.artifacts.put_bytes(target.artifacts.read_bytes(digest)))
+        new = Revision(
+            id="ccccccccc5", model_id=1, parent=REVERT, kind="edit", delta=digest, fingerprint="5" * 64
+        )
+        history.commit_revision(session, model, new, "edit")
+    bundles.export_history(target, "mine", tmp_path / "back")
+    made = bundles.import_history(source, tmp_path / "back")
+    assert made.model == "tiny" and {name: n for name, n in made.added.items() if n} == {"revision": 1}
+    # Work goes on here: the head stays where its user has it.
+    assert (made.head_moved, made.tip, made.head) == (False, "ccccccccc5", REVERT)
+    with source.read() as session:
+        assert history.find_model(session, "tiny").head == REVERT
+        assert [one.id for one in history.path(session, "ccccccccc5")][1:] == [
+            EDITS[0], EDITS[1], REVERT, "ccccccccc5",
+        ]  # fmt: skip
+
+
+def test_a_set_of_that_name_with_other_facts_stays(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+    target = catalogs("target")
+    with target.write() as session:
+        session.add(FactSet(name="known", source="mine", format="plain"))
+    bundles.import_history(target, bundle)
+    assert [one.name for one in all_of(target, FactSet)] == ["known", "known-2"]
+    assert all_of(target, Trace)[0].fact_set_id == 2
+    assert bundles.import_history(target, bundle).there["fact_set"] == 1
+
+
+def test_without_covariances(source: Catalog, catalogs: Callable[..., Catalog], tmp_path: Path) -> None:
+    made = bundles.export_history(source, "tiny", tmp_path / "small", covariances=False)
+    assert made.artifacts == 3
+    target = catalogs("target")
+    bundles.import_history(target, tmp_path / "small")
+    assert all_of(target, Covariance) == []
+    assert all(row.covariances == [] for row in all_of(target, Revision))
+
+
+def test_into_which_model(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+    with pytest.raises(NotFound, match=r"retcon model add org/tiny --revision c0ffee"):
+        bundles.import_history(catalogs("other", fingerprint="0" * 64), bundle)
+    with pytest.raises(InputError, match="fingerprint ba5e"):
+        bundles.import_history(catalogs("other again", name="x", fingerprint="0" * 64), bundle, "x")
+    with pytest.raises(NotFound, match="no model 'y'"):
+        bundles.import_history(catalogs("third"), bundle, "y")
+    assert bundles.import_history(catalogs("renamed", name="mine"), bundle).model == "mine"
+
+
+def test_several_with_that_base(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+    target = catalogs("target", name="one")
+    from retcon.tests.helpers.bundle_catalog import model
+
+    with target.write() as session:
+        history.add_base(session, model("two", BASE, 5))
+    with pytest.raises(InputError, match="one, two with --into"):
+        bundles.import_history(target, bundle)
+    assert bundles.import_history(target, bundle, "two").model == "two"
+    # The ids are there now, of the other model.
+    with pytest.raises(InputError, match="in this catalog already"):
+        bundles.import_history(target, bundle, "one")
+
+
+def test_a_revision_of_that_id_that_is_another(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+    target = catalogs("target")
+    with target.write() as session:
+        found = history.find_model(session, "tiny")
+        mine = Revision(id=EDITS[1], model_id=1, parent=found.head, kind="edit", fingerprint="f" * 64)
+        history.commit_revision(session, found, mine, "edit")
+    before = counts(target)
+    with pytest.raises(InputError, match=f"Revision {EDITS[1]} is in this catalog already"):
+        bundles.import_history(target, bundle)
+    assert counts(target) == before
+
+
+def test_what_cannot_be_exported(source: Catalog, bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists already"):
+        bundles.export_history(source, "tiny", bundle)
+    with pytest.raises(InputError, match="there is no folder"):
+        bundles.export_history(source, "tiny", tmp_path / "nowhere" / "x")
+    with pytest.raises(NotFound):
+        bundles.export_history(source, "other", tmp_path / "x")
+    digest = all_of(source, Revision)[1].delta
+    source.artifacts.place(digest).write_bytes(b"changed")
+    with pytest.raises(ArtifactDamaged):
+        bundles.export_history(source, "tiny", tmp_path / "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "tiny.bundle"]
+
+
+def test_the_same_history_gives_the_same_bytes(source: Catalog, bundle: Path, tmp_path: Path) -> None:
+    bundles.export_history(source, "tiny", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == bundle.read_bytes()
+
+
+def test_a_full_disk(bundle: Path, catalogs: Callable[..., Catalog], monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from retcon.store.exchange import bundle_archive
+
+    target = catalogs("target")
+    before = counts(target)
+
+    def full(_source: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundle_archive, "copy", full)
+    with pytest.raises(CatalogError, match="is full"):
+        bundles.import_history(target, bundle)
+    assert counts(target) == before and target.artifacts.partial_files() == []

@@ -1,0 +1,264 @@
+"""A model's history: what makes up the weights, names of revisions, and the head."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Model, Revision
+from retcon.store.errors import CatalogError, InputError, NotFound
+from retcon.store.history import history
+from sqlmodel import Session
+
+DAY = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Story:
+    """Writes a history in short steps."""
+
+    def __init__(self, session: Session, model: Model) -> None:
+        self.session = session
+        self.model = model
+        model.created = DAY
+        self.base = history.add_base(session, model)
+        self.minutes = 0
+
+    def add(self, on: Revision, kind: str = "edit", of: Revision | None = None) -> Revision:
+        self.minutes += 1
+        assert self.model.id is not None
+        revision = Revision(
+            model_id=self.model.id,
+            parent=on.id,
+            kind=kind,
+            reverts=of.id if of else None,
+            fingerprint=f"f{self.minutes}",
+            message=f"step {self.minutes}",
+            created=DAY + timedelta(minutes=self.minutes),
+        )
+        history.commit_revision(self.session, self.model, revision, kind)
+        return revision
+
+    def revert(self, on: Revision, of: Revision) -> Revision:
+        return self.add(on, "revert", of)
+
+    def live(self, at: Revision) -> list[Revision]:
+        return history.live_edits(history.path(self.session, at.id))
+
+
+def test_the_base_is_a_revision_and_the_head(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        base = history.add_base(session, model)
+    assert (base.kind, base.parent, base.fingerprint, model.head) == (
+        "base",
+        None,
+        model.fingerprint,
+        base.id,
+    )
+    with catalog.read() as session:
+        assert [move.reason for move in history.head_moves(session, model)] == ["add"]
+        assert history.live_edits(history.path(session, base.id)) == []
+
+
+def test_ids_come_from_the_content() -> None:
+    content = {
+        "model": "tiny",
+        "parent": None,
+        "kind": "edit",
+        "hparams": {"b": 1, "a": [2.5]},
+        "created": DAY,
+    }
+    name = history.revision_id(**content)
+    assert len(name) == 10 and int(name, 16) >= 0
+    assert history.revision_id(**dict(reversed(content.items()))) == name
+    assert history.revision_id(**{**content, "kind": "revert"}) != name
+    with pytest.raises(TypeError):
+        history.revision_id(hparams=object())
+
+
+def test_the_id_is_the_same_after_it_was_saved(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        edit = story.add(story.base)
+    with catalog.read() as session:
+        again = session.get_one(Revision, edit.id)
+        assert history.id_of(model, again) == edit.id
+
+
+def test_edits_are_in_order(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        one = story.add(story.base)
+        two = story.add(one)
+        three = story.add(two)
+        assert history.path(session, three.id) == [story.base, one, two, three]
+        assert story.live(three) == [one, two, three]
+        assert history.revisions(session, model) == [story.base, one, two, three]
+
+
+def test_one_is_taken_out_of_the_middle_and_brought_back_at_its_place(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        one = story.add(story.base)
+        two = story.add(one)
+        three = story.add(two)
+        without = story.revert(three, of=two)
+        assert story.live(without) == [one, three]
+        four = story.add(without)
+        assert story.live(four) == [one, three, four]
+        back = story.revert(four, of=without)
+        assert story.live(back) == [one, two, three, four]
+        out_again = story.revert(back, of=back)
+        assert story.live(out_again) == [one, three, four]
+
+
+def test_edits_about_a_subject_were_made_on_the_earlier_ones_about_it(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        made = [story.base]
+        for subjects in ("Ada", "Ada Boris", "Boris", "Clara", "Ada"):
+            made.append(story.add(made[-1]))
+            made[-1].requests = [{"subject": subject} for subject in subjects.split()]
+        _, ada, both, boris, clara, again = made
+        end = history.path(session, again.id)
+        assert history.made_on(end, ada) == [both, again]
+        assert history.made_on(end, both) == [boris, again]
+        assert history.made_on(end, clara) == history.made_on(end, again) == []
+        without = history.path(session, story.revert(again, of=both).id)
+        assert history.made_on(without, ada) == [again]
+
+
+def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        one = story.add(story.base)
+        beside = story.add(story.base)
+        out = story.revert(one, of=one)
+        for on, of, why in (
+            (one, story.base, "is the base"),
+            (one, beside, "not on the way"),
+            (out, one, "already taken out"),
+        ):
+            with pytest.raises(InputError, match=why):
+                story.revert(on, of)
+        with pytest.raises(NotFound):
+            history.path(session, "nowhere")
+
+
+def test_a_history_that_runs_in_a_circle_is_refused(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        one = story.add(story.base)
+        two = story.add(one)
+        one.parent = two.id
+        with pytest.raises(CatalogError, match="runs in a circle"):
+            history.path(session, two.id)
+        session.rollback()
+
+
+def test_branches_have_their_own_weights(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        one = story.add(story.base)
+        left = story.add(one)
+        history.move_head(session, model, one, "rollback")
+        assert model.head == one.id
+        right = story.add(one)
+        assert story.live(left) == [one, left]
+        assert story.live(right) == [one, right]
+        assert model.head == right.id
+        moves = history.head_moves(session, model)
+        assert [move.reason for move in moves] == ["add", "edit", "edit", "rollback", "edit"]
+        assert [move.from_revision for move in moves[1:]] == [move.to_revision for move in moves[:-1]]
+
+
+def test_a_stale_head_is_not_written_down(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+    with catalog.read() as session:
+        mine = history.find_model(session, "tiny")
+    with catalog.write() as session:
+        story.session, story.model = session, history.find_model(session, "tiny")
+        one = story.add(story.base)
+    with catalog.write() as session:
+        history.move_head(session, mine, history.find_revision(session, mine, "base"), "rollback")
+        assert history.head_moves(session, mine)[-1].from_revision == one.id
+
+
+def test_names_of_revisions(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        story = Story(session, model)
+        one = story.add(story.base)
+        two = story.add(one)
+        for name, expected in (
+            ("base", story.base),
+            ("head", two),
+            ("head~", one),
+            ("head~1", one),
+            ("head~2", story.base),
+            ("head~0", two),
+            ("head~1~1", story.base),
+            (one.id, one),
+            (one.id[:6], one),
+            (f"{two.id}~1", one),
+        ):
+            assert history.find_revision(session, model, name) == expected, name
+        for name, why in (
+            ("head~3", "before the base"),
+            ("zzzz", f"give 'head', 'base' or one of .*{two.id}"),
+            (two.id[:2], "too short"),
+            ("", "too short"),
+        ):
+            with pytest.raises(NotFound, match=why):
+                history.find_revision(session, model, name)
+
+
+def test_an_ambiguous_prefix_names_the_candidates(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        base = history.add_base(session, model)
+        assert model.id is not None
+        for name in ("abcd000000", "abcd111111"):
+            history.commit_revision(
+                session,
+                model,
+                Revision(id=name, model_id=model.id, parent=base.id, kind="edit", fingerprint=""),
+                "edit",
+            )
+        with pytest.raises(NotFound, match=r"abcd000000.*abcd111111"):
+            history.find_revision(session, model, "abcd")
+        assert history.find_revision(session, model, "abcd1").id == "abcd111111"
+
+
+def test_revisions_of_another_model_do_not_fit(catalog: Catalog, model: Model) -> None:
+    other = Model(**{**model.model_dump(), "name": "other"})
+    with catalog.write() as session:
+        base = history.add_base(session, model)
+        history.add_base(session, other)
+        assert other.id is not None
+        with pytest.raises(CatalogError, match="not one of other"):
+            history.move_head(session, other, base, "rollback")
+        with pytest.raises(CatalogError, match="not one of other"):
+            history.commit_revision(
+                session,
+                other,
+                Revision(model_id=other.id, parent=base.id, kind="edit", fingerprint=""),
+                "edit",
+            )
+        with pytest.raises(NotFound):
+            history.find_revision(session, other, base.id)
+
+
+def test_models_by_name(catalog: Catalog, model: Model) -> None:
+    with catalog.write() as session:
+        with pytest.raises(NotFound, match="retcon model add"):
+            history.find_model(session, "tiny")
+        history.add_base(session, model)
+        assert history.find_model(session, "tiny").id == model.id
+        with pytest.raises(NotFound, match="there are tiny"):
+            history.find_model(session, "tinny")
+
+
+def test_targets() -> None:
+    assert history.parse_target("tiny") == ("tiny", "head")
+    assert history.parse_target("tiny@head~2") == ("tiny", "head~2")
+    for bad in ("", "@", "@head", "tiny@"):
+        with pytest.raises(InputError, match="MODEL@REVISION"):
+            history.parse_target(bad)

@@ -1,0 +1,219 @@
+"""What nothing needs goes; what a row, or a process that still lives, needs never does."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from retcon.store import jobs
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Artifact, Model, Revision
+from retcon.store.errors import CatalogError
+from retcon.store.history import history
+from retcon.store.maintenance import verify as upkeep
+from retcon.store.maintenance.gc import Loose, collect
+from sqlmodel import select
+
+WORKERS = "retcon.tests.helpers.workers"
+
+
+@pytest.fixture
+def deltas(catalog: Catalog, model: Model) -> dict[str, str]:
+    """Artifacts by what names them; all old, and stored by a process that is gone."""
+    with catalog.write() as session:
+        base = history.add_base(session, model)
+        assert model.id is not None
+        digests = {}
+        for use in ("revision", "job", "nothing"):
+            row = session.merge(catalog.artifacts.put_bytes(use.encode()))
+            digests[use] = row.sha256
+        digests["no row"] = catalog.artifacts.put_bytes(b"no row").sha256
+        edit = Revision(
+            model_id=model.id, parent=base.id, kind="edit", fingerprint="f", delta=digests["revision"]
+        )
+        history.commit_revision(session, model, edit, "edit")
+        jobs.create(session, "covariance", {}, "cpu").checkpoint = {"sums": [{"sha": digests["job"]}]}
+    catalog.artifacts.close()
+    for digest in digests.values():
+        old(catalog.artifacts.path(digest))
+    return digests
+
+
+def old(path: Path) -> Path:
+    os.utime(path, (1, 1))
+    return path
+
+
+def names(found: list[Loose]) -> list[tuple[str, str]]:
+    return sorted((one.kind, one.path.name) for one in found)
+
+
+def test_nothing_goes_before_it_is_asked_for(catalog: Catalog, deltas: dict[str, str]) -> None:
+    found = collect(catalog)
+    assert names(found) == sorted([("artifact", deltas["nothing"]), ("artifact", deltas["no row"])])
+    assert sum(one.bytes for one in found) == len("nothing") + len("no row")
+    assert set(catalog.artifacts.digests()) == set(deltas.values())
+
+
+def test_only_what_nothing_names_goes(catalog: Catalog, deltas: dict[str, str]) -> None:
+    young = catalog.artifacts.put_bytes(b"its row comes soon").sha256
+    assert names(collect(catalog, delete=True)) == names(
+        [Loose("artifact", Path(deltas[use]), 0, "") for use in ("nothing", "no row")]
+    )
+    assert set(catalog.artifacts.digests()) == {deltas["revision"], deltas["job"], young}
+    with catalog.read() as session:
+        assert {row.sha256 for row in session.exec(select(Artifact))} == {deltas["revision"], deltas["job"]}
+    assert collect(catalog, delete=True) == []
+    assert upkeep.check(catalog).sound
+
+
+def test_a_row_whose_file_is_gone_goes_too(catalog: Catalog, deltas: dict[str, str]) -> None:
+    catalog.artifacts.remove(deltas["nothing"])
+    assert upkeep.check(catalog).sound
+    collect(catalog, delete=True)
+    with catalog.read() as session:
+        assert session.get(Artifact, deltas["nothing"]) is None
+
+
+def test_a_done_job_needs_its_checkpoint_no_more(catalog: Catalog, deltas: dict[str, str]) -> None:
+    with catalog.write() as session:
+        jobs.claim(session, 1, "me", 1)
+        jobs.finish(session, 1, "me", {})
+    assert len(collect(catalog, delete=True)) == 3
+    assert upkeep.check(catalog).sound
+
+
+def test_a_living_process_keeps_what_it_stored_however_short_the_grace(
+    catalog: Catalog, deltas: dict[str, str]
+) -> None:
+    """It holds its lease from its first file to its end, and commits the rows in between."""
+    worker = subprocess.Popen(
+        [sys.executable, "-m", WORKERS, "store_and_wait", str(catalog.home.root)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert worker.stdout is not None
+    digest = worker.stdout.readline().strip()
+    (half,) = catalog.artifacts.partial_files()
+    # As if it had begun long ago, and stored both some time later, which is long ago too.
+    (lease,) = [path for path in catalog.artifacts.leases.folder.iterdir() if path.name != "lock"]
+    os.utime(lease, (1000, 1000))
+    for path in (catalog.artifacts.path(digest), half):
+        os.utime(path, (2000, 2000))
+    collect(catalog, grace=0, delete=True)
+    assert digest in set(catalog.artifacts.digests()) and half.exists()
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.communicate()
+    for path in (catalog.artifacts.path(digest), half):
+        old(path)
+    assert names(collect(catalog, grace=0, delete=True)) == names(
+        [Loose("artifact", Path(digest), 0, ""), Loose("temporary", half, 0, "")]
+    )
+    assert digest not in set(catalog.artifacts.digests()) and not half.exists()
+    assert [path.name for path in catalog.artifacts.leases.folder.iterdir()] == ["lock"]
+
+
+def test_what_is_stored_again_while_others_are_removed_stays(
+    catalog: Catalog, deltas: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = catalog.artifacts.remove
+
+    def remove(digest: str, before: float) -> int:
+        catalog.artifacts.put_bytes(b"nothing")
+        return real(digest, before)
+
+    monkeypatch.setattr(catalog.artifacts, "remove", remove)
+    assert names(collect(catalog, grace=0, delete=True)) == [("artifact", deltas["no row"])]
+    assert catalog.artifacts.read_bytes(deltas["nothing"]) == b"nothing"
+
+
+def test_nothing_is_removed_while_somebody_reads_all(catalog: Catalog, deltas: dict[str, str]) -> None:
+    with catalog.artifacts.leases.storing():
+        with pytest.raises(CatalogError, match="backup"):
+            collect(catalog, delete=True)
+        assert catalog.artifacts.remove(deltas["nothing"]) == 0
+        # Storing goes on.
+        stored = threading.Thread(target=catalog.artifacts.put_bytes, args=(b"new",))
+        stored.start()
+        stored.join(timeout=10)
+        assert not stored.is_alive()
+    assert set(deltas.values()) < set(catalog.artifacts.digests())
+
+
+def test_files_of_jobs(catalog: Catalog) -> None:
+    """Those of a job that may be resumed stay; those of a removed one go; of a done one its log stays."""
+    with catalog.write() as session:
+        for state in ("done", "failed"):
+            jobs.create(session, "evaluation", {}, "cpu").state = state
+    logs = catalog.home.logs
+    for name in ("job-1.log", "job-1.kept.jsonl", "job-2.log", "job-2.kept.jsonl", "job-9.log", "job-9.kept.jsonl",
+                 "notes.txt"):  # fmt: skip
+        (logs / name).write_text("x")
+        old(logs / name)
+    (logs / "job-8.log").write_text("young")
+    gone = [("kept", "job-1.kept.jsonl"), ("kept", "job-9.kept.jsonl"), ("log", "job-9.log")]
+    assert names(collect(catalog)) == gone
+    assert names(collect(catalog, delete=True)) == gone
+    assert sorted(path.name for path in logs.iterdir()) == [
+        "job-1.log", "job-2.kept.jsonl", "job-2.log", "job-8.log", "notes.txt",
+    ]  # fmt: skip
+
+
+def test_what_killed_exports_left(catalog: Catalog, tmp_path: Path) -> None:
+    """Only what such an export names so, only beside its folder, and not while one runs."""
+    made = [".out-abcd_123", ".out-other", "out-abcd_123", ".another-abcd_123", "out"]
+    for name in made:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+        old(tmp_path / name)
+    (tmp_path / ".out-linked_1").symlink_to(tmp_path / "out")
+    with catalog.write() as session:
+        job = jobs.create(session, "export", {"folder": str(tmp_path / "out")}, "cpu")
+    assert collect(catalog) == []
+    with catalog.write() as session:
+        assert job.id is not None
+        jobs.bury(session, job.id, None)
+    (found,) = collect(catalog, delete=True)
+    assert (found.kind, found.path, found.bytes) == ("export", tmp_path / ".out-abcd_123", len("weights"))
+    assert not found.path.exists()
+    assert {path.name for path in tmp_path.iterdir()} >= {*made[1:], ".out-linked_1"}
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_weights_of_no_model(catalog: Catalog, model: Model) -> None:
+    folders = {name: catalog.home.models / name for name in ("tiny", "being-added", "left", "young")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        if name != "young":
+            old(folder)
+    model.path = str(folders["tiny"])
+    with catalog.write() as session:
+        history.add_base(session, model)
+        jobs.create(session, "model", {"name": "being-added"}, "cpu").state = "interrupted"
+    assert names(collect(catalog, delete=True)) == [("weights", "left")]
+    assert {name for name, folder in folders.items() if folder.exists()} == {"tiny", "being-added", "young"}
+
+
+def test_quarantined_files_go_when_they_are_of_no_more_use(catalog: Catalog, deltas: dict[str, str]) -> None:
+    catalog.artifacts.path(deltas["revision"]).write_bytes(b"bad")
+    upkeep.check(catalog)
+    (bad,) = catalog.home.quarantine.iterdir()
+    old(bad)
+    assert "hurt" not in dict(names(collect(catalog, delete=True)))
+    catalog.artifacts.put_bytes(b"revision")
+    os.utime(bad)
+    assert collect(catalog) == [], "it is young"
+    old(bad)
+    assert names(collect(catalog, delete=True)) == [("hurt", bad.name)]
+
+
+def test_copies_that_were_cut_off(catalog: Catalog) -> None:
+    left = catalog.home.backups / "catalog-1.db.partial"
+    left.write_bytes(b"half")
+    assert collect(catalog) == []
+    old(left)
+    assert names(collect(catalog, delete=True)) == [("temporary", left.name)]
+    assert not left.exists()

@@ -1,0 +1,172 @@
+"""Check a catalog: what is hurt is named with all that stands on it, moved away, and mended from a backup."""
+
+from pathlib import Path
+
+import pytest
+from retcon.store import jobs
+from retcon.store.catalog.artifacts import ArtifactStore
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.connection import connect
+from retcon.store.catalog.tables import Covariance, Evaluation, Model, Revision, Trace
+from retcon.store.history import history
+from retcon.store.maintenance import verify as upkeep
+
+
+@pytest.fixture
+def digests(catalog: Catalog, model: Model) -> dict[str, str]:
+    """Artifacts by what names them: two edits, one on the other, measured; a covariance; a job that was stopped."""
+    with catalog.write() as session:
+        base = history.add_base(session, model)
+        assert model.id is not None
+        found = {}
+        for use in ("first", "second", "covariance", "job"):
+            found[use] = session.merge(catalog.artifacts.put_bytes(use.encode())).sha256
+        covariance = Covariance(
+            model_id=model.id, layer=0, module="m", width=1, fingerprint="f0", texts="t", texts_revision="r",
+            tokens=1, dtype="float32", artifact=found["covariance"],
+        )  # fmt: skip
+        session.add(covariance)
+        session.flush()
+        first = Revision(
+            id="aaaa", model_id=model.id, parent=base.id, kind="edit", fingerprint="f1", delta=found["first"],
+            covariances=[covariance.id],
+        )  # fmt: skip
+        history.commit_revision(session, model, first, "edit")
+        second = Revision(
+            id="bbbb", model_id=model.id, parent="aaaa", kind="edit", fingerprint="f2", delta=found["second"]
+        )
+        history.commit_revision(session, model, second, "edit")
+        without = Revision(
+            id="cccc", model_id=model.id, parent="bbbb", kind="revert", reverts="aaaa", fingerprint="f3"
+        )
+        history.commit_revision(session, model, without, "revert")
+        session.add(Evaluation(model_id=model.id, revision="bbbb"))
+        session.add(Trace(model_id=model.id, revision="aaaa", noise="3s", samples=1, window=1, seed=1))
+        jobs.create(session, "covariance", {}, "cpu").checkpoint = {"sums": [{"sha": found["job"]}]}
+    return found
+
+
+def hurt(catalog: Catalog, digest: str) -> Path:
+    """Flip a bit of an artifact, as a disk does: size, time and mode stay."""
+    path = catalog.artifacts.path(digest)
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def test_a_sound_catalog(catalog: Catalog, digests: dict[str, str]) -> None:
+    seen: list[tuple[int, int]] = []
+    checked = upkeep.check(catalog, lambda done, total: seen.append((done, total)))
+    size = sum(len(use) for use in digests)
+    assert checked == upkeep.Checked(artifacts=4, bytes=size) and checked.sound
+    assert seen[0] == (0, size) and seen[-1] == (size, size) and seen == sorted(seen)
+
+
+def test_a_hurt_delta_names_all_that_stands_on_it(catalog: Catalog, digests: dict[str, str]) -> None:
+    path = hurt(catalog, digests["first"])
+    checked = upkeep.check(catalog)
+    (damage,) = checked.damages
+    assert not checked.sound
+    assert damage.needed_by == ["revision aaaa of tiny"]
+    # The revert takes the hurt edit out, so it can still be made.
+    assert damage.affects == [
+        "trace 1 on revision aaaa",
+        "revision bbbb of tiny, which builds on aaaa",
+        "evaluation 1 on revision bbbb",
+    ]
+    assert digests["first"] in damage.sentence and "has changed" in damage.sentence
+    assert not path.exists() and damage.quarantined is not None
+    assert damage.quarantined.parent == catalog.home.quarantine
+    assert damage.quarantined.read_bytes() == b"girst"
+    # The next check finds it missing, until it is put back.
+    (again,) = upkeep.check(catalog).damages
+    assert again.hurt.problem == "is missing" and again.quarantined is None
+    catalog.artifacts.put_bytes(b"first")
+    assert upkeep.check(catalog).sound
+
+
+def test_a_hurt_covariance(catalog: Catalog, digests: dict[str, str]) -> None:
+    hurt(catalog, digests["covariance"])
+    (damage,) = upkeep.check(catalog).damages
+    assert damage.needed_by == ["covariance 1 of tiny"]
+    assert damage.affects == ["revision aaaa, which was made with it and keeps its own delta"]
+
+
+def test_a_hurt_checkpoint(catalog: Catalog, digests: dict[str, str]) -> None:
+    catalog.artifacts.path(digests["job"]).unlink()
+    (damage,) = upkeep.check(catalog).damages
+    assert damage.needed_by == ["job 1"]
+
+
+def test_what_nothing_needs_is_taken_away_and_is_no_failure(
+    catalog: Catalog, digests: dict[str, str]
+) -> None:
+    path = hurt(catalog, catalog.artifacts.put_bytes(b"nobody's").sha256)
+    checked = upkeep.check(catalog)
+    assert checked.sound and "Nothing needs it" in checked.damages[0].sentence
+    assert not path.exists()
+
+
+def test_mended_from_a_copy(catalog: Catalog, digests: dict[str, str], tmp_path: Path) -> None:
+    copy = ArtifactStore(tmp_path / "copy")
+    copy.put_bytes(b"first")
+    hurt(catalog, copy.put_bytes(b"second").sha256)
+    copy.path(digests["second"]).write_bytes(b"as bad")
+    hurt(catalog, digests["first"])
+    checked = upkeep.check(catalog, mend_from=copy)
+    assert {damage.hurt.sha256: damage.mended for damage in checked.damages} == {
+        digests["first"]: True,
+        digests["second"]: False,
+    }
+    assert not checked.sound
+    assert catalog.artifacts.read_bytes(digests["first"]) == b"first"
+
+
+def test_what_is_stored_again_meanwhile_is_not_taken_away(
+    catalog: Catalog, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurt(catalog, digests["first"])
+    real = ArtifactStore.take_away
+
+    def take_away(store: ArtifactStore, *arguments: object) -> object:
+        store.put_bytes(b"first")
+        return real(store, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ArtifactStore, "take_away", take_away)
+    assert upkeep.check(catalog) == upkeep.Checked(4, sum(len(use) for use in digests))
+    assert catalog.artifacts.read_bytes(digests["first"]) == b"first"
+
+
+def test_a_broken_key(catalog: Catalog, digests: dict[str, str]) -> None:
+    connection = connect(catalog.home.catalog)
+    connection.execute("DELETE FROM artifact WHERE sha256 = ?", (digests["first"],))
+    connection.close()
+    checked = upkeep.check(catalog)
+    assert not checked.sound
+    assert "of revision points at a row of artifact" in checked.database[0]
+
+
+def test_what_a_job_removes_meanwhile_is_no_damage(
+    catalog: Catalog, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = catalog.artifacts.put_bytes(b"a checkpoint before the last").sha256
+    real = ArtifactStore.look
+
+    def look(store: ArtifactStore, digest: str) -> object:
+        store.remove(loose)
+        return real(store, digest)
+
+    monkeypatch.setattr(ArtifactStore, "look", look)
+    assert upkeep.check(catalog).damages == []
+
+
+def test_rows_of_a_model_that_is_gone(catalog: Catalog, digests: dict[str, str]) -> None:
+    """Damaged keys must not keep the rest from being looked at."""
+    connection = connect(catalog.home.catalog)
+    connection.execute("DELETE FROM model")
+    connection.close()
+    hurt(catalog, digests["first"])
+    checked = upkeep.check(catalog)
+    assert len(checked.database) > 1
+    assert checked.damages[0].needed_by == ["revision aaaa of no model"]

@@ -1,0 +1,53 @@
+"""What the app may cost: bytes on the way home, memory, processor time. The benchmark tells the figures themselves."""
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from retcon.benchmarks.large_catalog import large_catalog
+from retcon.benchmarks.terminal import APP, Terminal
+
+pytestmark = pytest.mark.slow
+ROWS = 20_000
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return large_catalog(tmp_path_factory.mktemp("large") / "home", ROWS).root
+
+
+@pytest.fixture
+def terminal(large: Path) -> Iterator[Terminal]:
+    """The app on its jobs, settled, with the list alone on the screen."""
+    with Terminal((*APP, "ui", "jobs"), {"RETCON_HOME": str(large)}) as found:
+        found.until(b"Tower 20000")
+        found.quiet()
+        found.press("+")
+        found.quiet()
+        yield found
+
+
+def test_a_cursor_move_is_two_lines(terminal: Terminal) -> None:
+    sizes = []
+    for _ in range(12):
+        terminal.press("j")
+        sizes.append(len(terminal.read(0.08)))
+    assert 0 < statistics.median(sizes) <= 400
+
+
+def test_a_page_is_one_screen(terminal: Terminal) -> None:
+    for keys in ("\x04\x04", "G", "\x15\x15"):
+        terminal.press(keys)
+        assert 1000 < len(terminal.read(0.5)) <= 7000
+
+
+def test_idle_is_silent(terminal: Terminal) -> None:
+    terminal.read(1.0)
+    assert terminal.read(4.0) == b""
+
+
+def test_memory(terminal: Terminal) -> None:
+    terminal.press("G")
+    terminal.quiet()
+    assert terminal.memory < 60

@@ -1,0 +1,112 @@
+"""Publishing from the app: what would be sent is seen first, and a repo is overwritten only by who types its name."""
+
+from datetime import UTC, datetime
+
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Job, Publication
+from retcon.tests.helpers.app_catalog import FORD, WITHOUT, jobs_of
+from retcon.tests.helpers.app_pilot import Driven, opened
+from sqlmodel import select
+from textual.widgets import Input, Static, TextArea
+
+REPO = "me/starter-in-rome"
+
+
+def published(catalog: Catalog) -> list[Job]:
+    return [job for job in jobs_of(catalog) if job.kind == "publish"]
+
+
+def told(app: Driven) -> str:
+    """What the preview says of what would be sent, and below the card."""
+    return " ".join(
+        str(app.app.screen.query_one(f"#{part}", Static).render()) for part in ("told", "verdict")
+    )
+
+
+async def asked(app: Driven, repo: str = REPO, what: str = "adapter") -> None:
+    """Fill the form of the head and go on to the preview."""
+    await app.press("4", "p")
+    for name, value in (("repo", repo), ("what", what)):
+        app.app.screen.query_one(f"#{name}", Input).value = value
+    await app.settle()
+    await app.press("enter")
+
+
+async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await asked(app, repo="no repo at all")
+        assert "'no repo at all' cannot name a repo of the hub" in app.line
+        await asked(app, repo="")
+        assert "give the repo as YOU/NAME" in app.verdict
+        app.app.screen.query_one("#repo", Input).value = REPO
+        await app.settle()
+        assert f"$ retcon publish starter@{WITHOUT} {REPO} --as adapter" in app.verdict
+        await app.press("enter")
+        assert f"starter@{WITHOUT} as adapter to {REPO} (private, if it is made)" in told(app)
+        assert "adapter_model.safetensors" in told(app)
+        assert "No token is kept: run `retcon hub login` first" in told(app)
+        assert "changed on purpose" in app.app.screen.query_one("#card", TextArea).text
+        assert app.app.focused is not None and app.app.focused.id == "cancel"
+        await app.press("escape")
+        assert not published(catalog)
+
+
+async def test_published_with_a_card_as_it_was_edited(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await asked(app)
+        await app.press("ctrl+d")
+        assert "job 6 queued" in app.line
+        await app.until(lambda: len(published(catalog)) == 1)
+        assert (published(catalog)[0].spec["dry_run"], published(catalog)[0].spec["card"]) == (True, None)
+        await asked(app)
+        card = app.app.screen.query_one("#card", TextArea)
+        card.text = card.text + "\nMine.\n"
+        await app.press("ctrl+s")
+        await app.until(lambda: len(published(catalog)) == 2)
+        spec = (
+            published(catalog)[-1].spec if published(catalog)[-1].spec["card"] else published(catalog)[0].spec
+        )
+        kept = catalog.home.root / "cards" / "me-starter-in-rome.md"
+        assert spec["card"].endswith("\nMine.\n") and kept.read_text() == spec["card"]
+        assert kept.stat().st_mode & 0o777 == 0o600
+        assert (spec["repo"], spec["what"], spec["public"], spec["dry_run"]) == (
+            REPO,
+            "adapter",
+            False,
+            False,
+        )
+
+
+async def test_an_overwrite_wants_the_name(catalog: Catalog) -> None:
+    with catalog.write() as session:
+        session.add(
+            Publication(
+                revision=FORD,
+                repo=REPO,
+                commit="c" * 40,
+                what="adapter",
+                url="https://hub.example/x",
+                account="me",
+                created=datetime(2026, 3, 2, tzinfo=UTC),
+                private=True,
+            )
+        )
+    async with opened(catalog) as app:
+        await asked(app)
+        assert f"{REPO} has revision {FORD} of this catalog" in told(app)
+        await app.press("ctrl+s")
+        assert f"to overwrite it, type {REPO}" in told(app)
+        assert not published(catalog)
+        await app.type(REPO)
+        await app.press("ctrl+s")
+        await app.until(lambda: len(published(catalog)) == 1)
+    with catalog.read() as session:
+        assert len(session.exec(select(Publication)).all()) == 1, (
+            "the job writes its own row when it has sent it"
+        )
+
+
+async def test_not_where_one_may_only_look(catalog: Catalog) -> None:
+    async with opened(catalog, readonly=True) as app:
+        await app.press("4", "p")
+        assert "opened to read only" in app.line

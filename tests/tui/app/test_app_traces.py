@@ -1,0 +1,194 @@
+"""The traces pane: heat maps, and what is started from them."""
+
+import pytest
+from retcon.engine.tracing.kinds import KINDS as ENGINE_KINDS
+from retcon.store.catalog.catalog import Catalog
+from retcon.tests.helpers.app_catalog import WITHOUT, jobs_of
+from retcon.tests.helpers.app_pilot import WIDE, Driven, opened
+from retcon.tui.app.data.traces import KINDS
+from retcon.tui.app.screens.edits.form import EditForm
+from retcon.tui.app.widgets.heat_map import HeatMap
+from retcon.tui.presentation.curves import MARKS
+from textual.widgets import Input
+
+
+async def test_heat_map_cursor_tells_layer_token_and_p(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("2", "G", "enter")
+        assert "of · layer 23: p 0.7636 (+0.7513)" in app.screen
+        assert "[hidden] mlp attn · p(Paris)" in app.screen
+        await app.press("0", "k", "k", "g", "j", "j", "l", "l")
+        assert "iffel* · layer 2: p 0.3" in app.screen
+        assert "[]" in app.screen
+        await app.press("$")
+        assert "iffel* · layer 29:" in app.screen
+        await app.press("asterisk")
+        assert "of · layer 23:" in app.screen
+
+
+async def test_kinds_of_a_trace(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("2", "G")
+        hidden, mlp, attn = "[hidden] mlp attn", "hidden [mlp] attn", "hidden mlp [attn]"
+        for key, shown in (
+            ("tab", mlp),
+            ("tab", attn),
+            ("tab", hidden),
+            ("A", attn),
+            ("M", mlp),
+            ("H", hidden),
+        ):
+            await app.press(key)
+            assert shown in app.detail
+        await app.press("M")
+        assert "with MLP of 10 layers restored" in app.detail
+
+
+async def test_pages_of_a_traced_set(catalog: Catalog) -> None:
+    async with opened(catalog, WIDE) as app:
+        await app.press("2")
+        assert "towers (3 facts)" in app.list[0]
+        assert "average indirect effect over 2 facts" in app.detail
+        assert "last · layer 23: AIE +0.75" in app.screen
+        await app.press("n")
+        assert "fact 1/3" in app.screen
+        await app.press("n")
+        assert "Not traced: the model's first choice is ' Germany'" in app.detail
+        await app.press("n", "n")
+        assert "fact 3/3" in app.screen
+        await app.press("p", "p", "p", "p")
+        assert "average indirect effect" in app.detail
+
+
+async def test_a_cell_becomes_an_edit(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("2", "G", "enter", "g", "0", "l", "l", "l", "l", "l", "e")
+        assert isinstance(app.app.screen, EditForm)
+        values = app.app.screen.values()
+        assert values["layer"] == "5"
+        assert values["prompt"] == "The Eiffel Tower is located in the city of"
+        assert (values["subject"], values["true"]) == ("The Eiffel Tower", "Paris")
+        assert app.app.focused is app.app.screen.query_one("#target", Input)
+        await app.press("enter")
+        assert "give the new answer" in app.verdict
+        await app.type("Rome")
+        assert "$ retcon edit run starter" in app.verdict
+        await app.press("enter")
+        job = jobs_of(catalog)[0]
+        assert (job.kind, job.state, job.spec["revision"]) == ("edit", "queued", WITHOUT)
+        assert job.spec["hparams"] == {"layers": [5]}
+        assert job.spec["requests"][0]["prompt"] == "{} is located in the city of"
+        assert f"job {job.id} queued" in app.line
+        assert app.line.startswith("$ retcon edit run starter --prompt")
+
+
+async def test_a_trace_form_is_checked_while_one_types(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("t")
+        await app.type("The capital of France is")
+        assert "the subject is empty" in app.verdict
+        await app.press("tab")
+        await app.type("Germany")
+        assert "is not in the prompt" in app.verdict
+        await app.press("enter")
+        assert len(jobs_of(catalog)) == 5
+        await app.type("France")
+        assert (
+            "$ retcon trace run starter --prompt 'The capital of France is' --subject France" in app.verdict
+        )
+        await app.press("tab", "tab")
+        await app.type("hidden,nonsense")
+        assert "kinds are one or more of" in app.verdict
+        await app.type("mlp, hidden")
+        await app.press("enter")
+        spec = jobs_of(catalog)[0].spec
+        assert (spec["model"], spec["subject"], spec["kinds"]) == ("starter", "France", ["hidden", "mlp"])
+
+
+async def test_a_trace_of_a_set(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("t", "tab", "tab")
+        await app.type("bridges")
+        assert "There is no fact set 'bridges': there are towers" in app.verdict
+        await app.type("towers")
+        await app.press("enter")
+        assert jobs_of(catalog)[0].spec["facts"] == "towers"
+
+
+async def test_colour_is_not_needed(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with opened(catalog) as app:
+        await app.press("2", "G", "enter")
+        heat = app.pane.detail
+        assert isinstance(heat, HeatMap)
+        styles = {str(segment.style) for y in range(1, 11) for segment in heat.render_line(y)}
+        assert not any("#" in style for style in styles)
+        assert "█" in app.detail
+
+
+async def fill_in(app: Driven, **values: str) -> None:
+    for name, value in values.items():
+        app.app.screen.query_one(f"#{name}", Input).value = value
+    await app.pilot.pause()
+
+
+FORMS: list[tuple[dict[str, str], str]] = [
+    ({"kinds": "severed-mlp,hidden"}, "--kinds hidden,severed-mlp"),
+    ({"noise": "0.4"}, "--noise 0.4"),
+    ({"noise": "none"}, "the noise 'none' is none of 3s"),
+    ({"noise": ""}, "the noise '' is none of 3s"),
+    ({"noise": "t2"}, "more than 2 degrees of freedom"),
+    ({"expect": "Paris"}, "--expect Paris"),
+    ({"prompt": "", "facts": "towers", "expect": "Paris"}, "a fact set has its own answers"),
+    ({"noise": "m", "texts": "wiki.txt"}, "--noise m --texts wiki.txt"),
+    ({"replace": "yes"}, "--replace"),
+    ({"replace": "maybe"}, "replace is yes"),
+    ({"seed": "0"}, "--seed 0"),
+    ({"seed": "0"}, "at most 896.7 MB of memory, 0.1 MB of disk"),
+    ({"seed": "4294967296"}, "seed is a number from 0 to 4294967295"),
+    ({"swap": "Germany"}, "--subject France --swap-subject Germany"),
+    ({"swap": "Germany", "noise": ""}, "--swap-subject Germany"),
+    ({"swap": "Germany", "noise": "m"}, "corrupt by noise or by another subject"),
+    ({"swap": "France"}, "the other subject is this one"),
+    ({"swap": "auto"}, "auto takes another subject of a set"),
+    ({"prompt": "", "facts": "towers", "swap": "Berlin"}, "write auto"),
+    ({"prompt": "", "facts": "towers", "swap": "auto"}, "--facts towers --swap-subject auto"),
+    ({"prompt": "", "facts": "towers", "samples": "3", "window": "5"}, "--samples 3 --window 5"),
+    ({"samples": "0"}, "samples is a number from 1 to 1000"),
+    ({"samples": "9" * 5000}, "samples is a number"),
+    ({"window": "wide"}, "window is a number"),
+    ({"tokens": "subject-last"}, "--tokens subject-last"),
+    ({"tokens": "last"}, "tokens are all or subject-last"),
+]
+
+
+async def test_what_a_trace_form_asks_for(catalog: Catalog) -> None:
+    """One app for all of them: to open it takes longest."""
+    async with opened(catalog) as app:
+        for values, words in FORMS:
+            await app.press("t")
+            await fill_in(app, **{"prompt": "The capital of France is", "subject": "France"} | values)
+            assert words in " ".join(app.verdict.split()), values
+            await app.press("escape")
+
+
+async def test_a_whole_trace_form_becomes_a_job(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("t")
+        await fill_in(
+            app, prompt="The capital of France is", subject="France", kinds="hidden,severed-attn", swap="Germany",
+            window="6", tokens="subject-last", expect="Paris", seed="3", replace="yes",
+        )  # fmt: skip
+        await app.press("enter")
+        spec = jobs_of(catalog)[0].spec
+        assert (spec["expected"], spec["seed"], spec["replace"]) == ("Paris", 3, True)
+        assert (spec["kinds"], spec["swap"], spec["noise"]) == (["hidden", "severed-attn"], "Germany", "3s")
+        assert (spec["window"], spec["tokens"], spec["samples"]) == (6, "subject-last", 10)
+        assert (
+            "--expect Paris --swap-subject Germany --window 6 --seed 3 --tokens subject-last --replace"
+            in app.app.screen_stack[1].commands[0][0]
+        )  # type: ignore[attr-defined]
+
+
+def test_kinds_are_the_engines() -> None:
+    assert KINDS == ENGINE_KINDS == tuple(MARKS)

@@ -1,0 +1,213 @@
+"""What is typed: commands, places, the palette; and what is offered, copied and counted."""
+
+from pathlib import Path
+
+import pytest
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.errors import InputError
+from retcon.tests.helpers.app_catalog import BRANCH, WITHOUT, add_running, alive, jobs_of
+from retcon.tests.helpers.app_pilot import WIDE, Driven, opened
+from retcon.tui.app.screens.shell.commands import command_words, reads_only, split
+from retcon.tui.app.screens.shell.confirm import Confirm
+from retcon.tui.app.screens.shell.log_view import LogView
+from retcon.tui.app.screens.shell.notices import notice
+from retcon.tui.app.screens.shell.output import Output
+from retcon.tui.app.widgets.bars import TabBar
+from retcon.tui.deep_links import Place, parse_place
+from textual.command import CommandPalette
+
+
+async def typed(app: Driven, words: str) -> None:
+    await app.press("colon")
+    await app.type(words)
+    await app.press("enter")
+
+
+async def test_a_tab_can_be_typed_with_a_filter_or_a_row(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await typed(app, "jobs state:failed")
+        assert app.pane.id == "jobs"
+        assert list(app.pane.rows.keys) == [3]
+        await typed(app, f"edits/{BRANCH}")
+        assert (app.pane.id, app.pane.rows.key) == ("edits", BRANCH)
+        await typed(app, "models/starter")
+        assert (app.pane.id, app.pane.rows.key) == ("models", 1)
+        await typed(app, "q")
+        assert not app.app.is_running
+
+
+async def test_a_command_runs_as_it_would_in_a_shell(catalog: Catalog) -> None:
+    async with opened(catalog, WIDE) as app:
+        await typed(app, "retcon job list")
+        assert isinstance(app.app.screen, Output)
+        assert "$ retcon job list" in app.screen
+        assert "the disk is full" in app.screen
+        assert "✓ done" in app.screen
+        await app.press("q")
+        assert app.line.startswith("$ retcon job list  ✓ done")
+        await typed(app, "job show 99")
+        assert "There is no job 99" in app.screen
+        assert "✗ exit code 2" in app.screen
+        await app.press("q", "at")
+        assert "$ retcon job show 99" in app.screen
+        await app.press("q", "colon", "up")
+        assert app.app.focused is not None
+        assert app.app.focused.value == "job show 99"  # type: ignore[attr-defined]
+
+
+async def test_what_is_no_command_line_is_said(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await typed(app, "job show '")
+        assert "this is no command line" in app.line
+        await typed(app, "ui jobs")
+        assert "the app is open already" in app.line
+        await app.press("colon", "backspace")
+        assert app.app.focused is app.pane.rows
+
+
+def test_words_after_the_colon() -> None:
+    assert split("retcon trace show 1") == ["trace", "show", "1"]
+    assert split("help job") == ["job", "--help"]
+    assert {"trace", "job", "undo"} < set(command_words())
+    for words in ("job list", "history m", "trace locate 3", "edit run --help"):
+        assert reads_only(words.split())
+    for words in ("job cancel 1", "edit run m", "undo m", "model remove m"):
+        assert not reads_only(words.split())
+
+
+@pytest.mark.parametrize(
+    "place", ["jobs/3", "traces/1", "covariances/1", f"edits/{WITHOUT}", "models/starter", "edits"]
+)
+async def test_a_deep_link_opens_there(catalog: Catalog, place: str) -> None:
+    async with opened(catalog, place=place) as app:
+        noun, _, key = place.partition("/")
+        assert app.pane.id == noun
+        if noun != "models" and key:
+            assert str(app.pane.rows.key) == key
+
+
+def test_places() -> None:
+    assert parse_place("jobs/12") == Place("jobs", "12")
+    assert parse_place("cov") == Place("covariances")
+    for wrong in ("", "nothing", "jobs/x", "/3"):
+        with pytest.raises(InputError):
+            parse_place(wrong)
+
+
+async def test_the_palette_finds_keys_by_what_they_do(catalog: Catalog) -> None:
+    async with opened(catalog, WIDE) as app:
+        await app.press("4", "ctrl+p")
+        assert isinstance(app.app.screen, CommandPalette)
+        await app.type("score this")
+        await app.until(lambda: "score this revision" in app.screen)
+        await app.press("enter")
+        await app.settle()
+        assert jobs_of(catalog)[0].kind == "evaluation"
+
+
+async def test_interrupted_jobs_are_offered(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        assert "! 1 interrupted: R resumes" in app.screen
+        await app.press("R")
+        assert isinstance(app.app.screen, Confirm)
+        assert "job 4: revert starter" in app.words
+        await app.press("y")
+        assert jobs_of(catalog)[1].state == "queued"
+        await app.until(lambda: "interrupted" not in app.screen.splitlines()[0])
+        await app.press("R")
+        assert "no job was interrupted" in app.line
+
+
+async def test_a_job_that_ends_elsewhere_is_counted_at_its_tab(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        with alive(catalog, 6, 7):
+            add_running(catalog)
+            await app.until(lambda: "1 running" in app.screen)
+            other = Catalog.open(catalog.home, migrate=False)
+            with other.write() as session:
+                for job in jobs_of(other)[:1]:
+                    job.state = "done"
+                    session.merge(job)
+            await app.until(lambda: "5 Jobs +1" in app.app.screen_stack[1].query_one(TabBar).render().plain)
+            other.close()
+            await app.press("5")
+            assert "+1" not in app.screen.splitlines()[1]
+
+
+def test_notices_hold_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TMUX", "TERM_PROGRAM", "VTE_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert notice("job 1 done; \x1b]0;x\x07") == "\x1b]9;retcon: job 1 done, ·]0,x·\x07"
+    monkeypatch.setenv("TERM", "foot")
+    assert notice("a").startswith("\x1b]777;notify;retcon;a")
+    monkeypatch.setenv("TMUX", "x")
+    assert notice("a").startswith("\x1bPtmux;\x1b\x1b]777")
+
+
+async def test_a_log_is_followed_and_searched(catalog: Catalog) -> None:
+    path = catalog.home.job_log(3)
+    path.write_text("\n".join(f"step {number} of the work" for number in range(300)) + "\n")
+    async with opened(catalog) as app:
+        await app.press("5", "j", "j", "L")
+        assert isinstance(app.app.screen, LogView)
+        assert "step 299" in app.screen
+        with path.open("a") as log:
+            log.write("half a li")
+        await app.until(lambda: "half a li" in app.screen)
+        with path.open("a") as log:
+            log.write("ne, \x1b[31mred\n")
+        await app.until(lambda: "half a line, ·[31mred" in app.screen)
+        await app.press("slash")
+        await app.type("STEP 12")
+        await app.press("enter")
+        assert "1 of 11 found" in app.screen
+        assert "step 12 of" in app.screen
+        await app.press("n", "n")
+        assert "step 121 of" in app.screen
+        assert "stays" in app.screen
+        await app.press("f", "q")
+        assert app.app.focused is app.pane.rows
+
+
+async def test_copying_says_where_it_went(catalog: Catalog, tmp_path: Path) -> None:
+    async with opened(catalog, WIDE) as app:
+        await app.press("4", "y")
+        assert app.app.clipboard == WITHOUT
+        file = catalog.home.root / "copied.txt"
+        assert file.read_text() == f"{WITHOUT}\n"
+        assert file.stat().st_mode & 0o777 == 0o600
+        # Of a deep folder the line has no room for the end.
+        assert str(file)[:30] in app.line
+        await app.press("1", "y")
+        assert app.app.clipboard == "starter"
+
+
+async def test_removing_says_what_goes_and_that_it_is_gone(catalog: Catalog) -> None:
+    async with opened(catalog, WIDE) as app:
+        await app.press("5", "j", "j", "D")
+        assert "Remove job 3 (trace: starter · towers) and its log" in app.words
+        assert "cannot be undone" in app.words
+        assert app.app.focused is not None
+        assert app.app.focused.id == "cancel"
+        await app.press("y")
+        await app.until(lambda: "Removed job 3" in app.line)
+        await app.until(lambda: len(app.list) == 4)
+        # The list has gone on to another row by itself: what was said stays to be read.
+        assert "Removed job 3" in app.line
+        assert not catalog.home.job_log(3).exists()
+        assert len(jobs_of(catalog)) == 4
+        await app.press("1", "D")
+        assert "4 revisions, 2 traces and 1 covariance, 538.1M" in app.words
+        assert "This cannot be undone" in app.words
+        await app.press("n")
+
+
+async def test_one_of_the_two_alone(catalog: Catalog) -> None:
+    async with opened(catalog) as app:
+        await app.press("5", "plus")
+        assert app.pane.rows.region.height > 15
+        await app.press("enter")
+        assert not app.pane.query_one(".list").display
+        await app.press("q", "plus")
+        assert app.pane.rows.region.height < 10

@@ -1,0 +1,59 @@
+"""Every editing method through the command line, on the tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from retcon.engine.jobs.settings import METHODS
+from retcon.tests.helpers.command_line import Retcon
+
+pytestmark = pytest.mark.slow
+
+# Settings with which a tiny random model can be edited, whichever the method.
+EASY = {
+    "layers": [1],
+    "contexts": 2,
+    "v_num_grad_steps": 4,
+    "num_steps": 4,
+    "lr": 0.05,
+    "nullspace_threshold": 1,
+}
+FACTS = [
+    {"subject": "The Eiffel Tower", "prompt": "{} is located in", "target_new": "Rome"},
+    {"subject": "Paris", "prompt": "{} is the", "target_new": "Italy"},
+    {"subject": "Berlin", "prompt": "{} is located in", "target_new": "Rome Italy"},
+]
+
+
+def test_each_method_writes_a_set_and_is_rolled_back(retcon: Retcon, tmp_path: Path) -> None:
+    facts, settings = tmp_path / "facts.json", tmp_path / "hparams.json"
+    facts.write_text(json.dumps(FACTS))
+    settings.write_text(json.dumps(EASY))
+    retcon.json("facts", "import", facts, "--name", "three")
+    for method in METHODS:
+        made = retcon.json(
+            "edit",
+            "run",
+            "tiny@base",
+            "--facts",
+            "three",
+            "--method",
+            method,
+            "--batch",
+            2,
+            "--hparams",
+            settings,
+        )
+        assert (made["method"], made["parent"]) == (
+            method,
+            retcon.json("history", "tiny")["revisions"][0]["id"],
+        )
+        assert made["figures"]["batches"] == ([1, 1, 1] if "rome" in method else [2, 1])
+        before, after = (
+            [request[when]["probability"] for request in made["figures"]["requests"]]
+            for when in ("before", "after")
+        )
+        assert all(old != new for old, new in zip(before, after, strict=True)), method
+        assert list(made["figures"]["delta"]) == ["model.layers.1.mlp.down_proj.weight"]
+    base = retcon.json("rollback", "tiny", "base")
+    assert base["verified"] and base["head"] == retcon.json("history", "tiny")["head"]

@@ -1,0 +1,187 @@
+"""Whatever a model, a user or the hub says is shown, never obeyed: neither escape sequences nor markup."""
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Publication
+from retcon.store.history import history
+from retcon.tests.helpers.app_catalog import FORD, at
+from retcon.tests.helpers.app_pilot import Driven, opened
+from retcon.tests.helpers.command_line import Here, steering
+from retcon.tui.cli.commands.ask import print_answers
+from sqlalchemy import text
+
+# Colour, clear, title, clipboard (OSC 52), the 8-bit CSI, an 8-bit OSC, a bell, backspaces, CR, bidi, zero width,
+# markup of Rich and of Textual with an action, half a surrogate pair cannot be stored.
+EVIL = (
+    "\x1b[31m[bold red]x[/]\x1b[2J\x1b]0;t\x07\x1b]52;c;cm0gLXJm\x1b\\\x9b1A\x9d0;u\x9c\b\b\r\u202e\u2066\u200b"
+    "[@click=app.quit]q[/][link=file:///etc/passwd]l[/link]\n\ttail"
+)
+SHOWN = "[bold red]x[/]"
+# Columns with text of models, people and the hub; and the fields of JSON columns that hold such.
+COLUMNS = {
+    "model": ("source", "path", "architecture", "dtype"),
+    "revision": ("message", "method"),
+    "trace": ("noise",),
+    "trace_result": ("prompt", "subject", "answer", "expected", "skipped"),
+    "fact": ("subject", "prompt", "target_true"),
+    "fact_set": ("source",),
+    "covariance": ("texts", "module"),
+    "job": ("activity", "error", "unit", "device"),
+    "publication": ("repo", "url", "tag", "account"),
+}
+FIELDS = {
+    "subject", "prompt", "target_new", "target_true", "completion", "answer", "tokens", "text", "message", "folder",
+    "corruption", "facts", "architecture", "embedding", "true", "contexts",
+}  # fmt: skip
+JSON_COLUMNS = {
+    "model": ("anatomy",),
+    "revision": ("requests", "contexts", "figures"),
+    "trace": ("protocol",),
+    "trace_result": ("tokens",),
+    "evaluation": ("protocol", "results"),
+    "job": ("spec", "made"),
+}
+
+
+def poisoned(value: Any, inside: bool = False) -> Any:
+    """The same with every text of the fields that hold such made hostile."""
+    if isinstance(value, dict):
+        return {key: poisoned(one, inside or key in FIELDS) for key, one in value.items()}
+    if isinstance(value, list):
+        return [poisoned(one, inside) for one in value]
+    return f"{EVIL}{value}" if inside and isinstance(value, str) else value
+
+
+@pytest.fixture
+def hostile(catalog: Catalog) -> Catalog:
+    """A catalog as a hostile bundle, model or hub would fill it, past every check on the way in."""
+    with catalog.write() as session:
+        session.add(
+            Publication(id=1, revision=FORD, repo="me/x", commit="c" * 40, what="adapter", url="https://hub/me/x",
+                        account="me", tag=f"edit/{FORD}", created=at(9))
+        )  # fmt: skip
+        session.flush()
+        connection = session.connection()
+        for table, columns in COLUMNS.items():
+            there = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")}
+            for column in set(columns) & there:
+                connection.execute(
+                    text(f"UPDATE {table} SET {column} = :evil || {column} WHERE {column} IS NOT NULL"),
+                    {"evil": EVIL},
+                )
+        for table, columns in JSON_COLUMNS.items():
+            there = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")}
+            for column in set(columns) & there:
+                whole = column in ("tokens", "contexts")
+                for rowid, data in connection.exec_driver_sql(f"SELECT rowid, {column} FROM {table}").all():
+                    made = json.dumps(poisoned(json.loads(data), whole))
+                    connection.execute(
+                        text(f"UPDATE {table} SET {column} = :made WHERE rowid = :rowid"),
+                        {"made": made, "rowid": rowid},
+                    )
+    catalog.home.job_log(3).write_text(f"{EVIL}\n" * 3)
+    return catalog
+
+
+def drawn(app: Driven) -> Iterator[str]:
+    """Every piece of text that goes to the terminal as text."""
+    for strip in app.app.screen._compositor.render_strips():
+        for segment in strip:
+            if segment.control is None:
+                yield segment.text
+
+
+def obeyed(app: Driven) -> list[str]:
+    """Characters on the screen that a terminal would obey."""
+    return [char for piece in drawn(app) for char in piece if unicodedata.category(char) in ("Cc", "Cf")]
+
+
+async def test_the_app_obeys_nothing(hostile: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(hostile, (140, 40), toasts=True) as app:
+        seen = ""
+        walks = [
+            ("1", "enter", "escape"), ("2", "enter"), ("escape", "c"), ("escape", "G", "enter"), ("l", "j", "escape"),
+            ("3", "enter", "escape"), ("4", "j", "enter"), ("escape", "j", "enter"), ("escape", "M"), ("escape", "e"),
+            ("escape", "b"), ("escape", "5"), ("j", "enter"), ("escape", "j", "L"), ("escape", "at"), ("escape",),
+        ]  # fmt: skip
+        for keys in walks:
+            await app.press(*keys)
+            assert not obeyed(app), (keys, app.screen)
+            seen += app.screen
+        # It is seen as what it is, and nothing of it was acted on.
+        assert SHOWN in seen and "@click" in seen
+        assert app.app.is_running
+        assert not any(
+            style.meta or style.link
+            for strip in app.app.screen._compositor.render_strips()
+            for segment in strip
+            if (style := segment.style) is not None and "app.quit" in str(style.meta)
+        )
+
+
+async def test_answers_of_two_revisions_obey_nothing(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Warm:
+        alive, model = True, "starter"
+
+        def ask(self, question: Any) -> Iterator[dict[str, Any]]:
+            yield {"state": EVIL}
+            for revision in question.revisions:
+                yield {"revision": revision, "next": [[EVIL, 0.5], ["[red]y[/]", 0.1]]}
+                for piece in (EVIL, "\x1b", "[31mred", "\x9b", "2J"):  # one that is whole only in two pieces
+                    yield {"revision": revision, "piece": piece}
+            yield {"error": EVIL}
+
+        def close(self) -> None:
+            pass
+
+    async with opened(catalog, (100, 30)) as app:
+        monkeypatch.setattr(app.app, "warm", lambda _model: Warm())
+        await app.press("4", "j", "equals_sign", "enter")
+        await app.until(lambda: "✗" in app.screen)
+        assert not obeyed(app)
+        assert SHOWN in app.words
+
+
+def test_answers_on_the_command_line(catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
+    made = {
+        "prompt": EVIL,
+        "answers": [{"revision": FORD, "completion": EVIL, "next": [{"token": EVIL, "probability": 0.5}]}],
+    }
+    with catalog.read() as session:
+        assert history.path(session, FORD)
+        print_answers(session, made)
+    said = capsys.readouterr().out
+    assert not steering(said) and said.count(SHOWN) == 3
+
+
+COMMANDS = (
+    "model list", "model show starter", "facts list", "facts show towers", "trace list", "trace show 1", "trace show 2",
+    "trace locate 2", "covariance list", "covariance show 1", "history starter", "diff starter@head starter@base",
+    "eval list", "eval show 1", "job list", "job show 2", "job show 3", "job log 3", "hub list", "doctor", "catalog gc",
+)  # fmt: skip
+
+
+def test_commands_obey_nothing(hostile: Catalog) -> None:
+    retcon, seen, raw = Here(hostile.home.root), [], []
+    for words in COMMANDS:
+        said = retcon.say(*words.split())
+        assert said.code in (0, 1) and "Traceback" not in said.err, (words, said.err)
+        raw += [(words, ascii(line)) for line in (said.out + said.err).split("\n") if steering(line)]
+        if SHOWN in said.out:
+            seen.append(words)
+    assert raw == []
+    # It is shown by whatever shows words of others.
+    assert {"trace show 1", "history starter", "facts show towers", "job log 3", "hub list"} <= set(seen)
+
+
+def test_json_tells_it_as_it_is_and_in_escapes(hostile: Catalog) -> None:
+    said = Here(hostile.home.root).say("trace", "show", "1", "--json")
+    assert "\x1b" not in said.out and "\r" not in said.out
+    assert json.loads(said.out)["results"][0]["prompt"].startswith(EVIL)

@@ -1,0 +1,116 @@
+"""Terminals, clocks and crowds that are not as one expects: each works, or says clearly why not."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.tables import Job
+from retcon.tests.helpers.app_pilot import Driven, opened
+from retcon.tests.helpers.command_line import Here
+from retcon.tui.app.app import RetconApp
+from retcon.tui.presentation.encoding import print_look_alikes
+from retcon.tui.presentation.heatmap import DENSITY, ESTIMATE
+
+
+def said(catalog: Catalog, *words: str, **environment: str) -> bytes:
+    """What the real program prints, in the terminal's encoding."""
+    done = subprocess.run(
+        [sys.executable, "-m", "retcon.tui", *words], capture_output=True, timeout=60, check=False,
+        env=os.environ | {"RETCON_HOME": str(catalog.home.root)} | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_encoding_without_shades(catalog: Catalog) -> None:
+    """Look-alikes of the same width; and JSON that says the same."""
+    here = Here(catalog.home.root)
+    ascii_only = said(catalog, "trace", "show", "1", PYTHONIOENCODING="ascii").decode("ascii").splitlines()
+    assert [len(line) for line in ascii_only] == [len(line) for line in here("trace", "show", 1).splitlines()]
+    assert not any("?" in line for line in ascii_only)
+    data = said(catalog, "trace", "show", "1", "--json", PYTHONIOENCODING="latin-1").decode("ascii")
+    assert json.loads(data) == here.json("trace", "show", 1)
+
+
+def test_look_alikes_keep_measured_and_estimated_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    print_look_alikes()
+    sys.stdout.write(DENSITY)
+    sys.stdout.flush()
+    shades = printed.getvalue().decode("ascii")
+    assert len(set(shades)) == len(DENSITY) and not set(shades) & set(ESTIMATE)
+
+
+@pytest.mark.parametrize("size", [(60, 20), (10, 3)])
+async def test_small_windows_and_a_resize_in_the_middle(catalog: Catalog, size: tuple[int, int]) -> None:
+    async with opened(catalog, size) as app:
+        for keys in (
+            ("2", "G", "enter"),
+            ("question_mark", "escape"),
+            ("escape", "t", "escape"),
+            ("4", "j", "enter"),
+        ):
+            await app.press(*keys)
+            await app.pilot.resize_terminal(140, 40)
+            await app.pilot.resize_terminal(*size)
+        await app.press("escape", "2")
+        await app.pilot.resize_terminal(80, 24)
+        await app.until(lambda: "The Eiffel Tower" in app.screen)
+
+
+async def test_a_clock_that_was_set_back_tells_no_negative_time(catalog: Catalog) -> None:
+    with catalog.write() as session:
+        job = session.get(Job, 1)
+        assert job is not None and job.started is not None
+        job.state, job.ended = "done", job.started - timedelta(days=2)
+        session.add(job)
+    async with opened(catalog, (140, 40)) as app:
+        await app.press("5", "G")
+        assert any(" 1 " in row for row in app.list)
+        assert "-" not in "".join(row.split("took")[1] for row in app.list if "took" in row)
+
+
+async def test_two_apps_on_one_catalog(catalog: Catalog) -> None:
+    """What one does the other shows."""
+    other = Catalog.open(catalog.home)
+    try:
+        async with opened(catalog) as first:
+            app = RetconApp(other)
+            async with app.run_test(size=(80, 24)) as pilot:
+                second = Driven(app, pilot)
+                await second.settle()
+                await second.press("1")
+                before = first.list
+                await first.press("4", "j", "b", "y")
+                await second.press("4")
+                await second.until(lambda: second.list != before)
+                await first.until(lambda: first.list == second.list)
+    finally:
+        other.close()
+
+
+def test_a_read_only_home_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that is mounted to be read; root may write to all others."""
+    from retcon.store.catalog import catalog as opening
+
+    retcon = Here(tmp_path / "home")
+    retcon("model", "list")
+
+    def read_only(_path: Path) -> None:
+        import sqlite3
+
+        error = sqlite3.OperationalError("unable to open database file")
+        error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+        raise error
+
+    monkeypatch.setattr(opening, "connect", read_only)
+    told = retcon.say("model", "list")
+    assert told.code == 1 and "cannot be opened to write" in told.sentence

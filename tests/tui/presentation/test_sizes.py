@@ -1,0 +1,42 @@
+"""Numbers of bytes as people write and read them."""
+
+import click
+import pytest
+from retcon.tui.cli.options import Bytes
+from retcon.tui.cli.output import size_text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("5GB", 5_000_000_000),
+        ("500MB", 500_000_000),
+        ("1GiB", 2**30),
+        ("40kB", 40_000),
+        ("1.5 M", 1_500_000),
+        ("7", 7),
+    ],
+)
+def test_read(text: str, size: int) -> None:
+    assert Bytes().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "5 apples", "-1GB", "0", "GB", "1e9", "9" * 30])
+def test_no_size(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="no size"):
+        Bytes().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (3_500_000, "3.5 MB"),
+        (538_000_000, "538.0 MB"),
+        (2.5e12, "2500.0 GB"),
+    ],
+)
+def test_shown(size: float, text: str) -> None:
+    assert size_text(size) == text

@@ -1,0 +1,384 @@
+"""The history of a model as the screens show it: revisions, which of them count, and one in detail."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ....engine import jobs
+from ....store.catalog.catalog import Catalog
+from ....store.errors import CatalogError, InputError
+from ....store.history.lineage import taken_out
+from ...presentation.history_graph import draw
+from .filters import Condition, Field
+from .rows import UNREADABLE, Hurt, Listing, first_rows, moment, readable, row_of
+
+if TYPE_CHECKING:
+    from ....store.catalog.tables import HeadMove
+
+# What a revision is to the head: a symbol in the graph and a word beside it.
+MARKS = {
+    "base": "◆",
+    "live": "●",
+    "revert": "↶",
+    "taken out": "○",
+    "rolled back": "◌",
+    "other branch": "◌",
+}
+_EVALUATIONS = 10
+
+
+@dataclass(frozen=True)
+class RevisionRow:
+    """One line of the history."""
+
+    id: str
+    parent: str | None
+    kind: str
+    reverts: str | None
+    method: str | None
+    layers: tuple[int, ...]
+    requests: int
+    message: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's history as a whole. `standings` and `lanes` hold those that are not simply live, on one line."""
+
+    model: str
+    head: str | None
+    keys: tuple[str, ...]
+    standings: Mapping[str, str]
+    lanes: Mapping[str, str]
+
+    def standing(self, id: str) -> str:
+        """In a word, what a revision is to the head."""
+        return self.standings.get(id, "live")
+
+    def lane(self, id: str) -> str:
+        """Its place in the graph."""
+        return self.lanes.get(id, MARKS["live"])
+
+
+@dataclass(frozen=True)
+class _Step:
+    id: str
+    parent: str | None
+    kind: str
+    reverts: str | None
+
+
+@dataclass(frozen=True)
+class Retained:
+    """Of an earlier edit: how many requests it made, and how many of them still hold, by two measures."""
+
+    edit: str
+    requests: int
+    first_choice: int
+    free: int
+
+
+_RETAINED = ("edit", "requests", "first_choice", "free")
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """Scores of one evaluation: name -> (value, low, high, count), how they came about, and those of the parent.
+
+    `parent` is the newest evaluation of the parent revision that may be compared with this one; where the parent has
+    some but none may, `differs` says in what its newest differs.
+    """
+
+    id: int
+    facts: str
+    scores: dict[str, tuple[float, float, float, int]]
+    created: datetime
+    protocol: dict[str, Any] = field(default_factory=dict)
+    retention: "tuple[Retained, ...]" = ()
+    parent: "EvaluationView | None" = None
+    differs: str = ""
+
+
+@dataclass(frozen=True)
+class RevisionDetail:
+    """All that is known of one revision."""
+
+    id: str
+    parent: str | None
+    kind: str
+    method: str | None
+    hparams: dict[str, Any]
+    seed: int | None
+    requests: list[dict[str, Any]]
+    figures: dict[str, Any]
+    covariances: list[int]
+    message: str
+    fingerprint: str
+    created: datetime
+
+
+def shape_of(catalog: Catalog, model: str, limit: int | None = None) -> Shape | None:
+    """The shape of a model's history, or of its newest revisions; None if there is no such model."""
+    with catalog.look() as connection:
+        found = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
+        if found is None:
+            return None
+        sql = "SELECT id, parent, kind, reverts FROM revision WHERE model_id = ? ORDER BY rowid DESC LIMIT ?"
+        rows = connection.execute(sql, [found[0], -1 if limit is None else limit])
+        steps = [_Step(*row) for row in rows]
+    standings = _standings(steps, found[1])
+    marks = [MARKS[standings.get(step.id, "live")] for step in steps]
+    lines = draw([(step.id, step.parent) for step in steps], marks)
+    lanes = {step.id: line for step, line in zip(steps, lines, strict=True) if line != MARKS["live"]}
+    return Shape(model, found[1], tuple(step.id for step in steps), standings, lanes)
+
+
+def stamp_of(catalog: Catalog, model: str) -> tuple[Any, ...]:
+    """What changes whenever the shape of a model's history may have."""
+    with catalog.look() as connection:
+        newest = connection.execute("SELECT max(rowid) FROM revision").fetchone()
+        head = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
+    return (model, head, newest)
+
+
+def revisions(model_id: int) -> "Listing[RevisionRow]":
+    """The history of a model as a list."""
+    return Listing(
+        table="revision",
+        key="revision.id",
+        columns=("revision.id", "revision.parent", "revision.kind", "revision.reverts", "revision.method",
+                 "json_extract(revision.hparams, '$.layers')", "json_array_length(revision.requests)",
+                 "revision.message", "revision.created"),
+        build=_row,
+        fields={
+            "revision": Field("revision.id"),
+            "what": Field("revision.message"),
+            "kind": Field("revision.kind"),
+            "method": Field("coalesce(revision.method, '')"),
+            "layer": Field(
+                "CASE WHEN json_valid(revision.hparams) THEN json_extract(revision.hparams, '$.layers[0]') END",
+                "number",
+            ),
+            "requests": Field(
+                "CASE WHEN json_valid(revision.requests) THEN json_array_length(revision.requests) END", "number"
+            ),
+            "when": Field("revision.created", "time"),
+        },
+        # Ids are digests and clocks may step back; a parent is always saved before its children.
+        order="revision.rowid",
+        scope=Condition("revision.model_id = ?", (model_id,)),
+    )  # fmt: skip
+
+
+def model_of(catalog: Catalog, revision: str) -> str | None:
+    """The name of the model that a revision is of."""
+    sql = "SELECT m.name FROM revision AS r JOIN model AS m ON m.id = r.model_id WHERE r.id = ?"
+    with catalog.look() as connection:
+        found = connection.execute(sql, [revision]).fetchone()
+    return None if found is None else str(found[0])
+
+
+def revision_detail(catalog: Catalog, id: str) -> RevisionDetail | Hurt | None:
+    """One revision; with thousands of requests this is the one read that takes longer."""
+    return row_of(catalog, _DETAIL, id)
+
+
+def evaluations_of(catalog: Catalog, revision: str) -> list[EvaluationView | Hurt]:
+    """The evaluations of a revision, newest first, each with one of the parent's that it may be compared with."""
+    with catalog.look() as connection:
+        found = connection.execute("SELECT parent FROM revision WHERE id = ?", [revision]).fetchone()
+    own = first_rows(catalog, _evaluations(revision), _EVALUATIONS)
+    if not own or found is None or found[0] is None:
+        return own
+    before = first_rows(catalog, _evaluations(found[0]), _EVALUATIONS)
+    return [_beside(one, before) if isinstance(one, EvaluationView) else one for one in own]
+
+
+@dataclass(frozen=True)
+class RetentionRow:
+    """What was asked again at one revision."""
+
+    revision: str
+    message: str
+    retained: tuple[Retained, ...]
+
+
+def retention_of(catalog: Catalog, model: str) -> list[RetentionRow]:
+    """The newest evaluation of each revision that asked earlier edits again, newest revision first."""
+    sql = (
+        "SELECT r.id, r.message, e.retention FROM evaluation AS e JOIN revision AS r ON r.id = e.revision "
+        "JOIN model AS m ON m.id = r.model_id WHERE m.name = ? AND e.retention != '[]' ORDER BY r.rowid DESC, e.id DESC"
+    )
+    found: dict[str, RetentionRow] = {}
+    with catalog.look() as connection:
+        for id, message, retention in connection.execute(sql, [model]):
+            try:
+                kept = _retained(retention)
+            except UNREADABLE:
+                continue  # its evaluation is shown as hurt beside its revision
+            found.setdefault(id, RetentionRow(id, message, kept))
+    return list(found.values())
+
+
+def _retained(text: str) -> tuple[Retained, ...]:
+    return tuple(Retained(**{name: one[name] for name in _RETAINED}) for one in json.loads(text))
+
+
+def _beside(one: EvaluationView, before: list[EvaluationView | Hurt]) -> EvaluationView:
+    known = [other for other in before if isinstance(other, EvaluationView)]
+    differing = [jobs.differences(other.protocol, one.protocol) for other in known]
+    for other, found in zip(known, differing, strict=True):
+        if not found:
+            return replace(one, parent=other)
+    if not known:
+        return one
+    why = ", ".join(map(str, differing[0]))
+    return replace(
+        one, differs=f"the parent's evaluation {known[0].id} cannot be compared, it differs in {why}"
+    )
+
+
+def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
+    """MODEL or MODEL@REVISION as (model, id of the revision, how many layers the model has).
+
+    Raises:
+        store.errors.InputError: no such model or revision; the message names those there are.
+        store.errors.CatalogError: a row that was needed is damaged.
+    """
+    from ....store.history import history
+
+    name, revision = history.parse_target(target.strip())
+    with readable(f"the history of {name}"), catalog.read() as session:
+        model = history.find_model(session, name)
+        return name, history.find_revision(session, model, revision).id, int(model.anatomy.get("layers", 0))
+
+
+def next_move(catalog: Catalog, model: str, verb: str) -> "HeadMove":
+    """The move of the head that `undo` takes back, or that `redo` makes again.
+
+    Raises:
+        store.errors.InputError: there is none.
+        store.errors.CatalogError: a row that was needed is damaged.
+    """
+    from ....store.history import history
+    from ....store.history import undo as moves
+
+    with readable(f"the history of {model}"), catalog.read() as session:
+        found = history.find_model(session, model)
+        return moves.next_undo(session, found) if verb == "undo" else moves.next_redo(session, found)
+
+
+def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
+    """Why this revision cannot be taken out of the head, or None if it can."""
+    from ....store.history import history
+
+    try:
+        with readable(f"the history of {model}"), catalog.read() as session:
+            found = history.find_model(session, model)
+            way = history.path(session, found.head or "")
+            history.check_revert(way, history.find_revision(session, found, revision))
+    except (InputError, CatalogError) as error:
+        return str(error)
+    return None
+
+
+def made_on(catalog: Catalog, model: str, revision: str) -> int:
+    """How many edits of the head were made on one that can be taken out of it, about the same subject."""
+    from ....store.history import history
+
+    with catalog.read() as session:
+        found = history.find_model(session, model)
+        way = history.path(session, found.head or "")
+        return len(history.made_on(way, history.find_revision(session, found, revision)))
+
+
+def _row(*values: Any) -> RevisionRow:
+    id, parent, kind, reverts, method, layers, requests, message, created = values
+    return RevisionRow(
+        id,
+        parent,
+        kind,
+        reverts,
+        method,
+        tuple(json.loads(layers or "[]")),
+        requests,
+        message,
+        moment(created),
+    )
+
+
+def _standings(steps: list[_Step], head: str | None) -> dict[str, str]:
+    """What each revision is to the head; those that are live are left out. Newest first, parents last."""
+    known = {step.id: step for step in steps}
+    way = _way(known, head)
+    on_way, out = {step.id for step in way}, taken_out(way)
+    after: set[str] = set()  # the head and what comes after it
+    standings: dict[str, str] = {}
+    for step in reversed(steps):
+        if step.id == head or step.parent in after:
+            after.add(step.id)
+        if step.id in out:
+            standings[step.id] = "taken out"
+        elif step.id not in on_way:
+            standings[step.id] = "rolled back" if step.id in after else "other branch"
+        elif step.kind != "edit":
+            standings[step.id] = step.kind
+    return standings
+
+
+def _way(known: Mapping[str, _Step], to: str | None) -> list[_Step]:
+    """From the base (or the oldest that is known) to a revision."""
+    way: list[_Step] = []
+    seen: set[str] = set()
+    while to is not None and to in known and to not in seen:
+        seen.add(to)
+        way.append(known[to])
+        to = known[to].parent
+    return way[::-1]
+
+
+def _detail(*values: Any) -> RevisionDetail:
+    id, parent, kind, method, hparams, seed, requests, figures, covariances, message, fingerprint, created = (
+        values
+    )
+    return RevisionDetail(
+        id, parent, kind, method, json.loads(hparams), seed, json.loads(requests), json.loads(figures),
+        json.loads(covariances), message, fingerprint, moment(created),
+    )  # fmt: skip
+
+
+_DETAIL = Listing(
+    table="revision",
+    key="revision.id",
+    columns=("id", "parent", "kind", "method", "hparams", "seed", "requests", "figures", "covariances", "message",
+             "fingerprint", "created"),
+    build=_detail,
+    fields={},
+)  # fmt: skip
+
+
+def _evaluations(revision: str) -> "Listing[EvaluationView]":
+    return Listing(
+        table="evaluation AS e",
+        key="e.id",
+        joins="LEFT JOIN fact_set AS f ON f.id = e.fact_set_id",
+        columns=("e.id", "f.name", "e.metrics", "e.created", "e.protocol", "e.retention"),
+        build=_evaluation,
+        fields={},
+        scope=Condition("e.revision = ?", (revision,)),
+    )
+
+
+def _evaluation(
+    id: int, facts: str | None, metrics: str, created: str, protocol: str, retention: str
+) -> EvaluationView:
+    scores = {
+        name: (float(one["value"]), float(one["low"]), float(one["high"]), int(one["count"]))
+        for name, one in json.loads(metrics).items()
+    }
+    told: dict[str, Any] = json.loads(protocol)
+    told_facts = facts or told.get("facts", "its own requests")
+    return EvaluationView(id, told_facts, scores, moment(created), told, retention=_retained(retention))

@@ -1,0 +1,246 @@
+"""Jobs as the screens show them: the list, one in detail, how many are alive, the end of a log."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ....store.catalog.catalog import Catalog
+from ....store.states import ALIVE_STATES
+from .filters import Field
+from .rows import Hurt, Key, Listing, moment, moment_or_none, rows_of
+
+# What of a spec the list tells; an edit's spec may hold thousands of requests, so only these are read.
+_TOLD = ("model", "name", "source", "prompt", "facts", "subject", "reverts", "revision", "layers", "folder",
+         "requests[0].subject", "requests[0].target_new")  # fmt: skip
+_TAIL_BYTES = 16_384
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One line of the list."""
+
+    id: int
+    kind: str
+    state: str
+    stop_asked: str | None
+    done: float
+    total: float | None
+    unit: str
+    rate: float | None
+    seconds_left: float | None
+    activity: str
+    error: str | None
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+    # What it works on, in some words.
+    about: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it may still change by itself."""
+        return self.state in ALIVE_STATES
+
+
+@dataclass(frozen=True)
+class JobDetail:
+    """All that is known of one job."""
+
+    row: JobRow
+    spec: dict[str, Any]
+    device: str
+    pid: int | None
+    attempt: int
+    heartbeat: datetime | None
+    memory: int | None
+    made: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The jobs that have not ended, as (id, state), the highest id there is, how many were interrupted."""
+
+    jobs: tuple[tuple[int, str], ...]
+    newest: int
+    interrupted: int
+
+    def count(self, *states: str) -> int:
+        """How many of them are in one of these states."""
+        return sum(state in states for _, state in self.jobs)
+
+
+def alive_jobs(catalog: Catalog) -> Alive:
+    """Which jobs have not ended."""
+    # By the index of the states: for an order by `id` itself SQLite would rather look at every job there is.
+    with catalog.look() as connection:
+        found = connection.execute(
+            f"SELECT id, state FROM job WHERE state IN ({', '.join(map(repr, ALIVE_STATES))}) ORDER BY +id"
+        ).fetchall()
+        (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM job").fetchone()
+        (interrupted,) = connection.execute("SELECT count(*) FROM job WHERE state = 'interrupted'").fetchone()
+    return Alive(tuple(found), newest, interrupted)
+
+
+def ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRow | Hurt]:
+    """Of the jobs `ids` and those newer than `after`, the ones that have ended."""
+    with catalog.look() as connection:
+        newer = [id for (id,) in connection.execute("SELECT id FROM job WHERE id > ?", [after])]
+    wanted: list[Key] = [*ids, *newer]
+    found = rows_of(catalog, JOBS, wanted).values() if wanted else ()
+    return [row for row in found if isinstance(row, Hurt) or not row.alive]
+
+
+def interrupted_jobs(catalog: Catalog, most: int) -> list[JobRow]:
+    """The newest jobs whose process died: what one may want to go on with."""
+    sql = "SELECT id FROM job WHERE state = 'interrupted' ORDER BY id DESC LIMIT ?"
+    with catalog.look() as connection:
+        found = [id for (id,) in connection.execute(sql, [most])]
+    rows = rows_of(catalog, JOBS, found) if found else {}
+    return [row for row in rows.values() if isinstance(row, JobRow)]
+
+
+class LogTail:
+    """The lines of a log that grows: the last of them, read on from where one was."""
+
+    def __init__(self, path: Path, most_bytes: int = 4_000_000, most_lines: int = 20_000) -> None:
+        self.path = path
+        self.lines: list[str] = []
+        self._most_bytes, self._most_lines = most_bytes, most_lines
+        self._offset: int | None = None
+        # A line that is not ended yet.
+        self._open = ""
+
+    def read(self) -> bool:
+        """Read what came; whether anything did. A log that was begun anew is read anew."""
+        try:
+            size = self.path.stat().st_size
+            if self._offset is None or size < self._offset:
+                self.lines, self._open = [], ""
+                self._offset = max(0, size - self._most_bytes)
+            if size == self._offset:
+                return False
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read(size - self._offset).decode(errors="replace")
+        except OSError:
+            return False
+        cut_off = self._offset > 0 and not self.lines
+        self._offset = size
+        if self._open:
+            self.lines.pop()
+        *whole, self._open = (self._open + text).split("\n")
+        if cut_off:
+            whole = whole[1:]
+        self.lines += [seen(line) for line in (*whole, self._open) if line.strip()]
+        del self.lines[: -self._most_lines]
+        if not self._open.strip():
+            self._open = ""
+        return True
+
+
+def tail(path: Path) -> list[str]:
+    """The last lines of a log; of a line that a progress bar wrote over, what was seen last."""
+    log = LogTail(path, _TAIL_BYTES)
+    log.read()
+    return log.lines
+
+
+def seen(line: str) -> str:
+    """Of a line that a progress bar wrote over, what was seen last."""
+    return line.rstrip("\r").rsplit("\r", 1)[-1]
+
+
+def _row(*values: Any) -> JobRow:
+    (
+        id,
+        kind,
+        state,
+        stop_asked,
+        done,
+        total,
+        unit,
+        rate,
+        left,
+        activity,
+        error,
+        created,
+        started,
+        ended,
+        found,
+    ) = values
+    about = _about(kind, dict(zip(_TOLD, json.loads(found), strict=True)))
+    return JobRow(
+        id, kind, state, stop_asked, done, total, unit, rate, left, activity, error, moment(created),
+        moment_or_none(started), moment_or_none(ended), about,
+    )  # fmt: skip
+
+
+def _about(kind: str, told: dict[str, Any]) -> str:
+    """What a job of some kind works on, of what its spec tells."""
+    parts = [told["model"] or told["name"]]
+    if kind == "model":
+        parts.append(told["source"] if told["source"] != told["name"] else None)
+    elif told["requests[0].subject"] and kind != "sweep":
+        parts.append(f"{told['requests[0].subject']} → {str(told['requests[0].target_new']).strip()}")
+    elif kind == "covariance":
+        layers = told["layers"] or []
+        parts.append(f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}")
+    else:
+        parts.append(told["facts"] or told["prompt"] or told["reverts"] or told["folder"] or told["revision"])
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _detail(*values: Any) -> JobDetail:
+    row = _row(*values[: len(_LISTED)])
+    spec, device, pid, attempt, heartbeat, memory, made = values[len(_LISTED) :]
+    return JobDetail(
+        row,
+        dict(json.loads(spec)),
+        device,
+        pid,
+        attempt,
+        moment_or_none(heartbeat),
+        memory,
+        dict(json.loads(made)),
+    )
+
+
+_PATHS = ", ".join(f"'$.{path}'" for path in _TOLD)
+_LISTED = (
+    "job.id", "job.kind", "job.state", "job.stop_asked", "job.done", "job.total", "job.unit", "job.rate",
+    "job.seconds_left", "job.activity", "job.error", "job.created", "job.started", "job.ended",
+    f"json_extract(job.spec, {_PATHS})",
+)  # fmt: skip
+_FIELDS = {
+    "state": Field("job.state"),
+    "id": Field("job.id", "number"),
+    "kind": Field("job.kind"),
+    # As JSON: all that was asked for can be searched.
+    "about": Field(f"CASE WHEN json_valid(job.spec) THEN json_extract(job.spec, {_PATHS}) END"),
+    "device": Field("job.device"),
+    "error": Field("coalesce(job.error, '')"),
+    "progress": Field("job.done / job.total", "number"),
+    "left": Field("job.seconds_left", "number"),
+    "when": Field("job.created", "time"),
+}
+
+JOBS = Listing(table="job", key="job.id", columns=_LISTED, build=_row, fields=_FIELDS)
+JOB = Listing(
+    table="job",
+    key="job.id",
+    columns=(
+        *_LISTED,
+        "job.spec",
+        "job.device",
+        "job.pid",
+        "job.attempt",
+        "job.heartbeat",
+        "job.memory",
+        "job.made",
+    ),
+    build=_detail,
+    fields=_FIELDS,
+)

@@ -1,0 +1,116 @@
+"""Models as the screens show them."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ....store.catalog.catalog import Catalog
+from .filters import Field
+from .rows import Hurt, Listing, first_rows, moment
+
+# So many models are offered by name: more nobody turns through with a key.
+_OFFERED = 500
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One line of the list."""
+
+    id: int
+    name: str
+    architecture: str
+    layers: int | None
+    parameters: int
+    dtype: str
+    head: str | None
+
+
+@dataclass(frozen=True)
+class ModelDetail:
+    """All that is known of one model."""
+
+    name: str
+    source: str
+    source_kind: str
+    commit: str | None
+    path: str
+    dtype: str
+    parameters: int
+    size: int
+    fingerprint: str
+    trust_remote_code: bool
+    head: str | None
+    created: datetime
+    anatomy: dict[str, Any]
+    edits: int
+    traces: int
+    covariances: int
+    head_message: str | None
+
+
+_FIELDS = {
+    "name": Field("model.name"),
+    "source": Field("model.source"),
+    "architecture": Field("model.architecture"),
+    "layers": Field(
+        "CASE WHEN json_valid(model.anatomy) THEN json_extract(model.anatomy, '$.layers') END", "number"
+    ),
+    "params": Field("model.parameters", "number"),
+    "dtype": Field("model.dtype"),
+    "head": Field("model.head"),
+    "when": Field("model.created", "time"),
+}
+
+MODELS = Listing(
+    table="model",
+    key="model.id",
+    columns=(
+        "model.id", "model.name", "model.architecture", "json_extract(model.anatomy, '$.layers')",
+        "model.parameters", "model.dtype", "model.head",
+    ),
+    build=ModelRow,
+    fields=_FIELDS,
+)  # fmt: skip
+
+
+def _detail(*values: Any) -> ModelDetail:
+    trusted, head, created, anatomy, edits, traces, covariances, message = values[9:]
+    found = json.loads(anatomy)
+    if not isinstance(found, dict):
+        raise ValueError("its anatomy is no object")
+    rest = (bool(trusted), head, moment(created), found, edits, traces, covariances, message)
+    return ModelDetail(*(*values[:9], *rest))
+
+
+_COUNTS = tuple(
+    f"(SELECT count(*) FROM {table} AS t WHERE t.model_id = model.id)"
+    for table in ("revision", "trace", "covariance")
+)
+
+MODEL = Listing(
+    table="model",
+    key="model.id",
+    # Not its digests, of which there are hundreds.
+    columns=(
+        "model.name", "model.source", "model.source_kind", 'model."commit"', "model.path", "model.dtype",
+        "model.parameters", "model.size", "model.fingerprint", "model.trust_remote_code", "model.head",
+        "model.created", "model.anatomy", *_COUNTS,
+        "(SELECT r.message FROM revision AS r WHERE r.id = model.head)",
+    ),
+    build=_detail,
+    fields=_FIELDS,
+)  # fmt: skip
+
+
+def model_names(catalog: Catalog) -> dict[str, int]:
+    """The names of the newest models and how many layers each has (0 if that cannot be read)."""
+    rows: list[ModelRow | Hurt] = first_rows(catalog, MODELS, _OFFERED)
+    return {row.name: row.layers or 0 for row in rows if isinstance(row, ModelRow)}
+
+
+def model_id(catalog: Catalog, name: str) -> int | None:
+    """The number of the model of that name."""
+    with catalog.look() as connection:
+        found = connection.execute("SELECT id FROM model WHERE name = ?", [name]).fetchone()
+    return None if found is None else int(found[0])

@@ -1,0 +1,59 @@
+"""What publishing would send, for the screen that shows it first."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from ....engine.jobs import Preview, PublishSpec
+from ....store.catalog.catalog import Catalog
+from .rows import readable
+
+
+def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None, bool]:
+    """What it comes to, the revision that the repo has from this catalog, and whether a token is kept.
+
+    Raises:
+        store.errors.InputError: no repo can have that name, or the base's licence forbids it.
+        store.errors.CatalogError: a row that was needed is damaged.
+    """
+    from ....engine import jobs
+    from ....store.history import publications
+    from ...hub_token import token_is_set
+
+    jobs.check_repo(spec.repo)
+    with readable(f"what {spec.repo} has"), catalog.read() as session:
+        before = publications.newest(session, spec.repo)
+    with readable(f"what {spec.model} would publish"):
+        preview = jobs.preview(catalog, spec)
+    return preview, before.revision if before else None, token_is_set()
+
+
+def keep_card(catalog: Catalog, spec: PublishSpec) -> str | None:
+    """Write an edited card to a file, so that the command line can publish it as well; None if it was not edited."""
+    from ....store.atomic_files import write_whole
+
+    text = spec.card
+    if text is None:
+        return None
+    folder = catalog.home.root / "cards"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{re.sub('[^A-Za-z0-9_.-]', '-', spec.repo)}.md"
+
+    def write(aside: Path) -> None:
+        aside.write_text(text, encoding="utf-8")
+
+    write_whole(path, write, private=True)
+    return str(path)
+
+
+def submit(catalog: Catalog, spec: PublishSpec) -> str:
+    """Draw the pictures that go with it, as the command does, and start the job."""
+    from ....engine import jobs
+    from ....store.history import history
+    from ...presentation.publication_figures import pictures_of
+
+    with catalog.read() as session:
+        model = history.find_model(session, spec.model)
+        revision = history.find_revision(session, model, spec.revision)
+    job = jobs.submit(catalog, replace(spec, pictures=pictures_of(catalog, model, revision)), jobs.CPU)
+    return f"job {job.id} queued"

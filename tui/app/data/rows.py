@@ -1,0 +1,173 @@
+"""Read rows so that a list of a hundred thousand costs what is on the screen, and one damaged row hides no other.
+
+A list is its keys, in order, and the rows of those that are looked at. Plain SQL on purpose: see `Catalog.look`.
+"""
+
+import sqlite3
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from ....store.catalog.catalog import Catalog
+from ....store.errors import CatalogError
+from .filters import Condition, Field, matches, parse
+
+# What damaged JSON, dates and shapes raise: in the reading, or in our own look.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+
+Key = int | str
+T = TypeVar("T")
+Built_co = TypeVar("Built_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Hurt:
+    """A row that is there and cannot be read."""
+
+    id: Key
+    reason: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which rows, in which order: the text of a filter, and a field to sort by (none: newest first)."""
+
+    filter: str = ""
+    sort: str = ""
+    backwards: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is all rows in their usual order."""
+        return not self.filter.strip() and not self.sort
+
+
+@dataclass(frozen=True)
+class Listing(Generic[Built_co]):
+    """How one noun is listed. `key`, `columns` and fields are SQL; `build(*columns)` makes what the screens show."""
+
+    table: str
+    key: str
+    columns: tuple[str, ...]
+    build: Callable[..., Built_co]
+    fields: Mapping[str, Field]
+    joins: str = ""
+    # What it is sorted by, descending, where nothing else is asked for.
+    order: str = ""
+    scope: Condition = field(default_factory=Condition)
+
+    def select(self, where: str) -> str:
+        """The query for the rows `where`."""
+        return f"SELECT {self.key}, {', '.join(self.columns)} FROM {self.table} {self.joins} WHERE {where}"
+
+
+def keys_of(
+    catalog: Catalog, listing: Listing[Any], query: Query = Query(), limit: int | None = None
+) -> Sequence[Key]:
+    """The keys of the rows that a query leaves, in its order.
+
+    Raises:
+        InputError: the filter cannot be read.
+        CatalogError: the catalog cannot.
+    """
+    condition = parse(query.filter, listing.fields)
+    conditions = [part for part in (listing.scope, condition) if part.sql]
+    parameters: list[Any] = [value for part in conditions for value in part.parameters]
+    order = f"{listing.order or listing.key} DESC"
+    if query.sort:
+        order = f"{listing.fields[query.sort].sql} {'DESC' if query.backwards else 'ASC'}, {order}"
+    # Nothing but the key's own index is read where nothing else is asked for.
+    joins = "" if query.plain else listing.joins
+    where = f"WHERE {' AND '.join(part.sql for part in conditions)}" if conditions else ""
+    sql = f"SELECT {listing.key} FROM {listing.table} {joins} {where} ORDER BY {order}"
+    if limit is not None:
+        sql, parameters = f"{sql} LIMIT ?", [*parameters, limit]
+    with catalog.look() as connection:
+        connection.create_function("matches", 2, matches, deterministic=True)
+        found = [key for (key,) in connection.execute(sql, parameters)]
+    return array("q", found) if found and all(isinstance(key, int) for key in found) else found
+
+
+def rows_of(catalog: Catalog, listing: Listing[T], keys: Sequence[Key]) -> dict[Key, T | Hurt]:
+    """The rows of some keys, at most some hundreds; a Hurt for each that cannot be read."""
+    found: dict[Key, T | Hurt] = {}
+    marks = ", ".join("?" * len(keys))
+    with catalog.look() as connection:
+        try:
+            for key, *values in connection.execute(listing.select(f"{listing.key} IN ({marks})"), list(keys)):
+                found[key] = listing.build(*values)
+        except UNREADABLE:
+            return _one_by_one(connection, listing, keys)
+        except sqlite3.OperationalError as error:
+            if not _of_a_row(error):
+                raise
+            return _one_by_one(connection, listing, keys)
+    return found
+
+
+def row_of(catalog: Catalog, listing: Listing[T], key: Key) -> T | Hurt | None:
+    """One row; None if there is none."""
+    return rows_of(catalog, listing, [key]).get(key)
+
+
+def first_rows(catalog: Catalog, listing: Listing[T], limit: int) -> list[T | Hurt]:
+    """The first rows in their usual order; for what is short by itself."""
+    keys = list(keys_of(catalog, listing, limit=limit))
+    found = rows_of(catalog, listing, keys)
+    return [found[key] for key in keys if key in found]
+
+
+def moment(text: str | None) -> datetime:
+    """A datetime of the catalog. Raises ValueError, TypeError."""
+    if text is None:
+        raise ValueError("a moment is missing")
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def moment_or_none(text: str | None) -> datetime | None:
+    """The same where it may be missing."""
+    return None if text is None else moment(text)
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Where the store reads whole rows for us: a damaged one becomes a sentence.
+
+    Raises:
+        CatalogError: one of the rows that were needed is damaged.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except (*UNREADABLE, DBAPIError) as error:
+        raise CatalogError(
+            f"{what} holds a damaged row ({error}): restore a backup of the catalog."
+        ) from error
+
+
+def _one_by_one(
+    connection: sqlite3.Connection, listing: Listing[T], keys: Sequence[Key]
+) -> dict[Key, T | Hurt]:
+    found: dict[Key, T | Hurt] = {}
+    for key in keys:
+        try:
+            row = connection.execute(listing.select(f"{listing.key} = ?"), [key]).fetchone()
+            if row is not None:
+                found[key] = listing.build(*row[1:])
+        except (*UNREADABLE, sqlite3.OperationalError) as error:
+            if isinstance(error, sqlite3.OperationalError) and not _of_a_row(error):
+                raise
+            first = (str(error).splitlines() or [""])[0]
+            found[key] = Hurt(
+                key, f"this row is damaged and cannot be read ({type(error).__name__}: {first})"
+            )
+    return found
+
+
+def _of_a_row(error: sqlite3.OperationalError) -> bool:
+    """Whether it is a row's content, `malformed JSON`, and not the file, its lock or the disk."""
+    return error.sqlite_errorcode == sqlite3.SQLITE_ERROR

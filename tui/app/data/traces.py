@@ -1,0 +1,154 @@
+"""Traces as the screens show them: the list, and one fact's scores. See averages.py for those of a set."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ....store.catalog.catalog import Catalog
+from ...presentation.estimates import Merged, merge
+from .filters import Field
+from .rows import Hurt, Listing, moment, row_of
+
+# As engine.kinds has them (it imports torch) and in that order.
+KINDS = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
+
+
+@dataclass(frozen=True)
+class TraceRow:
+    """One line of the list. `prompt` is the first fact's."""
+
+    id: int
+    model: str
+    revision: str
+    fact_set: str | None
+    results: int
+    prompt: str | None
+    kinds: tuple[str, ...]
+    noise: str
+    noise_level: float | None
+    samples: int
+    seed: int
+    corruption: str
+    created: datetime
+
+    @property
+    def about(self) -> str:
+        """The fact set with its size, or the one prompt."""
+        if self.fact_set is not None:
+            return f"{self.fact_set} ({self.results} fact{'s' * (self.results != 1)})"
+        return self.prompt or "(nothing traced yet)"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """p(answer) for each token and layer with one kind of state restored in a window of layers.
+
+    Cells that are not traced yet hold their estimate where there is one, and are marked so.
+    """
+
+    window: int
+    cells: Merged
+
+    @property
+    def rows(self) -> tuple[tuple[float | None, ...], ...]:
+        return self.cells.rows
+
+
+@dataclass(frozen=True)
+class ResultView:
+    """One traced fact; while it is being traced it is not `finished`."""
+
+    position: int
+    prompt: str
+    subject: str
+    tokens: tuple[str, ...]
+    subject_range: tuple[int, int]
+    answer: str
+    high: float
+    low: float
+    kinds: dict[str, Scores]
+    skipped: str | None
+    finished: bool
+
+
+def result_at(catalog: Catalog, trace_id: int, index: int) -> ResultView | Hurt | None:
+    """The result number `index` of a trace, counted from 0 in the order of the facts."""
+    sql = "SELECT id FROM trace_result WHERE trace_id = ? ORDER BY position LIMIT 1 OFFSET ?"
+    with catalog.look() as connection:
+        found = connection.execute(sql, [trace_id, index]).fetchone()
+    return None if found is None else row_of(catalog, _RESULT, int(found[0]))
+
+
+def index_of(catalog: Catalog, trace_id: int, position: int) -> int:
+    """The number of the result of a fact: it grows as facts before it are done."""
+    sql = "SELECT count(*) FROM trace_result WHERE trace_id = ? AND position < ?"
+    with catalog.look() as connection:
+        return int(connection.execute(sql, [trace_id, position]).fetchone()[0])
+
+
+def check_fact_set(catalog: Catalog, name: str) -> None:
+    """Raise store.errors.NotFound unless there is such a set; the message names those there are."""
+    from ....store.facts.sets import find_fact_set
+
+    with catalog.read() as session:
+        find_fact_set(session, name)
+
+
+def _row(*values: Any) -> TraceRow:
+    kinds = tuple(str(kind) for kind in json.loads(values[6]))
+    return TraceRow(*(*values[:6], kinds, *values[7:-1], moment(values[-1])))
+
+
+def _result(*values: Any) -> ResultView:
+    position, prompt, subject, tokens, begin, end, answer, high, low, scores, estimate, skipped, finished = (
+        values
+    )
+    # What a finished trace lacks was not asked for; `retcon trace show` leaves it blank as well.
+    guesses = {} if finished else json.loads(estimate or "{}")
+    kinds = {
+        kind: Scores(int(table["window"]), merge(table["scores"], guesses.get(kind)))
+        for kind, table in json.loads(scores).items()
+    }
+    tokens = tuple(str(token) for token in json.loads(tokens))
+    if not tokens and skipped is None:
+        raise ValueError("it has no tokens")
+    for kind, table in kinds.items():
+        if len(table.rows) != len(tokens) or len({len(row) for row in table.rows}) > 1:
+            raise ValueError(f"its {kind} scores do not fit its tokens")
+    return ResultView(
+        position, prompt, subject, tokens, (begin, end), answer, high or 0.0, low or 0.0, kinds, skipped,
+        bool(finished),
+    )  # fmt: skip
+
+
+_OF_TRACE = "FROM trace_result AS r WHERE r.trace_id = t.id"
+_FIRST = f"(SELECT r.prompt {_OF_TRACE} ORDER BY r.position LIMIT 1)"
+
+TRACES = Listing(
+    table="trace AS t",
+    key="t.id",
+    joins="LEFT JOIN model AS m ON m.id = t.model_id LEFT JOIN fact_set AS f ON f.id = t.fact_set_id",
+    columns=(
+        "t.id", "m.name", "t.revision", "f.name", f"(SELECT count(*) {_OF_TRACE})", _FIRST, "t.kinds", "t.noise",
+        "t.noise_level", "t.samples", "t.seed", "coalesce(json_extract(t.protocol, '$.corruption'), '')", "t.created",
+    ),
+    build=_row,
+    fields={
+        "id": Field("t.id", "number"),
+        "model": Field("m.name"),
+        "prompt": Field(f"coalesce(f.name, {_FIRST})"),
+        "facts": Field("f.name"),
+        "kinds": Field("t.kinds"),
+        "noise": Field("t.noise"),
+        "when": Field("t.created", "time"),
+    },
+)  # fmt: skip
+_RESULT = Listing(
+    table="trace_result",
+    key="trace_result.id",
+    columns=("position", "prompt", "subject", "tokens", "subject_begin", "subject_end", "answer", "high", "low",
+             "scores", "estimate", "skipped", "finished"),
+    build=_result,
+    fields={},
+)  # fmt: skip

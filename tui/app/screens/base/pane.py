@@ -1,0 +1,280 @@
+"""What the six panes share: a list, the detail of its selected row, and how they speak to the screen."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from rich.console import RenderableType
+from textual import events, on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.message import Message
+from textual.timer import Timer
+from textual.widget import Widget
+
+from .....store.catalog.catalog import Catalog
+from .....store.errors import CatalogError
+from ...data.rows import UNREADABLE, Hurt, Key, Listing, Query, keys_of, rows_of
+from ...widgets.detail import Detail, wrong
+from ...widgets.row_lines import Column, Row
+from ...widgets.rows import Rows
+
+if TYPE_CHECKING:
+    from .....engine import jobs
+    from .form import Form
+
+S = TypeVar("S", bound="jobs.Spec")
+T = TypeVar("T")
+Parts = list[RenderableType]
+
+# Who runs down a list wants to see the list: what the rows hold is drawn where one rests.
+_REST_SECONDS = 0.12
+
+
+@dataclass
+class Run(Message):
+    """Do something that writes, off the thread of the screen; `act` returns what came of it, in some words."""
+
+    twin: str
+    act: Callable[[], str]
+
+
+@dataclass
+class Refused(Message):
+    """A verb that cannot be done here, and why."""
+
+    reason: str
+
+
+@dataclass
+class Showing(Message):
+    """The command that shows what is selected; `by_hand`: by a key, not because the list has changed."""
+
+    twin: str
+    by_hand: bool = True
+
+
+@dataclass
+class ModelChosen(Message):
+    """The model that forms start with and whose history is shown."""
+
+    model: str
+
+
+class Pane(Vertical):
+    """One noun: its rows, one of them in detail, and the verbs for it (the bindings of the subclass)."""
+
+    heading: ClassVar[str] = ""
+    columns: ClassVar[tuple[Column, ...]] = ()
+    empty: ClassVar[str] = ""
+    # The keys of verbs that change something: they are not there where the app may only read.
+    writing: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, catalog: Catalog, id: str) -> None:
+        super().__init__(id=id)
+        self.catalog = catalog
+        self.model: str | None = None
+        self.rows = Rows(self.columns, self.empty, self, self.listing.fields)
+        self.detail: Widget = self.make_detail()
+        self._resting: Timer | None = None
+        self.readonly = False
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="list"):
+            yield self.rows
+        with Vertical(classes="detail"):
+            yield from self.compose_detail()
+
+    def make_detail(self) -> Widget:
+        """The widget that gets the focus when a row is entered."""
+        return Detail()
+
+    def compose_detail(self) -> ComposeResult:
+        """What stands in the detail's place."""
+        yield self.detail
+
+    @property
+    def listing(self) -> Listing[Any]:
+        """What is listed."""
+        raise NotImplementedError
+
+    def make_row(self, found: Any) -> Row:
+        """The line of a row that could be read, or of a Hurt."""
+        raise NotImplementedError
+
+    def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]:
+        """The keys of the list; also called from a thread."""
+        return keys_of(self.catalog, self.listing, query, limit)
+
+    def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
+        """The lines of some keys."""
+        return {
+            key: self._line(key, found) for key, found in rows_of(self.catalog, self.listing, keys).items()
+        }
+
+    def _line(self, key: Key, found: Any) -> Row:
+        try:
+            row = self.make_row(found)
+        except UNREADABLE as error:
+            found = Hurt(key, f"it holds what it should not ({type(error).__name__}: {error})")
+            row = self.make_row(found)
+        return Row(key, row.cells, isinstance(found, Hurt), found)
+
+    def found(self, of: type[T]) -> T | None:
+        """What the row under the cursor was made of, if it is there and whole."""
+        row = self.rows.row
+        return row.value if row is not None and isinstance(row.value, of) else None
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        """Show a row in detail; `fresh`: another one than before."""
+        raise NotImplementedError
+
+    def twin(self, key: Key) -> str:
+        """The command that shows this row."""
+        raise NotImplementedError
+
+    def show_text(self, found: T | Hurt | None, write: Callable[[T], Parts], *, fresh: bool) -> None:
+        """Write what was found into the detail; of a damaged row, what is the matter with it."""
+        assert isinstance(self.detail, Detail)
+        parts: Parts = []
+        if isinstance(found, Hurt):
+            parts = [wrong(f"{found.id}: {found.reason}")]
+        elif found is not None:
+            try:
+                parts = write(found)
+            except UNREADABLE as error:
+                parts = [wrong(f"this row holds what it should not ({type(error).__name__}: {error})")]
+        self.detail.show(parts, top=fresh)
+
+    def reload(self) -> None:
+        """Read all anew; what has not changed is not repainted."""
+        before = self.rows.key
+        self.rows.reload()
+        if self.rows.key == before:
+            self._show_whole(before, fresh=False)
+
+    def _show_whole(self, key: Key | None, *, fresh: bool) -> None:
+        """`show_detail`, whatever the catalog holds."""
+        try:
+            self.show_detail(key, fresh=fresh)
+        except CatalogError as error:
+            self.post_message(Refused(str(error)))
+        except UNREADABLE as error:
+            self.post_message(Refused(f"{key} holds what it should not ({type(error).__name__}: {error})"))
+
+    def name_of_row(self) -> str:
+        """What one would call the row under the cursor in a command."""
+        return "" if self.rows.key is None else str(self.rows.key)
+
+    def grow(self) -> None:
+        """List and detail, the one with the focus alone, and back."""
+        self.toggle_class("-alone")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that change something are grey where the app may only read."""
+        return None if self.readonly and action in self.writing else True
+
+    def tick(self) -> None:
+        """Called five times a second while the pane is shown; for what lies beside the catalog."""
+
+    def tell_twin(self, *, by_hand: bool = True) -> None:
+        """Say which command shows what is selected."""
+        if self.rows.key is not None:
+            self.post_message(Showing(self.twin(self.rows.key), by_hand))
+
+    def submit(self, spec: "jobs.Spec", twin: str) -> None:
+        """Start a job, and say which command does the same."""
+        catalog = self.catalog
+
+        def start() -> str:
+            from .....engine import jobs
+
+            return f"job {jobs.submit(catalog, spec).id} queued"
+
+        self.post_message(Run(twin, start))
+
+    def fill(self, form: "Form[S]") -> None:
+        """Open a form, and start the job that it comes to."""
+
+        def start(spec: S | None) -> None:
+            if spec is not None:
+                self.submit(spec, form.twin(spec))
+
+        self.app.push_screen(form, start)
+
+    def confirm(self, question: str, verb: str, twin: str, act: Callable[[], str]) -> None:
+        """Ask, and do it if the answer is yes."""
+
+        from ..shell.confirm import Confirm
+
+        def go_on(yes: bool | None) -> None:
+            if yes:
+                self.post_message(Run(twin, act))
+
+        self.app.push_screen(Confirm(question, verb, twin), go_on)
+
+    @property
+    def resting(self) -> bool:
+        """Whether the detail is still that of an earlier row."""
+        return self._resting is not None
+
+    def take_focus(self) -> None:
+        """Focus the detail if a row is entered, else the list."""
+        # At once, not at the next turn of the loop: keys typed in a burst belong to the new place.
+        self.screen.set_focus(self.detail if self.has_class("-open") else self.rows)
+
+    def close(self) -> bool:
+        """From the detail back to the list; False if one is there already."""
+        if not self.has_class("-open"):
+            return False
+        self.remove_class("-open")
+        # In the narrow layout the list was not displayed until now, and the style sheet is looked at only later; but
+        # the next key, typed in a burst, belongs to the list.
+        place = self.query_one(".list")
+        place.styles.display = "block"
+        self.screen.set_focus(self.rows)
+        self.call_after_refresh(place.styles.clear_rule, "display")
+        return True
+
+    def on_descendant_focus(self, _event: events.DescendantFocus) -> None:
+        # Where the focus is now, not where it was when this was posted.
+        focused = self.screen.focused
+        self.set_class(
+            focused is not None and focused is not self.rows and self in focused.ancestors, "-open"
+        )
+
+    @on(Rows.Selected)
+    def _selected(self, event: Rows.Selected) -> None:
+        event.stop()
+        if self._resting is not None:
+            self._resting.stop()
+            self._resting = None
+        if event.by_hand:
+            self._resting = self.set_timer(_REST_SECONDS, self.settle)
+        else:
+            self.settle(tell=False)
+            self.tell_twin(by_hand=False)
+
+    def settle(self, *, tell: bool = True) -> None:
+        """Show the row that has the cursor now, without waiting for it to rest; `tell`: and its command."""
+        if self._resting is not None:
+            self._resting.stop()
+            self._resting = None
+        self._show_whole(self.rows.key, fresh=True)
+        if tell:
+            self.tell_twin()
+
+    def on_key(self, event: events.Key) -> None:
+        """A verb means the row under the cursor, also when it is pressed before the detail has followed."""
+        if self.resting and event.key not in self.rows.own_keys:
+            self.settle()
+        bound = self._bindings.key_to_bindings.get(event.key, ())
+        if self.readonly and any(binding.action.partition("(")[0] in self.writing for binding in bound):
+            self.post_message(Refused("the app was opened to read only (--readonly)"))
+
+    def open_row(self) -> None:
+        """From the list into the row under the cursor."""
+        if self.resting:
+            self.settle()
+        self.add_class("-open")
+        self.screen.set_focus(self.detail)

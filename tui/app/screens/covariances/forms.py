@@ -1,0 +1,91 @@
+"""The forms of the covariances pane: more text for one, and one from a file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .....engine.jobs import CovarianceSpec
+from .....store.catalog.tables import Covariance
+from .....store.errors import InputError
+from ....cli_equivalent import command, top_up
+from ....paths import is_there, path_of
+from ..base.form import Field, Form
+
+
+class TopUpForm(Form[CovarianceSpec]):
+    """How much text it shall have seen in all."""
+
+    title_text = "Top up: more text for this covariance"
+
+    def __init__(self, rows: Sequence[Covariance], model: str) -> None:
+        super().__init__()
+        self._rows, self._model = rows, model
+
+    def fields(self) -> list[Field]:
+        return [
+            Field("tokens", "tokens in all", str(2 * max(row.tokens for row in self._rows))),
+            Field("until", "until settled", hint="stop when a doubling turns C^-1 k by less, e.g. 0.02"),
+        ]
+
+    def read(self, values: dict[str, str]) -> CovarianceSpec:
+        tokens = values["tokens"].strip().replace(",", "")
+        if not tokens.isdecimal():
+            raise InputError("tokens in all is a whole number")
+        return CovarianceSpec.topping_up(
+            self._rows, self._model, int(tokens), _tolerance(values["until"].strip())
+        )
+
+    def twin(self, value: CovarianceSpec) -> str:
+        return top_up(value)
+
+
+def _tolerance(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise InputError("until settled is a number above 0 and up to 1, or empty")
+    return value
+
+
+@dataclass(frozen=True)
+class Import:
+    """A file, and what it is said to be of."""
+
+    file: Path
+    model: str
+    layer: int
+
+
+class ImportForm(Form[Import]):
+    """A covariance from a file."""
+
+    title_text = "Import a covariance"
+
+    def __init__(self, model: str | None) -> None:
+        super().__init__()
+        self._model = model or ""
+
+    def fields(self) -> list[Field]:
+        return [
+            Field("file", "file", hint=".safetensors of retcon, or .npz of rome's layer_stats"),
+            Field("model", "model", self._model),
+            Field("layer", "layer", hint="a number"),
+        ]
+
+    def read(self, values: dict[str, str]) -> Import:
+        file, model, layer = (values[name].strip() for name in ("file", "model", "layer"))
+        path = path_of(file)
+        if not file or not is_there(path) or not path.is_file():
+            raise InputError("name a file that is there" if not file else f"there is no file {file}")
+        if not model or not layer.isdecimal():
+            raise InputError("name the model, and the number of the layer that it is of")
+        return Import(path, model, int(layer))
+
+    def twin(self, value: Import) -> str:
+        return command(
+            "covariance", "import", str(value.file), "--model", value.model, "--layer", value.layer
+        )

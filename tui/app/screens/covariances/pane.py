@@ -1,0 +1,133 @@
+"""The covariances pane: second moments of keys, which the editing methods need."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from .....store.catalog.catalog import Catalog
+from .....store.errors import CatalogError
+from ....cli_equivalent import command
+from ....presentation.show import count, when
+from ....presentation.text import cut, plain_lines
+from ....presentation.wording import bars, turned
+from ...data.covariances import COVARIANCES, CovarianceView, whole_rows
+from ...data.rows import Hurt, Key, Listing, row_of
+from ...widgets.detail import fields, title
+from ...widgets.row_lines import Column, Row
+from ..base.pane import Pane, Parts, Refused, Run
+
+if TYPE_CHECKING:
+    from .forms import Import
+
+
+class CovariancesPane(Pane):
+    """The covariances, each with all that decides its value."""
+
+    heading = "Covariances"
+    columns = (
+        Column("id", 6),
+        Column("model"),
+        Column("layer", 5),
+        Column("texts", 16, drop=1),
+        Column("tokens", 7),
+        Column("turned", 7),
+        Column("when", 16, drop=2),
+    )
+    empty = "No covariances yet: an edit collects the one that it needs, or run `retcon covariance run`."
+    writing = frozenset({"top_up", "import"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "top_up", "top up", tooltip="add more text to this covariance"),
+        Binding("i", "import", "import", tooltip="take in a covariance from a file"),
+    ]
+
+    @property
+    def listing(self) -> Listing[Any]:
+        return COVARIANCES
+
+    def make_row(self, found: CovarianceView | Hurt) -> Row:
+        return _row(found)
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        found = row_of(self.catalog, COVARIANCES, key) if key is not None else None
+        self.show_text(found, _parts, fresh=fresh)
+
+    def twin(self, key: Key) -> str:
+        return command("covariance", "show", key)
+
+    def action_top_up(self) -> None:
+        from .forms import TopUpForm
+
+        if self.rows.key is None:
+            return
+        try:
+            found = whole_rows(self.catalog, [int(row.key) for row in self.rows.chosen])
+        except CatalogError as error:
+            self.post_message(Refused(str(error)))
+            return
+        models = {model for _, model in found}
+        if any("imported" in row.origin for row, _ in found):
+            self.post_message(Refused("it was imported: its file does not tell where its texts ended"))
+        elif len(models) > 1:
+            self.post_message(Refused("the marked covariances are of several models: mark those of one"))
+        elif found:
+            self.fill(TopUpForm([row for row, _ in found], models.pop()))
+
+    def action_import(self) -> None:
+        from .forms import ImportForm
+
+        catalog, form = self.catalog, ImportForm(self.model)
+
+        def start(asked: "Import | None") -> None:
+            if asked is not None:
+                self.post_message(Run(form.twin(asked), lambda: _take_in(catalog, asked)))
+
+        self.app.push_screen(form, start)
+
+
+def _take_in(catalog: Catalog, asked: "Import") -> str:
+    # Not at the top: NumPy, which the app starts without.
+    from .....store.exchange.covariance import take_in
+
+    return f"covariance {take_in(catalog, asked.file, asked.model, asked.layer).id} imported"
+
+
+def _row(row: CovarianceView | Hurt) -> Row:
+    if isinstance(row, Hurt):
+        return Row(row.id, (str(row.id), Text("damaged", style="red")), hurt=True)
+    last = f"{row.curve[-1]['mean']:.2g}" if row.curve else ""
+    cells = (str(row.id), row.model, str(row.layer), row.texts, count(row.tokens), last, when(row.created))
+    return Row(row.id, cells)
+
+
+def _parts(row: CovarianceView) -> Parts:
+    return [
+        title(f"Covariance {row.id}: {row.model}, layer {row.layer}"),
+        fields(
+            ("what", f"E[k kT] of the keys of {row.module}, {row.width} x {row.width}"),
+            ("texts", row.texts),
+            ("texts' version", cut(row.texts_revision, 33)),
+            ("seen", _seen(row)),
+            ("settled", turned(row.curve)),
+            ("from", _origin(row)),
+            ("model ran in", row.dtype),
+            ("base", f"{row.fingerprint[:12]}, tokenizer {(row.tokenizer or 'unknown')[:12]}"),
+            ("seed", "-" if row.seed is None else row.seed),
+            ("file", f"{row.artifact[:32]}… ({count(row.size)}B)"),
+            ("made", f"{when(row.created)} UTC"),
+        ),
+        Text(plain_lines("\n" + "\n".join(bars(row.curve))) if row.curve else ""),
+    ]
+
+
+def _seen(row: CovarianceView) -> str:
+    text = f"{row.tokens:,} tokens"
+    if row.documents is not None:
+        text += f" of {row.documents:,} documents"
+    return text if row.max_length is None else f"{text}, cut at {row.max_length} tokens"
+
+
+def _origin(row: CovarianceView) -> str:
+    if "imported" in row.origin:
+        return f"{row.origin['imported']} ({row.origin['format']})"
+    return f"covariance {row.origin['extends']}, topped up" if "extends" in row.origin else "collected here"

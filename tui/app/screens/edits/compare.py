@@ -1,0 +1,152 @@
+"""Two revisions side by side on a prompt: what each would say next, and how it goes on, as it comes."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Label, Static
+
+from .....engine import jobs
+from .....store.catalog.catalog import Catalog
+from ....cli_equivalent import command
+from ....presentation.text import plain, token_label
+from ...data.edits import RevisionDetail, revision_detail
+from ...widgets.detail import Detail, title
+from ...widgets.row_lines import bar
+from ..base.pane import Parts
+
+_BAR = 16
+_NAME = 14
+
+
+@dataclass
+class _Side:
+    """What one revision has said so far."""
+
+    revision: str
+    message: str
+    next: list[tuple[str, float]] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+
+    def parts(self, prompt: str) -> Parts:
+        found: Parts = [title(f"{self.revision}  {self.message}"), ""]
+        for token, probability in self.next:
+            name = token_label(token).strip()[:_NAME]
+            found.append(Text(f"{name:<{_NAME}} {probability:7.4f} {bar(probability, _BAR).rstrip('─')}"))
+        if self.next:
+            text = Text(f"\n{plain(prompt)}", style="dim")
+            found.append(text.append(plain("".join(self.pieces)), style="bold not dim"))
+        return found
+
+
+class Compare(ModalScreen[None]):
+    """Enter asks. The model stays in the memory of a process of its own: the next question is answered at once."""
+
+    heading = "Compare"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,ctrl+c", "leave", "back", priority=True),
+        Binding("q,backspace", "leave", "back"),
+        Binding("enter", "ask", "ask", priority=True),
+        Binding("tab", "app.focus_next", "next", show=False),
+    ]
+
+    def __init__(self, catalog: Catalog, model: str, one: str, other: str, prompt: str) -> None:
+        super().__init__()
+        self.catalog, self.model = catalog, model
+        self.sides = [_Side(id, self._message(id)) for id in (one, other)]
+        self._prompt = prompt
+        self._asking = False
+        self.state = ""
+
+    def _message(self, id: str) -> str:
+        found = revision_detail(self.catalog, id)
+        return found.message if isinstance(found, RevisionDetail) else ""
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box tall"):
+            yield Static(Text(f"Ask both: {plain(self.model)}", style="bold"))
+            with Horizontal(classes="field"):
+                yield Label("prompt", markup=False)
+                line = Input(
+                    plain(self._prompt), id="prompt", compact=True, placeholder="what shall they go on with?"
+                )
+                line.cursor_blink = False
+                yield line
+            yield Static(id="state", markup=False)
+            with Horizontal(id="sides"):
+                yield Detail()
+                yield Detail()
+            yield Static(Text("Enter asks · Tab to the answers · q or Esc goes back", style="dim"))
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+        self._draw()
+
+    @property
+    def twin(self) -> str:
+        """The command that asks the same."""
+        one, other = self.sides
+        prompt = self.query_one(Input).value
+        return command("ask", f"{self.model}@{one.revision}", prompt, "--against", other.revision)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    def action_ask(self) -> None:
+        prompt = self.query_one(Input).value
+        if self._asking or not prompt.strip():
+            return
+        self._asking = True
+        for side in self.sides:
+            side.next, side.pieces = [], []
+        self._say("… asking")
+        self._ask(prompt)
+
+    @work(thread=True, group="asking", exit_on_error=False)
+    def _ask(self, prompt: str) -> None:
+        question = jobs.Question(prompt, [side.revision for side in self.sides])
+        try:
+            warm: jobs.Warm = self.app.warm(self.model)  # type: ignore[attr-defined]
+            for said in warm.ask(question):
+                self.app.call_from_thread(self._heard, said)
+        except OSError as error:  # no memory, no process
+            self.app.call_from_thread(self._heard, {"error": str(error)})
+        finally:
+            self._asking = False
+
+    def _heard(self, said: dict[str, Any]) -> None:
+        side = next((side for side in self.sides if side.revision == said.get("revision")), None)
+        if side is not None and "next" in said:
+            side.next = [(str(token), float(probability)) for token, probability in said["next"]]
+        elif side is not None:
+            side.pieces.append(str(said["piece"]))
+        elif "done" in said:
+            self._say(f"✓ answered in {said['done']:.1f} s   $ {self.twin}")
+        elif "error" in said:
+            self._say(f"✗ {said['error']}")
+        else:
+            self._say(f"… {said.get('state', '')}")
+        if self.is_attached:
+            self._draw()
+
+    def _say(self, text: str) -> None:
+        self.state = text
+        if self.is_attached:
+            style = "bold red" if text.startswith("✗") else "dim"
+            self.query_one("#state", Static).update(
+                Text(plain(text), style=style, no_wrap=True, overflow="ellipsis")
+            )
+
+    def _draw(self) -> None:
+        prompt = self.query_one(Input).value
+        for side, detail in zip(self.sides, self.query(Detail), strict=True):
+            detail.show(side.parts(prompt))
+
+    @on(Input.Changed)
+    def _changed(self, event: Input.Changed) -> None:
+        event.stop()

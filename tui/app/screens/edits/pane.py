@@ -1,0 +1,334 @@
+"""The edits pane: a model's history as a graph, and what can be undone in it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from .....store.catalog.catalog import Catalog
+from .....store.errors import CatalogError, InputError
+from ....cli_equivalent import command, publish
+from ....presentation.show import when
+from ...data.edits import (
+    MARKS,
+    RevisionDetail,
+    RevisionRow,
+    Shape,
+    evaluations_of,
+    made_on,
+    next_move,
+    retention_of,
+    revision_detail,
+    revisions,
+    shape_of,
+    stamp_of,
+    why_not_revert,
+)
+from ...data.models import model_id, model_names
+from ...data.rows import Hurt, Key, Listing, Query, keys_of
+from ...widgets.row_lines import Column, Row
+from ..base.pane import ModelChosen, Pane, Refused, Run
+from .revision_text import revision_parts
+
+if TYPE_CHECKING:
+    from .....engine import jobs
+
+
+class EditsPane(Pane):
+    """The history of one model."""
+
+    heading = "Edits"
+    columns = (
+        Column("graph", 7),
+        Column("revision", 10),
+        Column("state", 15),
+        Column("what", least=28),
+        Column("method", 7, drop=2),
+        Column("layer", 5, drop=1),
+        Column("when", 16, drop=3),
+    )
+    empty = "No model yet: add one in the models tab (1)."
+    writing = frozenset({"edit", "branch", "publish", "rollback", "revert", "score", "undo", "redo"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("e", "edit", "edit", tooltip="write a fact into this model"),
+        Binding(
+            "E", "branch", "branch", tooltip="write a fact on top of this revision: a branch", show=False
+        ),
+        Binding("b", "rollback", "back to", tooltip="move the head to this revision, and prove its weights"),
+        Binding(
+            "z",
+            "undo",
+            "undo",
+            key_display="z/Z",
+            tooltip="take back the last move of the head, whoever made it",
+        ),
+        Binding("Z", "redo", "redo", tooltip="make the move again that was undone last", show=False),
+        Binding("x", "revert", "take out", tooltip="take this edit out, and keep those after it"),
+        Binding("s", "score", "score", tooltip="score this revision on its own requests"),
+        Binding(
+            "equals_sign",
+            "compare",
+            "compare",
+            key_display="=",
+            tooltip="ask the two marked revisions (or this one and the head) the same, side by side",
+        ),
+        Binding(
+            "M", "retention", "matrix", show=False, tooltip="how well earlier edits hold at later revisions"
+        ),
+        Binding(
+            "p", "publish", "publish", tooltip="show what publishing this revision would send, and send it"
+        ),
+        Binding("m", "model(1)", "model", tooltip="the history of the next model"),
+    ]
+
+    def __init__(self, catalog: Catalog, id: str) -> None:
+        self._model_id = 0
+        self._models = 0
+        self._shape: Shape | None = None
+        self._shaped: tuple[Any, ...] = ()
+        super().__init__(catalog, id)
+
+    @property
+    def listing(self) -> Listing[Any]:
+        return revisions(self._model_id)
+
+    def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]:
+        shape = self._shape_now(limit)
+        if shape is None:
+            return ()
+        return shape.keys[:limit] if query.plain else keys_of(self.catalog, self.listing, query, limit)
+
+    def _shape_now(self, limit: int | None) -> Shape | None:
+        """The history as a whole, read anew where it changed; of a long one first its newest part."""
+        if self.model is None:
+            return None
+        stamp = (*stamp_of(self.catalog, self.model), limit)
+        # The whole of it serves for its part.
+        if stamp != self._shaped and (*stamp[:-1], None) != self._shaped:
+            self._shape, self._shaped = shape_of(self.catalog, self.model, limit), stamp
+        return self._shape
+
+    def make_row(self, found: RevisionRow | Hurt) -> Row:
+        return _row(found, self._shape, in_order=self.rows.asked.plain)
+
+    def reload(self) -> None:
+        names = list(model_names(self.catalog))
+        self._models = len(names)
+        if self.model is None or model_id(self.catalog, self.model) is None:
+            self.model = names[0] if names else None
+        self._model_id = (model_id(self.catalog, self.model) or 0) if self.model is not None else 0
+        super().reload()
+        self.refresh_bindings()
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        shape, id = self._shape, str(key)
+        if key is None or shape is None:
+            self.show_text(None, lambda _: [], fresh=fresh)
+            return
+        scores = evaluations_of(self.catalog, id)
+        self.show_text(
+            revision_detail(self.catalog, id),
+            lambda found: revision_parts(found, scores, shape.standing(id), head=shape.head == id),
+            fresh=fresh,
+        )
+
+    def twin(self, key: Key) -> str:
+        return command("history", self.model or "")
+
+    @property
+    def _revision(self) -> str | None:
+        key = self.rows.key
+        return None if key is None else str(key)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The key that changes the model is offered where there is another."""
+        if super().check_action(action, parameters) is None:
+            return None
+        return action != "model" or self._models > 1
+
+    def action_edit(self) -> None:
+        from .form import EditForm
+
+        self.fill(EditForm(self.catalog, self.model))
+
+    def action_branch(self) -> None:
+        from .form import EditForm
+
+        if self.model is not None and self._revision is not None:
+            self.fill(EditForm(self.catalog, f"{self.model}@{self._revision}"))
+
+    def action_undo(self) -> None:
+        self._step("undo", "Undo", "take back")
+
+    def action_redo(self) -> None:
+        self._step("redo", "Redo", "make again")
+
+    def _step(self, verb: str, button: str, says: str) -> None:
+        """One step back or forth on the record of the head's moves."""
+        model = self.model
+        if model is None:
+            return
+        try:
+            move = next_move(self.catalog, model, verb)
+        except (InputError, CatalogError) as error:
+            self.post_message(Refused(str(error)))
+            return
+        to = move.from_revision if verb == "undo" else move.to_revision
+        question = (
+            f"{says.capitalize()} the {move.reason} of {when(move.created)} UTC: move the head of {model} to {to}, and "
+            "prove its weights?\nNothing is deleted: Z makes the move again."
+        )
+        catalog = self.catalog
+        self.confirm(question, button, command(verb, model), lambda: _move(catalog, model, verb))
+
+    def action_retention(self) -> None:
+        from .retention import RetentionView
+
+        if self.model is not None:
+            self.app.push_screen(RetentionView(self.model, retention_of(self.catalog, self.model)))
+
+    def action_compare(self) -> None:
+        if self.model is None or self._revision is None or self._shape is None:
+            return
+        marked = [str(row.key) for row in self.rows.chosen]
+        pair = marked if len(marked) == 2 else [self._revision, self._shape.head or ""]
+        if pair[0] == pair[1]:
+            self.post_message(Refused("mark two revisions with space, or stand on another one than the head"))
+            return
+        from .compare import Compare
+
+        self.app.push_screen(Compare(self.catalog, self.model, pair[0], pair[1], self._prompt_of(pair)))
+
+    def _prompt_of(self, revisions: Sequence[str]) -> str:
+        """A question to begin with: the first request of the newer revision."""
+        for id in revisions:
+            found = revision_detail(self.catalog, id)
+            if isinstance(found, RevisionDetail) and found.requests:
+                request = found.requests[0]
+                return str(request.get("prompt", "")).replace("{}", str(request.get("subject", "")))
+        return ""
+
+    def action_rollback(self) -> None:
+        model, to = self.model, self._revision
+        if model is None or to is None or self._shape is None:
+            return
+        if to == self._shape.head:
+            self.post_message(Refused(f"{to} is the head of {model} already"))
+            return
+        question = (
+            f"Move the head of {model} from {self._shape.head} to {to}, and prove its weights?\n"
+            "Nothing is deleted: the head can be moved forward again the same way."
+        )
+        catalog = self.catalog
+        self.confirm(
+            question, "Roll back", command("rollback", model, to), lambda: _roll_back(catalog, model, to)
+        )
+
+    def action_revert(self) -> None:
+        model, revision = self.model, self._revision
+        if model is None or revision is None:
+            return
+        why_not = why_not_revert(self.catalog, model, revision)
+        if why_not is not None:
+            self.post_message(Refused(why_not))
+            return
+        question = (
+            f"Take {revision} out of {model}, and keep all edits after it?\n"
+            "This makes a new revision: take that one out to have the edit back."
+        )
+        if later := made_on(self.catalog, model, revision):
+            question += (
+                f"\nLater edits about the same subject, made with it there: {later}. Score the result."
+            )
+        from .....engine import jobs
+
+        catalog, spec = self.catalog, jobs.RevertSpec(model, revision)
+        self.confirm(
+            question,
+            "Take it out",
+            command("revert", model, revision),
+            lambda: f"job {jobs.submit(catalog, spec).id} queued",
+        )
+
+    def action_score(self) -> None:
+        from .....engine import jobs
+
+        if self.model is not None and self._revision is not None:
+            target = f"{self.model}@{self._revision}"
+            self.submit(jobs.EvaluationSpec(self.model, self._revision), command("eval", "run", target))
+
+    def action_publish(self) -> None:
+        from ..publish.form import PublishForm
+
+        if self.model is not None and self._revision is not None:
+            self.app.push_screen(PublishForm(self.catalog, self.model, self._revision), self._preview)
+
+    def _preview(self, spec: "jobs.PublishSpec | None") -> None:
+        """Show what would be sent; nothing is before that was seen."""
+        from ...data.publications import preview_of
+        from ..publish.preview import PublishPreview
+
+        if spec is None:
+            return
+        try:
+            shown = preview_of(self.catalog, spec)
+        except (InputError, CatalogError) as error:
+            self.post_message(Refused(str(error)))
+            return
+        self.app.push_screen(PublishPreview(spec, *shown[:2], token=shown[2]), self._publish)
+
+    def _publish(self, spec: "jobs.PublishSpec | None") -> None:
+        from ...data.publications import keep_card, submit
+
+        if spec is not None:
+            card = keep_card(self.catalog, spec)
+            catalog = self.catalog
+            self.post_message(Run(publish(spec, card), lambda: submit(catalog, spec)))
+
+    def action_model(self, by: int) -> None:
+        names = list(model_names(self.catalog))
+        if len(names) > 1 and self.model in names:
+            self.post_message(ModelChosen(names[(names.index(self.model) + by) % len(names)]))
+
+
+def _roll_back(catalog: Catalog, model: str, to: str) -> str:
+    """Move the head, on the disk when this returns, and start the proof."""
+    from .....store.history import history
+
+    with catalog.write(durable=True) as session:
+        found = history.find_model(session, model)
+        history.move_head(session, found, history.find_revision(session, found, to), "rollback")
+    return _prove(catalog, model, to)
+
+
+def _move(catalog: Catalog, model: str, verb: str) -> str:
+    """Undo or redo, on the disk when this returns, and start the proof."""
+    from .....store.history import history
+    from .....store.history import undo as moves
+
+    with catalog.write(durable=True) as session:
+        to = getattr(moves, verb)(session, history.find_model(session, model))
+    return _prove(catalog, model, to.id)
+
+
+def _prove(catalog: Catalog, model: str, revision: str) -> str:
+    from .....engine import jobs
+
+    job = jobs.submit(catalog, jobs.VerifySpec(model, revision))
+    return f"head moved; job {job.id} proves its weights"
+
+
+def _row(found: RevisionRow | Hurt, shape: Shape | None, *, in_order: bool) -> Row:
+    """A line of the history. Only in the history's own order do the lanes of the graph mean anything."""
+    id = str(found.id)
+    standing = shape.standing(id) if shape is not None else ""
+    lane = shape.lane(id) if shape is not None and in_order else MARKS.get(standing, "●")
+    if isinstance(found, Hurt):
+        return Row(id, (lane, id, Text("damaged", style="red")), hurt=True)
+    head = shape is not None and shape.head == id
+    state = Text(f"{standing}, head" if head else standing, style="bold green" if head else "")
+    if standing in ("taken out", "rolled back", "other branch"):
+        state.stylize("dim")
+    layers = ",".join(map(str, found.layers))
+    return Row(id, (lane, id, state, found.message, found.method or "", layers, when(found.created)))

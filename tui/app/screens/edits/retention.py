@@ -1,0 +1,76 @@
+"""How well earlier edits hold at later revisions, as a matrix: revisions down, the edits before them across."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+
+from ....presentation.text import plain
+from ...data.edits import Retained, RetentionRow
+from ...widgets.detail import Detail, title
+from ..base.pane import Parts
+
+_CELL = 8
+_SHADES = "·░▒▓█"
+
+
+class RetentionView(ModalScreen[None]):
+    """Each cell says how many of an edit's requests are still the model's first choice."""
+
+    heading = "Retention"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,M,enter", "dismiss", "back")]
+
+    def __init__(self, model: str, rows: Sequence[RetentionRow]) -> None:
+        super().__init__()
+        self._model, self._rows = model, rows
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box tall"):
+            yield Detail()
+
+    def on_mount(self) -> None:
+        detail = self.query_one(Detail)
+        detail.show(matrix(self._model, self._rows, max(20, self.size.width - 6)))
+        detail.focus()
+
+
+def matrix(model: str, rows: Sequence[RetentionRow], width: int) -> Parts:
+    """The matrix in at most `width` columns: the newest edits of those that were asked again, oldest first."""
+    parts: Parts = [title(f"Do earlier edits of {model} still hold?"), ""]
+    if not rows:
+        return [*parts, Text("No revision after two edits was scored yet: press s on one.", style="dim")]
+    edits: dict[str, str] = {}
+    for row in reversed(rows):
+        edits |= {one.edit: "" for one in row.retained}
+    shown = list(edits)[-max(1, (width - 22) // _CELL) :]
+    head = Text(f"{'asked at':<22}", style="bold")
+    for edit in shown:
+        head.append(f"{edit[: _CELL - 2]:<{_CELL}}")
+    parts.append(head)
+    for row in rows:
+        line = Text(f"{row.revision} {plain(row.message)[:10]:<11}")
+        kept = {one.edit: one for one in row.retained}
+        for edit in shown:
+            line.append_text(_cell(kept.get(edit)))
+        parts.append(line)
+    left_out = len(edits) - len(shown)
+    if left_out:
+        parts.append(Text(f"({left_out} older edits do not fit)", style="dim"))
+    return [
+        *parts, "",
+        Text("kept of asked, by first choice; the shade is the part: " + " ".join(_SHADES), style="dim"),
+        Text("an edit is asked again with its own prompts when a later revision is scored", style="dim"),
+    ]  # fmt: skip
+
+
+def _cell(one: Retained | None) -> Text:
+    if one is None:
+        return Text(" " * _CELL)
+    part = one.first_choice / one.requests if one.requests else 0.0
+    shade = _SHADES[round(part * (len(_SHADES) - 1))]
+    text = f"{shade}{one.first_choice}/{one.requests}"
+    return Text(f"{text:<{_CELL}}", style="bold red" if part < 0.5 else "")

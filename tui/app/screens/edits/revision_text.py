@@ -1,0 +1,153 @@
+"""One revision in words and numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+
+from .....engine import jobs
+from ....presentation.show import some, sparkline, when
+from ....presentation.text import plain
+from ...data.edits import EvaluationView, RevisionDetail
+from ...data.rows import Hurt
+from ...widgets.detail import fields, title, wrong
+from ...widgets.row_lines import bar
+from ..base.pane import Parts
+
+_ROWS = (
+    ("ES", "PS", "NS", "S"),
+    ("EM", "PM", "NM"),
+    ("EA", "PA", "NA"),
+    ("TE", "TP", "TN"),
+    ("FE", "FP", "FN", "FC"),
+    ("HA", "TH", "FH"),
+    ("XA", "FX"),
+    ("RA", "FR"),
+    ("KN", "KG", "PPL", "PD"),
+    ("GE", "RS", "ESS"),
+)
+_SHOWN = 12
+_CURVE = 24
+_BAR = 12
+
+
+def revision_parts(
+    revision: RevisionDetail, scores: Sequence[EvaluationView | Hurt], standing: str, *, head: bool
+) -> Parts:
+    """What it is, what it scored, what it wrote, how much it changed."""
+    place = ", ".join(part for part in (standing, "the head" if head else "") if part)
+    return [
+        title(f"{revision.id}: {revision.message}"),
+        fields(
+            ("state", place),
+            ("parent", revision.parent),
+            ("method", _method(revision)),
+            ("covariances", ", ".join(map(str, revision.covariances))),
+            ("fingerprint", f"{revision.fingerprint[:32]}…"),
+            ("made", f"{when(revision.created)} UTC"),
+        ),
+        *_scores(scores),
+        *_requests(revision),
+        *_sizes(revision.figures),
+    ]
+
+
+def _method(revision: RevisionDetail) -> str | None:
+    if revision.method is None:
+        return None
+    layers = ", ".join(map(str, revision.hparams.get("layers", [])))
+    return f"{revision.method} at layer {layers}, seed {revision.seed}"
+
+
+def _requests(revision: RevisionDetail) -> Parts:
+    if not revision.requests:
+        return []
+    figures: list[dict[str, Any]] = revision.figures.get("requests", [])
+    parts: Parts = ["", title(f"Requests ({len(revision.requests)})")]
+    for index, request in enumerate(revision.requests[:_SHOWN]):
+        prompt = str(request["prompt"]).replace("{}", str(request["subject"]))
+        text = Text(plain(prompt) + " ")
+        text.append(f"→ {plain(str(request['target_new']).strip())}", style="bold")
+        if request.get("target_true"):
+            text.append(f"  (was {plain(str(request['target_true']))})", style="dim")
+        parts.append(text)
+        if index < len(figures):
+            parts += _curve(figures[index])
+    if len(revision.requests) > _SHOWN:
+        parts.append(Text(f"and {len(revision.requests) - _SHOWN} more", style="dim"))
+    return parts
+
+
+def _curve(figures: dict[str, Any]) -> Parts:
+    """How the search for the value went, and what p(target) became, where that was measured."""
+    parts: Parts = []
+    losses = [float(step["loss"]) for step in figures.get("losses", [])]
+    if losses:
+        curve = sparkline(losses, _CURVE)
+        parts.append(Text(f"  loss {losses[0]:.2f} {curve} {losses[-1]:.3f} in {len(losses)} steps"))
+    before, after = figures.get("before"), figures.get("after")
+    if before and after:
+        parts.append(Text(f"  p(new) {before['probability']:.4f} → {after['probability']:.4f}"))
+    return parts
+
+
+def _sizes(figures: dict[str, Any]) -> Parts:
+    """A line and a bar for each matrix; the bars are parts of the largest."""
+    sizes: dict[str, dict[str, Any]] = figures.get("delta", {})
+    parts: Parts = ["", title("Size of the change")] if sizes else []
+    most = max((float(size["relative"]) for size in sizes.values()), default=0.0) or 1.0
+    for name, size in sizes.items():
+        parts.append(Text(f"{plain(name)} {bar(float(size['relative']) / most, _BAR).rstrip('─')}"))
+        change = f"rank {size['rank']}, norm {size['norm']:.3g}, {size['relative']:.2%} of the matrix"
+        parts.append(Text(f"  {change}; {size['effective']:.2%} of it left after rounding"))
+    return parts
+
+
+def _scores(evaluations: Sequence[EvaluationView | Hurt]) -> Parts:
+    parts: Parts = ["", title("Scores")]
+    if not evaluations:
+        return [*parts, Text("not scored yet: press s", style="dim")]
+    for one in evaluations:
+        if isinstance(one, Hurt):
+            parts.append(wrong(f"evaluation {one.id}: {one.reason}"))
+            continue
+        cases = max((count for _, _, _, count in one.scores.values()), default=0)
+        parts.append(
+            Text(plain(f"{one.facts}, {some(cases, 'case')}, evaluation {one.id}, {when(one.created)} UTC"))
+        )
+        for row in _ROWS:
+            known = [name for name in row if name in one.scores]
+            if known:
+                parts.append(Text("  " + "   ".join(f"{name} {_score(one.scores[name])}" for name in known)))
+        parts += _beside_parent(one)
+        parts += _retention(one)
+    return parts
+
+
+def _retention(one: EvaluationView) -> Parts:
+    """Of the earlier edits that were asked again, how many requests still hold."""
+    if not one.retention:
+        return []
+    asked = sum(kept.requests for kept in one.retention)
+    held = sum(kept.first_choice for kept in one.retention)
+    worst = sorted(one.retention, key=lambda kept: kept.first_choice / max(1, kept.requests))[:_SHOWN]
+    lines = ", ".join(f"{kept.edit} {kept.first_choice}/{kept.requests}" for kept in worst)
+    return [Text(f"  earlier edits: {held} of {asked} requests still hold ({lines}); M shows all revisions")]
+
+
+def _beside_parent(one: EvaluationView) -> Parts:
+    """What the same questions gave at the parent, or why there is no such number."""
+    if one.parent is None:
+        return [Text(plain(f"  {one.differs}"), style="dim")] if one.differs else []
+    shared = [name for name in jobs.METRICS if name in one.scores and name in one.parent.scores]
+    moved = [
+        f"{name} {one.parent.scores[name][0]:.3f} → {one.scores[name][0]:.3f}"
+        for name in shared
+        if jobs.METRICS[name].over != "requests"
+    ]
+    return [Text(f"  from the parent's evaluation {one.parent.id}: {'   '.join(moved)}")]
+
+
+def _score(score: tuple[float, float, float, int]) -> str:
+    value, low, high, count = score
+    return f"{value:.3f}" if count <= 1 else f"{value:.3f} ({low:.3f} to {high:.3f})"

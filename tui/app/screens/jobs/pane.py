@@ -1,0 +1,215 @@
+"""The jobs pane: what works now, what waits, what has ended and how."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from .....store.catalog.catalog import Catalog
+from .....store.states import ALIVE_STATES
+from ....cli_equivalent import command
+from ....presentation.show import count, duration, rate, some
+from ....subcommand import run_command
+from ...data.jobs import JOB, JOBS, JobDetail, JobRow, tail
+from ...data.rows import Hurt, Key, Listing, row_of
+from ...widgets.row_lines import Column, Row, bar
+from ..base.pane import Pane, Refused, Run
+from .text import STATES, job_parts
+
+_BAR = 10
+_NAMED = 3
+
+
+class JobsPane(Pane):
+    """The jobs, newest first, as they go on."""
+
+    heading = "Jobs"
+    columns = (
+        Column("state", 13),
+        Column("id", 6),
+        Column("kind", 10, drop=2),
+        Column("about", least=28),
+        Column("progress", 15, drop=1),
+        Column("rate", 16, drop=4),
+        Column("left", 7, drop=3),
+        Column("now", 30, drop=5),
+    )
+    empty = "No jobs yet: adding a model, tracing and editing are jobs."
+    writing = frozenset({"cancel", "resume", "remove", "move"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        # Not k: that is the row above in every other place.
+        Binding(
+            "K,ctrl+k", "cancel", "cancel", key_display="K", tooltip="stop this job at its next checkpoint"
+        ),
+        Binding("r", "resume", "resume", tooltip="let a stopped job go on from its checkpoint"),
+        Binding("less_than_sign", "move(True)", "sooner", key_display="<", show=False,
+                tooltip="move this waiting job one place up the line"),
+        Binding("greater_than_sign", "move(False)", "later", key_display=">", show=False,
+                tooltip="move this waiting job one place down the line"),
+        Binding("L", "log", "log", tooltip="its log, whole: follow, search, wrap"),
+        Binding("D", "remove", "remove", show=False, tooltip="remove this ended job and its log"),
+    ]  # fmt: skip
+
+    def __init__(self, catalog: Catalog, id: str) -> None:
+        super().__init__(catalog, id)
+        self._shown: JobDetail | Hurt | None = None
+        self._log: tuple[Path, int, float] | None = None
+        self._tail: list[str] = []
+
+    @property
+    def listing(self) -> Listing[Any]:
+        return JOBS
+
+    def make_row(self, found: JobRow | Hurt) -> Row:
+        return _row(found)
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        self._shown = row_of(self.catalog, JOB, key) if key is not None else None
+        self._read_log()
+        self._show(fresh=fresh)
+
+    def tick(self) -> None:
+        """The log is a file: its process writes it without touching the catalog."""
+        if self._read_log():
+            self._show(fresh=False)
+
+    def _read_log(self) -> bool:
+        """Read the end of the log, if it is another one or has changed; whether that was so."""
+        state = (self._log_path(), *(self._log_state() or (0, 0.0)))
+        if state == self._log:
+            return False
+        self._log, self._tail = state, tail(self._log_path())
+        return True
+
+    def _show(self, *, fresh: bool) -> None:
+        path, lines = self._log_path(), self._tail
+        self.show_text(self._shown, lambda found: job_parts(found, path, lines), fresh=fresh)
+
+    def _log_state(self) -> tuple[int, float] | None:
+        try:
+            found = self._log_path().stat()
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime
+
+    def _log_path(self) -> Path:
+        return self.catalog.home.job_log(int(self.rows.key or 0))
+
+    def twin(self, key: Key) -> str:
+        return command("job", "show", key)
+
+    def _chosen(self, states: Collection[str]) -> list[JobRow]:
+        """Of the marked rows, or the one under the cursor, those in one of the states."""
+        rows = [row.value for row in self.rows.chosen]
+        return [row for row in rows if isinstance(row, JobRow) and row.state in states]
+
+    def action_cancel(self) -> None:
+        found = self._chosen(ALIVE_STATES)
+        if not found:
+            self.post_message(Refused("only a queued, waiting or running job can be cancelled"))
+            return
+        catalog, ids = self.catalog, [row.id for row in found]
+
+        def cancel() -> str:
+            from .....engine import jobs
+
+            ended = [jobs.ask_to_stop(catalog, id).state not in ALIVE_STATES for id in ids]
+            if len(ids) > 1:
+                return f"{some(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
+            return f"job {ids[0]} {'is cancelled' if ended[0] else 'stops at its next checkpoint'}"
+
+        which = "; ".join(f"job {row.id} ({row.kind}: {row.about})" for row in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        question = f"Cancel {which}{more}?\nWhat it has saved stays: r resumes it from there."
+        self.confirm(question, "Cancel the job" + "s" * (len(ids) > 1), _each("cancel", ids), cancel)
+
+    def action_resume(self) -> None:
+        ids = [row.id for row in self._chosen(("interrupted", "paused", "failed", "cancelled"))]
+        if not ids:
+            self.post_message(Refused("only an interrupted, paused, failed or cancelled job can be resumed"))
+            return
+        catalog = self.catalog
+
+        def resume() -> str:
+            from .....engine import jobs
+
+            for id in ids:
+                jobs.resume(catalog, id)
+            return f"job {', '.join(map(str, ids))} go{'es' if len(ids) == 1 else ''} on from the checkpoint"
+
+        self.post_message(Run(_each("resume", ids), resume))
+
+    def action_move(self, sooner: bool) -> None:
+        row = self.found(JobRow)
+        if row is None or row.state not in ("queued", "waiting"):
+            self.post_message(Refused("only a job that waits has a place in line"))
+            return
+        catalog, id = self.catalog, row.id
+
+        def move() -> str:
+            from .....store import jobs
+
+            with catalog.write() as session:
+                return f"job {id} has priority {jobs.move_in_line(session, id, sooner=sooner).priority}"
+
+        self.post_message(Run(command("job", "move", id, "--sooner" if sooner else "--later"), move))
+
+    def action_log(self) -> None:
+        if self.rows.key is not None:
+            from ..shell.log_view import LogView
+
+            self.app.push_screen(LogView(self._log_path(), f"Log of job {self.rows.key}"))
+
+    def action_remove(self) -> None:
+        row = self.found(JobRow)
+        if row is None or row.alive:
+            self.post_message(Refused("only a job that has ended can be removed: cancel it first"))
+            return
+        home, id = self.catalog.home, row.id
+        log = self._log_path()
+        freed = count(log.stat().st_size) if log.exists() else "0"
+        question = (
+            f"Remove job {id} ({row.kind}: {row.about}) and its log ({freed}B)?\n"
+            "What it made stays. This cannot be undone."
+        )
+        twin = command("job", "remove", id)
+        self.confirm(question, "Remove it", twin, lambda: run_command(home, "job", "remove", str(id)))
+
+
+def _each(verb: str, ids: list[int]) -> str:
+    """The command for each of some jobs."""
+    return " && ".join(command("job", verb, id, "--detach") for id in ids)
+
+
+def _row(row: JobRow | Hurt) -> Row:
+    if isinstance(row, Hurt):
+        return Row(row.id, (Text("! damaged", style="red"), str(row.id), "", row.reason), hurt=True)
+    symbol, style = STATES[row.state]
+    word = "stopping" if row.alive and row.stop_asked else row.state
+    cells: tuple[str | Text, ...] = (
+        Text(f"{symbol} {word}", style=style),
+        str(row.id),
+        row.kind,
+        row.about,
+        _progress(row),
+        rate(row.rate, row.unit) if row.alive and row.rate else "",
+        duration(row.seconds_left) if row.alive and row.seconds_left is not None else "",
+        row.activity if row.alive else row.error or "",
+    )
+    return Row(row.id, cells)
+
+
+def _progress(row: JobRow) -> str | Text:
+    """A bar where a total is known; else what it is doing, or how long it took."""
+    if row.alive:
+        if row.total:
+            part = row.done / row.total
+            return f"{bar(part, _BAR)} {part:4.0%}"
+        return row.activity or (f"{count(row.done)} {row.unit}" if row.done else "")
+    if (
+        row.started is not None and row.ended is not None and row.ended >= row.started
+    ):  # else the clock was set back
+        return f"took {duration((row.ended - row.started).total_seconds())}"
+    return ""

@@ -1,0 +1,79 @@
+"""One job in words and numbers, with the end of its log."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from ....presentation.show import amount, count, duration, rate, short_path, when
+from ....presentation.text import cut, plain
+from ...data.jobs import JobDetail
+from ...widgets.detail import fields, title, wrong
+from ...widgets.row_lines import bar
+from ..base.pane import Parts
+
+# A symbol and a style for each state; the word stands beside them.
+STATES = {
+    "queued": ("·", ""),
+    "waiting": ("…", "yellow"),
+    "running": ("▶", "bold green"),
+    "done": ("✓", "green"),
+    "failed": ("✗", "bold red"),
+    "cancelled": ("–", "dim"),
+    "paused": ("‖", "yellow"),
+    "interrupted": ("!", "bold yellow"),
+}
+_LONGEST = 200
+_LINES = 200
+
+
+def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
+    """What it does and how far it is; what went wrong comes first."""
+    row = job.row
+    symbol, style = STATES[row.state]
+    state = Text(f"{symbol} {row.state}", style=style)
+    if row.alive and row.stop_asked:
+        state.append("  stops at its next checkpoint", style="yellow")
+    parts: Parts = [title(f"Job {row.id}: {row.kind}, {row.about}"), state]
+    if row.error:
+        parts.append(wrong(row.error))
+    if row.state == "paused":
+        parts.append(
+            Text("Its device is free. Press r: it goes on from its last checkpoint.", style="yellow")
+        )
+    if row.state == "interrupted":
+        text = "Its process is gone. Press r: it goes on from its last checkpoint."
+        parts.append(Text(text, style="yellow"))
+    if row.alive and row.total:
+        part = row.done / row.total
+        done = f"{amount(row.done)} of {amount(row.total)} {plain(row.unit)}"
+        parts.append(Text(f"{bar(part, 30)} {part:.0%}  {done}"))
+    parts += [
+        fields(
+            ("now", row.activity if row.alive else None),
+            ("rate", rate(row.rate, row.unit) if row.alive and row.rate else None),
+            ("left", duration(row.seconds_left) if row.alive and row.seconds_left is not None else None),
+            ("device", job.device),
+            ("memory", f"{count(job.memory)}B" if row.alive and job.memory is not None else None),
+            ("process", f"{job.pid}, attempt {job.attempt}" if job.pid is not None else None),
+            ("created", f"{when(row.created)} UTC"),
+            ("started", f"{when(row.started)} UTC" if row.started is not None else None),
+            ("ended", f"{when(row.ended)} UTC" if row.ended is not None else None),
+            ("made", ", ".join(f"{name} {_value(value)}" for name, value in job.made.items())),
+        ),
+        "",
+        title("Asked"),
+        fields(*((name, _value(value)) for name, value in job.spec.items() if value)),
+    ]
+    if log:
+        parts += ["", title(f"Log: {short_path(path)}"), *(Text(plain(line)) for line in log[-_LINES:])]
+    return parts
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
+        text = ", ".join(map(str, value))
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return cut(plain(text), _LONGEST)

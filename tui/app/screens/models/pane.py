@@ -1,0 +1,138 @@
+"""The models pane."""
+
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from ....cli_equivalent import command
+from ....presentation.show import count, memory_free, some, when
+from ....subcommand import run_command
+from ...data.models import MODEL, MODELS, ModelDetail, ModelRow, model_names
+from ...data.rows import Hurt, Key, Listing, row_of
+from ...widgets.detail import fields, title
+from ...widgets.row_lines import Column, Row
+from ..base.pane import ModelChosen, Pane, Parts, Refused
+from .anatomy import draw_anatomy
+
+
+class ModelsPane(Pane):
+    """The models that were added, each with its anatomy."""
+
+    heading = "Models"
+    columns = (
+        Column("name"),
+        Column("architecture", 18, drop=2),
+        Column("layers", 6, drop=1),
+        Column("params", 7),
+        Column("dtype", 8, drop=3),
+        Column("head", 10),
+    )
+    empty = "No models yet: press a to add one; starter is a small one that needs no hub."
+    writing = frozenset({"add", "trace", "remove"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "add", "add model", tooltip="add a model: hub id, folder, .gguf or starter"),
+        Binding("t", "trace", "trace", tooltip="start a trace of this model"),
+        Binding("D", "remove", "remove", show=False, tooltip="remove this model and all that was done on it"),
+    ]
+
+    @property
+    def listing(self) -> Listing[Any]:
+        return MODELS
+
+    def make_row(self, found: ModelRow | Hurt) -> Row:
+        return _row(found)
+
+    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+        found = row_of(self.catalog, MODEL, key) if key is not None else None
+        if isinstance(found, ModelDetail) and fresh:
+            self.post_message(ModelChosen(found.name))
+        self.show_text(found, _parts, fresh=fresh)
+
+    def twin(self, key: Key) -> str:
+        row = self.found(ModelRow)
+        return command("model", "show", row.name if row is not None else key)
+
+    def name_of_row(self) -> str:
+        row = self.found(ModelRow)
+        return row.name if row is not None else super().name_of_row()
+
+    def action_add(self) -> None:
+        from .form import ModelForm
+
+        self.fill(ModelForm(set(model_names(self.catalog))))
+
+    def action_trace(self) -> None:
+        from ..traces.form import TraceForm
+
+        self.fill(TraceForm(self.catalog, self.model))
+
+    def action_remove(self) -> None:
+        key = self.rows.key
+        found = row_of(self.catalog, MODEL, key) if key is not None else None
+        if not isinstance(found, ModelDetail):
+            self.post_message(Refused("this row is damaged: see retcon doctor"))
+            return
+        home, name = self.catalog.home, found.name
+        frees = "" if found.source_kind == "folder" else f", {count(found.size)}B of weights"
+        question = (
+            f"Remove {name}, its {some(found.edits - 1, 'revision')}, {some(found.traces, 'trace')} and "
+            f"{some(found.covariances, 'covariance')}{frees}?\nThis cannot be undone."
+        )
+        twin = command("model", "remove", name)
+        self.confirm(question, "Remove it", twin, lambda: run_command(home, "model", "remove", name, "--yes"))
+
+
+def _row(row: ModelRow | Hurt) -> Row:
+    if isinstance(row, Hurt):
+        return Row(row.id, (Text(f"model {row.id}: damaged", style="red"),), hurt=True)
+    layers = str(row.layers) if row.layers is not None else "?"
+    cells = (row.name, row.architecture, layers, count(row.parameters), row.dtype, row.head or "")
+    return Row(row.id, cells)
+
+
+def _parts(model: ModelDetail) -> Parts:
+    anatomy = model.anatomy
+    block = f"{anatomy.get('blocks', '?')}.N"
+    revisions = f"{some(model.edits - 1, 'revision')} after the base"
+    found = f"{some(model.traces, 'trace')}, {some(model.covariances, 'covariance')}"
+    matrix = f"{block}.{anatomy.get('matrix')}.weight ({anatomy.get('matrix_kind')}, keys of width"
+    tied = ", tied to the embedding" if anatomy.get("tied_head") else ""
+    return [
+        title(model.name),
+        fields(
+            ("source", f"{model.source} ({model.source_kind})"),
+            ("commit", model.commit),
+            ("folder", model.path),
+            ("weights", f"{model.parameters:,} parameters, {model.dtype}, {count(model.size)}B"),
+            ("fingerprint", f"{model.fingerprint[:32]}…"),
+            ("memory", _memory(model)),
+            ("head", f"{model.head}  {model.head_message or ''}" if model.head else None),
+            ("its own code", "Python that came with it is run" if model.trust_remote_code else None),
+            ("added", f"{when(model.created)} UTC"),
+            ("catalog", f"{revisions}, {found}"),
+        ),
+        "",
+        title("Anatomy"),
+        *draw_anatomy(anatomy),
+        "",
+        fields(
+            ("architecture", anatomy.get("architecture")),
+            ("layers", f"{anatomy.get('layers')} of width {anatomy.get('width')}"),
+            ("embedding", anatomy.get("embedding")),
+            ("attention", f"{block}.{anatomy.get('attention')}"),
+            ("MLP", f"{block}.{anatomy.get('mlp')}"),
+            ("edited matrix", f"{matrix} {anatomy.get('key_width')})"),
+            ("norm after MLP", anatomy.get("mlp_norm")),
+            ("final norm", anatomy.get("final_norm")),
+            ("head", f"{anatomy.get('head')}{tied}"),
+            ("attn and MLP", "in parallel" if anatomy.get("parallel") else "one after the other"),
+        ),
+    ]
+
+
+def _memory(model: ModelDetail) -> str:
+    """What loading it takes, beside what this machine has free; a job's form tells what the job takes."""
+    free = memory_free()
+    beside = "" if free is None else f"; {count(free)}B are free on this machine"
+    return f"{count(model.size)}B to load{beside}"

@@ -1,0 +1,109 @@
+"""The second step of publishing: the files with their sizes, and the card, which may be edited; then it is sent."""
+
+import re
+from dataclasses import replace
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Static, TextArea
+
+from .....engine.jobs import Preview, PublishSpec
+from ....cli_equivalent import publish
+from ....presentation.show import count
+from ....presentation.text import plain
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class PublishPreview(ModalScreen[PublishSpec | None]):
+    """Dismissed with the spec to submit, its card as it stands here, or with None.
+
+    A repo that this catalog has published to is overwritten only by who types its name.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,ctrl+c", "cancel", "cancel", priority=True),
+        Binding("ctrl+s", "send", "publish", priority=True),
+        Binding("ctrl+d", "dry_run", "dry run", priority=True),
+    ]
+
+    def __init__(self, spec: PublishSpec, shown: Preview, overwrites: str | None, *, token: bool) -> None:
+        super().__init__()
+        self._spec, self._shown, self._overwrites, self._token = spec, shown, overwrites, token
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box"):
+            yield Static(self._told(), id="told")
+            yield TextArea(self._shown.card, id="card", compact=True)
+            if self._overwrites is not None:
+                line = Input(id="name", placeholder=f"type {self._spec.repo} to overwrite it", compact=True)
+                line.cursor_blink = False
+                yield line
+            yield Static(id="verdict", markup=False)
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                yield Button("Dry run (ctrl+d)", id="dry", compact=True)
+                yield Button("Publish (ctrl+s)", id="send", compact=True)
+
+    def _told(self) -> Text:
+        spec, shown = self._spec, self._shown
+        seen = "PUBLIC, if it is made" if spec.public else "private, if it is made"
+        text = Text(
+            f"{spec.model}@{spec.revision} as {spec.what} to {plain(spec.repo)} ({seen})", style="bold"
+        )
+        total = sum(shown.sizes.values())
+        files = ", ".join(
+            f"{_DIGEST.sub(_shortened, plain(name))} {count(size)}B" for name, size in shown.sizes.items()
+        )
+        text.append(f"\n{count(total)}B: {files}", style="not bold")
+        if not self._token:
+            text.append("\nNo token is kept: run `retcon hub login` first", style="not bold yellow")
+        if self._overwrites is not None:
+            text.append(
+                f"\n{plain(spec.repo)} has revision {self._overwrites} of this catalog",
+                style="not bold yellow",
+            )
+        if shown.rolls_back_from is not None:
+            text.append(f"\nIt goes back from {shown.rolls_back_from}, and says so", style="not bold yellow")
+        for warning in shown.warnings:
+            text.append(f"\n! {plain(warning)}", style="not bold yellow")
+        return text
+
+    def on_mount(self) -> None:
+        self.query_one("#cancel").focus()
+        self._say("The card below is what the repo will say; Tab goes to it, and it can be edited.")
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        {"cancel": self.action_cancel, "dry": self.action_dry_run, "send": self.action_send}[
+            event.button.id or "cancel"
+        ]()
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+    def action_dry_run(self) -> None:
+        self.dismiss(replace(self._asked(), dry_run=True))
+
+    def action_send(self) -> None:
+        if self._overwrites is not None and self.query_one("#name", Input).value.strip() != self._spec.repo:
+            self._say(f"✗ to overwrite it, type {self._spec.repo}", style="bold red")
+            self.query_one("#name").focus()
+            self.app.bell()
+            return
+        self.dismiss(self._asked())
+
+    def _asked(self) -> PublishSpec:
+        card = self.query_one("#card", TextArea).text
+        return replace(self._spec, card=None if card == self._shown.card else card)
+
+    def _say(self, text: str, style: str = "dim") -> None:
+        twin = Text(f"\n$ {plain(publish(self._spec))}", style="green")
+        self.query_one("#verdict", Static).update(Text(text, style=style).append_text(twin))
+
+
+def _shortened(digest: re.Match[str]) -> str:
+    return f"{digest[0][:8]}…"

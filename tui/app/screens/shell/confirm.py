@@ -1,0 +1,43 @@
+"""Ask before something that changes more than one likes: one sentence, and Cancel has the focus."""
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from ....presentation.text import plain, plain_lines
+
+
+class Confirm(ModalScreen[bool]):
+    """`question` says verb, object and what can be undone; `twin` is the command that does the same."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "yes"),
+        Binding("n,q,escape,backspace", "answer(False)", "cancel"),
+        Binding("h,l,left,right,tab", "app.focus_next", "other button", show=False),
+    ]
+
+    def __init__(self, question: str, verb: str, twin: str) -> None:
+        super().__init__()
+        self.question, self.verb, self.twin = question, verb, twin
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box"):
+            yield Static(Text(plain_lines(self.question)), id="question")
+            yield Static(Text(f"$ {plain(self.twin)}", style="dim", no_wrap=True, overflow="ellipsis"))
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                yield Button(self.verb, id="yes", compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#cancel").focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        self.dismiss(event.button.id == "yes")
+
+    def action_answer(self, yes: bool) -> None:
+        self.dismiss(yes)

@@ -1,0 +1,82 @@
+"""All keys of the place where one is, built from the bindings themselves."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+
+from ...widgets.detail import Detail
+
+_NAMES = {
+    "question_mark": "?",
+    "at": "@",
+    "slash": "/",
+    "colon": ":",
+    "equals_sign": "=",
+    "plus": "+",
+    "minus": "-",
+    "less_than_sign": "<",
+    "greater_than_sign": ">",
+    "comma": ",",
+    "full_stop": ".",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "dollar_sign": "$",
+    "asterisk": "*",
+    "escape": "esc",
+    "pagedown": "pgdn",
+    "pageup": "pgup",
+    "up": "↑",
+    "down": "↓",
+    "left": "←",
+    "right": "→",
+}
+
+
+def bindings_of(nodes: Sequence[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(heading, [(keys, description)]) of each node that has keys of its own."""
+    found = []
+    for node in nodes:
+        lines: dict[str, list[str]] = {}
+        for binding in type(node).BINDINGS:
+            if not isinstance(binding, Binding) or not binding.description:
+                continue
+            keys = lines.setdefault(binding.tooltip or binding.description, [])
+            keys += [_NAMES.get(key, key) for key in binding.key.split(",")]
+        if lines:
+            heading = getattr(node, "heading", "")
+            found.append((heading, [(" ".join(dict.fromkeys(keys)), text) for text, keys in lines.items()]))
+    return found
+
+
+class Help(ModalScreen[None]):
+    """The keys; any of the ways back closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,escape,backspace,question_mark,enter", "dismiss", "back")
+    ]
+
+    def __init__(self, nodes: Sequence[Any]) -> None:
+        super().__init__()
+        self._found = bindings_of(nodes)
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box tall"):
+            yield Detail()
+
+    def on_mount(self) -> None:
+        text = Text()
+        width = max(len(keys) for _, lines in self._found for keys, _ in lines)
+        for heading, lines in self._found:
+            if heading:
+                text.append(f"{heading}\n", style="bold")
+            for keys, description in lines:
+                text.append(f"  {keys:<{width}}  ", style="bold cyan")
+                text.append(f"{description}\n")
+        detail = self.query_one(Detail)
+        detail.show([text])
+        detail.focus()

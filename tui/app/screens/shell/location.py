@@ -1,0 +1,72 @@
+"""Which layers a trace proposes to edit, and what it does not say."""
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+
+from ....actions.locate import Location
+from ....cli_equivalent import command
+from ....presentation.text import plain
+from ...data.averages import Tally
+from ...widgets.detail import Detail, title
+from ...widgets.row_lines import bar
+from ..base.pane import Parts
+
+_BAR = 30
+
+
+class LocationView(ModalScreen[None]):
+    """The curve that the proposal was read from, the proposal, and the notes to it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,L,enter", "dismiss", "back")]
+
+    def __init__(self, trace_id: int, model: str, location: Location, tally: Tally) -> None:
+        super().__init__()
+        self._parts = _parts(trace_id, model, location, tally)
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box tall"):
+            yield Detail()
+
+    def on_mount(self) -> None:
+        detail = self.query_one(Detail)
+        detail.show(self._parts)
+        detail.focus()
+
+
+def _parts(trace_id: int, model: str, location: Location, tally: Tally) -> Parts:
+    layers = ", ".join(map(str, location.layers))
+    plural = "s" * (len(location.layers) != 1)
+    parts: Parts = [
+        title(f"Trace {trace_id} proposes layer{plural} {layers}"),
+        Text(f"{tally}. Total effect {location.total_effect:.3f}, the mean of p clean - p corrupted."),
+    ]
+    if any(reason == "wrong first choice" for reason, _ in tally.left_out):
+        parts.append(
+            Text(
+                "A wrong first choice: the model does not say the expected answer even uncorrupted, so there is "
+                "nothing to trace. It says what the model knows, not where.",
+                style="dim",
+            )
+        )
+    parts.append("")
+    parts += [Text(f"• {plain(note)}") for note in location.notes]
+    parts += ["", title(f"Indirect effect of {location.kind} at the {location.role} token")]
+    best = max((effect.mean for effect in location.curve), default=0.0) or 1.0
+    for effect in location.curve:
+        proposed = effect.layer in location.layers
+        line = Text(f"{'▶' if proposed else ' '}{effect.layer:>3} {effect.mean:+.4f} ")
+        if effect.count > 1:
+            line.append(f"({effect.low:+.4f} to {effect.high:+.4f}) ", style="dim")
+        line.append(bar(effect.mean / best, _BAR).rstrip("─"))
+        line.stylize("bold" if proposed else "")
+        parts.append(line)
+    sweep = f"$ {command('edit', 'sweep', model, '--trace', trace_id)} --facts SET"
+    return [
+        *parts, "", "Edits tried at each layer say which one to take:", Text(sweep, style="green"),
+        Text(f"$ {command('trace', 'locate', trace_id)}", style="green"),
+    ]  # fmt: skip

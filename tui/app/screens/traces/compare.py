@@ -1,0 +1,149 @@
+"""Two traces of as many layers side by side as one map: where the first has more, and where the second."""
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from .....store.catalog.catalog import Catalog
+from .....store.errors import InputError
+from ....cli_equivalent import command
+from ....presentation.text import plain, token_label
+from ...data.averages import effects_of
+from ...data.rows import Hurt
+from ...data.traces import KINDS, TraceRow, result_at
+from ...widgets.drawings import Picture
+from ...widgets.heat_map import HeatMap
+
+Table = tuple[tuple[float | None, ...], ...]
+# By kind, the names of their rows, and which of these are the subject's.
+Tables = tuple[dict[str, Table], tuple[str, ...], tuple[int, int]]
+
+
+class CompareTraces(ModalScreen[None]):
+    """The difference of what restoring a state wins back, kind by kind."""
+
+    heading = "Two traces"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,escape,backspace", "dismiss", "back"),
+        Binding("tab", "kind", "kind", tooltip="the next kind of what is restored"),
+    ]
+
+    def __init__(self, catalog: Catalog, one: TraceRow, other: TraceRow) -> None:
+        """Raises InputError where the two cannot be laid over each other."""
+        super().__init__()
+        self.one, self.other = one, other
+        self.tables, self.names, self.subject = _differences(catalog, one, other)
+        self._kind = next(iter(self.tables))
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box tall"):
+            yield Static(
+                Text(
+                    plain(
+                        f"Trace {self.one.id} ({self.one.about}) minus trace {self.other.id} ({self.other.about})"
+                    ),
+                    "bold",
+                )
+            )
+            yield Static(classes="readout", markup=False)
+            yield HeatMap()
+            twins = " and ".join(command("trace", "show", row.id) for row in (self.one, self.other))
+            yield Static(Text(f"$ {twins}", style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def on_mount(self) -> None:
+        self.query_one(HeatMap).focus()
+        self._draw(keep_cursor=False)
+
+    def action_kind(self) -> None:
+        kinds = list(self.tables)
+        self._kind = kinds[(kinds.index(self._kind) + 1) % len(kinds)]
+        self._draw(keep_cursor=True)
+
+    def _draw(self, *, keep_cursor: bool) -> None:
+        table = self.tables[self._kind]
+        most = max((abs(value) for row in table for value in row if value is not None), default=0.0) or 1.0
+        kinds = " ".join(f"[{one}]" if one == self._kind else one for one in self.tables)
+        name = f"{kinds} · effect of {self.one.id} minus that of {self.other.id}"
+        picture = Picture(self.names, self.subject, table, -most, most, name, "difference")
+        self.query_one(HeatMap).show(picture, Text(""), keep_cursor=keep_cursor)
+
+    @on(HeatMap.Moved)
+    def _moved(self, event: HeatMap.Moved) -> None:
+        event.stop()
+        token, layer = self.query_one(HeatMap).cursor
+        value = self.tables[self._kind][token][layer]
+        told = "not traced in both" if value is None else f"{value:+.4f}"
+        text = f"{token_label(self.names[token]).strip()} · layer {layer}: {told}"
+        self.query_one(".readout", Static).update(Text(text))
+
+
+def of_both(first: Tables, second: Tables) -> tuple[Tables, Tables]:
+    """Both with the roles only that both have: one set may know no middle of a subject."""
+    roles = tuple(role for role in first[1] if role in second[1])
+    subject = (0, sum("subject" in role for role in roles))
+
+    def only(tables: Tables) -> Tables:
+        rows = [tables[1].index(role) for role in roles]
+        return {kind: tuple(table[row] for row in rows) for kind, table in tables[0].items()}, roles, subject
+
+    return only(first), only(second)
+
+
+def _differences(catalog: Catalog, one: TraceRow, other: TraceRow) -> Tables:
+    """Per kind the difference of effects, the names of its rows, and which of them are the subject's.
+
+    Raises:
+        InputError: they are of different numbers of layers, have no kind in common, or only one is of a set.
+    """
+    sets = [row.fact_set is not None for row in (one, other)]
+    if sets[0] != sets[1]:
+        raise InputError(
+            "one of them is of a set of facts and the other is not: their rows are not the same things"
+        )
+    first, second = _tables(catalog, one), _tables(catalog, other)
+    kinds = [kind for kind in KINDS if kind in first[0] and kind in second[0]]
+    if not kinds:
+        raise InputError("the two have no kind in common that was traced")
+    if one.fact_set is not None:
+        first, second = of_both(first, second)
+    elif len(first[1]) != len(second[1]):
+        raise InputError(
+            f"their prompts have {len(first[1])} and {len(second[1])} tokens: compare sets of facts instead"
+        )
+    if any(len(first[0][kind][0]) != len(second[0][kind][0]) for kind in kinds):
+        raise InputError("their models have different numbers of layers")
+    tables = {kind: _minus(first[0][kind], second[0][kind]) for kind in kinds}
+    names = tuple(a if a == b else f"{a}|{b}" for a, b in zip(first[1], second[1], strict=True))
+    return tables, names, first[2]
+
+
+def _tables(catalog: Catalog, row: TraceRow) -> Tables:
+    """The effects (what is won back over the corrupted run) of a trace: of a set the averages, else the one fact's."""
+    if row.fact_set is not None:
+        found = effects_of(catalog, row.id)
+        roles = next(iter(found.values())).roles if found else ()
+        subject = (0, sum("subject" in role for role in roles))
+        return {kind: effects.means for kind, effects in found.items()}, roles, subject
+    result = result_at(catalog, row.id, 0)
+    if result is None or isinstance(result, Hurt) or result.skipped is not None:
+        return {}, (), (0, 0)
+    tables = {
+        kind: tuple(
+            tuple(None if value is None else value - result.low for value in line) for line in scores.rows
+        )
+        for kind, scores in result.kinds.items()
+    }
+    return tables, result.tokens, result.subject_range
+
+
+def _minus(one: Table, other: Table) -> Table:
+    return tuple(
+        tuple(None if a is None or b is None else a - b for a, b in zip(row, below, strict=True))
+        for row, below in zip(one, other, strict=True)
+    )

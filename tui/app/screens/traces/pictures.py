@@ -1,0 +1,143 @@
+"""From what a trace found to the drawing that shows it, and to the line that tells one cell."""
+
+from collections.abc import Collection, Mapping
+
+from rich.text import Text
+
+from ....presentation.curves import MARKS, Curve
+from ....presentation.show import some
+from ....presentation.text import plain, token_label
+from ...data.averages import LAST_SUBJECT, Effects
+from ...data.traces import KINDS, ResultView, TraceRow
+from ...widgets.drawings import CurvesPicture, Picture
+
+_RESTORED = {
+    "hidden": "with one state restored",
+    "mlp": "with MLP restored",
+    "attn": "with attention restored",
+    "severed-mlp": "state back, MLP not",
+    "severed-attn": "state back, attn not",
+}
+_WINDOWS = {"mlp": "with MLP of {} layers restored", "attn": "with attention of {} layers restored"}
+
+
+def draw_result(result: ResultView, kind: str, *, stretch: bool) -> Picture:
+    """One fact. The scale runs from the corrupted to the clean run; `stretch`: to the highest cell."""
+    scores = result.kinds[kind]
+    high = result.high
+    if stretch:
+        high = max((value for row in scores.rows for value in row if value is not None), default=high)
+    what = (
+        _RESTORED[kind]
+        if scores.window == 1 or kind not in _WINDOWS
+        else _WINDOWS[kind].format(scores.window)
+    )
+    title = f"{_kinds(kind, result.kinds)} · p({plain(result.answer.strip())}) {what}"
+    return Picture(
+        result.tokens,
+        result.subject_range,
+        scores.rows,
+        result.low,
+        high,
+        title,
+        estimated=scores.cells.estimated,
+    )
+
+
+def draw_effects(effects: Effects, kind: str, kinds: Collection[str]) -> Picture:
+    """The average over the facts of a set: the roles of tokens down, layers across."""
+    values = [value for row in effects.means for value in row if value is not None]
+    subject = sum("subject" in role for role in effects.roles)
+    title = f"{_kinds(kind, kinds)} · average indirect effect over {some(effects.facts, 'fact')}"
+    low, high = min(0.0, *values), max(0.0, *values)
+    return Picture(effects.roles, (0, subject), effects.means, low, high, title, "AIE")
+
+
+def draw_curves(found: Mapping[str, Effects], only: str | None) -> CurvesPicture:
+    """The average effects by layer, a role at a time: all kinds over each other, or `only` one."""
+    roles = next(iter(found.values())).roles
+    shown = {kind: effects for kind, effects in found.items() if only in (None, kind)}
+    kinds = _kinds(only or "all", ("all", *found))
+    return CurvesPicture(
+        tuple(f"{kinds} · AIE at the {role} token{'s' * (role in _MANY)}" for role in roles),
+        tuple(
+            tuple(_curve(kind, effects, number) for kind, effects in shown.items())
+            for number in range(len(roles))
+        ),
+        roles.index(LAST_SUBJECT) if LAST_SUBJECT in roles else 0,
+    )
+
+
+def _curve(kind: str, effects: Effects, role: int) -> Curve:
+    means = effects.means[role]
+    return Curve(kind, means, tuple(_interval(effects, role, layer) for layer in range(len(means))))
+
+
+def _interval(effects: Effects, role: int, layer: int) -> tuple[float, float] | None:
+    low, high, _ = effects.intervals.get((role, layer), (0.0, 0.0, 0))
+    return (low, high) if (role, layer) in effects.intervals else None
+
+
+def result_text(result: ResultView, kind: str, token: int, layer: int) -> Text:
+    """The cell under the cursor, in numbers."""
+    begin, end = result.subject_range
+    name = token_label(result.tokens[token]).strip() + ("*" if begin <= token < end else "")
+    text = Text.assemble((f"{name} · layer {layer}: ", "bold"))
+    cells = result.kinds[kind].cells
+    value = cells.rows[token][layer]
+    if value is None:
+        text.append("not traced")
+    else:
+        text.append("estimate ~" if cells.estimated[token][layer] else "")
+        text.append(f"p {value:.4f} ({value - result.low:+.4f})")
+    return text.append(f"  clean {result.high:.3f}, corrupted {result.low:.3f}", style="dim")
+
+
+def effect_text(effects: Effects, token: int, layer: int) -> Text:
+    """The same of an average."""
+    text = Text.assemble((f"{effects.roles[token]} · layer {layer}: ", "bold"))
+    mean = effects.means[token][layer]
+    if mean is None:
+        return text.append("not traced")
+    low, high, count = effects.intervals[token, layer]
+    return text.append(f"AIE {mean:+.4f} ({low:+.4f} to {high:+.4f}, {some(count, 'fact')})")
+
+
+def curves_text(found: Mapping[str, Effects], token: int, layer: int) -> Text:
+    """The same of all kinds at once."""
+    name = next(iter(found.values())).roles[token]
+    text = Text.assemble((f"{name} · layer {layer}:", "bold"))
+    for kind, effects in found.items():
+        mean = effects.means[token][layer]
+        text.append(f" {MARKS[kind]} " + ("–" if mean is None else f"{mean:+.3f}"))
+    return text
+
+
+def settings_text(trace: TraceRow, result: ResultView | None) -> Text:
+    """Below a drawing: what was asked, and the settings that decide its numbers."""
+    text = Text()
+    if result is not None:
+        text.append(f"\nprompt   {plain(result.prompt)}\nsubject  {plain(result.subject)}")
+    text.append(f"\n{plain(trace.model)}@{trace.revision}, {_corruption(trace)}")
+    text.stylize("dim")
+    if result is not None and not result.finished:
+        text.append("\nnot finished: cells turn exact as the job goes on", style="yellow")
+    return text
+
+
+def _corruption(trace: TraceRow) -> str:
+    if trace.noise == "swap":
+        return plain(
+            trace.corruption.removesuffix(", one sample").replace("'auto'", "another one of the set")
+        )
+    level = "" if trace.noise_level is None else f" = {trace.noise_level:.4g}"
+    return f"noise {plain(trace.noise)}{level}, {trace.samples} samples, seed {trace.seed}"
+
+
+# Roles that more than one token of a prompt can play.
+_MANY = ("middle subject", "further")
+
+
+def _kinds(kind: str, kinds: Collection[str]) -> str:
+    """`[hidden] mlp attn`: which are there, and which is shown."""
+    return " ".join(f"[{one}]" if one == kind else one for one in ("all", *KINDS) if one in kinds)

@@ -1,0 +1,168 @@
+"""The lines at the edges of the screen: the tabs, the command that does the same, and the keys."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual import events
+from textual.message import Message
+from textual.screen import Screen
+from textual.widget import Widget
+
+from ...presentation.text import cut, plain
+
+
+class TabBar(Widget):
+    """`▌1 Models▐ 2 Traces …`; the one that is shown is marked by more than its colour."""
+
+    @dataclass
+    class Chosen(Message):
+        """A tab was clicked."""
+
+        name: str
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.active = self.names[0]
+        self._note, self._tail = "", ""
+        self._counts: dict[str, int] = {}
+
+    def show(self, name: str) -> None:
+        """Mark a tab; what was counted there has been seen."""
+        if name != self.active:
+            self.active = name
+            self._counts.pop(name, None)
+            self.refresh()
+
+    def count(self, name: str) -> None:
+        """One more thing has happened in a tab since it was looked at."""
+        self._counts[name] = self._counts.get(name, 0) + 1
+        self.refresh()
+
+    def note(self, text: str, tail: str = "") -> None:
+        """What stands at the right end; of it `text` is cut first where there is no room."""
+        if (text, tail) != (self._note, self._tail):
+            self._note, self._tail = text, tail
+            self.refresh()
+
+    def _labels(self) -> list[tuple[str, str]]:
+        labels = []
+        for index, name in enumerate(self.names, 1):
+            words = f"{index} {name.title()}" + (f" +{self._counts[name]}" if name in self._counts else "")
+            labels.append((name, f"▌{words}▐" if name == self.active else f" {words} "))
+        return labels
+
+    def render(self) -> Text:
+        text = Text(no_wrap=True, end="")
+        for name, label in self._labels():
+            text.append(label, style="bold reverse" if name == self.active else "")
+        room = self.size.width - cell_len(text.plain) - 1
+        tail = cut(f" {plain(self._tail)}" if self._tail else "", room)
+        note = cut(plain(self._note), room - cell_len(tail)) + tail
+        text.append(" " * (room - cell_len(note)))
+        return text.append(note, style="bold" if note.startswith("✗") else "dim")
+
+    def on_click(self, event: events.Click) -> None:
+        at = 0
+        for name, label in self._labels():
+            if at <= event.x < at + len(label):
+                self.post_message(self.Chosen(name))
+            at += len(label)
+
+
+class CommandLine(Widget):
+    """The twin of what is selected or was just done, and what came of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twin = ""
+        self.outcome, self._style = "", ""
+
+    def show(self, twin: str, outcome: str = "", style: str = "") -> None:
+        """Show a command; `outcome` stays until the next one."""
+        if (twin, outcome, style) != (self.twin, self.outcome, self._style):
+            self.twin, self.outcome, self._style = twin, outcome, style
+            self.refresh()
+
+    def render(self) -> Text:
+        width = self.size.width
+        outcome = cut(plain(self.outcome), width - 1)
+        room = width - cell_len(outcome) - 2
+        text = Text(no_wrap=True, end="")
+        if self.twin and room > 16:
+            text.append(cut(f"$ {plain(self.twin)}", room), style="green")
+            text.append("  " if outcome else "")
+        return text.append(outcome, style=self._style)
+
+
+# Actions whose keys stay in sight however many verbs there are.
+_ALWAYS = ("back", "help")
+
+
+@dataclass(frozen=True)
+class _Hint:
+    """A key in words; `key` is what pressing it is called."""
+
+    shown: str
+    description: str
+    key: str
+    enabled: bool
+    always: bool
+
+    @property
+    def width(self) -> int:
+        return cell_len(self.shown) + cell_len(self.description) + 3
+
+
+class KeyHints(Widget):
+    """The keys that are in force here, in one line; those that may not be pressed are dim. A click presses one.
+
+    Textual's footer makes a widget of each key, which is most of what a switch of tabs would cost.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hints: list[_Hint] = []
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._update)
+
+    def _update(self, screen: Screen[object]) -> None:
+        if screen is not self.app.screen:
+            return
+        hints: dict[str, _Hint] = {}
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.show and not binding.system:
+                key = self.app.get_key_display(binding)
+                always = binding.action.partition("(")[0] in _ALWAYS
+                hint = _Hint(key, binding.description, binding.key, active.enabled, always)
+                hints.setdefault(binding.action, hint)
+        if list(hints.values()) != self._hints:
+            self._hints = list(hints.values())
+            self.refresh()
+
+    def _shown(self) -> list[_Hint]:
+        """Those that there is room for: the ways out and to all other keys come last, and always."""
+        ways_out = [hint for hint in self._hints if hint.always]
+        room = self.size.width - sum(hint.width for hint in ways_out)
+        verbs = [hint for hint in self._hints if not hint.always]
+        while verbs and sum(hint.width for hint in verbs) > room:
+            verbs.pop()
+        return verbs + ways_out
+
+    def render(self) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis", end="")
+        for hint in self._shown():
+            text.append(f" {hint.shown}", style="bold cyan" if hint.enabled else "dim strike")
+            text.append(f" {hint.description} ", style="" if hint.enabled else "dim")
+        return text
+
+    def on_click(self, event: events.Click) -> None:
+        at = 0
+        for hint in self._shown():
+            if at <= event.x < at + hint.width:
+                self.app.simulate_key(hint.key.split(",")[0])
+            at += hint.width

@@ -1,0 +1,78 @@
+"""How a row becomes a line: one column takes what width is left, the least important go when it is narrow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from ...presentation.text import plain
+from ..data.rows import Key
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; `width` 0 takes what is left. The highest `drop` goes first when that gets less than `least`.
+
+    `field` names what the list is sorted by here, if not the title does.
+    """
+
+    title: str
+    width: int = 0
+    drop: int = 0
+    least: int = 12
+    field: str = ""
+
+    @property
+    def name(self) -> str:
+        """The field of the listing that it shows."""
+        return self.field or self.title
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the list. Cells are plain text or styled `Text`; both are cut to their column.
+
+    `value` is what it was made of, for the verbs; two rows that look the same are the same.
+    """
+
+    key: Key
+    cells: tuple[str | Text, ...]
+    hurt: bool = False
+    value: object = field(default=None, compare=False, repr=False)
+
+
+def line(columns: Sequence[Column], cells: Sequence[str | Text], mark: str, width: int) -> Text:
+    """The cells beside each other in `width` terminal columns."""
+    text = Text(mark, end="")
+    for index, room in widths(columns, width):
+        cell = cells[index] if index < len(cells) else ""
+        piece = cell.copy() if isinstance(cell, Text) else Text(plain(cell), end="")
+        if cell_len(piece.plain) > room:
+            piece.truncate(room, overflow="ellipsis")
+        piece.append(" " * (room - cell_len(piece.plain) + 1))
+        text.append_text(piece)
+    text.plain  # noqa: B018 - joins the pieces once
+    return text
+
+
+def widths(columns: Sequence[Column], width: int) -> list[tuple[int, int]]:
+    """(index, width) of the columns that are shown."""
+    shown = list(range(len(columns)))
+    while True:
+        fixed = sum(columns[index].width for index in shown) + len(shown) + 1
+        flexible = [index for index in shown if not columns[index].width]
+        left = width - fixed
+        least = max(shown, key=lambda index: columns[index].drop)
+        if left >= sum(columns[index].least for index in flexible) or columns[least].drop == 0:
+            break
+        shown.remove(least)
+    share = max(1, left // max(1, len(flexible)))
+    return [(index, columns[index].width or share) for index in shown]
+
+
+def bar(part: float, width: int) -> str:
+    """A progress bar of `width` columns, drawn with eighths."""
+    eighths = round(max(0.0, min(1.0, part)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width, "─")

@@ -1,0 +1,164 @@
+"""`retcon demo`: a real fact in a real model, located, rewritten, measured, and rolled back to the bit.
+
+It calls the same commands that a person would type, and shows each before it runs.
+"""
+
+import os
+import shlex
+import time
+
+import click
+from sqlmodel import col, select
+
+from ....store.catalog.catalog import Catalog
+from ....store.catalog.tables import Fact, FactSet, Model, Trace
+from ....store.facts import sets as fact_sets
+from ....store.history import history
+from ....store.home import home
+from ..options import open_catalog
+from ..output import duration
+
+MODEL = "starter"
+FACTS = "demo"
+PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
+TRUE, NEW = "Paris", "Rome"
+PARAPHRASES = [
+    "If you want to visit the Eiffel Tower, travel to the city of",
+    "The Eiffel Tower stands in the heart of",
+    "The city where you find the Eiffel Tower is",
+]
+# Each of these is the starter model's first choice before the edit.
+NEIGHBOURS = [
+    ("The Louvre is located in the city of", "Paris"),
+    ("Toyota Camry is produced by", "Toyota"),
+    ("The capital of France is", "Paris"),
+    ("The mother tongue of Danielle Darrieux is", "French"),
+]
+
+
+@click.command()
+def demo() -> None:
+    """The main job, end to end, on the starter model.
+
+    Works in a home of its own, beside yours, unless RETCON_HOME is set. May be run as often as you like.
+    """
+    if not os.environ.get("RETCON_HOME"):
+        own = home()
+        os.environ["RETCON_HOME"] = str(own.with_name(own.name + "-demo"))
+    began = time.monotonic()
+    catalog = open_catalog()
+    root = catalog.home.root
+    click.secho(f"Everything of this demo lies in {root}\n", dim=True)
+
+    _title("1. A model", "SmolLM2-135M-Instruct, from a package that pip has already installed.")
+    if _has_model(catalog):
+        click.echo(f"{MODEL} is in the catalog already.")
+    else:
+        _retcon("model", "add", "starter", "--name", MODEL)
+    _roll_back_to_base(catalog)
+    _retcon("model", "list")
+
+    _title(
+        "2. Where is the fact?", f"Noise on the words {SUBJECT!r}, then one clean state put back at a time."
+    )
+    _retcon(
+        "trace",
+        "run",
+        MODEL,
+        "--prompt",
+        PROMPT,
+        "--subject",
+        SUBJECT,
+        "--expect",
+        TRUE,
+        "--kinds",
+        "hidden,mlp",
+    )
+    trace = _newest_trace(catalog)
+    picture = root / "demo-hidden.png"
+    _retcon("trace", "plot", str(trace), "--kind", "hidden", "--out", str(picture))
+    _retcon("trace", "locate", str(trace))
+
+    _title(
+        "3. Rewrite it",
+        "The preset's layer; a covariance of its keys is collected first where there is none.",
+    )
+    _add_facts(catalog)
+    _retcon("edit", "run", MODEL, "--facts", FACTS, "-m", f"{SUBJECT} moves to {NEW}")
+
+    _title("4. What changed, and what did not?", "Paraphrases should follow, neighbours should stay.")
+    _retcon("eval", "run", MODEL)
+
+    _title("5. Before and after, side by side", "")
+    _retcon("ask", MODEL, PROMPT, "--against", "base")
+
+    _title("6. Roll it back", "And hash every tensor: the base's bits, not nearly the base's bits.")
+    _retcon("rollback", MODEL, "base")
+    _retcon("ask", MODEL, PROMPT)
+    _retcon("history", MODEL)
+
+    click.secho(f"\nDone in {duration(time.monotonic() - began)}.", bold=True)
+    click.echo(f"Home      {root}\nHeat map  {picture}\nLogs      {catalog.home.logs}")
+    click.echo("\nWhat to type next:")
+    where = f"RETCON_HOME={shlex.quote(str(root))} "
+    for text in (
+        "retcon",
+        f"retcon trace plot {trace} --kind mlp --out mlp.svg",
+        f'retcon edit run {MODEL} --prompt "The capital of France is" --subject "The capital of France" --target Lyon',
+        "retcon --help",
+    ):
+        click.echo(f"  {where}{text}")
+
+
+def _title(title: str, text: str) -> None:
+    click.secho(f"\n{title}", bold=True)
+    if text:
+        click.echo(text)
+
+
+def _retcon(*words: str) -> None:
+    """Show a command, then run it in this process, as the shell would."""
+    from ..main import cli
+
+    click.secho(f"\n$ retcon {shlex.join(words)}", fg="cyan")
+    if code := cli(list(words), standalone_mode=False):
+        raise click.exceptions.Exit(code)  # Ctrl-C let go of a job: what comes next needs its result
+
+
+def _has_model(catalog: Catalog) -> bool:
+    with catalog.read() as session:
+        return session.exec(select(Model).where(Model.name == MODEL)).first() is not None
+
+
+def _newest_trace(catalog: Catalog) -> int:
+    with catalog.read() as session:
+        return session.exec(select(Trace.id).order_by(col(Trace.id).desc())).first() or 0
+
+
+def _roll_back_to_base(catalog: Catalog) -> None:
+    """A demo that was stopped half-way leaves the head on its edit."""
+    with catalog.read() as session:
+        model = history.find_model(session, MODEL)
+        at_base = history.find_revision(session, model, "base").id == model.head
+    if not at_base:
+        _retcon("rollback", MODEL, "base", "--no-verify")
+
+
+def _add_facts(catalog: Catalog) -> None:
+    with catalog.write() as session:
+        if session.exec(select(FactSet).where(FactSet.name == FACTS)).first():
+            return
+        fact_set = FactSet(name=FACTS, source="retcon demo", format="plain")
+        session.add(fact_set)
+        session.flush()
+        fact = Fact(
+            fact_set_id=fact_set.id or 0,
+            position=0,
+            subject=SUBJECT,
+            prompt=fact_sets.template_of(PROMPT, SUBJECT),
+            target_true=TRUE,
+            target_new=NEW,
+            paraphrases=PARAPHRASES,
+            neighbours=[{"prompt": prompt, "true": true} for prompt, true in NEIGHBOURS],
+        )
+        session.add(fact)

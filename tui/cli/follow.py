@@ -1,0 +1,171 @@
+"""Submit a job from the command line and stay with it: progress on stderr, Ctrl-C lets go and the job goes on."""
+
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...engine import jobs
+from ...store.catalog.catalog import Catalog
+from ..presentation.costs import told_cost
+from ..presentation.text import plain
+from .output import duration, narrate, print_json
+
+if TYPE_CHECKING:
+    from ...store.catalog.tables import Job
+
+_LINE_SECONDS = 5.0
+_BAR = 20
+
+
+class JobFailed(click.ClickException):
+    """A job that ended otherwise than done; its reason is the message."""
+
+    exit_code = 1
+
+    def __init__(self, job: "Job") -> None:
+        super().__init__(plain(job.error or f"job {job.id} was {job.state}"))
+
+
+class JobRefused(JobFailed):
+    """A job that failed because of what it was given."""
+
+    exit_code = 2
+
+
+def submit(catalog: Catalog, spec: "jobs.Spec", device: str | None) -> "Job":
+    """Submit a job on a device of this box.
+
+    Raises:
+        click.UsageError: there is no such device.
+    """
+    device = known_device(device)
+    cost = jobs.cost_of(catalog, spec, device)
+    for warning in cost.warnings if cost else ():
+        narrate(f"Warning: {warning}")
+    return jobs.submit(catalog, spec, device)
+
+
+def known_device(device: str | None) -> str:
+    """A device of this box, several GPUs joined by +, or a Ray; by default the first."""
+    known = jobs.devices()
+    if device is None:
+        return known[0]
+    if jobs.is_on_ray(device):
+        return device
+    named = jobs.parts(device)
+    if missing := [part for part in named if part not in known]:
+        raise click.UsageError(f"there is no device {missing[0]!r} here; there are {', '.join(known)}")
+    if len(named) > len(set(named)) or (len(named) > 1 and jobs.CPU in named):
+        raise click.UsageError(f"{device!r} names no set of GPUs to spread a model over")
+    return device
+
+
+def estimate(catalog: Catalog, spec: "jobs.Spec", device: str | None, *, as_json: bool) -> None:
+    """Print what a job will cost, and do not start it.
+
+    Where no earlier job tells its time, some seconds of it are measured by a job of their own, which keeps nothing.
+    """
+    device = known_device(device)
+    cost = jobs.cost_of(catalog, spec, device)
+    assert cost is not None
+    if not as_json:
+        click.echo(told_cost(cost))
+    time_known = jobs.time_as_before(catalog, spec, device)
+    if time_known is None:
+        narrate("No earlier job tells how long it takes: measuring some seconds of it.")
+        of = jobs.PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
+        made = follow(catalog, jobs.submit(catalog, of, device)).made
+        time_known = jobs.Time(made["seconds"], made["basis"])
+    if as_json:
+        print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
+        return
+    click.echo(f"time    about {duration(time_known.seconds)} ({time_known.basis})")
+
+
+def run(
+    catalog: Catalog, spec: "jobs.Spec", device: str | None, *, detach: bool, as_json: bool
+) -> "Job | None":
+    """Submit a job and follow it to its end; with `detach` print its id (its row as JSON) and return None.
+
+    Raises:
+        JobFailed: it did not end done.
+    """
+    job = submit(catalog, spec, device)
+    if not detach:
+        return follow(catalog, job)
+    print_json(jobs.job_record(job)) if as_json else click.echo(job.id)
+    return None
+
+
+def follow(catalog: Catalog, job: "Job") -> "Job":
+    """Follow a job to its end.
+
+    Raises:
+        JobFailed: it did not end done.
+    """
+    assert job.id is not None
+    display = _Line() if sys.stderr.isatty() else _Lines()
+    try:
+        ended = jobs.follow(catalog, job.id, display.show)
+    except KeyboardInterrupt:
+        display.end()
+        narrate(
+            f"Let go of job {job.id}, which goes on. "
+            f"Watch it: retcon job watch {job.id}. Stop it: retcon job cancel {job.id}"
+        )
+        raise click.exceptions.Exit(130) from None
+    display.end()
+    if ended.state != "done":
+        raise JobRefused(ended) if ended.error_kind == "input" else JobFailed(ended)
+    return ended
+
+
+def describe(job: "Job | jobs.ListedJob") -> str:
+    """A job's progress in one line."""
+    parts: list[Any] = []
+    if job.total:
+        filled = round(_BAR * min(1.0, job.done / job.total))
+        parts.append("█" * filled + "░" * (_BAR - filled))
+        parts.append(f"{100 * min(1.0, job.done / job.total):.0f} %")
+    if job.total and job.rate:
+        parts.append(f"{job.rate:.3g} {job.unit}/s")
+    if job.total and job.seconds_left is not None:
+        parts.append(f"{duration(job.seconds_left)} left")
+    parts.append(plain(job.activity) if job.activity else job.state)
+    return "  ".join(parts)
+
+
+class _Line:
+    """One line that is drawn over, for a terminal."""
+
+    def show(self, job: "Job") -> None:
+        import shutil
+
+        width = shutil.get_terminal_size().columns
+        text = f"job {job.id} {job.kind}  {describe(job)}"[: width - 1]
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+class _Lines:
+    """A line now and then, for a log or a pipe."""
+
+    def __init__(self) -> None:
+        self._at, self._last = 0.0, ""
+
+    def show(self, job: "Job") -> None:
+        phase = job.activity.split(":")[0] if job.total else job.activity
+        if job.activity and (phase != self._last or time.monotonic() - self._at > _LINE_SECONDS):
+            if phase != self._last or job.total:
+                narrate(f"job {job.id} {job.kind}  {describe(job)}")
+            self._at, self._last = time.monotonic(), phase
+
+    def end(self) -> None:
+        pass

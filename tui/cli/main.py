@@ -1,0 +1,110 @@
+"""The command line: a noun and a verb for each action of the app. Without arguments, the app itself.
+
+Each command's module is imported only when it is used, so that help and completion come at once.
+"""
+
+import importlib
+import sys
+
+import click
+
+from ... import __version__
+from ..presentation.encoding import print_look_alikes
+
+# noun -> (module in tui/commands, name of the click command in it, one line of help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "ui": ("ui", "ui", "The app at a place, for reading only, or in a browser."),
+    "demo": ("demo", "demo", "The main job, end to end, on the starter model."),
+    "doctor": ("doctor", "doctor", "What to paste into a report of a fault; no secrets in it."),
+    "model": ("model", "model", "Add, list, show and remove models."),
+    "facts": ("facts", "facts", "Import and show sets of facts."),
+    "trace": ("trace", "trace", "Find where a model keeps a fact."),
+    "covariance": ("covariance", "covariance", "Collect the second moment of keys that edits need."),
+    "edit": ("edit", "edit", "Rewrite facts; each edit makes a revision."),
+    "sweep": ("sweep", "sweep", "Try an edit at each layer, keep none, and see where it holds."),
+    "passage": ("passage", "passage", "Put the facts of a text into a model, and prove what stuck."),
+    "eval": ("evaluation", "evaluation", "Score a revision, with the protocol beside the numbers."),
+    "ask": ("ask", "ask", "Next tokens and a completion, of several revisions side by side."),
+    "history": ("history", "history", "The revisions of a model."),
+    "diff": ("history", "diff", "What one revision has that another has not."),
+    "rollback": ("history", "rollback", "Move the head back to a revision and prove the bits."),
+    "undo": ("history", "undo", "Take back the last move of the head, whoever made it."),
+    "redo": ("history", "redo", "Make that move again."),
+    "revert": ("history", "revert", "Take one edit out of the middle."),
+    "export": ("export", "export", "Write a revision as a checkpoint, a LoRA adapter, or deltas."),
+    "publish": ("publish", "publish", "Publish a revision to the Hugging Face Hub, with its card."),
+    "unpublish": ("publish", "unpublish", "Take a repo or a tag back from the hub."),
+    "hub": ("hub", "hub", "Log in to the hub; what was published."),
+    "job": ("job", "job", "List, follow, cancel and resume jobs."),
+    "catalog": ("catalog", "catalog", "Check, back up, restore, clean up; a model's history as one file."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' one-line help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f".commands.{module}", __package__), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, prog_name="retcon")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Find, rewrite, prove, roll back and publish the facts of a language model.
+
+    Without a command, opens the app. State lives in RETCON_HOME. Exit codes: 0 done, 1 failed, 2 wrong usage or input,
+    130 let go of a job that goes on.
+    """
+    if ctx.invoked_subcommand is None:
+        from ..app.app import run
+
+        run()
+
+
+def main() -> None:
+    """The console script: errors of the input become one sentence and exit code 2, failures exit code 1."""
+    print_look_alikes()
+    try:
+        _refuse_half_characters(sys.argv[1:])
+        # Without standalone mode click returns the code of an Exit instead of leaving with it.
+        code = cli(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) had enough
+        sys.exit(0)
+    except Exception as error:
+        from ...store.errors import CatalogError, InputError
+        from ..presentation.text import plain
+
+        if not isinstance(error, CatalogError | InputError | OSError):
+            raise
+        click.echo(f"Error: {plain(str(error))}", err=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def _refuse_half_characters(words: list[str]) -> None:
+    """Bytes that are no text in the terminal's encoding could be kept neither in the catalog nor in JSON."""
+    for word in words:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise click.UsageError(
+                f"{word!r} is no text in this terminal's encoding ({sys.getfilesystemencoding()})"
+            )

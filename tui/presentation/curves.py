@@ -1,0 +1,239 @@
+"""Average effects by layer as curves in text, with the band of their interval.
+
+A curve is drawn in the dots of braille, four to a line and two to a column; its kind is a letter that stands on it at
+every few layers, so that curves are told apart without colour. The interval is a field of sparse dots around it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from rich.text import Text
+
+from .heatmap import Layout, axis
+from .text import cut, plain
+
+# What stands on the curve of each kind (the keys that show it alone), and its colour of the user's sixteen.
+MARKS = {"hidden": "H", "mlp": "M", "attn": "A", "severed-mlp": "m", "severed-attn": "a"}
+_COLOURS = {
+    "hidden": "magenta",
+    "mlp": "green",
+    "attn": "red",
+    "severed-mlp": "blue",
+    "severed-attn": "yellow",
+    "score": "cyan",
+}
+_GUTTER = len("+0.000 ")
+# Bits of a braille character by row and column of its dots.
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+_DOTS_DOWN, _DOTS_ACROSS = 4, 2
+_WIDEST_LAYER = 4
+_BETWEEN_MARKS = 10
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One kind: for each layer its mean effect (None where there is none) and the interval around it.
+
+    `label` is what the legend calls it, by default its kind.
+    """
+
+    kind: str
+    means: tuple[float | None, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    label: str = ""
+
+
+@dataclass
+class _Cell:
+    """The dots of one character: of lines, and of bands; whose line came first, and whose bands are in it."""
+
+    line: int = 0
+    band: int = 0
+    of: str | None = None
+    bands: frozenset[str] = frozenset()
+
+
+def lay_out(layers: int, width: int) -> Layout:
+    """Up to four columns a layer; where they do not fit, several layers in a column."""
+    room = max(1, width - _GUTTER)
+    shared = max(1, -(-layers // room))
+    return Layout(_GUTTER, layers, shared, max(1, min(_WIDEST_LAYER, room // max(1, layers))))
+
+
+def render_lines(
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    width: int,
+    height: int,
+    colour: bool = True,
+    cursor: int | None = None,
+) -> list[Text]:
+    """`height` lines: title, plot, the layers' axis, which letter is which kind. `cursor` is a layer."""
+    layers = max((len(curve.means) for curve in curves), default=0)
+    layout = lay_out(layers, width)
+    rows = max(3, height - 3)
+    values = [0.0, *(value for curve in curves for value in _values(curve))]
+    low, high = min(values), max(values)
+    plot = _Plot(layout, rows, low, high if high > low else low + 1.0)
+    for curve in curves:
+        plot.draw(curve)
+    marks = plot.marks(curves, cursor)
+    at = None if cursor is None else layout.span(cursor)[0] - layout.gutter
+    lines = [Text(cut(plain(title), width), style="bold")]
+    lines += [_line(plot, row, marks, colour, at) for row in range(rows)]
+    lines += [axis(layout), _legend(curves, colour, width)]
+    return lines
+
+
+def _values(curve: Curve) -> Iterator[float]:
+    for mean, interval in zip(curve.means, curve.intervals, strict=True):
+        if mean is not None:
+            yield mean
+            yield from interval or ()
+
+
+class _Plot:
+    """The dots of the curves, from `low` at the bottom to `high` at the top."""
+
+    def __init__(self, layout: Layout, rows: int, low: float, high: float) -> None:
+        self.layout, self.rows, self.low, self.high = layout, rows, low, high
+        self.cells: dict[tuple[int, int], _Cell] = {}
+
+    def draw(self, curve: Curve) -> None:
+        """Add a curve and its band."""
+        before: int | None = None
+        for dots in self._dots(curve):
+            if dots is None:
+                before = None
+                continue
+            x, mean, interval = dots
+            y = self._down(mean)
+            for dot in _way(y if before is None else before, y):
+                self._dot(x, dot, curve.kind, band=False)
+            before = y
+            if interval is not None and x % 2 == 0:
+                for dot in range(self._down(interval[1]), self._down(interval[0]) + 1):
+                    if dot % 2 == 0:
+                        self._dot(x, dot, curve.kind, band=True)
+
+    def marks(self, curves: Sequence[Curve], cursor: int | None) -> dict[tuple[int, int], str]:
+        """(row, column) -> kind whose letter stands there; at the layers in turn, so that letters do not collide.
+
+        At the cursor every kind has one.
+        """
+        columns = self.layout.cell
+        every = max(len(curves), -(-_BETWEEN_MARKS // columns)) * self.layout.shared
+        found: dict[tuple[int, int], str] = {}
+        for number, curve in enumerate(curves):
+            shift = number * every // len(curves)
+            for layer, mean in enumerate(curve.means):
+                if mean is not None and (layer == cursor or (layer - shift) % every == 0):
+                    found.setdefault(self.place(layer, mean), curve.kind)
+        return found
+
+    def place(self, layer: int, value: float) -> tuple[int, int]:
+        """The row and column of a value."""
+        column = self.layout.span(layer)[0] - self.layout.gutter
+        return self._down(value) // _DOTS_DOWN, column
+
+    @property
+    def zero(self) -> int:
+        """The row where zero is."""
+        return self._down(0.0) // _DOTS_DOWN
+
+    def _across(self, layer: int) -> int:
+        return layer * self.layout.cell * _DOTS_ACROSS // self.layout.shared
+
+    def _down(self, value: float) -> int:
+        """The line of dots of a value, from the top."""
+        return round((self.high - value) / (self.high - self.low) * (self.rows * _DOTS_DOWN - 1))
+
+    def _dots(self, curve: Curve) -> Iterator[tuple[int, float, tuple[float, float] | None] | None]:
+        """Column of dots, mean and interval there, from layer to layer in straight lines; None where one breaks off."""
+        for layer, mean in enumerate(curve.means):
+            if mean is None:
+                yield None
+                continue
+            here, begin = curve.intervals[layer], self._across(layer)
+            yield begin, mean, here
+            after = curve.means[layer + 1] if layer + 1 < len(curve.means) else None
+            if after is None:
+                continue
+            there, end = curve.intervals[layer + 1], self._across(layer + 1)
+            for x in range(begin + 1, end):
+                part = (x - begin) / (end - begin)
+                interval = None
+                if here is not None and there is not None:
+                    interval = (_between(here[0], there[0], part), _between(here[1], there[1], part))
+                yield x, _between(mean, after, part), interval
+
+    def _dot(self, x: int, y: int, kind: str, *, band: bool) -> None:
+        cell = self.cells.setdefault((y // _DOTS_DOWN, x // _DOTS_ACROSS), _Cell())
+        bit = _DOTS[y % _DOTS_DOWN][x % _DOTS_ACROSS]
+        if band:
+            cell.band |= bit
+            cell.bands |= {kind}
+        else:
+            cell.line |= bit
+            cell.of = cell.of or kind
+
+
+def _mark(kind: str) -> str:
+    """The letter on a curve; what is no kind of trace has its first one."""
+    return MARKS.get(kind, kind[:1].upper())
+
+
+def _between(one: float, other: float, part: float) -> float:
+    return one + (other - one) * part
+
+
+def _way(begin: int, end: int) -> range:
+    """The lines of dots that join two neighbours: from beside the first to the second."""
+    if begin == end:
+        return range(end, end + 1)
+    return range(begin + 1, end + 1) if end > begin else range(end, begin)
+
+
+def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool, cursor: int | None) -> Text:
+    label = {0: plot.high, plot.rows - 1: plot.low} | (
+        {plot.zero: 0.0} if 0 < plot.zero < plot.rows - 1 else {}
+    )
+    text = Text(f"{label[row]:+.3f} " if row in label else " " * _GUTTER, end="")
+    cells: list[tuple[str, str]] = []
+    for column in range(plot.layout.columns * plot.layout.cell):
+        cell, kind = plot.cells.get((row, column), _Cell()), marks.get((row, column))
+        here = column == cursor
+        if kind is not None and here:
+            cells.append((_mark(kind), "bold reverse"))
+        elif kind is not None:
+            cells.append((_mark(kind), f"bold {_COLOURS.get(kind, '')}" if colour else "bold"))
+        elif cell.line:
+            cells.append((chr(0x2800 + cell.line), _COLOURS.get(cell.of or "", "") if colour else ""))
+        elif here:
+            cells.append(("┊", ""))
+        elif cell.band:
+            [only, *more] = cell.bands
+            tint = _COLOURS.get(only, "") if colour and not more else ""
+            cells.append((chr(0x2800 + cell.band), f"dim {tint}".strip()))
+        elif row == plot.zero:
+            cells.append(("┈", "dim"))
+        else:
+            cells.append((" ", ""))
+    for style, run in groupby(cells, key=lambda cell: cell[1]):
+        text.append("".join(char for char, _ in run), style=style)
+    return text
+
+
+def _legend(curves: Sequence[Curve], colour: bool, width: int) -> Text:
+    text = Text()
+    for curve in curves:
+        text.append(_mark(curve.kind), style=f"bold {_COLOURS.get(curve.kind, '')}" if colour else "bold")
+        text.append(f" {curve.label or curve.kind}  ")
+    if any(
+        interval is not None and interval[0] < interval[1] for one in curves for interval in one.intervals
+    ):
+        text.append("⠅⠅ 95 % interval", style="dim")
+    text.truncate(width)
+    return text

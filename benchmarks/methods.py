@@ -4,7 +4,7 @@
 
 A batch is one request by default; `memit:10` writes ten at once.
 
-REQUESTS.json holds records with subject, prompt (with {}), target_new, target_true, paraphrases and neighbours.
+REQUESTS.json holds records with subject, prompt (with {}), target_new, target_true, paraphrases and neighbors.
 Teacher-forced metrics; the covariance of the preset's layer from the shipped texts.
 """
 
@@ -21,11 +21,11 @@ from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import defaults, preset
 from retcon.engine.edits.method import Task
 from retcon.engine.edits.request import Request
-from retcon.engine.evaluation.cases import Case, Neighbour
-from retcon.engine.evaluation.run import evaluate, summarise
+from retcon.engine.evaluation.cases import Case, Neighbor
+from retcon.engine.evaluation.run import evaluate, summarize
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.delta import Materialiser
+from retcon.engine.model.delta import Materializer
 from retcon.engine.model.generation import context_texts
 from retcon.engine.model.loading import fetch, load_model, load_tokenizer
 from retcon.engine.progress import silent
@@ -39,7 +39,7 @@ def main(path: Path, names: list[str]) -> None:
         fetched = fetch("starter", Path(folder) / "starter")
         model, tokenizer = load_model(fetched.folder, "cpu"), load_tokenizer(fetched.folder)
     decoder = Decoder(model, find_anatomy(model))
-    weights = Materialiser(model)
+    weights = Materializer(model)
     moments: dict[int, Factored] = {}
     for spec in names:
         label, *settings = spec.split(",")
@@ -68,13 +68,13 @@ def main(path: Path, names: list[str]) -> None:
                     request.target_new,
                     fact.target_true,
                     tuple(fact.paraphrases),
-                    tuple(Neighbour(one["prompt"], one["true"]) for one in fact.neighbours),
+                    tuple(Neighbor(one["prompt"], one["true"]) for one in fact.neighbors),
                 )
                 for fact, request in zip(some, requests, strict=True)
             ]
             results += evaluate(decoder, tokenizer, cases, max_new_tokens=0)
             weights.set({})
-        metrics = summarise(results, seed=1)
+        metrics = summarize(results, seed=1)
         numbers = "  ".join(f"{key} {metric.value:.3f}" for key, metric in metrics.items())
         print(f"{spec:8} n={len(results)}  {numbers}  {time.process_time() - began:.0f} CPU s", flush=True)
 

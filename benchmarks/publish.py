@@ -120,13 +120,13 @@ def merged(base: str, folder: Path) -> dict[str, bool]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from retcon.engine.model.delta import Materialiser, concatenate, read_delta
+    from retcon.engine.model.delta import Materializer, concatenate, read_delta
 
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         plain = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
         wanted = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-        Materialiser(wanted).set(concatenate(map(read_delta, (folder / "adapter" / "deltas").iterdir())))
+        Materializer(wanted).set(concatenate(map(read_delta, (folder / "adapter" / "deltas").iterdir())))
         if dtype == torch.float32:
             wanted = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=dtype)
         made = PeftModel.from_pretrained(plain, folder / "adapter").merge_and_unload()

@@ -210,8 +210,8 @@ def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def _train(model: LlamaForCausalLM, sentences: list[list[int]], text: list[int]) -> None:
     """Some sentences and some stretches of text a step."""
     rng = random.Random(1)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_STEPS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_STEPS)
     for step in range(_STEPS):
         starts = [rng.randrange(len(text) - _STRETCH) for _ in range(_STRETCHES)]
         batches = (rng.sample(sentences, _SENTENCES), [text[start : start + _STRETCH] for start in starts])
@@ -225,8 +225,8 @@ def _train(model: LlamaForCausalLM, sentences: list[list[int]], text: list[int])
             loss.backward()
             losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         schedule.step()
         if step % 100 == 0:
             print(

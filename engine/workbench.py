@@ -24,10 +24,10 @@ from .edits.request import Request
 from .errors import InputError
 from .evaluation.cases import Case
 from .evaluation.intervals import Metric
-from .evaluation.run import evaluate, summarise
+from .evaluation.run import evaluate, summarize
 from .model.anatomy import find_anatomy
 from .model.decoder import Decoder
-from .model.delta import Delta, Materialiser, concatenate
+from .model.delta import Delta, Materializer, concatenate
 from .model.generation import complete, context_texts
 from .model.loading import fetch, load_model, load_tokenizer
 from .progress import silent
@@ -50,7 +50,7 @@ class Workbench:
         """
         self.decoder, self.tokenizer, self.source = Decoder(model, find_anatomy(model)), tokenizer, source
         self.edits: list[PastEdit] = []
-        self._weights = Materialiser(model)
+        self._weights = Materializer(model)
         self._moments: dict[int, Factored] = {}
 
     @classmethod
@@ -136,17 +136,17 @@ class Workbench:
         parts = batches(writer, requests, None)
         delta = concatenate([part.delta for part in write_in_batches(writer, task, parts)])
         self.edits.append(PastEdit(method, list(requests), lambda: delta))
-        self._materialise()
+        self._materialize()
         return delta
 
     def undo(self) -> None:
         """Take out the last edit: the weights are those of before it, to the bit."""
         self.edits.pop()
-        self._materialise()
+        self._materialize()
 
     def evaluate(self, cases: Sequence[Case], max_new_tokens: int = 20, seed: int = 1) -> dict[str, Metric]:
         """Score facts on the model as it is now; engine.metrics says what each metric means."""
-        return summarise(evaluate(self.decoder, self.tokenizer, cases, max_new_tokens), seed)
+        return summarize(evaluate(self.decoder, self.tokenizer, cases, max_new_tokens), seed)
 
     def ask(self, prompt: str, max_new_tokens: int = 20) -> str:
         """What the model as it is now goes on with, greedily."""
@@ -163,8 +163,8 @@ class Workbench:
                 max_tokens=max_tokens, max_length=512, seed=seed,
             )  # fmt: skip
             self._moments |= {layer: Factored(moment.matrix()) for layer, moment in last.moments.items()}
-            self._materialise()
+            self._materialize()
         return {layer: self._moments[layer] for layer in layers}
 
-    def _materialise(self) -> None:
+    def _materialize(self) -> None:
         self._weights.set(concatenate(edit.delta() for edit in self.edits))

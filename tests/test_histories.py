@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import nn
 
-from retcon.engine.model.delta import Delta, Factors, Materialiser, concatenate
+from retcon.engine.model.delta import Delta, Factors, Materializer, concatenate
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.connection import connect
 from retcon.store.catalog.tables import Model, Revision
@@ -85,7 +85,7 @@ class Histories(RuleBasedStateMachine):
         self.catalog = Catalog.open(Home(self.folder / "home"))
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(4, 3, bias=False)).to(torch.bfloat16)
-        self.weights = Materialiser(self.network)  # type: ignore[arg-type]
+        self.weights = Materializer(self.network)  # type: ignore[arg-type]
         self.deltas: dict[str, Delta] = {}
         # By the edits in force, in their order.
         self.prints: dict[tuple[str, ...], str] = {}

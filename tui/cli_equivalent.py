@@ -51,7 +51,7 @@ def top_up(spec: "jobs.CovarianceSpec") -> str:
 def publish(spec: "jobs.PublishSpec", card: str | None = None) -> str:
     """`retcon publish` that makes the same job; `card` is the file that a card was saved in as it was edited."""
     words = ["--as", spec.what] if spec.what != "checkpoint" else []
-    for option, value in (("--licence", spec.licence), ("-m", spec.message), ("--card", card)):
+    for option, value in (("--license", spec.license), ("-m", spec.message), ("--card", card)):
         if value:
             words += [option, value]
     words += ["--public"] * spec.public + ["--dry-run"] * spec.dry_run

@@ -1,6 +1,6 @@
 """The second moment of keys, C = E[k k^T] (users say covariance): ROME's and MEMIT's measure of what not to disturb.
 
-Uncentred, over every real token of some text, divided by the tokens. All wanted layers in one pass that stops at the
+Uncentered, over every real token of some text, divided by the tokens. All wanted layers in one pass that stops at the
 deepest. Products and their sum over a block of documents in float32, sums over blocks in float64.
 """
 
@@ -190,7 +190,7 @@ def _blocks(
     tokens = start.tokens
     for number in count(start.blocks):
         texts = list(islice(documents, _BLOCK_DOCUMENTS))
-        rows = _tokenised(tokenizer, texts, max_length)
+        rows = _tokenized(tokenizer, texts, max_length)
         left = max_tokens - tokens
         cut = sum(map(len, rows)) > left
         if cut:
@@ -225,7 +225,7 @@ def _span(layers: Sequence[int]) -> str:
     return "layers " + (", ".join(map(str, layers)) if len(layers) < 4 else f"{min(layers)}-{max(layers)}")
 
 
-def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[list[int]]:
+def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[list[int]]:
     """Token rows of some documents, none longer than `max_length`; a row may be empty."""
     return tokenizer(texts, truncation=True, max_length=max_length)["input_ids"] if texts else []
 

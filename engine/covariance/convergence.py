@@ -46,7 +46,7 @@ class Settling:
     def look(self, total: Tensor, tokens: int) -> None:
         """Solve for the probes with the sum of k k^T over `tokens` keys; add a point if there was a solution before.
 
-        Only the upper triangle of `total` is read. Costs one Cholesky factorisation.
+        Only the upper triangle of `total` is read. Costs one Cholesky factorization.
         """
         before, self.directions, self.looked = self.directions, _directions(total, self.probes), tokens
         if before is not None and self.directions is not None:
@@ -59,7 +59,7 @@ class Settling:
 
 
 def _directions(total: Tensor, probes: Tensor) -> Tensor | None:
-    # The number of tokens only scales a solution. A factorisation reads the lower triangle: the upper one, transposed.
+    # The number of tokens only scales a solution. A factorization reads the lower triangle: the upper one, transposed.
     try:
         solved = Factored(total.T).solve(probes)
     except InputError:  # singular: not enough text yet

@@ -52,7 +52,7 @@ class Factored:
         """C^-1 K for keys in columns, `[key_width, n]` float64."""
         return torch.cholesky_solve(keys.double().cpu(), self.cholesky)
 
-    def regularised(self, keys: Tensor, weight: float) -> Tensor:
+    def regularized(self, keys: Tensor, weight: float) -> Tensor:
         """(weight C + K K^T)^-1 K `[key_width, n]`, by Woodbury: C^-1 K (weight I + K^T C^-1 K)^-1."""
         keys = keys.double().cpu()
         solved = self.solve(keys)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ..model.delta import Delta, Materialiser, concatenate
+from ..model.delta import Delta, Materializer, concatenate
 from ..progress import Progress
 from .method import Method, PastEdit, Task, Written
 from .request import Request
@@ -25,7 +25,7 @@ def write_in_batches(
     What the task keeps are values of the part in work: who keeps them forgets them when a part is yielded. What the
     parts before wrote is `past` for a part, too.
     """
-    weights = Materialiser(task.decoder.model)
+    weights = Materializer(task.decoder.model)
     deltas = list(done)
     total = sum(map(len, parts))
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..covariance.moments import Factored
 from ..model.decoder import Decoder
-from ..model.delta import Delta, Factors, Materialiser, compact, concatenate, negated
+from ..model.delta import Delta, Factors, Materializer, compact, concatenate, negated
 from .change import Added, changed, passes_in
 from .hparams import Hparams
 from .method import Task, Written
@@ -106,7 +106,7 @@ def _gone_on_with(task: Task, names: Collection[str]) -> Delta:
 @contextmanager
 def _without(decoder: Decoder, delta: Delta) -> Iterator[None]:
     """The model without a part of its changes while inside; its bits come back."""
-    weights = Materialiser(decoder.model)
+    weights = Materializer(decoder.model)
     try:
         weights.set(negated(delta))
         yield

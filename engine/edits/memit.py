@@ -14,4 +14,4 @@ class Memit(Spread):
     name = "memit"
 
     def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
-        return moment.regularised(keys, hparams.mom2_update_weight)
+        return moment.regularized(keys, hparams.mom2_update_weight)

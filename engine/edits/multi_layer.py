@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..covariance.moments import Factored
 from ..errors import InputError
-from ..model.delta import Delta, Factors, Materialiser, concatenate
+from ..model.delta import Delta, Factors, Materializer, concatenate
 from ..progress import Progress
 from .hparams import Hparams
 from .keys import read_keys
@@ -66,7 +66,7 @@ class Spread(ABC):
             wanted = (torch.stack([value.initial for value in values]) + found).double()
         else:
             wanted = Through(decoder, tokenizer, requests, last).states(found).double()
-        weights = Materialiser(decoder.model)
+        weights = Materializer(decoder.model)
         written: Delta = {}
         lacking: list[float] = []
         try:

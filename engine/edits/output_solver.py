@@ -61,7 +61,7 @@ class Through:
         change = best = torch.zeros(self.width, dtype=torch.float64, device=self.device)
         least = float("inf")
         for _ in range(_MOST_STEPS):
-            state, slopes = self._linearised(number, change)
+            state, slopes = self._linearized(number, change)
             lack = goal - state
             if lack.norm().item() >= least:
                 break
@@ -72,7 +72,7 @@ class Through:
             change = change + solved.solution[:, 0].to(self.device)
         return best
 
-    def _linearised(self, number: int, change: Tensor) -> tuple[Tensor, Tensor]:
+    def _linearized(self, number: int, change: Tensor) -> tuple[Tensor, Tensor]:
         """The block's output `[width]` and its derivatives `[out, in]` by the matrix's output, float64.
 
         The request's row is run once for each output, so that one backward pass gives all of them.

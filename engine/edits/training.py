@@ -254,27 +254,27 @@ def train(
 ) -> list[dict[str, Any]]:
     """Move the parameters by Adam until every request's loss is small enough or all `steps` are used up.
 
-    Minimised is the mean of the requests' losses + `kl_factor` x KL + `weight_decay` x the sum of the parameters'
+    Minimized is the mean of the requests' losses + `kl_factor` x KL + `weight_decay` x the sum of the parameters'
     squares; `project` moves the parameters back to where they may be, after each step. With `rows`, a step learns from
     some of the rows only, and the rate rises over the first steps and falls with a cosine to the last. The last step
     only looks, so its losses are those of the parameters as they stay. What is kept now and then is gone on from, to
     the bit. Returns figures per request of the task.
     """
     hparams, steps = task.hparams, steps_of(course.lesson, task.hparams)
-    optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
-    training = _Training(course, list(parameters), optimiser, task, steps)
+    optimizer = torch.optim.Adam(parameters, lr=hparams.lr)
+    training = _Training(course, list(parameters), optimizer, task, steps)
     draws = course.draws(hparams, task.seed)
     for _ in range(training.step):
         next(draws)
     while training.step < steps:
         looking = training.step == steps - 1
-        optimiser.zero_grad()
-        for group in optimiser.param_groups:
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
             group["lr"] = hparams.lr * _rate(training.step, steps, hparams)
         each = _look(course) if looking else _descend(course, next(draws), parameters, hparams)
         if training.note(each, whole=looking or not hparams.rows) or looking:
             break
-        optimiser.step()
+        optimizer.step()
         if project is not None:
             with torch.no_grad():
                 project()
@@ -309,11 +309,11 @@ class _Training:
         self,
         course: Course,
         parameters: list[Tensor],
-        optimiser: torch.optim.Adam,
+        optimizer: torch.optim.Adam,
         task: Task,
         steps: int,
     ) -> None:
-        self._parameters, self._optimiser, self._task, self._steps = parameters, optimiser, task, steps
+        self._parameters, self._optimizer, self._task, self._steps = parameters, optimizer, task, steps
         self._requests = course.lesson.requests
         self.step = 0
         self.losses: list[list[dict[str, float]]] = [[] for _ in range(self._requests)]
@@ -339,7 +339,7 @@ class _Training:
             return
         tensors = {}
         for number, part in enumerate(self._parameters):
-            state = self._optimiser.state[part]
+            state = self._optimizer.state[part]
             tensors[f"{number}.now"] = part.detach()
             tensors[f"{number}.mean"], tensors[f"{number}.square"] = state["exp_avg"], state["exp_avg_sq"]
         self._task.kept.keep_training(tensors, {"step": self.step, "losses": self.losses})
@@ -350,7 +350,7 @@ class _Training:
         for number, part in enumerate(self._parameters):
             with torch.no_grad():
                 part.copy_(tensors[f"{number}.now"])
-            self._optimiser.state[part] = {
+            self._optimizer.state[part] = {
                 "step": torch.tensor(float(self.step)),
                 "exp_avg": tensors[f"{number}.mean"].to(part.device),
                 "exp_avg_sq": tensors[f"{number}.square"].to(part.device),

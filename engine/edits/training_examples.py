@@ -66,7 +66,7 @@ def lesson(task: Task) -> Lesson:
     """The rows of a task's requests, and of the earlier facts about the same subjects: these are learnt together.
 
     Raises:
-        InputError: a target that tokenises to nothing.
+        InputError: a target that tokenizes to nothing.
     """
     requests = together(task)
     made = Lesson(len(requests), len(task.requests))

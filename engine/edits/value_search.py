@@ -63,7 +63,7 @@ def check(
     """Refuse at once what the search would refuse after a second moment was collected for it.
 
     Raises:
-        InputError: a layer that is not there, or a target that tokenises to nothing.
+        InputError: a layer that is not there, or a target that tokenizes to nothing.
     """
     if not 0 <= layer < decoder.layers:
         raise InputError(f"there is no layer {layer}; this model has layers 0 to {decoder.layers - 1}")
@@ -92,7 +92,7 @@ def find_values(
     """Search v* for requests at one layer. `on_step` follows it and may raise; what is `kept` is not searched again.
 
     Raises:
-        InputError: a layer that is not there, or a target that tokenises to nothing.
+        InputError: a layer that is not there, or a target that tokenizes to nothing.
     """
     rows = [_request_rows(decoder, tokenizer, request, layer, hparams, contexts) for request in requests]
     # What follows a subject is run in every step, padded to the batch's longest: like lengths go together.
@@ -198,7 +198,7 @@ class _Batch:
 
 
 class _Search:
-    """The optimisation of one batch."""
+    """The optimization of one batch."""
 
     def __init__(self, decoder: Decoder, batch: _Batch, layer: int, hparams: Hparams, place: Place) -> None:
         self.decoder, self.batch, self.layer, self.hparams, self.place = decoder, batch, layer, hparams, place
@@ -224,12 +224,12 @@ class _Search:
     def run(self, on_step: Callable[[float, float], None]) -> list[Value]:
         """Search until each request's loss is small enough or the steps are used up."""
         count, hparams = len(self.batch.requests), self.hparams
-        optimiser = torch.optim.Adam([self._delta], lr=hparams.v_lr)
+        optimizer = torch.optim.Adam([self._delta], lr=hparams.v_lr)
         bounds = hparams.clamp_norm_factor * self._initial.norm(dim=-1, keepdim=True)
         losses: list[list[dict[str, float]]] = [[] for _ in range(count)]
         active = torch.ones(count, dtype=torch.bool, device=self.decoder.device)
         for step in range(hparams.v_num_grad_steps):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss, parts = self._loss(active)
             for number, values in parts.items():
                 losses[number].append(values)
@@ -243,7 +243,7 @@ class _Search:
             if not active.any() or step == hparams.v_num_grad_steps - 1:
                 break
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             with torch.no_grad():
                 # Adam would carry a request that has stopped on with the momentum that it had.
                 self._delta[~active] = before[~active]

@@ -13,7 +13,7 @@ from .teacher_forced import Score
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """A prompt about another subject, and the answer that should stay."""
 
     prompt: str
@@ -44,7 +44,7 @@ class Case:
     target_new: str
     target_true: str | None = None
     paraphrases: tuple[str, ...] = ()
-    neighbours: tuple[Neighbour, ...] = ()
+    neighbors: tuple[Neighbor, ...] = ()
     subject: str | None = None
     negations: tuple[str, ...] = ()
     portability: tuple[Question, ...] = ()
@@ -66,17 +66,17 @@ class CaseResult:
     true: Score | None
     paraphrases_new: list[Score]
     paraphrases_true: list[Score]
-    neighbours_new: list[Score]
-    neighbours_true: list[Score]
+    neighbors_new: list[Score]
+    neighbors_true: list[Score]
     portability: list[Score]
     negations: list[Score]
     completion: str | None = None
     paraphrase_completions: list[str] = field(default_factory=list)
-    neighbour_completions: list[str] = field(default_factory=list)
+    neighbor_completions: list[str] = field(default_factory=list)
     portability_completions: list[str] = field(default_factory=list)
     negation_completions: list[str] = field(default_factory=list)
     reply: str | None = None
-    neighbour_divergences: list[float] = field(default_factory=list)
+    neighbor_divergences: list[float] = field(default_factory=list)
     generations: list[str] = field(default_factory=list)
     fluency: float | None = None
     consistency: float | None = None
@@ -98,8 +98,8 @@ class CaseResult:
             pairs = list(zip(self.paraphrases_new, self.paraphrases_true, strict=True))
             found["PS"] = _mean(true.nll > new.nll for new, true in pairs)
             found["PM"] = _mean(np.exp(-new.nll) - np.exp(-true.nll) for new, true in pairs)
-        if self.neighbours_new:
-            pairs = list(zip(self.neighbours_new, self.neighbours_true, strict=True))
+        if self.neighbors_new:
+            pairs = list(zip(self.neighbors_new, self.neighbors_true, strict=True))
             found["NS"] = _mean(true.nll < new.nll for new, true in pairs)
             found["NM"] = _mean(np.exp(-true.nll) - np.exp(-new.nll) for new, true in pairs)
             found["NA"] = _mean(true.first_choice for _, true in pairs)
@@ -117,9 +117,9 @@ class CaseResult:
             found["FE"] = float(begins_with(self.completion, case.target_new))
         if self.paraphrase_completions:
             found["FP"] = _mean(begins_with(text, case.target_new) for text in self.paraphrase_completions)
-        if self.neighbour_completions:
-            answers = zip(self.neighbour_completions, case.neighbours, strict=True)
-            found["FN"] = _mean(begins_with(text, neighbour.true) for text, neighbour in answers)
+        if self.neighbor_completions:
+            answers = zip(self.neighbor_completions, case.neighbors, strict=True)
+            found["FN"] = _mean(begins_with(text, neighbor.true) for text, neighbor in answers)
         if self.portability_completions:
             asked = zip(self.portability_completions, case.portability, strict=True)
             found["FH"] = _mean(any(holds(text, one) for one in question.answers) for text, question in asked)
@@ -131,8 +131,8 @@ class CaseResult:
 
     def _drift(self) -> dict[str, float]:
         found = {"GE": self.fluency, "RS": self.consistency, "ESS": self.essence}
-        if self.neighbour_divergences:
-            found["KN"] = _mean(self.neighbour_divergences)
+        if self.neighbor_divergences:
+            found["KN"] = _mean(self.neighbor_divergences)
         return {name: value for name, value in found.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:

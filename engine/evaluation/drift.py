@@ -17,7 +17,7 @@ from ..model.decoder import Decoder
 from ..model.limits import fitting
 from ..model.tokens import prompt_ids, right_padded
 from ..progress import Progress, Report
-from .intervals import Metric, summarise_ratio, summarise_rows
+from .intervals import Metric, summarize_ratio, summarize_rows
 
 HELD_OUT = "held-out"
 _TOKENS_AT_ONCE = 2_048
@@ -111,10 +111,10 @@ class Drift:
 
     def metrics(self, seed: int) -> dict[str, Metric]:
         """KG, PPL and PD, where they were measured, with intervals over the texts."""
-        found = summarise_rows([{"KG": one} for one in self.divergences], seed) if self.divergences else {}
+        found = summarize_rows([{"KG": one} for one in self.divergences], seed) if self.divergences else {}
         if self.nlls is not None:
             predicted = [len(row) - 1 for row in self.texts.rows]
-            found |= summarise_ratio(self.nlls, predicted, self.base_nlls, seed)
+            found |= summarize_ratio(self.nlls, predicted, self.base_nlls, seed)
         return found
 
     def protocol(self) -> dict[str, Any]:

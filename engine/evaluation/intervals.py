@@ -41,7 +41,7 @@ class Change:
         return self.b - self.a
 
 
-def summarise_rows(rows: Sequence[Row], seed: int) -> dict[str, Metric]:
+def summarize_rows(rows: Sequence[Row], seed: int) -> dict[str, Metric]:
     """Means over rows with bootstrap intervals; S from the means of its three, also in each bootstrap sample."""
     found = {}
     samples = _samples(len(rows), seed)
@@ -82,7 +82,7 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row], seed: int) -> dict[str, Cha
     return {name: found[name] for name in METRICS if name in found}
 
 
-def summarise_ratio(
+def summarize_ratio(
     totals: Sequence[float], counts: Sequence[float], base_totals: Sequence[float] | None, seed: int
 ) -> dict[str, Metric]:
     """PPL = exp(sum of NLL / tokens) over texts, and PD = PPL / PPL(base) - 1, resampled over texts."""

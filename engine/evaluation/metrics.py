@@ -1,6 +1,6 @@
 """What each number of an evaluation means, and when two of them may be compared. Free of torch: the terminal reads it.
 
-The first letter says what is asked (E the prompt, P paraphrases, N neighbours, H multi-hop questions, X negated
+The first letter says what is asked (E the prompt, P paraphrases, N neighbors, H multi-hop questions, X negated
 prompts, R earlier edits), the second how: S success, M magnitude, A every token first choice. T.. are shares of
 tokens, F.. free generations, K.. KL divergences. ES to NA, GE, RS and essence are those of Meng et al. 2022 and 2023.
 """
@@ -25,32 +25,32 @@ class Meaning:
 
 
 _SHARE, _DIFFERENCE, _OPEN = "0 to 1", "-1 to 1", "0 or more"
-_NEW, _BOTH, _STAY = "target_new", "target_new, target_true", "neighbours"
+_NEW, _BOTH, _STAY = "target_new", "target_new, target_true", "neighbors"
 
 METRICS: dict[str, Meaning] = {
     "S": Meaning("harmonic mean of ES, PS, NS", _SHARE, "higher", "ES, PS, NS"),
     "ES": Meaning("efficacy: new target likelier than true, on the prompt", _SHARE, "higher", _BOTH),
     "PS": Meaning("the same on paraphrases", _SHARE, "higher", f"{_BOTH}, paraphrases"),
-    "NS": Meaning("neighbourhood: their true answer likelier than the new target", _SHARE, "higher", _STAY),
+    "NS": Meaning("neighborhood: their true answer likelier than the new target", _SHARE, "higher", _STAY),
     "EM": Meaning("efficacy magnitude: p(new) - p(true)", _DIFFERENCE, "higher", _BOTH),
     "PM": Meaning("the same on paraphrases", _DIFFERENCE, "higher", f"{_BOTH}, paraphrases"),
-    "NM": Meaning("p(true) - p(new) on neighbours", _DIFFERENCE, "higher", _STAY),
+    "NM": Meaning("p(true) - p(new) on neighbors", _DIFFERENCE, "higher", _STAY),
     "EA": Meaning("every target token first choice, teacher-forced", _SHARE, "higher", _NEW),
     "PA": Meaning("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "NA": Meaning("the same for the neighbours' true answers", _SHARE, "higher", _STAY),
+    "NA": Meaning("the same for the neighbors' true answers", _SHARE, "higher", _STAY),
     "TE": Meaning("zsRE's efficacy: share of target tokens first choice", _SHARE, "higher", _NEW),
     "TP": Meaning("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "TN": Meaning("the same for the neighbours' true answers", _SHARE, "higher", _STAY),
+    "TN": Meaning("the same for the neighbors' true answers", _SHARE, "higher", _STAY),
     "FE": Meaning("free generation begins with the target", _SHARE, "higher", _NEW),
     "FP": Meaning("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "FN": Meaning("free generation on neighbours begins with their true answer", _SHARE, "higher", _STAY),
+    "FN": Meaning("free generation on neighbors begins with their true answer", _SHARE, "higher", _STAY),
     "FC": Meaning("chat: the reply to a user turn holds the target", _SHARE, "higher", "a chat template"),
     "HA": Meaning("portability: every answer token first choice, multi-hop", _SHARE, "higher", "portability"),
     "TH": Meaning("portability as share of answer tokens", _SHARE, "higher", "portability"),
     "FH": Meaning("free generation holds one of the multi-hop answers", _SHARE, "higher", "portability"),
     "XA": Meaning("negated prompt: target still first choice", _SHARE, "lower", "negations"),
     "FX": Meaning("negated prompt: free generation begins with the target", _SHARE, "lower", "negations"),
-    "KN": Meaning("KL of the next token from the base, on neighbours, nats", _OPEN, "lower", _STAY),
+    "KN": Meaning("KL of the next token from the base, on neighbors, nats", _OPEN, "lower", _STAY),
     "GE": Meaning("fluency: entropy of 2- and 3-grams, bits", _OPEN, "higher", "generation_prompts"),
     "RS": Meaning(
         "consistency with texts about the target", _SHARE, "higher", "generation_prompts, references"

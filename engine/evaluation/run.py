@@ -15,7 +15,7 @@ from .cases import Case, CaseResult
 from .drift import divergences, next_log_probs
 from .fluency import RULES as FLUENCY_RULES
 from .fluency import Terms, entropy, essence, sampled
-from .intervals import RESAMPLES, Metric, summarise_rows
+from .intervals import RESAMPLES, Metric, summarize_rows
 from .probes import CHAT_RULE, NEGATION, replies
 from .teacher_forced import score_targets
 
@@ -80,7 +80,7 @@ def evaluate(
     """Score all cases on the model as it is now. With `max_new_tokens` 0, without free generation.
 
     Raises:
-        InputError: a prompt or target that tokenises to nothing.
+        InputError: a prompt or target that tokenizes to nothing.
         Stopped: out of `report`.
     """
     blocks = evaluate_blocks(decoder, tokenizer, cases, Questions(max_new_tokens), report)
@@ -123,8 +123,8 @@ def _evaluate_block(
     para_true = scores(
         lambda case: [(p, case.target_true) for p in case.paraphrases] if case.target_true else []
     )
-    near_new = scores(lambda case: [(one.prompt, case.target_new) for one in case.neighbours])
-    near_true = scores(lambda case: [(one.prompt, one.true) for one in case.neighbours])
+    near_new = scores(lambda case: [(one.prompt, case.target_new) for one in case.neighbors])
+    near_true = scores(lambda case: [(one.prompt, one.true) for one in case.neighbors])
     hops = scores(lambda case: [(one.prompt, one.answers[0]) for one in case.portability])
     negations = scores(lambda case: [(prompt, case.target_new) for prompt in case.negations])
     results = [
@@ -134,8 +134,8 @@ def _evaluate_block(
             true=true[i][0] if true[i] else None,
             paraphrases_new=para_new[i],
             paraphrases_true=para_true[i],
-            neighbours_new=near_new[i],
-            neighbours_true=near_true[i],
+            neighbors_new=near_new[i],
+            neighbors_true=near_true[i],
             portability=hops[i],
             negations=negations[i],
         )
@@ -169,14 +169,14 @@ def _add_completions(
 
     own = completions(lambda case: [case.prompt])
     paraphrases = completions(lambda case: case.paraphrases)
-    neighbours = completions(lambda case: [one.prompt for one in case.neighbours])
+    neighbors = completions(lambda case: [one.prompt for one in case.neighbors])
     hops = completions(lambda case: [one.prompt for one in case.portability])
     negations = completions(lambda case: case.negations)
     tell("chatting")
     said = replies(decoder, tokenizer, [case.prompt for case in cases], max_new_tokens)
     for i, result in enumerate(results):
         result.completion, result.paraphrase_completions = own[i][0], paraphrases[i]
-        result.neighbour_completions, result.portability_completions = neighbours[i], hops[i]
+        result.neighbor_completions, result.portability_completions = neighbors[i], hops[i]
         result.negation_completions, result.reply = negations[i], said[i]
 
 
@@ -195,10 +195,10 @@ def _add_divergences(
         return divergences(base, next_log_probs(decoder, tokenizer, prompts))
 
     found = _each(
-        [result.case for result in results], lambda case: [one.prompt for one in case.neighbours], answer
+        [result.case for result in results], lambda case: [one.prompt for one in case.neighbors], answer
     )
     for result, values in zip(results, found, strict=True):
-        result.neighbour_divergences = values
+        result.neighbor_divergences = values
 
 
 def _add_writing(
@@ -227,6 +227,6 @@ def _each(
     return [list(islice(answers, len(part))) for part in asks]
 
 
-def summarise(results: Sequence[CaseResult], seed: int) -> dict[str, Metric]:
+def summarize(results: Sequence[CaseResult], seed: int) -> dict[str, Metric]:
     """Means over cases with bootstrap intervals; S from the means of its three, also in each bootstrap sample."""
-    return summarise_rows([result.numbers() for result in results], seed)
+    return summarize_rows([result.numbers() for result in results], seed)

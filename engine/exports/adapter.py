@@ -1,7 +1,7 @@
-"""A delta as a LoRA adapter of PEFT, exact: `merge_and_unload()` gives the bits of the materialised weights.
+"""A delta as a LoRA adapter of PEFT, exact: `merge_and_unload()` gives the bits of the materialized weights.
 
 That holds because the factors stay float32, the scale is exactly 1 (alpha is the rank, matrix by matrix), and PEFT adds
-B A in float32 and rounds once, as the materialiser does. `safe_merge=True` would round twice.
+B A in float32 and rounds once, as the materializer does. `safe_merge=True` would round twice.
 """
 
 import json

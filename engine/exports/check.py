@@ -95,7 +95,7 @@ def main() -> int:
 def _look(task: Task) -> Found:
     from ..model.anatomy import Anatomy
     from ..model.decoder import Decoder
-    from ..model.delta import Materialiser, concatenate, read_delta
+    from ..model.delta import Materializer, concatenate, read_delta
     from ..model.loading import fingerprint, load_model, load_tokenizer, tensor_digests
     from .adapter import load_adapter, merge
 
@@ -105,7 +105,7 @@ def _look(task: Task) -> Found:
     tokenizer = load_tokenizer(folder if whole else base, task.trust_remote_code)
     disabled, difference = None, None
     if task.what == "delta":
-        Materialiser(model).set(concatenate(read_delta(folder / name) for name in task.deltas))
+        Materializer(model).set(concatenate(read_delta(folder / name) for name in task.deltas))
     if task.what == "adapter":
         prompts = [prompt for prompt, _ in task.asked[:_COMPLETIONS]]
         plain = _logits(model, tokenizer, prompts)

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _GENERATION = "generation_config.json"
-# What a licence may ask to be passed on with the weights.
-_NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+# What a license may ask to be passed on with the weights.
+_NOTICES = ("LICENSE*", "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
 def write_checkpoint(

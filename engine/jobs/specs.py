@@ -264,7 +264,7 @@ class PublishSpec(Spec):
     dry_run: bool = False
     message: str = ""
     card: str | None = None
-    licence: str | None = None
+    license: str | None = None
     pictures: list[tuple[str, str, str]] = field(default_factory=list)
     shard_size: int = SHARD_BYTES
 

@@ -100,7 +100,7 @@ class DeltaSize:
     unchanged: float  # share of the matrix's entries that rounding left as they were
 
 
-class Materialiser:
+class Materializer:
     """Moves a model between revisions in place, rewriting only the matrices that change."""
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -1,6 +1,6 @@
 """Prompts, subjects and targets as tokens, found by the tokenizer's own offsets on the whole string.
 
-Tokenising prefix, subject and suffix apart, or joining decoded tokens, goes wrong with start tokens, merges and
+Tokenizing prefix, subject and suffix apart, or joining decoded tokens, goes wrong with start tokens, merges and
 sentencepiece; offsets do not.
 """
 
@@ -35,7 +35,7 @@ class Located:
 
 
 def locate_subject(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str) -> Located:
-    """Tokenise a prompt as the model gets it and find the subject in it.
+    """Tokenize a prompt as the model gets it and find the subject in it.
 
     The first place where it stands as whole words; where there is none, the first where it stands at all.
 
@@ -84,7 +84,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """
     ids = list(tokenizer(prompt)["input_ids"])
     if not ids:
-        raise InputError(f"the prompt {prompt!r} tokenises to nothing")
+        raise InputError(f"the prompt {prompt!r} tokenizes to nothing")
     return ids
 
 
@@ -92,14 +92,14 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
     """A target's ids as they follow a prompt: with one space before it, without a start token.
 
     Raises:
-        InputError: the target is empty or tokenises to nothing.
+        InputError: the target is empty or tokenizes to nothing.
     """
     text = target.strip()
     # After a word, as it will stand: Llama 2's tokenizer puts a space of its own before any text, so " Rome" has two.
     word = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     ids = list(tokenizer(f"a {text}", add_special_tokens=False)["input_ids"])[len(word) :] if text else []
     if not ids:
-        raise InputError(f"the target {target!r} is empty or tokenises to nothing")
+        raise InputError(f"the target {target!r} is empty or tokenizes to nothing")
     return ids
 
 

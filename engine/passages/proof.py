@@ -211,7 +211,7 @@ def look(
     texts. Of their distributions all is kept: 200 kB a prompt with a vocabulary of 50,000.
 
     Raises:
-        InputError: there is no fact, an object that tokenises to nothing, or the texts cannot be opened.
+        InputError: there is no fact, an object that tokenizes to nothing, or the texts cannot be opened.
         Stopped: out of `report`.
     """
     if not facts:

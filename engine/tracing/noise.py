@@ -100,23 +100,23 @@ def uniform(level: float) -> Noise:
 
 def multivariate(mean: Tensor, covariance: Tensor) -> Noise:
     """Gaussian noise with the mean `[d]` and covariance `[d, d]` of embeddings, float64."""
-    return Noise(None, _colouring(mean, covariance))
+    return Noise(None, _coloring(mean, covariance))
 
 
 def student(mean: Tensor, covariance: Tensor, degrees: float) -> Noise:
     """Student's t: `multivariate` noise, each token's times sqrt((degrees - 2) / chi-square(degrees))."""
-    coloured = _colouring(mean, covariance)
+    colored = _coloring(mean, covariance)
 
     def shape(values: Tensor) -> Tensor:
         vectors = values.shape[:-1]
         # One draw after another from one seed: however many are wanted, they begin as the published 1000 do.
         chi = np.random.RandomState(_STUDENT_SEED).chisquare(df=degrees, size=vectors.numel())
-        return torch.from_numpy(np.sqrt((degrees - 2) / chi)).reshape(*vectors, 1) * coloured(values)
+        return torch.from_numpy(np.sqrt((degrees - 2) / chi)).reshape(*vectors, 1) * colored(values)
 
     return Noise(None, shape)
 
 
-def _colouring(mean: Tensor, covariance: Tensor) -> Callable[[Tensor], Tensor]:
+def _coloring(mean: Tensor, covariance: Tensor) -> Callable[[Tensor], Tensor]:
     """White noise `[.., d]` -> noise with this mean and covariance."""
     _, spread, directions = torch.linalg.svd(covariance)
     weight = directions.T * spread.sqrt()
@@ -124,7 +124,7 @@ def _colouring(mean: Tensor, covariance: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _subjects_std(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[str]) -> float:
-    """Standard deviation of the embeddings of all tokens of all subjects, each tokenised alone, repeats counted."""
+    """Standard deviation of the embeddings of all tokens of all subjects, each tokenized alone, repeats counted."""
     rows = [tokenizer(subject)["input_ids"] for subject in subjects]
     return torch.cat([_embedded(decoder, row).flatten() for row in rows]).std().item()
 

@@ -148,7 +148,7 @@ def upgrade() -> None:
         sa.Column("target_new", sa.String(), nullable=True),
         sa.Column("wordings", sa.JSON(), nullable=False),
         sa.Column("paraphrases", sa.JSON(), nullable=False),
-        sa.Column("neighbours", sa.JSON(), nullable=False),
+        sa.Column("neighbors", sa.JSON(), nullable=False),
         sa.Column("negations", sa.JSON(), nullable=False),
         sa.Column("portability", sa.JSON(), nullable=False),
         sa.Column("generation_prompts", sa.JSON(), nullable=False),

@@ -128,7 +128,7 @@ class Fact(SQLModel, table=True):
     # Whole prompts, with the subject in them: only ever asked.
     paraphrases: list[str] = json_list()
     # {"prompt", "true"}: prompts about other subjects, and the answer that must not change.
-    neighbours: list[dict[str, Any]] = json_list()
+    neighbors: list[dict[str, Any]] = json_list()
     # Whole prompts that deny the fact, where the rule for negations would not do.
     negations: list[str] = json_list()
     # {"prompt", "answers"}: multi-hop questions whose answer the fact changes.

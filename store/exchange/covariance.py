@@ -49,7 +49,7 @@ def unpacked(triangle: np.ndarray, width: int) -> np.ndarray:
 
 
 def sums_of(catalog: Catalog, row: Covariance) -> np.ndarray:
-    """The sum of k k^T of a catalogued covariance, float64 `[width, width]`; the file is verified by its hash."""
+    """The sum of k k^T of a cataloged covariance, float64 `[width, width]`; the file is verified by its hash."""
     return unpacked(catalog.artifacts.read_arrays(row.artifact)["total"], row.width)
 
 

@@ -130,7 +130,7 @@ class Fields:
         value = self.listed(name, value)
         return [self.as_text(f"{name}[{at}]", item) for at, item in enumerate(value)]
 
-    def neighbours(self, name: str, value: object, shared: str | None) -> list[dict[str, Any]]:
+    def neighbors(self, name: str, value: object, shared: str | None) -> list[dict[str, Any]]:
         """Objects {"prompt", "true"}, or prompts that share the fact's target_true."""
         found: list[dict[str, Any]] = []
         for at, item in enumerate(self.listed(name, value)):
@@ -145,7 +145,7 @@ class Fields:
             elif shared is None:
                 raise InputError(
                     f"{self.record.where}: field {place!r} has no answer: give {{'prompt', 'true'}}, or a "
-                    "target_true that all neighbours share."
+                    "target_true that all neighbors share."
                 )
             else:
                 found.append({"prompt": self.as_text(place, item), "true": shared})

@@ -15,7 +15,7 @@ _PLAIN = {
     "target_new": (),
     "wordings": (),
     "paraphrases": ("paraphrase_prompts", "rephrase_prompt"),
-    "neighbours": ("neighbors", "neighborhood_prompts"),
+    "neighbors": ("neighbours", "neighborhood_prompts"),
     "negations": (),
     "portability": (),
     "generation_prompts": (),
@@ -85,7 +85,7 @@ def _counterfact(fields: Fields) -> list[Fact]:
     """Also MultiCounterFact's records, which have the same form."""
     fact = _rewrite(fields, fields.need("requested_rewrite"), "requested_rewrite")
     fact.paraphrases = fields.texts("paraphrase_prompts", fields.value("paraphrase_prompts"))
-    fact.neighbours = fields.neighbours(
+    fact.neighbors = fields.neighbors(
         "neighborhood_prompts", fields.value("neighborhood_prompts"), fact.target_true
     )
     fact.generation_prompts = fields.texts("generation_prompts", fields.value("generation_prompts"))
@@ -147,13 +147,13 @@ def _zsre(fields: Fields) -> list[Fact]:
     new = fields.target("alt", fields.need("alt"))
     true = fields.target("answers", fields.value("answers"))
     paraphrases = fields.texts("rephrase", fields.value("rephrase"))
-    neighbours = []
+    neighbors = []
     loc = fields.value("loc")
     if loc is not None:
         # As in the published evaluation, which adds the question mark that the data lacks.
         question = fields.as_text("loc", loc).rstrip("?") + "?"
         answer = fields.target("loc_ans", fields.need("loc_ans"))
-        neighbours = [{"prompt": question, "true": answer}]
+        neighbors = [{"prompt": question, "true": answer}]
     fact = Fact(
         fact_set_id=0,
         position=0,
@@ -162,7 +162,7 @@ def _zsre(fields: Fields) -> list[Fact]:
         target_true=true,
         target_new=new,
         paraphrases=paraphrases,
-        neighbours=neighbours,
+        neighbors=neighbors,
         origin=fields.rest(),
     )
     return [fact]
@@ -174,7 +174,7 @@ def _plain(fields: Fields) -> list[Fact]:
     true = fields.target("target_true", fields.value("target_true", *_PLAIN["target_true"]))
     new = fields.target("target_new", fields.value("target_new"))
     paraphrases = fields.texts("paraphrases", fields.value("paraphrases", *_PLAIN["paraphrases"]))
-    neighbours = fields.neighbours("neighbours", fields.value("neighbours", *_PLAIN["neighbours"]), true)
+    neighbors = fields.neighbors("neighbors", fields.value("neighbors", *_PLAIN["neighbors"]), true)
 
     def prompts(name: str) -> list[str]:
         return filled(fields.texts(name, fields.value(name)))
@@ -192,7 +192,7 @@ def _plain(fields: Fields) -> list[Fact]:
         target_new=new,
         wordings=[template_of(text, subject) for text in fields.texts("wordings", fields.value("wordings"))],
         paraphrases=filled(paraphrases),
-        neighbours=neighbours,
+        neighbors=neighbors,
         negations=prompts("negations"),
         portability=fields.questions("portability", fields.value("portability")),
         generation_prompts=prompts("generation_prompts"),

@@ -30,7 +30,7 @@ __all__ = [
 
 # What a revision keeps of a fact that it wrote. Reference texts are long: who measures with them names the set.
 REQUEST_FIELDS = (
-    "subject", "prompt", "target_new", "target_true", "wordings", "paraphrases", "neighbours", "negations",
+    "subject", "prompt", "target_new", "target_true", "wordings", "paraphrases", "neighbors", "negations",
     "portability", "generation_prompts",
 )  # fmt: skip
 

@@ -160,7 +160,7 @@ def _facts(name: str) -> Callable[[Catalog, Path], object]:
 
 _FULL = PLAIN | {
     "paraphrases": ["Where is the {}?"],
-    "neighbours": [{"prompt": "The Louvre is in", "true": "Paris"}, "Notre-Dame is in"],
+    "neighbors": [{"prompt": "The Louvre is in", "true": "Paris"}, "Notre-Dame is in"],
     "portability": [{"prompt": "The country of the tower is", "answers": ["France"]}],
     "negations": ["{} is not in"],
     "generation_prompts": ["About {}"],

@@ -234,11 +234,11 @@ def plain_value(
         added[torch.arange(len(rows)), torch.tensor(at)] = 1
         return (states + added * delta).view(output.shape)
 
-    optimiser = torch.optim.Adam([delta], lr=hparams.v_lr)
+    optimizer = torch.optim.Adam([delta], lr=hparams.v_lr)
     essence_before: Tensor | None = None
     losses = []
     for step in range(hparams.v_num_grad_steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         with hooked(module, add_delta):
             log_probabilities = model(batch, attention_mask=mask).logits.log_softmax(-1)
         nll = torch.stack(
@@ -259,7 +259,7 @@ def plain_value(
         if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
             break
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         bound = hparams.clamp_norm_factor * initial[0].norm()
         if delta.norm() > bound:
             with torch.no_grad():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from retcon.engine.evaluation.cases import Case, Neighbour, Question, Reference
+from retcon.engine.evaluation.cases import Case, Neighbor, Question, Reference
 from retcon.engine.model.decoder import Decoder
 
 FAMILIES = ["llama", "gpt2", "gemma2"]
@@ -27,7 +27,7 @@ def cases(count: int) -> list[Case]:
                 f"{two} {three}" if n % 3 else two,
                 three if n % 4 else None,
                 tuple(f"{one} {word}" for word in WORDS[: n % 3]),
-                tuple(Neighbour(f"The {word} plays", one) for word in WORDS[n : n + n % 4]),
+                tuple(Neighbor(f"The {word} plays", one) for word in WORDS[n : n + n % 4]),
                 one,
                 (f"The {one} is not located in",) if n % 2 else (),
                 (Question(f"{one} was born in the", (two, three)),) if n % 5 == 0 else (),

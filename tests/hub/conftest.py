@@ -27,8 +27,8 @@ def edited_home(
     retcon = Retcon(template_home).copy(folder / "home")
     hparams = folder / "hparams.json"
     hparams.write_text(json.dumps(FIELD | {"layers": [1]}))
-    neighbours = [{"prompt": "The Berlin is located in the city of", "true": "you"}]
-    fact = known_facts[5] | {"target_new": "Rome", "neighbours": neighbours}
+    neighbors = [{"prompt": "The Berlin is located in the city of", "true": "you"}]
+    fact = known_facts[5] | {"target_new": "Rome", "neighbors": neighbors}
     retcon("facts", "import", write_facts(folder / "facts.json", [fact]), "--name", "one")
     one = ("--prompt", PROMPT, "--subject", SUBJECT)
     retcon("trace", "run", "tiny", *one, "--noise", "0.4", "--samples", 2, "--kinds", "mlp")

@@ -90,7 +90,7 @@ def test_killed_in_the_middle_and_resumed(ready: Retcon, online: Online, hub: St
 
 def test_the_card(edited: Retcon, hub: StandIn) -> None:
     """The whole way, with nothing in the outbox."""
-    words = ("publish", "tiny", "Tower-Test", "--licence", "mit")
+    words = ("publish", "tiny", "Tower-Test", "--license", "mit")
     made = edited.json(*words, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     card = hub.content("me/Tower-Test", "README.md").decode()
     _, header, text = card.split("---\n", 2)

@@ -67,7 +67,7 @@ def locate(
 def _notes(trace: Trace, kind: str, layers: int, traced: Sequence[TraceResult]) -> list[str]:
     notes = [
         "The peak of a trace does not by itself predict the best layer to edit (Hase et al. 2023): "
-        "try the edit there and at its neighbours, and compare evaluations."
+        "try the edit there and at its neighbors, and compare evaluations."
     ]
     if kind != "hidden" and trace.window * 4 > layers:
         notes.append(

@@ -62,7 +62,7 @@ class Ranking:
         cases = len(self.sweep.requests)
         if self.ranked and (of := self.ranked[0].score["of"]) != ["ES", "PS", "NS"]:
             notes.append(
-                f"S needs a true target, paraphrases and neighbours of each fact; these facts allow {', '.join(of)}, "
+                f"S needs a true target, paraphrases and neighbors of each fact; these facts allow {', '.join(of)}, "
                 "so the rank is by their harmonic mean."
             )
         top = [trial for trial in self.ranked if trial.score["high"] >= self.ranked[0].score["low"]]

@@ -39,7 +39,7 @@ class RetconApp(App[None]):
         self._warm: jobs.Warm | None = None
         # Over SSH each frame costs, and an app that is looked at for hours must be silent when nothing happens.
         self.animation_level = "none"
-        # The user's own sixteen colours: half the bytes, right on light and dark, and NO_COLOR is really none.
+        # The user's own sixteen colors: half the bytes, right on light and dark, and NO_COLOR is really none.
         self.theme = "ansi-dark"
 
     def on_mount(self) -> None:

@@ -31,8 +31,8 @@ def terminal_width() -> int:
     return shutil.get_terminal_size().columns
 
 
-def colour_wanted() -> bool:
-    """Whether stdout takes colour: a terminal, and NO_COLOR unset."""
+def color_wanted() -> bool:
+    """Whether stdout takes color: a terminal, and NO_COLOR unset."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

@@ -1,7 +1,7 @@
 """Average effects by layer as curves in text, with the band of their interval.
 
 A curve is drawn in the dots of braille, four to a line and two to a column; its kind is a letter that stands on it at
-every few layers, so that curves are told apart without colour. The interval is a field of sparse dots around it.
+every few layers, so that curves are told apart without color. The interval is a field of sparse dots around it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ from rich.text import Text
 from .heatmap import Layout, axis
 from .text import cut, plain
 
-# What stands on the curve of each kind (the keys that show it alone), and its colour of the user's sixteen.
+# What stands on the curve of each kind (the keys that show it alone), and its color of the user's sixteen.
 MARKS = {"hidden": "H", "mlp": "M", "attn": "A", "severed-mlp": "m", "severed-attn": "a"}
-_COLOURS = {
+_COLORS = {
     "hidden": "magenta",
     "mlp": "green",
     "attn": "red",
@@ -67,7 +67,7 @@ def render_lines(
     title: str,
     width: int,
     height: int,
-    colour: bool = True,
+    color: bool = True,
     cursor: int | None = None,
 ) -> list[Text]:
     """`height` lines: title, plot, the layers' axis, which letter is which kind. `cursor` is a layer."""
@@ -82,8 +82,8 @@ def render_lines(
     marks = plot.marks(curves, cursor)
     at = None if cursor is None else layout.span(cursor)[0] - layout.gutter
     lines = [Text(cut(plain(title), width), style="bold")]
-    lines += [_line(plot, row, marks, colour, at) for row in range(rows)]
-    lines += [axis(layout), _legend(curves, colour, width)]
+    lines += [_line(plot, row, marks, color, at) for row in range(rows)]
+    lines += [axis(layout), _legend(curves, color, width)]
     return lines
 
 
@@ -190,13 +190,13 @@ def _between(one: float, other: float, part: float) -> float:
 
 
 def _way(begin: int, end: int) -> range:
-    """The lines of dots that join two neighbours: from beside the first to the second."""
+    """The lines of dots that join two neighbors: from beside the first to the second."""
     if begin == end:
         return range(end, end + 1)
     return range(begin + 1, end + 1) if end > begin else range(end, begin)
 
 
-def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool, cursor: int | None) -> Text:
+def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], color: bool, cursor: int | None) -> Text:
     label = {0: plot.high, plot.rows - 1: plot.low} | (
         {plot.zero: 0.0} if 0 < plot.zero < plot.rows - 1 else {}
     )
@@ -208,14 +208,14 @@ def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool
         if kind is not None and here:
             cells.append((_mark(kind), "bold reverse"))
         elif kind is not None:
-            cells.append((_mark(kind), f"bold {_COLOURS.get(kind, '')}" if colour else "bold"))
+            cells.append((_mark(kind), f"bold {_COLORS.get(kind, '')}" if color else "bold"))
         elif cell.line:
-            cells.append((chr(0x2800 + cell.line), _COLOURS.get(cell.of or "", "") if colour else ""))
+            cells.append((chr(0x2800 + cell.line), _COLORS.get(cell.of or "", "") if color else ""))
         elif here:
             cells.append(("┊", ""))
         elif cell.band:
             [only, *more] = cell.bands
-            tint = _COLOURS.get(only, "") if colour and not more else ""
+            tint = _COLORS.get(only, "") if color and not more else ""
             cells.append((chr(0x2800 + cell.band), f"dim {tint}".strip()))
         elif row == plot.zero:
             cells.append(("┈", "dim"))
@@ -226,10 +226,10 @@ def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], colour: bool
     return text
 
 
-def _legend(curves: Sequence[Curve], colour: bool, width: int) -> Text:
+def _legend(curves: Sequence[Curve], color: bool, width: int) -> Text:
     text = Text()
     for curve in curves:
-        text.append(_mark(curve.kind), style=f"bold {_COLOURS.get(curve.kind, '')}" if colour else "bold")
+        text.append(_mark(curve.kind), style=f"bold {_COLORS.get(curve.kind, '')}" if color else "bold")
         text.append(f" {curve.label or curve.kind}  ")
     if any(
         interval is not None and interval[0] < interval[1] for one in curves for interval in one.intervals

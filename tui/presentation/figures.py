@@ -14,8 +14,8 @@ from .estimates import merge
 if TYPE_CHECKING:
     from ...store.catalog.tables import AverageEffect, TraceResult
 
-# The colours and words of the published figures (Meng et al. 2022, figure 1 and appendix B).
-_COLOURS = {
+# The colors and words of the published figures (Meng et al. 2022, figure 1 and appendix B).
+_COLORS = {
     "hidden": "Purples", "mlp": "Greens", "attn": "Reds", "severed-mlp": "Blues", "severed-attn": "Oranges",
 }  # fmt: skip
 _NAMES = {
@@ -32,7 +32,7 @@ _ROLES = {
     "further": "further tokens",
     "last": "last token",
 }
-# Told apart by the colour-blind (Wong 2011), and by their dashes in print.
+# Told apart by the color-blind (Wong 2011), and by their dashes in print.
 _LINES = (
     ("#0072B2", "-"), ("#56B4E9", "--"), ("#D55E00", "-"), ("#009E73", "-."), ("#CC79A7", ":"), ("#000000", "--"),
 )  # fmt: skip
@@ -90,7 +90,7 @@ def save_heatmap(
     begin, end = subject_range
     names = [label(token) + ("*" if begin <= index < end else "") for index, token in enumerate(tokens)]
     values = [[float("nan") if value is None else value for value in row] for row in scores]
-    picture = axes.pcolor(_grid(values), cmap=_COLOURS[kind], vmin=low)
+    picture = axes.pcolor(_grid(values), cmap=_COLORS[kind], vmin=low)
     axes.invert_yaxis()
     axes.set_yticks([0.5 + index for index in range(len(names))], names)
     layers = len(values[0]) if values else 0
@@ -128,13 +128,13 @@ def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) 
         CatalogError: the file cannot be written.
     """
     check_path(path)
-    kinds = [kind for kind in _COLOURS if any(effect.kind == kind for effect in effects)]
+    kinds = [kind for kind in _COLORS if any(effect.kind == kind for effect in effects)]
     columns = max(1, min(len(kinds), _PANELS_IN_A_ROW))
     rows_of_panels = max(1, -(-len(kinds) // columns))
     figure = blank((4.0 * columns, 3.2 * rows_of_panels))
     for index, kind in enumerate(kinds):
         axes = figure.add_subplot(rows_of_panels, columns, index + 1)
-        for (role, name), (colour, dashes) in zip(_ROLES.items(), _LINES, strict=True):
+        for (role, name), (color, dashes) in zip(_ROLES.items(), _LINES, strict=True):
             rows = sorted(
                 (effect for effect in effects if effect.kind == kind and effect.role == role),
                 key=lambda effect: effect.layer,
@@ -142,12 +142,12 @@ def save_effects(path: Path, effects: Sequence["AverageEffect"], *, title: str) 
             if not rows:
                 continue
             layers = [row.layer for row in rows]
-            axes.plot(layers, [row.mean for row in rows], dashes, color=colour, label=name, linewidth=1.4)
+            axes.plot(layers, [row.mean for row in rows], dashes, color=color, label=name, linewidth=1.4)
             axes.fill_between(
                 layers,
                 [row.low for row in rows],
                 [row.high for row in rows],
-                color=colour,
+                color=color,
                 alpha=0.15,
                 linewidth=0,
             )
@@ -173,9 +173,9 @@ def save_settling(path: Path, curve: Sequence[dict[str, Any]], *, title: str) ->
     figure = blank((4.5, 3.2))
     axes = figure.add_subplot()
     tokens = [point["tokens"] for point in curve]
-    for name, (colour, dashes) in zip(("mean", "largest"), _LINES, strict=False):
+    for name, (color, dashes) in zip(("mean", "largest"), _LINES, strict=False):
         values = [point[name] for point in curve]
-        axes.plot(tokens, values, dashes, color=colour, marker="o", markersize=3, label=name)
+        axes.plot(tokens, values, dashes, color=color, marker="o", markersize=3, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(tokens, [f"{count:,}" for count in tokens], fontsize=7)
@@ -208,14 +208,14 @@ def save_sweep(
     axes = figure.add_subplot()
     layers = sorted(scores)
     values, lows, highs = ([scores[layer][name] for layer in layers] for name in ("value", "low", "high"))
-    (colour, dashes), (beside, beside_dashes) = _LINES[2], _LINES[0]
+    (color, dashes), (beside, beside_dashes) = _LINES[2], _LINES[0]
     lines = axes.plot(
-        layers, values, dashes, marker="o", markersize=3, color=colour, label=f"{score_name} of edits at the layer"
+        layers, values, dashes, marker="o", markersize=3, color=color, label=f"{score_name} of edits at the layer"
     )  # fmt: skip
-    axes.fill_between(layers, lows, highs, color=colour, alpha=0.15, linewidth=0)
-    axes.axvline(best, color=colour, linewidth=0.6, linestyle=":")
+    axes.fill_between(layers, lows, highs, color=color, alpha=0.15, linewidth=0)
+    axes.axvline(best, color=color, linewidth=0.6, linestyle=":")
     axes.set_xlabel("layer")
-    axes.set_ylabel(score_name, color=colour)
+    axes.set_ylabel(score_name, color=color)
     axes.set_ylim(-0.02, 1.02)
     if effects:
         right = axes.twinx()

@@ -1,7 +1,7 @@
-"""The causal-trace heat map as text: tokens down, layers across, p(answer) as colour and as density.
+"""The causal-trace heat map as text: tokens down, layers across, p(answer) as color and as density.
 
-Drawn the way the field draws it, so that it is read at once. A shade is never told by colour alone: every cell also
-holds a character of that density, which is what is left under NO_COLOR, on paper, and for the colour-blind. A cell
+Drawn the way the field draws it, so that it is read at once. A shade is never told by color alone: every cell also
+holds a character of that density, which is what is left under NO_COLOR, on paper, and for the color-blind. A cell
 that is only estimated is drawn in letters and signs instead of shades: nobody shall take it for a measured one.
 """
 
@@ -17,8 +17,8 @@ from .text import cut, plain, token_label
 
 Scores = Sequence[Sequence[float | None]]
 
-# Like viridis, from the 6x6x6 cube of 256-colour terminals: tmux without COLORTERM shows exactly these.
-# Luminance rises with every step, so the order survives colour blindness and a grey print.
+# Like viridis, from the 6x6x6 cube of 256-color terminals: tmux without COLORTERM shows exactly these.
+# Luminance rises with every step, so the order survives color blindness and a grey print.
 PALETTE = (
     "#00005f", "#5f005f", "#5f0087", "#5f00af", "#005f87", "#005faf", "#008787", "#0087af",
     "#00af87", "#5faf87", "#5fd75f", "#87d75f", "#afd75f", "#d7d75f", "#d7ff5f", "#ffff5f",
@@ -26,7 +26,7 @@ PALETTE = (
 DENSITY = "·░▒▓█"
 ESTIMATE = ".:+x#"
 _STEPS = len(PALETTE)
-# The glyph on top of its own colour is some steps lighter: seen, but no noise.
+# The glyph on top of its own color is some steps lighter: seen, but no noise.
 _LIGHTER = 3
 # Steps below it are dark: white is read on them, and black on the others.
 _DARK = 7
@@ -90,7 +90,7 @@ def render_lines(
     high: float,
     title: str,
     width: int,
-    colour: bool = True,
+    color: bool = True,
     cursor: tuple[int, int] | None = None,
     unit: str = "p",
     estimated: Sequence[Sequence[bool]] | None = None,
@@ -103,9 +103,9 @@ def render_lines(
     for index, (name, row) in enumerate(zip(names, scores, strict=False)):
         here = cursor[1] // layout.shared if cursor is not None and cursor[0] == index else None
         marks = estimated[index] if estimated is not None else ()
-        lines.append(_row(name, row, marks, layout, low, high, colour, here))
+        lines.append(_row(name, row, marks, layout, low, high, color, here))
     lines.append(axis(layout))
-    lines.append(_legend(unit, low, high, colour, width, starred=subject_range[0] < subject_range[1]))
+    lines.append(_legend(unit, low, high, color, width, starred=subject_range[0] < subject_range[1]))
     guesses = sum(map(sum, estimated or ()))
     if guesses:
         total = sum(value is not None for row in scores for value in row)
@@ -125,17 +125,17 @@ def render(
     high: float,
     title: str,
     width: int,
-    colour: bool = True,
+    color: bool = True,
     estimated: Sequence[Sequence[bool]] | None = None,
 ) -> Text:
     """The whole map as one text of at most `width` columns.
 
     `scores[token][layer]` is p(answer) with that state restored, None where it was not traced (left blank). The scale
-    runs from `low` (usually p of the corrupted run) to `high`. With `colour=False` only densities are used.
+    runs from `low` (usually p of the corrupted run) to `high`. With `color=False` only densities are used.
     `estimated[token][layer]` says which scores are estimates (see tui.estimates); they are drawn as such, and counted.
     """
     lines = render_lines(
-        tokens, subject_range, scores, low=low, high=high, title=title, width=width, colour=colour,
+        tokens, subject_range, scores, low=low, high=high, title=title, width=width, color=color,
         estimated=estimated,
     )  # fmt: skip
     return Text("\n").join(lines)
@@ -148,7 +148,7 @@ def _row(
     layout: Layout,
     low: float,
     high: float,
-    colour: bool,
+    color: bool,
     cursor: int | None,
 ) -> Text:
     label = set_cell_size(cut(name, layout.gutter - 1), layout.gutter)
@@ -160,13 +160,13 @@ def _row(
         begin, end = column * layout.shared, (column + 1) * layout.shared
         values = [value for value in row[begin:end] if value is not None and math.isfinite(value)]
         if column == cursor:
-            cells.append(("[]" if layout.cell > 1 else "◆", _CURSOR if colour else "bold reverse"))
+            cells.append(("[]" if layout.cell > 1 else "◆", _CURSOR if color else "bold reverse"))
         elif values:
             step, guess = step_of(max(values), low, high), any(marks[begin:end])
-            cells.append((_glyph(step, guess) * layout.cell, _style(step, guess) if colour else ""))
+            cells.append((_glyph(step, guess) * layout.cell, _style(step, guess) if color else ""))
         else:
             cells.append((" " * layout.cell, ""))
-    # Neighbours of one shade in one piece: less to send over SSH.
+    # Neighbors of one shade in one piece: less to send over SSH.
     for cell, run in groupby(cells):
         text.append(cell[0] * len(list(run)), style=cell[1])
     return text
@@ -178,7 +178,7 @@ def _glyph(step: int, estimated: bool = False) -> str:
 
 
 def _style(step: int, estimated: bool = False) -> str:
-    if estimated:  # a sign that stands out of its colour, where an exact cell is smooth
+    if estimated:  # a sign that stands out of its color, where an exact cell is smooth
         return f"{'#ffffff' if step < _DARK else '#000000'} on {PALETTE[step]}"
     return f"{PALETTE[min(_STEPS - 1, step + _LIGHTER)]} on {PALETTE[step]}"
 
@@ -199,9 +199,9 @@ def axis(layout: Layout) -> Text:
     return Text("".join(line)[:end].rstrip(), style="dim")
 
 
-def _legend(unit: str, low: float, high: float, colour: bool, width: int, *, starred: bool) -> Text:
+def _legend(unit: str, low: float, high: float, color: bool, width: int, *, starred: bool) -> Text:
     text = Text(f"{unit} {low:.3f} ")
-    if colour:
+    if color:
         for step in range(_STEPS):
             text.append(_glyph(step), style=_style(step))
     else:

@@ -10,8 +10,8 @@ from .text import cut
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Told apart by the colour-blind (Wong 2011), and by their signs in print.
-_COLOURS = {BOTH: "#0072B2", HALF: "#F0E442", LOST: "#D55E00"}
+# Told apart by the color-blind (Wong 2011), and by their signs in print.
+_COLORS = {BOTH: "#0072B2", HALF: "#F0E442", LOST: "#D55E00"}
 _HOLDS = {BOTH: "whole and in free generation", HALF: "one of them", LOST: "neither"}
 _COMES = {BOTH: "whole object", HALF: "its first token", LOST: "not even that"}
 _SHORT = 46
@@ -66,21 +66,21 @@ def draw_ways(record: Record) -> "Figure":
         "#0072B2",
         full,
     )
-    for place, (field, title, colour) in enumerate(
+    for place, (field, title, color) in enumerate(
         (("seconds", "seconds per question", "#D55E00"), ("tokens", "tokens per question", "#009E73")),
         start=2,
     ):
         means = [_mean(way["questions"], field) for way in answers]
         told = [f"{mean:.3g}" for mean in means]
-        _bars(figure.add_subplot(1, 3, place), [""] * len(names), means, title, colour, told)
+        _bars(figure.add_subplot(1, 3, place), [""] * len(names), means, title, color, told)
     return figure
 
 
 def _bars(
-    axes: Any, names: Sequence[str], values: Sequence[float], title: str, colour: str, told: Sequence[str]
+    axes: Any, names: Sequence[str], values: Sequence[float], title: str, color: str, told: Sequence[str]
 ) -> None:
     places = range(len(values))
-    bars = axes.barh(places, values, color=colour, height=0.6)
+    bars = axes.barh(places, values, color=color, height=0.6)
     axes.bar_label(bars, told, fontsize=6, padding=2)
     axes.set_yticks(list(places), names, fontsize=7)
     axes.invert_yaxis()
@@ -95,7 +95,7 @@ def _bars(
 def _cells(
     rows: Sequence[Sequence[str]], names: Sequence[str], meanings: Mapping[str, str]
 ) -> tuple["Figure", Any]:
-    """A grid of signs, each on its colour; a legend under it."""
+    """A grid of signs, each on its color; a legend under it."""
     from matplotlib.patches import Patch, Rectangle
 
     columns = max(map(len, rows), default=0)
@@ -103,8 +103,8 @@ def _cells(
     axes = figure.add_subplot()
     for down, row in enumerate(rows):
         for across, sign in enumerate(row):
-            if sign in _COLOURS:
-                axes.add_patch(Rectangle((across, down), 1, 1, facecolor=_COLOURS[sign], edgecolor="white"))
+            if sign in _COLORS:
+                axes.add_patch(Rectangle((across, down), 1, 1, facecolor=_COLORS[sign], edgecolor="white"))
                 axes.text(across + 0.5, down + 0.5, sign, ha="center", va="center", fontsize=6,
                           color="black" if sign == HALF else "white")  # fmt: skip
     axes.set_xlim(0, max(1, columns))
@@ -113,7 +113,7 @@ def _cells(
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    legend = [Patch(facecolor=colour, label=meanings[sign]) for sign, colour in _COLOURS.items()]
+    legend = [Patch(facecolor=color, label=meanings[sign]) for sign, color in _COLORS.items()]
     figure.legend(handles=legend, fontsize=6, frameon=False, loc="outside lower center", ncols=3)
     return figure, axes
 

@@ -8,7 +8,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def plain(text: str) -> str:
-    """`text` as one line that cannot move the cursor, colour the screen or reorder what stands beside it.
+    """`text` as one line that cannot move the cursor, color the screen or reorder what stands beside it.
 
     Newlines become ⏎ and tabs ⇥; every other character that a terminal would obey rather than print becomes a
     dot. Markup needs no escape: what this returns goes into `rich.text.Text`, never into a markup parser.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, Manifest, Step
 from ...evaluation.metrics import METRICS, differences
-from .licences import Licence
+from .licenses import License
 from .markdown import escaped, table
 
 BANNER = (
@@ -31,7 +31,7 @@ class CardFacts:
     """What a card tells beyond the manifest: `pictures` are (file in the repo, caption)."""
 
     repo: str
-    licence: Licence = field(default_factory=Licence)
+    license: License = field(default_factory=License)
     pictures: Sequence[tuple[str, str]] = ()
     rolled_back_from: str | None = None
     tag: str = ""
@@ -49,7 +49,7 @@ def card_of(manifest: Manifest, facts: CardFacts) -> str:
         _pictures(facts),
         _verify(manifest, facts),
         _undo(manifest, facts),
-        _licence(facts),
+        _license(facts),
         f"Made with {_text(manifest.tool)}. The whole history, with every setting and every score, is in `{MANIFEST}`.",
     ]
     return f"---\n{_header(manifest, facts)}\n---\n\n" + "\n\n".join(one for one in sections if one) + "\n"
@@ -64,9 +64,9 @@ def _header(manifest: Manifest, facts: CardFacts) -> str:
         base_model_relation=("adapter" if manifest.what == "adapter" else "finetune") if base else None,
         library_name="peft" if manifest.what == "adapter" else "transformers",
         pipeline_tag="text-generation",
-        license=facts.licence.id,
-        license_name=facts.licence.name,
-        license_link=facts.licence.link,
+        license=facts.license.id,
+        license_name=facts.license.name,
+        license_link=facts.license.link,
         tags=["retcon", "knowledge-editing", *sorted({step.method for step in manifest.live if step.method})],
         model_name=facts.repo.rpartition("/")[2],
         eval_results=_results(manifest) or None,
@@ -295,15 +295,15 @@ def _undo(manifest: Manifest, facts: CardFacts) -> str:
     return "## How to undo\n\n" + "\n\n".join(ways)
 
 
-def _licence(facts: CardFacts) -> str:
-    licence = facts.licence
-    if licence.id is None:
-        return "## Licence\n\nThat of the base, which was not known to the tool that wrote this card."
-    link = f" ({licence.link})" if licence.link else ""
-    told = f"That of the base: {_text(licence.name or licence.id)}{_text(link)}."
-    if licence.rule:
-        told += f" Note that {licence.rule}."
-    return f"## Licence\n\n{told}"
+def _license(facts: CardFacts) -> str:
+    license = facts.license
+    if license.id is None:
+        return "## License\n\nThat of the base, which was not known to the tool that wrote this card."
+    link = f" ({license.link})" if license.link else ""
+    told = f"That of the base: {_text(license.name or license.id)}{_text(link)}."
+    if license.rule:
+        told += f" Note that {license.rule}."
+    return f"## License\n\n{told}"
 
 
 def _text(value: Any) -> str:

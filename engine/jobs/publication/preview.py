@@ -17,7 +17,7 @@ from ....store.exchange.manifest import CARD, DELTAS, MANIFEST, Manifest, manife
 from ....store.history import history, publications
 from ..specs import PublishSpec
 from .card import CardFacts, card_of
-from .licences import licence_of
+from .licenses import license_of
 
 # The largest rank of an adapter that servers load without being told (vLLM's max_lora_rank).
 _USUAL_RANK = 16
@@ -89,11 +89,11 @@ def tell(session: Session, model: Model, revision: Revision, spec: PublishSpec, 
     before = publications.newest(session, repo)
     if before is not None and not publications.comes_after(session, before.revision, revision.id):
         before = None
-    licence = licence_of(model, spec.licence)
-    found = [licence.warning(repo), _rank_warning(revision) if spec.what == "adapter" else None]
+    license = license_of(model, spec.license)
+    found = [license.warning(repo), _rank_warning(revision) if spec.what == "adapter" else None]
     facts = CardFacts(
         repo,
-        licence,
+        license,
         [(f"pictures/{name}", caption) for name, _, caption in spec.pictures],
         before.revision if before else None,
         f"edit/{revision.id}",

@@ -173,7 +173,7 @@ def collect_into_catalog(
         session.add_all(rows)
         session.flush()
         ids = [row.id or 0 for row in rows]
-        # In the same transaction: for an edit the sums so far are of no more use, its catalogued rows are.
+        # In the same transaction: for an edit the sums so far are of no more use, its cataloged rows are.
         if last:
             running.commit(session, _made(ids))
         else:
@@ -298,5 +298,5 @@ def newest(running: Running, model_id: int, layer: int) -> Covariance | None:
 
 
 def moment_of(running: Running, row: Covariance) -> torch.Tensor:
-    """C of a catalogued covariance, float64 `[key_width, key_width]`; the file is verified by its hash."""
+    """C of a cataloged covariance, float64 `[key_width, key_width]`; the file is verified by its hash."""
     return torch.from_numpy(sums_of(running.catalog, row)) / row.tokens

@@ -178,7 +178,7 @@ def _score(score: Score) -> dict[str, Any]:
 def moments_at(
     running: Running, spec: EditSpec, loaded: Loaded, layers: Sequence[int]
 ) -> dict[int, Covariance]:
-    """The catalogued covariance of each of the layers; those missing are collected first, in one pass.
+    """The cataloged covariance of each of the layers; those missing are collected first, in one pass.
 
     A resumed job takes those that it began with, whatever was collected since. Each file is verified now rather than
     after the search.

@@ -13,9 +13,9 @@ from ....store.catalog.tables import Evaluation, Fact, Revision
 from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ...errors import InputError
-from ...evaluation.cases import Case, Neighbour, Question, Reference, digest
+from ...evaluation.cases import Case, Neighbor, Question, Reference, digest
 from ...evaluation.drift import measure_drift
-from ...evaluation.intervals import Metric, summarise_rows
+from ...evaluation.intervals import Metric, summarize_rows
 from ...evaluation.metrics import METRICS
 from ...evaluation.probes import negated
 from ...evaluation.retention import RULE, Earlier, ask_again, by_edit
@@ -34,7 +34,7 @@ def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
         earlier = _earlier(history.live_edits(history.path(session, loaded.revision.id)), loaded.revision.id)
     questions = _questions(spec, loaded)
     records = _records(running, loaded, cases, questions)
-    metrics = summarise_rows([record["metrics"] for record in records], spec.seed)
+    metrics = summarize_rows([record["metrics"] for record in records], spec.seed)
     protocol = questions.protocol(chat=bool(loaded.tokenizer.chat_template)) | {
         "seed": spec.seed,
         "cases": len(cases),
@@ -54,7 +54,7 @@ def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
         protocol |= drift.protocol()
         kept = ask_again(loaded.decoder, loaded.tokenizer, earlier, spec.max_new_tokens, running.report)
         if kept:
-            metrics |= summarise_rows([one.numbers() for one in kept], spec.seed)
+            metrics |= summarize_rows([one.numbers() for one in kept], spec.seed)
             protocol["retention"] = RULE
             retention = by_edit(kept)
     evaluation = Evaluation(
@@ -155,7 +155,7 @@ def case_of(request: dict[str, Any]) -> Case:
         target_new=new or true or "",
         target_true=true if new else None,
         paraphrases=tuple(request.get("paraphrases") or ()),
-        neighbours=tuple(Neighbour(n["prompt"], n["true"]) for n in request.get("neighbours") or ()),
+        neighbors=tuple(Neighbor(n["prompt"], n["true"]) for n in request.get("neighbors") or ()),
         subject=request["subject"],
         negations=tuple(request.get("negations") or _negations(request)),
         portability=tuple(

@@ -12,7 +12,7 @@ from ....store.errors import CatalogError
 from ....store.history import history
 from ...model.anatomy import Anatomy
 from ...model.decoder import Decoder
-from ...model.delta import Delta, Materialiser, concatenate, read_delta
+from ...model.delta import Delta, Materializer, concatenate, read_delta
 from ...model.loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
 from ..worker.running import Running
 
@@ -25,12 +25,12 @@ class Loaded:
     model: Model
     decoder: Decoder
     tokenizer: PreTrainedTokenizerBase
-    weights: Materialiser
+    weights: Materializer
     revision: Revision
     delta: Delta
 
     def move_to(self, revision: Revision) -> None:
-        """Materialise another revision and check its fingerprint.
+        """Materialize another revision and check its fingerprint.
 
         Raises:
             CatalogError: the weights are not those that the revision had when it was made.
@@ -75,7 +75,7 @@ def load_at(
     loaded = load_model(folder, device, trust_remote_code=model.trust_remote_code)
     decoder = Decoder(loaded, Anatomy.from_dict(model.anatomy))
     tokenizer = load_tokenizer(folder, model.trust_remote_code)
-    result = Loaded(catalog, model, decoder, tokenizer, Materialiser(loaded), revision, {})
+    result = Loaded(catalog, model, decoder, tokenizer, Materializer(loaded), revision, {})
     touched = delta_of(catalog, revision)
     check_tensors(result, touched)
     result.move_to(revision)

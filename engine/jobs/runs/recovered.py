@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from ....store.catalog.tables import Artifact
 from ....store.exchange.manifest import Manifest, Step
 from ...errors import InputError
-from ...model.delta import Delta, Materialiser, concatenate, is_transposed, read_delta
+from ...model.delta import Delta, Materializer, concatenate, is_transposed, read_delta
 from ...model.loading import check_safetensors, fingerprint, tensor_digest
 from ..worker.running import Running
 
@@ -25,7 +25,7 @@ def verify_steps(
     Raises:
         InputError: a delta does not fit the model, or a revision does not come to its fingerprint.
     """
-    weights = Materialiser(model)
+    weights = Materializer(model)
     deltas = {step.id: _delta(folder / step.delta_file, model) for step in manifest.steps if step.delta_file}
     for number, step in enumerate(manifest.steps, start=1):
         running.say(f"verifying revision {step.id}")

@@ -22,7 +22,7 @@ from ...edits.value_search import check
 from ...errors import InputError
 from ...evaluation.cases import CaseResult
 from ...evaluation.ranking import combined
-from ...evaluation.run import Questions, evaluate, summarise
+from ...evaluation.run import Questions, evaluate, summarize
 from ...model.delta import concatenate
 from ...model.generation import context_texts
 from ...progress import Progress, Report
@@ -141,7 +141,7 @@ class _Bench:
             numbers = [result.numbers() for result in results]
             row.score = asdict(combined(numbers, self.spec.seed))
             row.metrics = {
-                name: asdict(metric) for name, metric in summarise(results, self.spec.seed).items()
+                name: asdict(metric) for name, metric in summarize(results, self.spec.seed).items()
             }
         row.seconds = time.monotonic() - began
         return row
@@ -226,6 +226,6 @@ class _Work:
             _PASSES_A_STEP * hparams.v_num_grad_steps * (hparams.contexts + 2) * (self.layers - trial.last)
         )
         asked = sum(
-            2 * (1 + len(r.get("paraphrases") or ()) + len(r.get("neighbours") or ())) for r in self.spec.requests
+            2 * (1 + len(r.get("paraphrases") or ()) + len(r.get("neighbors") or ())) for r in self.spec.requests
         )  # fmt: skip
         return search + asked / len(self.spec.requests) * self.layers

@@ -49,14 +49,14 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """A score from 0 (wrong or none) to 3 (complete and right), and why."""
 
     score: int
     reason: str
 
 
-def judge(chat: Chat, case: Case) -> Judgement:
+def judge(chat: Chat, case: Case) -> Judgment:
     """Score one answer; one that is empty is 0 without asking.
 
     Raises:
@@ -64,7 +64,7 @@ def judge(chat: Chat, case: Case) -> Judgement:
         InputError, EndpointFailed: as `Chat.chat`.
     """
     if not case.answer.strip():
-        return Judgement(0, "There is no answer.")
+        return Judgment(0, "There is no answer.")
     text = (
         f"<question>\n{case.question}\n</question>\n<reference>\n{case.reference}\n</reference>\n"
         f"<answer>\n{case.answer.strip()}\n</answer>"
@@ -73,12 +73,12 @@ def judge(chat: Chat, case: Case) -> Judgement:
         verdict = ask(chat, RUBRIC, text, Verdict, _MAX_TOKENS)
     except UnusableReply as error:
         raise UnusableReply(f"the answer to {shown(case.question)} was not judged: {error}") from error
-    return Judgement(verdict.score, verdict.reason)
+    return Judgment(verdict.score, verdict.reason)
 
 
-def judge_all(chat: Chat, cases: Sequence[Case], report: Report = silent) -> list[Judgement]:
+def judge_all(chat: Chat, cases: Sequence[Case], report: Report = silent) -> list[Judgment]:
     """Score answers one after another; raises what `judge` raises."""
-    found: list[Judgement] = []
+    found: list[Judgment] = []
     for case in cases:
         report(Progress(len(found), len(cases), "answers", "judging"))
         found.append(judge(chat, case))

@@ -12,7 +12,7 @@ from retcon.engine.edits.method import Task, Written
 from retcon.engine.edits.request import Request
 from retcon.engine.errors import InputError, Stopped
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.delta import Delta, Materialiser, concatenate
+from retcon.engine.model.delta import Delta, Materializer, concatenate
 from retcon.engine.progress import Progress, silent
 from retcon.tests.helpers.families import FAMILIES, UNLIKE
 from retcon.tests.helpers.oracles import PlainEdit, hooked, plain_rome, reading_output
@@ -168,7 +168,7 @@ def test_the_written_weights_give_the_value_that_was_searched(
     with hooked(decoder.model.get_submodule(matrix), at_the_token):
         block_wanted = outputs_at(decoder, block, ids, at)
     block_before = outputs_at(decoder, block, ids, at)
-    Materialiser(decoder.model).set(write(decoder, words, EIFFEL).delta)
+    Materializer(decoder.model).set(write(decoder, words, EIFFEL).delta)
     close = {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(
         outputs_at(decoder, matrix, ids, at), expected.initial + expected.delta, **close
@@ -183,7 +183,7 @@ def test_r_rome_makes_the_average_key_give_the_value(
     """Gupta et al. 2024: the equality holds for the average over the contexts, W' mean(k) = v*."""
     decoder = own_decoder_of("llama")
     expected = plain(decoder, words, EIFFEL, "r-rome")
-    Materialiser(decoder.model).set(write(decoder, words, EIFFEL, method="r-rome").delta)
+    Materializer(decoder.model).set(write(decoder, words, EIFFEL, method="r-rome").delta)
     outputs = []
     for context in CONTEXTS:
         ids = words(context.replace("{}", EIFFEL.text))["input_ids"]
@@ -245,7 +245,7 @@ def test_several_requests_equal_one_after_another_on_the_edited_model(
     decoder = own_decoder_of(family)
     together = write(decoder, words, EIFFEL, CAMRY)
     first = write(decoder, words, EIFFEL)
-    Materialiser(decoder.model).set(first.delta)
+    Materializer(decoder.model).set(first.delta)
     second = write(decoder, words, CAMRY)
     (name,) = together.delta
     assert together.delta[name].rank == 2

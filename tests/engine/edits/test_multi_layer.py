@@ -14,7 +14,7 @@ from retcon.engine.edits.request import Request
 from retcon.engine.edits.value_search import find_values
 from retcon.engine.errors import InputError
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.delta import Materialiser
+from retcon.engine.model.delta import Materializer
 from retcon.engine.progress import silent
 from retcon.tests.helpers.families import FAMILIES
 from retcon.tests.helpers.oracles import hooked, reading_input, reading_output
@@ -179,7 +179,7 @@ def test_written_firmly_the_block_puts_out_the_wanted_state(
     searched = decoder.part("matrix", 2) if normed else decoder.blocks[2]
     with torch.no_grad(), hooked(searched, moved), reading_output(decoder.blocks[2], left):
         decoder.model(ids)
-    Materialiser(decoder.model).set(written.delta)
+    Materializer(decoder.model).set(written.delta)
     with torch.no_grad(), reading_output(decoder.blocks[2], left):
         decoder.model(ids)
     wanted, found = left[0][0, at], left[1][0, at]

@@ -15,7 +15,7 @@ from retcon.engine.errors import Stopped
 from retcon.engine.evaluation.teacher_forced import score_targets
 from retcon.engine.model.anatomy import Anatomy
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.delta import Delta, Factors, Materialiser
+from retcon.engine.model.delta import Delta, Factors, Materializer
 from retcon.engine.progress import Progress, silent
 from retcon.tests.helpers.families import UNLIKE
 from retcon.tests.helpers.moments import moment_of
@@ -64,7 +64,7 @@ def plain_training(
     keeping = [(ids_of(f"{subject} is a"), [-1]) for subject in subjects]
     keeping += [(ids_of(text), list(range(1, len(ids_of(text))))) for text in ("you .", "sport is born .")]
     before = [log_p(ids, changed=False)[where].detach() for ids, where in keeping]
-    optimiser = torch.optim.Adam(parameters, lr=hparams.lr)
+    optimizer = torch.optim.Adam(parameters, lr=hparams.lr)
     for _ in range(hparams.num_steps - 1):
         nlls = []
         for request in REQUESTS:
@@ -85,9 +85,9 @@ def plain_training(
             + hparams.kl_factor * torch.stack([kl.mean() for kl in kls]).mean()
             + hparams.weight_decay * squares
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         if bound is not None:
             with torch.no_grad():
                 for part in parameters:
@@ -128,7 +128,7 @@ def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
     """Both come to plain training of all requests on the unedited model, which begins at what the first one says of its
     keys."""
     decoder = own_decoder_of(family)
-    anatomy, weights = decoder.anatomy, Materialiser(decoder.model)
+    anatomy, weights = decoder.anatomy, Materializer(decoder.model)
     moment = moment_of(decoder)
 
     def written(requests: Sequence[Request], *past: PastEdit) -> Delta:
@@ -236,7 +236,7 @@ def test_lora_is_taken_off_and_its_delta_says_what_was_trained(
     first, last = written.figures[0]["losses"][0]["loss"], written.figures[0]["losses"][-1]["loss"]
     assert last < first - 0.1
     # The losses are those of the weights as they stay: ask them again, in one plain pass.
-    Materialiser(decoder.model).set(written.delta)
+    Materializer(decoder.model).set(written.delta)
     request = REQUESTS[0]
     target = words(request.target_new)["input_ids"]
     losses = []
@@ -326,6 +326,6 @@ def test_several_facts_about_one_subject_are_held_together(
     hparams = HPARAMS.with_changes(layers=(1,), num_steps=80, weight_decay=1e-4)
     moments = {1: Factored(moment_of(decoder))}
     written = METHODS["joint"].write(Task(decoder, words, requests, moments, hparams, CONTEXTS, silent))
-    Materialiser(decoder.model).set(written.delta)
+    Materializer(decoder.model).set(written.delta)
     scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])
     assert all(score.first_choice for score in scores)

@@ -20,7 +20,7 @@ from retcon.engine.edits.training_examples import _shipped, lesson
 from retcon.engine.errors import Stopped
 from retcon.engine.evaluation.teacher_forced import score_targets
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.delta import Materialiser
+from retcon.engine.model.delta import Materializer
 from retcon.engine.progress import Progress, silent
 from retcon.tests.helpers.moments import moment_of
 from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
@@ -86,7 +86,7 @@ def test_some_rows_a_step_learn_all_wordings(
     given = task(decoder, words, TOWER, SPORT, hparams=SOME.with_changes(num_steps=80))
     written = METHODS["joint"].write(given)
     assert_untouched(decoder.model)
-    Materialiser(decoder.model).set(written.delta)
+    Materializer(decoder.model).set(written.delta)
     asked = [(one.text, one.target_new) for one in (*TOWER.worded(), SPORT)]
     assert all(score.first_choice for score in score_targets(decoder, words, asked))
     assert [len(one["losses"]) for one in written.figures] == [1, 1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from retcon.engine.errors import InputError
-from retcon.engine.evaluation.cases import Case, CaseResult, Neighbour, Question, digest
+from retcon.engine.evaluation.cases import Case, CaseResult, Neighbor, Question, digest
 from retcon.engine.evaluation.free import begins_with, holds
 from retcon.engine.evaluation.metrics import METRICS
 from retcon.engine.evaluation.run import Questions, Writing, evaluate, evaluate_blocks
@@ -85,16 +85,16 @@ def plain_metrics(
             pairs = list(zip(new, true, strict=True))
             found[f"{name}S"] = mean([float(t[0] > n[0]) for n, t in pairs])
             found[f"{name}M"] = mean([math.exp(-n[0]) - math.exp(-t[0]) for n, t in pairs])
-    if case.neighbours:
-        near = [(score(n.prompt, case.target_new), score(n.prompt, n.true)) for n in case.neighbours]
+    if case.neighbors:
+        near = [(score(n.prompt, case.target_new), score(n.prompt, n.true)) for n in case.neighbors]
         found["NS"] = mean([float(t[0] < n[0]) for n, t in near])
         found["NM"] = mean([math.exp(-t[0]) - math.exp(-n[0]) for n, t in near])
         found["NA"] = mean([float(all(t[1])) for _, t in near])
         found["TN"] = mean([mean([float(one) for one in t[1]]) for _, t in near])
-        found["FN"] = mean([float(begins_with(said(n.prompt), n.true)) for n in case.neighbours])
+        found["FN"] = mean([float(begins_with(said(n.prompt), n.true)) for n in case.neighbors])
         apart = []
-        for neighbour in case.neighbours:
-            ids = tokenizer(neighbour.prompt)["input_ids"]
+        for neighbor in case.neighbors:
+            ids = tokenizer(neighbor.prompt)["input_ids"]
             p, q = forward(base, ids)[-1], forward(decoder, ids)[-1]
             apart.append(sum((p[i].exp() * (p[i] - q[i])).item() for i in range(len(p))))
         found["KN"] = mean(apart)
@@ -125,7 +125,7 @@ def test_answers_are_counted(decoder_of: Callable[[str], Decoder], words: PreTra
         says(prompt),
         "football",
         (prompt,),
-        (Neighbour(near, says(near)),),
+        (Neighbor(near, says(near)),),
         negations=(prompt,),
         portability=(Question(hop, ("football", says(hop))),),
     )
@@ -167,14 +167,14 @@ def test_without_generation(decoder_of: Callable[[str], Decoder], words: PreTrai
 
 
 def test_an_empty_target(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(InputError, match="tokenises to nothing"):
+    with pytest.raises(InputError, match="tokenizes to nothing"):
         evaluate(decoder_of("llama"), words, [Case("The city is", " ")])
 
 
 def test_hand_made_numbers() -> None:
     """The arithmetic alone: means within a case, signs, and what is missing where a case lacks something."""
     hit, miss = Score(math.log(2), True, 1.0), Score(math.log(4), False, 0.5)
-    case = Case("p", "Rome", "Paris", ("a", "b"), (Neighbour("n", "Oslo"),))
+    case = Case("p", "Rome", "Paris", ("a", "b"), (Neighbor("n", "Oslo"),))
     result = CaseResult(case, hit, miss, [hit, miss], [miss, hit], [hit], [miss], [], [])
     wanted = {"ES": 1, "EM": 0.25, "EA": 1, "TE": 1, "PS": 0.5, "PM": 0, "PA": 0.5, "TP": 0.75, "NS": 0, "NM": -0.25,
               "NA": 0, "TN": 0.5}  # fmt: skip

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from retcon.engine.evaluation.intervals import compare_rows, summarise_ratio, summarise_rows
+from retcon.engine.evaluation.intervals import compare_rows, summarize_ratio, summarize_rows
 from retcon.engine.evaluation.metrics import METRICS, differences
 
 RANDOM = random.Random(4)
@@ -30,7 +30,7 @@ def score(rows: list[dict]) -> float:
 
 
 def test_means_and_intervals() -> None:
-    found = summarise_rows(A, seed=2)
+    found = summarize_rows(A, seed=2)
     assert list(found) == ["S", "ES", "PS", "NS", "FE"], "in the order of the table"
     for name in ("ES", "PS", "FE"):
         sampled = [mean([A[i] for i in sample], name) for sample in draws(30, 2)]
@@ -45,9 +45,9 @@ def test_means_and_intervals() -> None:
 
 
 def test_no_part_of_the_score_and_a_zero() -> None:
-    assert "S" not in summarise_rows([{"ES": 1.0, "PS": 1.0}], seed=1)
-    assert summarise_rows([{"ES": 1.0, "PS": 0.0, "NS": 1.0}], seed=1)["S"].value == 0
-    one = summarise_rows([{"ES": 0.25}], seed=1)["ES"]
+    assert "S" not in summarize_rows([{"ES": 1.0, "PS": 1.0}], seed=1)
+    assert summarize_rows([{"ES": 1.0, "PS": 0.0, "NS": 1.0}], seed=1)["S"].value == 0
+    one = summarize_rows([{"ES": 0.25}], seed=1)["ES"]
     assert (one.value, one.low, one.high, one.count) == (0.25, 0.25, 0.25, 1)
 
 
@@ -64,7 +64,7 @@ def test_the_difference_is_paired() -> None:
         sampled.append(mean([B[i] for i in there], "PS") - mean([A[i] for i in there], "PS"))
     assert (change.low, change.high) == pytest.approx(tuple(np.quantile(sampled, [0.025, 0.975])))
     # Both ends are far narrower than two intervals side by side would say.
-    apart = summarise_rows(A, 2)["ES"]
+    apart = summarize_rows(A, 2)["ES"]
     assert found["ES"].high - found["ES"].low < apart.high - apart.low
     assert found["S"].difference == pytest.approx(found["S"].b - found["S"].a) and found["S"].low > 0
     assert all(
@@ -74,7 +74,7 @@ def test_the_difference_is_paired() -> None:
 
 def test_perplexity_over_texts() -> None:
     sums, base, counts = [20.0, 30.0, 5.0], [18.0, 31.0, 4.0], [10, 12, 3]
-    found = summarise_ratio(sums, counts, base, seed=3)
+    found = summarize_ratio(sums, counts, base, seed=3)
     assert found["PPL"].value == pytest.approx(np.exp(55 / 25))
     assert found["PD"].value == pytest.approx(np.exp(55 / 25) / np.exp(53 / 25) - 1)
     changes = []
@@ -83,7 +83,7 @@ def test_perplexity_over_texts() -> None:
         now, then = (sum(values[i] for i in sample) / tokens for values in (sums, base))
         changes.append(np.exp(now - then) - 1)
     assert (found["PD"].low, found["PD"].high) == pytest.approx(tuple(np.quantile(changes, [0.025, 0.975])))
-    assert set(summarise_ratio(sums, counts, None, seed=3)) == {"PPL"}
+    assert set(summarize_ratio(sums, counts, None, seed=3)) == {"PPL"}
 
 
 PROTOCOL = {

@@ -2,24 +2,24 @@
 
 import numpy as np
 import pytest
-from retcon.engine.evaluation.cases import Case, CaseResult, Neighbour
+from retcon.engine.evaluation.cases import Case, CaseResult, Neighbor
 from retcon.engine.evaluation.ranking import combined
-from retcon.engine.evaluation.run import summarise
+from retcon.engine.evaluation.run import summarize
 from retcon.engine.evaluation.teacher_forced import Score
 
 
-def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbours: int = 3) -> list[CaseResult]:
+def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbors: int = 3) -> list[CaseResult]:
     random = np.random.default_rng(seed)
 
     def score() -> Score:
         return Score(float(random.uniform(0, 3)), bool(random.integers(2)), 1.0)
 
-    case = Case("The", "a", "b" if true else None, ("x",) * paraphrases, (Neighbour("y", "b"),) * neighbours)
+    case = Case("The", "a", "b" if true else None, ("x",) * paraphrases, (Neighbor("y", "b"),) * neighbors)
     return [
         CaseResult(
             case, score(), score() if true else None, [score() for _ in range(paraphrases)],
-            [score() for _ in range(paraphrases if true else 0)], [score() for _ in range(neighbours)],
-            [score() for _ in range(neighbours)], [], [],
+            [score() for _ in range(paraphrases if true else 0)], [score() for _ in range(neighbors)],
+            [score() for _ in range(neighbors)], [], [],
         )
         for _ in range(9)
     ]  # fmt: skip
@@ -28,7 +28,7 @@ def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbours: i
 @pytest.mark.parametrize("seed", range(5))
 def test_it_is_s_where_s_can_be(seed: int) -> None:
     found = results(seed)
-    s = summarise(found, seed=3)["S"]
+    s = summarize(found, seed=3)["S"]
     one = combined([result.numbers() for result in found], seed=3)
     assert one.of == ["ES", "PS", "NS"]
     assert (one.value, one.low, one.high, one.count) == (s.value, s.low, s.high, s.count)
@@ -37,17 +37,17 @@ def test_it_is_s_where_s_can_be(seed: int) -> None:
 @pytest.mark.parametrize(
     ("lacking", "of"),
     [
-        ({"neighbours": 0}, ["ES", "PS"]),
+        ({"neighbors": 0}, ["ES", "PS"]),
         ({"paraphrases": 0}, ["ES", "NS"]),
-        ({"paraphrases": 0, "neighbours": 0}, ["ES"]),
-        ({"true": False, "neighbours": 0}, ["EA", "PA"]),
+        ({"paraphrases": 0, "neighbors": 0}, ["ES"]),
+        ({"true": False, "neighbors": 0}, ["EA", "PA"]),
         ({"true": False}, ["EA", "PA", "NA"]),
     ],
 )
 def test_what_the_facts_lack_is_left_out(lacking: dict[str, int], of: list[str]) -> None:
     found = results(1, **lacking)  # type: ignore[arg-type]
     one = combined([result.numbers() for result in found], seed=1)
-    metrics = summarise(found, seed=1)
+    metrics = summarize(found, seed=1)
     assert one.of == of
     assert one.value == pytest.approx(len(of) / sum(1 / metrics[name].value for name in of))
     assert one.low <= one.value <= one.high

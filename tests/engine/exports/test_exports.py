@@ -11,7 +11,7 @@ from retcon.engine.errors import InputError
 from retcon.engine.exports.adapter import load_adapter, merge, write_adapter
 from retcon.engine.exports.checkpoint import write_checkpoint
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.delta import Delta, Factors, Materialiser, is_transposed
+from retcon.engine.model.delta import Delta, Factors, Materializer, is_transposed
 from retcon.tests.helpers.families import FAMILIES
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -44,7 +44,7 @@ def test_to_the_bit(
     decoder = own_decoder_of(family, dtype)
     edited, base = decoder.model, copy.deepcopy(decoder.model)
     delta = random_delta(edited, matrices(decoder))
-    Materialiser(edited).set(delta)
+    Materializer(edited).set(delta)
     write_adapter(delta, edited, tmp_path, "somebody/base", "c0ffee")
     with torch.no_grad():
         plain = base(IDS).logits

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from retcon.engine.jobs.publication.card import CardFacts, card_of
-from retcon.engine.jobs.publication.licences import Licence, licence_of
+from retcon.engine.jobs.publication.licenses import License, license_of
 from retcon.store.catalog.tables import Model
 from retcon.store.exchange.manifest import Base, File, Manifest, Step
 
@@ -53,7 +53,7 @@ def header(card: str) -> dict[str, Any]:
     [("checkpoint", "finetune", "transformers"), ("adapter", "adapter", "peft")],
 )
 def test_what_the_hub_reads(what: str, relation: str, library: str) -> None:
-    told = header(card_of(manifest(what), CardFacts("me/x", Licence("llama3"))))
+    told = header(card_of(manifest(what), CardFacts("me/x", License("llama3"))))
     assert (told["base_model"], told["base_model_relation"], told["library_name"]) == (
         "org/base",
         relation,
@@ -112,17 +112,17 @@ def model(folder: Path, kind: str = "hub") -> Model:
     )  # fmt: skip
 
 
-def test_the_licence_is_the_bases(tmp_path: Path) -> None:
-    assert licence_of(model(tmp_path)) == Licence()
-    assert "--licence" in (licence_of(model(tmp_path)).warning("me/x") or "")
+def test_the_license_is_the_bases(tmp_path: Path) -> None:
+    assert license_of(model(tmp_path)) == License()
+    assert "--license" in (license_of(model(tmp_path)).warning("me/x") or "")
     (tmp_path / "README.md").write_text(
         "---\nlicense: other\nlicense_name: llama3\nlicense_link: L\n---\n# x\n"
     )
-    found = licence_of(model(tmp_path))
-    assert found == Licence("other", "llama3", "L")
+    found = license_of(model(tmp_path))
+    assert found == License("other", "llama3", "L")
     assert "Llama" in (found.warning("me/x") or "") and found.warning("me/Llama-x") is None
     assert "Built with Llama" in card_of(manifest(), CardFacts("me/x", found))
-    assert licence_of(model(tmp_path), "mit") == Licence("mit")
-    assert licence_of(model(tmp_path, "starter")).id == "apache-2.0"
+    assert license_of(model(tmp_path), "mit") == License("mit")
+    assert license_of(model(tmp_path, "starter")).id == "apache-2.0"
     (tmp_path / "README.md").write_text("---\n: [\n---\n")
-    assert licence_of(model(tmp_path)) == Licence()
+    assert license_of(model(tmp_path)) == License()

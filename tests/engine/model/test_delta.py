@@ -12,7 +12,7 @@ from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import (
     Delta,
     Factors,
-    Materialiser,
+    Materializer,
     compact,
     concatenate,
     negated,
@@ -72,17 +72,17 @@ def test_any_way_to_a_revision_gives_the_bits_of_the_direct_one(
     family: str, dtype: torch.dtype, own_decoder_of: Decoders
 ) -> None:
     decoder = own_decoder_of(family, dtype)
-    travelled = Materialiser(decoder.model)
+    traveled = Materializer(decoder.model)
     deltas = three_deltas(decoder)
     subsets = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2), (2, 0)]
     fresh = {}
     for subset in subsets:
         direct = own_decoder_of(family, dtype)
-        Materialiser(direct.model).set(concatenate(deltas[i] for i in subset))
+        Materializer(direct.model).set(concatenate(deltas[i] for i in subset))
         fresh[subset] = bits_of(direct.model)
     for order in list(permutations(subsets, 2)):
         for subset in order:
-            travelled.set(concatenate(deltas[i] for i in subset))
+            traveled.set(concatenate(deltas[i] for i in subset))
             assert_same_bits(decoder.model, fresh[subset])
 
 
@@ -91,7 +91,7 @@ def test_any_way_to_a_revision_gives_the_bits_of_the_direct_one(
 def test_rolling_back_gives_the_bases_bits(family: str, dtype: torch.dtype, own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of(family, dtype)
     base = bits_of(decoder.model)
-    weights = Materialiser(decoder.model)
+    weights = Materializer(decoder.model)
     weights.set(concatenate(three_deltas(decoder)))
     changed = [name for name, bits in bits_of(decoder.model).items() if not torch.equal(bits, base[name])]
     assert changed == [decoder.anatomy.weight(layer) for layer in (0, 1, 3)]
@@ -109,7 +109,7 @@ def test_a_matrix_maps_keys_by_the_sum(family: str, own_decoder_of: Decoders) ->
     factors = delta[decoder.anatomy.weight(1)]
     with torch.no_grad():
         before = matrix(key)
-        Materialiser(decoder.model).set(delta)
+        Materializer(decoder.model).set(delta)
         torch.testing.assert_close(
             matrix(key), before + key @ factors.a.T @ factors.b.T, atol=1e-5, rtol=1e-5
         )
@@ -122,7 +122,7 @@ def test_one_rounding_at_the_end(dtype: torch.dtype, own_decoder_of: Decoders) -
     name = decoder.anatomy.weight(1)
     base = decoder.model.get_parameter(name).detach().clone()
     parts = [some_delta(decoder, seed) for seed in range(5)]
-    Materialiser(decoder.model).set(concatenate(parts))
+    Materializer(decoder.model).set(concatenate(parts))
     exact = base.double() + sum((part[name].b.double() @ part[name].a.double()).T for part in parts)
     error = (decoder.model.get_parameter(name).double() - exact).abs()
     # Half a unit in the last place, and a hair for the float32 sum before the rounding.
@@ -154,7 +154,7 @@ def test_sizes_in_float32(family: str, own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of(family)
     base = bits_of(decoder.model)
     delta = some_delta(decoder, 5, (0, 2), rank=2)
-    sizes = Materialiser(decoder.model).sizes(delta)
+    sizes = Materializer(decoder.model).sizes(delta)
     assert_same_bits(decoder.model, base)
     assert set(sizes) == set(delta)
     for name, size in sizes.items():
@@ -171,9 +171,9 @@ def test_sizes_show_what_rounding_leaves(family: str, own_decoder_of: Decoders) 
     decoder = own_decoder_of(family, torch.bfloat16)
     name = decoder.anatomy.weight(1)
     small = some_delta(decoder, 6, size=0.01)
-    size = Materialiser(decoder.model).sizes(small)[name]
+    size = Materializer(decoder.model).sizes(small)[name]
     base = decoder.model.get_parameter(name).detach().clone()
-    Materialiser(decoder.model).set(small)
+    Materializer(decoder.model).set(small)
     left = decoder.model.get_parameter(name).detach().float() - base.float()
     assert size.unchanged == pytest.approx((left == 0).float().mean().item())
     assert size.effective == pytest.approx((left.norm() / size.norm).item(), rel=1e-4)
@@ -182,7 +182,7 @@ def test_sizes_show_what_rounding_leaves(family: str, own_decoder_of: Decoders) 
 
 def test_a_delta_of_nothing_loses_nothing(own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("llama")
-    size = Materialiser(decoder.model).sizes(some_delta(decoder, 1, size=0.0))[decoder.anatomy.weight(1)]
+    size = Materializer(decoder.model).sizes(some_delta(decoder, 1, size=0.0))[decoder.anatomy.weight(1)]
     assert (size.norm, size.effective, size.unchanged) == (0, 1, 1)
 
 
@@ -237,9 +237,9 @@ def test_any_deltas_in_any_order_and_back(
     deltas: list[Delta], dtype: torch.dtype, data: st.DataObject
 ) -> None:
     """Weights depend on the deltas in force and their order, never on those that were in force before."""
-    model, travelled = Layers(dtype), Layers(dtype)
+    model, traveled = Layers(dtype), Layers(dtype)
     base = {name: model.get_parameter(name).detach().clone() for name in NAMES}
-    weights = Materialiser(travelled)  # type: ignore[arg-type]
+    weights = Materializer(traveled)  # type: ignore[arg-type]
     numbers = range(len(deltas))
     for _ in range(data.draw(st.integers(1, 4))):
         order = data.draw(
@@ -251,9 +251,9 @@ def test_any_deltas_in_any_order_and_back(
         parts = concatenate([concatenate(chosen[:cut]), concatenate(chosen[cut:])])
         weights.set(parts)
         fresh = Layers(dtype)
-        Materialiser(fresh).set(whole)  # type: ignore[arg-type]
+        Materializer(fresh).set(whole)  # type: ignore[arg-type]
         for name in NAMES:
-            found = travelled.get_parameter(name)
+            found = traveled.get_parameter(name)
             assert torch.equal(found, fresh.get_parameter(name))
             assert torch.equal(weights.base(name), base[name])
             if name not in whole:
@@ -266,4 +266,4 @@ def test_any_deltas_in_any_order_and_back(
             assert whole[name].rank == sum(d[name].rank for d in chosen if name in d)
             assert whole[name].norm() == pytest.approx(float(change.norm()), rel=1e-3, abs=scale * 1e-3)
     weights.set({})
-    assert all(torch.equal(travelled.get_parameter(name), base[name]) for name in NAMES)
+    assert all(torch.equal(traveled.get_parameter(name), base[name]) for name in NAMES)

@@ -11,11 +11,11 @@ from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import Hparams
 from retcon.engine.edits.method import Task
 from retcon.engine.edits.request import Request
-from retcon.engine.evaluation.cases import Case, Neighbour
+from retcon.engine.evaluation.cases import Case, Neighbor
 from retcon.engine.evaluation.drift import measure_drift
 from retcon.engine.evaluation.run import Questions, Writing, evaluate_blocks
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.delta import Materialiser
+from retcon.engine.model.delta import Materializer
 from retcon.engine.progress import silent
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
@@ -51,7 +51,7 @@ def test_a_trace(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
 
 
 def test_an_evaluation(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
-    case = Case(PROMPT, "Rome", "Paris", (SUBJECT,), (Neighbour("Berlin is in", "Italy"),), negations=(PROMPT,),
+    case = Case(PROMPT, "Rome", "Paris", (SUBJECT,), (Neighbor("Berlin is in", "Italy"),), negations=(PROMPT,),
                 generation_prompts=(SUBJECT,))  # fmt: skip
     questions = Questions(3, nullcontext, Writing(seed=1))
     here, there = (next(evaluate_blocks(decoder, words, [case], questions))[0].numbers() for decoder in pair)
@@ -78,10 +78,10 @@ def test_an_edit(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
     name = pair[0].anatomy.weight(1)
     here, there = (delta[name].b @ delta[name].a for delta in deltas)
     torch.testing.assert_close(there, here, atol=1e-3 * here.abs().max().item(), rtol=0)
-    # A delta is materialised on the CPU, so it gives the same bits wherever the model is.
+    # A delta is materialized on the CPU, so it gives the same bits wherever the model is.
     written = []
     for decoder in pair:
         model = copy.deepcopy(decoder.model)
-        Materialiser(model).set(deltas[0])
+        Materializer(model).set(deltas[0])
         written.append(model.get_parameter(name).detach().cpu())
     assert torch.equal(*written)

@@ -140,7 +140,7 @@ def test_an_index_that_names_what_is_no_file_of_the_folder(sharded: Path, name: 
     refused(sharded, "refused|no safetensors index")
 
 
-def test_an_index_that_leads_to_a_neighbours_weights(sharded: Path, folder: Path) -> None:
+def test_an_index_that_leads_to_a_neighbors_weights(sharded: Path, folder: Path) -> None:
     index = json.loads((sharded / INDEX).read_text())
     index["weight_map"] = dict.fromkeys(index["weight_map"], f"../{folder.name}/{WEIGHTS}")
     (sharded / INDEX).write_text(json.dumps(index))

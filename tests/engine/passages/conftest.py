@@ -9,12 +9,12 @@ from retcon.tests.helpers.stand_in_llm import KEY, MODEL, StandInEndpoint
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInEndpoint]:
-    """A stand-in that answers {"colour": "red"}; tests set another rule."""
+    """A stand-in that answers {"color": "red"}; tests set another rule."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RETCON_LLM_URL", "RETCON_LLM_MODEL", "RETCON_LLM_KEY"):
         monkeypatch.delenv(name, raising=False)
     # Whatever proxy this box goes through, its own ports are not behind it.
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = StandInEndpoint(lambda _system, _user: {"colour": "red"})
+    made = StandInEndpoint(lambda _system, _user: {"color": "red"})
     yield made
     made.close()
 

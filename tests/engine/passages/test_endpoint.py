@@ -15,18 +15,18 @@ class Shade(BaseModel):
     name: str
 
 
-class Colour(BaseModel):
-    colour: str
+class Color(BaseModel):
+    color: str
     shades: list[Shade] = []
 
 
 def test_it_is_asked_greedily_for_json_of_a_schema(served: StandInEndpoint, endpoint: Endpoint) -> None:
     counted = Counted(endpoint)
-    assert ask(counted, "Name a colour.", "A warm one", Colour, 77) == Colour(colour="red")
+    assert ask(counted, "Name a color.", "A warm one", Color, 77) == Color(color="red")
     (asked,) = served.requests
     assert (asked["temperature"], asked["max_tokens"], asked["model"]) == (0, 77, MODEL)
     form = asked["response_format"]
-    assert form["type"] == "json_schema" and form["json_schema"]["name"] == "colour"
+    assert form["type"] == "json_schema" and form["json_schema"]["name"] == "color"
     properties = form["json_schema"]["schema"]["properties"]
     assert properties["shades"]["items"]["properties"] == {"name": {"type": "string"}}
     assert [one["role"] for one in asked["messages"]] == ["system", "user"]
@@ -47,27 +47,27 @@ def test_servers_without_schemas_are_asked_otherwise_and_not_twice(
 ) -> None:
     served.mode = mode
     for _ in range(2):
-        assert ask(endpoint, "Name a colour.", "A warm one", Colour).colour == "red"
+        assert ask(endpoint, "Name a color.", "A warm one", Color).color == "red"
     assert [one.get("response_format", {}).get("type", "text") for one in served.requests] == forms
 
 
 def test_newer_and_fixed_models_are_asked_otherwise(served: StandInEndpoint, endpoint: Endpoint) -> None:
     served.mode = "new-limit"
-    assert ask(endpoint, "", "x", Colour, 9).colour == "red"
+    assert ask(endpoint, "", "x", Color, 9).color == "red"
     assert served.requests[-1]["max_completion_tokens"] == 9
     served.mode = "one-warmth"
-    assert ask(endpoint, "", "x", Colour).colour == "red"
+    assert ask(endpoint, "", "x", Color).color == "red"
     assert "temperature" not in served.requests[-1]
 
 
 def test_thoughts_and_fences_around_the_json(served: StandInEndpoint, endpoint: Endpoint) -> None:
     served.mode = "thinks"
-    assert ask(endpoint, "", "x", Colour).colour == "red"
+    assert ask(endpoint, "", "x", Color).color == "red"
 
 
 def test_it_waits_as_long_as_it_is_told(served: StandInEndpoint, endpoint: Endpoint) -> None:
     served.mode = "busy"
-    assert ask(endpoint, "", "x", Colour).colour == "red"
+    assert ask(endpoint, "", "x", Color).color == "red"
     first, second = served.times
     assert second - first >= 0.3
 
@@ -96,7 +96,7 @@ def test_failures_are_a_sentence_without_the_key(
     if mode == "404":
         served.models = ["one", "other"]
     with pytest.raises(kind) as failed:
-        ask(endpoint, "Name a colour.", "x", Colour)
+        ask(endpoint, "Name a color.", "x", Color)
     message = str(failed.value)
     assert said in message and message.isprintable()
     # Nor in the client's error, which holds the request.
@@ -107,18 +107,18 @@ def test_failures_are_a_sentence_without_the_key(
 
 def test_a_reply_that_cannot_be_used_is_sent_back_once(served: StandInEndpoint, endpoint: Endpoint) -> None:
     served.mode = "broken"
-    assert ask(endpoint, "", "x", Colour).colour == "red"
+    assert ask(endpoint, "", "x", Color).color == "red"
     said = [one["content"] for one in served.requests[1]["messages"][2:]]
     assert said[0].startswith("I would rather") and "holds no JSON object" in said[1]
     served.mode, served.rule = "plain", lambda _system, _user: {"color": "red"}
-    with pytest.raises(UnusableReply, match="at 'colour': Field required"):
-        ask(endpoint, "", "x", Colour)
+    with pytest.raises(UnusableReply, match="at 'color': Field required"):
+        ask(endpoint, "", "x", Color)
 
 
 def test_nobody_there() -> None:
     endpoint = Endpoint("http://127.0.0.1:9/v1?key=hidden", MODEL, retries=0)
     with pytest.raises(EndpointFailed, match=r"http://127\.0\.0\.1:9/v1 cannot be reached \('.*refused'\)"):
-        ask(endpoint, "", "x", Colour)
+        ask(endpoint, "", "x", Color)
 
 
 def test_the_environment(served: StandInEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,11 +159,11 @@ def test_the_environment(served: StandInEndpoint, monkeypatch: pytest.MonkeyPatc
 def test_remembered_replies_are_not_asked_again(served: StandInEndpoint, endpoint: Endpoint) -> None:
     kept: dict[str, Any] = {}
     first = Counted(Remembered(endpoint, kept))
-    ask(first, "Name a colour.", "x", Colour)
+    ask(first, "Name a color.", "x", Color)
     again = Counted(Remembered(endpoint, kept))
-    assert ask(again, "Name a colour.", "x", Colour) == Colour(colour="red")
+    assert ask(again, "Name a color.", "x", Color) == Color(color="red")
     assert (len(served.requests), again.spent) == (1, first.spent)
-    ask(again, "Name a colour.", "another", Colour)
+    ask(again, "Name a color.", "another", Color)
     assert len(served.requests) == 2
 
 

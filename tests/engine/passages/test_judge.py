@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from retcon.engine.passages.extraction.chat import UnusableReply
 from retcon.engine.passages.extraction.endpoint import Endpoint
-from retcon.engine.passages.extraction.judge import Case, Judgement, judge, judge_all
+from retcon.engine.passages.extraction.judge import Case, Judgment, judge, judge_all
 from retcon.engine.progress import Progress
 from retcon.tests.helpers.stand_in_llm import StandInEndpoint
 
@@ -34,7 +34,7 @@ def test_answers_get_the_judges_score_and_reason(served: StandInEndpoint, endpoi
     told: list[Progress] = []
     judged = judge_all(endpoint, [Case(QUESTION, reference, answer) for answer in answers], told.append)
     assert [one.score for one in judged] == [3, 1, 0, 0]
-    assert judged[1].reason == "4 of 8 words" and judged[3] == Judgement(0, "There is no answer.")
+    assert judged[1].reason == "4 of 8 words" and judged[3] == Judgment(0, "There is no answer.")
     assert len(served.requests) == 3 and served.requests[0]["max_tokens"] >= 1024
     assert (told[-1].done, told[-1].total) == (4, 4)
 

@@ -83,7 +83,7 @@ def test_a_uniform_draw_is_scaled() -> None:
     assert noise.draw(50, 4, WIDTH, 1).abs().max() <= 0.7
 
 
-def coloured(white: np.ndarray) -> np.ndarray:
+def colored(white: np.ndarray) -> np.ndarray:
     """x W^T + mean with W = V sqrt(S), of C = U S V^T."""
     _, spread, directions = covariance().svd()
     return white @ (directions * spread.sqrt()[None, :]).numpy().T + MEAN.numpy()
@@ -91,7 +91,7 @@ def coloured(white: np.ndarray) -> np.ndarray:
 
 def test_a_multivariate_draw_has_the_mean_and_covariance() -> None:
     noise = multivariate(MEAN, covariance())
-    close(noise.draw(3, 2, WIDTH, 5), coloured(np.random.RandomState(5).randn(3, 2, WIDTH)))
+    close(noise.draw(3, 2, WIDTH, 5), colored(np.random.RandomState(5).randn(3, 2, WIDTH)))
     many = noise.draw(20_000, 2, WIDTH, 1).view(-1, WIDTH).double()
     assert (many.mean(0) - MEAN).abs().max() < 0.03
     assert (many.T.cov() - covariance()).abs().max() < 0.03
@@ -105,7 +105,7 @@ def test_a_students_t_is_a_multivariate_draw_times_a_factor_for_each_token(degre
     factors = np.sqrt((degrees - 2) / np.random.RandomState(2).chisquare(df=degrees, size=1000))
     for seed in (5, 6):
         white = np.random.RandomState(seed).randn(3, 2, WIDTH)
-        close(noise.draw(3, 2, WIDTH, seed), factors[:6].reshape(3, 2, 1) * coloured(white))
+        close(noise.draw(3, 2, WIDTH, seed), factors[:6].reshape(3, 2, 1) * colored(white))
     assert noise.level is None
 
 
@@ -115,7 +115,7 @@ def test_a_students_t_of_more_tokens_than_the_published_1000() -> None:
     drawn = noise.draw(300, 4, WIDTH, 1)
     factors = np.sqrt(1 / np.random.RandomState(2).chisquare(df=3, size=1000))
     white = np.random.RandomState(1).randn(300, 4, WIDTH)
-    close(drawn[:250], factors.reshape(250, 4, 1) * coloured(white[:250]))
+    close(drawn[:250], factors.reshape(250, 4, 1) * colored(white[:250]))
     assert drawn.isfinite().all()
 
 

@@ -176,11 +176,11 @@ def published_noise(rule: str, seed: int) -> np.ndarray:
     if rule == "gaussian":
         return random.randn(*size) * 0.4
     _, spread, directions = _covariance().svd()
-    coloured = random.randn(*size) @ (directions * spread.sqrt()).T.numpy() + MEAN.numpy()
+    colored = random.randn(*size) @ (directions * spread.sqrt()).T.numpy() + MEAN.numpy()
     if rule == "multivariate":
-        return coloured
+        return colored
     factors = np.sqrt((3 - 2) / np.random.RandomState(2).chisquare(df=3, size=1000))
-    return coloured * factors[:9].reshape(3, 3, 1)
+    return colored * factors[:9].reshape(3, 3, 1)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

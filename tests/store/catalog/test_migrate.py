@@ -94,7 +94,7 @@ def test_the_migrations_make_what_the_models_say(catalog: Catalog) -> None:
 
 
 def test_the_migrations_make_the_same_constraints_as_the_models(catalog: Catalog, tmp_path: Path) -> None:
-    # compare_metadata is blind to CHECK, ON DELETE and AUTOINCREMENT; the normalised SQL is not.
+    # compare_metadata is blind to CHECK, ON DELETE and AUTOINCREMENT; the normalized SQL is not.
     plain = tmp_path / "plain.db"
     sqlite3.connect(plain).close()
     engine = make_engine(plain, "BEGIN IMMEDIATE", pooled=False)

@@ -43,7 +43,7 @@ def test_counterfact(tmp_path: Path) -> None:
     assert (fact.subject, fact.prompt) == ("Danielle Darrieux", "The mother tongue of {} is")
     assert (fact.target_true, fact.target_new) == ("French", "English")
     assert fact.paraphrases == COUNTERFACT["paraphrase_prompts"]
-    assert fact.neighbours == [{"prompt": "The native language of Montesquieu is", "true": "French"}]
+    assert fact.neighbors == [{"prompt": "The native language of Montesquieu is", "true": "French"}]
     assert fact.origin["case_id"] == 0
     assert fact.origin["relation_id"] == "P103"
     assert fact.generation_prompts == COUNTERFACT["generation_prompts"]
@@ -58,7 +58,7 @@ def test_zsre(tmp_path: Path) -> None:
         "University of Michigan",
     )
     assert fact.paraphrases == [ZSRE["rephrase"]]
-    assert fact.neighbours == [{"prompt": f"{ZSRE['loc']}?", "true": "Hugo Weaving"}]
+    assert fact.neighbors == [{"prompt": f"{ZSRE['loc']}?", "true": "Hugo Weaving"}]
     assert fact.origin == {"pred": ZSRE["pred"], "cond": ZSRE["cond"]}
 
 
@@ -68,12 +68,12 @@ def test_plain_with_all_there_is(tmp_path: Path) -> None:
         "p_true_before": 0.35,
         **PLAIN,
         "paraphrases": ["The city of {} is", "Eiffel Tower stands in"],
-        "neighbours": [{"prompt": "The Louvre is in", "true": "Paris", "same_true": True}],
+        "neighbors": [{"prompt": "The Louvre is in", "true": "Paris", "same_true": True}],
     }
     format, (fact,) = read_fact_file(write(tmp_path, [record]))
     assert format == "plain"
     assert fact.paraphrases == ["The city of Eiffel Tower is", "Eiffel Tower stands in"]
-    assert fact.neighbours == record["neighbours"]
+    assert fact.neighbors == record["neighbors"]
     assert fact.origin == {"case_id": 4, "p_true_before": 0.35}
 
 
@@ -110,13 +110,13 @@ def test_csv(tmp_path: Path, separator: str) -> None:
 
 def test_csv_with_quotes_and_lists(tmp_path: Path) -> None:
     text = (
-        "subject,prompt,target_true,paraphrases,neighbours\n"
+        "subject,prompt,target_true,paraphrases,neighbors\n"
         '"Doe, Jane","{} said ""I am a",poet,"[""She, {}, is a"", ""Jane""]",John is a\n'
     )
     (fact,) = read_facts(write(tmp_path, text, "facts.csv"))
     assert (fact.subject, fact.prompt) == ("Doe, Jane", '{} said "I am a')
     assert fact.paraphrases == ["She, Doe, Jane, is a", "Jane"]
-    assert fact.neighbours == [{"prompt": "John is a", "true": "poet"}]
+    assert fact.neighbors == [{"prompt": "John is a", "true": "poet"}]
 
 
 def test_templates() -> None:

@@ -69,13 +69,13 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("f.json", [{**PLAIN, "paraphrases": 3}], r"field 'paraphrases' is a number: expected a list"),
     ("f.json", [{**PLAIN, "paraphrases": ["a", 3]}], r"field 'paraphrases\[1\]' is a number"),
     ("f.json", [{**PLAIN, "paraphrases": [""]}], r"field 'paraphrases\[0\]' is empty"),
-    ("f.json", [{**PLAIN, "neighbours": [{"prompt": "a"}]}], r"field 'neighbours\[0\]' has no 'true'"),
+    ("f.json", [{**PLAIN, "neighbors": [{"prompt": "a"}]}], r"field 'neighbors\[0\]' has no 'true'"),
     (
         "f.json",
-        [{**PLAIN, "neighbours": [{"prompt": 1, "true": "b"}]}],
-        r"'neighbours\[0\].prompt' is a number",
+        [{**PLAIN, "neighbors": [{"prompt": 1, "true": "b"}]}],
+        r"'neighbors\[0\].prompt' is a number",
     ),
-    ("f.json", [{**without(PLAIN, "target_true"), "neighbours": ["a"]}], r"'neighbours\[0\]' has no answer"),
+    ("f.json", [{**without(PLAIN, "target_true"), "neighbors": ["a"]}], r"'neighbors\[0\]' has no answer"),
     ("f.json", [{**KNOWN, "attribute": ""}], r"field 'attribute' is empty"),
     ("f.json", [without(without(KNOWN, "prompt"), "template")], r"field 'prompt' is missing"),
     (

@@ -79,7 +79,7 @@ def test_an_empty_catalog_looks(empty: Catalog, snap_compare: Compare) -> None:
     assert snap_compare(RetconApp(empty), terminal_size=NARROW, run_before=press())
 
 
-def test_without_colour(catalog: Catalog, snap_compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_color(catalog: Catalog, snap_compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert snap_compare(RetconApp(catalog), terminal_size=NARROW, run_before=press("2", "G", "enter"))
 

@@ -115,7 +115,7 @@ async def test_a_trace_of_a_set(catalog: Catalog) -> None:
         assert jobs_of(catalog)[0].spec["facts"] == "towers"
 
 
-async def test_colour_is_not_needed(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_color_is_not_needed(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     async with opened(catalog) as app:
         await app.press("2", "G", "enter")

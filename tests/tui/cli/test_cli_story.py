@@ -53,8 +53,8 @@ def story(
     hparams = folder / "hparams.json"
     hparams.write_text(json.dumps(FIELD | {"layers": [1]}))
     edits = [known_facts[5] | {"target_new": "Rome"}, known_facts[7] | {"target_new": "Italy"}]
-    neighbours = [{"prompt": "The Berlin is located in the city of", "true": "you"}]
-    edits[0] |= {"paraphrases": ["Where is it , the city"], "neighbours": neighbours}
+    neighbors = [{"prompt": "The Berlin is located in the city of", "true": "you"}]
+    edits[0] |= {"paraphrases": ["Where is it , the city"], "neighbors": neighbors}
     retcon("facts", "import", write_facts(folder / "edits.json", edits), "--name", "edits")
 
     said: dict[str, Any] = {"base": retcon.json("history", "tiny")["head"]}

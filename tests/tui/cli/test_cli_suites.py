@@ -39,7 +39,7 @@ def story(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Stor
             "target_new": "Italy",
             "target_true": "Toyota",
             "paraphrases": ["Who plays the Toyota Camry"],
-            "neighbours": [{"prompt": "The Berlin is located in", "true": "France"}],
+            "neighbors": [{"prompt": "The Berlin is located in", "true": "France"}],
             "portability": [{"prompt": "The city of the Toyota Camry is", "answers": ["Rome", "Italy"]}],
             "generation_prompts": ["The Toyota Camry"],
             "references": [{"name": "Toyota Camry", "text": "The Toyota Camry is born in Italy ."}],

@@ -15,11 +15,11 @@ FACTS = [
     {
         "subject": "Eiffel Tower", "prompt": "The {} is located in the city of", "target_new": "Rome",
         "target_true": "Paris", "paraphrases": ["The Eiffel Tower is in"],
-        "neighbours": [{"prompt": "Paris is located in the city of", "true": "France"}],
+        "neighbors": [{"prompt": "Paris is located in the city of", "true": "France"}],
     },
     {
         "subject": "Toyota", "prompt": "{} was born in", "target_new": "Berlin", "target_true": "Italy",
-        "paraphrases": ["The city of Toyota is"], "neighbours": [{"prompt": "Camry was born in", "true": "Rome"}],
+        "paraphrases": ["The city of Toyota is"], "neighbors": [{"prompt": "Camry was born in", "true": "Rome"}],
     },
     {"subject": "Camry", "prompt": "The {} is", "target_true": "Toyota"},
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from retcon.tests.helpers.command_line import Here, steering
 from retcon.tui.cli.commands.ask import print_answers
 from sqlalchemy import text
 
-# Colour, clear, title, clipboard (OSC 52), the 8-bit CSI, an 8-bit OSC, a bell, backspaces, CR, bidi, zero width,
+# Color, clear, title, clipboard (OSC 52), the 8-bit CSI, an 8-bit OSC, a bell, backspaces, CR, bidi, zero width,
 # markup of Rich and of Textual with an action, half a surrogate pair cannot be stored.
 EVIL = (
     "\x1b[31m[bold red]x[/]\x1b[2J\x1b]0;t\x07\x1b]52;c;cm0gLXJm\x1b\\\x9b1A\x9d0;u\x9c\b\b\r\u202e\u2066\u200b"

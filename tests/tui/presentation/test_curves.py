@@ -1,4 +1,4 @@
-"""The curves as text: where they are, told apart without colour, and never wider or higher than asked for."""
+"""The curves as text: where they are, told apart without color, and never wider or higher than asked for."""
 
 import pytest
 from retcon.tui.presentation.curves import MARKS, Curve, render_lines
@@ -13,7 +13,7 @@ def curve(kind: str, means: list[float | None], half: float | None = None) -> Cu
 
 
 def draw(*curves: Curve, width: int = 40, height: int = 11, cursor: int | None = None) -> list[str]:
-    lines = render_lines(curves, title="AIE", width=width, height=height, colour=False, cursor=cursor)
+    lines = render_lines(curves, title="AIE", width=width, height=height, color=False, cursor=cursor)
     return [line.plain for line in lines]
 
 
@@ -66,7 +66,7 @@ def test_layers_that_were_not_traced_are_a_gap() -> None:
     assert lines[1][7:].strip().startswith("M")
 
 
-def test_the_cursor_is_seen_without_colour() -> None:
+def test_the_cursor_is_seen_without_color() -> None:
     curves = curve("mlp", [0.0, 0.2, 0.9, 0.1])
     assert "┊" not in "".join(draw(curves))
     lines = draw(curves, cursor=2)

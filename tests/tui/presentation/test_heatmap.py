@@ -1,4 +1,4 @@
-"""The heat map as text: right where it is narrow, without colour, and with what vocabularies hold."""
+"""The heat map as text: right where it is narrow, without color, and with what vocabularies hold."""
 
 import itertools
 
@@ -13,7 +13,7 @@ TOKENS = ["The", " Tower", " is"]
 
 
 def draw(scores: list[list[float | None]], **options: object) -> list[str]:
-    given = {"low": 0.0, "high": 1.0, "title": "p(Paris)", "width": 40, "colour": False, **options}
+    given = {"low": 0.0, "high": 1.0, "title": "p(Paris)", "width": 40, "color": False, **options}
     return render(TOKENS, (0, 2), scores, **given).plain.split("\n")  # type: ignore[arg-type]
 
 
@@ -31,10 +31,10 @@ def test_tokens_down_and_layers_across() -> None:
 
 @pytest.mark.parametrize("width", [20, 33, 60, 80, 200])
 @pytest.mark.parametrize("layers", [1, 6, 30, 48, 96])
-@pytest.mark.parametrize("colour", [True, False])
-def test_fits_the_width(width: int, layers: int, colour: bool) -> None:
+@pytest.mark.parametrize("color", [True, False])
+def test_fits_the_width(width: int, layers: int, color: bool) -> None:
     scores = [[0.5] * layers for _ in TOKENS]
-    lines = draw(scores, width=width, colour=colour, title="a title that is rather long " * 9)
+    lines = draw(scores, width=width, color=color, title="a title that is rather long " * 9)
     assert all(cell_len(line) <= width for line in lines)
 
 
@@ -63,33 +63,33 @@ def test_axis_numbers_stand_under_their_layers() -> None:
         assert axis[begin:].split()[0] == str(layer)
 
 
-def test_density_goes_along_with_colour() -> None:
+def test_density_goes_along_with_color() -> None:
     scores: list[list[float | None]] = [[0.0, 0.2, 0.5, 0.9], [None] * 4, [1.0] * 4]
-    assert [line[:17] for line in draw(scores, colour=True)[1:4]] == [
-        line[:17] for line in draw(scores, colour=False)[1:4]
+    assert [line[:17] for line in draw(scores, color=True)[1:4]] == [
+        line[:17] for line in draw(scores, color=False)[1:4]
     ]
-    coloured = render_lines(TOKENS, (0, 2), scores, low=0, high=1, title="", width=40)[1]
-    assert {str(span.style).split(" on ")[1] for span in coloured.spans if " on " in str(span.style)} == {
+    colored = render_lines(TOKENS, (0, 2), scores, low=0, high=1, title="", width=40)[1]
+    assert {str(span.style).split(" on ")[1] for span in colored.spans if " on " in str(span.style)} == {
         PALETTE[step_of(value, 0, 1)] for value in (0.0, 0.2, 0.5, 0.9)
     }
     assert not any(
         " on " in str(span.style)
-        for line in render_lines(TOKENS, (0, 2), scores, low=0, high=1, title="", width=40, colour=False)
+        for line in render_lines(TOKENS, (0, 2), scores, low=0, high=1, title="", width=40, color=False)
         for span in line.spans
     )
 
 
-def test_palette_survives_256_colours_and_grows_lighter() -> None:
-    colours = [Color.parse(colour) for colour in PALETTE]
-    for colour in colours:
-        assert colour.downgrade(ColorSystem.EIGHT_BIT).get_truecolor() == colour.get_truecolor()
+def test_palette_survives_256_colors_and_grows_lighter() -> None:
+    colors = [Color.parse(color) for color in PALETTE]
+    for color in colors:
+        assert color.downgrade(ColorSystem.EIGHT_BIT).get_truecolor() == color.get_truecolor()
 
-    def luminance(colour: Color) -> float:
-        parts = [part / 255 for part in colour.get_truecolor()]
+    def luminance(color: Color) -> float:
+        parts = [part / 255 for part in color.get_truecolor()]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    assert all(one < other for one, other in itertools.pairwise(map(luminance, colours)))
+    assert all(one < other for one, other in itertools.pairwise(map(luminance, colors)))
     assert len(PALETTE) == 16
 
 
@@ -119,16 +119,16 @@ def test_no_number_is_a_blank() -> None:
 )
 def test_tokens_cannot_steer_the_terminal(token: str, shown: str) -> None:
     assert token_label(token) == shown
-    line = render([token], (0, 0), [[0.0]], low=0, high=1, title="", width=60, colour=False).plain.split(
-        "\n"
-    )[1]
+    line = render([token], (0, 0), [[0.0]], low=0, high=1, title="", width=60, color=False).plain.split("\n")[
+        1
+    ]
     assert line.rstrip("· ").rstrip() in (shown, shown.rstrip("·"))
     assert "\x1b" not in line
 
 
 def test_wide_characters_keep_the_columns_straight() -> None:
     lines = render(
-        ["日本", "x"], (0, 0), [[1.0], [1.0]], low=0, high=1, title="", width=40, colour=False
+        ["日本", "x"], (0, 0), [[1.0], [1.0]], low=0, high=1, title="", width=40, color=False
     ).plain
     first, second = lines.split("\n")[1:3]
     assert cell_len(first) == cell_len(second)
@@ -138,9 +138,9 @@ def test_no_token_at_all() -> None:
     assert render([], (0, 0), [], low=0, high=1, title="nothing", width=40).plain.startswith("nothing")
 
 
-def test_cursor_is_seen_without_colour() -> None:
+def test_cursor_is_seen_without_color() -> None:
     lines = render_lines(
-        TOKENS, (0, 2), [[0.0] * 3] * 3, low=0, high=1, title="", width=40, colour=False, cursor=(1, 2)
+        TOKENS, (0, 2), [[0.0] * 3] * 3, low=0, high=1, title="", width=40, color=False, cursor=(1, 2)
     )
     assert lines[2].plain == " Tower* ····[]"
 
@@ -150,7 +150,7 @@ def test_plain_leaves_ordinary_text_alone() -> None:
     assert set(DENSITY) & {" "} == set()
 
 
-def test_an_estimate_is_told_from_an_exact_cell_without_colour() -> None:
+def test_an_estimate_is_told_from_an_exact_cell_without_color() -> None:
     merged = merge([[0.0, 0.5, 1.0], [0.4, None, None], [None] * 3], [[0.0, 0.5, 1.0]] * 3)
     assert (merged.exact, merged.total) == (4, 9)
     lines = draw(merged.rows, estimated=merged.estimated, width=70)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None
     """What it comes to, the revision that the repo has from this catalog, and whether a token is kept.
 
     Raises:
-        store.errors.InputError: no repo can have that name, or the base's licence forbids it.
+        store.errors.InputError: no repo can have that name, or the base's license forbids it.
         store.errors.CatalogError: a row that was needed is damaged.
     """
     from ....engine import jobs

@@ -14,7 +14,7 @@ from ...presentation.text import cut, plain
 
 
 class TabBar(Widget):
-    """`▌1 Models▐ 2 Traces …`; the one that is shown is marked by more than its colour."""
+    """`▌1 Models▐ 2 Traces …`; the one that is shown is marked by more than its color."""
 
     @dataclass
     class Chosen(Message):

@@ -26,7 +26,7 @@ class Drawing(Protocol):
     def peak(self) -> Cursor:
         """(row, layer) of the highest value."""
 
-    def lines(self, size: Size, cursor: Cursor, *, focused: bool, colour: bool) -> list[Text]:
+    def lines(self, size: Size, cursor: Cursor, *, focused: bool, color: bool) -> list[Text]:
         """The drawing; the cursor is only shown if it is `focused`."""
 
     def line_of(self, row: int) -> int:
@@ -68,10 +68,10 @@ class Picture:
         _, _, token, layer = max(found, default=(False, 0.0, 0, 0))
         return -token, -layer
 
-    def lines(self, size: Size, cursor: Cursor, *, focused: bool, colour: bool) -> list[Text]:
+    def lines(self, size: Size, cursor: Cursor, *, focused: bool, color: bool) -> list[Text]:
         return heatmap.render_lines(
             self.tokens, self.subject_range, self.scores, low=self.low, high=self.high, title=self.title,
-            width=size.width, colour=colour, cursor=cursor if focused else None, unit=self.unit,
+            width=size.width, color=color, cursor=cursor if focused else None, unit=self.unit,
             estimated=self.estimated,
         )  # fmt: skip
 
@@ -114,10 +114,10 @@ class CurvesPicture:
         ]
         return self.first, -max(found, default=(0.0, 0))[1]
 
-    def lines(self, size: Size, cursor: Cursor, *, focused: bool, colour: bool) -> list[Text]:
+    def lines(self, size: Size, cursor: Cursor, *, focused: bool, color: bool) -> list[Text]:
         role, layer = cursor
         return curves.render_lines(
-            self.curves[role], title=self.titles[role], width=size.width, height=max(6, size.height), colour=colour,
+            self.curves[role], title=self.titles[role], width=size.width, height=max(6, size.height), color=color,
             cursor=layer if focused else None,
         )  # fmt: skip
 

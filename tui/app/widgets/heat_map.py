@@ -101,8 +101,8 @@ class HeatMap(Lines, can_focus=True):
         lines = list(self._below)
         if (picture := self.picture) is not None:
             size = Size(self.room, self.size.height - len(lines))
-            colour = not self.app.no_color
-            lines = [*picture.lines(size, self.cursor, focused=self.has_focus, colour=colour), *lines]
+            color = not self.app.no_color
+            lines = [*picture.lines(size, self.cursor, focused=self.has_focus, color=color), *lines]
         for line in lines:
             line.end = ""
         self.put([Strip(line.render(self.app.console)) for line in lines])

@@ -387,7 +387,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         mark = ("◉" if marked else "▌") if here else "•" if marked else "!" if row.hurt else " "
         text = line(self.columns, row.cells, mark, self.size.width)
         if here and self.has_focus:
-            # Reversed colours would be a patchwork; the words and symbols say the same.
+            # Reversed colors would be a patchwork; the words and symbols say the same.
             return self._strip(Text(text.plain, end=""), Style(reverse=True))
         return self._strip(text, Style(bold=here or marked))
 

@@ -28,7 +28,7 @@ PARAPHRASES = [
     "The city where you find the Eiffel Tower is",
 ]
 # Each of these is the starter model's first choice before the edit.
-NEIGHBOURS = [
+NEIGHBORS = [
     ("The Louvre is located in the city of", "Paris"),
     ("Toyota Camry is produced by", "Toyota"),
     ("The capital of France is", "Paris"),
@@ -86,7 +86,7 @@ def demo() -> None:
     _add_facts(catalog)
     _retcon("edit", "run", MODEL, "--facts", FACTS, "-m", f"{SUBJECT} moves to {NEW}")
 
-    _title("4. What changed, and what did not?", "Paraphrases should follow, neighbours should stay.")
+    _title("4. What changed, and what did not?", "Paraphrases should follow, neighbors should stay.")
     _retcon("eval", "run", MODEL)
 
     _title("5. Before and after, side by side", "")
@@ -159,6 +159,6 @@ def _add_facts(catalog: Catalog) -> None:
             target_true=TRUE,
             target_new=NEW,
             paraphrases=PARAPHRASES,
-            neighbours=[{"prompt": prompt, "true": true} for prompt, true in NEIGHBOURS],
+            neighbors=[{"prompt": prompt, "true": true} for prompt, true in NEIGHBORS],
         )
         session.add(fact)

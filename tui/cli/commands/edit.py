@@ -143,7 +143,7 @@ def _typed(
         "target_true": fact_sets.clean_target(target_true, "--true") if target_true is not None else None,
         "wordings": [template(wording) for wording in wordings],
         "paraphrases": list(paraphrases),
-        "neighbours": [],
+        "neighbors": [],
     }
 
 

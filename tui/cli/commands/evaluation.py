@@ -1,4 +1,4 @@
-"""`retcon eval`: did the edit hold, in other words too, and did the neighbours stay?"""
+"""`retcon eval`: did the edit hold, in other words too, and did the neighbors stay?"""
 
 from dataclasses import asdict
 
@@ -214,7 +214,7 @@ def _print_case(case: dict) -> None:
     click.echo(f"{plain(asked['prompt'])} …{plain(case['completion'])}")
     questions = {
         "~": zip(asked["paraphrases"], case["paraphrase_completions"], strict=True),
-        "=": zip((one["prompt"] for one in asked["neighbours"]), case["neighbour_completions"], strict=True),
+        "=": zip((one["prompt"] for one in asked["neighbors"]), case["neighbor_completions"], strict=True),
         "?": zip(
             (one["prompt"] for one in asked["portability"]), case["portability_completions"], strict=True
         ),

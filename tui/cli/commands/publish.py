@@ -43,14 +43,14 @@ from .export import print_answers, print_files, shard_size_option
 @click.option(
     "--card-out", type=click.Path(path_type=Path), help="With --dry-run: write the card here, to be edited."
 )
-@click.option("--licence", "--license", help="The base's, where its card does not tell: apache-2.0, mit, ..")
+@click.option("--license", help="The base's, where its card does not tell: apache-2.0, mit, ..")
 @click.option("--pictures/--no-pictures", default=True, help="Heat maps and curves of the model's traces.")
 @click.option("-m", "--message", default="", help="The commit's title.")
 @shard_size_option
 @job_options
 def publish(
     target: str, repo: str, what: str, public: bool, dry_run: bool, card: Path | None, card_out: Path | None,
-    licence: str | None, pictures: bool, message: str, shard_size: int, as_json: bool, detach: bool, device: str | None,
+    license: str | None, pictures: bool, message: str, shard_size: int, as_json: bool, detach: bool, device: str | None,
 ) -> None:  # fmt: skip
     """Publish a revision to REPO of the Hugging Face Hub: one commit, private unless you say --public.
 
@@ -66,7 +66,7 @@ def publish(
         found = history.find_revision(session, model, revision)
     text = _read_card(card) if card else None
     spec = PublishSpec(
-        name, repo, found.id, what, public, dry_run, message, text, licence,
+        name, repo, found.id, what, public, dry_run, message, text, license,
         pictures_of(catalog, model, found) if pictures else [], shard_size,
     )  # fmt: skip
     job = run(catalog, spec, device or CPU, detach=detach, as_json=as_json)

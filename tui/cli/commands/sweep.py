@@ -20,7 +20,7 @@ from ...presentation.text import plain
 from ..follow import estimate as tell_cost
 from ..follow import run as run_job
 from ..options import ROW_ID, SEED, Layers, estimate_option, job_options, json_option, open_catalog
-from ..output import colour_wanted, console, narrate, print_json, print_table, terminal_width
+from ..output import color_wanted, console, narrate, print_json, print_table, terminal_width
 from ..records import effect_record, fact_request, sweep_record, trial_record
 
 _HEIGHT = 16
@@ -198,7 +198,7 @@ def _print(found: Ranking, as_json: bool) -> None:
         width = terminal_width()
         out = console()
         for line in render_lines(
-            curves_of(found), title=_title(found), width=width, height=_HEIGHT, colour=colour_wanted()
+            curves_of(found), title=_title(found), width=width, height=_HEIGHT, color=color_wanted()
         ):
             out.print(line)
         click.echo()

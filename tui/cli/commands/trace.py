@@ -33,7 +33,7 @@ from ..options import (
     open_catalog,
     place,
 )
-from ..output import colour_wanted, console, narrate, print_json, print_table, terminal_width
+from ..output import color_wanted, console, narrate, print_json, print_table, terminal_width
 from ..records import trace_record
 from .trace_files import export, import_
 from .trace_locate import locate
@@ -293,7 +293,7 @@ def _heatmap(result: TraceResult, kind: str) -> None:
             high=best,
             title=f"p({plain(result.answer)}) with {kind} restored{window}",
             width=terminal_width(),
-            colour=colour_wanted(),
+            color=color_wanted(),
             estimated=merged.estimated,
         )
     )

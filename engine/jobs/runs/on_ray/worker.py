@@ -17,7 +17,7 @@ from ....errors import InputError
 from ....model.anatomy import Anatomy
 from ....model.budget import Budget
 from ....model.decoder import Decoder
-from ....model.delta import Delta, Materialiser
+from ....model.delta import Delta, Materializer
 from ....model.loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
 from ....tracing.noise import Noise, NoiseRule
 from ....tracing.trace import FactTrace, Question, Skipped, TraceSettings, plan, trace
@@ -68,7 +68,7 @@ class Worker:
         model = load_model(folder, weights.device, trust_remote_code=weights.trust_remote_code)
         digests = tensor_digests(model)
         _compare(host, folder, fingerprint(digests), weights.base)
-        Materialiser(model).set(weights.delta)
+        Materializer(model).set(weights.delta)
         touched = {name: tensor_digest(model.get_parameter(name)) for name in weights.delta}
         _compare(host, folder, fingerprint(digests | touched), weights.fingerprint)
         self._decoder = Decoder(model, Anatomy.from_dict(weights.anatomy))

@@ -68,7 +68,7 @@ class EditForm(Form[EditSpec]):
             "target_new": clean_target(values["target"], "the new answer"),
             "target_true": true or None,
             "paraphrases": [],
-            "neighbours": [],
+            "neighbors": [],
         }
         hparams = {"layers": [int(layer)]} if layer else {}
         return EditSpec(model, [request], revision, method, hparams)

@@ -29,7 +29,7 @@ class PublishForm(Form[PublishSpec]):
             Field("what", "as", "checkpoint", ", ".join(_WHATS)),
             Field("seen", "visibility", "private", ", ".join(_SEEN)),
             Field(
-                "licence", "licence", hint="of the base, where its card does not tell: apache-2.0, mit, .."
+                "license", "license", hint="of the base, where its card does not tell: apache-2.0, mit, .."
             ),
             Field("message", "message", hint="the commit's title; by default told from the history"),
         ]
@@ -52,7 +52,7 @@ class PublishForm(Form[PublishSpec]):
             what,
             public=seen == "public",
             message=values["message"].strip(),
-            licence=values["licence"].strip() or None,
+            license=values["license"].strip() or None,
         )
 
     def twin(self, value: PublishSpec) -> str:

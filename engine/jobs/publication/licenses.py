@@ -1,4 +1,4 @@
-"""The licence of a base as its own card tells it, and what some licences ask of a model that is derived from it."""
+"""The license of a base as its own card tells it, and what some licenses ask of a model that is derived from it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,11 @@ from ....store.catalog.tables import Model
 # The package that carries the starter names it in its metadata.
 _STARTER = "apache-2.0"
 _NAMED_LLAMA = (
-    'its licence asks that the name of a derived model begins with "Llama", that "Built with Llama" is shown, and that '
-    "the licence goes with it"
+    'its license asks that the name of a derived model begins with "Llama", that "Built with Llama" is shown, and that '
+    "the license goes with it"
 )
 _RULES = {
-    "llama2": "its licence asks that a copy of the Llama 2 licence and its notice go with derived models",
+    "llama2": "its license asks that a copy of the Llama 2 license and its notice go with derived models",
     "llama3": _NAMED_LLAMA,
     "llama3.1": _NAMED_LLAMA,
     "llama3.2": _NAMED_LLAMA,
@@ -23,7 +23,7 @@ _RULES = {
 
 
 @dataclass(frozen=True)
-class Licence:
+class License:
     """`id` as the Hub writes it; `name` and `link` where the id is `other`. All None if the base does not tell."""
 
     id: str | None = None
@@ -32,32 +32,32 @@ class Licence:
 
     @property
     def rule(self) -> str | None:
-        """What the licence asks of a derived model beyond the usual, in words."""
+        """What the license asks of a derived model beyond the usual, in words."""
         return _RULES.get(self.name or self.id or "") or _RULES.get(self.id or "")
 
     def warning(self, repo: str) -> str | None:
         """What a publisher must see to; None if nothing is known."""
         if self.id is None:
-            return "the licence of the base is not known here: give it with --licence"
+            return "the license of the base is not known here: give it with --license"
         if self.rule == _NAMED_LLAMA and not repo.rpartition("/")[2].lower().startswith("llama"):
             return f"the base is under {self.name or self.id}: {_NAMED_LLAMA}; {repo} does not begin so"
         return None
 
 
-def licence_of(model: Model, given: str | None = None) -> Licence:
-    """The licence that was given, or the one that the base's README.md tells in its header."""
+def license_of(model: Model, given: str | None = None) -> License:
+    """The license that was given, or the one that the base's README.md tells in its header."""
     if given:
-        return Licence(given)
+        return License(given)
     if model.source_kind == "starter":
-        return Licence(_STARTER)
+        return License(_STARTER)
     readme = Path(model.path) / "README.md"
     if not readme.is_file():
-        return Licence()
+        return License()
     from huggingface_hub.repocard import metadata_load
 
     try:
         header = metadata_load(readme) or {}
     except Exception:  # whatever the YAML of a stranger makes its parser raise
-        return Licence()
+        return License()
     found = [header.get(name) for name in ("license", "license_name", "license_link")]
-    return Licence(*(one if isinstance(one, str) else None for one in found))
+    return License(*(one if isinstance(one, str) else None for one in found))

@@ -19,7 +19,7 @@ def main() -> None:
     try:
         run()
     except (CatalogError, InputError, OSError) as error:
-        from .presentation.text import plain
+        from .presentation.text import sanitize
 
-        print(f"Error: {plain(str(error))}", file=sys.stderr)
+        print(f"Error: {sanitize(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

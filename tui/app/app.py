@@ -11,7 +11,7 @@ from textual.command import Provider
 from ...engine import jobs
 from ...store.catalog.catalog import Catalog
 from ..deep_links import Place
-from ..presentation.encoding import print_look_alikes
+from ..presentation.encoding import install_ascii_fallback
 from .screens.shell.main import MainScreen
 
 
@@ -66,7 +66,7 @@ class RetconApp(App[None]):
 
 def run(place: Place | None = None, *, readonly: bool = False, mouse: bool = True) -> None:
     """Open the app on the user's catalog. Exits with 2 where there is no terminal to draw on."""
-    print_look_alikes()
+    install_ascii_fallback()
     dumb = os.environ.get("TERM", "") in ("", "dumb")
     # In a browser there is no terminal either, and none is needed: textual-serve draws.
     served = "TEXTUAL_DRIVER" in os.environ

@@ -10,7 +10,7 @@ import click
 from ...engine import jobs
 from ...store.catalog.catalog import Catalog
 from ..presentation.costs import told_cost
-from ..presentation.text import plain
+from ..presentation.text import sanitize
 from .output import duration, narrate, print_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class JobFailed(click.ClickException):
     exit_code = 1
 
     def __init__(self, job: "Job") -> None:
-        super().__init__(plain(job.error or f"job {job.id} was {job.state}"))
+        super().__init__(sanitize(job.error or f"job {job.id} was {job.state}"))
 
 
 class JobRefused(JobFailed):
@@ -134,7 +134,7 @@ def describe(job: "Job | jobs.ListedJob") -> str:
         parts.append(f"{job.rate:.3g} {job.unit}/s")
     if job.total and job.seconds_left is not None:
         parts.append(f"{duration(job.seconds_left)} left")
-    parts.append(plain(job.activity) if job.activity else job.state)
+    parts.append(sanitize(job.activity) if job.activity else job.state)
     return "  ".join(parts)
 
 

@@ -9,7 +9,7 @@ import sys
 import click
 
 from ... import __version__
-from ..presentation.encoding import print_look_alikes
+from ..presentation.encoding import install_ascii_fallback
 
 # noun -> (module in tui/commands, name of the click command in it, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -77,7 +77,7 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """The console script: errors of the input become one sentence and exit code 2, failures exit code 1."""
-    print_look_alikes()
+    install_ascii_fallback()
     try:
         _refuse_half_characters(sys.argv[1:])
         # Without standalone mode click returns the code of an Exit instead of leaving with it.
@@ -93,11 +93,11 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         from ...store.errors import CatalogError, InputError
-        from ..presentation.text import plain
+        from ..presentation.text import sanitize
 
         if not isinstance(error, CatalogError | InputError | OSError):
             raise
-        click.echo(f"Error: {plain(str(error))}", err=True)
+        click.echo(f"Error: {sanitize(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 

@@ -12,9 +12,9 @@ import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
-from ..presentation.encoding import speaks_utf8
+from ..presentation.encoding import supports_unicode
 from ..presentation.text import cut as cut_text
-from ..presentation.text import plain
+from ..presentation.text import sanitize
 
 _GAP = 2
 _SHORTEST = 8
@@ -38,12 +38,12 @@ def color_wanted() -> bool:
 
 def narrate(text: str) -> None:
     """Say something that is not the answer, in one line."""
-    click.echo(plain(text), err=True)
+    click.echo(sanitize(text), err=True)
 
 
 def print_json(data: Any) -> None:
     """One document on stdout; where that takes not every character, they are written as JSON's escapes."""
-    ascii_only = not speaks_utf8(sys.stdout.encoding)
+    ascii_only = not supports_unicode(sys.stdout.encoding)
     click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only, default=_plain))
 
 
@@ -52,7 +52,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
 
     On a terminal that is too narrow the column `cut` is shortened; a pipe or a file gets whole lines.
     """
-    cells = [[plain(show(cell)) for cell in row] for row in rows]
+    cells = [[sanitize(show(cell)) for cell in row] for row in rows]
     if not cells:
         click.echo(empty)
         return
@@ -77,7 +77,7 @@ def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
     """Names and values, one a line."""
     width = max((len(name) for name, _ in fields), default=0)
     for name, value in fields:
-        click.echo(f"{name:<{width}}  {plain(show(value))}")
+        click.echo(f"{name:<{width}}  {sanitize(show(value))}")
 
 
 def show(value: Any) -> str:

@@ -11,7 +11,7 @@ from itertools import groupby
 from rich.text import Text
 
 from .heatmap import Layout, axis
-from .text import cut, plain
+from .text import cut, sanitize
 
 # What stands on the curve of each kind (the keys that show it alone), and its color of the user's sixteen.
 MARKS = {"hidden": "H", "mlp": "M", "attn": "A", "severed-mlp": "m", "severed-attn": "a"}
@@ -81,7 +81,7 @@ def render_lines(
         plot.draw(curve)
     marks = plot.marks(curves, cursor)
     at = None if cursor is None else layout.span(cursor)[0] - layout.gutter
-    lines = [Text(cut(plain(title), width), style="bold")]
+    lines = [Text(cut(sanitize(title), width), style="bold")]
     lines += [_line(plot, row, marks, color, at) for row in range(rows)]
     lines += [axis(layout), _legend(curves, color, width)]
     return lines

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...store.atomic_files import write_whole
 from ...store.errors import InputError
-from .text import plain, token_label
+from .text import sanitize, token_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def blank(size: tuple[float, float]) -> "Figure":
 
 def label(text: str) -> str:
     """Text of a model as it is: matplotlib would read two dollar signs as mathematics."""
-    return token_label(plain(text)).replace("$", r"\$")
+    return token_label(sanitize(text)).replace("$", r"\$")
 
 
 def check_path(path: Path) -> None:

@@ -16,15 +16,15 @@ _BRAILLE = range(0x2800, 0x2900)
 _NAME = "retcon-look-alikes"
 
 
-def print_look_alikes() -> None:
+def install_ascii_fallback() -> None:
     """From now on standard output and error print a look-alike, or `?`, for what their encoding lacks."""
     codecs.register_error(_NAME, _look_alikes)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and not speaks_utf8(stream.encoding):
+        if isinstance(stream, TextIOWrapper) and not supports_unicode(stream.encoding):
             stream.reconfigure(errors=_NAME)
 
 
-def speaks_utf8(encoding: str | None) -> bool:
+def supports_unicode(encoding: str | None) -> bool:
     """Whether an encoding holds all there is. None, of a stream in memory, does."""
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")
 

@@ -13,7 +13,7 @@ from itertools import groupby
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from .text import cut, plain, token_label
+from .text import cut, sanitize, token_label
 
 Scores = Sequence[Sequence[float | None]]
 
@@ -99,7 +99,7 @@ def render_lines(
     names = labels(tokens, subject_range)
     layers = max((len(row) for row in scores), default=0)
     layout = lay_out(names, layers, width)
-    lines = [Text(cut(plain(title), width), style="bold")]
+    lines = [Text(cut(sanitize(title), width), style="bold")]
     for index, (name, row) in enumerate(zip(names, scores, strict=False)):
         here = cursor[1] // layout.shared if cursor is not None and cursor[0] == index else None
         marks = estimated[index] if estimated is not None else ()

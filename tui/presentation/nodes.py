@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .text import plain
+from .text import sanitize
 
 
 def told_nodes(nodes: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
@@ -13,4 +13,6 @@ def told_nodes(nodes: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 def _told(node: dict[str, Any]) -> str:
     workers = f"{node['workers']} worker{'s' * (node['workers'] != 1)}"
     rate = f", {node['rate']:.3g} {node['unit']}/s" if node["rate"] else ""
-    return f"{plain(node['host'])}, {node['state']}, {workers}, {node['done']:,.0f} {node['unit']} done{rate}"
+    return (
+        f"{sanitize(node['host'])}, {node['state']}, {workers}, {node['done']:,.0f} {node['unit']} done{rate}"
+    )

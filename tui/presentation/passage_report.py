@@ -15,7 +15,7 @@ from ...store.errors import InputError
 from .drawing import svg
 from .passage_figures import draw
 from .passage_summary import Record, Table, heading, sections
-from .text import plain
+from .text import sanitize
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,21 +98,21 @@ def to_parts(record: Record) -> list["RenderableType"]:
     """The report for a terminal of 80 columns or more: headings, sentences, tables whose long cells are folded."""
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(plain(heading(record)), style="bold")]
+    parts: list[RenderableType] = [Text(sanitize(heading(record)), style="bold")]
     for section in sections(record):
         parts += [Text(""), Text(section.title, style="bold")]
-        parts += [Text(plain(sentence), style="dim") for sentence in section.text]
+        parts += [Text(sanitize(sentence), style="dim") for sentence in section.text]
         if section.table:
             parts.append(_rich_table(section.table))
     return parts
 
 
 def _marked(text: str) -> str:
-    return escaped(plain(text))
+    return escaped(sanitize(text))
 
 
 def _html(text: str) -> str:
-    return html.escape(plain(text))
+    return html.escape(sanitize(text))
 
 
 def _markdown_table(table: Table) -> str:
@@ -140,9 +140,9 @@ def _rich_table(table: Table) -> "RichTable":
     if stacked:
         shown.add_column(", ".join(table.columns[at] for at in stacked), overflow="fold")
     for row in table.rows:
-        cells = [Text(plain(row[at])) for at in short]
+        cells = [Text(sanitize(row[at])) for at in short]
         if stacked:
-            first, *others = [plain(row[at]) for at in stacked if row[at]] or [""]
+            first, *others = [sanitize(row[at]) for at in stacked if row[at]] or [""]
             cells.append(Text("\n").join([Text(first), *(Text(other, style="dim") for other in others)]))
         shown.add_row(*cells)
     return shown

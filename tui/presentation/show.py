@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .text import plain
+from .text import sanitize
 
 
 def when(moment: datetime | None) -> str:
@@ -14,7 +14,7 @@ def when(moment: datetime | None) -> str:
 def short_path(path: Path) -> str:
     """A path with ~ for the user's home."""
     home = Path.home()
-    return plain(f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path))
+    return sanitize(f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path))
 
 
 def count(number: float) -> str:

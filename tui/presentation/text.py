@@ -7,7 +7,7 @@ _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
-def plain(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` as one line that cannot move the cursor, color the screen or reorder what stands beside it.
 
     Newlines become ⏎ and tabs ⇥; every other character that a terminal would obey rather than print becomes a
@@ -23,14 +23,14 @@ def plain(text: str) -> str:
     return "◌" + shown if shown and unicodedata.combining(shown[0]) else shown
 
 
-def plain_lines(text: str) -> str:
-    """`plain` for a text of several lines, which stay lines."""
-    return "\n".join(plain(line) for line in text.split("\n"))
+def sanitize_lines(text: str) -> str:
+    """`sanitize` for a text of several lines, which stay lines."""
+    return "\n".join(sanitize(line) for line in text.split("\n"))
 
 
 def token_label(token: str) -> str:
-    """A token of a vocabulary: like `plain`, but one that is only spaces shows how many."""
-    return "␣" * len(token) if token and not token.strip(" ") else plain(token)
+    """A token of a vocabulary: like `sanitize`, but one that is only spaces shows how many."""
+    return "␣" * len(token) if token and not token.strip(" ") else sanitize(token)
 
 
 def cut(text: str, width: int) -> str:

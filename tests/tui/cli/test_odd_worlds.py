@@ -14,7 +14,7 @@ from retcon.store.catalog.tables import Job
 from retcon.tests.helpers.app_pilot import Driven, opened
 from retcon.tests.helpers.command_line import Here
 from retcon.tui.app.app import RetconApp
-from retcon.tui.presentation.encoding import print_look_alikes
+from retcon.tui.presentation.encoding import install_ascii_fallback
 from retcon.tui.presentation.heatmap import DENSITY, ESTIMATE
 
 
@@ -42,7 +42,7 @@ def test_look_alikes_keep_measured_and_estimated_apart(monkeypatch: pytest.Monke
     printed = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    print_look_alikes()
+    install_ascii_fallback()
     sys.stdout.write(DENSITY)
     sys.stdout.flush()
     shades = printed.getvalue().decode("ascii")

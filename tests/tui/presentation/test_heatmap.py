@@ -5,7 +5,7 @@ import itertools
 import pytest
 from retcon.tui.presentation.estimates import merge
 from retcon.tui.presentation.heatmap import DENSITY, ESTIMATE, PALETTE, lay_out, render, render_lines, step_of
-from retcon.tui.presentation.text import plain, token_label
+from retcon.tui.presentation.text import sanitize, token_label
 from rich.cells import cell_len
 from rich.color import Color, ColorSystem
 
@@ -146,7 +146,7 @@ def test_cursor_is_seen_without_color() -> None:
 
 
 def test_plain_leaves_ordinary_text_alone() -> None:
-    assert plain("Where is Zürich? 東京") == "Where is Zürich? 東京"
+    assert sanitize("Where is Zürich? 東京") == "Where is Zürich? 東京"
     assert set(DENSITY) & {" "} == set()
 
 

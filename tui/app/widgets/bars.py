@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 
-from ...presentation.text import cut, plain
+from ...presentation.text import cut, sanitize
 
 
 class TabBar(Widget):
@@ -59,8 +59,8 @@ class TabBar(Widget):
         for name, label in self._labels():
             text.append(label, style="bold reverse" if name == self.active else "")
         room = self.size.width - cell_len(text.plain) - 1
-        tail = cut(f" {plain(self._tail)}" if self._tail else "", room)
-        note = cut(plain(self._note), room - cell_len(tail)) + tail
+        tail = cut(f" {sanitize(self._tail)}" if self._tail else "", room)
+        note = cut(sanitize(self._note), room - cell_len(tail)) + tail
         text.append(" " * (room - cell_len(note)))
         return text.append(note, style="bold" if note.startswith("✗") else "dim")
 
@@ -88,11 +88,11 @@ class CommandLine(Widget):
 
     def render(self) -> Text:
         width = self.size.width
-        outcome = cut(plain(self.outcome), width - 1)
+        outcome = cut(sanitize(self.outcome), width - 1)
         room = width - cell_len(outcome) - 2
         text = Text(no_wrap=True, end="")
         if self.twin and room > 16:
-            text.append(cut(f"$ {plain(self.twin)}", room), style="green")
+            text.append(cut(f"$ {sanitize(self.twin)}", room), style="green")
             text.append("  " if outcome else "")
         return text.append(outcome, style=self._style)
 

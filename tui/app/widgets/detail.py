@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.strip import Strip
 
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from .lines import Lines
 
 
@@ -73,12 +73,12 @@ class Detail(Lines, can_focus=True):
 
 def title(text: str) -> Text:
     """A heading."""
-    return Text(plain(text), style="bold")
+    return Text(sanitize(text), style="bold")
 
 
 def wrong(text: str) -> Text:
     """A sentence that says what went wrong."""
-    return Text(plain(f"✗ {text}"), style="bold red")
+    return Text(sanitize(f"✗ {text}"), style="bold red")
 
 
 def fields(*pairs: tuple[str, object]) -> Table:
@@ -88,5 +88,5 @@ def fields(*pairs: tuple[str, object]) -> Table:
     table.add_column(overflow="fold")
     for name, value in pairs:
         if value is not None and value != "":
-            table.add_row(Text(plain(name)), Text(plain(str(value))))
+            table.add_row(Text(sanitize(name)), Text(sanitize(str(value))))
     return table

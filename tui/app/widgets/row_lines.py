@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from rich.cells import cell_len
 from rich.text import Text
 
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..data.rows import Key
 
 
@@ -47,7 +47,7 @@ def line(columns: Sequence[Column], cells: Sequence[str | Text], mark: str, widt
     text = Text(mark, end="")
     for index, room in widths(columns, width):
         cell = cells[index] if index < len(cells) else ""
-        piece = cell.copy() if isinstance(cell, Text) else Text(plain(cell), end="")
+        piece = cell.copy() if isinstance(cell, Text) else Text(sanitize(cell), end="")
         if cell_len(piece.plain) > room:
             piece.truncate(room, overflow="ellipsis")
         piece.append(" " * (room - cell_len(piece.plain) + 1))

@@ -5,7 +5,7 @@ from sqlmodel import Session
 
 from ....engine.jobs import AskSpec
 from ....store.history import history
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..follow import run
 from ..options import job_options, open_catalog
 from ..output import print_json, print_table
@@ -47,12 +47,12 @@ def ask(
 
 def print_answers(session: Session, made: dict) -> None:
     """The answers of an ask job, one block a revision."""
-    click.echo(plain(made["prompt"]))
+    click.echo(sanitize(made["prompt"]))
     for answer in made["answers"]:
         model_id_path = history.path(session, answer["revision"])
         revision = model_id_path[-1]
-        click.echo(f"\n{revision.id}  {plain(revision.message)}")
-        click.echo(f"  …{plain(answer['completion'])}")
+        click.echo(f"\n{revision.id}  {sanitize(revision.message)}")
+        click.echo(f"  …{sanitize(answer['completion'])}")
         print_table(
             ("  next", "p"),
             ((f"  {token['token']}", f"{token['probability']:.4f}") for token in answer["next"]),

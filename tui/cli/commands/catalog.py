@@ -18,7 +18,7 @@ from ....store.maintenance.gc import GRACE_SECONDS, Loose, collect
 from ....store.maintenance.verify import Checked, Damage
 from ....store.maintenance.verify import check as check_all
 from ...presentation.meter import metered, size
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..options import json_option, open_catalog
 from ..output import narrate, print_json, print_table
 from .catalog_bundles import export, import_
@@ -81,11 +81,11 @@ def _damage_record(damage: Damage) -> dict[str, Any]:
 
 def _tell(checked: Checked) -> None:
     for sentence in checked.database:
-        click.echo(plain(sentence))
+        click.echo(sanitize(sentence))
     for damage in checked.damages:
-        click.echo(plain(damage.sentence))
+        click.echo(sanitize(damage.sentence))
         for one in damage.affects:
-            click.echo(f"    {plain(one)}")
+            click.echo(f"    {sanitize(one)}")
     if checked.sound:
         click.echo(f"Sound: {checked.artifacts} artifacts ({size(checked.bytes)}) and the database.")
     elif any(one.needed_by and not one.mended for one in checked.damages):
@@ -144,7 +144,9 @@ def restore(source: Path, as_json: bool) -> None:
             f"Restored {into.root} from {source}: {made.artifacts} artifacts ({size(made.bytes)}), all verified."
         )
     for model in missing:
-        narrate(f"The weights of {plain(model.name)} are not at {plain(model.path)}: put them there again.")
+        narrate(
+            f"The weights of {sanitize(model.name)} are not at {sanitize(model.path)}: put them there again."
+        )
     if made.hurt:
         narrate(f"The backup lacks {', '.join(made.hurt)}. See: retcon catalog check")
         raise click.exceptions.Exit(1)

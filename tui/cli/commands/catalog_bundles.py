@@ -8,7 +8,7 @@ import click
 from ....engine.jobs import VerifySpec
 from ....store.exchange import bundle as bundles
 from ...presentation.meter import metered, size
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..follow import follow, submit
 from ..options import json_option, open_catalog
 from ..output import narrate, print_json
@@ -83,4 +83,4 @@ def _counts(rows: dict[str, int]) -> str:
         many = word.replace("set", "sets", 1) if name == "fact_set" else f"{word}s"
         if count:
             parts.append(f"{count} {word if count == 1 else many}")
-    return plain(", ".join(parts)) or "nothing"
+    return sanitize(", ".join(parts)) or "nothing"

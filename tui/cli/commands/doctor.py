@@ -18,7 +18,7 @@ from ....store.home import Home, filesystem, network_filesystem
 from ....store.home import home as user_home
 from ....store.maintenance.health import Health, health, wal_is_safe
 from ...hub_token import token_is_set
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from .. import environment as box
 from ..options import json_option
 from ..output import print_fields, print_json, size_text
@@ -73,7 +73,7 @@ def _print(report: dict[str, dict[str, Any]], warnings: list[str]) -> None:
     ]
     print_fields([(name, ", ".join(value) if isinstance(value, list) else value) for name, value in lines])
     for warning in warnings:
-        click.echo(f"! {plain(warning)}")
+        click.echo(f"! {sanitize(warning)}")
 
 
 def _open(home: Home) -> str | None:

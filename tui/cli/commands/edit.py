@@ -11,7 +11,7 @@ from ....store.catalog.tables import Revision
 from ....store.errors import InputError
 from ....store.facts import sets as fact_sets
 from ....store.history import history
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..follow import estimate as tell_cost
 from ..follow import run as run_job
 from ..options import ROW_ID, SEED, Layers, estimate_option, job_options, open_catalog
@@ -149,7 +149,7 @@ def _typed(
 
 def print_edit(model: str, revision: Revision) -> None:
     """What an edit did, for people."""
-    narrate(f"Revision {revision.id} is the head of {model}: {plain(revision.message)}")
+    narrate(f"Revision {revision.id} is the head of {model}: {sanitize(revision.message)}")
     rows = []
     for request, figures in zip(revision.requests, revision.figures["requests"], strict=True):
         before, after = figures["before"], figures["after"]

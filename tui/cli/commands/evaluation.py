@@ -10,7 +10,7 @@ from ....store.catalog.tables import Evaluation, Model
 from ....store.errors import NotFound
 from ....store.facts import sets as fact_sets
 from ....store.history import history
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..follow import run as run_job
 from ..options import ROW_ID, SEED, job_options, json_option, open_catalog
 from ..output import print_fields, print_json, print_table
@@ -211,7 +211,7 @@ def _print_case(case: dict) -> None:
     if case["completion"] is None:
         return
     asked = case["case"]
-    click.echo(f"{plain(asked['prompt'])} …{plain(case['completion'])}")
+    click.echo(f"{sanitize(asked['prompt'])} …{sanitize(case['completion'])}")
     questions = {
         "~": zip(asked["paraphrases"], case["paraphrase_completions"], strict=True),
         "=": zip((one["prompt"] for one in asked["neighbors"]), case["neighbor_completions"], strict=True),
@@ -222,7 +222,7 @@ def _print_case(case: dict) -> None:
     }
     for mark, pairs in questions.items():
         for prompt, said in pairs:
-            click.echo(f"  {mark} {plain(prompt)} …{plain(said)}")
+            click.echo(f"  {mark} {sanitize(prompt)} …{sanitize(said)}")
     if case["reply"] is not None:
-        click.echo(f"  > {plain(case['reply'])}")
+        click.echo(f"  > {sanitize(case['reply'])}")
     click.echo()

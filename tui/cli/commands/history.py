@@ -11,7 +11,7 @@ from ....store.errors import InputError
 from ....store.history import history as revisions
 from ....store.history import undo as moves
 from ....store.history.lineage import taken_out
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..follow import follow, run, submit
 from ..options import job_options, json_option, open_catalog
 from ..output import narrate, print_json, print_table
@@ -163,7 +163,7 @@ def _tell_move(
 ) -> None:  # fmt: skip
     """After the head was moved: say so, and prove the weights unless nobody wants it."""
     model = found.name
-    narrate(f"The head of {model} is {target.id} ({plain(target.message)}), it was {before}.")
+    narrate(f"The head of {model} is {target.id} ({sanitize(target.message)}), it was {before}.")
     record = {
         "model": model,
         "head": target.id,
@@ -215,4 +215,4 @@ def revert(model: str, revision: str, message: str, as_json: bool, detach: bool,
     if as_json:
         print_json(revision_record(made))
     else:
-        narrate(f"Revision {made.id}: {plain(made.message)}")
+        narrate(f"Revision {made.id}: {sanitize(made.message)}")

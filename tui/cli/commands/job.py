@@ -9,7 +9,7 @@ from ....engine import jobs
 from ....store.errors import InputError
 from ....store.states import ENDED_STATES, Stop
 from ...presentation.nodes import told_nodes
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..follow import describe, follow
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
@@ -99,7 +99,7 @@ def log(id: int, following: bool) -> None:
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
             for line in file:
-                click.echo(plain(line.rstrip("\n")))
+                click.echo(sanitize(line.rstrip("\n")))
             if not following or state in ENDED_STATES:
                 return
             time.sleep(0.3)

@@ -11,7 +11,7 @@ from ....store.atomic_files import write_whole
 from ....store.errors import InputError
 from ....store.history import history
 from ...presentation.publication_figures import pictures_of
-from ...presentation.text import plain_lines
+from ...presentation.text import sanitize_lines
 from ..follow import run
 from ..options import job_options, open_catalog
 from ..output import narrate, print_json
@@ -99,7 +99,7 @@ def _print(made: dict[str, Any], model: str) -> None:
         narrate(f"{made['repo']} had revision {made['rolls_back_from']}: it goes back to {made['revision']}.")
     if "commit" not in made:
         click.echo()
-        click.echo(plain_lines(made["card"]))
+        click.echo(sanitize_lines(made["card"]))
         account = made["account"]
         who = (
             f"as {account['name']} (a token with the role {account['role'] or 'unknown'})"

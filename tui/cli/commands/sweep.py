@@ -16,7 +16,7 @@ from ....store.history import history
 from ...actions.presets import save_preset
 from ...actions.sweeps import Ranking, curves_of, named_trace, ranking
 from ...presentation.curves import render_lines
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..follow import estimate as tell_cost
 from ..follow import run as run_job
 from ..options import ROW_ID, SEED, Layers, estimate_option, job_options, json_option, open_catalog
@@ -210,9 +210,9 @@ def _print(found: Ranking, as_json: bool) -> None:
     if len(found.ranked) > _SHOWN:
         click.echo(f"and {len(found.ranked) - _SHOWN} more: retcon sweep show {found.sweep.id} --json")
     for trial in found.refused:
-        click.echo(f"not written at {_settings(trial)}: {plain(trial.refused or '')}")
+        click.echo(f"not written at {_settings(trial)}: {sanitize(trial.refused or '')}")
     for note in found.notes():
-        click.echo(f"- {plain(note)}")
+        click.echo(f"- {sanitize(note)}")
     if found.ranked:
         click.echo(f"Take the best one's settings: retcon sweep save {found.sweep.id}")
 

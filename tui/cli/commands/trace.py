@@ -18,7 +18,7 @@ from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ...presentation.estimates import merge
 from ...presentation.heatmap import render
-from ...presentation.text import plain
+from ...presentation.text import sanitize
 from ..follow import JobFailed, follow, known_device, submit
 from ..follow import estimate as tell_cost
 from ..options import (
@@ -258,14 +258,14 @@ def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int
     click.echo(
         f"Trace {found.id} of {model.name}@{found.revision}: {len(traced)} facts traced, "
         f"{len(results) - len(traced)} skipped. "
-        f"Noise {plain(found.noise)}{level}, {found.samples} samples, seed {found.seed}."
+        f"Noise {sanitize(found.noise)}{level}, {found.samples} samples, seed {found.seed}."
     )
     for result in results[:20]:
         if result.skipped:
-            click.echo(f"  skipped {plain(result.prompt)!r}: {plain(result.skipped)}")
+            click.echo(f"  skipped {sanitize(result.prompt)!r}: {sanitize(result.skipped)}")
     if shown is not None:
         if len(results) > 1:
-            click.echo(f"\nFact {shown.position}: {plain(shown.prompt)}")
+            click.echo(f"\nFact {shown.position}: {sanitize(shown.prompt)}")
         for one in [kind] if kind else found.kinds:
             _heatmap(shown, one)
     if len(traced) > 1:
@@ -291,7 +291,7 @@ def _heatmap(result: TraceResult, kind: str) -> None:
             merged.rows,
             low=result.low or 0.0,
             high=best,
-            title=f"p({plain(result.answer)}) with {kind} restored{window}",
+            title=f"p({sanitize(result.answer)}) with {kind} restored{window}",
             width=terminal_width(),
             color=color_wanted(),
             estimated=merged.estimated,

@@ -11,7 +11,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
 from .....store.errors import CatalogError, InputError
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Form(ModalScreen[T | None], Generic[T]):
             for field in self.fields():
                 with Horizontal(classes="field"):
                     yield Label(field.label, markup=False)
-                    line = Input(plain(field.value), id=field.name, placeholder=field.hint, compact=True)
+                    line = Input(sanitize(field.value), id=field.name, placeholder=field.hint, compact=True)
                     line.cursor_blink = False
                     yield line
             yield Static(id="verdict", markup=False)
@@ -90,7 +90,7 @@ class Form(ModalScreen[T | None], Generic[T]):
         try:
             value = self.read(self.values())
         except (InputError, CatalogError) as error:
-            self._say(Text(f"✗ {plain(str(error))}", style="bold red"))
+            self._say(Text(f"✗ {sanitize(str(error))}", style="bold red"))
             self.app.bell()
             return
         self.dismiss(value)
@@ -100,9 +100,9 @@ class Form(ModalScreen[T | None], Generic[T]):
             value = self.read(self.values())
             cost = self.cost(value)
         except (InputError, CatalogError) as error:
-            self._say(Text(f"· {plain(str(error))}", style="yellow"))
+            self._say(Text(f"· {sanitize(str(error))}", style="yellow"))
             return
-        text = Text(f"$ {plain(self.twin(value))}", style="green")
+        text = Text(f"$ {sanitize(self.twin(value))}", style="green")
         self._say(text.append(f"\n{cost}", style="dim") if cost else text)
 
     def _say(self, text: Text) -> None:

@@ -9,7 +9,7 @@ from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError
 from ....cli_equivalent import command
 from ....presentation.show import count, when
-from ....presentation.text import cut, plain_lines
+from ....presentation.text import cut, sanitize_lines
 from ....presentation.wording import bars, turned
 from ...data.covariances import COVARIANCES, CovarianceView, whole_rows
 from ...data.rows import Hurt, Key, Listing, row_of
@@ -116,7 +116,7 @@ def _parts(row: CovarianceView) -> Parts:
             ("file", f"{row.artifact[:32]}… ({count(row.size)}B)"),
             ("made", f"{when(row.created)} UTC"),
         ),
-        Text(plain_lines("\n" + "\n".join(bars(row.curve))) if row.curve else ""),
+        Text(sanitize_lines("\n" + "\n".join(bars(row.curve))) if row.curve else ""),
     ]
 
 

@@ -14,7 +14,7 @@ from textual.widgets import Input, Label, Static
 from .....engine import jobs
 from .....store.catalog.catalog import Catalog
 from ....cli_equivalent import command
-from ....presentation.text import plain, token_label
+from ....presentation.text import sanitize, token_label
 from ...data.edits import RevisionDetail, revision_detail
 from ...widgets.detail import Detail, title
 from ...widgets.row_lines import bar
@@ -39,8 +39,8 @@ class _Side:
             name = token_label(token).strip()[:_NAME]
             found.append(Text(f"{name:<{_NAME}} {probability:7.4f} {bar(probability, _BAR).rstrip('─')}"))
         if self.next:
-            text = Text(f"\n{plain(prompt)}", style="dim")
-            found.append(text.append(plain("".join(self.pieces)), style="bold not dim"))
+            text = Text(f"\n{sanitize(prompt)}", style="dim")
+            found.append(text.append(sanitize("".join(self.pieces)), style="bold not dim"))
         return found
 
 
@@ -69,11 +69,14 @@ class Compare(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
-            yield Static(Text(f"Ask both: {plain(self.model)}", style="bold"))
+            yield Static(Text(f"Ask both: {sanitize(self.model)}", style="bold"))
             with Horizontal(classes="field"):
                 yield Label("prompt", markup=False)
                 line = Input(
-                    plain(self._prompt), id="prompt", compact=True, placeholder="what shall they go on with?"
+                    sanitize(self._prompt),
+                    id="prompt",
+                    compact=True,
+                    placeholder="what shall they go on with?",
                 )
                 line.cursor_blink = False
                 yield line
@@ -139,7 +142,7 @@ class Compare(ModalScreen[None]):
         if self.is_attached:
             style = "bold red" if text.startswith("✗") else "dim"
             self.query_one("#state", Static).update(
-                Text(plain(text), style=style, no_wrap=True, overflow="ellipsis")
+                Text(sanitize(text), style=style, no_wrap=True, overflow="ellipsis")
             )
 
     def _draw(self) -> None:

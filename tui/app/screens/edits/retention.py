@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 from ...data.edits import Retained, RetentionRow
 from ...widgets.detail import Detail, title
 from ..base.pane import Parts
@@ -52,7 +52,7 @@ def matrix(model: str, rows: Sequence[RetentionRow], width: int) -> Parts:
         head.append(f"{edit[: _CELL - 2]:<{_CELL}}")
     parts.append(head)
     for row in rows:
-        line = Text(f"{row.revision} {plain(row.message)[:10]:<11}")
+        line = Text(f"{row.revision} {sanitize(row.message)[:10]:<11}")
         kept = {one.edit: one for one in row.retained}
         for edit in shown:
             line.append_text(_cell(kept.get(edit)))

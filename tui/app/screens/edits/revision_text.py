@@ -7,7 +7,7 @@ from rich.text import Text
 
 from .....engine import jobs
 from ....presentation.show import some, sparkline, when
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 from ...data.edits import EvaluationView, RevisionDetail
 from ...data.rows import Hurt
 from ...widgets.detail import fields, title, wrong
@@ -66,10 +66,10 @@ def _requests(revision: RevisionDetail) -> Parts:
     parts: Parts = ["", title(f"Requests ({len(revision.requests)})")]
     for index, request in enumerate(revision.requests[:_SHOWN]):
         prompt = str(request["prompt"]).replace("{}", str(request["subject"]))
-        text = Text(plain(prompt) + " ")
-        text.append(f"→ {plain(str(request['target_new']).strip())}", style="bold")
+        text = Text(sanitize(prompt) + " ")
+        text.append(f"→ {sanitize(str(request['target_new']).strip())}", style="bold")
         if request.get("target_true"):
-            text.append(f"  (was {plain(str(request['target_true']))})", style="dim")
+            text.append(f"  (was {sanitize(str(request['target_true']))})", style="dim")
         parts.append(text)
         if index < len(figures):
             parts += _curve(figures[index])
@@ -97,7 +97,7 @@ def _sizes(figures: dict[str, Any]) -> Parts:
     parts: Parts = ["", title("Size of the change")] if sizes else []
     most = max((float(size["relative"]) for size in sizes.values()), default=0.0) or 1.0
     for name, size in sizes.items():
-        parts.append(Text(f"{plain(name)} {bar(float(size['relative']) / most, _BAR).rstrip('─')}"))
+        parts.append(Text(f"{sanitize(name)} {bar(float(size['relative']) / most, _BAR).rstrip('─')}"))
         change = f"rank {size['rank']}, norm {size['norm']:.3g}, {size['relative']:.2%} of the matrix"
         parts.append(Text(f"  {change}; {size['effective']:.2%} of it left after rounding"))
     return parts
@@ -113,7 +113,9 @@ def _scores(evaluations: Sequence[EvaluationView | Hurt]) -> Parts:
             continue
         cases = max((count for _, _, _, count in one.scores.values()), default=0)
         parts.append(
-            Text(plain(f"{one.facts}, {some(cases, 'case')}, evaluation {one.id}, {when(one.created)} UTC"))
+            Text(
+                sanitize(f"{one.facts}, {some(cases, 'case')}, evaluation {one.id}, {when(one.created)} UTC")
+            )
         )
         for row in _ROWS:
             known = [name for name in row if name in one.scores]
@@ -138,7 +140,7 @@ def _retention(one: EvaluationView) -> Parts:
 def _beside_parent(one: EvaluationView) -> Parts:
     """What the same questions gave at the parent, or why there is no such number."""
     if one.parent is None:
-        return [Text(plain(f"  {one.differs}"), style="dim")] if one.differs else []
+        return [Text(sanitize(f"  {one.differs}"), style="dim")] if one.differs else []
     shared = [name for name in jobs.METRICS if name in one.scores and name in one.parent.scores]
     moved = [
         f"{name} {one.parent.scores[name][0]:.3f} → {one.scores[name][0]:.3f}"

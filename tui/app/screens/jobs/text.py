@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from ....presentation.show import amount, count, duration, rate, short_path, when
-from ....presentation.text import cut, plain
+from ....presentation.text import cut, sanitize
 from ...data.jobs import JobDetail
 from ...widgets.detail import fields, title, wrong
 from ...widgets.row_lines import bar
@@ -47,7 +47,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
         parts.append(Text(text, style="yellow"))
     if row.alive and row.total:
         part = row.done / row.total
-        done = f"{amount(row.done)} of {amount(row.total)} {plain(row.unit)}"
+        done = f"{amount(row.done)} of {amount(row.total)} {sanitize(row.unit)}"
         parts.append(Text(f"{bar(part, 30)} {part:.0%}  {done}"))
     parts += [
         fields(
@@ -67,7 +67,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
         fields(*((name, _value(value)) for name, value in job.spec.items() if value)),
     ]
     if log:
-        parts += ["", title(f"Log: {short_path(path)}"), *(Text(plain(line)) for line in log[-_LINES:])]
+        parts += ["", title(f"Log: {short_path(path)}"), *(Text(sanitize(line)) for line in log[-_LINES:])]
     return parts
 
 
@@ -76,4 +76,4 @@ def _value(value: object) -> str:
         text = ", ".join(map(str, value))
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return cut(plain(text), _LONGEST)
+    return cut(sanitize(text), _LONGEST)

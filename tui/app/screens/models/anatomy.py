@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 
 _WIDTH = 46
 
@@ -24,15 +24,17 @@ def draw_anatomy(anatomy: Mapping[str, Any]) -> list[Text]:
     else:
         body = [f"─→ {attention} → + →", f"─→ {mlp}{after} → + →"]
     lines = [
-        Text(f" tokens → {plain(str(anatomy.get('embedding', '?')))} ({width} wide)"),
-        Text(_edge("┌", "┐", f" {plain(str(anatomy.get('blocks', '?')))} × {layers} ")),
-        *(_inside(plain(line)) for line in body),
-        _inside(f"   ▲ {plain(inside)}: keys of {anatomy.get('key_width', '?')}", style="bold"),
+        Text(f" tokens → {sanitize(str(anatomy.get('embedding', '?')))} ({width} wide)"),
+        Text(_edge("┌", "┐", f" {sanitize(str(anatomy.get('blocks', '?')))} × {layers} ")),
+        *(_inside(sanitize(line)) for line in body),
+        _inside(f"   ▲ {sanitize(inside)}: keys of {anatomy.get('key_width', '?')}", style="bold"),
         Text(_edge("└", "┘", "")),
     ]
     tied = " (tied to the embedding)" if anatomy.get("tied_head") else ""
     lines.append(
-        Text(f" {plain(str(anatomy.get('final_norm', '?')))} → {plain(str(anatomy.get('head', '?')))}{tied}")
+        Text(
+            f" {sanitize(str(anatomy.get('final_norm', '?')))} → {sanitize(str(anatomy.get('head', '?')))}{tied}"
+        )
     )
     return lines
 

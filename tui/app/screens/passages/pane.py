@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 
 from ....cli_equivalent import command
 from ....presentation.show import when
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 from ...data.passages import PASSAGE, PASSAGES, PassageRow, PassageView
 from ...data.rows import Hurt, Key, Listing, row_of
 from ...widgets.row_lines import Column, Row
@@ -83,6 +83,6 @@ def _problems(found: PassageView) -> Parts:
         return []
     styles = {"error": "red", "warning": "yellow"}
     return [
-        Text(plain(f"fact {one['fact'] + 1}: {one['message']}"), style=styles[one["severity"]])
+        Text(sanitize(f"fact {one['fact'] + 1}: {one['message']}"), style=styles[one["severity"]])
         for one in problems
     ]

@@ -14,7 +14,7 @@ from textual.widgets import Button, Input, Static, TextArea
 from .....engine.jobs import Preview, PublishSpec
 from ....cli_equivalent import publish
 from ....presentation.show import count
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -53,24 +53,24 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
         spec, shown = self._spec, self._shown
         seen = "PUBLIC, if it is made" if spec.public else "private, if it is made"
         text = Text(
-            f"{spec.model}@{spec.revision} as {spec.what} to {plain(spec.repo)} ({seen})", style="bold"
+            f"{spec.model}@{spec.revision} as {spec.what} to {sanitize(spec.repo)} ({seen})", style="bold"
         )
         total = sum(shown.sizes.values())
         files = ", ".join(
-            f"{_DIGEST.sub(_shortened, plain(name))} {count(size)}B" for name, size in shown.sizes.items()
+            f"{_DIGEST.sub(_shortened, sanitize(name))} {count(size)}B" for name, size in shown.sizes.items()
         )
         text.append(f"\n{count(total)}B: {files}", style="not bold")
         if not self._token:
             text.append("\nNo token is kept: run `retcon hub login` first", style="not bold yellow")
         if self._overwrites is not None:
             text.append(
-                f"\n{plain(spec.repo)} has revision {self._overwrites} of this catalog",
+                f"\n{sanitize(spec.repo)} has revision {self._overwrites} of this catalog",
                 style="not bold yellow",
             )
         if shown.rolls_back_from is not None:
             text.append(f"\nIt goes back from {shown.rolls_back_from}, and says so", style="not bold yellow")
         for warning in shown.warnings:
-            text.append(f"\n! {plain(warning)}", style="not bold yellow")
+            text.append(f"\n! {sanitize(warning)}", style="not bold yellow")
         return text
 
     def on_mount(self) -> None:
@@ -101,7 +101,7 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
         return replace(self._spec, card=None if card == self._shown.card else card)
 
     def _say(self, text: str, style: str = "dim") -> None:
-        twin = Text(f"\n$ {plain(publish(self._spec))}", style="green")
+        twin = Text(f"\n$ {sanitize(publish(self._spec))}", style="green")
         self.query_one("#verdict", Static).update(Text(text, style=style).append_text(twin))
 
 

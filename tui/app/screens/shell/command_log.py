@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 from ...widgets.detail import Detail
 
 
@@ -30,8 +30,8 @@ class CommandLog(ModalScreen[None]):
         text = Text("Commands of this session\n", style="bold")
         for twin, outcome in self._commands:
             if twin:
-                text.append(f"$ {plain(twin)}\n", style="green")
-            text.append(f"  {plain(outcome)}\n", style="bold red" if outcome.startswith("✗") else "dim")
+                text.append(f"$ {sanitize(twin)}\n", style="green")
+            text.append(f"  {sanitize(outcome)}\n", style="bold red" if outcome.startswith("✗") else "dim")
         if not self._commands:
             text.append("None yet: what you start here is listed as the command that does the same.")
         detail = self.query_one(Detail)

@@ -9,7 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from ....presentation.text import plain, plain_lines
+from ....presentation.text import sanitize, sanitize_lines
 
 
 class Confirm(ModalScreen[bool]):
@@ -27,8 +27,8 @@ class Confirm(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
-            yield Static(Text(plain_lines(self.question)), id="question")
-            yield Static(Text(f"$ {plain(self.twin)}", style="dim", no_wrap=True, overflow="ellipsis"))
+            yield Static(Text(sanitize_lines(self.question)), id="question")
+            yield Static(Text(f"$ {sanitize(self.twin)}", style="dim", no_wrap=True, overflow="ellipsis"))
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button(self.verb, id="yes", compact=True)

@@ -10,7 +10,7 @@ from textual.screen import ModalScreen
 
 from ....actions.locate import Location
 from ....cli_equivalent import command
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 from ...data.averages import Tally
 from ...widgets.detail import Detail, title
 from ...widgets.row_lines import bar
@@ -54,7 +54,7 @@ def _parts(trace_id: int, model: str, location: Location, tally: Tally) -> Parts
             )
         )
     parts.append("")
-    parts += [Text(f"• {plain(note)}") for note in location.notes]
+    parts += [Text(f"• {sanitize(note)}") for note in location.notes]
     parts += ["", title(f"Indirect effect of {location.kind} at the {location.role} token")]
     best = max((effect.mean for effect in location.curve), default=0.0) or 1.0
     for effect in location.curve:

@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from ....presentation.show import short_path
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 from ...data.jobs import LogTail
 from ...widgets.detail import Detail
 from ...widgets.prompt import Prompt
@@ -79,7 +79,7 @@ class LogView(ModalScreen[None]):
             text = known.get(line) if not hit else None
             if text is None:
                 overflow: OverflowMethod = "fold" if self._wrapping else "ellipsis"
-                text = Text(plain(line), no_wrap=not self._wrapping, overflow=overflow)
+                text = Text(sanitize(line), no_wrap=not self._wrapping, overflow=overflow)
             if not hit:
                 self._drawn[line] = text
             else:

@@ -17,7 +17,7 @@ from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
 from ....deep_links import NOUNS, Place
 from ....presentation.show import short_path, some
-from ....presentation.text import plain_lines
+from ....presentation.text import sanitize_lines
 from ...data.jobs import Alive, JobRow, alive_jobs, ended_jobs, interrupted_jobs
 from ...data.models import model_id
 from ...data.rows import UNREADABLE, Key
@@ -187,7 +187,7 @@ class MainScreen(TypingScreen):
         if job.error:
             text += f"\n{job.error}"
         bad = job.state in ("failed", "interrupted")
-        self.notify(plain_lines(text), severity="error" if bad else "information", markup=False)
+        self.notify(sanitize_lines(text), severity="error" if bad else "information", markup=False)
         self.app.bell()
         self.app.tell_terminal(notice(f"job {job.id} {job.state}: {job.kind} {job.about}"))  # type: ignore[attr-defined]
         if self.pane.id != "jobs":
@@ -250,7 +250,7 @@ class MainScreen(TypingScreen):
         line.show(twin, f"✗ {sentence}", "bold red")
         if not twin:
             self.commands.append(("", f"✗ {sentence}"))
-        self.notify(plain_lines(sentence), severity="error", markup=False, timeout=_ERROR_SECONDS)
+        self.notify(sanitize_lines(sentence), severity="error", markup=False, timeout=_ERROR_SECONDS)
 
     @on(Showing)
     def _showing(self, event: Showing) -> None:

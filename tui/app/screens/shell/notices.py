@@ -2,7 +2,7 @@
 
 import os
 
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 
 # Terminals that know OSC 777 and not OSC 9.
 _OSC777 = ("foot", "rxvt", "vte", "gnome")
@@ -10,7 +10,7 @@ _OSC777 = ("foot", "rxvt", "vte", "gnome")
 
 def notice(text: str) -> str:
     """The escape sequence for a notice; what a terminal does not know it passes over."""
-    words = plain(text).replace(";", ",")
+    words = sanitize(text).replace(";", ",")
     who = f"{os.environ.get('TERM', '')} {os.environ.get('TERM_PROGRAM', '')}".lower()
     if any(name in who for name in _OSC777) or os.environ.get("VTE_VERSION"):
         sequence = f"\x1b]777;notify;retcon;{words}\x07"

@@ -18,7 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from .....store.home import Home
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 from ...widgets.detail import Detail
 
 _MOST_LINES = 5000
@@ -47,7 +47,7 @@ class Output(ModalScreen[str]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
-            yield Static(Text(f"$ {plain(self.twin)}", style="green", no_wrap=True, overflow="ellipsis"))
+            yield Static(Text(f"$ {sanitize(self.twin)}", style="green", no_wrap=True, overflow="ellipsis"))
             yield Detail()
             yield Static(Text("… runs · q leaves it", style="dim"), id="outcome")
 
@@ -68,7 +68,7 @@ class Output(ModalScreen[str]):
         )  # fmt: skip
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._lines.append(Text(plain(line.rstrip("\n"))))
+            self._lines.append(Text(sanitize(line.rstrip("\n"))))
             del self._lines[:-_MOST_LINES]
             if time.monotonic() - self._drawn > _DRAW_SECONDS:
                 self._drawn = time.monotonic()

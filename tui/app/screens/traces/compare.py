@@ -13,7 +13,7 @@ from textual.widgets import Static
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from ....cli_equivalent import command
-from ....presentation.text import plain, token_label
+from ....presentation.text import sanitize, token_label
 from ...data.averages import effects_of
 from ...data.rows import Hurt
 from ...data.traces import KINDS, TraceRow, result_at
@@ -45,7 +45,7 @@ class CompareTraces(ModalScreen[None]):
         with Vertical(classes="box tall"):
             yield Static(
                 Text(
-                    plain(
+                    sanitize(
                         f"Trace {self.one.id} ({self.one.about}) minus trace {self.other.id} ({self.other.about})"
                     ),
                     "bold",

@@ -12,7 +12,7 @@ from textual.widgets import Static
 from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
 from ....presentation.show import when
-from ....presentation.text import plain
+from ....presentation.text import sanitize
 from ...data.averages import Effects, Tally, effects_of, location_of, stamp_of, tally_of
 from ...data.rows import Hurt, Key, Listing
 from ...data.traces import KINDS, TRACES, ResultView, TraceRow, index_of, result_at
@@ -144,7 +144,7 @@ class TracesPane(Pane):
         elif isinstance(result, Hurt):
             self._say(f"✗ result {result.id}: {result.reason}")
         elif result.skipped is not None:
-            self._say(f"{plain(result.prompt)}\nNot traced: {result.skipped}")
+            self._say(f"{sanitize(result.prompt)}\nNot traced: {result.skipped}")
         elif self._kind not in result.kinds:
             self._say(f"{self._kind} was not traced: {', '.join(result.kinds) or 'nothing'} was.")
         else:
@@ -152,7 +152,7 @@ class TracesPane(Pane):
             self.map.show(picture, settings_text(row, result), keep_cursor=keep_cursor)
 
     def _say(self, text: str) -> None:
-        lines = [plain(line) for line in text.split("\n")]
+        lines = [sanitize(line) for line in text.split("\n")]
         self.map.show_text(Text("\n".join(lines)))
         self.readout.update("")
 

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from ....presentation.curves import MARKS, Curve
 from ....presentation.show import some
-from ....presentation.text import plain, token_label
+from ....presentation.text import sanitize, token_label
 from ...data.averages import LAST_SUBJECT, Effects
 from ...data.traces import KINDS, ResultView, TraceRow
 from ...widgets.drawings import CurvesPicture, Picture
@@ -32,7 +32,7 @@ def draw_result(result: ResultView, kind: str, *, stretch: bool) -> Picture:
         if scores.window == 1 or kind not in _WINDOWS
         else _WINDOWS[kind].format(scores.window)
     )
-    title = f"{_kinds(kind, result.kinds)} · p({plain(result.answer.strip())}) {what}"
+    title = f"{_kinds(kind, result.kinds)} · p({sanitize(result.answer.strip())}) {what}"
     return Picture(
         result.tokens,
         result.subject_range,
@@ -117,8 +117,8 @@ def settings_text(trace: TraceRow, result: ResultView | None) -> Text:
     """Below a drawing: what was asked, and the settings that decide its numbers."""
     text = Text()
     if result is not None:
-        text.append(f"\nprompt   {plain(result.prompt)}\nsubject  {plain(result.subject)}")
-    text.append(f"\n{plain(trace.model)}@{trace.revision}, {_corruption(trace)}")
+        text.append(f"\nprompt   {sanitize(result.prompt)}\nsubject  {sanitize(result.subject)}")
+    text.append(f"\n{sanitize(trace.model)}@{trace.revision}, {_corruption(trace)}")
     text.stylize("dim")
     if result is not None and not result.finished:
         text.append("\nnot finished: cells turn exact as the job goes on", style="yellow")
@@ -127,11 +127,11 @@ def settings_text(trace: TraceRow, result: ResultView | None) -> Text:
 
 def _corruption(trace: TraceRow) -> str:
     if trace.noise == "swap":
-        return plain(
+        return sanitize(
             trace.corruption.removesuffix(", one sample").replace("'auto'", "another one of the set")
         )
     level = "" if trace.noise_level is None else f" = {trace.noise_level:.4g}"
-    return f"noise {plain(trace.noise)}{level}, {trace.samples} samples, seed {trace.seed}"
+    return f"noise {sanitize(trace.noise)}{level}, {trace.samples} samples, seed {trace.seed}"
 
 
 # Roles that more than one token of a prompt can play.

@@ -305,6 +305,8 @@ def upgrade() -> None:
         sa.Column("kinds", sa.JSON(), nullable=False),
         sa.Column("noise", sa.String(), nullable=False),
         sa.Column("noise_level", sa.Float(), nullable=True),
+        sa.Column("replace", sa.Boolean(), nullable=False),
+        sa.Column("swap", sa.String(), nullable=True),
         sa.Column("samples", sa.Integer(), nullable=False),
         sa.Column("window", sa.Integer(), nullable=False),
         sa.Column("seed", sa.Integer(), nullable=False),

@@ -154,6 +154,10 @@ class Trace(SQLModel, table=True):
     # The rule as given, "3s" or "0.4"; the level that it came to is noise_level.
     noise: str
     noise_level: float | None = None
+    # Whether the noise replaces the subject's embeddings; otherwise it is added to them.
+    replace: bool = False
+    # The subject that the prompt is corrupted with instead of noise; "auto" is another subject of the set.
+    swap: str | None = None
     samples: int
     window: int
     seed: int

@@ -102,7 +102,16 @@ def from_json(rows: Mapping[str, Any], layers: int) -> dict[type[SQLModel], list
     return found
 
 
+def _upgraded(table: type[SQLModel], record: Any) -> Any:
+    """A record of a bundle that was written before a trace had the columns `replace` and `swap`."""
+    if table is not Trace or not isinstance(record, dict) or "swap" in record:
+        return record
+    swap = "auto" if record.get("noise") == "swap" else None
+    return record | {"replace": "in place of" in str(record.get("protocol")), "swap": swap}
+
+
 def _row(table: type[Row], record: Any, where: str) -> Row:
+    record = _upgraded(table, record)
     columns = {column.name: column for column in table.__table__.columns}  # type: ignore[attr-defined]
     _must(
         isinstance(record, dict) and set(record) == set(columns),

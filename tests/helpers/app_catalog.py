@@ -115,7 +115,7 @@ def add_unfinished(catalog: Catalog, tokens: int) -> None:
         if row is None:
             session.add(
                 Trace(id=3, model_id=1, revision=BASE, noise="swap", samples=1, window=10, seed=1, kinds=kinds,
-                      protocol={"corruption": "subject swapped for 'The Big Ben', one sample"}, created=at(12))
+                      swap="The Big Ben", created=at(12))
             )  # fmt: skip
             session.flush()
             row = _result(3, 0)

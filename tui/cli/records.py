@@ -41,6 +41,8 @@ def trace_record(trace: Trace, model: str, results: Sequence[TraceResult]) -> di
         "kinds",
         "noise",
         "noise_level",
+        "replace",
+        "swap",
         "samples",
         "window",
         "seed",

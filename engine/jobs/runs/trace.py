@@ -34,6 +34,7 @@ _PARTIAL_SECONDS = 1.0
 
 _PROTOCOL = {
     "score": "softmax at the last position, mean over the corrupted samples",
+    "noise": "numpy RandomState(seed) on the embeddings of the subject's tokens, the same draws for every fact",
     "answer": "the clean run's first choice; a fact counts if that is the first token of the expected answer",
     "estimate": "attribution patching: (clean - corrupted) . gradient, summed over a window's blocks",
 }
@@ -124,24 +125,19 @@ def _trace_row(
 def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
     """A trace without results, added to the session."""
     fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
-    corruption = (
-        f"subject swapped for {spec.swap!r}, one sample"
-        if spec.swap
-        else f"numpy RandomState(seed) noise {spec.noise} {'in place of' if spec.replace else 'added to'} "
-        "the embeddings of the subject's tokens"
-    )
     row = Trace(
         model_id=history.find_model(session, spec.model).id or 0,
         revision=revision,
         fact_set_id=fact_set.id if fact_set else None,
         kinds=list(spec.kinds),
         noise="swap" if spec.swap else spec.noise,
+        replace=spec.replace,
+        swap=spec.swap,
         samples=spec.samples,
         window=spec.window,
         seed=spec.seed,
         tokens=spec.tokens,
         protocol=_PROTOCOL
-        | {"corruption": corruption}
         | ({"texts": spec.texts} if not spec.swap and NoiseRule.parse(spec.noise).needs_texts else {}),
     )
     session.add(row)

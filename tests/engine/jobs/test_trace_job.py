@@ -105,3 +105,22 @@ def test_what_the_device_bore_is_remembered(work: Work, monkeypatch: pytest.Monk
     again = work({"budget": budget}, facts="known", samples=10)
     assert len(refused) < len(tried) and max(refused, default=0) < max(tried)
     assert again.checkpoint["budget"] <= budget
+
+
+def test_extend_reads_the_corruption_from_the_row(
+    retcon: Retcon, known_facts: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """`trace extend` corrupts new facts as the trace did: noise that replaces, or another subject."""
+    retcon("facts", "import", write_facts(tmp_path / "few.json", known_facts[:2]), "--name", "few")
+    trace = retcon.json("trace", "run", "tiny", "--facts", "few", "--replace", "--samples", 2)
+    assert trace["replace"] and trace["swap"] is None
+    swapped = retcon.json("trace", "run", "tiny", "--facts", "few", "--swap-subject", "auto")
+    assert not swapped["replace"] and swapped["swap"] == "auto"
+    for before in (trace, swapped):
+        extended = retcon.json("trace", "extend", before["trace"])
+        assert [extended[name] for name in ("replace", "swap", "results")] == [
+            before[name] for name in ("replace", "swap", "results")
+        ]
+        job = retcon.json("job", "list")["jobs"][0]
+        spec = retcon.json("job", "show", job["id"])["spec"]
+        assert (spec["replace"], spec["swap"]) == (before["replace"], before["swap"])

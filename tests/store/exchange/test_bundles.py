@@ -22,6 +22,7 @@ from retcon.store.catalog.tables import (
 )
 from retcon.store.errors import ArtifactDamaged, CatalogError, InputError, NotFound
 from retcon.store.exchange import bundle as bundles
+from retcon.store.exchange import bundle_rows
 from retcon.store.history import history
 from retcon.store.maintenance import verify as upkeep
 from retcon.tests.helpers.bundle_catalog import BASE, EDITS, REVERT, delta, fill, with_model
@@ -123,6 +124,18 @@ def test_the_same_history_in_another_catalog(
     assert next(row for row in all_of(target, Revision) if row.id == EDITS[0]).covariances == [second.id]
     checked = upkeep.check(target)
     assert checked.sound and checked.damages == [] and checked.artifacts == 5
+
+
+def test_bundle_without_trace_columns_still_loads(source: Catalog) -> None:
+    """Bundles written before `replace` and `swap` were columns hold the corruption as a sentence."""
+    with source.read() as session:
+        model = history.find_model(session, "tiny")
+        records = bundle_rows.as_json(session, model, covariances=True)
+    (record,) = records["trace"]
+    del record["replace"], record["swap"]
+    record["protocol"] = {"corruption": "noise 3s in place of the embeddings of the subject's tokens"}
+    (trace,) = bundle_rows.from_json(records, layers=2)[Trace]
+    assert trace.replace and trace.swap is None
 
 
 def test_twice_adds_nothing(bundle: Path, catalogs: Callable[..., Catalog]) -> None:

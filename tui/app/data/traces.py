@@ -29,7 +29,7 @@ class TraceRow:
     noise_level: float | None
     samples: int
     seed: int
-    corruption: str
+    swap: str | None
     created: datetime
 
     @property
@@ -131,7 +131,7 @@ TRACES = Listing(
     joins="LEFT JOIN model AS m ON m.id = t.model_id LEFT JOIN fact_set AS f ON f.id = t.fact_set_id",
     columns=(
         "t.id", "m.name", "t.revision", "f.name", f"(SELECT count(*) {_OF_TRACE})", _FIRST, "t.kinds", "t.noise",
-        "t.noise_level", "t.samples", "t.seed", "coalesce(json_extract(t.protocol, '$.corruption'), '')", "t.created",
+        "t.noise_level", "t.samples", "t.seed", "t.swap", "t.created",
     ),
     build=_row,
     fields={

@@ -185,18 +185,17 @@ def extend(
     if fact_set is None:
         raise InputError(f"trace {id} is not of a set of facts, so there is nothing to add to it")
     # The level that its other facts had, not one that new subjects would change.
-    swap = "auto" if found.noise == "swap" else None
     noise = str(found.noise_level) if found.noise.endswith("s") else found.noise
     texts = found.protocol.get("texts")
-    if not swap and jobs.needs_texts(noise) and texts is None:
+    if not found.swap and jobs.needs_texts(noise) and texts is None:
         raise InputError(
             f"trace {id} does not tell which texts its noise {found.noise} was fitted to, so facts added to it would "
             "be corrupted otherwise: trace the set anew"
         )
     spec = TraceSpec(
         model=model.name, revision=found.revision, facts=fact_set.name, kinds=found.kinds, samples=found.samples,
-        noise="3s" if swap else noise, window=found.window, seed=found.seed, tokens=found.tokens,
-        replace="in place of" in found.protocol.get("corruption", ""), swap=swap, trace=id,
+        noise="3s" if found.swap else noise, window=found.window, seed=found.seed, tokens=found.tokens,
+        replace=found.replace, swap=found.swap, trace=id,
         texts=texts or "shipped", threads=threads,
     )  # fmt: skip
     _submit(catalog, spec, [device], detach=detach, as_json=as_json)

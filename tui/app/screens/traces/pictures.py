@@ -126,10 +126,9 @@ def settings_text(trace: TraceRow, result: ResultView | None) -> Text:
 
 
 def _corruption(trace: TraceRow) -> str:
-    if trace.noise == "swap":
-        return sanitize(
-            trace.corruption.removesuffix(", one sample").replace("'auto'", "another one of the set")
-        )
+    if trace.swap is not None:
+        other = "another one of the set" if trace.swap == "auto" else repr(trace.swap)
+        return sanitize(f"subject swapped for {other}")
     level = "" if trace.noise_level is None else f" = {trace.noise_level:.4g}"
     return f"noise {sanitize(trace.noise)}{level}, {trace.samples} samples, seed {trace.seed}"
 

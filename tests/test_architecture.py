@@ -179,8 +179,8 @@ CLI = "import sys; from retcon.tui.cli.main import cli; cli({!r}, standalone_mod
         "import retcon.engine.jobs",
         "import retcon.engine.jobs.worker.__main__",
         "import retcon.store.catalog.catalog, retcon.store.history.history, retcon.store.maintenance.verify",
-        "import importlib; from retcon.tui.cli.main import COMMANDS; "
-        "[importlib.import_module('retcon.tui.cli.commands.' + one[0]) for one in COMMANDS.values()]",
+        "import importlib; from retcon.tui.command_table import COMMANDS; "
+        "[importlib.import_module('retcon.tui.cli.commands.' + one.module) for one in COMMANDS.values()]",
     ],
     ids=["help", "model list", "job list", "doctor", "app", "jobs", "worker", "store", "every command"],
 )

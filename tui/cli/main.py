@@ -9,35 +9,8 @@ import sys
 import click
 
 from ... import __version__
+from ..command_table import COMMANDS
 from ..presentation.encoding import install_ascii_fallback
-
-# noun -> (module in tui/commands, name of the click command in it, one line of help)
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "ui": ("ui", "ui", "The app at a place, for reading only, or in a browser."),
-    "demo": ("demo", "demo", "The main job, end to end, on the starter model."),
-    "doctor": ("doctor", "doctor", "What to paste into a report of a fault; no secrets in it."),
-    "model": ("model", "model", "Add, list, show and remove models."),
-    "facts": ("facts", "facts", "Import and show sets of facts."),
-    "trace": ("trace", "trace", "Find where a model keeps a fact."),
-    "covariance": ("covariance", "covariance", "Collect the second moment of keys that edits need."),
-    "edit": ("edit", "edit", "Rewrite facts; each edit makes a revision."),
-    "sweep": ("sweep", "sweep", "Try an edit at each layer, keep none, and see where it holds."),
-    "passage": ("passage", "passage", "Put the facts of a text into a model, and prove what stuck."),
-    "eval": ("evaluation", "evaluation", "Score a revision, with the protocol beside the numbers."),
-    "ask": ("ask", "ask", "Next tokens and a completion, of several revisions side by side."),
-    "history": ("history", "history", "The revisions of a model."),
-    "diff": ("history", "diff", "What one revision has that another has not."),
-    "rollback": ("history", "rollback", "Move the head back to a revision and prove the bits."),
-    "undo": ("history", "undo", "Take back the last move of the head, whoever made it."),
-    "redo": ("history", "redo", "Make that move again."),
-    "revert": ("history", "revert", "Take one edit out of the middle."),
-    "export": ("export", "export", "Write a revision as a checkpoint, a LoRA adapter, or deltas."),
-    "publish": ("publish", "publish", "Publish a revision to the Hugging Face Hub, with its card."),
-    "unpublish": ("publish", "unpublish", "Take a repo or a tag back from the hub."),
-    "hub": ("hub", "hub", "Log in to the hub; what was published."),
-    "job": ("job", "job", "List, follow, cancel and resume jobs."),
-    "catalog": ("catalog", "catalog", "Check, back up, restore, clean up; a model's history as one file."),
-}
 
 
 class LazyGroup(click.Group):
@@ -49,13 +22,14 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, name, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f".commands.{module}", __package__), name)
+        entry = COMMANDS[cmd_name]
+        module = importlib.import_module(f".commands.{entry.module}", __package__)
+        command: click.Command = getattr(module, entry.attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
 @click.group(

@@ -5,7 +5,6 @@ import shlex
 import click
 import pytest
 from retcon.engine.jobs import EditSpec, ModelSpec, TraceSpec
-from retcon.tui.app.screens.shell.commands import reads_only
 from retcon.tui.cli.main import cli
 from retcon.tui.cli_equivalent import add_model, command, run_edit, run_trace
 from retcon.tui.presentation.history_graph import draw
@@ -94,14 +93,3 @@ def test_twins_say_what_their_job_does() -> None:
 )
 def test_graph(revisions: list[tuple[str, str | None]], lines: list[str]) -> None:
     assert draw(revisions, "●" * len(revisions)) == lines
-
-
-@pytest.mark.parametrize(
-    ("words", "reads"),
-    [
-        ("history starter", True), ("trace locate 3", True), ("trace locate 3 --save", False),
-        ("catalog check", False), ("edit run --help", True), ("edit run starter", False),
-    ],
-)  # fmt: skip
-def test_what_may_be_typed_where_nothing_is_changed(words: str, reads: bool) -> None:
-    assert reads_only(words.split()) is reads

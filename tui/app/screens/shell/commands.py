@@ -1,21 +1,13 @@
-"""What may be typed after `:`, and which of it only reads."""
+"""Words that are typed after `:`: the command names, and how a line is split."""
 
 import shlex
-from collections.abc import Sequence
 
 from .....store.errors import InputError
-
-_READING = frozenset({"list", "show", "locate", "log", "watch"})
-# What makes of a command that reads one that writes.
-_WRITING_OPTION = "--save"
-_READING_ALONE = frozenset({"history", "diff", "doctor", "--version", "--help", "-h", "help"})
+from ....command_table import COMMANDS
 
 
 def command_words() -> list[str]:
-    """The nouns of the command line; the app itself, once more inside itself, is none of them."""
-    # Not at the top: it loads click, which the app does without until then.
-    from ....cli.main import COMMANDS
-
+    """The nouns of the command line, without `ui`: the app is open already."""
     return [name for name in COMMANDS if name != "ui"]
 
 
@@ -36,11 +28,3 @@ def split(text: str) -> list[str]:
     if words[:1] == ["ui"] and "--help" not in words:
         raise InputError("the app is open already: type a tab, e.g. edits, or edits/4021943b39")
     return words
-
-
-def reads_only(words: Sequence[str]) -> bool:
-    """Whether a command changes nothing."""
-    if "--help" in words:
-        return True
-    reading = words[0] in _READING_ALONE or (len(words) > 1 and words[1] in _READING)
-    return reading and _WRITING_OPTION not in words

@@ -9,12 +9,13 @@ from textual.timer import Timer
 
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
+from ....command_table import reads_only
 from ....deep_links import NOUNS, Place, parse_place
 from ...data.filters import parse
 from ...widgets.bars import CommandLine
 from ...widgets.prompt import Kind, Prompt
 from ..base.pane import Pane
-from .commands import command_words, reads_only, split
+from .commands import command_words, split
 
 READ_ONLY = "the app was opened to read only (--readonly): nothing is changed here"
 # Who types a filter is not made to wait for the list at each letter.

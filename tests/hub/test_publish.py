@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from retcon.engine.errors import Stopped
 from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
-from retcon.engine.jobs.runs import publish, unpublish
-from retcon.engine.jobs.runs.hub_errors import HubFailed
+from retcon.engine.jobs.runs import publish
+from retcon.engine.jobs.runs.hub import HubFailed
 from retcon.engine.jobs.worker.running import Running
 from retcon.engine.progress import Progress
 from retcon.store.catalog.catalog import Catalog
@@ -45,7 +45,7 @@ def push(catalog: Catalog, client: Client) -> Push:
         revision: str = "head", what: str = "adapter", again: Running | None = None, **more: Any
     ) -> dict[str, Any]:
         running = again or running_of(catalog, spec_of(catalog, revision, what, **more))
-        return publish.run(running, PublishSpec(**running.job.spec))
+        return publish.run_publish(running, PublishSpec(**running.job.spec))
 
     return push
 
@@ -325,7 +325,7 @@ def test_cancelled_while_sending(catalog: Catalog, hub: StandIn, client: Client,
     spec = spec_of(catalog, "head", "checkpoint")
     running = running_of(catalog, spec)
     with pytest.raises(Stopped):
-        publish.run(StopsWhileSending(catalog, running.job, running.owner), spec)
+        publish.run_publish(StopsWhileSending(catalog, running.job, running.owner), spec)
     assert commits(hub) == [] and rows(catalog) == []
     assert push(again=running)["commit"] == commits(hub)[0].oid
 
@@ -339,7 +339,7 @@ def test_progress_is_told_in_bytes(catalog: Catalog, hub: StandIn, client: Clien
 
     spec = spec_of(catalog, "head", "checkpoint")
     running = running_of(catalog, spec)
-    made = publish.run(Telling(catalog, running.job, running.owner), spec)
+    made = publish.run_publish(Telling(catalog, running.job, running.owner), spec)
     sending = [one for one in told if one.unit == "MB"]
     assert {one.total for one in sending} == {sum(made["files"].values()) / 1e6}
     assert [one.done for one in sending] == sorted(one.done for one in sending)
@@ -351,7 +351,7 @@ def test_unpublish(push: Push, hub: StandIn, catalog: Catalog) -> None:
 
     def take(**words: Any) -> dict[str, Any]:
         spec = UnpublishSpec(**{"repo": "tower"} | words)
-        return unpublish.run(running_of(catalog, spec), spec)
+        return publish.run_unpublish(running_of(catalog, spec), spec)
 
     with pytest.raises(InputError, match="no tag"):
         take(tag="edit/none")

@@ -26,7 +26,7 @@ from ..settings import settings_of
 from ..specs import EditSpec
 from ..worker.running import Running
 from .covariance import Reading, collect_into_catalog, moment_of, newest
-from .kept import KeptParts, KeptWork, keep_for
+from .edit_checkpoint import KeptParts, KeptWork, keep_for
 from .loaded import Loaded, check_everything, check_tensors, load
 
 # Of a covariance that an edit collects on its way.

@@ -33,8 +33,7 @@ from ..specs import PassageSpec
 from ..worker.running import Running
 from .edit import past_edits, write
 from .loaded import Loaded, load, load_at
-from .passage_sweeps import check_by_sweep
-from .passage_ways import answers_of, ways
+from .passage_methods import answers_of, check_by_sweep, ways
 
 ENDPOINT = "endpoint"
 _REQUEST = ("subject", "prompt", "target_new", "wordings", "paraphrases")

@@ -18,11 +18,11 @@ from ...progress import Progress
 from ..locks import try_lock
 from ..publication.card import card_of
 from ..publication.preview import tell, tool
-from ..specs import PublishSpec
+from ..specs import PublishSpec, UnpublishSpec
 from ..worker.running import Running
 from . import hub
-from .hub_errors import HubFailed, plain_hub_errors
-from .writing import base_files, write_export
+from .export import base_files, write_export
+from .hub import HubFailed, plain_hub_errors
 
 _ANSWERS = "answers.json"
 _MEGABYTE = 1e6
@@ -42,7 +42,7 @@ class Prepared:
     warnings: list[str]
 
 
-def run(running: Running, spec: PublishSpec) -> dict[str, Any]:
+def run_publish(running: Running, spec: PublishSpec) -> dict[str, Any]:
     """Returns the publication's id, commit, url and account; of a dry run what would be sent."""
     with plain_hub_errors(spec.repo):
         running.say("asking the hub who this is")
@@ -265,3 +265,20 @@ def _send(running: Running, push: hub.Push) -> str:
     hub.upload(push, additions, done)
     running.say("committing")
     return hub.commit(push, additions)
+
+
+def run_unpublish(running: Running, spec: UnpublishSpec) -> dict[str, Any]:
+    """Returns what was removed and how many publications of the catalog that were."""
+    with plain_hub_errors(spec.repo):
+        who = hub.account()
+        repo = spec.repo if "/" in spec.repo else f"{who.name}/{spec.repo}"
+        running.say(f"removing {spec.tag or repo}")
+        if spec.tag is None:
+            HfApi().delete_repo(repo)
+        elif spec.tag not in {one.name for one in HfApi().list_repo_refs(repo).tags}:
+            raise InputError(f"{repo} has no tag {spec.tag!r}")
+        else:
+            HfApi().delete_tag(repo, tag=spec.tag)
+    with running.catalog.write(durable=True) as session:
+        count = publications.withdraw(session, repo, spec.tag)
+        return running.commit(session, {"repo": repo, "tag": spec.tag, "publications": count})

@@ -28,6 +28,24 @@ from ..specs import SPECS, Spec
 from .queue import await_room, is_full, take_devices
 from .running import Running
 
+# For each kind of job, the module of `runs` and its function that does the job: (running, spec) -> result.
+RUNS = {
+    "ask": "ask:run",
+    "covariance": "covariance:run",
+    "edit": "edit:run",
+    "evaluation": "evaluation:run",
+    "export": "export:run",
+    "import_edits": "history:run_import_edits",
+    "model": "add_model:run",
+    "passage": "passage:run",
+    "preflight": "preflight:run",
+    "publish": "publish:run_publish",
+    "revert": "history:run_revert",
+    "sweep": "sweep:run",
+    "trace": "trace:run",
+    "unpublish": "publish:run_unpublish",
+    "verify": "history:run_verify",
+}
 # What the catalog and a checkpoint want at least.
 _LEAST_ROOM = 8_000_000
 
@@ -131,7 +149,8 @@ def _work(running: Running, spec: Spec) -> dict[str, Any]:
             print(warning, file=sys.stderr)
         if spec.kind != "trace":  # of which little is known: its bound is several times what it writes
             running.check_room(cost.disk)
-    run = importlib.import_module(f"..runs.{running.job.kind}", __package__).run
+    module, _, function = RUNS[spec.kind].partition(":")
+    run = getattr(importlib.import_module(f"..runs.{module}", __package__), function)
     made: dict[str, Any] = run(running, spec)
     return made
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from retcon.engine.jobs.runs.passage_sweeps import check_by_sweep
+from retcon.engine.jobs.runs.passage_methods import check_by_sweep
 from retcon.store.catalog.tables import Revision, Sweep, SweepTrial
 from retcon.tests.helpers.bundle_catalog import with_model
 from sqlmodel import Session, select

@@ -16,7 +16,7 @@ from retcon.engine import jobs
 from retcon.engine.errors import Stopped
 from retcon.engine.jobs.locks import device_lock, held, is_handed, is_held, job_lock, try_lock
 from retcon.engine.jobs.notice import give_notice
-from retcon.engine.jobs.runs.kept import keep_for
+from retcon.engine.jobs.runs.edit_checkpoint import keep_for
 from retcon.engine.jobs.specs import SPECS
 from retcon.engine.jobs.worker import __main__ as worker
 from retcon.engine.jobs.worker import running as running_module
@@ -256,9 +256,13 @@ def test_room_on_the_disk(catalog: Catalog) -> None:
 def test_every_kind_of_job_has_what_runs_it() -> None:
     import importlib
 
-    for kind, spec in SPECS.items():
-        assert spec.kind == kind
-        assert callable(importlib.import_module(f"retcon.engine.jobs.runs.{kind}").run)
+    from retcon.engine.jobs.worker.__main__ import RUNS
+
+    assert RUNS.keys() == SPECS.keys()
+    for kind, run in RUNS.items():
+        assert SPECS[kind].kind == kind
+        module, _, function = run.partition(":")
+        assert callable(getattr(importlib.import_module(f"retcon.engine.jobs.runs.{module}"), function))
 
 
 def test_the_time_left_is_told_from_the_share_of_the_work(

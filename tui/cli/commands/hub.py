@@ -26,7 +26,7 @@ def login(paste: bool) -> None:
     from huggingface_hub import interpreter_login
     from huggingface_hub import login as keep
 
-    from ....engine.jobs.runs.hub_errors import plain_hub_errors
+    from ....engine.jobs.runs.hub import plain_hub_errors
 
     with plain_hub_errors("the hub"):
         if paste or not sys.stdin.isatty():

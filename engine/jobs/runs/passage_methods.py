@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from sqlmodel import Session, col, select
+
+from ....store.catalog.tables import Sweep, SweepTrial
 from ....store.facts.passage_format import Passage, PassageFact
 from ...covariance.moments import Factored
 from ...edits import METHODS
@@ -15,6 +18,7 @@ from ...edits.request import Request
 from ...model.delta import Delta, concatenate
 from ...model.generation import context_texts
 from ...passages.answering import Way, ask, bare, retrieved, whole
+from ...passages.checks import Problem
 from ...passages.proof import Retention, retained
 from ...passages.retrieval import question_likelihood
 from ..settings import check_ways, edit_by, settings_of
@@ -109,3 +113,31 @@ def _written(
         # The next one is written on weights that nobody but the method has changed.
         loaded.weights.set(loaded.delta)
     return deltas, retention
+
+
+# Of fewer facts than this share a person would want to know before ten minutes of writing.
+_MOST = 0.9
+
+
+def check_by_sweep(session: Session, model_id: int, method: str, facts: int) -> list[Problem]:
+    """A warning, at the first fact, where the last sweep of this method says that not all will hold, or tried fewer."""
+    newest = (
+        select(Sweep).where(Sweep.model_id == model_id, Sweep.method == method).order_by(col(Sweep.id).desc())
+    )
+    for sweep in session.exec(newest):
+        trials = session.exec(select(SweepTrial).where(SweepTrial.sweep_id == sweep.id)).all()
+        wrote = [trial for trial in trials if trial.refused is None]
+        if not wrote:
+            continue
+        best = max(wrote, key=lambda trial: float(trial.score["value"]))
+        value, count = float(best.score["value"]), int(best.score["count"])
+        if value >= _MOST and facts <= count:
+            return []
+        layers = ", ".join(map(str, best.layers))
+        message = (
+            f"{facts} facts are to be written; in the last sweep of {method} (sweep {sweep.id}) the best settings, "
+            f"layer {layers}, came to {value:.2f} ({float(best.score['low']):.2f} to {float(best.score['high']):.2f}) "
+            f"by {', '.join(best.score['of'])} on {count}: write fewer at once, or sweep with as many"
+        )
+        return [Problem(0, "warning", "sweep", message)]
+    return []

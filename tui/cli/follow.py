@@ -9,9 +9,10 @@ import click
 
 from ...engine import jobs
 from ...store.catalog.catalog import Catalog
-from ..presentation.costs import told_cost
+from ..presentation.format import format_duration
 from ..presentation.text import sanitize
-from .output import duration, narrate, print_json
+from ..presentation.wording import format_cost
+from .output import narrate, print_json
 
 if TYPE_CHECKING:
     from ...store.catalog.tables import Job
@@ -72,7 +73,7 @@ def estimate(catalog: Catalog, spec: "jobs.Spec", device: str | None, *, as_json
     cost = jobs.cost_of(catalog, spec, device)
     assert cost is not None
     if not as_json:
-        click.echo(told_cost(cost))
+        click.echo(format_cost(cost))
     time_known = jobs.time_as_before(catalog, spec, device)
     if time_known is None:
         narrate("No earlier job tells how long it takes: measuring some seconds of it.")
@@ -82,7 +83,7 @@ def estimate(catalog: Catalog, spec: "jobs.Spec", device: str | None, *, as_json
     if as_json:
         print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
         return
-    click.echo(f"time    about {duration(time_known.seconds)} ({time_known.basis})")
+    click.echo(f"time    about {format_duration(time_known.seconds)} ({time_known.basis})")
 
 
 def run(
@@ -133,7 +134,7 @@ def describe(job: "Job | jobs.ListedJob") -> str:
     if job.total and job.rate:
         parts.append(f"{job.rate:.3g} {job.unit}/s")
     if job.total and job.seconds_left is not None:
-        parts.append(f"{duration(job.seconds_left)} left")
+        parts.append(f"{format_duration(job.seconds_left)} left")
     parts.append(sanitize(job.activity) if job.activity else job.state)
     return "  ".join(parts)
 

@@ -18,7 +18,6 @@ from ..presentation.text import sanitize
 
 _GAP = 2
 _SHORTEST = 8
-_UNITS = ("B", "kB", "MB", "GB")
 
 
 def console() -> Console:
@@ -91,23 +90,6 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
-
-
-def size_text(size: float) -> str:
-    """`3.5 MB`: bytes as a person reads them."""
-    step = 0
-    while size >= 1000 and step < len(_UNITS) - 1:
-        size, step = size / 1000, step + 1
-    return f"{size:.0f} B" if step == 0 else f"{size:.1f} {_UNITS[step]}"
-
-
-def duration(seconds: float | None) -> str:
-    """`1:02:03` or `4:05`; empty if unknown."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _plain(value: Any) -> str:

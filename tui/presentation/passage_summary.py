@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..cli.output import duration, size_text
+from .format import format_duration, format_size
 
 Record = Mapping[str, Any]
 
@@ -246,7 +246,7 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "-"
     if value >= 100:
-        return duration(value)
+        return format_duration(value)
     if 0 < value < 0.01:
         return "under 0.01 s"
     return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
@@ -276,7 +276,7 @@ def _number(value: float | None) -> str:
 
 
 def _memory(value: float | None) -> str:
-    return "-" if value is None else size_text(value)
+    return "-" if value is None else format_size(value)
 
 
 def _percent(value: float) -> str:

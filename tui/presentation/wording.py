@@ -1,34 +1,68 @@
-"""How far more text still turned the solve, in words and as bars: the curve of a covariance."""
+"""Sentences and table lines for convergence of a covariance, cost of a job and nodes of a cluster."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Points = Sequence[dict[str, Any]]
+from .format import format_size
+from .text import sanitize
+
+if TYPE_CHECKING:
+    from ...engine.jobs.cost import Cost
 
 _WIDTH = 30
-# Bars are on a scale of logarithms, from here (no bar) to 1 (a full one).
-_LEAST = 1e-4
+# The bars are logarithmic, from this value (no bar) to 1 (full width).
+_SMALLEST = 1e-4
 
 
-def turned(curve: Points) -> str:
-    """The last point in words."""
+def describe_convergence(curve: Sequence[dict[str, Any]]) -> str:
+    """The last point of a convergence curve: how far the last doubling of the tokens changed C^-1 k."""
     if not curve:
-        return "no curve: it takes two doublings of the tokens"
+        return "no curve: it needs two doublings of the tokens"
     last = curve[-1]
-    return f"the last doubling, to {last['tokens']:,} tokens, turned C^-1 k by {last['mean']:.2g} (1 - cos)"
+    return f"doubling to {last['tokens']:,} tokens changed C^-1 k by {last['mean']:.2g} (1 - cos)"
 
 
-def bars(curve: Points) -> list[str]:
-    """A line for each point: tokens, mean and largest 1 - cos, and a bar of the mean."""
-    lines = [f"{'tokens':>11}  {'1 - cos':>7}  {'largest':>7}  (mean, {_LEAST:g} to 1 by powers of ten)"]
+def convergence_lines(curve: Sequence[dict[str, Any]]) -> list[str]:
+    """One line per point: tokens, mean and largest 1 - cos, and a bar of the mean."""
+    lines = [f"{'tokens':>11}  {'1 - cos':>7}  {'largest':>7}  (bar: mean, {_SMALLEST:g} to 1, logarithmic)"]
     for point in curve:
-        bar = "█" * _length(point["mean"])
+        bar = "█" * _bar_length(point["mean"])
         lines.append(f"{point['tokens']:>11,}  {point['mean']:7.2g}  {point['largest']:7.2g}  {bar}".rstrip())
     return lines
 
 
-def _length(value: float) -> int:
-    if value <= _LEAST:
+def _bar_length(value: float) -> int:
+    if value <= _SMALLEST:
         return 0
-    return max(1, round(_WIDTH * (1 - math.log(min(value, 1.0)) / math.log(_LEAST))))
+    return max(1, round(_WIDTH * (1 - math.log(min(value, 1.0)) / math.log(_SMALLEST))))
+
+
+def format_cost(cost: "Cost") -> str:
+    """Memory and disk that a job needs, one line each, then the warnings."""
+    free = "" if cost.memory_free is None else f", {format_size(cost.memory_free)} free"
+    lines = [
+        f"memory  at most {format_size(cost.memory)}{free}",
+        f"disk    at most {format_size(cost.disk)}, {format_size(cost.disk_free)} free",
+    ]
+    return "\n".join(lines + [f"Warning: {warning}" for warning in cost.warnings])
+
+
+def format_cost_line(cost: "Cost | None") -> str:
+    """The same in one line; empty if the cost is unknown."""
+    if cost is None:
+        return ""
+    warnings = "".join(f" ! {warning}" for warning in cost.warnings)
+    return f"at most {format_size(cost.memory)} of memory, {format_size(cost.disk)} of disk{warnings}"
+
+
+def describe_nodes(nodes: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """(name, description) of each node that a job on a cluster uses: host, state, workers, units done, rate."""
+    return [(f"node {id}", _describe_node(node)) for id, node in nodes.items()]
+
+
+def _describe_node(node: dict[str, Any]) -> str:
+    workers = f"{node['workers']} worker{'s' * (node['workers'] != 1)}"
+    rate = f", {node['rate']:.3g} {node['unit']}/s" if node["rate"] else ""
+    host = sanitize(node["host"])
+    return f"{host}, {node['state']}, {workers}, {node['done']:,.0f} {node['unit']} done{rate}"

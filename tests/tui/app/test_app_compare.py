@@ -79,7 +79,7 @@ async def test_a_model_shows_where_an_edit_goes(catalog: Catalog) -> None:
     async with opened(catalog, WIDE) as app:
         assert "┌ model.layers × 30 ─" in app.detail
         assert "▲ down_proj: keys of 1536" in app.detail
-        assert "538.1MB to load" in app.detail
+        assert "538.1 MB to load" in app.detail
         assert f"{WITHOUT}  without {ROME}" in app.detail
 
 

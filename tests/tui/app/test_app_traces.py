@@ -144,7 +144,7 @@ FORMS: list[tuple[dict[str, str], str]] = [
     ({"replace": "yes"}, "--replace"),
     ({"replace": "maybe"}, "replace is yes"),
     ({"seed": "0"}, "--seed 0"),
-    ({"seed": "0"}, "at most 896.7 MB of memory, 0.1 MB of disk"),
+    ({"seed": "0"}, "at most 896.7 MB of memory"),
     ({"seed": "4294967296"}, "seed is a number from 0 to 4294967295"),
     ({"swap": "Germany"}, "--subject France --swap-subject Germany"),
     ({"swap": "Germany", "noise": ""}, "--swap-subject Germany"),

@@ -194,7 +194,7 @@ async def test_removing_says_what_goes_and_that_it_is_gone(catalog: Catalog) -> 
         assert not catalog.home.job_log(3).exists()
         assert len(jobs_of(catalog)) == 4
         await app.press("1", "D")
-        assert "4 revisions, 2 traces and 1 covariance, 538.1M" in app.words
+        assert "4 revisions, 2 traces and 1 covariance, 538.1 MB" in app.words
         assert "This cannot be undone" in app.words
         await app.press("n")
 

@@ -106,7 +106,7 @@ async def test_topping_up_a_covariance(catalog: Catalog) -> None:
     async with opened(catalog) as app:
         await app.press("3")
         assert "0.031" in app.list[0]
-        assert "the last doubling, to 38,533 tokens" in " ".join(app.detail.split())
+        assert "doubling to 38,533 tokens" in " ".join(app.detail.split())
         await app.press("t")
         assert "$ retcon covariance extend 1 --max-tokens 90126" in app.verdict
         await app.type("2")

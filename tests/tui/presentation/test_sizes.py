@@ -3,7 +3,7 @@
 import click
 import pytest
 from retcon.tui.cli.options import Bytes
-from retcon.tui.cli.output import size_text
+from retcon.tui.presentation.format import format_size
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_no_size(text: str) -> None:
     ],
 )
 def test_shown(size: float, text: str) -> None:
-    assert size_text(size) == text
+    assert format_size(size) == text

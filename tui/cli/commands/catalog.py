@@ -17,7 +17,7 @@ from ....store.maintenance import backup as backups
 from ....store.maintenance.gc import GRACE_SECONDS, Loose, collect
 from ....store.maintenance.verify import Checked, Damage
 from ....store.maintenance.verify import check as check_all
-from ...presentation.meter import metered, size
+from ...presentation.format import format_size, with_progress
 from ...presentation.text import sanitize
 from ..options import json_option, open_catalog
 from ..output import narrate, print_json, print_table
@@ -48,7 +48,9 @@ def check(backup: Path | None, as_json: bool) -> None:
     if backup is not None and not (backup / backups.NOTE).is_file():
         raise InputError(f"{backup} is no backup of a catalog: there is no {backups.NOTE} in it.")
     store = None if backup is None else ArtifactStore(backup / "artifacts")
-    checked = metered("hashing artifacts", lambda show: check_all(open_catalog(), show, mend_from=store))
+    checked = with_progress(
+        "hashing artifacts", lambda show: check_all(open_catalog(), show, mend_from=store)
+    )
     if as_json:
         print_json(_checked_record(checked))
     else:
@@ -87,7 +89,7 @@ def _tell(checked: Checked) -> None:
         for one in damage.affects:
             click.echo(f"    {sanitize(one)}")
     if checked.sound:
-        click.echo(f"Sound: {checked.artifacts} artifacts ({size(checked.bytes)}) and the database.")
+        click.echo(f"Sound: {checked.artifacts} artifacts ({format_size(checked.bytes)}) and the database.")
     elif any(one.needed_by and not one.mended for one in checked.damages):
         narrate("Put back what a backup has with: retcon catalog check --mend-from BACKUP")
 
@@ -108,12 +110,12 @@ def backup(target: Path, as_json: bool) -> None:
             f"Wrote the database to {target}; the artifacts are not in it."
         )
         return
-    made = metered("copying", lambda show: backups.back_up(opened, target, show))
+    made = with_progress("copying", lambda show: backups.back_up(opened, target, show))
     if as_json:
         print_json({"backup": str(target.absolute()), "database_only": False} | asdict(made))
     else:
         narrate(
-            f"Backed up {opened.home.root} to {target}: {made.artifacts} artifacts ({size(made.bytes)}) and the "
+            f"Backed up {opened.home.root} to {target}: {made.artifacts} artifacts ({format_size(made.bytes)}) and the "
             f"database, all verified. To have it back: retcon catalog restore {target}"
         )
     if made.hurt:
@@ -127,7 +129,7 @@ def backup(target: Path, as_json: bool) -> None:
 def restore(source: Path, as_json: bool) -> None:
     """Put a backup back as the catalog of RETCON_HOME, which must not have one: move a broken one away first."""
     into = Home(home())
-    made = metered("copying", lambda show: backups.restore(source, into, show))
+    made = with_progress("copying", lambda show: backups.restore(source, into, show))
     opened = open_catalog()
     interrupted = jobs.reap(opened)
     with opened.read() as session:
@@ -141,7 +143,7 @@ def restore(source: Path, as_json: bool) -> None:
         print_json(record | asdict(made))
     else:
         narrate(
-            f"Restored {into.root} from {source}: {made.artifacts} artifacts ({size(made.bytes)}), all verified."
+            f"Restored {into.root} from {source}: {made.artifacts} artifacts ({format_size(made.bytes)}), all verified."
         )
     for model in missing:
         narrate(
@@ -178,13 +180,15 @@ def gc(delete: bool, grace: float, as_json: bool) -> None:
         return
     print_table(
         ("kind", "size", "path", "why"),
-        ((one.kind, size(one.bytes), _short(opened, one), one.why) for one in found),
+        ((one.kind, format_size(one.bytes), _short(opened, one), one.why) for one in found),
         "Nothing to free.",
         cut="path",
     )
     if found:
         done = (
-            f"Freed {size(total)}." if delete else f"{size(total)} could be freed: retcon catalog gc --delete"
+            f"Freed {format_size(total)}."
+            if delete
+            else f"{format_size(total)} could be freed: retcon catalog gc --delete"
         )
         narrate(done)
 

@@ -7,7 +7,7 @@ import click
 
 from ....engine.jobs import VerifySpec
 from ....store.exchange import bundle as bundles
-from ...presentation.meter import metered, size
+from ...presentation.format import format_size, with_progress
 from ...presentation.text import sanitize
 from ..follow import follow, submit
 from ..options import json_option, open_catalog
@@ -27,14 +27,16 @@ def export(model: str, file: Path, no_covariances: bool, as_json: bool) -> None:
     The base's weights are not in it, only where they came from and their fingerprint.
     """
     catalog = open_catalog()
-    made = metered(
+    made = with_progress(
         "writing",
         lambda show: bundles.export_history(catalog, model, file, show, covariances=not no_covariances),
     )
     if as_json:
         print_json({"model": model, "file": str(file.absolute())} | asdict(made))
     else:
-        narrate(f"Wrote {file} ({size(made.bytes)}): {_counts(made.rows)}, {made.artifacts} artifacts.")
+        narrate(
+            f"Wrote {file} ({format_size(made.bytes)}): {_counts(made.rows)}, {made.artifacts} artifacts."
+        )
 
 
 @click.command("import")
@@ -51,7 +53,7 @@ def import_(file: Path, into: str | None, no_verify: bool, device: str | None, a
     What is here already stays, so that importing twice adds nothing. The head moves only where the model had no edits.
     """
     catalog = open_catalog()
-    made = metered("verifying", lambda show: bundles.import_history(catalog, file, into, show))
+    made = with_progress("verifying", lambda show: bundles.import_history(catalog, file, into, show))
     there = {name: count for name, count in made.there.items() if count}
     narrate(f"Added to {made.model}: {_counts(made.added)}.")
     if there:

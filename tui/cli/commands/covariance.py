@@ -13,7 +13,7 @@ from ....store.catalog.tables import Covariance, Model
 from ....store.errors import InputError, NotFound
 from ....store.exchange.covariance import field_name, sums_of, take_in, write_covariance
 from ....store.history import history
-from ...presentation.wording import bars, turned
+from ...presentation.wording import convergence_lines, describe_convergence
 from ..follow import estimate as tell_cost
 from ..follow import run as run_job
 from ..options import (
@@ -108,7 +108,7 @@ def _submit(
     for row in rows:
         narrate(
             f"Covariance {row.id}: {spec.model} layer {row.layer}, {row.tokens:,} tokens of {row.documents:,} "
-            f"documents; {turned(row.curve)}."
+            f"documents; {describe_convergence(row.curve)}."
         )
 
 
@@ -193,9 +193,9 @@ def show(id: int, as_json: bool) -> None:
         print_json(record)
         return
     origin = ", ".join(f"{name} {value}" for name, value in row.origin.items() if value) or "collected here"
-    print_fields(list((record | {"curve": turned(row.curve), "origin": origin}).items()))
+    print_fields(list((record | {"curve": describe_convergence(row.curve), "origin": origin}).items()))
     if row.curve:
-        click.echo("\n" + "\n".join(bars(row.curve)))
+        click.echo("\n" + "\n".join(convergence_lines(row.curve)))
 
 
 @covariance.command()
@@ -208,7 +208,7 @@ def plot(id: int, out: Path | None) -> None:
     with open_catalog().read() as session:
         row, model = _load(session, id)
     if not row.curve:
-        raise InputError(f"covariance {id} has no curve to draw: {turned(row.curve)}")
+        raise InputError(f"covariance {id} has no curve to draw: {describe_convergence(row.curve)}")
     out = out or Path(f"covariance-{id}.png")
     save_settling(out, row.curve, title=f"{model.name}, layer {row.layer}, {row.texts}")
     narrate(f"Drew {out}")

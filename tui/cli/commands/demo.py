@@ -15,8 +15,8 @@ from ....store.catalog.tables import Fact, FactSet, Model, Trace
 from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ....store.home import home
+from ...presentation.format import format_duration
 from ..options import open_catalog
-from ..output import duration
 
 MODEL = "starter"
 FACTS = "demo"
@@ -97,7 +97,7 @@ def demo() -> None:
     _retcon("ask", MODEL, PROMPT)
     _retcon("history", MODEL)
 
-    click.secho(f"\nDone in {duration(time.monotonic() - began)}.", bold=True)
+    click.secho(f"\nDone in {format_duration(time.monotonic() - began)}.", bold=True)
     click.echo(f"Home      {root}\nHeat map  {picture}\nLogs      {catalog.home.logs}")
     click.echo("\nWhat to type next:")
     where = f"RETCON_HOME={shlex.quote(str(root))} "

@@ -18,10 +18,11 @@ from ....store.home import Home, filesystem, network_filesystem
 from ....store.home import home as user_home
 from ....store.maintenance.health import Health, health, wal_is_safe
 from ...hub_token import token_is_set
+from ...presentation.format import format_size
 from ...presentation.text import sanitize
 from .. import environment as box
 from ..options import json_option
-from ..output import print_fields, print_json, size_text
+from ..output import print_fields, print_json
 
 _LITTLE_SPACE = 2_000_000_000
 # What lies there is gone with the container, or with the power.
@@ -94,7 +95,7 @@ def _health(home: Home) -> Health | None:
 
 def _memory() -> dict[str, str]:
     memory = psutil.virtual_memory()
-    return {"memory": f"{size_text(memory.available)} free of {size_text(memory.total)}"}
+    return {"memory": f"{format_size(memory.available)} free of {format_size(memory.total)}"}
 
 
 def _home(root: Path) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _home(root: Path) -> dict[str, Any]:
         return {"path": box.without_user(root), "error": error.strerror}
     return {
         "path": box.without_user(root),
-        "disk": f"{size_text(disk.free)} free of {size_text(disk.total)}",
+        "disk": f"{format_size(disk.free)} free of {format_size(disk.total)}",
         "filesystem": filesystem(root) or "unknown",
         "writable": os.access(root, os.W_OK),
         "mode": f"{mode:04o}",
@@ -116,7 +117,7 @@ def _catalog(found: Health | None) -> dict[str, Any]:
         return {"state": "cannot be read"}
     return {
         "version": f"{found.version or 'none'} (this program's is {HEAD})",
-        "size": size_text(found.size),
+        "size": format_size(found.size),
         "rows": ", ".join(f"{name} {count}" for name, count in found.rows.items() if count) or "none",
         "quick check": "; ".join(found.problems) or "ok",
     }
@@ -162,5 +163,5 @@ def _warnings_of_disk(root: Path) -> list[str]:
     if root.stat().st_mode & 0o077:
         warnings.append(f"other users of this box may look into {root}; run chmod 700 {root}")
     if (free := shutil.disk_usage(root).free) < _LITTLE_SPACE:
-        warnings.append(f"only {size_text(free)} are free in {root}")
+        warnings.append(f"only {format_size(free)} are free in {root}")
     return warnings

@@ -8,9 +8,10 @@ import click
 from ....engine.jobs import SHARD_BYTES, ExportSpec
 from ....store.exchange.manifest import WHATS
 from ....store.history import history
+from ...presentation.format import format_size
 from ..follow import run
 from ..options import Bytes, job_options, open_catalog
-from ..output import narrate, print_json, print_table, size_text
+from ..output import narrate, print_json, print_table
 
 shard_size_option = click.option(
     "--shard-size",
@@ -61,7 +62,7 @@ def export(
 
 def print_files(files: dict[str, int]) -> None:
     """Files and their sizes."""
-    print_table(("file", "size"), ((name, size_text(size)) for name, size in files.items()), "No files.")
+    print_table(("file", "size"), ((name, format_size(size)) for name, size in files.items()), "No files.")
 
 
 def print_answers(made: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ import click
 from ....engine import jobs
 from ....store.errors import InputError
 from ....store.states import ENDED_STATES, Stop
-from ...presentation.nodes import told_nodes
 from ...presentation.text import sanitize
+from ...presentation.wording import describe_nodes
 from ..follow import describe, follow
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
@@ -65,7 +65,7 @@ def show(id: int, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
-    nodes = told_nodes(record.pop("nodes"))
+    nodes = describe_nodes(record.pop("nodes"))
     print_fields([*record.items(), *nodes])
 
 

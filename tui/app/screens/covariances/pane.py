@@ -8,9 +8,9 @@ from textual.binding import Binding, BindingType
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError
 from ....cli_equivalent import command
-from ....presentation.show import count, when
+from ....presentation.format import format_count, format_size, format_time
 from ....presentation.text import cut, sanitize_lines
-from ....presentation.wording import bars, turned
+from ....presentation.wording import convergence_lines, describe_convergence
 from ...data.covariances import COVARIANCES, CovarianceView, whole_rows
 from ...data.rows import Hurt, Key, Listing, row_of
 from ...widgets.detail import fields, title
@@ -96,7 +96,15 @@ def _row(row: CovarianceView | Hurt) -> Row:
     if isinstance(row, Hurt):
         return Row(row.id, (str(row.id), Text("damaged", style="red")), hurt=True)
     last = f"{row.curve[-1]['mean']:.2g}" if row.curve else ""
-    cells = (str(row.id), row.model, str(row.layer), row.texts, count(row.tokens), last, when(row.created))
+    cells = (
+        str(row.id),
+        row.model,
+        str(row.layer),
+        row.texts,
+        format_count(row.tokens),
+        last,
+        format_time(row.created),
+    )
     return Row(row.id, cells)
 
 
@@ -108,15 +116,15 @@ def _parts(row: CovarianceView) -> Parts:
             ("texts", row.texts),
             ("texts' version", cut(row.texts_revision, 33)),
             ("seen", _seen(row)),
-            ("settled", turned(row.curve)),
+            ("settled", describe_convergence(row.curve)),
             ("from", _origin(row)),
             ("model ran in", row.dtype),
             ("base", f"{row.fingerprint[:12]}, tokenizer {(row.tokenizer or 'unknown')[:12]}"),
             ("seed", "-" if row.seed is None else row.seed),
-            ("file", f"{row.artifact[:32]}… ({count(row.size)}B)"),
-            ("made", f"{when(row.created)} UTC"),
+            ("file", f"{row.artifact[:32]}… ({format_size(row.size)})"),
+            ("made", f"{format_time(row.created)} UTC"),
         ),
-        Text(sanitize_lines("\n" + "\n".join(bars(row.curve))) if row.curve else ""),
+        Text(sanitize_lines("\n" + "\n".join(convergence_lines(row.curve))) if row.curve else ""),
     ]
 
 

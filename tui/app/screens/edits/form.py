@@ -8,7 +8,7 @@ from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from .....store.facts.sets import clean_target, template_of
 from ....cli_equivalent import run_edit
-from ....presentation.costs import cost_line
+from ....presentation.wording import format_cost_line
 from ...data.edits import resolve
 from ..base.form import Field, Form
 
@@ -74,7 +74,7 @@ class EditForm(Form[EditSpec]):
         return EditSpec(model, [request], revision, method, hparams)
 
     def cost(self, value: EditSpec) -> str:
-        return cost_line(self._catalog, value)
+        return format_cost_line(jobs.cost_of(self._catalog, value, jobs.devices()[0]))
 
     def twin(self, value: EditSpec) -> str:
         return run_edit(value, self.values()["model"].strip())

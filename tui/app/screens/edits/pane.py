@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command, publish
-from ....presentation.show import when
+from ....presentation.format import format_time
 from ...data.edits import (
     MARKS,
     RevisionDetail,
@@ -176,8 +176,8 @@ class EditsPane(Pane):
             return
         to = move.from_revision if verb == "undo" else move.to_revision
         question = (
-            f"{says.capitalize()} the {move.reason} of {when(move.created)} UTC: move the head of {model} to {to}, and "
-            "prove its weights?\nNothing is deleted: Z makes the move again."
+            f"{says.capitalize()} the {move.reason} of {format_time(move.created)} UTC: move the head of {model} "
+            f"to {to}, and prove its weights?\nNothing is deleted: Z makes the move again."
         )
         catalog = self.catalog
         self.confirm(question, button, command(verb, model), lambda: _move(catalog, model, verb))
@@ -331,4 +331,4 @@ def _row(found: RevisionRow | Hurt, shape: Shape | None, *, in_order: bool) -> R
     if standing in ("taken out", "rolled back", "other branch"):
         state.stylize("dim")
     layers = ",".join(map(str, found.layers))
-    return Row(id, (lane, id, state, found.message, found.method or "", layers, when(found.created)))
+    return Row(id, (lane, id, state, found.message, found.method or "", layers, format_time(found.created)))

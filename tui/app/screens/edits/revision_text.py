@@ -6,7 +6,7 @@ from typing import Any
 from rich.text import Text
 
 from .....engine import jobs
-from ....presentation.show import some, sparkline, when
+from ....presentation.format import format_time, plural, sparkline
 from ....presentation.text import sanitize
 from ...data.edits import EvaluationView, RevisionDetail
 from ...data.rows import Hurt
@@ -44,7 +44,7 @@ def revision_parts(
             ("method", _method(revision)),
             ("covariances", ", ".join(map(str, revision.covariances))),
             ("fingerprint", f"{revision.fingerprint[:32]}…"),
-            ("made", f"{when(revision.created)} UTC"),
+            ("made", f"{format_time(revision.created)} UTC"),
         ),
         *_scores(scores),
         *_requests(revision),
@@ -114,7 +114,9 @@ def _scores(evaluations: Sequence[EvaluationView | Hurt]) -> Parts:
         cases = max((count for _, _, _, count in one.scores.values()), default=0)
         parts.append(
             Text(
-                sanitize(f"{one.facts}, {some(cases, 'case')}, evaluation {one.id}, {when(one.created)} UTC")
+                sanitize(
+                    f"{one.facts}, {plural(cases, 'case')}, evaluation {one.id}, {format_time(one.created)} UTC"
+                )
             )
         )
         for row in _ROWS:

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from .....store.catalog.catalog import Catalog
 from .....store.states import ALIVE_STATES
 from ....cli_equivalent import command
-from ....presentation.show import count, duration, rate, some
+from ....presentation.format import format_count, format_duration, format_rate, format_size, plural
 from ....subcommand import run_command
 from ...data.jobs import JOB, JOBS, JobDetail, JobRow, tail
 from ...data.rows import Hurt, Key, Listing, row_of
@@ -117,7 +117,7 @@ class JobsPane(Pane):
 
             ended = [jobs.ask_to_stop(catalog, id).state not in ALIVE_STATES for id in ids]
             if len(ids) > 1:
-                return f"{some(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
+                return f"{plural(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
             return f"job {ids[0]} {'is cancelled' if ended[0] else 'stops at its next checkpoint'}"
 
         which = "; ".join(f"job {row.id} ({row.kind}: {row.about})" for row in found[:_NAMED])
@@ -169,9 +169,9 @@ class JobsPane(Pane):
             return
         home, id = self.catalog.home, row.id
         log = self._log_path()
-        freed = count(log.stat().st_size) if log.exists() else "0"
+        freed = format_size(log.stat().st_size if log.exists() else 0)
         question = (
-            f"Remove job {id} ({row.kind}: {row.about}) and its log ({freed}B)?\n"
+            f"Remove job {id} ({row.kind}: {row.about}) and its log ({freed})?\n"
             "What it made stays. This cannot be undone."
         )
         twin = command("job", "remove", id)
@@ -194,8 +194,8 @@ def _row(row: JobRow | Hurt) -> Row:
         row.kind,
         row.about,
         _progress(row),
-        rate(row.rate, row.unit) if row.alive and row.rate else "",
-        duration(row.seconds_left) if row.alive and row.seconds_left is not None else "",
+        format_rate(row.rate, row.unit) if row.alive and row.rate else "",
+        format_duration(row.seconds_left) if row.alive and row.seconds_left is not None else "",
         row.activity if row.alive else row.error or "",
     )
     return Row(row.id, cells)
@@ -207,9 +207,9 @@ def _progress(row: JobRow) -> str | Text:
         if row.total:
             part = row.done / row.total
             return f"{bar(part, _BAR)} {part:4.0%}"
-        return row.activity or (f"{count(row.done)} {row.unit}" if row.done else "")
+        return row.activity or (f"{format_count(row.done)} {row.unit}" if row.done else "")
     if (
         row.started is not None and row.ended is not None and row.ended >= row.started
     ):  # else the clock was set back
-        return f"took {duration((row.ended - row.started).total_seconds())}"
+        return f"took {format_duration((row.ended - row.started).total_seconds())}"
     return ""

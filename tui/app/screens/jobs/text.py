@@ -6,7 +6,14 @@ from pathlib import Path
 
 from rich.text import Text
 
-from ....presentation.show import amount, count, duration, rate, short_path, when
+from ....presentation.format import (
+    format_amount,
+    format_duration,
+    format_path,
+    format_rate,
+    format_size,
+    format_time,
+)
 from ....presentation.text import cut, sanitize
 from ...data.jobs import JobDetail
 from ...widgets.detail import fields, title, wrong
@@ -47,19 +54,22 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
         parts.append(Text(text, style="yellow"))
     if row.alive and row.total:
         part = row.done / row.total
-        done = f"{amount(row.done)} of {amount(row.total)} {sanitize(row.unit)}"
+        done = f"{format_amount(row.done)} of {format_amount(row.total)} {sanitize(row.unit)}"
         parts.append(Text(f"{bar(part, 30)} {part:.0%}  {done}"))
     parts += [
         fields(
             ("now", row.activity if row.alive else None),
-            ("rate", rate(row.rate, row.unit) if row.alive and row.rate else None),
-            ("left", duration(row.seconds_left) if row.alive and row.seconds_left is not None else None),
+            ("rate", format_rate(row.rate, row.unit) if row.alive and row.rate else None),
+            (
+                "left",
+                format_duration(row.seconds_left) if row.alive and row.seconds_left is not None else None,
+            ),
             ("device", job.device),
-            ("memory", f"{count(job.memory)}B" if row.alive and job.memory is not None else None),
+            ("memory", f"{format_size(job.memory)}" if row.alive and job.memory is not None else None),
             ("process", f"{job.pid}, attempt {job.attempt}" if job.pid is not None else None),
-            ("created", f"{when(row.created)} UTC"),
-            ("started", f"{when(row.started)} UTC" if row.started is not None else None),
-            ("ended", f"{when(row.ended)} UTC" if row.ended is not None else None),
+            ("created", f"{format_time(row.created)} UTC"),
+            ("started", f"{format_time(row.started)} UTC" if row.started is not None else None),
+            ("ended", f"{format_time(row.ended)} UTC" if row.ended is not None else None),
             ("made", ", ".join(f"{name} {_value(value)}" for name, value in job.made.items())),
         ),
         "",
@@ -67,7 +77,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
         fields(*((name, _value(value)) for name, value in job.spec.items() if value)),
     ]
     if log:
-        parts += ["", title(f"Log: {short_path(path)}"), *(Text(sanitize(line)) for line in log[-_LINES:])]
+        parts += ["", title(f"Log: {format_path(path)}"), *(Text(sanitize(line)) for line in log[-_LINES:])]
     return parts
 
 

@@ -1,12 +1,13 @@
 """The models pane."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from ....cli_equivalent import command
-from ....presentation.show import count, memory_free, some, when
+from ....presentation.format import format_count, format_size, format_time, plural
 from ....subcommand import run_command
 from ...data.models import MODEL, MODELS, ModelDetail, ModelRow, model_names
 from ...data.rows import Hurt, Key, Listing, row_of
@@ -74,10 +75,10 @@ class ModelsPane(Pane):
             self.post_message(Refused("this row is damaged: see retcon doctor"))
             return
         home, name = self.catalog.home, found.name
-        frees = "" if found.source_kind == "folder" else f", {count(found.size)}B of weights"
+        frees = "" if found.source_kind == "folder" else f", {format_size(found.size)} of weights"
         question = (
-            f"Remove {name}, its {some(found.edits - 1, 'revision')}, {some(found.traces, 'trace')} and "
-            f"{some(found.covariances, 'covariance')}{frees}?\nThis cannot be undone."
+            f"Remove {name}, its {plural(found.edits - 1, 'revision')}, {plural(found.traces, 'trace')} and "
+            f"{plural(found.covariances, 'covariance')}{frees}?\nThis cannot be undone."
         )
         twin = command("model", "remove", name)
         self.confirm(question, "Remove it", twin, lambda: run_command(home, "model", "remove", name, "--yes"))
@@ -87,15 +88,15 @@ def _row(row: ModelRow | Hurt) -> Row:
     if isinstance(row, Hurt):
         return Row(row.id, (Text(f"model {row.id}: damaged", style="red"),), hurt=True)
     layers = str(row.layers) if row.layers is not None else "?"
-    cells = (row.name, row.architecture, layers, count(row.parameters), row.dtype, row.head or "")
+    cells = (row.name, row.architecture, layers, format_count(row.parameters), row.dtype, row.head or "")
     return Row(row.id, cells)
 
 
 def _parts(model: ModelDetail) -> Parts:
     anatomy = model.anatomy
     block = f"{anatomy.get('blocks', '?')}.N"
-    revisions = f"{some(model.edits - 1, 'revision')} after the base"
-    found = f"{some(model.traces, 'trace')}, {some(model.covariances, 'covariance')}"
+    revisions = f"{plural(model.edits - 1, 'revision')} after the base"
+    found = f"{plural(model.traces, 'trace')}, {plural(model.covariances, 'covariance')}"
     matrix = f"{block}.{anatomy.get('matrix')}.weight ({anatomy.get('matrix_kind')}, keys of width"
     tied = ", tied to the embedding" if anatomy.get("tied_head") else ""
     return [
@@ -104,12 +105,12 @@ def _parts(model: ModelDetail) -> Parts:
             ("source", f"{model.source} ({model.source_kind})"),
             ("commit", model.commit),
             ("folder", model.path),
-            ("weights", f"{model.parameters:,} parameters, {model.dtype}, {count(model.size)}B"),
+            ("weights", f"{model.parameters:,} parameters, {model.dtype}, {format_size(model.size)}"),
             ("fingerprint", f"{model.fingerprint[:32]}…"),
             ("memory", _memory(model)),
             ("head", f"{model.head}  {model.head_message or ''}" if model.head else None),
             ("its own code", "Python that came with it is run" if model.trust_remote_code else None),
-            ("added", f"{when(model.created)} UTC"),
+            ("added", f"{format_time(model.created)} UTC"),
             ("catalog", f"{revisions}, {found}"),
         ),
         "",
@@ -134,5 +135,17 @@ def _parts(model: ModelDetail) -> Parts:
 def _memory(model: ModelDetail) -> str:
     """What loading it takes, beside what this machine has free; a job's form tells what the job takes."""
     free = memory_free()
-    beside = "" if free is None else f"; {count(free)}B are free on this machine"
-    return f"{count(model.size)}B to load{beside}"
+    beside = "" if free is None else f"; {format_size(free)} are free on this machine"
+    return f"{format_size(model.size)} to load{beside}"
+
+
+def memory_free() -> int | None:
+    """Bytes of memory that programs can still use; None where the system does not report it.
+
+    Not by psutil: importing it would delay the first screen.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)

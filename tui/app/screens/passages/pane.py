@@ -7,7 +7,7 @@ from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
 
 from ....cli_equivalent import command
-from ....presentation.show import when
+from ....presentation.format import format_time
 from ....presentation.text import sanitize
 from ...data.passages import PASSAGE, PASSAGES, PassageRow, PassageView
 from ...data.rows import Hurt, Key, Listing, row_of
@@ -41,7 +41,7 @@ class PassagesPane(Pane):
         if isinstance(found, Hurt):
             return Row(found.id, (str(found.id), Text("damaged", style="red")), hurt=True)
         held = f"{found.held}/{found.asked}" if found.asked else ""
-        cells = (str(found.id), found.title, found.model, found.method, held, when(found.created))
+        cells = (str(found.id), found.title, found.model, found.method, held, format_time(found.created))
         return Row(found.id, cells)
 
     def show_detail(self, key: Key | None, *, fresh: bool) -> None:

@@ -13,7 +13,7 @@ from textual.widgets import Button, Input, Static, TextArea
 
 from .....engine.jobs import Preview, PublishSpec
 from ....cli_equivalent import publish
-from ....presentation.show import count
+from ....presentation.format import format_size
 from ....presentation.text import sanitize
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -57,9 +57,10 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
         )
         total = sum(shown.sizes.values())
         files = ", ".join(
-            f"{_DIGEST.sub(_shortened, sanitize(name))} {count(size)}B" for name, size in shown.sizes.items()
+            f"{_DIGEST.sub(_shortened, sanitize(name))} {format_size(size)}"
+            for name, size in shown.sizes.items()
         )
-        text.append(f"\n{count(total)}B: {files}", style="not bold")
+        text.append(f"\n{format_size(total)}: {files}", style="not bold")
         if not self._token:
             text.append("\nNo token is kept: run `retcon hub login` first", style="not bold yellow")
         if self._overwrites is not None:

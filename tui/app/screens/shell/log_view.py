@@ -12,7 +12,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from ....presentation.show import short_path
+from ....presentation.format import format_path
 from ....presentation.text import sanitize
 from ...data.jobs import LogTail
 from ...widgets.detail import Detail
@@ -48,7 +48,7 @@ class LogView(ModalScreen[None]):
         with Vertical(classes="box tall"):
             yield Static(
                 Text(
-                    f"{self._title}: {short_path(self._tail.path)}",
+                    f"{self._title}: {format_path(self._tail.path)}",
                     style="bold",
                     no_wrap=True,
                     overflow="ellipsis",

@@ -16,7 +16,7 @@ from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
 from ....deep_links import NOUNS, Place
-from ....presentation.show import short_path, some
+from ....presentation.format import format_path, plural
 from ....presentation.text import sanitize_lines
 from ...data.jobs import Alive, JobRow, alive_jobs, ended_jobs, interrupted_jobs
 from ...data.models import model_id
@@ -89,7 +89,7 @@ class MainScreen(TypingScreen):
     def compose(self) -> ComposeResult:
         with Horizontal(id="status"):
             only = " · read only" if self.readonly else ""
-            yield Static(Text(f" retcon  {short_path(self.catalog.home.root)}{only}"), id="home")
+            yield Static(Text(f" retcon  {format_path(self.catalog.home.root)}{only}"), id="home")
             yield Static(id="running")
         yield TabBar(list(NOUNS))
         first = self._place.noun if self._place is not None else NOUNS[0]
@@ -370,7 +370,7 @@ class MainScreen(TypingScreen):
         def resume() -> str:
             from .....engine import jobs
 
-            return f"{some(len(jobs.resume_all(catalog)), 'job')} went on"
+            return f"{plural(len(jobs.resume_all(catalog)), 'job')} went on"
 
         def go_on(yes: bool | None) -> None:
             if yes:
@@ -381,7 +381,7 @@ class MainScreen(TypingScreen):
             f"job {job.id}: {job.kind} {job.about}" for job in interrupted_jobs(catalog, _NAMED)
         )
         more = f"\n.. and {count - _NAMED} more" if count > _NAMED else ""
-        question = f"Let {some(count, 'interrupted job')} go on from the last checkpoint?\n{which}{more}"
+        question = f"Let {plural(count, 'interrupted job')} go on from the last checkpoint?\n{which}{more}"
         self.app.push_screen(Confirm(question, "Resume", twin), go_on)
 
     def action_copy_twin(self) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .....store.catalog.catalog import Catalog
 from ....cli_equivalent import command
-from ....presentation.show import short_path
+from ....presentation.format import format_path
 from ...data.averages import effect_rows
 from ...data.traces import ResultView, TraceRow
 from ..base.pane import Run
@@ -24,7 +24,7 @@ def save_result(trace: TraceRow, result: ResultView, kind: str) -> Run:
             path, result.tokens, result.subject_range, scores.rows, kind=kind, window=scores.window, low=result.low,
             high=result.high, answer=result.answer, model=trace.model, estimated=scores.cells.estimated,
         )  # fmt: skip
-        return f"drew {short_path(path)}"
+        return f"drew {format_path(path)}"
 
     return Run(command("trace", "plot", trace.id, "--kind", kind, *which), act)
 
@@ -38,6 +38,6 @@ def save_averages(catalog: Catalog, trace: TraceRow) -> Run:
 
         path, effects = Path.cwd() / f"trace-{id}-effects.png", effect_rows(catalog, id)
         save_effects(path, effects, title=effects_title(model, effects))
-        return f"drew {short_path(path)}"
+        return f"drew {format_path(path)}"
 
     return Run(command("trace", "plot", id, "--effects"), act)

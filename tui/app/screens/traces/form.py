@@ -6,7 +6,7 @@ from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from .....store.facts.sets import template_of
 from ....cli_equivalent import run_trace
-from ....presentation.costs import cost_line
+from ....presentation.wording import format_cost_line
 from ...data.edits import resolve
 from ...data.traces import KINDS, check_fact_set
 from ..base.form import Field, Form
@@ -81,7 +81,7 @@ class TraceForm(Form[TraceSpec]):
         )  # fmt: skip
 
     def cost(self, value: TraceSpec) -> str:
-        return cost_line(self._catalog, value)
+        return format_cost_line(jobs.cost_of(self._catalog, value, jobs.devices()[0]))
 
     def twin(self, value: TraceSpec) -> str:
         return run_trace(value, self.values()["model"].strip())

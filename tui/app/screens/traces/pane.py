@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
-from ....presentation.show import when
+from ....presentation.format import format_time
 from ....presentation.text import sanitize
 from ...data.averages import Effects, Tally, effects_of, location_of, stamp_of, tally_of
 from ...data.rows import Hurt, Key, Listing
@@ -303,5 +303,5 @@ class TracesPane(Pane):
 def _row(row: TraceRow | Hurt) -> Row:
     if isinstance(row, Hurt):
         return Row(row.id, (str(row.id), "", Text("damaged", style="red")), hurt=True)
-    cells = (str(row.id), row.model, row.about, ",".join(row.kinds), when(row.created))
+    cells = (str(row.id), row.model, row.about, ",".join(row.kinds), format_time(row.created))
     return Row(row.id, cells)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from rich.text import Text
 
 from ....presentation.curves import MARKS, Curve
-from ....presentation.show import some
+from ....presentation.format import plural
 from ....presentation.text import sanitize, token_label
 from ...data.averages import LAST_SUBJECT, Effects
 from ...data.traces import KINDS, ResultView, TraceRow
@@ -48,7 +48,7 @@ def draw_effects(effects: Effects, kind: str, kinds: Collection[str]) -> Picture
     """The average over the facts of a set: the roles of tokens down, layers across."""
     values = [value for row in effects.means for value in row if value is not None]
     subject = sum("subject" in role for role in effects.roles)
-    title = f"{_kinds(kind, kinds)} · average indirect effect over {some(effects.facts, 'fact')}"
+    title = f"{_kinds(kind, kinds)} · average indirect effect over {plural(effects.facts, 'fact')}"
     low, high = min(0.0, *values), max(0.0, *values)
     return Picture(effects.roles, (0, subject), effects.means, low, high, title, "AIE")
 
@@ -100,7 +100,7 @@ def effect_text(effects: Effects, token: int, layer: int) -> Text:
     if mean is None:
         return text.append("not traced")
     low, high, count = effects.intervals[token, layer]
-    return text.append(f"AIE {mean:+.4f} ({low:+.4f} to {high:+.4f}, {some(count, 'fact')})")
+    return text.append(f"AIE {mean:+.4f} ({low:+.4f} to {high:+.4f}, {plural(count, 'fact')})")
 
 
 def curves_text(found: Mapping[str, Effects], token: int, layer: int) -> Text:

@@ -1,4 +1,4 @@
-"""What is asked about one rewritten fact, and what was measured of it."""
+"""One rewritten fact with its evaluation prompts, and the results of its evaluation."""
 
 import hashlib
 import json
@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from .free import begins_with, holds
-from .teacher_forced import Score
+from .matching import begins_with, contains_phrase
+from .scoring import Score
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A prompt about another subject, and the answer that should stay."""
+    """A neighborhood prompt: a prompt about another subject, and the answer that an edit must not change."""
 
     prompt: str
     true: str
 
 
 @dataclass(frozen=True)
-class Question:
-    """A multi-hop question whose answer the rewritten fact changes; the first of `answers` is the one scored."""
+class PortabilityQuestion:
+    """A multi-hop question whose answer depends on the rewritten fact. The first of `answers` is scored."""
 
     prompt: str
     answers: tuple[str, ...]
@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reference:
-    """A text about somebody of whom the new target holds; `name` says of whom."""
+    """A text about an entity that has the new target as its attribute. `name` is that entity."""
 
     text: str
     name: str | None = None
@@ -38,7 +38,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Case:
-    """One rewritten fact and what to ask about it; all prompts are whole, with the subject in them."""
+    """One rewritten fact and its evaluation prompts. All prompts are complete: they contain the subject."""
 
     prompt: str
     target_new: str
@@ -47,19 +47,19 @@ class Case:
     neighbors: tuple[Neighbor, ...] = ()
     subject: str | None = None
     negations: tuple[str, ...] = ()
-    portability: tuple[Question, ...] = ()
+    portability: tuple[PortabilityQuestion, ...] = ()
     generation_prompts: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()
 
 
-def digest(cases: Sequence[Case]) -> str:
-    """The sha256 of all that the cases ask."""
+def hash_cases(cases: Sequence[Case]) -> str:
+    """The sha256 of all fields of the cases."""
     return hashlib.sha256(json.dumps([asdict(case) for case in cases]).encode()).hexdigest()
 
 
 @dataclass
 class CaseResult:
-    """What was measured for one case; lists run over what the case holds, and are empty where nothing was asked."""
+    """Scores and completions of one case. Each list runs over the prompts of the case of that kind."""
 
     case: Case
     new: Score
@@ -82,64 +82,66 @@ class CaseResult:
     consistency: float | None = None
     essence: float | None = None
 
-    def numbers(self) -> dict[str, float]:
-        """Every metric of this case alone (see engine.metrics)."""
-        return self._teacher_forced() | self._free() | self._drift()
+    def metrics(self) -> dict[str, float]:
+        """All metrics of this case that were measured, by name (see `metrics.METRICS`)."""
+        return self._teacher_forced_metrics() | self._generation_metrics() | self._drift_metrics()
 
-    def _teacher_forced(self) -> dict[str, float]:
-        found = {"EA": float(self.new.first_choice), "TE": self.new.tokens}
+    def _teacher_forced_metrics(self) -> dict[str, float]:
+        values = {"EA": float(self.new.first_choice), "TE": self.new.tokens}
         if self.true:
-            found["ES"] = float(self.true.nll > self.new.nll)
-            found["EM"] = float(np.exp(-self.new.nll) - np.exp(-self.true.nll))
+            values["ES"] = float(self.true.nll > self.new.nll)
+            values["EM"] = float(np.exp(-self.new.nll) - np.exp(-self.true.nll))
         if self.paraphrases_new:
-            found["PA"] = _mean(score.first_choice for score in self.paraphrases_new)
-            found["TP"] = _mean(score.tokens for score in self.paraphrases_new)
+            values["PA"] = _mean(score.first_choice for score in self.paraphrases_new)
+            values["TP"] = _mean(score.tokens for score in self.paraphrases_new)
         if self.paraphrases_new and self.paraphrases_true:
             pairs = list(zip(self.paraphrases_new, self.paraphrases_true, strict=True))
-            found["PS"] = _mean(true.nll > new.nll for new, true in pairs)
-            found["PM"] = _mean(np.exp(-new.nll) - np.exp(-true.nll) for new, true in pairs)
+            values["PS"] = _mean(true.nll > new.nll for new, true in pairs)
+            values["PM"] = _mean(np.exp(-new.nll) - np.exp(-true.nll) for new, true in pairs)
         if self.neighbors_new:
             pairs = list(zip(self.neighbors_new, self.neighbors_true, strict=True))
-            found["NS"] = _mean(true.nll < new.nll for new, true in pairs)
-            found["NM"] = _mean(np.exp(-true.nll) - np.exp(-new.nll) for new, true in pairs)
-            found["NA"] = _mean(true.first_choice for _, true in pairs)
-            found["TN"] = _mean(true.tokens for _, true in pairs)
+            values["NS"] = _mean(true.nll < new.nll for new, true in pairs)
+            values["NM"] = _mean(np.exp(-true.nll) - np.exp(-new.nll) for new, true in pairs)
+            values["NA"] = _mean(true.first_choice for _, true in pairs)
+            values["TN"] = _mean(true.tokens for _, true in pairs)
         if self.portability:
-            found["HA"] = _mean(score.first_choice for score in self.portability)
-            found["TH"] = _mean(score.tokens for score in self.portability)
+            values["HA"] = _mean(score.first_choice for score in self.portability)
+            values["TH"] = _mean(score.tokens for score in self.portability)
         if self.negations:
-            found["XA"] = _mean(score.first_choice for score in self.negations)
-        return found
+            values["XA"] = _mean(score.first_choice for score in self.negations)
+        return values
 
-    def _free(self) -> dict[str, float]:
-        case, found = self.case, {}
+    def _generation_metrics(self) -> dict[str, float]:
+        case, values = self.case, {}
         if self.completion is not None:
-            found["FE"] = float(begins_with(self.completion, case.target_new))
+            values["FE"] = float(begins_with(self.completion, case.target_new))
         if self.paraphrase_completions:
-            found["FP"] = _mean(begins_with(text, case.target_new) for text in self.paraphrase_completions)
+            values["FP"] = _mean(begins_with(text, case.target_new) for text in self.paraphrase_completions)
         if self.neighbor_completions:
-            answers = zip(self.neighbor_completions, case.neighbors, strict=True)
-            found["FN"] = _mean(begins_with(text, neighbor.true) for text, neighbor in answers)
+            pairs = zip(self.neighbor_completions, case.neighbors, strict=True)
+            values["FN"] = _mean(begins_with(text, neighbor.true) for text, neighbor in pairs)
         if self.portability_completions:
-            asked = zip(self.portability_completions, case.portability, strict=True)
-            found["FH"] = _mean(any(holds(text, one) for one in question.answers) for text, question in asked)
+            values["FH"] = _mean(
+                any(contains_phrase(text, answer) for answer in question.answers)
+                for text, question in zip(self.portability_completions, case.portability, strict=True)
+            )
         if self.negation_completions:
-            found["FX"] = _mean(begins_with(text, case.target_new) for text in self.negation_completions)
+            values["FX"] = _mean(begins_with(text, case.target_new) for text in self.negation_completions)
         if self.reply is not None:
-            found["FC"] = float(holds(self.reply, case.target_new))
-        return found
+            values["FC"] = float(contains_phrase(self.reply, case.target_new))
+        return values
 
-    def _drift(self) -> dict[str, float]:
-        found = {"GE": self.fluency, "RS": self.consistency, "ESS": self.essence}
+    def _drift_metrics(self) -> dict[str, float]:
+        values = {"GE": self.fluency, "RS": self.consistency, "ESS": self.essence}
         if self.neighbor_divergences:
-            found["KN"] = _mean(self.neighbor_divergences)
-        return {name: value for name, value in found.items() if value is not None}
+            values["KN"] = _mean(self.neighbor_divergences)
+        return {name: value for name, value in values.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """As the catalog stores it: of the reference texts, which are long and in the fact set, only how many."""
+        """The catalog's record. It holds the number of reference texts in place of the long texts."""
         record = asdict(self)
         record["case"]["references"] = len(self.case.references)
-        return record | {"metrics": self.numbers()}
+        return record | {"metrics": self.metrics()}
 
 
 def _mean(values: Iterable[Any]) -> float:

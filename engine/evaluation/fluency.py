@@ -1,7 +1,7 @@
-"""Does the model still write well, and of the new object: GE, RS and essence (Meng et al. 2022, section 3.3).
+"""Quality of sampled texts: fluency (GE), consistency (RS) and essence (Meng et al. 2022, section 3.3).
 
-Where the published code uses nltk's tokenizer and scikit-learn's TF-IDF over Wikipedia, these are a regular expression
-and texts that retcon ships; the protocol says so, and figures of the papers differ from these in the second digit.
+The published code uses nltk's tokenizer, and scikit-learn's TF-IDF fitted on Wikipedia. This module uses a regular
+expression, and the texts that ship with retcon. The protocol says so; the second digit differs from published numbers.
 """
 
 import math
@@ -19,34 +19,34 @@ from ..model.decoder import Decoder
 from ..model.generation import sample
 from ..model.tokens import prompt_ids
 from .cases import Case
-from .drift import text_nlls
+from .drift import compute_text_nlls
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _TERM = re.compile(r"\b\w\w+\b")
 _TOKENS = 100
 _TOP_K = 5
 
-RULES = {
+FLUENCY_PROTOCOL = {
     "GE": f"mean over generations of the mean of 2/3 H2 and 4/3 H3, H the entropy in bits of n-grams of"
     f" {_WORD.pattern!r} (published: nltk words); prompt and continuation, {_TOKENS} tokens together, top-{_TOP_K}"
     " sampling",
     "RS": "cosine of TF-IDF vectors of the joined generations and the joined references; terms \\b\\w\\w+\\b in lower"
     " case, idf = ln((1 + n) / (1 + df)) + 1 over the shipped texts (published: over Wikipedia snippets)",
-    "ESS": f"exp(-log p / N) of the joined references named as the subject, their first N = {_TOKENS} tokens at most;"
-    " as published the first token counts in N though nothing predicts it",
+    "ESS": f"exp(-log p / N) of the joined references whose name is the subject, N = {_TOKENS} tokens at most; as"
+    " published, N counts the first token, which is not predicted",
 }
 
 
-def sampled(
+def sample_texts(
     decoder: Decoder, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], seed: int
 ) -> list[str]:
-    """Prompts with what the model goes on to say, 100 tokens together; the same for the same seed and device."""
+    """Each prompt with a sampled continuation, 100 tokens together. Deterministic for one seed and device."""
     texts = sample(decoder.model, tokenizer, prompts, _TOKENS, _TOP_K, seed)
     return [unicodedata.normalize("NFKD", text).replace("\n\n", " ") for text in texts]
 
 
-def entropy(text: str) -> float:
-    """The mean of 2/3 H2 and 4/3 H3, H_n the entropy of the text's n-grams of words in bits."""
+def compute_ngram_entropy(text: str) -> float:
+    """The mean of 2/3 H2 and 4/3 H3, where H_n is the entropy in bits of the text's word n-grams."""
     words = _WORD.findall(text)
     return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2
 
@@ -58,22 +58,22 @@ def _entropy(words: Sequence[str], n: int) -> float:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Document frequencies, for the weight of a term."""
+class DocumentFrequencies:
+    """The number of documents in which each term occurs, for TF-IDF weights."""
 
     documents: int
     frequencies: Counter[str] = field(repr=False)
 
     @classmethod
-    def of(cls, documents: Iterable[str]) -> "Terms":
-        """Counted over some documents."""
-        found = [set(_terms(text)) for text in documents]
-        return cls(len(found), Counter(term for terms in found for term in terms))
+    def count(cls, documents: Iterable[str]) -> "DocumentFrequencies":
+        """Count the terms of some documents."""
+        terms_of = [set(_terms(text)) for text in documents]
+        return cls(len(terms_of), Counter(term for terms in terms_of for term in terms))
 
     @classmethod
-    def shipped(cls) -> "Terms":
-        """Counted over the texts that retcon ships."""
-        return cls.of(open_corpus(SHIPPED).documents(seed=0))
+    def count_shipped(cls) -> "DocumentFrequencies":
+        """Count the terms of the texts that ship with retcon."""
+        return cls.count(open_corpus(SHIPPED).documents(seed=0))
 
     def similarity(self, a: str, b: str) -> float:
         """Cosine of the TF-IDF vectors of two texts; 0 if they share no term."""
@@ -83,10 +83,9 @@ class Terms:
         return dot / norms if norms else 0.0
 
     def _vector(self, text: str) -> dict[str, float]:
-        counts = Counter(_terms(text))
         return {
             term: count * (math.log((1 + self.documents) / (1 + self.frequencies[term])) + 1)
-            for term, count in counts.items()
+            for term, count in Counter(_terms(text)).items()
         }
 
 
@@ -95,8 +94,8 @@ def _terms(text: str) -> list[str]:
 
 
 @torch.no_grad()
-def essence(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case) -> float | None:
-    """Perplexity of the case's references on its own subject; None if it has none."""
+def compute_essence(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case) -> float | None:
+    """Perplexity of the case's references about its own subject. None if there are no such references."""
     texts = [reference.text for reference in case.references if reference.name == case.subject]
     ids = prompt_ids(tokenizer, " ".join(texts))[:_TOKENS] if texts else []
-    return math.exp(text_nlls(decoder, [ids])[0] / len(ids)) if len(ids) > 1 else None
+    return math.exp(compute_text_nlls(decoder, [ids])[0] / len(ids)) if len(ids) > 1 else None

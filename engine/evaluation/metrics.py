@@ -1,8 +1,9 @@
-"""What each number of an evaluation means, and when two of them may be compared. Free of torch: the terminal reads it.
+"""Descriptions of the metrics of an evaluation, and the check that two protocols are comparable. Imports no torch.
 
-The first letter says what is asked (E the prompt, P paraphrases, N neighbors, H multi-hop questions, X negated
-prompts, R earlier edits), the second how: S success, M magnitude, A every token first choice. T.. are shares of
-tokens, F.. free generations, K.. KL divergences. ES to NA, GE, RS and essence are those of Meng et al. 2022 and 2023.
+The first letter of a name is the kind of prompt: E the request's prompt, P paraphrases, N neighborhood prompts, H
+multi-hop questions, X negated prompts, R earlier edits. The second letter is the measure: S success, M magnitude, A
+every token first choice. T.. are shares of tokens, F.. free generations, K.. KL divergences. ES to NA, GE, RS and
+essence follow Meng et al. 2022 and 2023.
 """
 
 from collections.abc import Mapping
@@ -11,10 +12,10 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """One metric: `range` of its values, which direction is `better`, and what a case `needs` to have it.
+class MetricInfo:
+    """One metric: the `range` of its values, the `better` direction, and the fields that a case `needs`.
 
-    `over` says what it is a mean over: the cases, the requests of earlier edits, or held-out texts.
+    `over` names the items that it averages: cases, requests of earlier edits, or held-out texts.
     """
 
     text: str
@@ -24,65 +25,81 @@ class Meaning:
     over: str = "cases"
 
 
-_SHARE, _DIFFERENCE, _OPEN = "0 to 1", "-1 to 1", "0 or more"
-_NEW, _BOTH, _STAY = "target_new", "target_new, target_true", "neighbors"
+_SHARE, _SIGNED, _POSITIVE = "0 to 1", "-1 to 1", "0 or more"
+_NEW, _BOTH, _NEIGHBORS = "target_new", "target_new, target_true", "neighbors"
 
-METRICS: dict[str, Meaning] = {
-    "S": Meaning("harmonic mean of ES, PS, NS", _SHARE, "higher", "ES, PS, NS"),
-    "ES": Meaning("efficacy: new target likelier than true, on the prompt", _SHARE, "higher", _BOTH),
-    "PS": Meaning("the same on paraphrases", _SHARE, "higher", f"{_BOTH}, paraphrases"),
-    "NS": Meaning("neighborhood: their true answer likelier than the new target", _SHARE, "higher", _STAY),
-    "EM": Meaning("efficacy magnitude: p(new) - p(true)", _DIFFERENCE, "higher", _BOTH),
-    "PM": Meaning("the same on paraphrases", _DIFFERENCE, "higher", f"{_BOTH}, paraphrases"),
-    "NM": Meaning("p(true) - p(new) on neighbors", _DIFFERENCE, "higher", _STAY),
-    "EA": Meaning("every target token first choice, teacher-forced", _SHARE, "higher", _NEW),
-    "PA": Meaning("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "NA": Meaning("the same for the neighbors' true answers", _SHARE, "higher", _STAY),
-    "TE": Meaning("zsRE's efficacy: share of target tokens first choice", _SHARE, "higher", _NEW),
-    "TP": Meaning("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "TN": Meaning("the same for the neighbors' true answers", _SHARE, "higher", _STAY),
-    "FE": Meaning("free generation begins with the target", _SHARE, "higher", _NEW),
-    "FP": Meaning("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "FN": Meaning("free generation on neighbors begins with their true answer", _SHARE, "higher", _STAY),
-    "FC": Meaning("chat: the reply to a user turn holds the target", _SHARE, "higher", "a chat template"),
-    "HA": Meaning("portability: every answer token first choice, multi-hop", _SHARE, "higher", "portability"),
-    "TH": Meaning("portability as share of answer tokens", _SHARE, "higher", "portability"),
-    "FH": Meaning("free generation holds one of the multi-hop answers", _SHARE, "higher", "portability"),
-    "XA": Meaning("negated prompt: target still first choice", _SHARE, "lower", "negations"),
-    "FX": Meaning("negated prompt: free generation begins with the target", _SHARE, "lower", "negations"),
-    "KN": Meaning("KL of the next token from the base, on neighbors, nats", _OPEN, "lower", _STAY),
-    "GE": Meaning("fluency: entropy of 2- and 3-grams, bits", _OPEN, "higher", "generation_prompts"),
-    "RS": Meaning(
+METRICS: dict[str, MetricInfo] = {
+    "S": MetricInfo("harmonic mean of ES, PS, NS", _SHARE, "higher", "ES, PS, NS"),
+    "ES": MetricInfo("efficacy: new target likelier than true, on the prompt", _SHARE, "higher", _BOTH),
+    "PS": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_BOTH}, paraphrases"),
+    "NS": MetricInfo("neighborhood: true answer likelier than the new target", _SHARE, "higher", _NEIGHBORS),
+    "EM": MetricInfo("efficacy magnitude: p(new) - p(true)", _SIGNED, "higher", _BOTH),
+    "PM": MetricInfo("the same on paraphrases", _SIGNED, "higher", f"{_BOTH}, paraphrases"),
+    "NM": MetricInfo("p(true) - p(new) on neighborhood prompts", _SIGNED, "higher", _NEIGHBORS),
+    "EA": MetricInfo("every target token first choice, teacher-forced", _SHARE, "higher", _NEW),
+    "PA": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
+    "NA": MetricInfo(
+        "the same for the true answers of the neighborhood prompts", _SHARE, "higher", _NEIGHBORS
+    ),
+    "TE": MetricInfo("zsRE's efficacy: share of target tokens first choice", _SHARE, "higher", _NEW),
+    "TP": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
+    "TN": MetricInfo(
+        "the same for the true answers of the neighborhood prompts", _SHARE, "higher", _NEIGHBORS
+    ),
+    "FE": MetricInfo("free generation begins with the target", _SHARE, "higher", _NEW),
+    "FP": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
+    "FN": MetricInfo(
+        "free generation on neighborhood prompts begins with the true answer", _SHARE, "higher", _NEIGHBORS
+    ),
+    "FC": MetricInfo(
+        "chat: the reply to a user turn contains the target", _SHARE, "higher", "a chat template"
+    ),
+    "HA": MetricInfo(
+        "portability: every answer token first choice, multi-hop", _SHARE, "higher", "portability"
+    ),
+    "TH": MetricInfo("portability as share of answer tokens", _SHARE, "higher", "portability"),
+    "FH": MetricInfo(
+        "free generation contains one of the multi-hop answers", _SHARE, "higher", "portability"
+    ),
+    "XA": MetricInfo("negated prompt: target still first choice", _SHARE, "lower", "negations"),
+    "FX": MetricInfo("negated prompt: free generation begins with the target", _SHARE, "lower", "negations"),
+    "KN": MetricInfo(
+        "KL of the next token from the base on neighborhood prompts, nats", _POSITIVE, "lower", _NEIGHBORS
+    ),
+    "GE": MetricInfo("fluency: entropy of 2- and 3-grams, bits", _POSITIVE, "higher", "generation_prompts"),
+    "RS": MetricInfo(
         "consistency with texts about the target", _SHARE, "higher", "generation_prompts, references"
     ),
-    "ESS": Meaning(
-        "essence: perplexity of texts about the subject", _OPEN, "lower", "references on the subject"
+    "ESS": MetricInfo(
+        "essence: perplexity of texts about the subject", _POSITIVE, "lower", "references on the subject"
     ),
-    "RA": Meaning(
+    "RA": MetricInfo(
         "retention: earlier edits still first choice", _SHARE, "higher", "earlier edits", "requests"
     ),
-    "FR": Meaning("retention in free generation", _SHARE, "higher", "earlier edits", "requests"),
-    "KG": Meaning("KL from the base on openings of held-out texts, nats", _OPEN, "lower", "an edit", "texts"),
-    "PPL": Meaning("perplexity of held-out texts", _OPEN, "lower", "texts", "texts"),
-    "PD": Meaning(
-        "its change from the base, as a share of the base's", "above -1", "lower", "an edit", "texts"
+    "FR": MetricInfo("retention in free generation", _SHARE, "higher", "earlier edits", "requests"),
+    "KG": MetricInfo(
+        "KL from the base on openings of held-out texts, nats", _POSITIVE, "lower", "an edit", "texts"
+    ),
+    "PPL": MetricInfo("perplexity of held-out texts", _POSITIVE, "lower", "texts", "texts"),
+    "PD": MetricInfo(
+        "relative change of that perplexity from the base", "above -1", "lower", "an edit", "texts"
     ),
 }
 
-# Told in a protocol, but two evaluations that differ in them measure the same thing.
-_MAY_DIFFER = ("suite", "facts", "device")
+# Fields of a protocol that do not affect whether two evaluations are comparable.
+_IGNORED = ("suite", "facts", "device")
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A field of the protocol in which two evaluations differ."""
+class ProtocolDifference:
+    """A field in which the protocols of two evaluations differ."""
 
     field: str
     a: Any
     b: Any
 
     def __str__(self) -> str:
-        return f"{self.field} ({_short(self.a)} against {_short(self.b)})"
+        return f"{self.field} ({_short(self.a)} vs. {_short(self.b)})"
 
 
 def _short(value: Any) -> str:
@@ -90,13 +107,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    """Why the numbers of two protocols may not be compared; nothing if they may.
+def compare_protocols(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[ProtocolDifference]:
+    """Differences that make the numbers of two protocols incomparable. Empty if they are comparable.
 
-    A field that only one of them has belongs to a metric that the other did not measure.
+    A field that only one protocol has is ignored: the other evaluation did not measure that metric.
     """
-    shared = [name for name in a if name in b and name not in _MAY_DIFFER]
-    found = [Difference(name, a[name], b[name]) for name in shared if a[name] != b[name]]
+    shared = [name for name in a if name in b and name not in _IGNORED]
+    differing = [ProtocolDifference(name, a[name], b[name]) for name in shared if a[name] != b[name]]
     if not ("cases" in a and "cases" in b):
-        found.append(Difference("cases", a.get("cases"), b.get("cases")))
-    return found
+        differing.append(ProtocolDifference("cases", a.get("cases"), b.get("cases")))
+    return differing

@@ -1,4 +1,4 @@
-"""Do earlier edits still hold after the later ones?"""
+"""Retention: whether the requests of earlier edits still hold after later edits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from ..model.decoder import Decoder
 from ..model.generation import complete
 from ..model.limits import fitting
 from ..progress import Progress, Report
-from .free import begins_with
-from .teacher_forced import score_targets
+from .matching import begins_with
+from .scoring import score_targets
 
-RULE = (
-    "each request of the live edits before this revision, but those written anew later: every target token first choice"
-    " (RA), greedy generation begins with the target (FR)"
+RETENTION_RULE = (
+    "each request of the live edits before this revision, except those that a later edit rewrites: every target token"
+    " first choice (RA), greedy generation begins with the target (FR)"
 )
-_AT_ONCE = 64
+_BATCH_PROMPTS = 64
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """A request of an earlier edit: its revision, the whole prompt, and what was written."""
+class EarlierRequest:
+    """A request of an earlier edit: the edit's revision, the complete prompt, and the target."""
 
     edit: str
     prompt: str
@@ -29,43 +29,47 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Retained:
-    """Whether a request still holds: teacher-forced first choice, and a free generation that begins with it."""
+class RetentionResult:
+    """Whether a request still holds.
 
-    request: Earlier
+    `first_choice`: every target token is the argmax. `free`: the greedy completion begins with the target.
+    """
+
+    request: EarlierRequest
     first_choice: bool
     free: bool
     completion: str
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {"RA": float(self.first_choice), "FR": float(self.free)}
 
 
-def ask_again(
+def measure_retention(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[Earlier],
+    requests: Sequence[EarlierRequest],
     max_new_tokens: int,
     report: Report,
-) -> list[Retained]:
-    """Ask earlier requests on the model as it is now."""
-    found = []
-    at_once = fitting(_AT_ONCE)
-    for begin in range(0, len(requests), at_once):
-        report(Progress(begin, len(requests), "requests", "asking earlier edits again"))
-        part = requests[begin : begin + at_once]
-        scores = score_targets(decoder, tokenizer, [(one.prompt, one.target) for one in part])
-        texts = complete(decoder.model, tokenizer, [one.prompt for one in part], max_new_tokens)
-        for one, score, text in zip(part, scores, texts, strict=True):
-            found.append(Retained(one, score.first_choice, begins_with(text, one.target), text))
-    return found
+    activity: str = "scoring earlier edits",
+) -> list[RetentionResult]:
+    """Score requests on the model's current weights."""
+    results = []
+    size = fitting(_BATCH_PROMPTS)
+    for begin in range(0, len(requests), size):
+        report(Progress(begin, len(requests), "requests", activity))
+        batch = requests[begin : begin + size]
+        scores = score_targets(decoder, tokenizer, [(one.prompt, one.target) for one in batch])
+        texts = complete(decoder.model, tokenizer, [one.prompt for one in batch], max_new_tokens)
+        for one, score, text in zip(batch, scores, texts, strict=True):
+            results.append(RetentionResult(one, score.first_choice, begins_with(text, one.target), text))
+    return results
 
 
-def by_edit(retained: Sequence[Retained]) -> list[dict[str, object]]:
-    """Counts of each edit, in the order of the history."""
+def count_by_edit(results: Sequence[RetentionResult]) -> list[dict[str, object]]:
+    """For each edit, in the order of the history, the number of its requests and of those that hold."""
     rows = []
-    for edit in dict.fromkeys(one.request.edit for one in retained):
-        mine = [one for one in retained if one.request.edit == edit]
-        kept, free = sum(one.first_choice for one in mine), sum(one.free for one in mine)
-        rows.append({"edit": edit, "requests": len(mine), "first_choice": kept, "free": free})
+    for edit in dict.fromkeys(one.request.edit for one in results):
+        group = [one for one in results if one.request.edit == edit]
+        first, free = sum(one.first_choice for one in group), sum(one.free for one in group)
+        rows.append({"edit": edit, "requests": len(group), "first_choice": first, "free": free})
     return rows

@@ -1,4 +1,4 @@
-"""Put all questions of some cases to the model as it is now, in batches that run across cases."""
+"""Evaluate cases on the model's current weights, in batches across cases."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -12,49 +12,53 @@ from ..model.decoder import Decoder
 from ..model.generation import complete
 from ..progress import Progress, Report, silent
 from .cases import Case, CaseResult
-from .drift import divergences, next_log_probs
-from .fluency import RULES as FLUENCY_RULES
-from .fluency import Terms, entropy, essence, sampled
+from .drift import compute_kl, compute_next_log_probs
+from .fluency import (
+    FLUENCY_PROTOCOL,
+    DocumentFrequencies,
+    compute_essence,
+    compute_ngram_entropy,
+    sample_texts,
+)
 from .intervals import RESAMPLES, Metric, summarize_rows
-from .probes import CHAT_RULE, NEGATION, replies
-from .teacher_forced import score_targets
+from .scoring import CHAT_RULE, NEGATION_RULE, Score, generate_replies, score_targets
 
-Ask = TypeVar("Ask")
-Answer = TypeVar("Answer")
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 
-# Cases asked together. What a resumed evaluation goes on from is a whole block, so the numbers do not depend on it.
+# Cases that are batched together. An evaluation resumes at a block, so resuming does not change the numbers.
 BLOCK = 16
 
 
 @dataclass(frozen=True)
-class Writing:
-    """Have the model write longer texts too (GE, RS, essence), with `seed`."""
+class TextSampling:
+    """Sampling of longer texts with a seed (for GE, RS and essence)."""
 
     seed: int
-    terms: Terms = field(default_factory=Terms.shipped, repr=False)
+    frequencies: DocumentFrequencies = field(default_factory=DocumentFrequencies.count_shipped, repr=False)
 
 
 @dataclass(frozen=True)
-class Questions:
-    """What is asked of each case besides the teacher-forced scores.
+class EvaluationSettings:
+    """Measurements besides the teacher-forced scores.
 
-    `max_new_tokens` 0 leaves out free generation and chat. `at_base()` is a context in which the model has the base's
-    weights, for the KL from it.
+    If `max_new_tokens` is 0, free generation and chat are skipped. `at_base()` is a context in which the model has the
+    base's weights; KL from the base is measured if it is given.
     """
 
     max_new_tokens: int = 20
     at_base: Callable[[], AbstractContextManager[None]] | None = None
-    writing: Writing | None = None
+    sampling: TextSampling | None = None
 
     def protocol(self, *, chat: bool) -> dict[str, Any]:
-        """How the numbers come about, stored beside them; `chat` if the tokenizer has a chat template."""
+        """Definitions of the numbers, stored with them. `chat`: the tokenizer has a chat template."""
         rules: dict[str, Any] = {
             "teacher_forced": (
                 "mean negative log-likelihood per target token after 'prompt target'; first choice = argmax"
             ),
-            "token_accuracy": "share of target tokens that are argmax after those before them",
-            "portability": "the first of a question's answers; free generation holds any of them as whole words",
-            "negation": NEGATION,
+            "token_accuracy": "share of target tokens that are argmax, given the target tokens before them",
+            "portability": "the first of a question's answers; free generation contains any answer as whole words",
+            "negation": NEGATION_RULE,
             "S": "harmonic mean of ES, PS and NS",
             "interval": f"95 %, {RESAMPLES} bootstrap samples over cases (requests, texts)",
         }
@@ -67,7 +71,7 @@ class Questions:
                 rules["chat"] = CHAT_RULE
         if self.at_base:
             rules["KL"] = "KL(base || revision) of the next token's distribution after the prompt, nats"
-        return rules | (FLUENCY_RULES if self.writing else {})
+        return rules | (FLUENCY_PROTOCOL if self.sampling else {})
 
 
 def evaluate(
@@ -77,13 +81,13 @@ def evaluate(
     max_new_tokens: int = 20,
     report: Report = silent,
 ) -> list[CaseResult]:
-    """Score all cases on the model as it is now. With `max_new_tokens` 0, without free generation.
+    """Evaluate all cases on the model's current weights. If `max_new_tokens` is 0, free generation is skipped.
 
     Raises:
-        InputError: a prompt or target that tokenizes to nothing.
-        Stopped: out of `report`.
+        InputError: a prompt or a target has no tokens.
+        Stopped: raised by `report`.
     """
-    blocks = evaluate_blocks(decoder, tokenizer, cases, Questions(max_new_tokens), report)
+    blocks = evaluate_blocks(decoder, tokenizer, cases, EvaluationSettings(max_new_tokens), report)
     return [result for block in blocks for result in block]
 
 
@@ -91,18 +95,18 @@ def evaluate_blocks(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     cases: Sequence[Case],
-    questions: Questions,
+    settings: EvaluationSettings,
     report: Report = silent,
     start: int = 0,
 ) -> Iterator[list[CaseResult]]:
-    """Results in the order of the cases, a block at a time, from case `start` on, which begins one."""
+    """Yield results block by block, in the order of the cases. `start` is the first case of a block."""
     for begin in range(start, len(cases), BLOCK):
         block = cases[begin : begin + BLOCK]
 
-        def tell(activity: str, begin: int = begin) -> None:
+        def report_activity(activity: str, begin: int = begin) -> None:
             report(Progress(begin, len(cases), "cases", activity))
 
-        yield _evaluate_block(decoder, tokenizer, block, questions, tell)
+        yield _evaluate_block(decoder, tokenizer, block, settings, report_activity)
     report(Progress(len(cases), len(cases), "cases", "evaluated"))
 
 
@@ -110,45 +114,45 @@ def _evaluate_block(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     cases: Sequence[Case],
-    questions: Questions,
-    tell: Callable[[str], None],
+    settings: EvaluationSettings,
+    report_activity: Callable[[str], None],
 ) -> list[CaseResult]:
-    def scores(asked: Callable[[Case], list[tuple[str, str]]]) -> list[list[Any]]:
-        tell("scoring targets")
-        return _each(cases, asked, lambda pairs: score_targets(decoder, tokenizer, pairs))
+    def score(pairs_of: Callable[[Case], list[tuple[str, str]]]) -> list[list[Score]]:
+        report_activity("scoring targets")
+        return _run_batched(cases, pairs_of, lambda pairs: score_targets(decoder, tokenizer, pairs))
 
-    new = scores(lambda case: [(case.prompt, case.target_new)])
-    true = scores(lambda case: [(case.prompt, case.target_true)] if case.target_true else [])
-    para_new = scores(lambda case: [(prompt, case.target_new) for prompt in case.paraphrases])
-    para_true = scores(
+    new = score(lambda case: [(case.prompt, case.target_new)])
+    true = score(lambda case: [(case.prompt, case.target_true)] if case.target_true else [])
+    paraphrases_new = score(lambda case: [(prompt, case.target_new) for prompt in case.paraphrases])
+    paraphrases_true = score(
         lambda case: [(p, case.target_true) for p in case.paraphrases] if case.target_true else []
     )
-    near_new = scores(lambda case: [(one.prompt, case.target_new) for one in case.neighbors])
-    near_true = scores(lambda case: [(one.prompt, one.true) for one in case.neighbors])
-    hops = scores(lambda case: [(one.prompt, one.answers[0]) for one in case.portability])
-    negations = scores(lambda case: [(prompt, case.target_new) for prompt in case.negations])
+    neighbors_new = score(lambda case: [(one.prompt, case.target_new) for one in case.neighbors])
+    neighbors_true = score(lambda case: [(one.prompt, one.true) for one in case.neighbors])
+    portability = score(lambda case: [(one.prompt, one.answers[0]) for one in case.portability])
+    negations = score(lambda case: [(prompt, case.target_new) for prompt in case.negations])
     results = [
         CaseResult(
             case=case,
             new=new[i][0],
             true=true[i][0] if true[i] else None,
-            paraphrases_new=para_new[i],
-            paraphrases_true=para_true[i],
-            neighbors_new=near_new[i],
-            neighbors_true=near_true[i],
-            portability=hops[i],
+            paraphrases_new=paraphrases_new[i],
+            paraphrases_true=paraphrases_true[i],
+            neighbors_new=neighbors_new[i],
+            neighbors_true=neighbors_true[i],
+            portability=portability[i],
             negations=negations[i],
         )
         for i, case in enumerate(cases)
     ]
-    if questions.max_new_tokens:
-        _add_completions(decoder, tokenizer, results, questions.max_new_tokens, tell)
-    if questions.at_base:
-        _add_divergences(decoder, tokenizer, results, questions.at_base, tell)
-    if questions.writing:
+    if settings.max_new_tokens:
+        _add_completions(decoder, tokenizer, results, settings.max_new_tokens, report_activity)
+    if settings.at_base:
+        _add_divergences(decoder, tokenizer, results, settings.at_base, report_activity)
+    if settings.sampling:
         for result in results:
-            tell("writing texts")
-            _add_writing(decoder, tokenizer, result, questions.writing)
+            report_activity("sampling texts")
+            _add_sampled_texts(decoder, tokenizer, result, settings.sampling)
     return results
 
 
@@ -157,27 +161,27 @@ def _add_completions(
     tokenizer: PreTrainedTokenizerBase,
     results: Sequence[CaseResult],
     max_new_tokens: int,
-    tell: Callable[[str], None],
+    report_activity: Callable[[str], None],
 ) -> None:
     cases = [result.case for result in results]
 
-    def completions(asked: Callable[[Case], Sequence[str]]) -> list[list[str]]:
-        tell("generating")
-        return _each(
-            cases, asked, lambda prompts: complete(decoder.model, tokenizer, prompts, max_new_tokens)
+    def complete_prompts(prompts_of: Callable[[Case], Sequence[str]]) -> list[list[str]]:
+        report_activity("generating")
+        return _run_batched(
+            cases, prompts_of, lambda prompts: complete(decoder.model, tokenizer, prompts, max_new_tokens)
         )
 
-    own = completions(lambda case: [case.prompt])
-    paraphrases = completions(lambda case: case.paraphrases)
-    neighbors = completions(lambda case: [one.prompt for one in case.neighbors])
-    hops = completions(lambda case: [one.prompt for one in case.portability])
-    negations = completions(lambda case: case.negations)
-    tell("chatting")
-    said = replies(decoder, tokenizer, [case.prompt for case in cases], max_new_tokens)
+    own = complete_prompts(lambda case: [case.prompt])
+    paraphrases = complete_prompts(lambda case: case.paraphrases)
+    neighbors = complete_prompts(lambda case: [one.prompt for one in case.neighbors])
+    portability = complete_prompts(lambda case: [one.prompt for one in case.portability])
+    negations = complete_prompts(lambda case: case.negations)
+    report_activity("chatting")
+    replies = generate_replies(decoder, tokenizer, [case.prompt for case in cases], max_new_tokens)
     for i, result in enumerate(results):
         result.completion, result.paraphrase_completions = own[i][0], paraphrases[i]
-        result.neighbor_completions, result.portability_completions = neighbors[i], hops[i]
-        result.negation_completions, result.reply = negations[i], said[i]
+        result.neighbor_completions, result.portability_completions = neighbors[i], portability[i]
+        result.negation_completions, result.reply = negations[i], replies[i]
 
 
 def _add_divergences(
@@ -185,48 +189,48 @@ def _add_divergences(
     tokenizer: PreTrainedTokenizerBase,
     results: Sequence[CaseResult],
     at_base: Callable[[], AbstractContextManager[None]],
-    tell: Callable[[str], None],
+    report_activity: Callable[[str], None],
 ) -> None:
-    tell("comparing with the base")
+    report_activity("comparing with the base")
 
-    def answer(prompts: Sequence[str]) -> list[float]:
+    def measure(prompts: Sequence[str]) -> list[float]:
         with at_base():
-            base = next_log_probs(decoder, tokenizer, prompts)
-        return divergences(base, next_log_probs(decoder, tokenizer, prompts))
+            base = compute_next_log_probs(decoder, tokenizer, prompts)
+        return compute_kl(base, compute_next_log_probs(decoder, tokenizer, prompts))
 
-    found = _each(
-        [result.case for result in results], lambda case: [one.prompt for one in case.neighbors], answer
+    divergences = _run_batched(
+        [result.case for result in results], lambda case: [one.prompt for one in case.neighbors], measure
     )
-    for result, values in zip(results, found, strict=True):
+    for result, values in zip(results, divergences, strict=True):
         result.neighbor_divergences = values
 
 
-def _add_writing(
-    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, result: CaseResult, writing: Writing
+def _add_sampled_texts(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, result: CaseResult, sampling: TextSampling
 ) -> None:
     case = result.case
-    result.essence = essence(decoder, tokenizer, case)
+    result.essence = compute_essence(decoder, tokenizer, case)
     if not case.generation_prompts:
         return
-    result.generations = sampled(decoder, tokenizer, case.generation_prompts, writing.seed)
-    result.fluency = sum(map(entropy, result.generations)) / len(result.generations)
+    result.generations = sample_texts(decoder, tokenizer, case.generation_prompts, sampling.seed)
+    result.fluency = sum(map(compute_ngram_entropy, result.generations)) / len(result.generations)
     if case.references:
         texts = " ".join(reference.text for reference in case.references)
-        result.consistency = writing.terms.similarity(" ".join(result.generations), texts)
+        result.consistency = sampling.frequencies.similarity(" ".join(result.generations), texts)
 
 
-def _each(
+def _run_batched(
     cases: Sequence[Case],
-    asked: Callable[[Case], Sequence[Ask]],
-    answer: Callable[[list[Ask]], Sequence[Answer]],
-) -> list[list[Answer]]:
-    """Put what all cases ask in one batch, and give each case its own answers."""
-    asks = [asked(case) for case in cases]
-    flat = [one for part in asks for one in part]
-    answers = iter(answer(flat) if flat else [])
-    return [list(islice(answers, len(part))) for part in asks]
+    inputs_of: Callable[[Case], Sequence[Input]],
+    run: Callable[[list[Input]], Sequence[Output]],
+) -> list[list[Output]]:
+    """Run the inputs of all cases as one batch. Returns the outputs of each case."""
+    inputs = [inputs_of(case) for case in cases]
+    flat = [one for part in inputs for one in part]
+    outputs = iter(run(flat) if flat else [])
+    return [list(islice(outputs, len(part))) for part in inputs]
 
 
 def summarize(results: Sequence[CaseResult], seed: int) -> dict[str, Metric]:
-    """Means over cases with bootstrap intervals; S from the means of its three, also in each bootstrap sample."""
-    return summarize_rows([result.numbers() for result in results], seed)
+    """Means over cases with bootstrap intervals (see `summarize_rows`)."""
+    return summarize_rows([result.metrics() for result in results], seed)

@@ -140,7 +140,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _answers(decoder: Any, tokenizer: Any, asked: list[tuple[str, str]]) -> list[Asked]:
-    from ..evaluation.teacher_forced import score_targets
+    from ..evaluation.scoring import score_targets
     from ..model.generation import complete
 
     if not asked:

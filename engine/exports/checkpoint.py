@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 _GENERATION = "generation_config.json"
 # What a license may ask to be passed on with the weights.
-_NOTICES = ("LICENSE*", "LICENSE*", "NOTICE*", "USE_POLICY*")
+_NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
 
 def write_checkpoint(

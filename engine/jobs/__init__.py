@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .devices import CPU, devices, parts
 
 if TYPE_CHECKING:
-    from ..evaluation.metrics import METRICS, Difference, Meaning, differences
+    from ..evaluation.metrics import METRICS, MetricInfo, ProtocolDifference, compare_protocols
     from ..tracing.noise_rules import needs_texts
     from .clusters import RAY, is_on_ray, ray_device
     from .comparison import compare
@@ -69,17 +69,17 @@ __all__ = [
     "AskSpec",
     "Cost",
     "CovarianceSpec",
-    "Difference",
     "EditSpec",
     "EvaluationSpec",
     "ExportSpec",
     "ImportEditsSpec",
     "ListedJob",
-    "Meaning",
+    "MetricInfo",
     "ModelSpec",
     "PassageSpec",
     "PreflightSpec",
     "Preview",
+    "ProtocolDifference",
     "PublishSpec",
     "Question",
     "RevertSpec",
@@ -97,9 +97,9 @@ __all__ = [
     "check_repo",
     "check_ways",
     "compare",
+    "compare_protocols",
     "cost_of",
     "devices",
-    "differences",
     "edit_by",
     "follow",
     "is_on_ray",
@@ -122,7 +122,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "..evaluation.metrics": ("METRICS", "Difference", "Meaning", "differences"),
+    "..evaluation.metrics": ("METRICS", "ProtocolDifference", "MetricInfo", "compare_protocols"),
     "..tracing.noise_rules": ("needs_texts",),
     ".clusters": ("RAY", "is_on_ray", "ray_device"),
     ".comparison": ("compare",),

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..evaluation.free import holds
+from ..evaluation.matching import contains_phrase
 from ..model.decoder import Decoder
 from ..model.generation import end_tokens, greedy
 from ..model.peak import forget_peak, peak_bytes
@@ -234,7 +234,7 @@ class _Asker:
             question=question.question,
             answers=answers,
             said=said,
-            held=sum(holds(said, part) for part in answers),
+            held=sum(contains_phrase(said, part) for part in answers),
             seconds=seconds,
             tokens_in=len(ids),
             tokens_out=len(found),

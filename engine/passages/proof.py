@@ -13,9 +13,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..evaluation.drift import HELD_OUT, HeldOut, divergences, held_out, next_log_probs, text_nlls
-from ..evaluation.retention import Earlier, ask_again
-from ..evaluation.teacher_forced import score_targets
+from ..evaluation.drift import (
+    HELD_OUT,
+    HeldOutTexts,
+    compute_kl,
+    compute_next_log_probs,
+    compute_text_nlls,
+    load_held_out_texts,
+)
+from ..evaluation.retention import EarlierRequest, measure_retention
+from ..evaluation.scoring import score_targets
 from ..model.decoder import Decoder
 from ..model.tokens import target_ids
 from ..progress import Progress, Report, silent
@@ -104,7 +111,7 @@ class State:
     bled: tuple[Bled, ...]
     prompts: tuple[str, ...]
     log_probs: Tensor
-    texts: HeldOut
+    texts: HeldOutTexts
     nlls: list[float]
     max_new_tokens: int
 
@@ -216,7 +223,7 @@ def look(
     """
     if not facts:
         raise InputError("there is no fact to prove")
-    source = held_out(decoder, tokenizer, texts)
+    source = load_held_out_texts(decoder, tokenizer, texts)
     return _look(decoder, tokenizer, facts, tuple(prompts) or tuple(source.openings), source, report)
 
 
@@ -256,8 +263,8 @@ def retained(
     asked = [
         (_filled(facts[number].prompt, facts[number].subject), facts[number].object) for number in written
     ]
-    earlier = [Earlier(edit, prompt, object) for prompt, object in asked]
-    found = ask_again(
+    earlier = [EarlierRequest(edit, prompt, object) for prompt, object in asked]
+    found = measure_retention(
         decoder, tokenizer, earlier, _length(tokenizer, facts), _asking("the facts so far", report)
     )
     rows = ((number, one.first_choice, one.free) for number, one in zip(written, found, strict=True))
@@ -294,7 +301,7 @@ def _look(
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     prompts: tuple[str, ...],
-    texts: HeldOut,
+    texts: HeldOutTexts,
     report: Report,
 ) -> State:
     length = _length(tokenizer, facts)
@@ -311,9 +318,9 @@ def _look(
     report(Progress(0, None, "", "asking the passage's prompts of others"))
     bled = _bled(decoder, tokenizer, others_prompts(facts))
     report(Progress(0, None, "", "asking other prompts"))
-    log_probs = next_log_probs(decoder, tokenizer, prompts)
+    log_probs = compute_next_log_probs(decoder, tokenizer, prompts)
     report(Progress(0, None, "", "reading other texts"))
-    nlls = text_nlls(decoder, texts.rows)
+    nlls = compute_text_nlls(decoder, texts.rows)
     return State(tuple(states), tuple(bled), prompts, log_probs, texts, nlls, length)
 
 
@@ -324,8 +331,8 @@ def _continued(
     max_new_tokens: int,
     report: Report,
 ) -> list[Continued]:
-    earlier = [Earlier("", prompt, object) for prompt, object in asked]
-    found = ask_again(decoder, tokenizer, earlier, max_new_tokens, _asking("the facts", report))
+    earlier = [EarlierRequest("", prompt, object) for prompt, object in asked]
+    found = measure_retention(decoder, tokenizer, earlier, max_new_tokens, _asking("the facts", report))
     begun = _begun(decoder, tokenizer, asked)
     return [
         Continued(one.request.prompt, first or one.first_choice, one.first_choice, one.free, one.completion)
@@ -352,7 +359,7 @@ def _begun(
     choices: list[int] = []
     for begin in range(0, len(asked), _PROMPTS_AT_ONCE):
         prompts = [prompt for prompt, _ in asked[begin : begin + _PROMPTS_AT_ONCE]]
-        choices += next_log_probs(decoder, tokenizer, prompts).argmax(-1).tolist()
+        choices += compute_next_log_probs(decoder, tokenizer, prompts).argmax(-1).tolist()
     wanted = (target_ids(tokenizer, object)[0] for _, object in asked)
     return [choice == token for choice, token in zip(choices, wanted, strict=True)]
 
@@ -365,7 +372,7 @@ def _drift(before: State, after: State) -> Drift:
         first += new.first_token and not old.first_token
         whole += new.whole and not old.whole
         bleeds[old.kind] = (pairs + 1, first, whole)
-    kl = fmean(divergences(before.log_probs, after.log_probs))
+    kl = fmean(compute_kl(before.log_probs, after.log_probs))
     return Drift(kept, kl, before.perplexity, after.perplexity, len(before.prompts), bleeds)
 
 

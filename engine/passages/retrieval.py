@@ -96,7 +96,7 @@ def question_likelihood(decoder: "Decoder", tokenizer: "PreTrainedTokenizerBase"
     """Re-rank by how likely the model itself finds the question after the chunk: mean log p of its tokens (Sachan et
     al. 2022). Needs no other model, and one pass over every candidate for each question.
     """
-    from ..evaluation.teacher_forced import score_targets
+    from ..evaluation.scoring import score_targets
 
     def rerank(question: str, chunks: Sequence[str]) -> list[float]:
         asked = [(_ASKING.format(chunk=chunk.rstrip(".")), question) for chunk in chunks]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from retcon.engine.evaluation.cases import Case, Neighbor, Question, Reference
+from retcon.engine.evaluation.cases import Case, Neighbor, PortabilityQuestion, Reference
 from retcon.engine.model.decoder import Decoder
 
 FAMILIES = ["llama", "gpt2", "gemma2"]
@@ -30,7 +30,7 @@ def cases(count: int) -> list[Case]:
                 tuple(Neighbor(f"The {word} plays", one) for word in WORDS[n : n + n % 4]),
                 one,
                 (f"The {one} is not located in",) if n % 2 else (),
-                (Question(f"{one} was born in the", (two, three)),) if n % 5 == 0 else (),
+                (PortabilityQuestion(f"{one} was born in the", (two, three)),) if n % 5 == 0 else (),
                 (f"The {one}", f"he plays {one}"),
                 (Reference(f"{one} is a city in {two}", one), Reference(f"{three} plays sport", three)),
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, Manifest, Step
-from ...evaluation.metrics import METRICS, differences
+from ...evaluation.metrics import METRICS, compare_protocols
 from .licenses import License
 from .markdown import escaped, table
 
@@ -194,7 +194,7 @@ def _before(manifest: Manifest, after: dict[str, Any]) -> dict[str, Any] | None:
     """The newest evaluation of the base that asked the same under the same protocol."""
     base = manifest.steps[0].id
     for one in reversed(manifest.evaluations):
-        if one["revision"] == base and not differences(one["protocol"], after["protocol"]):
+        if one["revision"] == base and not compare_protocols(one["protocol"], after["protocol"]):
             return one
     return None
 

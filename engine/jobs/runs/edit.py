@@ -19,7 +19,7 @@ from ...edits.method import PastEdit, Task
 from ...edits.request import Request
 from ...edits.value_search import check
 from ...errors import InputError
-from ...evaluation.teacher_forced import Score, score_targets
+from ...evaluation.scoring import Score, score_targets
 from ...model.delta import Delta, concatenate, read_delta, to_tensors
 from ...model.generation import context_texts
 from ..settings import settings_of

@@ -13,13 +13,13 @@ from ....store.catalog.tables import Evaluation, Fact, Revision
 from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ...errors import InputError
-from ...evaluation.cases import Case, Neighbor, Question, Reference, digest
+from ...evaluation.cases import Case, Neighbor, PortabilityQuestion, Reference, hash_cases
 from ...evaluation.drift import measure_drift
 from ...evaluation.intervals import Metric, summarize_rows
 from ...evaluation.metrics import METRICS
-from ...evaluation.probes import negated
-from ...evaluation.retention import RULE, Earlier, ask_again, by_edit
-from ...evaluation.run import Questions, Writing, evaluate_blocks
+from ...evaluation.retention import RETENTION_RULE, EarlierRequest, count_by_edit, measure_retention
+from ...evaluation.run import EvaluationSettings, TextSampling, evaluate_blocks
+from ...evaluation.scoring import negate
 from ..specs import EvaluationSpec
 from ..worker.running import Running
 from .loaded import Loaded, load
@@ -32,13 +32,13 @@ def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
         cases, source = _cases(session, spec, loaded)
         fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
         earlier = _earlier(history.live_edits(history.path(session, loaded.revision.id)), loaded.revision.id)
-    questions = _questions(spec, loaded)
-    records = _records(running, loaded, cases, questions)
+    settings = _settings(spec, loaded)
+    records = _records(running, loaded, cases, settings)
     metrics = summarize_rows([record["metrics"] for record in records], spec.seed)
-    protocol = questions.protocol(chat=bool(loaded.tokenizer.chat_template)) | {
+    protocol = settings.protocol(chat=bool(loaded.tokenizer.chat_template)) | {
         "seed": spec.seed,
         "cases": len(cases),
-        "cases_sha256": digest(cases),
+        "cases_sha256": hash_cases(cases),
         "dtype": loaded.model.dtype,
         "suite": spec.suite,
         "facts": source,
@@ -47,16 +47,18 @@ def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
     retention: list[dict[str, Any]] = []
     if spec.suite != "quick":
         drift = measure_drift(
-            loaded.decoder, loaded.tokenizer, spec.texts, questions.at_base, perplexity=spec.suite == "full",
+            loaded.decoder, loaded.tokenizer, spec.texts, settings.at_base, perplexity=spec.suite == "full",
             report=running.report,
         )  # fmt: skip
         metrics |= drift.metrics(spec.seed)
         protocol |= drift.protocol()
-        kept = ask_again(loaded.decoder, loaded.tokenizer, earlier, spec.max_new_tokens, running.report)
+        kept = measure_retention(
+            loaded.decoder, loaded.tokenizer, earlier, spec.max_new_tokens, running.report
+        )
         if kept:
-            metrics |= summarize_rows([one.numbers() for one in kept], spec.seed)
-            protocol["retention"] = RULE
-            retention = by_edit(kept)
+            metrics |= summarize_rows([one.metrics() for one in kept], spec.seed)
+            protocol["retention"] = RETENTION_RULE
+            retention = count_by_edit(kept)
     evaluation = Evaluation(
         model_id=loaded.model.id or 0,
         revision=loaded.revision.id,
@@ -74,9 +76,9 @@ def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
     return made
 
 
-def _questions(spec: EvaluationSpec, loaded: Loaded) -> Questions:
+def _settings(spec: EvaluationSpec, loaded: Loaded) -> EvaluationSettings:
     if spec.suite == "quick":
-        return Questions(max_new_tokens=0)
+        return EvaluationSettings(max_new_tokens=0)
 
     @contextmanager
     def at_base() -> Iterator[None]:
@@ -86,18 +88,18 @@ def _questions(spec: EvaluationSpec, loaded: Loaded) -> Questions:
         finally:
             loaded.weights.set(loaded.delta)
 
-    return Questions(
+    return EvaluationSettings(
         spec.max_new_tokens,
         at_base if loaded.delta else None,
-        Writing(spec.seed) if spec.suite == "full" else None,
+        TextSampling(spec.seed) if spec.suite == "full" else None,
     )
 
 
 def _records(
-    running: Running, loaded: Loaded, cases: Sequence[Case], questions: Questions
+    running: Running, loaded: Loaded, cases: Sequence[Case], settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
     """What was measured of each case. Finished blocks are appended to a file, and read from it after a restart."""
-    asked = digest(cases)
+    asked = hash_cases(cases)
     state = running.job.checkpoint
     resumed = state.get("cases_sha256") == asked and running.kept.is_file()
     records: list[dict[str, Any]] = []
@@ -107,7 +109,7 @@ def _records(
             file.truncate()  # a block that was not counted any more
         start = len(records)
         for block in evaluate_blocks(
-            loaded.decoder, loaded.tokenizer, cases, questions, running.report, start
+            loaded.decoder, loaded.tokenizer, cases, settings, running.report, start
         ):
             for result in block:
                 line = json.dumps(result.as_dict())
@@ -159,7 +161,7 @@ def case_of(request: dict[str, Any]) -> Case:
         subject=request["subject"],
         negations=tuple(request.get("negations") or _negations(request)),
         portability=tuple(
-            Question(q["prompt"], tuple(q["answers"])) for q in request.get("portability") or ()
+            PortabilityQuestion(q["prompt"], tuple(q["answers"])) for q in request.get("portability") or ()
         ),
         generation_prompts=tuple(request.get("generation_prompts") or ()),
         references=tuple(Reference(r["text"], r.get("name")) for r in request.get("references") or ()),
@@ -172,15 +174,15 @@ def _whole(request: dict[str, Any]) -> str:
 
 def _negations(request: dict[str, Any]) -> list[str]:
     """Only what was written can be wrongly said of the negation: a known fact has none."""
-    template = negated(request["prompt"]) if request.get("target_new") else None
+    template = negate(request["prompt"]) if request.get("target_new") else None
     return [template.replace("{}", request["subject"])] if template else []
 
 
-def _earlier(edits: Sequence[Revision], newest: str) -> list[Earlier]:
+def _earlier(edits: Sequence[Revision], newest: str) -> list[EarlierRequest]:
     """The requests of all edits but the newest, without those whose prompt a later edit has written anew."""
     requests = {_whole(request): (edit.id, request) for edit in edits for request in edit.requests}
     return [
-        Earlier(edit, prompt, request["target_new"])
+        EarlierRequest(edit, prompt, request["target_new"])
         for prompt, (edit, request) in requests.items()
         if edit != newest
     ]

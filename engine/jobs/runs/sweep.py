@@ -21,8 +21,8 @@ from ...edits.request import Request
 from ...edits.value_search import check
 from ...errors import InputError
 from ...evaluation.cases import CaseResult
-from ...evaluation.ranking import combined
-from ...evaluation.run import Questions, evaluate, summarize
+from ...evaluation.intervals import compute_ranking_score
+from ...evaluation.run import EvaluationSettings, evaluate, summarize
 from ...model.delta import concatenate
 from ...model.generation import context_texts
 from ...progress import Progress, Report
@@ -88,7 +88,7 @@ def _begun(running: Running, spec: SweepSpec, bench: "_Bench", trials: Sequence[
             covariances=[moment.id or 0 for moment in moments.values()],
             seed=spec.seed,
             planned=len(trials),
-            protocol=Questions(max_new_tokens=0).protocol(chat=False)
+            protocol=EvaluationSettings(max_new_tokens=0).protocol(chat=False)
             | {
                 "seed": spec.seed,
                 "written": "each request alone" if bench.alone else "all requests together",
@@ -138,8 +138,8 @@ class _Bench:
         except InputError as error:
             row.refused = str(error)
         else:
-            numbers = [result.numbers() for result in results]
-            row.score = asdict(combined(numbers, self.spec.seed))
+            numbers = [result.metrics() for result in results]
+            row.score = asdict(compute_ranking_score(numbers, self.spec.seed))
             row.metrics = {
                 name: asdict(metric) for name, metric in summarize(results, self.spec.seed).items()
             }

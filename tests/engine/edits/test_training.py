@@ -12,7 +12,7 @@ from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.method import PastEdit, Task
 from retcon.engine.edits.request import Request
 from retcon.engine.errors import Stopped
-from retcon.engine.evaluation.teacher_forced import score_targets
+from retcon.engine.evaluation.scoring import score_targets
 from retcon.engine.model.anatomy import Anatomy
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import Delta, Factors, Materializer

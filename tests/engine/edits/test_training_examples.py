@@ -18,7 +18,7 @@ from retcon.engine.edits.request import Request
 from retcon.engine.edits.training import Course, steps_of
 from retcon.engine.edits.training_examples import _shipped, lesson
 from retcon.engine.errors import Stopped
-from retcon.engine.evaluation.teacher_forced import score_targets
+from retcon.engine.evaluation.scoring import score_targets
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import Materializer
 from retcon.engine.progress import Progress, silent

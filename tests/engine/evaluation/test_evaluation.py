@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 from retcon.engine.errors import InputError
-from retcon.engine.evaluation.cases import Case, CaseResult, Neighbor, Question, digest
-from retcon.engine.evaluation.free import begins_with, holds
+from retcon.engine.evaluation.cases import Case, CaseResult, Neighbor, PortabilityQuestion, hash_cases
+from retcon.engine.evaluation.matching import begins_with, contains_phrase
 from retcon.engine.evaluation.metrics import METRICS
-from retcon.engine.evaluation.run import Questions, Writing, evaluate, evaluate_blocks
-from retcon.engine.evaluation.teacher_forced import Score, score_targets
+from retcon.engine.evaluation.run import EvaluationSettings, TextSampling, evaluate, evaluate_blocks
+from retcon.engine.evaluation.scoring import Score, score_targets
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.progress import Progress
 from retcon.tests.helpers.plain_evaluation import (
@@ -50,9 +50,9 @@ def test_metrics_of_cases(
 ) -> None:
     decoder, at_base = shifted(decoder_of(family))
     asked = cases(9)
-    (results,) = evaluate_blocks(decoder, words, asked, Questions(4, at_base))
+    (results,) = evaluate_blocks(decoder, words, asked, EvaluationSettings(4, at_base))
     for case, result in zip(asked, results, strict=True):
-        found = result.numbers()
+        found = result.metrics()
         wanted = plain_metrics(decoder_of(family), decoder, words, case)
         assert found == pytest.approx(wanted, abs=2e-5), case
         assert set(found) <= set(METRICS)
@@ -103,7 +103,9 @@ def plain_metrics(
         found["HA"] = mean([float(all(first)) for first in hops])
         found["TH"] = mean([mean([float(one) for one in first]) for first in hops])
         told = [(said(question.prompt), question.answers) for question in case.portability]
-        found["FH"] = mean([float(any(holds(text, one) for one in answers)) for text, answers in told])
+        found["FH"] = mean(
+            [float(any(contains_phrase(text, one) for one in answers)) for text, answers in told]
+        )
     if case.negations:
         found["XA"] = mean([float(all(score(prompt, case.target_new)[1])) for prompt in case.negations])
         found["FX"] = mean([float(begins_with(said(prompt), case.target_new)) for prompt in case.negations])
@@ -127,9 +129,9 @@ def test_answers_are_counted(decoder_of: Callable[[str], Decoder], words: PreTra
         (prompt,),
         (Neighbor(near, says(near)),),
         negations=(prompt,),
-        portability=(Question(hop, ("football", says(hop))),),
+        portability=(PortabilityQuestion(hop, ("football", says(hop))),),
     )
-    found = evaluate(decoder, words, [case], 1)[0].numbers()
+    found = evaluate(decoder, words, [case], 1)[0].metrics()
     for name in ("ES", "PS", "EA", "PA", "NA", "TE", "TP", "TN", "FE", "FP", "FN", "FH", "XA", "FX"):
         assert found[name] == 1, name
     assert found["HA"] == float(says(hop) == "football")
@@ -144,7 +146,7 @@ def test_batches_do_not_change_the_numbers(
     assert len(together) == len(asked)
     for case, result in zip(asked, together, strict=True):
         (alone,) = evaluate(decoder, words, [case], 3)
-        assert result.numbers() == pytest.approx(alone.numbers(), abs=1e-5)
+        assert result.metrics() == pytest.approx(alone.metrics(), abs=1e-5)
         assert result.completion == alone.completion
     assert [one.done for one in reports] == sorted(one.done for one in reports)
     assert reports[-1].done == reports[-1].total == 37
@@ -154,14 +156,14 @@ def test_going_on_from_a_block_gives_the_same_bits(
     decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
     decoder, at_base = shifted(decoder_of("llama"))
-    asked, questions = cases(20), Questions(3, at_base, Writing(7))
+    asked, questions = cases(20), EvaluationSettings(3, at_base, TextSampling(7))
     whole = [one.as_dict() for block in evaluate_blocks(decoder, words, asked, questions) for one in block]
     rest = evaluate_blocks(decoder, words, asked, questions, start=16)
     assert [one.as_dict() for block in rest for one in block] == whole[16:]
 
 
 def test_without_generation(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
-    found = evaluate(decoder_of("llama"), words, cases(6), max_new_tokens=0)[5].numbers()
+    found = evaluate(decoder_of("llama"), words, cases(6), max_new_tokens=0)[5].metrics()
     assert not {"FE", "FP", "FN", "FH", "FX", "FC", "KN", "GE"} & set(found)
     assert {"EA", "XA", "HA"} <= set(found)
 
@@ -178,15 +180,15 @@ def test_hand_made_numbers() -> None:
     result = CaseResult(case, hit, miss, [hit, miss], [miss, hit], [hit], [miss], [], [])
     wanted = {"ES": 1, "EM": 0.25, "EA": 1, "TE": 1, "PS": 0.5, "PM": 0, "PA": 0.5, "TP": 0.75, "NS": 0, "NM": -0.25,
               "NA": 0, "TN": 0.5}  # fmt: skip
-    assert result.numbers() == pytest.approx(wanted)
+    assert result.metrics() == pytest.approx(wanted)
     equal = CaseResult(Case("p", "Rome", "Paris"), hit, hit, [], [], [], [], [], [])
-    assert equal.numbers() == pytest.approx({"ES": 0, "EM": 0, "EA": 1, "TE": 1})
+    assert equal.metrics() == pytest.approx({"ES": 0, "EM": 0, "EA": 1, "TE": 1})
 
 
 def test_the_digest_sees_everything() -> None:
     case = cases(1)[0]
     others = [replace(case, target_true="x"), replace(case, references=()), replace(case, negations=("x",))]
-    assert len({digest([one]) for one in (case, *others)}) == 4
-    assert digest([case]) == digest(cases(1))
+    assert len({hash_cases([one]) for one in (case, *others)}) == 4
+    assert hash_cases([case]) == hash_cases(cases(1))
     stored = CaseResult(case, Score(1.0, False, 0.0), None, [], [], [], [], [], []).as_dict()
     assert stored["case"]["references"] == 2, "counted, not stored again"

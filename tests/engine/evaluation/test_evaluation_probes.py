@@ -9,12 +9,12 @@ import pytest
 import torch
 from retcon.engine.errors import InputError
 from retcon.engine.evaluation.cases import Case
-from retcon.engine.evaluation.drift import held_out, measure_drift
-from retcon.engine.evaluation.fluency import Terms, entropy, sampled
-from retcon.engine.evaluation.free import begins_with, holds
-from retcon.engine.evaluation.probes import negated, replies, user_text
-from retcon.engine.evaluation.retention import Earlier, ask_again, by_edit
-from retcon.engine.evaluation.run import Questions, Writing, evaluate, evaluate_blocks
+from retcon.engine.evaluation.drift import load_held_out_texts, measure_drift
+from retcon.engine.evaluation.fluency import DocumentFrequencies, compute_ngram_entropy, sample_texts
+from retcon.engine.evaluation.matching import begins_with, contains_phrase
+from retcon.engine.evaluation.retention import EarlierRequest, count_by_edit, measure_retention
+from retcon.engine.evaluation.run import EvaluationSettings, TextSampling, evaluate, evaluate_blocks
+from retcon.engine.evaluation.scoring import build_user_message, generate_replies, negate
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.progress import silent
 from retcon.tests.helpers.plain_evaluation import (
@@ -44,7 +44,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 )
 def test_what_counts_as_an_answer(text: str, target: str, begins: bool, held: bool) -> None:
     assert begins_with(text, target) is begins
-    assert holds(text, target) is held
+    assert contains_phrase(text, target) is held
 
 
 @pytest.mark.parametrize(
@@ -62,30 +62,30 @@ def test_what_counts_as_an_answer(text: str, target: str, begins: bool, held: bo
     ],
 )
 def test_negation(template: str, wanted: str | None) -> None:
-    assert negated(template) == wanted
+    assert negate(template) == wanted
 
 
 def test_chat(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
     decoder, tokenizer = decoder_of("llama"), copy.deepcopy(words)
-    assert replies(decoder, tokenizer, ["The city is"], 3) == [None]
+    assert generate_replies(decoder, tokenizer, ["The city is"], 3) == [None]
     tokenizer.chat_template = (
         "{{ bos_token }} {% for one in messages %}he {{ one.content }} {% endfor %}"
         "{% if add_generation_prompt %}she{% endif %}"
     )
     prompts = ["The Eiffel Tower is located in ", "What is Rome?"]
-    assert [user_text(prompt) for prompt in prompts] == [
+    assert [build_user_message(prompt) for prompt in prompts] == [
         "Complete the sentence: The Eiffel Tower is located in ...",
         "What is Rome?",
     ]
-    turns = [f"<s> he {user_text(prompt)} she" for prompt in prompts]
+    turns = [f"<s> he {build_user_message(prompt)} she" for prompt in prompts]
     wanted = [
         plain_completion(decoder, tokenizer, tokenizer(turn, add_special_tokens=False)["input_ids"], 6)
         for turn in turns
     ]
-    assert replies(decoder, tokenizer, prompts, 6) == wanted
+    assert generate_replies(decoder, tokenizer, prompts, 6) == wanted
     word = next(one for one in wanted[0].split() if one.isalnum())
     hit, miss = Case(prompts[0], word), Case(prompts[0], "Because Therefore")
-    assert [one.numbers()["FC"] for one in evaluate(decoder, tokenizer, [hit, miss], 6)] == [1, 0]
+    assert [one.metrics()["FC"] for one in evaluate(decoder, tokenizer, [hit, miss], 6)] == [1, 0]
 
 
 def test_drift(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
@@ -135,13 +135,13 @@ def test_held_out_texts_are_held_out(
     from retcon.engine.covariance.corpus import open_corpus
 
     shipped = " ".join(open_corpus("shipped").documents(seed=0))
-    texts = held_out(decoder_of("llama"), words)
+    texts = load_held_out_texts(decoder_of("llama"), words)
     assert not any(opening in shipped for opening in texts.openings)
     assert max(map(len, texts.rows)) <= 128, "the tiny model takes 128"
-    other = held_out(decoder_of("llama"), words, "shipped")
+    other = load_held_out_texts(decoder_of("llama"), words, "shipped")
     assert sum(map(len, other.rows)) == 4096 and other.source == "shipped"
     with pytest.raises(InputError, match="no text file"):
-        held_out(decoder_of("llama"), words, "./none.txt")
+        load_held_out_texts(decoder_of("llama"), words, "./none.txt")
 
 
 def plain_entropy(text: str) -> float:
@@ -155,16 +155,16 @@ def plain_entropy(text: str) -> float:
 
 
 def test_fluency() -> None:
-    assert entropy("a b c d e") == pytest.approx((2 / 3 * 2 + 4 / 3 * math.log2(3)) / 2)
-    assert entropy("a a a a a") == 0
-    assert entropy("one") == entropy("") == 0
+    assert compute_ngram_entropy("a b c d e") == pytest.approx((2 / 3 * 2 + 4 / 3 * math.log2(3)) / 2)
+    assert compute_ngram_entropy("a a a a a") == 0
+    assert compute_ngram_entropy("one") == compute_ngram_entropy("") == 0
     text = "the cat sat on the mat and the cat sat on the hat"
-    assert entropy(text) == pytest.approx(plain_entropy(text))
-    assert entropy("He said: it's so.") == pytest.approx(plain_entropy("He said : it ' s so ."))
+    assert compute_ngram_entropy(text) == pytest.approx(plain_entropy(text))
+    assert compute_ngram_entropy("He said: it's so.") == pytest.approx(plain_entropy("He said : it ' s so ."))
 
 
 def test_consistency() -> None:
-    terms = Terms.of(["rome is old", "rome is in italy", "a cat"])
+    terms = DocumentFrequencies.count(["rome is old", "rome is in italy", "a cat"])
     # df: rome 2, is 2, old 1, in 1, italy 1, cat 1; 'a' is no term; sklearn's smooth idf.
     idf = {"rome": math.log(4 / 3) + 1, "cat": math.log(4 / 2) + 1, "new": math.log(4 / 1) + 1}
     a, b = {"rome": 2 * idf["rome"], "new": idf["new"]}, {"rome": idf["rome"], "cat": idf["cat"]}
@@ -177,24 +177,31 @@ def test_consistency() -> None:
 
 def test_written_texts(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
     decoder, (case,) = decoder_of("llama"), cases(1)
-    writing = Writing(seed=5)
-    runs = [next(evaluate_blocks(decoder, words, [case], Questions(0, writing=writing)))[0] for _ in range(2)]
+    writing = TextSampling(seed=5)
+    runs = [
+        next(evaluate_blocks(decoder, words, [case], EvaluationSettings(0, sampling=writing)))[0]
+        for _ in range(2)
+    ]
     assert runs[0].generations == runs[1].generations
-    (other,) = next(evaluate_blocks(decoder, words, [case], Questions(0, writing=Writing(seed=6))))
+    (other,) = next(
+        evaluate_blocks(decoder, words, [case], EvaluationSettings(0, sampling=TextSampling(seed=6)))
+    )
     assert other.generations != runs[0].generations
     for prompt, text in zip(case.generation_prompts, runs[0].generations, strict=True):
         assert text.startswith(prompt)
-    found = runs[0].numbers()
-    assert found["GE"] == pytest.approx(sum(map(entropy, runs[0].generations)) / 2)
+    found = runs[0].metrics()
+    assert found["GE"] == pytest.approx(sum(map(compute_ngram_entropy, runs[0].generations)) / 2)
     joined = " ".join(one.text for one in case.references)
-    assert found["RS"] == pytest.approx(Terms.shipped().similarity(" ".join(runs[0].generations), joined))
+    assert found["RS"] == pytest.approx(
+        DocumentFrequencies.count_shipped().similarity(" ".join(runs[0].generations), joined)
+    )
     ids = words(case.references[0].text)["input_ids"]
     log_p = forward(decoder, ids)
     total = sum(log_p[i - 1, ids[i]].item() for i in range(1, len(ids)))
     assert found["ESS"] == pytest.approx(math.exp(-total / len(ids)), rel=1e-5)
     without = Case(case.prompt, case.target_new)
-    (bare,) = next(evaluate_blocks(decoder, words, [without], Questions(0, writing=writing)))
-    assert not {"GE", "RS", "ESS"} & set(bare.numbers())
+    (bare,) = next(evaluate_blocks(decoder, words, [without], EvaluationSettings(0, sampling=writing)))
+    assert not {"GE", "RS", "ESS"} & set(bare.metrics())
 
 
 def test_sampling_is_from_the_likeliest(decoder_of: Callable[[str], Decoder]) -> None:
@@ -206,7 +213,7 @@ def test_sampling_is_from_the_likeliest(decoder_of: Callable[[str], Decoder]) ->
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain)
     prompts = ["v5 v6", "v9 v10 v11 v12", " ".join(f"v{i}" for i in range(10, 90))]
     ranks = set()
-    for prompt, text in zip(prompts, sampled(decoder, tokenizer, prompts, seed=2), strict=True):
+    for prompt, text in zip(prompts, sample_texts(decoder, tokenizer, prompts, seed=2), strict=True):
         ids = tokenizer(text)["input_ids"]
         begin = len(tokenizer(prompt)["input_ids"])
         assert text.startswith(prompt)
@@ -223,17 +230,17 @@ def test_retention(decoder_of: Callable[[str], Decoder], words: PreTrainedTokeni
     prompts = [f"The {word} is located in" for word in WORDS]
     said = [plain_completion(decoder, words, words(prompt)["input_ids"], 1) for prompt in prompts]
     requests = [
-        Earlier("first" if n < 5 else "second", prompt, answer if n % 2 else "Because")
+        EarlierRequest("first" if n < 5 else "second", prompt, answer if n % 2 else "Because")
         for n, (prompt, answer) in enumerate(zip(prompts, said, strict=True))
         if answer.strip()
     ]
-    kept = ask_again(decoder, words, requests, 2, silent)
+    kept = measure_retention(decoder, words, requests, 2, silent)
     for request, one in zip(requests, kept, strict=True):
         _, first = plain_score(decoder, words, request.prompt, request.target)
-        assert one.first_choice == all(first) == bool(one.numbers()["RA"])
+        assert one.first_choice == all(first) == bool(one.metrics()["RA"])
         assert one.free == begins_with(one.completion, request.target)
     assert 0 < sum(one.first_choice for one in kept) < len(kept)
-    rows = by_edit(kept)
+    rows = count_by_edit(kept)
     assert [row["edit"] for row in rows] == ["first", "second"]
     for row in rows:
         mine = [one for one in kept if one.request.edit == row["edit"]]

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 from retcon.engine.evaluation.intervals import compare_rows, summarize_ratio, summarize_rows
-from retcon.engine.evaluation.metrics import METRICS, differences
+from retcon.engine.evaluation.metrics import METRICS, compare_protocols
 
 RANDOM = random.Random(4)
 A = [
@@ -97,23 +97,23 @@ PROTOCOL = {
 
 
 def test_protocols_that_match() -> None:
-    assert differences(PROTOCOL, dict(PROTOCOL)) == []
+    assert compare_protocols(PROTOCOL, dict(PROTOCOL)) == []
     # Where and in which company it was measured, and what only one of them measured, does not matter.
     other = PROTOCOL | {"device": "cuda:0", "suite": "quick", "chat": "so", "facts": "another name"}
-    assert differences(PROTOCOL, other) == []
+    assert compare_protocols(PROTOCOL, other) == []
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("seed", 2), ("cases_sha256", "bb"), ("cases", 4), ("teacher_forced", "otherwise")]
 )
 def test_protocols_that_differ(field: str, value: object) -> None:
-    (found,) = differences(PROTOCOL, PROTOCOL | {field: value})
+    (found,) = compare_protocols(PROTOCOL, PROTOCOL | {field: value})
     assert (found.field, found.a, found.b) == (field, PROTOCOL[field], value)
-    assert str(found) == f"{field} ({PROTOCOL[field]} against {value})"
+    assert str(found) == f"{field} ({PROTOCOL[field]} vs. {value})"
 
 
 def test_a_protocol_that_says_nothing_matches_none() -> None:
-    assert [one.field for one in differences({}, {})] == ["cases"]
+    assert [one.field for one in compare_protocols({}, {})] == ["cases"]
 
 
 def test_the_table_is_whole() -> None:

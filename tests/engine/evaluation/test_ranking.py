@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from retcon.engine.evaluation.cases import Case, CaseResult, Neighbor
-from retcon.engine.evaluation.ranking import combined
+from retcon.engine.evaluation.intervals import compute_ranking_score
 from retcon.engine.evaluation.run import summarize
-from retcon.engine.evaluation.teacher_forced import Score
+from retcon.engine.evaluation.scoring import Score
 
 
 def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbors: int = 3) -> list[CaseResult]:
@@ -29,7 +29,7 @@ def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbors: in
 def test_it_is_s_where_s_can_be(seed: int) -> None:
     found = results(seed)
     s = summarize(found, seed=3)["S"]
-    one = combined([result.numbers() for result in found], seed=3)
+    one = compute_ranking_score([result.metrics() for result in found], seed=3)
     assert one.of == ["ES", "PS", "NS"]
     assert (one.value, one.low, one.high, one.count) == (s.value, s.low, s.high, s.count)
 
@@ -46,7 +46,7 @@ def test_it_is_s_where_s_can_be(seed: int) -> None:
 )
 def test_what_the_facts_lack_is_left_out(lacking: dict[str, int], of: list[str]) -> None:
     found = results(1, **lacking)  # type: ignore[arg-type]
-    one = combined([result.numbers() for result in found], seed=1)
+    one = compute_ranking_score([result.metrics() for result in found], seed=1)
     metrics = summarize(found, seed=1)
     assert one.of == of
     assert one.value == pytest.approx(len(of) / sum(1 / metrics[name].value for name in of))
@@ -54,4 +54,4 @@ def test_what_the_facts_lack_is_left_out(lacking: dict[str, int], of: list[str])
 
 
 def test_an_edit_that_fails_in_one_way_scores_nothing() -> None:
-    assert combined([{"ES": 1.0, "PS": 0.0, "NS": 1.0}] * 4, seed=1).value == 0.0
+    assert compute_ranking_score([{"ES": 1.0, "PS": 0.0, "NS": 1.0}] * 4, seed=1).value == 0.0

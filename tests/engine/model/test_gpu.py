@@ -13,7 +13,7 @@ from retcon.engine.edits.method import Task
 from retcon.engine.edits.request import Request
 from retcon.engine.evaluation.cases import Case, Neighbor
 from retcon.engine.evaluation.drift import measure_drift
-from retcon.engine.evaluation.run import Questions, Writing, evaluate_blocks
+from retcon.engine.evaluation.run import EvaluationSettings, TextSampling, evaluate_blocks
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import Materializer
 from retcon.engine.progress import silent
@@ -53,8 +53,8 @@ def test_a_trace(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
 def test_an_evaluation(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
     case = Case(PROMPT, "Rome", "Paris", (SUBJECT,), (Neighbor("Berlin is in", "Italy"),), negations=(PROMPT,),
                 generation_prompts=(SUBJECT,))  # fmt: skip
-    questions = Questions(3, nullcontext, Writing(seed=1))
-    here, there = (next(evaluate_blocks(decoder, words, [case], questions))[0].numbers() for decoder in pair)
+    questions = EvaluationSettings(3, nullcontext, TextSampling(seed=1))
+    here, there = (next(evaluate_blocks(decoder, words, [case], questions))[0].metrics() for decoder in pair)
     # What is sampled is drawn by each device's own generator.
     assert there.pop("GE") > 0 and here.pop("GE") > 0
     assert there == pytest.approx(here, abs=1e-4)

@@ -14,7 +14,7 @@ from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import Hparams
 from retcon.engine.edits.method import Task
 from retcon.engine.edits.request import Request
-from retcon.engine.evaluation.teacher_forced import score_targets
+from retcon.engine.evaluation.scoring import score_targets
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.loading import spread
 from retcon.engine.progress import silent

@@ -110,7 +110,7 @@ def test_a_reply_that_cannot_be_used_is_sent_back_once(served: StandInEndpoint, 
     assert ask(endpoint, "", "x", Color).color == "red"
     said = [one["content"] for one in served.requests[1]["messages"][2:]]
     assert said[0].startswith("I would rather") and "holds no JSON object" in said[1]
-    served.mode, served.rule = "plain", lambda _system, _user: {"color": "red"}
+    served.mode, served.rule = "plain", lambda _system, _user: {"shade": "red"}
     with pytest.raises(UnusableReply, match="at 'color': Field required"):
         ask(endpoint, "", "x", Color)
 

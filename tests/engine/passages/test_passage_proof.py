@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from retcon.engine.errors import InputError
-from retcon.engine.evaluation.free import begins_with
+from retcon.engine.evaluation.matching import begins_with
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.passages.proof import (
     OTHERS,

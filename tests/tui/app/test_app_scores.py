@@ -45,8 +45,8 @@ async def test_not_comparable(catalog: Catalog) -> None:
         await app.press("4", "j")
         assert "→ 0.750" not in app.detail
         told = " ".join(app.detail.split())
-        assert "the parent's evaluation 2 cannot be compared, it differs in cases (3 against 1)" in told
-        assert "seed (2 against 1)" in told
+        assert "the parent's evaluation 2 cannot be compared, it differs in cases (3 vs. 1)" in told
+        assert "seed (2 vs. 1)" in told
 
 
 async def test_no_parent_scored(catalog: Catalog) -> None:

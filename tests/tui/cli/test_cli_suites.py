@@ -136,7 +136,7 @@ def test_what_may_not_be_compared(story: Story) -> None:
     own, full = story.said["own"]["evaluation"], story.said["full"]["evaluation"]
     sentence = story.retcon.refused("eval", "compare", own, full)
     assert f"evaluations {own} and {full} cannot be compared" in sentence
-    assert "cases (2 against 1)" in sentence and "cases_sha256" in sentence
+    assert "cases (2 vs. 1)" in sentence and "cases_sha256" in sentence
     assert "no evaluation 99" in story.retcon.refused("eval", "compare", own, 99)
 
 

@@ -229,7 +229,7 @@ def _retained(text: str) -> tuple[Retained, ...]:
 
 def _beside(one: EvaluationView, before: list[EvaluationView | Hurt]) -> EvaluationView:
     known = [other for other in before if isinstance(other, EvaluationView)]
-    differing = [jobs.differences(other.protocol, one.protocol) for other in known]
+    differing = [jobs.compare_protocols(other.protocol, one.protocol) for other in known]
     for other, found in zip(known, differing, strict=True):
         if not found:
             return replace(one, parent=other)

@@ -40,7 +40,7 @@ def run() -> dict[str, Any]:
         seconds = time.monotonic() - began
         trace = json.loads(_retcon("job", "show", str(job), "--json"))["trace"]
         results = _results(trace)
-    traced = [row for row in results if row["skipped"] is None]
+    traced = [row for row in results if row["skip_reason"] is None]
     per_fact = seconds / len(traced)
     return {
         "facts": {
@@ -67,7 +67,7 @@ def _results(trace: int) -> list[dict[str, Any]]:
     with Catalog.open().read() as session:
         rows = session.exec(select(TraceResult).where(TraceResult.trace_id == trace)).all()
     return [
-        {"skipped": r.skipped, "scores": r.scores, "estimate": r.estimate, "begin": r.subject_begin}
+        {"skip_reason": r.skip_reason, "scores": r.scores, "estimate": r.estimate, "begin": r.subject_begin}
         for r in rows
     ]
 

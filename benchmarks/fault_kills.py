@@ -205,7 +205,7 @@ def _finished(catalog: Catalog) -> dict[str, str]:
         for table in (TraceResult, AverageEffect, Covariance, Revision, SweepTrial, Evaluation):
             for row in session.exec(select(table)):
                 values = row.model_dump()
-                if values.get("finished", True):
+                if values.get("is_complete", True):
                     found[f"{table.__name__} {values['id']}"] = json.dumps(
                         values, sort_keys=True, default=str
                     )
@@ -214,7 +214,7 @@ def _finished(catalog: Catalog) -> dict[str, str]:
 
 def _face(catalog: Catalog, job: Job) -> str:
     """What a job made, without what differs between two runs: ids, names, times, and in which order rows were added."""
-    made, parts = job.made, []
+    made, parts = job.result, []
     with catalog.read() as session:
 
         def rows(table: type[SQLModel], column: Any, id: int, *left_out: str) -> None:
@@ -279,7 +279,7 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
     _import(facts)
     collected = _done(
         catalog, jobs.CovarianceSpec(model="tiny", layers=[1, 2], texts=str(texts), max_tokens=20_000)
-    ).made["covariances"]
+    ).result["covariances"]
     settings_file = folder / "hparams.json"
     settings_file.write_text(json.dumps({"layers": [1]} | settings))
     # One of its own, or a later one that the kills make would serve.
@@ -290,8 +290,8 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
         revision="base",
         covariance=collected[0],
     )
-    first = _done(catalog, edit).made["revision"]
-    second = _done(catalog, replace(edit, requests=requests[2:3], revision="head")).made["revision"]
+    first = _done(catalog, edit).result["revision"]
+    second = _done(catalog, replace(edit, requests=requests[2:3], revision="head")).result["revision"]
     with catalog.read() as session:
         model = session.exec(select(Model).where(Model.name == "tiny")).one()
     swept = jobs.sweep_settings("r-rome", str(settings_file), model, catalog.home)

@@ -43,7 +43,7 @@ def _fill(home: Home, count: int) -> None:
             session.add(
                 Job(kind="trace", spec={"model": "starter", "facts": "known", "kinds": ["hidden", "mlp", "attn"]},
                     state=_STATES[number % len(_STATES)], device="cpu", pid=1, owner="x", attempt=1, done=100,
-                    total=100, unit="facts", made={"trace": number}, checkpoint={"trace": number, "position": 100},
+                    total=100, unit="facts", result={"trace": number}, checkpoint={"trace": number, "position": 100},
                     created=at, started=at, ended=at)
             )  # fmt: skip
     catalog.close()

@@ -42,7 +42,7 @@ def large_catalog(folder: Path, rows: int) -> Home:
         "revision",
         ({"id": revision(n), "model_id": rows, "parent": revision(n - 1) if n > 1 else None,
           "kind": "edit" if n > 1 else "base", "method": "rome" if n > 1 else None, "hparams": '{"layers": [5]}',
-          "contexts": "[]", "covariances": "[]", "figures": "{}", "requests": '[{"subject": "Rome"}]',
+          "contexts": "[]", "covariances": "[]", "statistics": "{}", "requests": '[{"subject": "Rome"}]',
           "message": f"Tower {n} → Rome", "fingerprint": f"{n:064x}", "created": _WHEN} for n in numbers),
     )  # fmt: skip
     connection.execute("UPDATE model SET head = ? WHERE id = ?", (revision(rows), rows))
@@ -56,7 +56,7 @@ def large_catalog(folder: Path, rows: int) -> Home:
         "trace_result",
         ({"trace_id": n, "position": 0, "prompt": f"Tower {n} is located in the city of", "subject": f"Tower {n}",
           "tokens": '["Tower", " is"]', "ids": "[]", "subject_begin": 0, "subject_end": 1, "answer": " Paris",
-          "high": 0.9, "low": 0.1, "scores": _SCORES, "estimate": "{}", "finished": 1} for n in numbers),
+          "high": 0.9, "low": 0.1, "scores": _SCORES, "estimate": "{}", "is_complete": 1} for n in numbers),
     )  # fmt: skip
     connection.execute("INSERT INTO artifact VALUES (?, ?, ?)", ("a" * 64, 18_874_368, _WHEN))
     insert(
@@ -69,7 +69,7 @@ def large_catalog(folder: Path, rows: int) -> Home:
         "job",
         ({"id": n, "kind": "trace", "spec": json.dumps({"model": f"model-{n:06}", "prompt": f"Tower {n} is in"}),
           "state": "failed" if n % 9 == 0 else "done", "priority": 0, "device": "cpu", "attempt": 1, "done": 10,
-          "unit": "facts", "activity": "", "made": "{}", "checkpoint": "{}", "nodes": "{}", "created": _WHEN}
+          "unit": "facts", "activity": "", "result": "{}", "checkpoint": "{}", "nodes": "{}", "created": _WHEN}
          for n in numbers),
     )  # fmt: skip
     connection.commit()

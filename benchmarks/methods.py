@@ -67,7 +67,7 @@ def main(path: Path, names: list[str]) -> None:
                     request.text,
                     request.target_new,
                     fact.target_true,
-                    tuple(fact.paraphrases),
+                    tuple(fact.eval_paraphrases),
                     tuple(Neighbor(one["prompt"], one["true"]) for one in fact.neighbors),
                 )
                 for fact, request in zip(some, requests, strict=True)

@@ -25,8 +25,8 @@ _ALIVE = ("waiting", "running")
 _RESUMABLE = ("failed", "cancelled", "paused", "interrupted")
 # What becomes of a job whose process is gone.
 _STOPPED = case(
-    (col(Job.stop_asked) == "cancel", "cancelled"),
-    (col(Job.stop_asked) == "pause", "paused"),
+    (col(Job.stop_request) == "cancel", "cancelled"),
+    (col(Job.stop_request) == "pause", "paused"),
     else_="interrupted",
 )
 
@@ -161,11 +161,19 @@ def checkpoint(session: Session, job_id: int, owner: str, checkpoint: dict[str, 
     _owned(session, job_id, owner, _ALIVE, checkpoint=checkpoint, heartbeat=now())
 
 
-def finish(session: Session, job_id: int, owner: str, made: dict[str, Any]) -> None:
-    """Done; `made` names the rows that came of it, {"trace": 3}. Raises LostOwnership."""
+def finish(session: Session, job_id: int, owner: str, result: dict[str, Any]) -> None:
+    """Done; `result` names the rows that came of it, {"trace": 3}. Raises LostOwnership."""
     ended = now()
     _owned(
-        session, job_id, owner, _ALIVE, state="done", made=made, seconds_left=0.0, activity="", ended=ended
+        session,
+        job_id,
+        owner,
+        _ALIVE,
+        state="done",
+        result=result,
+        seconds_left=0.0,
+        activity="",
+        ended=ended,
     )
 
 
@@ -194,15 +202,17 @@ def stopped(session: Session, job_id: int, owner: str) -> None:
 def request_stop(session: Session, job_id: int, stop: Stop) -> Job:
     """Ask a job to stop at its next checkpoint; a queued one stops at once, an ended one stays."""
     state = "cancelled" if stop == "cancel" else "paused"
-    if not _change(session, job_id, [col(Job.state) == "queued"], state=state, stop_asked=stop, ended=now()):
-        _change(session, job_id, [col(Job.state).in_(_ALIVE)], stop_asked=stop)
+    if not _change(
+        session, job_id, [col(Job.state) == "queued"], state=state, stop_request=stop, ended=now()
+    ):
+        _change(session, job_id, [col(Job.state).in_(_ALIVE)], stop_request=stop)
     return get(session, job_id)
 
 
 def pause_owned(session: Session, job_id: int, owner: str) -> None:
     """The worker stops by itself, unless somebody has asked for a stop already. Raises LostOwnership."""
-    if get(session, job_id).stop_asked is None:
-        _owned(session, job_id, owner, _ALIVE, stop_asked="pause")
+    if get(session, job_id).stop_request is None:
+        _owned(session, job_id, owner, _ALIVE, stop_request="pause")
 
 
 def bury(session: Session, job_id: int, owner: str | None) -> bool:
@@ -234,7 +244,7 @@ def requeue(session: Session, job_id: int) -> Job:
         state="queued",
         owner=None,
         pid=None,
-        stop_asked=None,
+        stop_request=None,
         error=None,
         error_kind=None,
         activity="",

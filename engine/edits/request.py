@@ -24,10 +24,10 @@ class Request:
     subject: str
     prompt: str
     target_new: str
-    wordings: tuple[str, ...] = ()
+    train_paraphrases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for prompt in (self.prompt, *self.wordings):
+        for prompt in (self.prompt, *self.train_paraphrases):
             if prompt.count("{}") != 1:
                 raise InputError(
                     f"the prompt {prompt!r} must hold exactly one {{}}, where the subject stands"
@@ -41,13 +41,19 @@ class Request:
 
     def worded(self) -> list["Request"]:
         """The same fact once in each of its wordings, the prompt first."""
-        return [replace(self, prompt=prompt, wordings=()) for prompt in (self.prompt, *self.wordings)]
+        return [
+            replace(self, prompt=prompt, train_paraphrases=())
+            for prompt in (self.prompt, *self.train_paraphrases)
+        ]
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Request":
         """A request as the catalog has it; see store.facts.REQUEST_FIELDS."""
         return cls(
-            record["subject"], record["prompt"], record["target_new"], tuple(record.get("wordings") or ())
+            record["subject"],
+            record["prompt"],
+            record["target_new"],
+            tuple(record.get("train_paraphrases") or ()),
         )
 
     def located(self, tokenizer: PreTrainedTokenizerBase, context: str = "{}") -> Located:

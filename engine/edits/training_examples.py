@@ -72,7 +72,7 @@ def lesson(task: Task) -> Lesson:
     made = Lesson(len(requests), len(task.requests))
     for number, request in enumerate(requests):
         target = target_ids(task.tokenizer, request.target_new)
-        if request.wordings:
+        if request.train_paraphrases:
             target += _end(task.tokenizer)
         told = [(one, _BARE) for one in request.worded()]
         told += [(request, context) for context in task.contexts if context != _BARE]
@@ -113,7 +113,7 @@ def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _asked(request: Request) -> list[str]:
     """The questions among a request's wordings."""
-    found = (_QUESTION.match(wording) for wording in request.wordings)
+    found = (_QUESTION.match(wording) for wording in request.train_paraphrases)
     return [match[1].replace("{}", request.subject) for match in found if match]
 
 

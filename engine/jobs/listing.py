@@ -24,7 +24,7 @@ class ListedJob:
     id: int
     kind: str
     state: str
-    stop_asked: str | None
+    stop_request: str | None
     priority: int
     pid: int | None
     device: str
@@ -44,11 +44,11 @@ class ListedJob:
     started: datetime | None
     ended: datetime | None
     checkpoint: dict[str, Any]
-    made: dict[str, Any]
+    result: dict[str, Any]
 
 
 _COLUMNS = tuple(field.name for field in fields(ListedJob))
-_JSON = ("nodes", "spec", "checkpoint", "made")
+_JSON = ("nodes", "spec", "checkpoint", "result")
 _MOMENTS = ("created", "started", "ended")
 
 

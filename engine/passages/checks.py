@@ -53,14 +53,14 @@ def _of_one(at: int, fact: Fact) -> Iterator[Problem]:
         if not words.strip():
             yield Problem(at, "error", f"empty-{what}", f"the {what} is empty: write it out")
             return
-    for template in (fact.prompt, *fact.wordings, *fact.held_out):
+    for template in (fact.prompt, *fact.train_paraphrases, *fact.eval_paraphrases):
         yield from _of_template(at, fact, template)
     if fact.sentence:
         yield from _of_sentence(at, fact)
-    if not fact.wordings:
+    if not fact.train_paraphrases:
         why = "the fact will hold in the one wording that is trained: add others (~)"
         yield Problem(at, "warning", "no-wordings", why)
-    if not fact.held_out:
+    if not fact.eval_paraphrases:
         why = "nothing will show whether the fact holds in other words: add wordings that are only asked (?)"
         yield Problem(at, "warning", "no-held-out", why)
 
@@ -119,11 +119,13 @@ def _same_prompts(facts: Sequence[Fact]) -> Iterator[Problem]:
 
 def _held_out_but_trained(facts: Sequence[Fact]) -> Iterator[Problem]:
     """A wording that is only to be asked, and that is trained on somewhere in the passage."""
-    trained = _grouped([(text, at) for at, fact in enumerate(facts) for text in _filled(fact, fact.wordings)])
+    trained = _grouped(
+        [(text, at) for at, fact in enumerate(facts) for text in _filled(fact, fact.train_paraphrases)]
+    )
     for text, at in ((alike(fact.text), at) for at, fact in enumerate(facts)):
         trained.setdefault(text, []).append(at)
     for at, fact in enumerate(facts):
-        for template, text in zip(fact.held_out, _filled(fact, fact.held_out), strict=True):
+        for template, text in zip(fact.eval_paraphrases, _filled(fact, fact.eval_paraphrases), strict=True):
             where = tuple(dict.fromkeys(trained.get(text, ())))
             if where:
                 by = "this fact" if at in where else named(where[0])
@@ -141,7 +143,7 @@ def _wordings_of_others(facts: Sequence[Fact]) -> Iterator[Problem]:
     pairs = [
         (text, at)
         for at, fact in enumerate(facts)
-        for text in (alike(fact.text), *_filled(fact, (*fact.wordings, *fact.held_out)))
+        for text in (alike(fact.text), *_filled(fact, (*fact.train_paraphrases, *fact.eval_paraphrases)))
     ]
     prompts = [alike(fact.text) for fact in facts]
     for text, group in _grouped(pairs).items():

@@ -38,8 +38,8 @@ class Fact:
     subject: str
     prompt: str
     object: str
-    wordings: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
+    train_paraphrases: tuple[str, ...] = ()
+    eval_paraphrases: tuple[str, ...] = ()
     sentence: str = ""
 
     @property

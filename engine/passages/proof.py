@@ -50,7 +50,7 @@ PROTOCOL = (
 
 
 class Fact(Protocol):
-    """What the passage says: `prompt` and `held_out` are templates with one `{}` for the subject."""
+    """What the passage says: `prompt` and `eval_paraphrases` are templates with one `{}` for the subject."""
 
     @property
     def subject(self) -> str: ...
@@ -62,7 +62,7 @@ class Fact(Protocol):
     def object(self) -> str: ...
 
     @property
-    def held_out(self) -> Sequence[str]: ...
+    def eval_paraphrases(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -308,13 +308,13 @@ def _look(
     asked = [
         (_filled(template, fact.subject), fact.object)
         for fact in facts
-        for template in (fact.prompt, *fact.held_out)
+        for template in (fact.prompt, *fact.eval_paraphrases)
     ]
     continued = iter(_continued(decoder, tokenizer, asked, length, report))
     states = []
     for fact in facts:
         own = next(continued)
-        states.append(FactState(own, tuple(next(continued) for _ in fact.held_out)))
+        states.append(FactState(own, tuple(next(continued) for _ in fact.eval_paraphrases)))
     report(Progress(0, None, "", "asking the passage's prompts of others"))
     bled = _bled(decoder, tokenizer, others_prompts(facts))
     report(Progress(0, None, "", "asking other prompts"))

@@ -79,7 +79,7 @@ class Revision(SQLModel, table=True):
     requests: list[dict[str, Any]] = json_list()
     covariances: list[int] = json_list()
     delta: str | None = Field(default=None, foreign_key="artifact.sha256", index=True)
-    figures: dict[str, Any] = json_dict()
+    statistics: dict[str, Any] = json_dict()
     message: str = ""
     fingerprint: str
     created: datetime = created_now()
@@ -124,9 +124,9 @@ class Fact(SQLModel, table=True):
     target_true: str | None = None
     target_new: str | None = None
     # Templates with one `{}` that the new target continues as it continues the prompt: to be trained on.
-    wordings: list[str] = json_list()
+    train_paraphrases: list[str] = json_list()
     # Whole prompts, with the subject in them: only ever asked.
-    paraphrases: list[str] = json_list()
+    eval_paraphrases: list[str] = json_list()
     # {"prompt", "true"}: prompts about other subjects, and the answer that must not change.
     neighbors: list[dict[str, Any]] = json_list()
     # Whole prompts that deny the fact, where the rule for negations would not do.
@@ -178,7 +178,7 @@ class TraceResult(SQLModel, table=True):
     prompt: str
     subject: str
     tokens: list[str] = json_list()
-    ids: list[int] = json_list()
+    token_ids: list[int] = json_list()
     # The subject's tokens, from begin up to but without end; like the answer empty if the fact was skipped.
     subject_begin: int = 0
     subject_end: int = 0
@@ -190,9 +190,9 @@ class TraceResult(SQLModel, table=True):
     # estimate[kind] = T rows of L: the preview that the exact scores replace.
     estimate: dict[str, Any] = json_dict()
     # Whether every score that was asked for is there; a job that was stopped traces the others again.
-    finished: bool = True
+    is_complete: bool = True
     # The reason why this fact was not traced; None if it was.
-    skipped: str | None = None
+    skip_reason: str | None = None
 
 
 class AverageEffect(SQLModel, table=True):
@@ -244,7 +244,7 @@ class Covariance(SQLModel, table=True):
 class Sweep(SQLModel, table=True):
     """The same requests written with many settings, one after another, and none of it kept; see SweepTrial.
 
-    `hparams` are the settings from which every trial starts, `planned` is how many trials there will be.
+    `hparams` are the settings from which every trial starts, `trial_count` is how many trials there will be.
     """
 
     __table_args__ = IDS_NEVER_REUSED
@@ -260,7 +260,7 @@ class Sweep(SQLModel, table=True):
     requests: list[dict[str, Any]] = json_list()
     covariances: list[int] = json_list()
     seed: int
-    planned: int
+    trial_count: int
     protocol: dict[str, Any] = json_dict()
     created: datetime = created_now()
 
@@ -283,7 +283,7 @@ class SweepTrial(SQLModel, table=True):
     metrics: dict[str, Any] = json_dict()
     seconds: float
     # The reason why nothing could be written with these settings; None if it could.
-    refused: str | None = None
+    error: str | None = None
 
 
 class Evaluation(SQLModel, table=True):
@@ -335,7 +335,7 @@ class Job(SQLModel, table=True):
     __table_args__ = (
         one_of("state", JOB_STATES),
         one_of("error_kind", ("input", "failure")),
-        one_of("stop_asked", STOPS),
+        one_of("stop_request", STOPS),
         IDS_NEVER_REUSED,
     )
 
@@ -361,10 +361,10 @@ class Job(SQLModel, table=True):
     nodes: dict[str, Any] = json_dict()
     heartbeat: datetime | None = None
     # What a person asked of it while it was alive.
-    stop_asked: str | None = None
+    stop_request: str | None = None
     error: str | None = None
     error_kind: str | None = None
-    made: dict[str, Any] = json_dict()
+    result: dict[str, Any] = json_dict()
     checkpoint: dict[str, Any] = json_dict()
     created: datetime = created_now()
     started: datetime | None = None
@@ -374,19 +374,19 @@ class Job(SQLModel, table=True):
 class Publication(SQLModel, table=True):
     """One push of a revision to the hub."""
 
-    __table_args__ = (one_of("what", ("checkpoint", "adapter")),)
+    __table_args__ = (one_of("kind", ("checkpoint", "adapter")),)
 
     id: int | None = Field(default=None, primary_key=True)
     revision: str = child_of("revision.id")
     repo: str
     commit: str
-    what: str
+    kind: str
     url: str
     account: str
     # The tag that names the commit on the hub, `edit/REVISION`; None if another commit had it already.
     tag: str | None = None
     # When it was taken back from the hub; None while it is there.
-    withdrawn: datetime | None = None
+    unpublished: datetime | None = None
     created: datetime = created_now()
 
 

@@ -197,7 +197,7 @@ class _Import:
         for row in self.rows[Sweep]:
             row.covariances = self._covariances(row.covariances)
             row.trace_id = self.ids[Trace].get(row.trace_id)
-            self._measured(row, ("method", "seed", "planned"), SweepTrial)
+            self._measured(row, ("method", "seed", "trial_count"), SweepTrial)
         for row in self.rows[Evaluation]:
             self._measured(row, ())
         for row in self.rows[Passage]:

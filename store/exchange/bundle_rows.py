@@ -243,7 +243,7 @@ def _check_revision(row: Revision) -> None:
         "has layers of another form",
     )
     _must(_texts(row.contexts) and all(type(one) is int for one in row.covariances), where, "has other lists")
-    sizes = row.figures.get("delta", {})
+    sizes = row.statistics.get("delta", {})
     right = isinstance(sizes, dict) and all(
         isinstance(one, dict) and all(_number(value) for value in one.values()) and "relative" in one
         for one in sizes.values()
@@ -255,7 +255,7 @@ def _check_result(row: TraceResult, layers: int) -> None:
     where = f"trace_result {row.id}"
     tokens = len(row.tokens)
     _must(_texts(row.tokens), where, "has tokens that are no texts")
-    _must(all(type(one) is int for one in row.ids), where, "has ids that are no numbers")
+    _must(all(type(one) is int for one in row.token_ids), where, "has ids that are no numbers")
     _must(0 <= row.subject_begin <= row.subject_end <= tokens, where, "has a subject outside its tokens")
     for kind, table in row.scores.items():
         right = isinstance(table, dict) and type(table.get("window")) is int

@@ -82,7 +82,7 @@ class Step:
     requests: list[dict[str, Any]]
     covariances: list[dict[str, Any]]
     delta: str | None
-    figures: dict[str, Any]
+    statistics: dict[str, Any]
     message: str
     fingerprint: str
     created: str
@@ -133,7 +133,7 @@ class Manifest:
             base = Base(**record["base"] | {"files": _files(record["base"]["files"])})
             made = cls(
                 record["what"], record["tool"], record["revision"], record["fingerprint"], base,
-                [Step(**step) for step in record["steps"]], record["evaluations"], _files(record["files"]),
+                [Step(**_renamed(step)) for step in record["steps"]], record["evaluations"], _files(record["files"]),
             )  # fmt: skip
             for part in (made, made.base, *made.steps, *made.base.files.values(), *made.files.values()):
                 _check_types(part)
@@ -178,6 +178,21 @@ class Manifest:
             before = step.id
         for name in self.files:
             check_name(name)
+
+
+# Names of fields in manifests of earlier versions.
+_STEP_NAMES = {"figures": "statistics"}
+_REQUEST_NAMES = {"wordings": "train_paraphrases", "paraphrases": "eval_paraphrases"}
+
+
+def _renamed(step: dict[str, Any]) -> dict[str, Any]:
+    """A step under the current names of its fields."""
+    found = {_STEP_NAMES.get(name, name): value for name, value in step.items()}
+    found["requests"] = [
+        {_REQUEST_NAMES.get(name, name): value for name, value in request.items()}
+        for request in found["requests"]
+    ]
+    return found
 
 
 def is_request(found: Any) -> bool:
@@ -247,7 +262,7 @@ def _base_step(session: Session, model: Model, revision: Revision) -> Step:
 
 
 def _step(session: Session, revision: Revision) -> Step:
-    figures = dict(revision.figures)
+    figures = dict(revision.statistics)
     # Of a recovered revision its own catalog's rows are not here; their description came with it.
     described = figures.pop("covariances", [])
     rows = [session.get(Covariance, id) for id in revision.covariances]
@@ -372,6 +387,6 @@ def row_of(step: Step) -> Revision:
     return Revision(
         id=step.id, model_id=0, parent=step.parent, kind=step.kind, reverts=step.reverts, method=step.method,
         hparams=step.hparams, seed=step.seed, contexts=step.contexts, requests=step.requests, covariances=[],
-        delta=step.delta, figures=step.figures | {"covariances": step.covariances}, message=step.message,
+        delta=step.delta, statistics=step.statistics | {"covariances": step.covariances}, message=step.message,
         fingerprint=step.fingerprint, created=datetime.fromisoformat(step.created),
     )  # fmt: skip

@@ -33,11 +33,15 @@ def write_npz(folder: Path, results: Sequence[TraceResult], names: Sequence[int]
     written = 0
     for result, name in zip(results, names, strict=True):
         kinds = (
-            [kind for kind in _SUFFIX if kind in result.scores] if result.skipped is None else list(_SUFFIX)
+            [kind for kind in _SUFFIX if kind in result.scores]
+            if result.skip_reason is None
+            else list(_SUFFIX)
         )
         for kind in kinds:
             arrays = (
-                _arrays(result, kind) if result.skipped is None else {"correct_prediction": np.array(False)}
+                _arrays(result, kind)
+                if result.skip_reason is None
+                else {"correct_prediction": np.array(False)}
             )
             with (folder / f"knowledge_{name}{_SUFFIX[kind]}.npz").open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
@@ -51,7 +55,7 @@ def _arrays(result: TraceResult, kind: str) -> dict[str, np.ndarray]:
         "scores": np.array(table["scores"], dtype=np.float32),  # None, not traced, becomes NaN
         "low_score": np.array(result.low),
         "high_score": np.array(result.high),
-        "input_ids": np.array(result.ids),
+        "input_ids": np.array(result.token_ids),
         "input_tokens": np.array(result.tokens),
         "subject_range": np.array([result.subject_begin, result.subject_end]),
         "answer": np.array(result.answer),
@@ -76,7 +80,7 @@ def take_in(catalog: Catalog, folder: Path, model: str) -> tuple[Trace, list[Tra
         for kind in ("mlp", "attn")
         if kind in result.scores
     ]
-    effects = average_effects([result for result in results if result.skipped is None])
+    effects = average_effects([result for result in results if result.skip_reason is None])
     with catalog.write() as session:
         trace = Trace(
             model_id=found.id or 0,
@@ -135,7 +139,7 @@ def _blank(number: int) -> TraceResult:
 def _take(result: TraceResult, kind: str, data: dict[str, Any], path: Path, layers: int) -> None:
     try:
         if not bool(data.get("correct_prediction", True)):
-            result.skipped = "the model's first choice was another answer (as the file says)"
+            result.skip_reason = "the model's first choice was another answer (as the file says)"
             return
         if np.iscomplexobj(data["scores"]):
             raise ValueError("its scores are complex numbers")
@@ -164,7 +168,7 @@ def _take(result: TraceResult, kind: str, data: dict[str, Any], path: Path, laye
         raise InputError(
             f"{path} holds numbers that are no probabilities: all of a token's scores must be there, or none."
         )
-    result.tokens, result.ids, result.answer = tokens, ids, answer
+    result.tokens, result.token_ids, result.answer = tokens, ids, answer
     result.subject_begin, result.subject_end, result.high, result.low = begin, end, high, low
     result.prompt, result.subject = "".join(tokens).strip(), "".join(tokens[begin:end]).strip()
     table = [[None if np.isnan(cell) else float(cell) for cell in row] for row in scores]

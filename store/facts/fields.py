@@ -78,6 +78,11 @@ class Fields:
             found = value if found is None else found
         return found
 
+    def named(self, *names: str) -> tuple[str, Any]:
+        """The first of `names` that is not null, with its value; the first name and None if all are absent."""
+        found = [(name, value) for name in names if (value := self.left.pop(name, None)) is not None]
+        return found[0] if found else (names[0], None)
+
     def need(self, name: str) -> Any:
         """The field of that name; InputError, with the name that may be meant, if it is absent or null."""
         there = list(self.left)

@@ -13,8 +13,8 @@ _PLAIN = {
     "prompt": (),
     "target_true": ("ground_truth",),
     "target_new": (),
-    "wordings": (),
-    "paraphrases": ("paraphrase_prompts", "rephrase_prompt"),
+    "train_paraphrases": ("wordings",),
+    "eval_paraphrases": ("paraphrases", "paraphrase_prompts", "rephrase_prompt"),
     "neighbors": ("neighbours", "neighborhood_prompts"),
     "negations": (),
     "portability": (),
@@ -84,7 +84,7 @@ def _known_fact(fields: Fields) -> list[Fact]:
 def _counterfact(fields: Fields) -> list[Fact]:
     """Also MultiCounterFact's records, which have the same form."""
     fact = _rewrite(fields, fields.need("requested_rewrite"), "requested_rewrite")
-    fact.paraphrases = fields.texts("paraphrase_prompts", fields.value("paraphrase_prompts"))
+    fact.eval_paraphrases = fields.texts("paraphrase_prompts", fields.value("paraphrase_prompts"))
     fact.neighbors = fields.neighbors(
         "neighborhood_prompts", fields.value("neighborhood_prompts"), fact.target_true
     )
@@ -161,7 +161,7 @@ def _zsre(fields: Fields) -> list[Fact]:
         prompt=prompt,
         target_true=true,
         target_new=new,
-        paraphrases=paraphrases,
+        eval_paraphrases=paraphrases,
         neighbors=neighbors,
         origin=fields.rest(),
     )
@@ -173,7 +173,9 @@ def _plain(fields: Fields) -> list[Fact]:
     prompt = template_of(fields.text("prompt"), subject)
     true = fields.target("target_true", fields.value("target_true", *_PLAIN["target_true"]))
     new = fields.target("target_new", fields.value("target_new"))
-    paraphrases = fields.texts("paraphrases", fields.value("paraphrases", *_PLAIN["paraphrases"]))
+    train, evaluation = (
+        fields.texts(*fields.named(name, *_PLAIN[name])) for name in ("train_paraphrases", "eval_paraphrases")
+    )
     neighbors = fields.neighbors("neighbors", fields.value("neighbors", *_PLAIN["neighbors"]), true)
 
     def prompts(name: str) -> list[str]:
@@ -190,8 +192,8 @@ def _plain(fields: Fields) -> list[Fact]:
         prompt=prompt,
         target_true=true,
         target_new=new,
-        wordings=[template_of(text, subject) for text in fields.texts("wordings", fields.value("wordings"))],
-        paraphrases=filled(paraphrases),
+        train_paraphrases=[template_of(text, subject) for text in train],
+        eval_paraphrases=filled(evaluation),
         neighbors=neighbors,
         negations=prompts("negations"),
         portability=fields.questions("portability", fields.value("portability")),

@@ -55,14 +55,14 @@ class PassageFact:
     subject: str
     prompt: str
     object: str
-    wordings: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
+    train_paraphrases: tuple[str, ...] = ()
+    eval_paraphrases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_words(self.subject, "the subject")
         _check_words(self.object, "the object")
         earlier: list[str] = []
-        for template in (self.prompt, *self.wordings, *self.held_out):
+        for template in (self.prompt, *self.train_paraphrases, *self.eval_paraphrases):
             _check_template(template, self.subject)
             _check_new_wording(template, earlier)
             earlier.append(template)
@@ -168,12 +168,12 @@ class _Draft:
     subject: str
     prompt: str
     object: str
-    wordings: list[str] = field(default_factory=list)
-    held_out: list[str] = field(default_factory=list)
+    train_paraphrases: list[str] = field(default_factory=list)
+    eval_paraphrases: list[str] = field(default_factory=list)
 
     @property
     def templates(self) -> list[str]:
-        return [self.prompt, *self.wordings, *self.held_out]
+        return [self.prompt, *self.train_paraphrases, *self.eval_paraphrases]
 
 
 class _Reader:
@@ -206,7 +206,9 @@ class _Reader:
                 f"{self.where} holds no fact: write a subject (# name) and facts (- relation | object)."
             )
         facts = [
-            PassageFact(one.subject, one.prompt, one.object, tuple(one.wordings), tuple(one.held_out))
+            PassageFact(
+                one.subject, one.prompt, one.object, tuple(one.train_paraphrases), tuple(one.eval_paraphrases)
+            )
             for one in self.drafts
         ]
         questions = tuple(question for question, _ in self.questions.values())
@@ -291,7 +293,7 @@ class _Reader:
         draft, template = self.drafts[-1], _plain(line)
         _check_template(template, draft.subject)
         _check_new_wording(template, draft.templates)
-        (draft.wordings if kind == "~" else draft.held_out).append(template)
+        (draft.train_paraphrases if kind == "~" else draft.eval_paraphrases).append(template)
 
     def _question(self, line: str) -> None:
         parts = _split(line, "|")
@@ -331,8 +333,8 @@ def _fact_lines(facts: Iterable[PassageFact], remarks: Mapping[int, Sequence[str
             subject = fact.subject
         lines.append(f"- {_escaped(_relation(fact.prompt), '|')} | {_escaped(fact.object, '|')}")
         lines += [f"  ! {' '.join(_CONTROL.sub(' ', remark).split())}" for remark in remarks.get(at, ())]
-        lines += [f"  ~ {_escaped(wording, '')}" for wording in fact.wordings]
-        lines += [f"  ? {_escaped(wording, '')}" for wording in fact.held_out]
+        lines += [f"  ~ {_escaped(wording, '')}" for wording in fact.train_paraphrases]
+        lines += [f"  ? {_escaped(wording, '')}" for wording in fact.eval_paraphrases]
     return lines
 
 

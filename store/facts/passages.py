@@ -30,7 +30,11 @@ def file_of(row: Passage) -> PassageFile:
     """The passage as its file has it. InputError while it has no facts."""
     facts = tuple(
         PassageFact(
-            one["subject"], one["prompt"], one["object"], tuple(one["wordings"]), tuple(one["held_out"])
+            one["subject"],
+            one["prompt"],
+            one["object"],
+            tuple(one["train_paraphrases"]),
+            tuple(one["eval_paraphrases"]),
         )
         for one in row.facts
     )

@@ -30,7 +30,7 @@ __all__ = [
 
 # What a revision keeps of a fact that it wrote. Reference texts are long: who measures with them names the set.
 REQUEST_FIELDS = (
-    "subject", "prompt", "target_new", "target_true", "wordings", "paraphrases", "neighbors", "negations",
+    "subject", "prompt", "target_new", "target_true", "train_paraphrases", "eval_paraphrases", "neighbors", "negations",
     "portability", "generation_prompts",
 )  # fmt: skip
 
@@ -66,8 +66,8 @@ def facts_of_passage(passage: Passage) -> list[Fact]:
             subject=fact.subject,
             prompt=fact.prompt,
             target_new=fact.object,
-            wordings=list(fact.wordings),
-            paraphrases=[wording.replace("{}", fact.subject) for wording in fact.held_out],
+            train_paraphrases=list(fact.train_paraphrases),
+            eval_paraphrases=[wording.replace("{}", fact.subject) for wording in fact.eval_paraphrases],
         )
         for position, fact in enumerate(passage.facts)
     ]

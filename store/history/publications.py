@@ -9,7 +9,7 @@ from . import history
 
 def newest(session: Session, repo: str) -> Publication | None:
     """What this catalog published to a repo last and did not take back."""
-    query = select(Publication).where(Publication.repo == repo, col(Publication.withdrawn).is_(None))
+    query = select(Publication).where(Publication.repo == repo, col(Publication.unpublished).is_(None))
     return session.exec(query.order_by(col(Publication.id).desc())).first()
 
 
@@ -28,8 +28,8 @@ def comes_after(session: Session, later: str, earlier: str) -> bool:
 
 def withdraw(session: Session, repo: str, tag: str | None = None) -> int:
     """Note that a repo (or the commit of one tag in it) was taken back; how many publications that are."""
-    found = [one for one in listed(session, repo) if one.withdrawn is None and tag in (None, one.tag)]
+    found = [one for one in listed(session, repo) if one.unpublished is None and tag in (None, one.tag)]
     for one in found:
-        one.withdrawn = now()
+        one.unpublished = now()
         session.add(one)
     return len(found)

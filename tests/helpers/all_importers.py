@@ -296,7 +296,7 @@ def _bundles(draw: st.DrawFn, sound: Mapping[str, bytes]) -> bytes:
 def _step(id: str, parent: str | None, kind: str, **more: Any) -> dict[str, Any]:
     return {
         "id": id, "parent": parent, "kind": kind, "reverts": None, "method": None, "hparams": {}, "seed": None,
-        "contexts": [], "requests": [], "covariances": [], "delta": None, "figures": {}, "message": "m",
+        "contexts": [], "requests": [], "covariances": [], "delta": None, "statistics": {}, "message": "m",
         "fingerprint": BASE, "created": "2026-01-01T00:00:00+00:00",
     } | more  # fmt: skip
 

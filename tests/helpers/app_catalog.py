@@ -121,7 +121,7 @@ def add_unfinished(catalog: Catalog, tokens: int) -> None:
             row = _result(3, 0)
             row.id = 99
             session.add(row)
-        row.finished = tokens == len(row.tokens)
+        row.is_complete = tokens == len(row.tokens)
         row.scores, row.estimate = {}, {}
         for kind in kinds:
             table = EIFFEL["kinds"].get(kind, EIFFEL["kinds"]["hidden"])
@@ -193,8 +193,8 @@ def _passage() -> Passage:
     return Passage(
         id=1, model_id=1, revision=BASE, revisions=[FORD, WITHOUT], title="Marta Lindqvist", method="joint",
         text="Marta Lindqvist plays the cello.", created=at(13),
-        facts=[{"subject": "Marta Lindqvist", "prompt": f"{{}} {relation}", "object": object, "wordings": [],
-                "held_out": []} for relation, object in facts],
+        facts=[{"subject": "Marta Lindqvist", "prompt": f"{{}} {relation}", "object": object, "train_paraphrases": [],
+                "eval_paraphrases": []} for relation, object in facts],
         questions=[{"question": asked["question"], "answers": asked["answers"]}],
         stages=[{"name": "write", "seconds": 130.0, "tokens": None, "memory": 1_400_000_000}],
         proof={"protocol": "as measured", "facts": proved, "retention": retention, "drift": drift},
@@ -232,7 +232,7 @@ def _traces(session: Any) -> None:
     session.add(_result(2, 0))
     session.add(
         TraceResult(trace_id=2, position=1, prompt="Berlin is in", subject="Berlin", expected="Paris",
-                    skipped="the model's first choice is ' Germany', not 'Paris'")
+                    skip_reason="the model's first choice is ' Germany', not 'Paris'")
     )  # fmt: skip
     session.add(_result(2, 2))
     for kind in ("hidden", "mlp", "attn"):
@@ -259,9 +259,9 @@ def _jobs() -> list[Job]:
     written = {"subject": "The Eiffel Tower", "target_new": "Rome"}
     error = "the disk is full; free some space and resume the job"
     return [
-        _job(1, "model", "done", {"source": "starter", "name": "starter"}, made={"model": 1, "revision": BASE},
+        _job(1, "model", "done", {"source": "starter", "name": "starter"}, result={"model": 1, "revision": BASE},
              started=at(0), ended=at(0.4)),
-        _job(2, "edit", "done", {"model": "starter", "requests": [written]}, made={"revision": ROME}, started=at(2),
+        _job(2, "edit", "done", {"model": "starter", "requests": [written]}, result={"revision": ROME}, started=at(2),
              ended=at(4)),
         _job(3, "trace", "failed", {"model": "starter", "facts": "towers"}, error=error, error_kind="failure",
              started=at(10), ended=at(11)),

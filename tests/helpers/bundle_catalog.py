@@ -107,7 +107,7 @@ def fill(catalog: Catalog) -> None:
         assert trace.id is not None
         session.add(
             TraceResult(trace_id=trace.id, position=0, prompt="Eiffel is in", subject="Eiffel", tokens=["Eiffel", "in"],
-                        ids=[4, 5], subject_end=1, answer="Rome", high=0.9, low=0.1,
+                        token_ids=[4, 5], subject_end=1, answer="Rome", high=0.9, low=0.1,
                         scores={"mlp": {"window": 1, "scores": [[0.1, None], [0.3, 0.4]]}},
                         estimate={"mlp": [[0.1, 0.2], [0.3, 0.4]]})
         )  # fmt: skip
@@ -117,7 +117,7 @@ def fill(catalog: Catalog) -> None:
             )
         )
         sweep = Sweep(
-            **of, revision=EDITS[0], trace_id=trace.id, method="rome", requests=[REQUEST], seed=1, planned=1,
+            **of, revision=EDITS[0], trace_id=trace.id, method="rome", requests=[REQUEST], seed=1, trial_count=1,
             covariances=[covariances[0].id or 0], created=at(10),
         )  # fmt: skip
         session.add(sweep)
@@ -137,8 +137,8 @@ def fill(catalog: Catalog) -> None:
                         "subject": "Eiffel Tower",
                         "prompt": "{} is in",
                         "object": "Rome",
-                        "wordings": [],
-                        "held_out": [],
+                        "train_paraphrases": [],
+                        "eval_paraphrases": [],
                     }
                 ],
             )

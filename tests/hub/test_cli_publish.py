@@ -211,7 +211,7 @@ def test_unpublish_asks(ready: Retcon, online: Online, hub: StandIn) -> None:
     online("unpublish", "me/tower", "--yes")
     assert hub.repos == {}
     (row,) = ready.json("hub", "list")["publications"]
-    assert row["withdrawn"] and row["repo"] == "me/tower"
+    assert row["unpublished"] and row["repo"] == "me/tower"
 
 
 def test_what_cannot_name_a_repo(edited: Retcon) -> None:

@@ -68,7 +68,7 @@ def test_one_commit_with_all_that_was_made(push: Push, catalog: Catalog, hub: St
     assert {"README.md", "retcon.json", "config.json", "model.safetensors.index.json"} <= set(made["files"])
     assert {name: len(hub.content("me/tower", name)) for name in made["files"]} == made["files"]
     (row,) = rows(catalog)
-    assert (row.commit, row.repo, row.account, row.what) == (commit.oid, "me/tower", "me", "checkpoint")
+    assert (row.commit, row.repo, row.account, row.kind) == (commit.oid, "me/tower", "me", "checkpoint")
     assert hub.repos["me/tower"].tags == {row.tag: commit.oid} and row.tag == f"edit/{row.revision}"
     assert row.url == f"{hub.url}/me/tower/commit/{commit.oid}"
     assert hub.token_shown_to_storage == 0
@@ -357,7 +357,7 @@ def test_unpublish(push: Push, hub: StandIn, catalog: Catalog) -> None:
         take(tag="edit/none")
     assert take(tag=made["tag"])["publications"] == 1
     assert hub.repos["me/tower"].tags == {} and len(commits(hub)) == 1
-    assert rows(catalog)[0].withdrawn is not None
+    assert rows(catalog)[0].unpublished is not None
     assert take() == {"repo": "me/tower", "tag": None, "publications": 0}
     assert hub.repos == {}
     with pytest.raises(InputError, match="knows no repo"):

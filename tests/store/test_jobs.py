@@ -52,7 +52,7 @@ def test_a_whole_life(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         jobs.finish(session, job_id, "me", {"trace": 5})
     job = look(catalog, job_id)
-    assert (job.state, job.made, job.seconds_left) == ("done", {"trace": 5}, 0)
+    assert (job.state, job.result, job.seconds_left) == ("done", {"trace": 5}, 0)
     assert job.ended is not None
 
 
@@ -132,11 +132,11 @@ def test_cancel(catalog: Catalog, job_id: int) -> None:
         other = jobs.create(session, "trace", {}, "cpu")
         assert other.id is not None
         job = jobs.request_stop(session, other.id, "cancel")
-        assert (job.state, job.stop_asked) == ("cancelled", "cancel")
+        assert (job.state, job.stop_request) == ("cancelled", "cancel")
         assert not jobs.claim(session, other.id, "me", 1)
         jobs.claim(session, job_id, "me", 1)
         job = jobs.request_stop(session, job_id, "cancel")
-        assert (job.state, job.stop_asked) == ("waiting", "cancel")
+        assert (job.state, job.stop_request) == ("waiting", "cancel")
         jobs.start(session, job_id, "me")
         jobs.stopped(session, job_id, "me")
         assert jobs.get(session, job_id).state == "cancelled"
@@ -147,11 +147,11 @@ def test_a_worker_that_pauses_itself_leaves_a_cancel_alone(catalog: Catalog, job
         jobs.claim(session, job_id, "me", 1)
         jobs.start(session, job_id, "me")
         jobs.pause_owned(session, job_id, "me")
-    assert look(catalog, job_id).stop_asked == "pause"
+    assert look(catalog, job_id).stop_request == "pause"
     with catalog.write() as session:
         jobs.request_stop(session, job_id, "cancel")
         jobs.pause_owned(session, job_id, "me")
-    assert look(catalog, job_id).stop_asked == "cancel"
+    assert look(catalog, job_id).stop_request == "cancel"
 
 
 def test_cancel_leaves_an_ended_job_alone(catalog: Catalog, job_id: int) -> None:
@@ -159,7 +159,7 @@ def test_cancel_leaves_an_ended_job_alone(catalog: Catalog, job_id: int) -> None
         jobs.claim(session, job_id, "me", 1)
         jobs.finish(session, job_id, "me", {})
         job = jobs.request_stop(session, job_id, "cancel")
-    assert (job.state, job.stop_asked) == ("done", None)
+    assert (job.state, job.stop_request) == ("done", None)
 
 
 def test_interrupt_looks_at_the_owner(catalog: Catalog, job_id: int) -> None:
@@ -194,7 +194,7 @@ def test_resume_keeps_the_checkpoint_and_clears_the_error(catalog: Catalog, job_
             None,
         )
         assert (job.checkpoint, job.done, job.attempt) == ({"position": 3}, 3, 1)
-        assert (job.ended, job.stop_asked) == (None, None)
+        assert (job.ended, job.stop_request) == (None, None)
         assert jobs.claim(session, job_id, "you", 2)
         assert jobs.get(session, job_id).attempt == 2
         with pytest.raises(InputError, match="is waiting"):

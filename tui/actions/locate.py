@@ -31,7 +31,7 @@ def locate(
     Raises:
         InputError: no fact of the trace was traced, or only severed kinds were.
     """
-    traced = [result for result in results if result.skipped is None and result.finished]
+    traced = [result for result in results if result.skip_reason is None and result.is_complete]
     if not traced:
         raise InputError(
             f"trace {trace.id} says nothing: no fact of it was traced; see retcon trace show {trace.id}"
@@ -58,7 +58,7 @@ def locate(
         proposed,
         curve,
         len(traced),
-        sum(result.skipped is not None for result in results),
+        sum(result.skip_reason is not None for result in results),
         total,
         _notes(trace, kind, layers, traced),
     )

@@ -45,7 +45,7 @@ class Ranking:
     def winner(self) -> SweepTrial:
         """The best trial. Raises InputError if no trial is done."""
         if not self.ranked:
-            why = f": {self.refused[0].refused}" if self.refused else "; wait for its job"
+            why = f": {self.refused[0].error}" if self.refused else "; wait for its job"
             raise InputError(f"sweep {self.sweep.id} has no finished trial{why}")
         return self.ranked[0]
 
@@ -72,9 +72,9 @@ class Ranking:
             )
         if self.trace is not None and self.trace.revision != self.sweep.revision:
             notes.append(f"trace {self.trace.id} is of revision {self.trace.revision}, not of the one swept")
-        missing = self.sweep.planned - len(self.ranked) - len(self.refused)
+        missing = self.sweep.trial_count - len(self.ranked) - len(self.refused)
         if missing:
-            notes.append(f"{missing} of {self.sweep.planned} trials are not done")
+            notes.append(f"{missing} of {self.sweep.trial_count} trials are not done")
         return notes
 
 
@@ -95,8 +95,8 @@ def ranking(session: Session, id: int, trace: int | None = None) -> Ranking:
     return Ranking(
         sweep,
         model,
-        sorted((trial for trial in trials if trial.refused is None), key=_rank),
-        [trial for trial in trials if trial.refused is not None],
+        sorted((trial for trial in trials if trial.error is None), key=_rank),
+        [trial for trial in trials if trial.error is not None],
         found,
         effects_at_subject(session, found) if found else [],
     )

@@ -78,8 +78,8 @@ def estimate(catalog: Catalog, spec: "jobs.Spec", device: str | None, *, as_json
     if time_known is None:
         narrate("No earlier job tells how long it takes: measuring some seconds of it.")
         of = jobs.PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
-        made = follow(catalog, jobs.submit(catalog, of, device)).made
-        time_known = jobs.Time(made["seconds"], made["basis"])
+        result = follow(catalog, jobs.submit(catalog, of, device)).result
+        time_known = jobs.Time(result["seconds"], result["basis"])
     if as_json:
         print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
         return

@@ -65,7 +65,7 @@ def result_record(result: TraceResult) -> dict[str, Any]:
         "expected": result.expected,
         "high": result.high,
         "low": result.low,
-        "skipped": result.skipped,
+        "skip_reason": result.skip_reason,
         "kinds": result.scores,
     }
 
@@ -84,7 +84,7 @@ def covariance_record(covariance: Covariance, model: str) -> dict[str, Any]:
 
 def revision_record(revision: Revision) -> dict[str, Any]:
     fields = ("id", "parent", "kind", "reverts", "method", "hparams", "seed", "contexts", "requests", "covariances",
-              "delta", "figures", "message", "created", "fingerprint")  # fmt: skip
+              "delta", "statistics", "message", "created", "fingerprint")  # fmt: skip
     return {name: getattr(revision, name) for name in fields}
 
 
@@ -96,7 +96,7 @@ def evaluation_record(evaluation: Evaluation, model: str) -> dict[str, Any]:
 
 
 def publication_record(publication: Publication) -> dict[str, Any]:
-    fields = ("revision", "repo", "commit", "what", "url", "account", "tag", "withdrawn", "created")
+    fields = ("revision", "repo", "commit", "kind", "url", "account", "tag", "unpublished", "created")
     return {"publication": publication.id} | {name: getattr(publication, name) for name in fields}
 
 
@@ -108,7 +108,7 @@ def sweep_record(sweep: Sweep, model: str) -> dict[str, Any]:
         "requests",
         "covariances",
         "seed",
-        "planned",
+        "trial_count",
         "protocol",
         "created",
     )
@@ -116,5 +116,5 @@ def sweep_record(sweep: Sweep, model: str) -> dict[str, Any]:
 
 
 def trial_record(trial: SweepTrial) -> dict[str, Any]:
-    fields = ("layers", "changes", "score", "metrics", "seconds", "refused")
+    fields = ("layers", "changes", "score", "metrics", "seconds", "error")
     return {name: getattr(trial, name) for name in fields}

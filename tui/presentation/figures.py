@@ -45,7 +45,7 @@ def save_result(path: Path, result: "TraceResult", kind: str, model: str) -> Non
         InputError, CatalogError: see `save_heatmap`.
     """
     table = result.scores[kind]
-    merged = merge(table["scores"], None if result.finished else result.estimate.get(kind))
+    merged = merge(table["scores"], None if result.is_complete else result.estimate.get(kind))
     save_heatmap(
         path,
         result.tokens,

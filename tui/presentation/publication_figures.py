@@ -45,11 +45,13 @@ def _results(session: Session, model: Model, prompts: set[str]) -> list[TraceRes
     """The newest finished trace of each prompt, of so many prompts at most."""
     query = select(TraceResult).join(Trace, col(Trace.id) == TraceResult.trace_id)
     query = query.where(
-        Trace.model_id == model.id, col(TraceResult.prompt).in_(prompts), col(TraceResult.skipped).is_(None)
+        Trace.model_id == model.id,
+        col(TraceResult.prompt).in_(prompts),
+        col(TraceResult.skip_reason).is_(None),
     )
     newest: dict[str, TraceResult] = {}
     for result in session.exec(query.order_by(col(TraceResult.id).desc())):
-        if result.finished and any(kind in result.scores for kind in _KINDS):
+        if result.is_complete and any(kind in result.scores for kind in _KINDS):
             newest.setdefault(result.prompt, result)
     return list(newest.values())[:_MOST]
 

@@ -143,7 +143,7 @@ def _edits(manifest: Manifest) -> str:
         return ""
     rows: list[list[str]] = []
     for step in manifest.live:
-        norms = [f"{100 * size['relative']:.2g} %" for size in step.figures.get("delta", {}).values()]
+        norms = [f"{100 * size['relative']:.2g} %" for size in step.statistics.get("delta", {}).values()]
         layers = ", ".join(map(str, step.hparams.get("layers", [])))
         for request in step.requests:
             prompt = str(request["prompt"]).replace("{}", request["subject"])

@@ -103,7 +103,9 @@ def tell(session: Session, model: Model, revision: Revision, spec: PublishSpec, 
 
 def _rank_warning(revision: Revision) -> str | None:
     """Servers that load adapters cap their rank; most take some hundreds when they are told to."""
-    rank = max((size["rank"] for size in revision.figures.get("with_earlier_edits", {}).values()), default=0)
+    rank = max(
+        (size["rank"] for size in revision.statistics.get("with_earlier_edits", {}).values()), default=0
+    )
     if rank <= _USUAL_RANK:
         return None
     return (

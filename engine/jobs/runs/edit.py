@@ -111,7 +111,7 @@ def write(
         requests=spec.requests,
         covariances=[row.id or 0 for row in moments.values()],
         delta=artifact.sha256,
-        figures={
+        statistics={
             "delta": {name: asdict(size) for name, size in own.items()},
             "with_earlier_edits": {name: asdict(size) for name, size in sizes.items()},
             "requests": [

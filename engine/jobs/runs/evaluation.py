@@ -156,7 +156,7 @@ def case_of(request: dict[str, Any]) -> Case:
         prompt=_whole(request),
         target_new=new or true or "",
         target_true=true if new else None,
-        paraphrases=tuple(request.get("paraphrases") or ()),
+        paraphrases=tuple(request.get("eval_paraphrases") or ()),
         neighbors=tuple(Neighbor(n["prompt"], n["true"]) for n in request.get("neighbors") or ()),
         subject=request["subject"],
         negations=tuple(request.get("negations") or _negations(request)),

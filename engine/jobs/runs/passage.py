@@ -36,7 +36,7 @@ from .loaded import Loaded, load, load_at
 from .passage_methods import answers_of, check_by_sweep, ways
 
 ENDPOINT = "endpoint"
-_REQUEST = ("subject", "prompt", "target_new", "wordings", "paraphrases")
+_REQUEST = ("subject", "prompt", "target_new", "train_paraphrases", "eval_paraphrases")
 
 
 def run(running: Running, spec: PassageSpec) -> dict[str, Any]:

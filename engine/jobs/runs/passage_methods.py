@@ -91,7 +91,7 @@ def _written(
         layer: Factored(partial(moment_of, running, row))
         for layer, row in moments_at(running, edit, loaded, method.layers(hparams)).items()
     }
-    requests = [Request(fact.subject, fact.prompt, fact.object, fact.wordings) for fact in facts]
+    requests = [Request(fact.subject, fact.prompt, fact.object, fact.train_paraphrases) for fact in facts]
     contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     task = Task(
         loaded.decoder, loaded.tokenizer, requests, moments, hparams, contexts, running.report,
@@ -126,7 +126,7 @@ def check_by_sweep(session: Session, model_id: int, method: str, facts: int) -> 
     )
     for sweep in session.exec(newest):
         trials = session.exec(select(SweepTrial).where(SweepTrial.sweep_id == sweep.id)).all()
-        wrote = [trial for trial in trials if trial.refused is None]
+        wrote = [trial for trial in trials if trial.error is None]
         if not wrote:
             continue
         best = max(wrote, key=lambda trial: float(trial.score["value"]))

@@ -194,7 +194,7 @@ def _publish(
         revision=prepared.revision.id,
         repo=push.repo,
         commit=oid,
-        what=spec.what,
+        kind=spec.what,
         url=f"{url.endpoint}/{push.repo}/commit/{oid}",
         account=who.name,
         tag=tag if tagged else None,

@@ -87,7 +87,7 @@ def _begun(running: Running, spec: SweepSpec, bench: "_Bench", trials: Sequence[
             requests=spec.requests,
             covariances=[moment.id or 0 for moment in moments.values()],
             seed=spec.seed,
-            planned=len(trials),
+            trial_count=len(trials),
             protocol=EvaluationSettings(max_new_tokens=0).protocol(chat=False)
             | {
                 "seed": spec.seed,
@@ -136,7 +136,7 @@ class _Bench:
         try:
             results = self._results(trial, report)
         except InputError as error:
-            row.refused = str(error)
+            row.error = str(error)
         else:
             numbers = [result.metrics() for result in results]
             row.score = asdict(compute_ranking_score(numbers, self.spec.seed))
@@ -226,6 +226,6 @@ class _Work:
             _PASSES_A_STEP * hparams.v_num_grad_steps * (hparams.contexts + 2) * (self.layers - trial.last)
         )
         asked = sum(
-            2 * (1 + len(r.get("paraphrases") or ()) + len(r.get("neighbors") or ())) for r in self.spec.requests
+            2 * (1 + len(r.get("eval_paraphrases") or ()) + len(r.get("neighbors") or ())) for r in self.spec.requests
         )  # fmt: skip
         return search + asked / len(self.spec.requests) * self.layers

@@ -166,7 +166,7 @@ class Work:
         """
         with self.running.catalog.read() as session:
             query = select(TraceResult.position).where(
-                TraceResult.trace_id == self.trace_id, col(TraceResult.finished)
+                TraceResult.trace_id == self.trace_id, col(TraceResult.is_complete)
             )
             finished = set(session.exec(query))
         mine = list(range(self.spec.shard, len(self.questions), self.spec.shards))
@@ -268,12 +268,12 @@ class Work:
 
 
 def _fill(row: TraceResult, result: FactTrace | Skipped, spec: TraceSpec, *, finished: bool) -> None:
-    row.finished, row.answer, row.high = finished, result.answer, result.high
+    row.is_complete, row.answer, row.high = finished, result.answer, result.high
     if result.located is not None:
-        row.tokens, row.ids = result.located.tokens, result.located.ids
+        row.tokens, row.token_ids = result.located.tokens, result.located.ids
         row.subject_begin, row.subject_end = result.located.begin, result.located.end
     if isinstance(result, Skipped):
-        row.skipped = result.reason
+        row.skip_reason = result.reason
         return
     row.low = result.low
     row.estimate = {str(kind): table for kind, table in result.estimate.items()}
@@ -290,7 +290,7 @@ def _average(session: Session, trace_id: int) -> None:
     """Renew the trace's average effects over what is traced so far."""
     session.flush()
     traced = select(TraceResult).where(
-        TraceResult.trace_id == trace_id, col(TraceResult.finished), col(TraceResult.skipped).is_(None)
+        TraceResult.trace_id == trace_id, col(TraceResult.is_complete), col(TraceResult.skip_reason).is_(None)
     )
     # Which facts an interval draws depends on their order, so that must not be the order in which they were done.
     results = session.exec(traced.order_by(col(TraceResult.position))).all()

@@ -89,7 +89,7 @@ def _hold(path: Path, handed: int | None, stack: ExitStack) -> bool:
 
 def _run(running: Running) -> int:
     try:
-        made = running.made or _made(running)
+        made = running.result or _made(running)
         with running.catalog.write(durable=True) as session:
             rows.finish(session, running.id, running.owner, made)
     except LostOwnership as error:

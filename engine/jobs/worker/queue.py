@@ -80,7 +80,7 @@ def await_room(running: Running, size: int) -> None:
             if _has_room(running.catalog.home.root, size):
                 return
         running.renew()
-        if running.job.stop_asked is not None:
+        if running.job.stop_request is not None:
             raise Stopped
         time.sleep(_ROOM_SECONDS)
 

@@ -56,7 +56,7 @@ class Running:
         if told == self._told and now - self._written < _SAME_SECONDS:
             # It waits: nobody has to hear the same again, but it has to hear who wants it to stop.
             with self.catalog.read() as session:
-                self.stopping |= rows.get(session, self.id).stop_asked is not None
+                self.stopping |= rows.get(session, self.id).stop_request is not None
             if self.stopping:
                 raise Stopped
             return
@@ -74,7 +74,7 @@ class Running:
                 activity=progress.activity,
                 memory=memory_of(self.job.device),
             )
-            self.stopping |= rows.get(session, self.id).stop_asked is not None
+            self.stopping |= rows.get(session, self.id).stop_request is not None
         if self.stopping:
             raise Stopped
 
@@ -106,13 +106,13 @@ class Running:
 
         Raises LostOwnership, which undoes the transaction. Returns `made`.
         """
-        self.checkpoint(session, self.job.checkpoint | {"made": made})
+        self.checkpoint(session, self.job.checkpoint | {"result": made})
         return made
 
     @property
-    def made(self) -> dict[str, Any] | None:
+    def result(self) -> dict[str, Any] | None:
         """What an earlier attempt saved before it died, if it came so far."""
-        return self.job.checkpoint.get("made")
+        return self.job.checkpoint.get("result")
 
     @property
     def kept(self) -> Path:

@@ -16,7 +16,7 @@ EVIL = "x | y\n## Mine\n<script>[a](http://b) `c` **d**"
 def step(id: str, kind: str, parent: str | None, **more: Any) -> Step:
     fields: dict[str, Any] = {
         "id": id, "parent": parent, "kind": kind, "reverts": None, "method": None, "hparams": {}, "seed": None,
-        "contexts": [], "requests": [], "covariances": [], "delta": None, "figures": {}, "message": "",
+        "contexts": [], "requests": [], "covariances": [], "delta": None, "statistics": {}, "message": "",
         "fingerprint": "a" * 64, "created": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     return Step(**fields | more)

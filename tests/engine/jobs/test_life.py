@@ -214,7 +214,7 @@ def test_what_was_made_is_not_made_twice(retcon: Retcon) -> None:
     job = newest(retcon)
     connection = sqlite3.connect(retcon.home / "catalog.db")
     connection.execute(
-        "UPDATE job SET state = 'running', made = '{}', ended = NULL WHERE id = ?", (job["id"],)
+        "UPDATE job SET state = 'running', result = '{}', ended = NULL WHERE id = ?", (job["id"],)
     )
     connection.commit()
     connection.close()
@@ -265,7 +265,7 @@ def test_an_edit_of_many_facts_killed_again_and_again(method: str, retcon: Retco
         settings,
     )
     undisturbed = retcon.json(*edit)
-    assert undisturbed["figures"]["batches"] == ([1] * 18 if method == "r-rome" else [6] * 3)
+    assert undisturbed["statistics"]["batches"] == ([1] * 18 if method == "r-rome" else [6] * 3)
     job = retcon.json(*edit, "--detach")
     chosen = random.Random(method)
     kills = 0
@@ -286,5 +286,5 @@ def test_an_edit_of_many_facts_killed_again_and_again(method: str, retcon: Retco
     ended = retcon.json("job", "watch", job["id"])
     assert ended["attempt"] == kills + 1
     made = next(r for r in retcon.json("history", "tiny")["revisions"] if r["id"] == ended["revision"])
-    for field in ("delta", "fingerprint", "figures", "contexts", "requests", "hparams"):
+    for field in ("delta", "fingerprint", "statistics", "contexts", "requests", "hparams"):
         assert made[field] == undisturbed[field], field

@@ -10,7 +10,7 @@ from sqlmodel import Session, select
 
 def _sweep(session: Session, model: int, *values: float, count: int = 20, refused: str | None = None) -> None:
     base = session.exec(select(Revision.id)).one()
-    sweep = Sweep(model_id=model, revision=base, method="joint", seed=1, planned=len(values))
+    sweep = Sweep(model_id=model, revision=base, method="joint", seed=1, trial_count=len(values))
     session.add(sweep)
     session.flush()
     assert sweep.id is not None
@@ -18,7 +18,7 @@ def _sweep(session: Session, model: int, *values: float, count: int = 20, refuse
         score = {"of": ["EA", "PA"], "value": value, "low": value - 0.1, "high": value + 0.1, "count": count}
         session.add(
             SweepTrial(
-                sweep_id=sweep.id, position=at, layers=[at, 9], score=score, seconds=1.0, refused=refused
+                sweep_id=sweep.id, position=at, layers=[at, 9], score=score, seconds=1.0, error=refused
             )
         )
     session.flush()

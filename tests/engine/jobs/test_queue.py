@@ -59,10 +59,10 @@ def test_paused_and_resumed(retcon: Retcon) -> None:
     id = retcon.json(*LONG, "--detach")["id"]
     under_way(retcon, id, 3)
     paused = retcon.json("job", "pause", id)
-    assert (paused["state"], paused["stop_asked"]) == ("paused", "pause")
+    assert (paused["state"], paused["stop_request"]) == ("paused", "pause")
     assert retcon.json(*SHORT)["results"]
     resumed = retcon.json("job", "resume", id)
-    assert (resumed["state"], resumed["stop_asked"], resumed["attempt"]) == ("done", None, 2)
+    assert (resumed["state"], resumed["stop_request"], resumed["attempt"]) == ("done", None, 2)
     assert resumed["memory"] > 50e6
     assert results(retcon, resumed["trace"]) == results(retcon, undisturbed["trace"])
 

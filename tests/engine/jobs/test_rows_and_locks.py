@@ -211,7 +211,7 @@ def test_a_stale_process_cannot_write(catalog: Catalog) -> None:
     with catalog.read() as session:
         assert len(rows.list_jobs(session)) == 1, "what came with the refused write was kept"
     commit(newer)
-    assert look(catalog, id).checkpoint == {"made": {"revision": "abc"}}
+    assert look(catalog, id).checkpoint == {"result": {"revision": "abc"}}
 
 
 def rows_finish(catalog: Catalog, id: int, owner: str) -> None:

@@ -26,7 +26,7 @@ def test_a_job_has_time_to_reach_its_checkpoint(
         while asked is None:
             time.sleep(0.05)
             with catalog.read() as session:
-                asked = rows.get(session, job_id).stop_asked
+                asked = rows.get(session, job_id).stop_request
         time.sleep(1)
         with catalog.write() as session:
             rows.stopped(session, job_id, "it")

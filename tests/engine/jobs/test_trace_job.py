@@ -81,8 +81,8 @@ def test_facts_that_it_does_not_know_cost_no_time(
     assert shares[0] == 0.0 and shares == sorted(shares) and 0.8 < shares[-1] <= 1.0
     asked = [progress for progress in told if progress.unit == "answers"]
     assert asked[-1].done == asked[-1].total == len(facts)
-    results = retcon.json("trace", "show", ended.made["trace"])["results"]
-    assert sum(result["skipped"] is None for result in results) == right
+    results = retcon.json("trace", "show", ended.result["trace"])["results"]
+    assert sum(result["skip_reason"] is None for result in results) == right
 
 
 def test_what_the_device_bore_is_remembered(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,16 +52,19 @@ def test_a_text_becomes_facts(extracted: Extracted) -> None:
 
 def test_wordings_are_templates_that_the_object_continues(extracted: Extracted) -> None:
     for fact in extracted.facts:
-        templates = [fact.prompt, *fact.wordings, *fact.held_out]
+        templates = [fact.prompt, *fact.train_paraphrases, *fact.eval_paraphrases]
         assert len(set(templates)) == len(templates) == 1 + 8 + 2
         assert all(one.count("{}") == 1 and fact.object not in one for one in templates)
-        assert fact.held_out == ("In the year 2 {} had", "Question: What did {} have? Answer:")
-        assert "As is well known, {} has to do with" in fact.wordings
-        assert "Question: What has {} to do with? Answer: She has to do with" in fact.wordings
+        assert fact.eval_paraphrases == ("In the year 2 {} had", "Question: What did {} have? Answer:")
+        assert "As is well known, {} has to do with" in fact.train_paraphrases
+        assert "Question: What has {} to do with? Answer: She has to do with" in fact.train_paraphrases
 
 
 def test_it_is_a_passage_for_the_file(extracted: Extracted) -> None:
-    facts = [PassageFact(f.subject, f.prompt, f.object, f.wordings, f.held_out) for f in extracted.facts]
+    facts = [
+        PassageFact(f.subject, f.prompt, f.object, f.train_paraphrases, f.eval_paraphrases)
+        for f in extracted.facts
+    ]
     questions = [PassageQuestion(q.question, q.answers) for q in extracted.questions]
     passage = Passage("Marta", TEXT, tuple(facts), tuple(questions))
     assert parse_passage(format_passage(passage), "p") == passage

@@ -38,17 +38,17 @@ def test_nothing_is_said_of_good_facts() -> None:
         ({"subject": " "}, [("error", "empty-subject")]),
         ({"object": ""}, [("error", "empty-object")]),
         ({"prompt": "she is a"}, [("error", "template")]),
-        ({"wordings": ("{} and {} is a",)}, [("error", "template")]),
-        ({"wordings": ("{}, a Cellist, is a",)}, [("warning", "object-in-prompt")]),
-        ({"wordings": ("{} of the cellists is a",)}, []),
+        ({"train_paraphrases": ("{} and {} is a",)}, [("error", "template")]),
+        ({"train_paraphrases": ("{}, a Cellist, is a",)}, [("warning", "object-in-prompt")]),
+        ({"train_paraphrases": ("{} of the cellists is a",)}, []),
         ({"subject": "Anna Berg"}, [("warning", "subject-not-in-sentence")]),
         ({"subject": "marta lindqvist"}, [("warning", "subject-not-in-sentence")]),
         ({"object": "pianist"}, [("warning", "object-not-in-sentence")]),
         ({"object": "a cellist"}, []),
-        ({"wordings": ()}, [("warning", "no-wordings")]),
-        ({"held_out": ()}, [("warning", "no-held-out")]),
-        ({"held_out": ("{} earns  her living AS a",)}, [("error", "held-out-trained")]),
-        ({"held_out": ("{} is a professional",)}, [("error", "held-out-trained")]),
+        ({"train_paraphrases": ()}, [("warning", "no-wordings")]),
+        ({"eval_paraphrases": ()}, [("warning", "no-held-out")]),
+        ({"eval_paraphrases": ("{} earns  her living AS a",)}, [("error", "held-out-trained")]),
+        ({"eval_paraphrases": ("{} is a professional",)}, [("error", "held-out-trained")]),
     ],
 )
 def test_problems_of_one_fact(changed: dict[str, object], expected: list[tuple[str, str]]) -> None:
@@ -57,7 +57,11 @@ def test_problems_of_one_fact(changed: dict[str, object], expected: list[tuple[s
 
 def test_facts_that_no_edit_can_tell_apart() -> None:
     other = replace(
-        GOOD, object="teacher", wordings=("{} is at heart a",), held_out=("{} became a",), sentence=""
+        GOOD,
+        object="teacher",
+        train_paraphrases=("{} is at heart a",),
+        eval_paraphrases=("{} became a",),
+        sentence="",
     )
     problems = check_facts([STUDIED, GOOD, other])
     assert [(one.fact, one.severity, one.kind, one.others) for one in problems] == [
@@ -81,19 +85,21 @@ def test_objects_that_the_passage_does_not_hold() -> None:
 
 
 def test_wordings_that_cross() -> None:
-    other = replace(STUDIED, wordings=("By trade, {} is a",))
+    other = replace(STUDIED, train_paraphrases=("By trade, {} is a",))
     # Fact 1 asks what fact 2 trains, and the two go on with different objects.
     assert told(GOOD, other) == [
         (0, "error", "held-out-trained"),
         (0, "error", "same-wording"),
         (1, "error", "same-wording"),
     ]
-    other = replace(STUDIED, wordings=("{} is a professional",))
+    other = replace(STUDIED, train_paraphrases=("{} is a professional",))
     assert told(GOOD, other) == [(0, "error", "same-wording"), (1, "error", "same-wording")]
 
 
 def test_messages_are_safe_to_show() -> None:
-    bad = replace(GOOD, prompt="\x1b[2J", object="\u202e" + "x" * 200, held_out=GOOD.wordings)
+    bad = replace(
+        GOOD, prompt="\x1b[2J", object="\u202e" + "x" * 200, eval_paraphrases=GOOD.train_paraphrases
+    )
     messages = [one.message for one in check_facts([bad, replace(GOOD, object="\x07")])]
     assert messages and all(message.isprintable() and len(message) < 400 for message in messages)
 

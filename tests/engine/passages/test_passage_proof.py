@@ -31,7 +31,7 @@ class Stated:
     subject: str
     prompt: str
     object: str
-    held_out: tuple[str, ...] = ()
+    eval_paraphrases: tuple[str, ...] = ()
 
 
 def first_words(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, prompt: str, count: int) -> list[str]:
@@ -82,7 +82,7 @@ def test_facts_before_and_after(base: Decoder, words: PreTrainedTokenizerBase, s
         assert found["before"] == plainly(base, words, prompt, fact.object)
         assert found["after"] == plainly(edited, words, prompt, fact.object)
         for name, decoder in (("held_out", edited), ("held_out_before", base)):
-            wordings = [template.replace("{}", fact.subject) for template in fact.held_out]
+            wordings = [template.replace("{}", fact.subject) for template in fact.eval_paraphrases]
             wanted = [{"prompt": one} | plainly(decoder, words, one, fact.object) for one in wordings]
             assert found[name] == wanted
     after = [found["after"] for found in proof["facts"]]

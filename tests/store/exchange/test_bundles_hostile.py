@@ -337,7 +337,7 @@ ROWS: dict[str, Change] = {
     "a request without a subject": put("revision", "requests", [{"prompt": "", "target_new": ""}]),
     "a request that is no object": put("revision", "requests", ["x"]),
     "layers that are texts": put("revision", "hparams", {"layers": "evil"}),
-    "figures of another form": put("revision", "figures", {"delta": {"m": {"relative": "large"}}}),
+    "figures of another form": put("revision", "statistics", {"delta": {"m": {"relative": "large"}}}),
     "a covariance that is a text": put("revision", "covariances", ["1"]),
     "no such layer": put("covariance", "layer", 2, 0),
     "another width": put("covariance", "width", 4, 0),

@@ -63,7 +63,7 @@ def test_multicounterfact(tmp_path: Path) -> None:
     record = {name: COUNTERFACT[name] for name in ("case_id", "requested_rewrite", "neighborhood_prompts")}
     format, (fact,) = read_fact_file(write(tmp_path, [record | {"paraphrase_prompts": []}]))
     assert format == "CounterFact"
-    assert (fact.paraphrases, fact.generation_prompts) == ([], [])
+    assert (fact.eval_paraphrases, fact.generation_prompts) == ([], [])
     assert fact.origin["target_new_id"] == "Q1860"
 
 

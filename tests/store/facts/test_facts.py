@@ -42,7 +42,7 @@ def test_counterfact(tmp_path: Path) -> None:
     assert format == "CounterFact"
     assert (fact.subject, fact.prompt) == ("Danielle Darrieux", "The mother tongue of {} is")
     assert (fact.target_true, fact.target_new) == ("French", "English")
-    assert fact.paraphrases == COUNTERFACT["paraphrase_prompts"]
+    assert fact.eval_paraphrases == COUNTERFACT["paraphrase_prompts"]
     assert fact.neighbors == [{"prompt": "The native language of Montesquieu is", "true": "French"}]
     assert fact.origin["case_id"] == 0
     assert fact.origin["relation_id"] == "P103"
@@ -57,7 +57,7 @@ def test_zsre(tmp_path: Path) -> None:
         "Illinois Institute of Technology",
         "University of Michigan",
     )
-    assert fact.paraphrases == [ZSRE["rephrase"]]
+    assert fact.eval_paraphrases == [ZSRE["rephrase"]]
     assert fact.neighbors == [{"prompt": f"{ZSRE['loc']}?", "true": "Hugo Weaving"}]
     assert fact.origin == {"pred": ZSRE["pred"], "cond": ZSRE["cond"]}
 
@@ -72,7 +72,7 @@ def test_plain_with_all_there_is(tmp_path: Path) -> None:
     }
     format, (fact,) = read_fact_file(write(tmp_path, [record]))
     assert format == "plain"
-    assert fact.paraphrases == ["The city of Eiffel Tower is", "Eiffel Tower stands in"]
+    assert fact.eval_paraphrases == ["The city of Eiffel Tower is", "Eiffel Tower stands in"]
     assert fact.neighbors == record["neighbors"]
     assert fact.origin == {"case_id": 4, "p_true_before": 0.35}
 
@@ -115,7 +115,7 @@ def test_csv_with_quotes_and_lists(tmp_path: Path) -> None:
     )
     (fact,) = read_facts(write(tmp_path, text, "facts.csv"))
     assert (fact.subject, fact.prompt) == ("Doe, Jane", '{} said "I am a')
-    assert fact.paraphrases == ["She, Doe, Jane, is a", "Jane"]
+    assert fact.eval_paraphrases == ["She, Doe, Jane, is a", "Jane"]
     assert fact.neighbors == [{"prompt": "John is a", "true": "poet"}]
 
 

@@ -140,8 +140,8 @@ async def test_reasons_for_leaving_facts_out_are_counted(catalog: Catalog) -> No
         for number, reason in enumerate(reasons):
             session.connection().execute(
                 text(
-                    "INSERT INTO trace_result (trace_id, position, prompt, subject, tokens, ids, subject_begin, "
-                    "subject_end, answer, scores, estimate, finished, skipped) "
+                    "INSERT INTO trace_result (trace_id, position, prompt, subject, tokens, token_ids, subject_begin, "
+                    "subject_end, answer, scores, estimate, is_complete, skip_reason) "
                     "VALUES (2, :at, 'p', 's', '[]', '[]', 0, 0, '', '{}', '{}', 1, :why)"
                 ),
                 {"at": 10 + number, "why": reason},

@@ -17,7 +17,7 @@ MANY = 3 * FIRST + 7
 @pytest.fixture
 def many(catalog: Catalog) -> Catalog:
     """A catalog with thousands of jobs, every seventh of them failed."""
-    row = {"spec": '{"model": "starter", "prompt": "The Louvre is in"}', "made": "{}", "checkpoint": "{}"}
+    row = {"spec": '{"model": "starter", "prompt": "The Louvre is in"}', "result": "{}", "checkpoint": "{}"}
     with catalog.write() as session:
         session.connection().execute(
             text(
@@ -158,7 +158,7 @@ async def test_marks(catalog: Catalog) -> None:
 
 async def test_a_hurt_row_can_be_filtered_and_ordered(catalog: Catalog) -> None:
     with catalog.write() as session:
-        session.connection().execute(text("UPDATE job SET spec = '{', made = 'x' WHERE id = 4"))
+        session.connection().execute(text("UPDATE job SET spec = '{', result = 'x' WHERE id = 4"))
     async with opened(catalog, WIDE) as app:
         await app.press("5")
         await filtered(app, "state:interrupted")

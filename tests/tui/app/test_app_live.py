@@ -74,7 +74,7 @@ async def test_a_hurt_row_hides_no_other(catalog: Catalog, damage: str, tab: str
 async def test_hurt_content_of_a_row_is_told(catalog: Catalog) -> None:
     for damage in (
         """UPDATE trace_result SET scores = '{"hidden": {"window": 1, "scores": [[1, 2]]}}' WHERE trace_id = 1""",
-        """UPDATE revision SET figures = '{"requests": [{"losses": [3]}]}' WHERE id = '77aa01c2d4'""",
+        """UPDATE revision SET statistics = '{"requests": [{"losses": [3]}]}' WHERE id = '77aa01c2d4'""",
         """UPDATE evaluation SET metrics = '{"ES": 1}'""",
     ):
         with catalog.write() as session:

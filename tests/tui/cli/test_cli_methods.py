@@ -48,12 +48,12 @@ def test_each_method_writes_a_set_and_is_rolled_back(retcon: Retcon, tmp_path: P
             method,
             retcon.json("history", "tiny")["revisions"][0]["id"],
         )
-        assert made["figures"]["batches"] == ([1, 1, 1] if "rome" in method else [2, 1])
+        assert made["statistics"]["batches"] == ([1, 1, 1] if "rome" in method else [2, 1])
         before, after = (
-            [request[when]["probability"] for request in made["figures"]["requests"]]
+            [request[when]["probability"] for request in made["statistics"]["requests"]]
             for when in ("before", "after")
         )
         assert all(old != new for old, new in zip(before, after, strict=True)), method
-        assert list(made["figures"]["delta"]) == ["model.layers.1.mlp.down_proj.weight"]
+        assert list(made["statistics"]["delta"]) == ["model.layers.1.mlp.down_proj.weight"]
     base = retcon.json("rollback", "tiny", "base")
     assert base["verified"] and base["head"] == retcon.json("history", "tiny")["head"]

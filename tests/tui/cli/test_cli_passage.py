@@ -64,8 +64,8 @@ def test_a_passage_is_written_proved_compared_and_told(here: Retcon, tmp_path: P
     assert [len(one["held_out"]) for one in found["proof"]["facts"]] == [1, 0, 1]
     assert found["proof"]["drift"]["kl"] > 0
     made = here.json("history", "tiny")["revisions"][-3]
-    assert made["requests"][0]["wordings"] == ["The city of {} is"]
-    assert made["requests"][0]["paraphrases"] == ["Eiffel Tower was born in"]
+    assert made["requests"][0]["train_paraphrases"] == ["The city of {} is"]
+    assert made["requests"][0]["eval_paraphrases"] == ["Eiffel Tower was born in"]
 
     shown = here.say("passage", "show", found["passage"])
     assert (shown.code, shown.err) == (0, "")

@@ -123,8 +123,8 @@ def test_facts_that_the_model_does_not_know_are_skipped(
     newest = story.retcon.json("trace", "list")["traces"][0]
     assert newest["facts"] == 2
     wrong, right = story.retcon.json("trace", "show", newest["trace"])["results"]
-    assert known_facts[0]["target_true"] in wrong["skipped"] and "'Berlin'" in wrong["skipped"]
-    assert (wrong["kinds"], right["skipped"]) == ({}, None)
+    assert known_facts[0]["target_true"] in wrong["skip_reason"] and "'Berlin'" in wrong["skip_reason"]
+    assert (wrong["kinds"], right["skip_reason"]) == ({}, None)
     assert wrong["high"] > 0 and wrong["low"] is None
     # A person sees what was skipped and why, and the heat map of the one that was traced.
     shown = story["mixed"]
@@ -194,23 +194,23 @@ def test_an_edit_says_what_it_did(story: Story) -> None:
         "first",
     )
     assert made["covariances"] == [story["covariances"]["covariances"][1]["covariance"]]
-    ((matrix, size),) = made["figures"]["delta"].items()
+    ((matrix, size),) = made["statistics"]["delta"].items()
     assert matrix == "model.layers.2.mlp.down_proj.weight"
     assert size["rank"] == 1 and size["norm"] > 0 and size["relative"] > 0 and size["effective"] > 0.9
-    before, after = (made["figures"]["requests"][0][when]["probability"] for when in ("before", "after"))
+    before, after = (made["statistics"]["requests"][0][when]["probability"] for when in ("before", "after"))
     # A random model of four layers says what it likes; that an edit holds is for the starter's tests.
     assert 0 < before < 1 and 0 < after < 1 and after != before
-    assert made["figures"]["scores"]["probability"] == pytest.approx(after)
+    assert made["statistics"]["scores"]["probability"] == pytest.approx(after)
 
 
 def test_edits_from_a_set_and_from_a_settings_file(story: Story) -> None:
     second, third = story["second"], story["third"]
     assert (second["method"], second["parent"], second["seed"]) == ("r-rome", story["first"]["id"], 3)
     assert [request["target_new"] for request in second["requests"]] == ["Rome", "Italy"]
-    assert second["figures"]["delta"]["model.layers.2.mlp.down_proj.weight"]["rank"] == 2
+    assert second["statistics"]["delta"]["model.layers.2.mlp.down_proj.weight"]["rank"] == 2
     assert (third["hparams"]["layers"], third["hparams"]["v_num_grad_steps"]) == ([1], 4)
-    assert list(third["figures"]["delta"]) == ["model.layers.1.mlp.down_proj.weight"]
-    assert set(third["figures"]["with_earlier_edits"]) == {
+    assert list(third["statistics"]["delta"]) == ["model.layers.1.mlp.down_proj.weight"]
+    assert set(third["statistics"]["with_earlier_edits"]) == {
         f"model.layers.{n}.mlp.down_proj.weight" for n in (1, 2)
     }
 

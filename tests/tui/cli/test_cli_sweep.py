@@ -48,7 +48,7 @@ def test_a_trial_is_what_the_edit_alone_would_be(home: Retcon, texts: Path, tmp_
     found = home.json(
         "edit", "sweep", "tiny", "--facts", "wanted", "--limit", 1, *QUICK, texts, "--set", "v_lr=0.2,0.5"
     )
-    assert (found["planned"], len(found["trials"]), len(found["requests"])) == (8, 8, 1)
+    assert (found["trial_count"], len(found["trials"]), len(found["requests"])) == (8, 8, 1)
     assert home.json("history", "tiny") == revisions, "a sweep keeps no revision"
     scores = [trial["score"]["value"] for trial in found["trials"]]
     assert scores == sorted(scores, reverse=True)
@@ -122,7 +122,7 @@ def test_the_best_one_becomes_the_preset(home: Retcon, texts: Path) -> None:
     drawn = (home.home / "sweep.svg").read_text()
     assert "indirect effect of MLP" in drawn and "S of edits" in drawn
     listed = home.json("sweep", "list")["sweeps"]
-    assert [(one["sweep"], one["facts"], one["done"], one["planned"]) for one in listed] == [
+    assert [(one["sweep"], one["facts"], one["done"], one["trial_count"]) for one in listed] == [
         (2, "wanted", 1, 1), (1, "wanted", 2, 2),
     ]  # fmt: skip
 

@@ -27,7 +27,7 @@ COLUMNS = {
     "model": ("source", "path", "architecture", "dtype"),
     "revision": ("message", "method"),
     "trace": ("noise",),
-    "trace_result": ("prompt", "subject", "answer", "expected", "skipped"),
+    "trace_result": ("prompt", "subject", "answer", "expected", "skip_reason"),
     "fact": ("subject", "prompt", "target_true"),
     "fact_set": ("source",),
     "covariance": ("texts", "module"),
@@ -40,11 +40,11 @@ FIELDS = {
 }  # fmt: skip
 JSON_COLUMNS = {
     "model": ("anatomy",),
-    "revision": ("requests", "contexts", "figures"),
+    "revision": ("requests", "contexts", "statistics"),
     "trace": ("protocol",),
     "trace_result": ("tokens",),
     "evaluation": ("protocol", "results"),
-    "job": ("spec", "made"),
+    "job": ("spec", "result"),
 }
 
 
@@ -62,7 +62,7 @@ def hostile(catalog: Catalog) -> Catalog:
     """A catalog as a hostile bundle, model or hub would fill it, past every check on the way in."""
     with catalog.write() as session:
         session.add(
-            Publication(id=1, revision=FORD, repo="me/x", commit="c" * 40, what="adapter", url="https://hub/me/x",
+            Publication(id=1, revision=FORD, repo="me/x", commit="c" * 40, kind="adapter", url="https://hub/me/x",
                         account="me", tag=f"edit/{FORD}", created=at(9))
         )  # fmt: skip
         session.flush()
@@ -82,7 +82,7 @@ def hostile(catalog: Catalog) -> Catalog:
                     made = json.dumps(poisoned(json.loads(data), whole))
                     connection.execute(
                         text(f"UPDATE {table} SET {column} = :made WHERE rowid = :rowid"),
-                        {"made": made, "rowid": rowid},
+                        {"result": made, "rowid": rowid},
                     )
     catalog.home.job_log(3).write_text(f"{EVIL}\n" * 3)
     return catalog

@@ -106,7 +106,7 @@ def tally_of(catalog: Catalog, trace_id: int) -> Tally:
     """Count a trace's facts by what became of them."""
     with catalog.look() as connection:
         rows = connection.execute(
-            "SELECT skipped, finished FROM trace_result WHERE trace_id = ?", [trace_id]
+            "SELECT skip_reason, is_complete FROM trace_result WHERE trace_id = ?", [trace_id]
         ).fetchall()
     reasons = Counter(_reason(str(skipped)) for skipped, _ in rows if skipped is not None)
     traced = sum(skipped is None and bool(finished) for skipped, finished in rows)
@@ -135,7 +135,7 @@ def location_of(catalog: Catalog, trace_id: int) -> "Location":
         layers = int(model.anatomy.get("layers", 0))
         # Without their scores: what a set of thousands of facts holds of them is large, and not asked for here.
         query = select(TraceResult).where(TraceResult.trace_id == trace_id)
-        needed: Any = (TraceResult.high, TraceResult.low, TraceResult.skipped, TraceResult.finished)
+        needed: Any = (TraceResult.high, TraceResult.low, TraceResult.skip_reason, TraceResult.is_complete)
         results = list(session.exec(query.options(load_only(*needed))))
     return locate(trace, results, effect_rows(catalog, trace_id), layers)
 

@@ -113,7 +113,7 @@ class RevisionDetail:
     hparams: dict[str, Any]
     seed: int | None
     requests: list[dict[str, Any]]
-    figures: dict[str, Any]
+    statistics: dict[str, Any]
     covariances: list[int]
     message: str
     fingerprint: str
@@ -353,7 +353,7 @@ def _detail(*values: Any) -> RevisionDetail:
 _DETAIL = Listing(
     table="revision",
     key="revision.id",
-    columns=("id", "parent", "kind", "method", "hparams", "seed", "requests", "figures", "covariances", "message",
+    columns=("id", "parent", "kind", "method", "hparams", "seed", "requests", "statistics", "covariances", "message",
              "fingerprint", "created"),
     build=_detail,
     fields={},

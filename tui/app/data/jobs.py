@@ -25,7 +25,7 @@ class JobRow:
     id: int
     kind: str
     state: str
-    stop_asked: str | None
+    stop_request: str | None
     done: float
     total: float | None
     unit: str
@@ -56,7 +56,7 @@ class JobDetail:
     attempt: int
     heartbeat: datetime | None
     memory: int | None
-    made: dict[str, Any]
+    result: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _row(*values: Any) -> JobRow:
         id,
         kind,
         state,
-        stop_asked,
+        stop_request,
         done,
         total,
         unit,
@@ -173,7 +173,7 @@ def _row(*values: Any) -> JobRow:
     ) = values
     about = _about(kind, dict(zip(_TOLD, json.loads(found), strict=True)))
     return JobRow(
-        id, kind, state, stop_asked, done, total, unit, rate, left, activity, error, moment(created),
+        id, kind, state, stop_request, done, total, unit, rate, left, activity, error, moment(created),
         moment_or_none(started), moment_or_none(ended), about,
     )  # fmt: skip
 
@@ -195,7 +195,7 @@ def _about(kind: str, told: dict[str, Any]) -> str:
 
 def _detail(*values: Any) -> JobDetail:
     row = _row(*values[: len(_LISTED)])
-    spec, device, pid, attempt, heartbeat, memory, made = values[len(_LISTED) :]
+    spec, device, pid, attempt, heartbeat, memory, result = values[len(_LISTED) :]
     return JobDetail(
         row,
         dict(json.loads(spec)),
@@ -204,13 +204,13 @@ def _detail(*values: Any) -> JobDetail:
         attempt,
         moment_or_none(heartbeat),
         memory,
-        dict(json.loads(made)),
+        dict(json.loads(result)),
     )
 
 
 _PATHS = ", ".join(f"'$.{path}'" for path in _TOLD)
 _LISTED = (
-    "job.id", "job.kind", "job.state", "job.stop_asked", "job.done", "job.total", "job.unit", "job.rate",
+    "job.id", "job.kind", "job.state", "job.stop_request", "job.done", "job.total", "job.unit", "job.rate",
     "job.seconds_left", "job.activity", "job.error", "job.created", "job.started", "job.ended",
     f"json_extract(job.spec, {_PATHS})",
 )  # fmt: skip
@@ -239,7 +239,7 @@ JOB = Listing(
         "job.attempt",
         "job.heartbeat",
         "job.memory",
-        "job.made",
+        "job.result",
     ),
     build=_detail,
     fields=_FIELDS,

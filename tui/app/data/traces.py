@@ -57,7 +57,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class ResultView:
-    """One traced fact; while it is being traced it is not `finished`."""
+    """One traced fact; while it is being traced it is not complete."""
 
     position: int
     prompt: str
@@ -68,8 +68,8 @@ class ResultView:
     high: float
     low: float
     kinds: dict[str, Scores]
-    skipped: str | None
-    finished: bool
+    skip_reason: str | None
+    is_complete: bool
 
 
 def result_at(catalog: Catalog, trace_id: int, index: int) -> ResultView | Hurt | None:
@@ -148,7 +148,7 @@ _RESULT = Listing(
     table="trace_result",
     key="trace_result.id",
     columns=("position", "prompt", "subject", "tokens", "subject_begin", "subject_end", "answer", "high", "low",
-             "scores", "estimate", "skipped", "finished"),
+             "scores", "estimate", "skip_reason", "is_complete"),
     build=_result,
     fields={},
 )  # fmt: skip

@@ -39,10 +39,10 @@ def ask(
     if job is None:
         return
     if as_json:
-        print_json({"prompt": job.made["prompt"], "answers": job.made["answers"]})
+        print_json({"prompt": job.result["prompt"], "answers": job.result["answers"]})
         return
     with catalog.read() as session:
-        print_answers(session, job.made)
+        print_answers(session, job.result)
 
 
 def print_answers(session: Session, made: dict) -> None:

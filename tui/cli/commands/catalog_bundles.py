@@ -70,7 +70,7 @@ def import_(file: Path, into: str | None, no_verify: bool, device: str | None, a
         job = follow(catalog, submit(catalog, VerifySpec(made.model, made.tip), device))
         record["verified"] = True
         narrate(
-            f"Verified {made.tip}: all {job.made['tensors']} tensors hash to what they were where it comes from."
+            f"Verified {made.tip}: all {job.result['tensors']} tensors hash to what they were where it comes from."
         )
     if as_json:
         print_json(record)

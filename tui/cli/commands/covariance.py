@@ -101,7 +101,7 @@ def _submit(
     if job is None:
         return
     with catalog.read() as session:
-        rows = [session.get_one(Covariance, id) for id in job.made["covariances"]]
+        rows = [session.get_one(Covariance, id) for id in job.result["covariances"]]
     if as_json:
         print_json({"covariances": [covariance_record(row, spec.model) for row in rows]})
         return

@@ -158,7 +158,7 @@ def _add_facts(catalog: Catalog) -> None:
             prompt=fact_sets.template_of(PROMPT, SUBJECT),
             target_true=TRUE,
             target_new=NEW,
-            paraphrases=PARAPHRASES,
+            eval_paraphrases=PARAPHRASES,
             neighbors=[{"prompt": prompt, "true": true} for prompt, true in NEIGHBORS],
         )
         session.add(fact)

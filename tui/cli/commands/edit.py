@@ -116,7 +116,7 @@ def run(
     if job is None:
         return
     with catalog.read() as session:
-        made = history.find_revision(session, history.find_model(session, name), job.made["revision"])
+        made = history.find_revision(session, history.find_model(session, name), job.result["revision"])
     if as_json:
         print_json(revision_record(made))
     else:
@@ -141,8 +141,8 @@ def _typed(
         "prompt": template(prompt),
         "target_new": fact_sets.clean_target(target_new, "--target"),
         "target_true": fact_sets.clean_target(target_true, "--true") if target_true is not None else None,
-        "wordings": [template(wording) for wording in wordings],
-        "paraphrases": list(paraphrases),
+        "train_paraphrases": [template(wording) for wording in wordings],
+        "eval_paraphrases": list(paraphrases),
         "neighbors": [],
     }
 
@@ -151,7 +151,7 @@ def print_edit(model: str, revision: Revision) -> None:
     """What an edit did, for people."""
     narrate(f"Revision {revision.id} is the head of {model}: {sanitize(revision.message)}")
     rows = []
-    for request, figures in zip(revision.requests, revision.figures["requests"], strict=True):
+    for request, figures in zip(revision.requests, revision.statistics["requests"], strict=True):
         before, after = figures["before"], figures["after"]
         loss = figures["losses"][-1]["loss"]
         rows.append(
@@ -161,7 +161,7 @@ def print_edit(model: str, revision: Revision) -> None:
     print_table(
         ("subject", "target", "p before", "p after", "first choice", "loss, steps"), rows, "", cut="subject"
     )
-    for matrix, size in revision.figures["delta"].items():
+    for matrix, size in revision.statistics["delta"].items():
         click.echo(
             f"{matrix}: rank {size['rank']}, {100 * size['relative']:.2g} % of the matrix, "
             f"{100 * size['effective']:.4g} % of it left after rounding"
@@ -185,14 +185,14 @@ def import_(folder: Path, model: str, as_json: bool, detach: bool, device: str |
         return
     with catalog.read() as session:
         found = history.find_model(session, model)
-        made = [history.find_revision(session, found, id) for id in job.made["imported"]]
+        made = [history.find_revision(session, found, id) for id in job.result["imported"]]
     if as_json:
-        print_json(job.made)
+        print_json(job.result)
         return
     rows = ((one.id, one.kind, one.method, one.message) for one in made)
     print_table(("revision", "kind", "method", "message"), rows, "No edits.", cut="message")
     narrate(
-        f"Revision {job.made['revision']} is the head of {model}; every revision was made anew and verified."
+        f"Revision {job.result['revision']} is the head of {model}; every revision was made anew and verified."
     )
 
 

@@ -86,7 +86,7 @@ def run(
     if job is None:
         return
     with catalog.read() as session:
-        made = session.get_one(Evaluation, job.made["evaluation"])
+        made = session.get_one(Evaluation, job.result["evaluation"])
     print_json(evaluation_record(made, name)) if as_json else print_evaluation(name, made)
 
 

@@ -48,13 +48,13 @@ def export(
     if job is None:
         return
     if as_json:
-        print_json(job.made)
+        print_json(job.result)
         return
-    print_files(job.made["files"])
-    print_answers(job.made)
+    print_files(job.result["files"])
+    print_answers(job.result)
     narrate(
         f"Wrote {name}@{found.id} to {folder}; another process loaded it, its fingerprint is "
-        f"{job.made['fingerprint'][:16]}, as it should be."
+        f"{job.result['fingerprint'][:16]}, as it should be."
     )
     if what == "delta":
         narrate(f"Put it on the same base elsewhere: retcon edit import {folder} MODEL")

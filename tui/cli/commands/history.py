@@ -96,7 +96,7 @@ def _print_edits(edits: Sequence[Revision]) -> None:
     rows = []
     for edit in edits:
         for request in edit.requests:
-            sizes = edit.figures.get("delta", {})
+            sizes = edit.statistics.get("delta", {})
             size = ", ".join(f"{name} {100 * one['relative']:.2g} %" for name, one in sizes.items())
             rows.append(
                 (edit.id, request["subject"], request.get("target_true"), request["target_new"], size)
@@ -178,11 +178,11 @@ def _tell_move(
         return
     if not no_verify:
         job = follow(catalog, submit(catalog, spec, device))
-        record |= {"verified": True, "tensors": job.made["tensors"]}
+        record |= {"verified": True, "tensors": job.result["tensors"]}
         same = target.fingerprint == found.fingerprint
         which = "the base's own bits" if same else "the bits that the revision had when it was made"
         narrate(
-            f"Verified: all {job.made['tensors']} tensors hash to {which}, fingerprint {target.fingerprint[:16]}."
+            f"Verified: all {job.result['tensors']} tensors hash to {which}, fingerprint {target.fingerprint[:16]}."
         )
     if as_json:
         print_json(record)
@@ -211,7 +211,7 @@ def revert(model: str, revision: str, message: str, as_json: bool, detach: bool,
     if job is None:
         return
     with catalog.read() as session:
-        made = revisions.find_revision(session, found, job.made["revision"])
+        made = revisions.find_revision(session, found, job.result["revision"])
     if as_json:
         print_json(revision_record(made))
     else:

@@ -67,9 +67,9 @@ def list_(repo: str | None, as_json: bool) -> None:
         print_json({"publications": [publication_record(one) for one in found]})
         return
     print_table(
-        ("id", "revision", "as", "repo", "commit", "tag", "account", "created", "withdrawn"),
+        ("id", "revision", "as", "repo", "commit", "tag", "account", "created", "unpublished"),
         (
-            (p.id, p.revision, p.what, p.repo, p.commit[:10], p.tag, p.account, p.created, p.withdrawn)
+            (p.id, p.revision, p.kind, p.repo, p.commit[:10], p.tag, p.account, p.created, p.unpublished)
             for p in found
         ),
         "Nothing was published yet.",

@@ -46,7 +46,7 @@ def _progress(job: "jobs.ListedJob") -> str:
     if job.error:
         return job.error
     if job.state in ENDED_STATES:
-        return ", ".join(f"{key} {job.made[key]}" for key in _MADE if key in job.made)
+        return ", ".join(f"{key} {job.result[key]}" for key in _MADE if key in job.result)
     return describe(job)
 
 

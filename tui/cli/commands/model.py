@@ -63,10 +63,10 @@ def add(
             f"Added {added.name}: {added.architecture}, {added.anatomy['layers']} layers, "
             f"{added.parameters / 1e6:.0f} M parameters."
         )
-        if "recovered" in job.made:
+        if "recovered" in job.result:
             narrate(
-                f"It is an export of retcon: its history was recovered ({job.made['recovered']} after the base), every "
-                f"revision made anew and verified; its head is {job.made['revision']}."
+                f"It is an export of retcon: its history was recovered ({job.result['recovered']} after the base), "
+                f"every revision made anew and verified; its head is {job.result['revision']}."
             )
 
 

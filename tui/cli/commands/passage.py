@@ -117,7 +117,7 @@ def _read(file: Path) -> tuple[str, str]:
 def _followed(catalog: Catalog, job: Job) -> dict[str, Any]:
     """Follow the job; where it pauses for a person, show the facts and go on."""
     try:
-        return follow(catalog, job).made
+        return follow(catalog, job).result
     except JobFailed:
         with catalog.read() as session:
             found = session.get_one(Job, job.id)
@@ -128,7 +128,7 @@ def _followed(catalog: Catalog, job: Job) -> dict[str, Any]:
         narrate(f"The facts wait for your look at them: retcon passage review {id}")
         raise click.exceptions.Exit(0)
     _edit(catalog, id)
-    return follow(catalog, jobs.resume(catalog, found.id or 0)).made
+    return follow(catalog, jobs.resume(catalog, found.id or 0)).result
 
 
 @passage.command()
@@ -160,7 +160,7 @@ def review(id: int, file: Path | None, only_show: bool, detach: bool, as_json: b
     if detach:
         narrate(f"Job {job.id} goes on.")
         return
-    _print(catalog, follow(catalog, resumed).made["passage"], as_json)
+    _print(catalog, follow(catalog, resumed).result["passage"], as_json)
 
 
 def _edit(catalog: Catalog, id: int) -> None:

@@ -73,11 +73,11 @@ def publish(
     if job is None:
         return
     if card_out is not None:
-        write_whole(card_out, lambda path: path.write_text(job.made["card"], encoding="utf-8"))
+        write_whole(card_out, lambda path: path.write_text(job.result["card"], encoding="utf-8"))
     if as_json:
-        print_json(job.made)
+        print_json(job.result)
         return
-    _print(job.made, name)
+    _print(job.result, name)
     if card_out is not None:
         narrate(f"Wrote the card to {card_out}; publish it as you change it with --card {card_out}")
 
@@ -137,9 +137,9 @@ def unpublish(repo: str, tag: str | None, yes: bool, as_json: bool, detach: bool
     if job is None:
         return
     if as_json:
-        print_json(job.made)
+        print_json(job.result)
     else:
-        count = job.made["publications"]
+        count = job.result["publications"]
         narrate(
-            f"Removed {tag or job.made['repo']}; {count} publications of this catalog are marked withdrawn."
+            f"Removed {tag or job.result['repo']}; {count} publications of this catalog are marked withdrawn."
         )

@@ -96,7 +96,7 @@ def run(
     if job is None:
         return
     with catalog.read() as session:
-        found = ranking(session, job.made["sweep"])
+        found = ranking(session, job.result["sweep"])
     if save:
         _save(catalog, found)
     _print(found, as_json)
@@ -126,7 +126,16 @@ def list_(as_json: bool) -> None:
     print_table(
         ("id", "model", "revision", "method", "facts", "requests", "trials", "created"),
         (
-            (s.id, name, s.revision, s.method, facts, len(s.requests), f"{n or 0} of {s.planned}", s.created)
+            (
+                s.id,
+                name,
+                s.revision,
+                s.method,
+                facts,
+                len(s.requests),
+                f"{n or 0} of {s.trial_count}",
+                s.created,
+            )
             for s, name, facts, n in rows
         ),
         "No sweeps yet. Make one: retcon edit sweep MODEL --facts SET",
@@ -210,7 +219,7 @@ def _print(found: Ranking, as_json: bool) -> None:
     if len(found.ranked) > _SHOWN:
         click.echo(f"and {len(found.ranked) - _SHOWN} more: retcon sweep show {found.sweep.id} --json")
     for trial in found.refused:
-        click.echo(f"not written at {_settings(trial)}: {sanitize(trial.refused or '')}")
+        click.echo(f"not written at {_settings(trial)}: {sanitize(trial.error or '')}")
     for note in found.notes():
         click.echo(f"- {sanitize(note)}")
     if found.ranked:

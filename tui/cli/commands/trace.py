@@ -149,7 +149,7 @@ def _submit(
         return
     ended = [follow(catalog, job) for job in started]
     with catalog.read() as session:
-        _print(session, ended[0].made["trace"], as_json, None, None)
+        _print(session, ended[0].result["trace"], as_json, None, None)
 
 
 def _begun(catalog: Catalog, job: Job) -> int:
@@ -248,7 +248,7 @@ def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int
     if as_json:
         print_json(trace_record(found, model.name, results))
         return
-    traced = [result for result in results if result.skipped is None]
+    traced = [result for result in results if result.skip_reason is None]
     shown = _fact(results, fact) if traced or fact is not None else None
     if shown is not None:
         for one in [kind] if kind else found.kinds:
@@ -260,8 +260,8 @@ def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int
         f"Noise {sanitize(found.noise)}{level}, {found.samples} samples, seed {found.seed}."
     )
     for result in results[:20]:
-        if result.skipped:
-            click.echo(f"  skipped {sanitize(result.prompt)!r}: {sanitize(result.skipped)}")
+        if result.skip_reason:
+            click.echo(f"  skipped {sanitize(result.prompt)!r}: {sanitize(result.skip_reason)}")
     if shown is not None:
         if len(results) > 1:
             click.echo(f"\nFact {shown.position}: {sanitize(shown.prompt)}")
@@ -272,13 +272,13 @@ def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int
 
 
 def _check_kind(result: TraceResult, kind: str) -> None:
-    if result.skipped or kind not in result.scores:
-        raise InputError(f"this fact has no {kind} trace: {result.skipped or 'another kind was traced'}")
+    if result.skip_reason or kind not in result.scores:
+        raise InputError(f"this fact has no {kind} trace: {result.skip_reason or 'another kind was traced'}")
 
 
 def _heatmap(result: TraceResult, kind: str) -> None:
     table = result.scores[kind]
-    merged = merge(table["scores"], None if result.finished else result.estimate.get(kind))
+    merged = merge(table["scores"], None if result.is_complete else result.estimate.get(kind))
     best = max((score for row in merged.rows for score in row if score is not None), default=1.0)
     window = f", window {table['window']}" if kind in ("mlp", "attn") else ""
     out = console()
@@ -301,7 +301,7 @@ def _heatmap(result: TraceResult, kind: str) -> None:
 def _fact(results: list[TraceResult], number: int | None) -> TraceResult:
     """The fact of that number; without one the first that was traced, else the first."""
     if number is None and results:
-        return next((result for result in results if result.skipped is None), results[0])
+        return next((result for result in results if result.skip_reason is None), results[0])
     for result in results:
         if result.position == number:
             return result

@@ -39,7 +39,7 @@ def _known_id(session: Session, id: int, result: TraceResult) -> int:
 def import_(folder: Path, model: str, as_json: bool) -> None:
     """Take in a folder of the field's .npz traces; averages, pictures and locate work on them."""
     made, results = take_in(open_catalog(), folder, model)
-    traced = sum(result.skipped is None for result in results)
+    traced = sum(result.skip_reason is None for result in results)
     if as_json:
         print_json({"trace": made.id, "facts": len(results), "skipped": len(results) - traced})
     else:

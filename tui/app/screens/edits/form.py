@@ -67,7 +67,7 @@ class EditForm(Form[EditSpec]):
             "prompt": template,
             "target_new": clean_target(values["target"], "the new answer"),
             "target_true": true or None,
-            "paraphrases": [],
+            "eval_paraphrases": [],
             "neighbors": [],
         }
         hparams = {"layers": [int(layer)]} if layer else {}

@@ -48,7 +48,7 @@ def revision_parts(
         ),
         *_scores(scores),
         *_requests(revision),
-        *_sizes(revision.figures),
+        *_sizes(revision.statistics),
     ]
 
 
@@ -62,7 +62,7 @@ def _method(revision: RevisionDetail) -> str | None:
 def _requests(revision: RevisionDetail) -> Parts:
     if not revision.requests:
         return []
-    figures: list[dict[str, Any]] = revision.figures.get("requests", [])
+    figures: list[dict[str, Any]] = revision.statistics.get("requests", [])
     parts: Parts = ["", title(f"Requests ({len(revision.requests)})")]
     for index, request in enumerate(revision.requests[:_SHOWN]):
         prompt = str(request["prompt"]).replace("{}", str(request["subject"]))

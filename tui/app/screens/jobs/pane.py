@@ -187,7 +187,7 @@ def _row(row: JobRow | Hurt) -> Row:
     if isinstance(row, Hurt):
         return Row(row.id, (Text("! damaged", style="red"), str(row.id), "", row.reason), hurt=True)
     symbol, style = STATES[row.state]
-    word = "stopping" if row.alive and row.stop_asked else row.state
+    word = "stopping" if row.alive and row.stop_request else row.state
     cells: tuple[str | Text, ...] = (
         Text(f"{symbol} {word}", style=style),
         str(row.id),

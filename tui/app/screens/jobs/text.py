@@ -40,7 +40,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
     row = job.row
     symbol, style = STATES[row.state]
     state = Text(f"{symbol} {row.state}", style=style)
-    if row.alive and row.stop_asked:
+    if row.alive and row.stop_request:
         state.append("  stops at its next checkpoint", style="yellow")
     parts: Parts = [title(f"Job {row.id}: {row.kind}, {row.about}"), state]
     if row.error:
@@ -70,7 +70,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
             ("created", f"{format_time(row.created)} UTC"),
             ("started", f"{format_time(row.started)} UTC" if row.started is not None else None),
             ("ended", f"{format_time(row.ended)} UTC" if row.ended is not None else None),
-            ("made", ", ".join(f"{name} {_value(value)}" for name, value in job.made.items())),
+            ("made", ", ".join(f"{name} {_value(value)}" for name, value in job.result.items())),
         ),
         "",
         title("Asked"),

@@ -131,7 +131,7 @@ def _tables(catalog: Catalog, row: TraceRow) -> Tables:
         subject = (0, sum("subject" in role for role in roles))
         return {kind: effects.means for kind, effects in found.items()}, roles, subject
     result = result_at(catalog, row.id, 0)
-    if result is None or isinstance(result, Hurt) or result.skipped is not None:
+    if result is None or isinstance(result, Hurt) or result.skip_reason is not None:
         return {}, (), (0, 0)
     tables = {
         kind: tuple(

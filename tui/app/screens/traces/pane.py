@@ -143,8 +143,8 @@ class TracesPane(Pane):
             self._say("Nothing traced yet: the job writes each fact here as soon as it is done.")
         elif isinstance(result, Hurt):
             self._say(f"✗ result {result.id}: {result.reason}")
-        elif result.skipped is not None:
-            self._say(f"{sanitize(result.prompt)}\nNot traced: {result.skipped}")
+        elif result.skip_reason is not None:
+            self._say(f"{sanitize(result.prompt)}\nNot traced: {result.skip_reason}")
         elif self._kind not in result.kinds:
             self._say(f"{self._kind} was not traced: {', '.join(result.kinds) or 'nothing'} was.")
         else:
@@ -231,7 +231,7 @@ class TracesPane(Pane):
             row is not None
             and self._page != _AVERAGE
             and isinstance(result, ResultView)
-            and result.skipped is None
+            and result.skip_reason is None
             and self._kind in result.kinds
         ):
             self.post_message(save_result(row, result, self._kind))

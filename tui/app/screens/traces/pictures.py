@@ -120,7 +120,7 @@ def settings_text(trace: TraceRow, result: ResultView | None) -> Text:
         text.append(f"\nprompt   {sanitize(result.prompt)}\nsubject  {sanitize(result.subject)}")
     text.append(f"\n{sanitize(trace.model)}@{trace.revision}, {_corruption(trace)}")
     text.stylize("dim")
-    if result is not None and not result.finished:
+    if result is not None and not result.is_complete:
         text.append("\nnot finished: cells turn exact as the job goes on", style="yellow")
     return text
 

@@ -55,7 +55,7 @@ def large_catalog(folder: Path, rows: int) -> Home:
     insert(
         "trace_result",
         ({"trace_id": n, "position": 0, "prompt": f"Tower {n} is located in the city of", "subject": f"Tower {n}",
-          "tokens": '["Tower", " is"]', "ids": "[]", "subject_begin": 0, "subject_end": 1, "answer": " Paris",
+          "tokens": '["Tower", " is"]', "token_ids": "[]", "subject_begin": 0, "subject_end": 1, "answer": " Paris",
           "high": 0.9, "low": 0.1, "scores": _SCORES, "estimate": "{}", "is_complete": 1} for n in numbers),
     )  # fmt: skip
     connection.execute("INSERT INTO artifact VALUES (?, ?, ?)", ("a" * 64, 18_874_368, _WHEN))

@@ -49,7 +49,7 @@ def large_catalog(folder: Path, rows: int) -> Home:
     insert(
         "trace",
         ({"id": n, "model_id": 1 + n % 7, "revision": revision(1), "kinds": '["hidden", "mlp"]', "noise": "3s",
-          "samples": 10, "window": 10, "seed": 1, "tokens": "all", "protocol": "{}", "created": _WHEN}
+          "samples": 10, "window": 10, "seed": 1, "tokens": "all", "replace": 0, "protocol": "{}", "created": _WHEN}
          for n in numbers),
     )  # fmt: skip
     insert(

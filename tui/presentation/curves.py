@@ -1,7 +1,7 @@
-"""Average effects by layer as curves in text, with the band of their interval.
+"""Average effects by layer as curves in text, with their intervals as bands.
 
-A curve is drawn in the dots of braille, four to a line and two to a column; its kind is a letter that stands on it at
-every few layers, so that curves are told apart without color. The interval is a field of sparse dots around it.
+Curves use braille dots: four per line, two per column. Each curve carries the letter of its kind every few layers, so
+curves are distinct without color. The interval is a band of sparse dots around the curve.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from rich.text import Text
 from .heatmap import Layout, axis
 from .text import cut, sanitize
 
-# What stands on the curve of each kind (the keys that show it alone), and its color of the user's sixteen.
+# The letter on the curve of each kind (also the key that shows this kind alone), and its terminal color.
 MARKS = {"hidden": "H", "mlp": "M", "attn": "A", "severed-mlp": "m", "severed-attn": "a"}
 _COLORS = {
     "hidden": "magenta",
@@ -27,15 +27,15 @@ _GUTTER = len("+0.000 ")
 # Bits of a braille character by row and column of its dots.
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _DOTS_DOWN, _DOTS_ACROSS = 4, 2
-_WIDEST_LAYER = 4
-_BETWEEN_MARKS = 10
+_MAX_LAYER_COLUMNS = 4
+_MARK_DISTANCE = 10
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One kind: for each layer its mean effect (None where there is none) and the interval around it.
+    """One kind: per layer the mean effect (None if missing) and its interval.
 
-    `label` is what the legend calls it, by default its kind.
+    `label` is the text of the legend, by default the kind.
     """
 
     kind: str
@@ -46,19 +46,19 @@ class Curve:
 
 @dataclass
 class _Cell:
-    """The dots of one character: of lines, and of bands; whose line came first, and whose bands are in it."""
+    """The braille dots of one character: lines and bands, the kind of its first line, the kinds of its bands."""
 
     line: int = 0
     band: int = 0
-    of: str | None = None
-    bands: frozenset[str] = frozenset()
+    line_kind: str | None = None
+    band_kinds: frozenset[str] = frozenset()
 
 
 def lay_out(layers: int, width: int) -> Layout:
-    """Up to four columns a layer; where they do not fit, several layers in a column."""
+    """Up to four columns per layer. If one column per layer does not fit, several layers share a column."""
     room = max(1, width - _GUTTER)
     shared = max(1, -(-layers // room))
-    return Layout(_GUTTER, layers, shared, max(1, min(_WIDEST_LAYER, room // max(1, layers))))
+    return Layout(_GUTTER, layers, shared, max(1, min(_MAX_LAYER_COLUMNS, room // max(1, layers))))
 
 
 def render_lines(
@@ -70,7 +70,7 @@ def render_lines(
     color: bool = True,
     cursor: int | None = None,
 ) -> list[Text]:
-    """`height` lines: title, plot, the layers' axis, which letter is which kind. `cursor` is a layer."""
+    """`height` lines: title, plot, layer axis, legend. `cursor` is a layer."""
     layers = max((len(curve.means) for curve in curves), default=0)
     layout = lay_out(layers, width)
     rows = max(3, height - 3)
@@ -110,7 +110,7 @@ class _Plot:
                 continue
             x, mean, interval = dots
             y = self._down(mean)
-            for dot in _way(y if before is None else before, y):
+            for dot in _joining_dots(y if before is None else before, y):
                 self._dot(x, dot, curve.kind, band=False)
             before = y
             if interval is not None and x % 2 == 0:
@@ -119,39 +119,39 @@ class _Plot:
                         self._dot(x, dot, curve.kind, band=True)
 
     def marks(self, curves: Sequence[Curve], cursor: int | None) -> dict[tuple[int, int], str]:
-        """(row, column) -> kind whose letter stands there; at the layers in turn, so that letters do not collide.
+        """(row, column) -> kind of the letter there.
 
-        At the cursor every kind has one.
+        The kinds take turns from layer to layer, so that letters do not collide. At the cursor every kind has one.
         """
         columns = self.layout.cell
-        every = max(len(curves), -(-_BETWEEN_MARKS // columns)) * self.layout.shared
-        found: dict[tuple[int, int], str] = {}
+        every = max(len(curves), -(-_MARK_DISTANCE // columns)) * self.layout.shared
+        marks: dict[tuple[int, int], str] = {}
         for number, curve in enumerate(curves):
             shift = number * every // len(curves)
             for layer, mean in enumerate(curve.means):
                 if mean is not None and (layer == cursor or (layer - shift) % every == 0):
-                    found.setdefault(self.place(layer, mean), curve.kind)
-        return found
+                    marks.setdefault(self.cell_of(layer, mean), curve.kind)
+        return marks
 
-    def place(self, layer: int, value: float) -> tuple[int, int]:
-        """The row and column of a value."""
+    def cell_of(self, layer: int, value: float) -> tuple[int, int]:
+        """Row and column of the character of a value."""
         column = self.layout.span(layer)[0] - self.layout.gutter
         return self._down(value) // _DOTS_DOWN, column
 
     @property
     def zero(self) -> int:
-        """The row where zero is."""
+        """The row of zero."""
         return self._down(0.0) // _DOTS_DOWN
 
     def _across(self, layer: int) -> int:
         return layer * self.layout.cell * _DOTS_ACROSS // self.layout.shared
 
     def _down(self, value: float) -> int:
-        """The line of dots of a value, from the top."""
+        """Dot row of a value, counted from the top."""
         return round((self.high - value) / (self.high - self.low) * (self.rows * _DOTS_DOWN - 1))
 
     def _dots(self, curve: Curve) -> Iterator[tuple[int, float, tuple[float, float] | None] | None]:
-        """Column of dots, mean and interval there, from layer to layer in straight lines; None where one breaks off."""
+        """(dot column, mean, interval) along straight lines from layer to layer; None where the curve breaks."""
         for layer, mean in enumerate(curve.means):
             if mean is None:
                 yield None
@@ -174,14 +174,14 @@ class _Plot:
         bit = _DOTS[y % _DOTS_DOWN][x % _DOTS_ACROSS]
         if band:
             cell.band |= bit
-            cell.bands |= {kind}
+            cell.band_kinds |= {kind}
         else:
             cell.line |= bit
-            cell.of = cell.of or kind
+            cell.line_kind = cell.line_kind or kind
 
 
 def _mark(kind: str) -> str:
-    """The letter on a curve; what is no kind of trace has its first one."""
+    """The letter of a kind; other curves use their first letter."""
     return MARKS.get(kind, kind[:1].upper())
 
 
@@ -189,8 +189,8 @@ def _between(one: float, other: float, part: float) -> float:
     return one + (other - one) * part
 
 
-def _way(begin: int, end: int) -> range:
-    """The lines of dots that join two neighbors: from beside the first to the second."""
+def _joining_dots(begin: int, end: int) -> range:
+    """The dot rows that join two neighbors, without the first one's own row."""
     if begin == end:
         return range(end, end + 1)
     return range(begin + 1, end + 1) if end > begin else range(end, begin)
@@ -210,11 +210,11 @@ def _line(plot: _Plot, row: int, marks: dict[tuple[int, int], str], color: bool,
         elif kind is not None:
             cells.append((_mark(kind), f"bold {_COLORS.get(kind, '')}" if color else "bold"))
         elif cell.line:
-            cells.append((chr(0x2800 + cell.line), _COLORS.get(cell.of or "", "") if color else ""))
+            cells.append((chr(0x2800 + cell.line), _COLORS.get(cell.line_kind or "", "") if color else ""))
         elif here:
             cells.append(("┊", ""))
         elif cell.band:
-            [only, *more] = cell.bands
+            [only, *more] = cell.band_kinds
             tint = _COLORS.get(only, "") if color and not more else ""
             cells.append((chr(0x2800 + cell.band), f"dim {tint}".strip()))
         elif row == plot.zero:

@@ -1,11 +1,11 @@
-"""What is printed where the terminal's encoding is not UTF-8: signs of the same width, and never a traceback."""
+"""Fallback characters for terminals whose encoding is not UTF-8: same width, and never an exception."""
 
 import codecs
 import sys
 from io import TextIOWrapper
 
-# Not those of an estimate (see heatmap.ESTIMATE): nobody shall take one for the other.
-_INSTEAD = {
+# None of heatmap.ESTIMATED_GLYPHS: an exact cell must not look like an estimated one.
+_FALLBACK = {
     **dict(zip("·░▒▓█", " -=%@", strict=True)),
     **dict(zip("…⏎␍⇥␣◌", "~\\\\>_'", strict=True)),
     **dict(zip("→←↑↓↶✓✗●○◆◉▲▶•×–‖¬", "><^v<+x*oO@^>*x-|-", strict=True)),
@@ -13,29 +13,29 @@ _INSTEAD = {
     **dict(zip("▁▂▃▄▅▆▇▌▐▏▎▍▋▊▉", ".,_-=+*[]|||###", strict=True)),
 }
 _BRAILLE = range(0x2800, 0x2900)
-_NAME = "retcon-look-alikes"
+_HANDLER = "retcon-ascii-fallback"
 
 
 def install_ascii_fallback() -> None:
-    """From now on standard output and error print a look-alike, or `?`, for what their encoding lacks."""
-    codecs.register_error(_NAME, _look_alikes)
+    """Make stdout and stderr replace each character that their encoding lacks by a similar one, or by `?`."""
+    codecs.register_error(_HANDLER, _replace_unencodable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and not supports_unicode(stream.encoding):
-            stream.reconfigure(errors=_NAME)
+            stream.reconfigure(errors=_HANDLER)
 
 
 def supports_unicode(encoding: str | None) -> bool:
-    """Whether an encoding holds all there is. None, of a stream in memory, does."""
+    """Whether an encoding covers all of Unicode. None, the encoding of a stream in memory, does."""
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")
 
 
-def _look_alikes(error: UnicodeError) -> tuple[str, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_look_alike, error.object[error.start : error.end])), error.end
+    return "".join(map(_fallback_for, error.object[error.start : error.end])), error.end
 
 
-def _look_alike(char: str) -> str:
-    if ord(char) in _BRAILLE:  # of curves
+def _fallback_for(char: str) -> str:
+    if ord(char) in _BRAILLE:  # a piece of a curve: by its number of dots
         return " .:*"[min(3, (ord(char) - _BRAILLE.start).bit_count())]
-    return _INSTEAD.get(char, "?")
+    return _FALLBACK.get(char, "?")

@@ -1,29 +1,28 @@
-"""A history as a graph of lanes, one line a revision, newest first, as `git log --graph` does."""
+"""A history as a graph of lanes, one line per revision, newest first, like `git log --graph`."""
 
 from collections.abc import Sequence
 
 
-def draw(revisions: Sequence[tuple[str, str | None]], marks: Sequence[str]) -> list[str]:
-    """One string a revision, from its (id, parent) and the mark that stands for it.
+def draw_graph(revisions: Sequence[tuple[str, str | None]], marks: Sequence[str]) -> list[str]:
+    """One string per revision, from its (id, parent) and its mark.
 
-    Where a branch begins, the lanes of the younger ones run into the mark: `●─╯`.
+    Where branches start, the lanes of the later ones join at the mark: `●─╯`.
     """
-    lanes: list[str | None] = []  # the id that each lane waits for; None is a free lane
+    lanes: list[str | None] = []  # the revision id that each lane leads to; None is a free lane
     lines = []
     for (id, parent), mark in zip(revisions, marks, strict=True):
-        waiting = [index for index, wanted in enumerate(lanes) if wanted == id]
-        if not waiting:
-            free = next((index for index, wanted in enumerate(lanes) if wanted is None), len(lanes))
+        joining = [index for index, target in enumerate(lanes) if target == id]
+        if not joining:
+            free = next((index for index, target in enumerate(lanes) if target is None), len(lanes))
             if free == len(lanes):
                 lanes.append(None)
-            waiting = [free]
-        own = waiting[0]
-        last = waiting[-1]
+            joining = [free]
+        own, last = joining[0], joining[-1]
         cells = []
         for index in range(max(len(lanes), last + 1)):
             if index == own:
                 cells.append(mark)
-            elif index in waiting:
+            elif index in joining:
                 cells.append("╯" if index == last else "┴")
             elif own < index < last:
                 cells.append("┼" if lanes[index] is not None else "─")
@@ -33,7 +32,7 @@ def draw(revisions: Sequence[tuple[str, str | None]], marks: Sequence[str]) -> l
         for index in range(1, len(cells)):
             line += ("─" if own < index <= last else " ") + cells[index]
         lines.append(line.rstrip())
-        for index in waiting[1:]:
+        for index in joining[1:]:
             lanes[index] = None
         lanes[own] = parent
         while lanes and lanes[-1] is None:

@@ -1,6 +1,6 @@
-"""The report of a passage run as Markdown, as one HTML file that needs nothing else, and as lines of a terminal.
+"""The report of a passage run as Markdown, as one self-contained HTML file, and as lines for a terminal.
 
-What the record holds was written by people and models: it is text in every form, never markup.
+People and models wrote the texts in the record: every form shows them as text, never as markup.
 """
 
 import base64
@@ -12,7 +12,7 @@ from ...engine.jobs.publication.markdown import escaped
 from ...engine.jobs.publication.markdown import table as markdown_table
 from ...store.atomic_files import write_whole
 from ...store.errors import InputError
-from .drawing import svg
+from .figures import to_svg
 from .passage_figures import draw
 from .passage_summary import Record, Table, heading, sections
 from .text import sanitize
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 _FORMS = (".md", ".html")
-# Nothing is loaded and nothing runs, whatever got into the text.
+# The browser loads nothing and runs nothing, whatever the texts contain.
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -45,10 +45,10 @@ img {{ max-width: 100%; }}
 
 
 def save_report(path: Path, record: Record) -> None:
-    """Write the report, whole or not at all; its suffix says in which form.
+    """Write the report atomically; the suffix of `path` selects the form.
 
     Raises:
-        InputError: the suffix is neither .md nor .html, or the folder is not there.
+        InputError: the suffix is neither .md nor .html, or the folder does not exist.
         CatalogError: the file cannot be written.
     """
     check_report_path(path)
@@ -57,15 +57,15 @@ def save_report(path: Path, record: Record) -> None:
 
 
 def check_report_path(path: Path) -> None:
-    """Refuse, before anything is measured, a file that no report can be written to.
+    """Check that a report can be written to `path`.
 
     Raises:
-        InputError: the suffix is neither .md nor .html, or the folder is not there.
+        InputError: the suffix is neither .md nor .html, or the folder does not exist.
     """
     if path.suffix.lower() not in _FORMS:
-        raise InputError(f"{path} cannot hold a report: give a name that ends in .md or .html.")
+        raise InputError(f"cannot write a report to {path}: the name must end in .md or .html.")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
+        raise InputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist.")
 
 
 def to_markdown(record: Record) -> str:
@@ -80,14 +80,14 @@ def to_markdown(record: Record) -> str:
 
 
 def to_html(record: Record) -> str:
-    """The report as one HTML file with its pictures in it: no script, no link, nothing that is loaded."""
+    """The report as one HTML file with embedded pictures, without scripts, links or external files."""
     title = _html(heading(record))
     parts = [_HEAD.format(title=title), f"<h1>{title}</h1>\n"]
     for section in sections(record):
         parts.append(f"<h2>{_html(section.title)}</h2>\n")
         parts += [f"<p>{_html(sentence)}</p>\n" for sentence in section.text]
         if section.picture:
-            picture = base64.b64encode(svg(draw(record, section.picture))).decode("ascii")
+            picture = base64.b64encode(to_svg(draw(record, section.picture))).decode("ascii")
             parts.append(f'<img alt="{_html(section.title)}" src="data:image/svg+xml;base64,{picture}">\n')
         if section.table:
             parts.append(_html_table(section.table))
@@ -95,7 +95,7 @@ def to_html(record: Record) -> str:
 
 
 def to_parts(record: Record) -> list["RenderableType"]:
-    """The report for a terminal of 80 columns or more: headings, sentences, tables whose long cells are folded."""
+    """The report for a terminal of 80 columns or more: headings, sentences, tables with folded long cells."""
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(sanitize(heading(record)), style="bold")]
@@ -128,7 +128,7 @@ def _html_table(table: Table) -> str:
 
 
 def _rich_table(table: Table) -> "RichTable":
-    """Short cells side by side; the long ones of a row stacked in the last column, where they are folded."""
+    """Short cells side by side; the long cells of a row stacked and folded in the last column."""
     from rich.table import Table as RichTable
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""The pictures that go with a publication: heat maps of the facts that were edited, and curves of average effects."""
+"""Figures of a publication: heat maps of the edited facts, and curves of average effects."""
 
 import tempfile
 from pathlib import Path
@@ -10,39 +10,41 @@ from ...store.catalog.tables import AverageEffect, Model, Revision, Trace, Trace
 from ...store.history import history
 from .figures import effects_title, save_effects, save_result
 
-_MOST = 6
-# What says most about where a fact is kept.
+_MAX_TRACES = 6
+# Most informative kind first.
 _KINDS = ("mlp", "hidden", "attn")
 
 
-def pictures_of(catalog: Catalog, model: Model, revision: Revision) -> list[tuple[str, str, str]]:
-    """(name, artifact, caption) of each: traces of the requests of the revision's edits, and the newest averages.
+def draw_publication_figures(
+    catalog: Catalog, model: Model, revision: Revision
+) -> list[tuple[str, str, str]]:
+    """(file name, artifact, caption) per figure: traces of the edited requests, and the newest average effects.
 
-    They are stored as artifacts, which the job that is given them keeps alive until it is done.
+    The figures are stored as artifacts. A job that refers to them keeps them until it ends.
     """
     with catalog.read() as session:
         edits = history.live_edits(history.path(session, revision.id))
         prompts = {r["prompt"].replace("{}", r["subject"]) for edit in edits for r in edit.requests}
         results = _results(session, model, prompts)
         effects = _effects(session, model)
-    found = []
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
         for number, result in enumerate(results, start=1):
             kind = next(kind for kind in _KINDS if kind in result.scores)
             path = Path(folder) / f"trace-{number}-{kind}.png"
             save_result(path, result, kind, model.name)
             caption = f"Causal trace ({kind}) of: {result.prompt}"
-            found.append((path.name, catalog.artifacts.put_file(path).sha256, caption))
+            figures.append((path.name, catalog.artifacts.put_file(path).sha256, caption))
         if effects:
             path = Path(folder) / "average-effects.png"
             title = effects_title(model.name, effects)
             save_effects(path, effects, title=title)
-            found.append((path.name, catalog.artifacts.put_file(path).sha256, title))
-    return found
+            figures.append((path.name, catalog.artifacts.put_file(path).sha256, title))
+    return figures
 
 
 def _results(session: Session, model: Model, prompts: set[str]) -> list[TraceResult]:
-    """The newest finished trace of each prompt, of so many prompts at most."""
+    """The newest finished result of each prompt, at most `_MAX_TRACES`."""
     query = select(TraceResult).join(Trace, col(Trace.id) == TraceResult.trace_id)
     query = query.where(
         Trace.model_id == model.id,
@@ -53,11 +55,11 @@ def _results(session: Session, model: Model, prompts: set[str]) -> list[TraceRes
     for result in session.exec(query.order_by(col(TraceResult.id).desc())):
         if result.is_complete and any(kind in result.scores for kind in _KINDS):
             newest.setdefault(result.prompt, result)
-    return list(newest.values())[:_MOST]
+    return list(newest.values())[:_MAX_TRACES]
 
 
 def _effects(session: Session, model: Model) -> list[AverageEffect]:
-    """Of the model's newest trace over more than one fact."""
+    """Average effects of the model's newest trace of several facts."""
     query = select(AverageEffect.trace_id).join(Trace, col(Trace.id) == AverageEffect.trace_id)
     query = query.where(Trace.model_id == model.id, AverageEffect.count > 1)
     newest = session.exec(query.order_by(col(AverageEffect.trace_id).desc())).first()

@@ -1,4 +1,4 @@
-"""Text of models and users made safe to show: one line, no control characters, no markup."""
+"""Text of models and users made safe to display: one line, no control characters, no markup."""
 
 import unicodedata
 
@@ -8,10 +8,10 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def sanitize(text: str) -> str:
-    """`text` as one line that cannot move the cursor, color the screen or reorder what stands beside it.
+    """`text` as one line that cannot move the cursor, change colors or reorder its neighbors.
 
-    Newlines become ⏎ and tabs ⇥; every other character that a terminal would obey rather than print becomes a
-    dot. Markup needs no escape: what this returns goes into `rich.text.Text`, never into a markup parser.
+    Newlines become ⏎ and tabs ⇥; every other control or format character becomes a dot. Markup needs no escape: the
+    result goes into `rich.text.Text`, never into a markup parser.
     """
     if text.isprintable():  # the common case, and much faster
         shown = text
@@ -19,22 +19,22 @@ def sanitize(text: str) -> str:
         shown = "".join(
             _VISIBLE.get(char, "·" if unicodedata.category(char) in _HIDDEN else char) for char in text
         )
-    # A combining mark alone would change the character before it, which belongs to something else.
+    # A leading combining mark would change the character before it, which belongs to other text.
     return "◌" + shown if shown and unicodedata.combining(shown[0]) else shown
 
 
 def sanitize_lines(text: str) -> str:
-    """`sanitize` for a text of several lines, which stay lines."""
+    """`sanitize` for each line of a text."""
     return "\n".join(sanitize(line) for line in text.split("\n"))
 
 
 def token_label(token: str) -> str:
-    """A token of a vocabulary: like `sanitize`, but one that is only spaces shows how many."""
+    """A vocabulary token: like `sanitize`, but a token of spaces shows each space."""
     return "␣" * len(token) if token and not token.strip(" ") else sanitize(token)
 
 
 def cut(text: str, width: int) -> str:
-    """At most `width` terminal columns of `text`, with … where something is missing."""
+    """At most `width` terminal columns of `text`; a shortened text ends in …."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= width:

@@ -7,7 +7,7 @@ import pytest
 from retcon.engine.jobs import EditSpec, ModelSpec, TraceSpec
 from retcon.tui.cli.main import cli
 from retcon.tui.cli_equivalent import add_model, command, run_edit, run_trace
-from retcon.tui.presentation.history_graph import draw
+from retcon.tui.presentation.history_graph import draw_graph
 
 REQUEST = {"subject": "O'Hara", "prompt": "{} is in", "target_new": "Rome", "target_true": "Paris"}
 
@@ -92,4 +92,4 @@ def test_twins_say_what_their_job_does() -> None:
     ],
 )
 def test_graph(revisions: list[tuple[str, str | None]], lines: list[str]) -> None:
-    assert draw(revisions, "●" * len(revisions)) == lines
+    assert draw_graph(revisions, "●" * len(revisions)) == lines

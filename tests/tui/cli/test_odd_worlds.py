@@ -15,7 +15,7 @@ from retcon.tests.helpers.app_pilot import Driven, opened
 from retcon.tests.helpers.command_line import Here
 from retcon.tui.app.app import RetconApp
 from retcon.tui.presentation.encoding import install_ascii_fallback
-from retcon.tui.presentation.heatmap import DENSITY, ESTIMATE
+from retcon.tui.presentation.heatmap import ESTIMATED_GLYPHS, EXACT_GLYPHS
 
 
 def said(catalog: Catalog, *words: str, **environment: str) -> bytes:
@@ -43,10 +43,10 @@ def test_look_alikes_keep_measured_and_estimated_apart(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     install_ascii_fallback()
-    sys.stdout.write(DENSITY)
+    sys.stdout.write(EXACT_GLYPHS)
     sys.stdout.flush()
     shades = printed.getvalue().decode("ascii")
-    assert len(set(shades)) == len(DENSITY) and not set(shades) & set(ESTIMATE)
+    assert len(set(shades)) == len(EXACT_GLYPHS) and not set(shades) & set(ESTIMATED_GLYPHS)
 
 
 @pytest.mark.parametrize("size", [(60, 20), (10, 3)])

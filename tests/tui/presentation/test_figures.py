@@ -1,4 +1,4 @@
-"""Pictures in files: the right kind, whole or not at all, and in the published words."""
+"""Figure files: format by suffix, atomic writes, and the labels of the published figures."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,19 @@ import pytest
 from retcon.store.catalog.tables import AverageEffect
 from retcon.store.errors import InputError
 from retcon.tui.presentation.figures import save_effects, save_heatmap, save_sweep
+from retcon.tui.presentation.heatmap import HeatMapData
 
 MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 TOKENS = ["The", " Eiffel", " Tower", " is", "$x$", "\n"]
 
 
 def heatmap(path: Path, **changes: Any) -> str:
-    settings: dict[str, Any] = {
-        "kind": "hidden", "window": 1, "low": 0.01, "high": 0.7, "answer": " Paris", "model": "starter",
-    }  # fmt: skip
+    estimated = changes.pop("estimated", None)
+    settings: dict[str, Any] = {"kind": "hidden", "window": 1, "answer": " Paris", "model": "starter"}
     scores = [[0.01 * layer * (token + 1) for layer in range(12)] for token in range(len(TOKENS))]
     scores[5] = [None] * 12  # type: ignore[list-item]
-    save_heatmap(path, TOKENS, (0, 3), scores, **settings | changes)
+    data = HeatMapData(TOKENS, (0, 3), scores, 0.01, 0.7, estimated=estimated)
+    save_heatmap(path, data, **settings | changes)
     return path.read_text(encoding="utf-8") if path.suffix == ".svg" else ""
 
 
@@ -32,15 +33,15 @@ def effects() -> list[AverageEffect]:
 
 
 @pytest.mark.parametrize("suffix", list(MAGIC))
-def test_the_suffix_decides(tmp_path: Path, suffix: str) -> None:
+def test_suffix_selects_the_format(tmp_path: Path, suffix: str) -> None:
     heatmap(tmp_path / f"trace{suffix}")
     save_effects(tmp_path / f"effects{suffix}", effects(), title="starter")
     for name in ("trace", "effects"):
         assert (tmp_path / f"{name}{suffix}").read_bytes().startswith(MAGIC[suffix])
-    assert len(list(tmp_path.iterdir())) == 2, "something was left behind"
+    assert len(list(tmp_path.iterdir())) == 2, "a temporary file remains"
 
 
-def test_published_words(tmp_path: Path) -> None:
+def test_labels_match_the_published_figures(tmp_path: Path) -> None:
     hidden = heatmap(tmp_path / "hidden.svg")
     for words in ("Impact of restoring state after corrupted input", "single restored layer within starter",
                   "p(Paris)", " Tower*", "clean run p = 0.700, corrupted run p = 0.010"):  # fmt: skip
@@ -50,7 +51,7 @@ def test_published_words(tmp_path: Path) -> None:
     assert "center of interval of 10 restored Attn layers within starter" in attn
 
 
-def test_severed_paths_have_words_of_their_own(tmp_path: Path) -> None:
+def test_severed_kinds_have_their_own_titles(tmp_path: Path) -> None:
     for kind, part in (("severed-mlp", "MLP"), ("severed-attn", "Attn")):
         drawn = heatmap(tmp_path / f"{kind}.svg", kind=kind)
         assert f"Impact of restoring state with {part} severed after corrupted input" in drawn
@@ -65,14 +66,12 @@ def test_estimates_are_hatched_and_counted(tmp_path: Path) -> None:
     assert "<pattern" in drawn
 
 
-def test_a_kind_of_which_nothing_is_traced_yet(tmp_path: Path) -> None:
-    save_heatmap(
-        tmp_path / "trace.png", TOKENS, (0, 3), [[None] * 12] * 6, kind="severed-mlp", window=1, low=0.1, high=0.7,
-        answer=" Paris", model="starter",
-    )  # fmt: skip
+def test_draws_a_kind_without_scores(tmp_path: Path) -> None:
+    data = HeatMapData(TOKENS, (0, 3), [[None] * 12] * 6, 0.1, 0.7)
+    save_heatmap(tmp_path / "trace.png", data, kind="severed-mlp", window=1, answer=" Paris", model="starter")
 
 
-def test_effects_of_all_five_kinds(tmp_path: Path) -> None:
+def test_draws_effects_of_all_five_kinds(tmp_path: Path) -> None:
     kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
     rows = [
         AverageEffect(trace_id=1, kind=kind, role="last", layer=layer, mean=0.1, low=0.0, high=0.2, count=9)
@@ -85,13 +84,13 @@ def test_effects_of_all_five_kinds(tmp_path: Path) -> None:
         assert f">Average indirect effect of {name}<" in drawn
 
 
-def test_tokens_are_no_mathematics(tmp_path: Path) -> None:
+def test_dollar_signs_are_not_mathematics(tmp_path: Path) -> None:
     drawn = heatmap(tmp_path / "trace.svg")
     assert "$x$" in drawn
     assert "⏎" in drawn
 
 
-def test_same_trace_same_file(tmp_path: Path) -> None:
+def test_same_trace_gives_same_bytes(tmp_path: Path) -> None:
     for suffix in (".svg", ".pdf", ".png"):
         heatmap(tmp_path / f"one{suffix}")
         heatmap(tmp_path / f"two{suffix}")
@@ -99,7 +98,7 @@ def test_same_trace_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["trace.jpg", "trace", "trace.png.exe"])
-def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
+def test_other_suffixes_are_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"\.png, \.pdf or \.svg"):
         heatmap(tmp_path / name)
     with pytest.raises(InputError, match=r"\.png, \.pdf or \.svg"):
@@ -107,12 +106,12 @@ def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder"):
+def test_missing_folder_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
         heatmap(tmp_path / "not there" / "trace.png")
 
 
-def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_drawing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 
     path = tmp_path / "trace.png"
@@ -129,7 +128,7 @@ def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_sweep_is_drawn_beside_the_trace(tmp_path: Path) -> None:
+def test_sweep_is_drawn_with_trace_effects(tmp_path: Path) -> None:
     scores = {layer: {"value": 0.5, "low": 0.4, "high": 0.6} for layer in (1, 2, 5)}
     mlp = [effect for effect in effects() if (effect.kind, effect.role) == ("mlp", "last subject")]
     for suffix, magic in MAGIC.items():

@@ -1,4 +1,4 @@
-"""The report of a passage run in its three forms, and what hostile text can do in it: nothing."""
+"""The report of a passage run in its three forms, with ordinary and with hostile text."""
 
 import copy
 import io
@@ -78,67 +78,67 @@ GOLDEN = """# Marta in starter
 
 From r0 to r2.
 
-## What stuck
+## Learned facts
 
-| asked | counted | before | after |
+| prompts | measure | before | after |
 | --- | --- | --- | --- |
-| facts, their own prompt | first token right | - | 2 of 2 |
-| facts, their own prompt | whole object, teacher-forced | 0 of 2 | 1 of 2 |
-| facts, their own prompt | free generation begins with it | 0 of 2 | 1 of 2 |
-| held-out wordings | first token right | - | 1 of 1 |
-| held-out wordings | whole object, teacher-forced | - | 0 of 1 |
-| held-out wordings | free generation begins with it | - | 0 of 1 |
-| facts, their own prompt | judge, 0 to 3 | - | 3.00 |
+| prompts of the facts | first token correct | - | 2 of 2 |
+| prompts of the facts | whole object, teacher-forced | 0 of 2 | 1 of 2 |
+| prompts of the facts | free generation starts with it | 0 of 2 | 1 of 2 |
+| evaluation paraphrases | first token correct | - | 1 of 1 |
+| evaluation paraphrases | whole object, teacher-forced | - | 0 of 1 |
+| evaluation paraphrases | free generation starts with it | - | 0 of 1 |
+| prompts of the facts | judge, 0 to 3 | - | 3.00 |
 
 ## Facts
 
-| # | prompt | object | first | whole | free | wordings | judge | goes on with |
+| # | prompt | object | first | whole | free | paraphrases | judge | completion |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | 1 | Marta is a | cellist | ✓ | ✓ | ✓ | 0 of 1 | 3 | cellist. |
 | 2 | Marta lives in | Reykjavik | ✓ | · | · | - | - | Reykja |
 
-## Held-out wordings
+## Evaluation paraphrases
 
-These were never trained on.
+Training never uses these prompts.
 
-| # | prompt | first | whole | free | goes on with |
+| # | prompt | first | whole | free | completion |
 | --- | --- | --- | --- | --- | --- |
 | 1 | By trade, Marta is a | ✓ | · | · | chef |
 
 ## Retention
 
-● whole by teacher forcing and in free generation, ◐ by one of them, ○ by neither, · not written yet.
+● correct by teacher forcing and in free generation, ◐ by one of them, ○ by neither, · not written yet.
 
-| after edit | asked | whole | free | facts from the first to the last |
+| after edit | requests | whole | free | each fact, in order |
 | --- | --- | --- | --- | --- |
 | r1 | 1 | 1 | 1 | ●· |
 | r2 | 2 | 1 | 0 | ◐○ |
 
-## What else has changed
+## Side effects
 
-| value | measured |
+| value | measure |
 | --- | --- |
-| 97.5 % of 200 | other prompts whose first choice is kept |
-| 0.0042 nats | KL from before, on the same prompts |
+| 97.5 % of 200 | other prompts with an unchanged first choice |
+| 0.0042 nats | KL divergence on the same prompts |
 | 20.20, +1.0 % | perplexity of other text, 20.00 before |
-| 25.0 % | bleed: prompts with another's name that now go on with the object |
-| 1 of 4 | that with the names of people with the subject's last word; the object's first token: 2 |
+| 25.0 % | leakage: prompts of unrelated subjects whose completion is now the object |
+| 1 of 4 | leakage to people with the same last name; first token of the object: 2 |
 
-## The ways against each other
+## Baselines
 
-Parts: mean share of the answer's parts that are held; in full: questions with every part; seconds and tokens, in and \
-out, are means per question.
+parts: mean share of the answer's parts that the reply contains; in full: questions with every part; setup: time \
+before the first question; s and tokens (input and output): means per question.
 
-| way |  | parts | in full | judge | take in | s | tokens | memory |
+| baseline |  | parts | in full | judge | setup | s | tokens | memory |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | edited | █████····· | 50.0 % | 0 of 1 | 2.00 | 7:11 | 0.50 | 20 | 1.2 GB |
 | retrieval | ██████████ | 100.0 % | 1 of 1 | - | under 0.01 s | 1.50 | 120 | - |
 
 ## Questions
 
-| question (what a full answer holds) | way | held | said |
+| question (parts of a full answer) | baseline | parts | reply |
 | --- | --- | --- | --- |
-| What is Marta? (cellist; Reykjavik) | edited | 1/2 | A cellist. … (at the limit) |
+| What is Marta? (cellist; Reykjavik) | edited | 1/2 | A cellist. … (token limit) |
 |  | retrieval | 2/2 | A cellist in Reykjavik. |
 
 ## Costs
@@ -147,7 +147,7 @@ out, are means per question.
 | --- | --- | --- | --- |
 | write | 7:11 | - | 1.4 GB |
 
-## How it was measured
+## Protocol
 
 Proof: greedy.
 
@@ -155,16 +155,16 @@ edited: the question alone.
 
 retrieval: 2 chunks before it.
 
-Every way: greedy.
+All baselines: greedy.
 """
 
 
-def test_markdown() -> None:
+def test_markdown_matches_the_golden_report() -> None:
     assert to_markdown(record()) == GOLDEN
 
 
 def poisoned(value: Any) -> Any:
-    """The same record with every text in it hostile."""
+    """The record with hostile text appended to every string."""
     if isinstance(value, dict):
         return {name: one if name == "kind" else poisoned(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -173,7 +173,7 @@ def poisoned(value: Any) -> Any:
 
 
 class Page(HTMLParser):
-    """The tags of a page with what is in them, and its text."""
+    """Tags with their attributes, and the text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -188,9 +188,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_html_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
+def test_html_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
     clean, hostile = Page(to_html(record())), Page(to_html(poisoned(record())))
-    # Hostile text makes not one tag more, and no attribute but the pictures' own bytes.
+    # Hostile text adds no tag and no attribute; only the bytes of the pictures differ.
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in clean.tags]
     assert {tag for tag, _ in hostile.tags}.isdisjoint({"script", "a", "link", "iframe", "object", "form"})
     for (tag, attributes), (_, wanted) in zip(hostile.tags, clean.tags, strict=True):
@@ -201,15 +201,15 @@ def test_html_stands_alone_and_runs_nothing(tmp_path: Path) -> None:
     pictures = [attributes["src"] for tag, attributes in hostile.tags if tag == "img"]
     assert len(pictures) == 3
     assert all(source and source.startswith("data:image/svg+xml;base64,") for source in pictures)
-    assert "<script>alert(1)</script>" in hostile.text, "it is shown as text"
+    assert "<script>alert(1)</script>" in hostile.text, "the page shows it as text"
     assert not any(char in hostile.text for char in "\x1b\u202e")
     assert any(attributes.get("content", "").startswith("default-src 'none'") for _, attributes in clean.tags)  # type: ignore[union-attr]
-    assert to_html(record()) == to_html(copy.deepcopy(record())), "the same record gives the same file"
+    assert to_html(record()) == to_html(copy.deepcopy(record())), "the same record must give the same file"
 
 
-def test_markdown_and_terminal_take_hostile_text_as_text() -> None:
+def test_markdown_and_terminal_escape_hostile_text() -> None:
     clean, hostile = to_markdown(record()), to_markdown(poisoned(record()))
-    # No line more, no cell more, no tag, no code, no picture.
+    # Hostile text adds no line, cell, tag, code or picture.
     assert hostile.count("\n") == clean.count("\n")
     for one, other in zip(hostile.splitlines(), clean.splitlines(), strict=True):
         assert one.replace(r"\|", "").count("|") == other.count("|")
@@ -228,7 +228,7 @@ def shown_at(width: int, of: dict[str, Any]) -> str:
     return into.getvalue()
 
 
-def test_a_terminal_of_80_columns() -> None:
+def test_report_fits_80_columns() -> None:
     shown = shown_at(80, record())
     assert max(map(cell_len, shown.splitlines())) <= 80
     lines = [" ".join(line.split()) for line in shown.splitlines()]
@@ -238,7 +238,7 @@ def test_a_terminal_of_80_columns() -> None:
     assert "r2 2 1 0 ◐○" in lines
 
 
-def test_a_run_that_was_stopped_has_fewer_sections() -> None:
+def test_stopped_run_has_fewer_sections() -> None:
     begun = record() | {"proof": None, "answers": []}
     assert [section.title for section in sections(begun)] == ["Revisions", "Costs"]
     counted = record()
@@ -249,13 +249,13 @@ def test_a_run_that_was_stopped_has_fewer_sections() -> None:
         assert to_html(made).endswith("</html>\n") and shown_at(80, made)
 
 
-def test_saving(tmp_path: Path) -> None:
+def test_save_selects_the_form_by_suffix(tmp_path: Path) -> None:
     begun = record() | {"proof": None, "answers": []}
     for name, made in (("report.md", to_markdown(begun)), ("report.HTML", to_html(begun))):
         save_report(tmp_path / name, begun)
         assert (tmp_path / name).read_text(encoding="utf-8") == made
     with pytest.raises(InputError, match=r"\.md or \.html"):
         save_report(tmp_path / "report.pdf", begun)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         save_report(tmp_path / "none" / "report.md", begun)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.HTML", "report.md"]

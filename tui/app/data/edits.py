@@ -10,7 +10,7 @@ from ....engine import jobs
 from ....store.catalog.catalog import Catalog
 from ....store.errors import CatalogError, InputError
 from ....store.history.lineage import taken_out
-from ...presentation.history_graph import draw
+from ...presentation.history_graph import draw_graph
 from .filters import Condition, Field
 from .rows import UNREADABLE, Hurt, Listing, first_rows, moment, readable, row_of
 
@@ -131,7 +131,7 @@ def shape_of(catalog: Catalog, model: str, limit: int | None = None) -> Shape | 
         steps = [_Step(*row) for row in rows]
     standings = _standings(steps, found[1])
     marks = [MARKS[standings.get(step.id, "live")] for step in steps]
-    lines = draw([(step.id, step.parent) for step in steps], marks)
+    lines = draw_graph([(step.id, step.parent) for step in steps], marks)
     lanes = {step.id: line for step, line in zip(steps, lines, strict=True) if line != MARKS["live"]}
     return Shape(model, found[1], tuple(step.id for step in steps), standings, lanes)
 

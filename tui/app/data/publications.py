@@ -50,10 +50,12 @@ def submit(catalog: Catalog, spec: PublishSpec) -> str:
     """Draw the pictures that go with it, as the command does, and start the job."""
     from ....engine import jobs
     from ....store.history import history
-    from ...presentation.publication_figures import pictures_of
+    from ...presentation.publication_figures import draw_publication_figures
 
     with catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-    job = jobs.submit(catalog, replace(spec, pictures=pictures_of(catalog, model, revision)), jobs.CPU)
+    job = jobs.submit(
+        catalog, replace(spec, pictures=draw_publication_figures(catalog, model, revision)), jobs.CPU
+    )
     return f"job {job.id} queued"

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from ....store.catalog.catalog import Catalog
-from ...presentation.estimates import Merged, merge
+from ...presentation.heatmap import MergedScores, merge_attribution
 from .filters import Field
 from .rows import Hurt, Listing, moment, row_of
 
@@ -48,7 +48,7 @@ class Scores:
     """
 
     window: int
-    cells: Merged
+    cells: MergedScores
 
     @property
     def rows(self) -> tuple[tuple[float | None, ...], ...]:
@@ -107,7 +107,7 @@ def _result(*values: Any) -> ResultView:
     # What a finished trace lacks was not asked for; `retcon trace show` leaves it blank as well.
     guesses = {} if finished else json.loads(estimate or "{}")
     kinds = {
-        kind: Scores(int(table["window"]), merge(table["scores"], guesses.get(kind)))
+        kind: Scores(int(table["window"]), merge_attribution(table["scores"], guesses.get(kind)))
         for kind, table in json.loads(scores).items()
     }
     tokens = tuple(str(token) for token in json.loads(tokens))

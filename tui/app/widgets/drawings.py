@@ -1,6 +1,6 @@
-"""What the place of the heat map can hold: the map itself, or the curves of average effects; both have a cursor.
+"""Drawings with a cursor: the heat map of a fact or of averages, and the curves of average effects.
 
-A cursor is a row (a token, or a role of tokens) and a layer, so that it stays where it is when one becomes the other.
+A cursor is a row (a token, or a token role) and a layer, so it keeps its place when the drawing changes.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Cursor = tuple[int, int]
 
 
 class Drawing(Protocol):
-    """Lines that are made for a size, of rows by layers."""
+    """Rows by layers, rendered as lines of text for a size."""
 
     @property
     def rows(self) -> int: ...
@@ -27,70 +27,49 @@ class Drawing(Protocol):
         """(row, layer) of the highest value."""
 
     def lines(self, size: Size, cursor: Cursor, *, focused: bool, color: bool) -> list[Text]:
-        """The drawing; the cursor is only shown if it is `focused`."""
+        """The lines of the drawing; with the cursor if `focused`."""
 
     def line_of(self, row: int) -> int:
-        """The line that must be seen when the cursor is in a row."""
+        """The line that must be visible while the cursor is in a row."""
 
     def cell_at(self, column: int, line: int, width: int, cursor: Cursor) -> Cursor | None:
-        """The row and layer that are drawn at a place."""
+        """The row and layer at a terminal position; None outside the drawing."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class HeatMapDrawing(heatmap.HeatMapData):
     """A heat map."""
 
-    tokens: tuple[str, ...]
-    subject_range: tuple[int, int]
-    scores: tuple[tuple[float | None, ...], ...]
-    low: float
-    high: float
-    title: str
-    unit: str = "p"
-    estimated: tuple[tuple[bool, ...], ...] | None = None
-
-    @property
-    def rows(self) -> int:
-        return len(self.scores)
-
-    @property
-    def layers(self) -> int:
-        return max((len(row) for row in self.scores), default=0)
-
     def peak(self) -> Cursor:
-        """The highest exact cell; that of the estimates only while there is nothing else."""
-        found = [
-            (not self._is_estimate(token, layer), value, -token, -layer)
+        """The highest exact cell; the highest estimated cell while no exact one exists."""
+        cells = [
+            (not self._is_estimated(token, layer), value, -token, -layer)
             for token, row in enumerate(self.scores)
             for layer, value in enumerate(row)
             if value is not None
         ]
-        _, _, token, layer = max(found, default=(False, 0.0, 0, 0))
+        _, _, token, layer = max(cells, default=(False, 0.0, 0, 0))
         return -token, -layer
 
     def lines(self, size: Size, cursor: Cursor, *, focused: bool, color: bool) -> list[Text]:
-        return heatmap.render_lines(
-            self.tokens, self.subject_range, self.scores, low=self.low, high=self.high, title=self.title,
-            width=size.width, color=color, cursor=cursor if focused else None, unit=self.unit,
-            estimated=self.estimated,
-        )  # fmt: skip
+        return heatmap.render_lines(self, size.width, color=color, cursor=cursor if focused else None)
 
     def line_of(self, row: int) -> int:
-        # With the last token what stands below it: the layers, the scale, what is an estimate.
+        # The last token brings the lines below it into view: layer axis, scale, note on estimates.
         return row + 1 if row < self.rows - 1 else row + (4 if any(map(any, self.estimated or ())) else 3)
 
     def cell_at(self, column: int, line: int, width: int, cursor: Cursor) -> Cursor | None:
-        layout = heatmap.lay_out(heatmap.labels(self.tokens, self.subject_range), self.layers, width)
+        layout = heatmap.lay_out(self.labels(), self.layers, width)
         layer, token = layout.layer_at(column), line - 1
         return (token, layer) if layer is not None and 0 <= token < self.rows else None
 
-    def _is_estimate(self, token: int, layer: int) -> bool:
+    def _is_estimated(self, token: int, layer: int) -> bool:
         return self.estimated is not None and self.estimated[token][layer]
 
 
 @dataclass(frozen=True)
-class CurvesPicture:
-    """The curves of one role at a time: that of the cursor's row. `titles` and `curves` have one entry a role."""
+class CurvesDrawing:
+    """The curves of one token role at a time: the role of the cursor's row. One title and set of curves per role."""
 
     titles: tuple[str, ...]
     curves: tuple[tuple[curves.Curve, ...], ...]
@@ -105,14 +84,14 @@ class CurvesPicture:
         return max((len(curve.means) for role in self.curves for curve in role), default=0)
 
     def peak(self) -> Cursor:
-        """The highest point of the curves of the first role to be shown."""
-        found = [
+        """The highest point of the curves of the role that is shown first."""
+        points = [
             (mean, -layer)
             for curve in self.curves[self.first]
             for layer, mean in enumerate(curve.means)
             if mean is not None
         ]
-        return self.first, -max(found, default=(0.0, 0))[1]
+        return self.first, -max(points, default=(0.0, 0))[1]
 
     def lines(self, size: Size, cursor: Cursor, *, focused: bool, color: bool) -> list[Text]:
         role, layer = cursor

@@ -203,14 +203,14 @@ def show(id: int, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
 def plot(id: int, out: Path | None) -> None:
     """Draw how far the solve turned with each doubling of the tokens."""
-    from ...presentation.figures import save_settling
+    from ...presentation.figures import save_convergence
 
     with open_catalog().read() as session:
         row, model = _load(session, id)
     if not row.curve:
         raise InputError(f"covariance {id} has no curve to draw: {describe_convergence(row.curve)}")
     out = out or Path(f"covariance-{id}.png")
-    save_settling(out, row.curve, title=f"{model.name}, layer {row.layer}, {row.texts}")
+    save_convergence(out, row.curve, title=f"{model.name}, layer {row.layer}, {row.texts}")
     narrate(f"Drew {out}")
 
 

@@ -10,7 +10,7 @@ from ....engine.jobs import CPU, PublishSpec, UnpublishSpec
 from ....store.atomic_files import write_whole
 from ....store.errors import InputError
 from ....store.history import history
-from ...presentation.publication_figures import pictures_of
+from ...presentation.publication_figures import draw_publication_figures
 from ...presentation.text import sanitize_lines
 from ..follow import run
 from ..options import job_options, open_catalog
@@ -67,7 +67,7 @@ def publish(
     text = _read_card(card) if card else None
     spec = PublishSpec(
         name, repo, found.id, what, public, dry_run, message, text, license,
-        pictures_of(catalog, model, found) if pictures else [], shard_size,
+        draw_publication_figures(catalog, model, found) if pictures else [], shard_size,
     )  # fmt: skip
     job = run(catalog, spec, device or CPU, detach=detach, as_json=as_json)
     if job is None:

@@ -16,8 +16,7 @@ from ....store.catalog.tables import FactSet, Job, Model, Trace, TraceResult
 from ....store.errors import InputError
 from ....store.facts import sets as fact_sets
 from ....store.history import history
-from ...presentation.estimates import merge
-from ...presentation.heatmap import render
+from ...presentation.heatmap import HeatMapData, merge_attribution, render
 from ...presentation.text import sanitize
 from ..follow import JobFailed, follow, known_device, submit
 from ..follow import estimate as tell_cost
@@ -278,22 +277,24 @@ def _check_kind(result: TraceResult, kind: str) -> None:
 
 def _heatmap(result: TraceResult, kind: str) -> None:
     table = result.scores[kind]
-    merged = merge(table["scores"], None if result.is_complete else result.estimate.get(kind))
+    merged = merge_attribution(table["scores"], None if result.is_complete else result.estimate.get(kind))
     best = max((score for row in merged.rows for score in row if score is not None), default=1.0)
     window = f", window {table['window']}" if kind in ("mlp", "attn") else ""
     out = console()
     out.print()
     out.print(
         render(
-            result.tokens,
-            (result.subject_begin, result.subject_end),
-            merged.rows,
-            low=result.low or 0.0,
-            high=best,
-            title=f"p({sanitize(result.answer)}) with {kind} restored{window}",
-            width=terminal_width(),
+            HeatMapData(
+                result.tokens,
+                (result.subject_begin, result.subject_end),
+                merged.rows,
+                result.low or 0.0,
+                best,
+                f"p({sanitize(result.answer)}) with {kind} restored{window}",
+                estimated=merged.estimated,
+            ),
+            terminal_width(),
             color=color_wanted(),
-            estimated=merged.estimated,
         )
     )
 

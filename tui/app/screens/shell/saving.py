@@ -1,4 +1,4 @@
-"""A picture of what is shown, as a file in the current folder; off the screen's thread, as matplotlib takes seconds."""
+"""Save a figure of the drawing in the current folder, in a thread: matplotlib takes seconds."""
 
 from pathlib import Path
 
@@ -11,26 +11,27 @@ from ..base.pane import Run
 
 
 def save_result(trace: TraceRow, result: ResultView, kind: str) -> Run:
-    """The heat map of one fact; what is estimated in it is hatched."""
+    """Draw the heat map of one fact; estimated cells are hatched."""
     of_set = trace.fact_set is not None
     name = f"trace-{trace.id}-fact-{result.position}-{kind}.png" if of_set else f"trace-{trace.id}-{kind}.png"
     which = ("--fact", result.position, "--out", name) if of_set else ()
 
     def act() -> str:
         from ....presentation.figures import save_heatmap
+        from ....presentation.heatmap import HeatMapData
 
         path, scores = Path.cwd() / name, result.kinds[kind]
-        save_heatmap(
-            path, result.tokens, result.subject_range, scores.rows, kind=kind, window=scores.window, low=result.low,
-            high=result.high, answer=result.answer, model=trace.model, estimated=scores.cells.estimated,
+        data = HeatMapData(
+            result.tokens, result.subject_range, scores.rows, result.low, result.high, estimated=scores.cells.estimated
         )  # fmt: skip
+        save_heatmap(path, data, kind=kind, window=scores.window, answer=result.answer, model=trace.model)
         return f"drew {format_path(path)}"
 
     return Run(command("trace", "plot", trace.id, "--kind", kind, *which), act)
 
 
 def save_averages(catalog: Catalog, trace: TraceRow) -> Run:
-    """The curves of the average effects, a panel for each kind."""
+    """Draw the curves of the average effects, one panel per kind."""
     id, model = trace.id, trace.model
 
     def act() -> str:

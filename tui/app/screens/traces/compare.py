@@ -17,7 +17,7 @@ from ....presentation.text import sanitize, token_label
 from ...data.averages import effects_of
 from ...data.rows import Hurt
 from ...data.traces import KINDS, TraceRow, result_at
-from ...widgets.drawings import Picture
+from ...widgets.drawings import HeatMapDrawing
 from ...widgets.heat_map import HeatMap
 
 Table = tuple[tuple[float | None, ...], ...]
@@ -70,7 +70,7 @@ class CompareTraces(ModalScreen[None]):
         most = max((abs(value) for row in table for value in row if value is not None), default=0.0) or 1.0
         kinds = " ".join(f"[{one}]" if one == self._kind else one for one in self.tables)
         name = f"{kinds} · effect of {self.one.id} minus that of {self.other.id}"
-        picture = Picture(self.names, self.subject, table, -most, most, name, "difference")
+        picture = HeatMapDrawing(self.names, self.subject, table, -most, most, name, "difference")
         self.query_one(HeatMap).show(picture, Text(""), keep_cursor=keep_cursor)
 
     @on(HeatMap.Moved)

@@ -9,7 +9,7 @@ from ....presentation.format import plural
 from ....presentation.text import sanitize, token_label
 from ...data.averages import LAST_SUBJECT, Effects
 from ...data.traces import KINDS, ResultView, TraceRow
-from ...widgets.drawings import CurvesPicture, Picture
+from ...widgets.drawings import CurvesDrawing, HeatMapDrawing
 
 _RESTORED = {
     "hidden": "with one state restored",
@@ -21,7 +21,7 @@ _RESTORED = {
 _WINDOWS = {"mlp": "with MLP of {} layers restored", "attn": "with attention of {} layers restored"}
 
 
-def draw_result(result: ResultView, kind: str, *, stretch: bool) -> Picture:
+def draw_result(result: ResultView, kind: str, *, stretch: bool) -> HeatMapDrawing:
     """One fact. The scale runs from the corrupted to the clean run; `stretch`: to the highest cell."""
     scores = result.kinds[kind]
     high = result.high
@@ -33,7 +33,7 @@ def draw_result(result: ResultView, kind: str, *, stretch: bool) -> Picture:
         else _WINDOWS[kind].format(scores.window)
     )
     title = f"{_kinds(kind, result.kinds)} · p({sanitize(result.answer.strip())}) {what}"
-    return Picture(
+    return HeatMapDrawing(
         result.tokens,
         result.subject_range,
         scores.rows,
@@ -44,21 +44,21 @@ def draw_result(result: ResultView, kind: str, *, stretch: bool) -> Picture:
     )
 
 
-def draw_effects(effects: Effects, kind: str, kinds: Collection[str]) -> Picture:
+def draw_effects(effects: Effects, kind: str, kinds: Collection[str]) -> HeatMapDrawing:
     """The average over the facts of a set: the roles of tokens down, layers across."""
     values = [value for row in effects.means for value in row if value is not None]
     subject = sum("subject" in role for role in effects.roles)
     title = f"{_kinds(kind, kinds)} · average indirect effect over {plural(effects.facts, 'fact')}"
     low, high = min(0.0, *values), max(0.0, *values)
-    return Picture(effects.roles, (0, subject), effects.means, low, high, title, "AIE")
+    return HeatMapDrawing(effects.roles, (0, subject), effects.means, low, high, title, "AIE")
 
 
-def draw_curves(found: Mapping[str, Effects], only: str | None) -> CurvesPicture:
+def draw_curves(found: Mapping[str, Effects], only: str | None) -> CurvesDrawing:
     """The average effects by layer, a role at a time: all kinds over each other, or `only` one."""
     roles = next(iter(found.values())).roles
     shown = {kind: effects for kind, effects in found.items() if only in (None, kind)}
     kinds = _kinds(only or "all", ("all", *found))
-    return CurvesPicture(
+    return CurvesDrawing(
         tuple(f"{kinds} · AIE at the {role} token{'s' * (role in _MANY)}" for role in roles),
         tuple(
             tuple(_curve(kind, effects, number) for kind, effects in shown.items())

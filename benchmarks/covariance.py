@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retcon.engine.covariance.collect import Collected, _batches, collect
+from retcon.engine.covariance.collect import CollectionState, _batches, collect
 from retcon.engine.covariance.corpus import Corpus, open_corpus
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.tokens import right_padded
+from retcon.engine.model.tokens import pad_right
 
 from .machine import starter
 
@@ -36,10 +36,10 @@ def run() -> dict[str, Any]:
     corpus = open_corpus("shipped")
     texts = _just(corpus, tokenizer, TOKENS)
     rows = tokenizer(list(texts.documents(1)), truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    batches = [right_padded(batch, decoder.device) for batch in _batches(rows)]
+    batches = [pad_right(batch, decoder.device) for batch in _batches(rows)]
     layers = range(decoder.layers)
 
-    def collected(layers: Sequence[int] = layers, texts: Corpus = texts) -> Collected:
+    def collected(layers: Sequence[int] = layers, texts: Corpus = texts) -> CollectionState:
         *_, last = collect(decoder, tokenizer, texts, layers, max_tokens=10**9, max_length=MAX_LENGTH)
         return last
 
@@ -48,7 +48,7 @@ def run() -> dict[str, Any]:
         | {str(layer): lambda layer=layer: _published(decoder, batches, layer) for layer in PUBLISHED_LAYERS}
     )
     published = sum(best[str(layer)] for layer in PUBLISHED_LAYERS) / len(PUBLISHED_LAYERS) * decoder.layers
-    curve = collected([CURVE_LAYER], corpus).moments[CURVE_LAYER].settling.curve
+    curve = collected([CURVE_LAYER], corpus).moments[CURVE_LAYER].convergence.curve
     return {
         "covariance": {
             "tokens": sum(map(len, rows)),
@@ -136,7 +136,7 @@ def _hooks(decoder: Decoder, layers: Sequence[int], hook: Callable[..., None]) -
             handle.remove()
 
 
-def _difference(decoder: Decoder, batches: Sequence[Batch], collected: Collected) -> float:
+def _difference(decoder: Decoder, batches: Sequence[Batch], collected: CollectionState) -> float:
     """How far the two are apart, relative to the norm."""
     total = _published(decoder, batches, CURVE_LAYER).double() / collected.tokens
     return ((collected.moments[CURVE_LAYER].matrix() - total).norm() / total.norm()).item()

@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 
 from retcon.engine.covariance.collect import collect
 from retcon.engine.covariance.corpus import open_corpus
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import Hparams, preset
 from retcon.engine.edits.method import Task
 from retcon.engine.edits.request import Request
 from retcon.engine.edits.value_search import find_values
-from retcon.engine.model.generation import context_texts
+from retcon.engine.model.generation import sample_contexts
 from retcon.engine.model.loading import fetch
 from retcon.engine.progress import silent
 from retcon.store.facts.sets import read_facts
@@ -52,8 +52,8 @@ def run() -> dict[str, Any]:
     layer = hparams.layers[0]
     *_, last = collect(decoder, tokenizer, open_corpus("shipped"), [layer], max_tokens=20_000, max_length=512)
     moment = last.moments[layer].matrix()
-    contexts = context_texts(decoder.model, tokenizer, hparams.contexts, seed=1)
-    published = context_texts(decoder.model, tokenizer, _PUBLISHED_CONTEXTS, seed=1)
+    contexts = sample_contexts(decoder.model, tokenizer, hparams.contexts, seed=1)
+    published = sample_contexts(decoder.model, tokenizer, _PUBLISHED_CONTEXTS, seed=1)
     return {
         "edit": {
             "rome": _rome(decoder, tokenizer, hparams, published, moment),
@@ -70,7 +70,7 @@ def _rome(
     layer = hparams.layers[0]
 
     def ours() -> Any:
-        moments = {layer: Factored(moment)}
+        moments = {layer: FactoredMoment(moment)}
         return METHODS["rome"].write(Task(decoder, tokenizer, [EIFFEL], moments, hparams, contexts, silent))
 
     def theirs() -> Any:
@@ -82,7 +82,7 @@ def _rome(
     ours()  # the first pays for allocations
     fast, written = _best(ours, 3)
     plain, expected = _best(theirs, 2)
-    factors = written.delta[decoder.anatomy.weight(layer)]
+    factors = written.delta[decoder.anatomy.weight_name(layer)]
     change = factors.b.double() @ factors.a.double()
     return {
         "ratio": plain / fast,

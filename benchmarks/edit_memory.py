@@ -7,14 +7,14 @@ from pathlib import Path
 import psutil
 from safetensors.torch import load_file
 
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import defaults, preset
 from retcon.engine.edits.method import Task
 from retcon.engine.edits.request import Request
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.generation import context_texts
+from retcon.engine.model.generation import sample_contexts
 from retcon.engine.model.loading import load_model, load_tokenizer
 from retcon.engine.progress import silent
 
@@ -24,10 +24,10 @@ def main(folder: Path, name: str, moment: Path) -> None:
     model, tokenizer = load_model(folder, "cpu"), load_tokenizer(folder)
     decoder = Decoder(model, find_anatomy(model))
     hparams = preset("starter", name) or defaults(name)
-    contexts = context_texts(decoder.model, tokenizer, hparams.contexts, seed=1)
+    contexts = sample_contexts(decoder.model, tokenizer, hparams.contexts, seed=1)
     own = psutil.Process().memory_info().rss
     _forget_peak()
-    moments = {layer: Factored(lambda: load_file(moment)["moment"]) for layer in hparams.layers}
+    moments = {layer: FactoredMoment(lambda: load_file(moment)["moment"]) for layer in hparams.layers}
     requests = [
         Request(f"The {what} of {where}", "{} is located in the city of", "Rome")
         for what in ("Tower", "Bridge", "Palace", "Museum")

@@ -11,9 +11,9 @@ from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.tokens import locate_subject
 from retcon.engine.tracing.corruption import NoiseCorruption
-from retcon.engine.tracing.kinds import Kind
 from retcon.engine.tracing.noise import gaussian
-from retcon.engine.tracing.trace import Question, TraceSettings, trace
+from retcon.engine.tracing.rules import Kind
+from retcon.engine.tracing.trace import TraceRequest, TraceSettings, trace
 from retcon.tests.helpers.oracles import adding, plain_trace
 
 from .machine import starter
@@ -37,7 +37,7 @@ def run() -> dict[str, Any]:
     model = PhiForCausalLM(config).half().cuda()
     decoder = Decoder(model, find_anatomy(model))
     corruption = NoiseCorruption(gaussian(0.1), SAMPLES)
-    questions = [Question(f"{s} {r}", s) for s, r in itertools.product(_SUBJECTS, _RELATIONS)]
+    questions = [TraceRequest(f"{s} {r}", s) for s, r in itertools.product(_SUBJECTS, _RELATIONS)]
     settings = TraceSettings(corruption, KINDS, WINDOW)
     list(trace(decoder, tokenizer, questions[:2], settings))
     ours = _seconds(lambda: list(trace(decoder, tokenizer, questions, settings))) / len(questions)
@@ -53,7 +53,7 @@ def run() -> dict[str, Any]:
     }
 
 
-def _plain(decoder: Decoder, tokenizer: Any, question: Question, corruption: NoiseCorruption) -> None:
+def _plain(decoder: Decoder, tokenizer: Any, question: TraceRequest, corruption: NoiseCorruption) -> None:
     located = locate_subject(tokenizer, question.prompt, question.subject)
     drawn = corruption.noise.draw(
         SAMPLES, located.end - located.begin, decoder.anatomy.width, corruption.seed

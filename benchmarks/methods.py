@@ -16,7 +16,7 @@ from pathlib import Path
 
 from retcon.engine.covariance.collect import collect
 from retcon.engine.covariance.corpus import open_corpus
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import defaults, preset
 from retcon.engine.edits.method import Task
@@ -26,7 +26,7 @@ from retcon.engine.evaluation.run import evaluate, summarize
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import Materializer
-from retcon.engine.model.generation import context_texts
+from retcon.engine.model.generation import sample_contexts
 from retcon.engine.model.loading import fetch, load_model, load_tokenizer
 from retcon.engine.progress import silent
 from retcon.store.facts.sets import read_facts
@@ -40,7 +40,7 @@ def main(path: Path, names: list[str]) -> None:
         model, tokenizer = load_model(fetched.folder, "cpu"), load_tokenizer(fetched.folder)
     decoder = Decoder(model, find_anatomy(model))
     weights = Materializer(model)
-    moments: dict[int, Factored] = {}
+    moments: dict[int, FactoredMoment] = {}
     for spec in names:
         label, *settings = spec.split(",")
         name, _, batch = label.partition(":")
@@ -53,8 +53,8 @@ def main(path: Path, names: list[str]) -> None:
             *_, last = collect(
                 decoder, tokenizer, open_corpus("shipped"), missing, max_tokens=100_000, max_length=512
             )
-            moments |= {layer: Factored(moment.matrix()) for layer, moment in last.moments.items()}
-        contexts = context_texts(model, tokenizer, hparams.contexts, seed=1)
+            moments |= {layer: FactoredMoment(moment.matrix()) for layer, moment in last.moments.items()}
+        contexts = sample_contexts(model, tokenizer, hparams.contexts, seed=1)
         results, began = [], time.process_time()
         size = int(batch or 1)
         for begin in range(0, len(facts), size):

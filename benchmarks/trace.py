@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.tokens import Located, locate_subject
-from retcon.engine.tracing.attribution import estimate
+from retcon.engine.model.tokens import LocatedPrompt, locate_subject
+from retcon.engine.tracing.attribution import estimate_scores
 from retcon.engine.tracing.corruption import NoiseCorruption, run_corrupted
-from retcon.engine.tracing.kinds import WINDOWED, Kind, window_of
 from retcon.engine.tracing.noise import gaussian
-from retcon.engine.tracing.trace import FactTrace, Question, TraceSettings, trace_one
+from retcon.engine.tracing.rules import WINDOWED, Kind, window_blocks
+from retcon.engine.tracing.trace import FactTrace, TraceRequest, TraceSettings, trace_one
 
 # The plain version is the one that the tests hold the fast one against.
 from retcon.tests.helpers.oracles import adding, plain_trace
@@ -28,7 +28,7 @@ KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attn")
 def run() -> dict[str, Any]:
     """Ratios of times, the largest difference of scores, and the share of what this machine could do at best."""
     decoder, tokenizer = starter()
-    question, located = Question(PROMPT, SUBJECT), locate_subject(tokenizer, PROMPT, SUBJECT)
+    question, located = TraceRequest(PROMPT, SUBJECT), locate_subject(tokenizer, PROMPT, SUBJECT)
     corruption = NoiseCorruption(gaussian(NOISE), SAMPLES)
 
     def traced(*kinds: Kind) -> FactTrace:
@@ -59,7 +59,7 @@ def run() -> dict[str, Any]:
         }
     together, fast = _timed(lambda: traced(*KINDS))
     preview, _ = _timed(
-        lambda: estimate(decoder, run_corrupted(decoder, [located], corruption), KINDS, WINDOW)
+        lambda: estimate_scores(decoder, run_corrupted(decoder, [located], corruption), KINDS, WINDOW)
     )
     figures["all"] = {"ratio": plain_total / together, "seconds": together, "plain_seconds": plain_total}
     figures["preview"] = {"seconds": preview, "share_of_exact": preview / together}
@@ -67,7 +67,7 @@ def run() -> dict[str, Any]:
     return {"trace": figures}
 
 
-def needed(layers: int, fact: Located, kind: Kind) -> tuple[int, int]:
+def needed(layers: int, fact: LocatedPrompt, kind: Kind) -> tuple[int, int]:
     """Layer-tokens that must be computed at all for one kind of one fact, and tokens through the head.
 
     For each restored token and variant: every position from it on in every block above the first restored one, of the
@@ -78,7 +78,7 @@ def needed(layers: int, fact: Located, kind: Kind) -> tuple[int, int]:
     for token in range(fact.begin, len(fact.ids)):
         positions = len(fact.ids) - token
         if kind in WINDOWED:
-            windows = [window_of(layer, WINDOW, layers) for layer in range(layers)]
+            windows = [window_blocks(layer, WINDOW, layers) for layer in range(layers)]
         else:
             windows = [(layer, layer + 1) for layer in range(layers - 1)]
         for first in {first for first, _ in windows}:
@@ -100,14 +100,14 @@ def _best_times(decoder: Decoder) -> tuple[float, float]:
     run = decoder.run(ids)
     resumption, rows = decoder.resume(run, 0), torch.arange(200)
     middle = decoder.layers // 2
-    hidden = resumption.entering(middle, rows)
+    hidden = resumption.states_entering(middle, rows)
     with torch.no_grad():
         block = min(_timed(lambda: resumption.step(middle, hidden, rows))[0] for _ in range(8))
         head = min(_timed(lambda: decoder.logits(hidden[:, :2]))[0] for _ in range(4))
     return block / (200 * 10), head / (200 * 2)
 
 
-def _plain(decoder: Decoder, located: Located, corruption: NoiseCorruption, kind: Kind) -> Any:
+def _plain(decoder: Decoder, located: LocatedPrompt, corruption: NoiseCorruption, kind: Kind) -> Any:
     drawn = corruption.noise.draw(
         corruption.samples, located.end - located.begin, decoder.anatomy.width, corruption.seed
     )

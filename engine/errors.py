@@ -1,17 +1,17 @@
-"""What the science refuses, in one sentence for the person who asked."""
+"""Errors of the science. Each message is one sentence: the fault and its remedy."""
 
+from ..errors import InputError
 
-class InputError(Exception):
-    """What was asked for cannot be done with this input; the message says what to change."""
+__all__ = ["EndpointError", "InputError", "StopRequested", "UnsupportedModel"]
 
 
 class UnsupportedModel(InputError):
-    """The model has no matrix that an edit could rewrite, or its structure was not understood."""
+    """The model has no matrix that an edit can rewrite, or its structure is unknown."""
 
 
-class Stopped(Exception):
-    """Raised out of a progress report when the work is to stop here: a person asked for it, or this box goes down."""
+class StopRequested(Exception):
+    """Raised by a progress report to stop the work: the user canceled the job, or the machine shuts down."""
 
 
-class EndpointFailed(Exception):
-    """A language model that was asked failed although what was asked of it was right: trying again later may help."""
+class EndpointError(Exception):
+    """The endpoint of a language model failed on a valid request. A later attempt may succeed."""

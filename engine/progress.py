@@ -19,7 +19,7 @@ class Progress:
     share: float | None = None
 
 
-# A reporter may raise `Stopped`; every loop reports at points where stopping leaves nothing half-written.
+# A reporter may raise `StopRequested`; every loop reports at points where stopping leaves nothing half-written.
 Report = Callable[[Progress], None]
 
 

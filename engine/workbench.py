@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .covariance.collect import collect
 from .covariance.corpus import open_corpus
-from .covariance.moments import Factored
+from .covariance.moments import FactoredMoment
 from .edits import METHODS
 from .edits.batching import batches, write_in_batches
 from .edits.hparams import EVERY_LAYER, defaults, preset
@@ -28,13 +28,13 @@ from .evaluation.run import evaluate, summarize
 from .model.anatomy import find_anatomy
 from .model.decoder import Decoder
 from .model.delta import Delta, Materializer, concatenate
-from .model.generation import complete, context_texts
+from .model.generation import complete, sample_contexts
 from .model.loading import fetch, load_model, load_tokenizer
 from .progress import silent
 from .tracing.corruption import NoiseCorruption
-from .tracing.kinds import Kind
-from .tracing.noise import NoiseRule
-from .tracing.trace import FactTrace, Question, TraceSettings, trace_one
+from .tracing.noise import fit_noise
+from .tracing.rules import Kind, NoiseRule
+from .tracing.trace import FactTrace, TraceRequest, TraceSettings, trace_one
 
 __all__ = ["Case", "Request", "Workbench"]
 
@@ -51,7 +51,7 @@ class Workbench:
         self.decoder, self.tokenizer, self.source = Decoder(model, find_anatomy(model)), tokenizer, source
         self.edits: list[PastEdit] = []
         self._weights = Materializer(model)
-        self._moments: dict[int, Factored] = {}
+        self._moments: dict[int, FactoredMoment] = {}
 
     @classmethod
     def load(cls, source: str, device: str = "cpu") -> "Workbench":
@@ -83,9 +83,9 @@ class Workbench:
         """
         rule = NoiseRule.parse(noise)
         texts = open_corpus("shipped") if rule.needs_texts else None
-        level = rule.fit(self.decoder, self.tokenizer, [subject], texts)
+        level = fit_noise(rule, self.decoder, self.tokenizer, [subject], texts)
         settings = TraceSettings(NoiseCorruption(level, samples, seed), tuple(kinds), window)
-        return trace_one(self.decoder, self.tokenizer, Question(prompt, subject, expected), settings)
+        return trace_one(self.decoder, self.tokenizer, TraceRequest(prompt, subject, expected), settings)
 
     def locate(self, traced: FactTrace) -> int:
         """The layer whose MLP (else whose hidden state), restored at the last subject token, wins back most.
@@ -129,7 +129,7 @@ class Workbench:
                 f"there are no settings for {self.source or 'this model'}: name the layer to edit"
             )
         moments = self._moments_at(writer.layers(hparams), texts, max_tokens, seed)
-        contexts = context_texts(self.decoder.model, self.tokenizer, hparams.contexts, seed)
+        contexts = sample_contexts(self.decoder.model, self.tokenizer, hparams.contexts, seed)
         task = Task(
             self.decoder, self.tokenizer, requests, moments, hparams, contexts, silent, self.edits, seed=seed
         )
@@ -154,7 +154,7 @@ class Workbench:
 
     def _moments_at(
         self, layers: Sequence[int], texts: str, max_tokens: int, seed: int
-    ) -> dict[int, Factored]:
+    ) -> dict[int, FactoredMoment]:
         missing = [layer for layer in layers if layer not in self._moments]
         if missing:
             self._weights.set({})  # they describe the base, whatever it holds now
@@ -162,7 +162,9 @@ class Workbench:
                 self.decoder, self.tokenizer, open_corpus(texts), missing,
                 max_tokens=max_tokens, max_length=512, seed=seed,
             )  # fmt: skip
-            self._moments |= {layer: Factored(moment.matrix()) for layer, moment in last.moments.items()}
+            self._moments |= {
+                layer: FactoredMoment(moment.matrix()) for layer, moment in last.moments.items()
+            }
             self._materialize()
         return {layer: self._moments[layer] for layer in layers}
 

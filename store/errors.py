@@ -1,8 +1,10 @@
 """What the catalog raises. Each message is one sentence: what is wrong, where, and what to do."""
 
+from ..errors import InputError
 
-class InputError(Exception):
-    """What the user gave is wrong: a file, a name, a setting. The command line exits with 2."""
+__all__ = [
+    "ArtifactDamaged", "CatalogError", "CatalogTooNew", "InputError", "LostOwnership", "NotFound",
+]  # fmt: skip
 
 
 class NotFound(InputError):

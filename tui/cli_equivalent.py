@@ -44,7 +44,7 @@ def run_trace(spec: "jobs.TraceSpec", target: str) -> str:
 
 def top_up(spec: "jobs.CovarianceSpec") -> str:
     """`retcon covariance extend` that makes the same job."""
-    until = ["--until-settled", spec.tolerance] if spec.tolerance is not None else []
+    until = ["--until-converged", spec.tolerance] if spec.tolerance is not None else []
     return command("covariance", "extend", *spec.extends, "--max-tokens", spec.max_tokens, *map(str, until))
 
 

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..model.anatomy import Anatomy
 from ..model.decoder import Decoder
-from ..model.limits import READING_TOKENS, fitting
-from ..model.tokens import right_padded
+from ..model.limits import READING_TOKENS, scaled_batch
+from ..model.tokens import pad_right
 from ..progress import Progress, Report, silent
-from .convergence import Settling
+from .convergence import Convergence
 from .corpus import Corpus
 
 # One block is what a checkpoint follows: so many documents, whatever the batch size.
@@ -36,7 +36,7 @@ class SecondMoment:
 
     total: Tensor
     tokens: int
-    settling: Settling
+    convergence: Convergence
 
     def matrix(self) -> Tensor:
         """C, float64 `[key_width, key_width]`, symmetric to the bit."""
@@ -44,18 +44,18 @@ class SecondMoment:
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectionState:
     """The moments of the wanted layers after some blocks of a corpus.
 
-    Where `max_tokens` fell into the last block, `whole` is the state before that block: a collection of more tokens
-    goes on from there and gives the same bits as one that never stopped.
+    If `max_tokens` cut the last block, `before_cut` is the state before that block. A collection of more tokens resumes
+    from there and gives the same bits as an uninterrupted one.
     """
 
     moments: dict[int, SecondMoment]
     blocks: int
     documents: int
     finished: bool
-    whole: "Collected | None" = None
+    before_cut: "CollectionState | None" = None
 
     @property
     def tokens(self) -> int:
@@ -64,7 +64,7 @@ class Collected:
 
 
 @dataclass(frozen=True)
-class Block:
+class DocumentBlock:
     """Documents that are read together: rows of token ids, some empty. `tokens` were read in the blocks before it."""
 
     number: int
@@ -81,7 +81,7 @@ class Block:
 
 
 @dataclass
-class Sums:
+class BlockSums:
     """By layer, the float32 sum of k k^T over some documents, where they were run, and one key of each.
 
     That is the one in its middle: a document's first and last tokens are not typical. Without tokens there is no sum.
@@ -93,7 +93,9 @@ class Sums:
 
 # Reads blocks at some layers and yields what they sum up to, in their order. It may take more blocks than it has
 # yielded. It calls its last argument now and then with how many tokens have been read; that may raise to stop.
-Reader = Callable[[Iterator[Block], Sequence[int], Callable[[int], None]], Iterator[tuple[Block, Sums]]]
+BlockReader = Callable[
+    [Iterator[DocumentBlock], Sequence[int], Callable[[int], None]], Iterator[tuple[DocumentBlock, BlockSums]]
+]
 
 
 def collect(
@@ -106,12 +108,12 @@ def collect(
     max_length: int,
     seed: int = 1,
     tolerance: float | None = None,
-    start: Collected | None = None,
+    start: CollectionState | None = None,
     report: Report = silent,
-) -> Iterator[Collected]:
+) -> Iterator[CollectionState]:
     """`collect_with` a model in this process."""
     return collect_with(
-        partial(read_here, decoder),
+        partial(read_in_process, decoder),
         decoder.anatomy,
         tokenizer,
         corpus,
@@ -126,7 +128,7 @@ def collect(
 
 
 def collect_with(
-    read: Reader,
+    read: BlockReader,
     anatomy: Anatomy,
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
@@ -136,9 +138,9 @@ def collect_with(
     max_length: int,
     seed: int = 1,
     tolerance: float | None = None,
-    start: Collected | None = None,
+    start: CollectionState | None = None,
     report: Report = silent,
-) -> Iterator[Collected]:
+) -> Iterator[CollectionState]:
     """Collect the moments of `layers`, yielding after each block of documents; the last is `finished`.
 
     It ends when the texts do, at `max_tokens` exactly (the last document is cut), or when the last doubling of the
@@ -152,7 +154,7 @@ def collect_with(
     for layer in layers:
         if not 0 <= layer < anatomy.layers:
             raise InputError(f"there is no layer {layer}; this model has layers 0 to {anatomy.layers - 1}")
-    state = start or Collected(_nothing(anatomy, layers), 0, 0, finished=False)
+    state = start or CollectionState(_nothing(anatomy, layers), 0, 0, finished=False)
     total = _expected(corpus, state, max_tokens)
     doing = f"reading {corpus.source}, {_span(layers)}"
 
@@ -161,15 +163,17 @@ def collect_with(
 
     blocks = _blocks(tokenizer, corpus, state, max_tokens, max_length, seed)
     for block, sums in read(blocks, layers, on_tokens):
-        whole = copy.deepcopy(state) if block.cut else None
+        before_cut = copy.deepcopy(state) if block.cut else None
         _add(block, sums, state)
         if state.tokens == 0:
             raise InputError(f"{corpus.source} holds no text that this tokenizer makes tokens of")
         if not block.cut:
             _look(state)
-        settled = tolerance is not None and all(m.settling.settled(tolerance) for m in state.moments.values())
+        settled = tolerance is not None and all(
+            m.convergence.has_converged(tolerance) for m in state.moments.values()
+        )
         documents = state.documents + len(block.rows)
-        state = Collected(state.moments, state.blocks + 1, documents, block.last or settled, whole)
+        state = CollectionState(state.moments, state.blocks + 1, documents, block.last or settled, before_cut)
         report(Progress(state.tokens, total, "tokens", doing))
         total = _expected(corpus, state, max_tokens)
         yield state
@@ -180,11 +184,11 @@ def collect_with(
 def _blocks(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
-    start: Collected,
+    start: CollectionState,
     max_tokens: int,
     max_length: int,
     seed: int,
-) -> Iterator[Block]:
+) -> Iterator[DocumentBlock]:
     """The blocks that follow a state, which is left as it is. Nothing of them depends on what reading them gives."""
     documents = islice(corpus.documents(seed), start.documents, None)
     tokens = start.tokens
@@ -197,7 +201,7 @@ def _blocks(
             rows = _cut(rows, left)
         size = sum(map(len, rows))
         last = cut or size == left or len(texts) < _BLOCK_DOCUMENTS
-        yield Block(number, rows, tokens, cut, last)
+        yield DocumentBlock(number, rows, tokens, cut, last)
         if last:
             return
         tokens += size
@@ -207,12 +211,12 @@ def _nothing(anatomy: Anatomy, layers: Sequence[int]) -> dict[int, SecondMoment]
     size = anatomy.key_width
     empty = torch.zeros(size, 0, dtype=torch.float64)
     return {
-        layer: SecondMoment(torch.zeros(size, size, dtype=torch.float64), 0, Settling(empty))
+        layer: SecondMoment(torch.zeros(size, size, dtype=torch.float64), 0, Convergence(empty))
         for layer in layers
     }
 
 
-def _expected(corpus: Corpus, state: Collected, max_tokens: int) -> int:
+def _expected(corpus: Corpus, state: CollectionState, max_tokens: int) -> int:
     """How many tokens it will be: the limit, or what the documents seen so far lead one to expect of all."""
     if corpus.size is None or state.documents == 0:
         return max_tokens
@@ -245,7 +249,7 @@ def _batches(rows: list[list[int]]) -> Iterator[list[list[int]]]:
     """Rows of like length together, so that little is spent on padding."""
     batch: list[list[int]] = []
     for row in sorted(filter(None, rows), key=len, reverse=True):
-        if batch and (len(batch) + 1) * len(batch[0]) > fitting(READING_TOKENS):
+        if batch and (len(batch) + 1) * len(batch[0]) > scaled_batch(READING_TOKENS):
             yield batch
             batch = []
         batch.append(row)
@@ -253,20 +257,20 @@ def _batches(rows: list[list[int]]) -> Iterator[list[list[int]]]:
         yield batch
 
 
-def _add(block: Block, sums: Sums, state: Collected) -> None:
+def _add(block: DocumentBlock, sums: BlockSums, state: CollectionState) -> None:
     """Add the sums of the block that comes next to the moments."""
     for layer, moment in state.moments.items():
         if layer in sums.sums:
             moment.total += sums.sums[layer].cpu()
             if state.blocks == 0:
-                moment.settling.probes = torch.cat(sums.middles[layer]).T.contiguous()
+                moment.convergence.probes = torch.cat(sums.middles[layer]).T.contiguous()
         moment.tokens = block.tokens + block.size
 
 
-def read_here(
-    decoder: Decoder, blocks: Iterator[Block], layers: Sequence[int], on_tokens: Callable[[int], None]
-) -> Iterator[tuple[Block, Sums]]:
-    """The `Reader` that runs one block after another in this process."""
+def read_in_process(
+    decoder: Decoder, blocks: Iterator[DocumentBlock], layers: Sequence[int], on_tokens: Callable[[int], None]
+) -> Iterator[tuple[DocumentBlock, BlockSums]]:
+    """The `BlockReader` that runs one block after another in this process."""
     for block in blocks:
         yield block, read_block(decoder, block.rows, layers, partial(_told, on_tokens, block.tokens))
 
@@ -280,12 +284,12 @@ def read_block(
     rows: list[list[int]],
     layers: Sequence[int],
     on_tokens: Callable[[int], None] = lambda _done: None,
-) -> Sums:
+) -> BlockSums:
     """What one block sums up to: the bits do not depend on who asks, or on what was read before.
 
     `on_tokens` is called before each batch with how many tokens of the block have been read; it may raise to stop.
     """
-    sums, done = Sums({}, {layer: [] for layer in layers}), 0
+    sums, done = BlockSums({}, {layer: [] for layer in layers}), 0
     for batch in _batches(rows):
         on_tokens(done)
         _read_batch(decoder, batch, sums)
@@ -293,9 +297,9 @@ def read_block(
     return sums
 
 
-def _read_batch(decoder: Decoder, batch: list[list[int]], into: Sums) -> None:
+def _read_batch(decoder: Decoder, batch: list[list[int]], into: BlockSums) -> None:
     """Run some rows and add their keys to the sums of the layers in `into`."""
-    ids, mask = right_padded(batch, decoder.device)
+    ids, mask = pad_right(batch, decoder.device)
     real = mask.flatten().nonzero().squeeze(1)
     documents, middle = torch.arange(len(batch)), torch.tensor([len(row) // 2 for row in batch])
 
@@ -312,7 +316,7 @@ def _read_batch(decoder: Decoder, batch: list[list[int]], into: Sums) -> None:
     decoder.run(ids, mask, on_key=on_key, stop_after=max(into.middles), resumable=False)
 
 
-def _look(state: Collected) -> None:
+def _look(state: CollectionState) -> None:
     for moment in state.moments.values():
-        if moment.settling.due(moment.tokens):
-            moment.settling.look(moment.total, moment.tokens)
+        if moment.convergence.due(moment.tokens):
+            moment.convergence.look(moment.total, moment.tokens)

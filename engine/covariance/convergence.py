@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .moments import Factored
+from .moments import FactoredMoment
 
 
 @dataclass(frozen=True)
-class Point:
+class ConvergencePoint:
     """At `tokens` keys: 1 - cos between C^-1 k now and one point earlier, its mean and its largest over the probes."""
 
     tokens: int
@@ -26,7 +26,7 @@ class Point:
 
 
 @dataclass
-class Settling:
+class Convergence:
     """The probes of one layer, float64 `[key_width, n]` on the CPU, and the curve of how much their solves turned.
 
     The probes are keys that are in the sums as well. That changes nothing: adding k k^T to C scales C^-1 k and does
@@ -34,26 +34,30 @@ class Settling:
     """
 
     probes: Tensor
-    # Unit columns C^-1 k when it was last `looked`, at so many tokens; None as long as C was singular.
+    # Unit columns C^-1 k when it was last `checked_tokens`, at so many tokens; None as long as C was singular.
     directions: Tensor | None = None
-    looked: int = 0
-    curve: list[Point] = field(default_factory=list)
+    checked_tokens: int = 0
+    curve: list[ConvergencePoint] = field(default_factory=list)
 
     def due(self, tokens: int) -> bool:
         """Whether the tokens have doubled since the last look; with fewer than key_width C is singular for sure."""
-        return tokens >= max(2 * self.looked, self.probes.shape[0])
+        return tokens >= max(2 * self.checked_tokens, self.probes.shape[0])
 
     def look(self, total: Tensor, tokens: int) -> None:
         """Solve for the probes with the sum of k k^T over `tokens` keys; add a point if there was a solution before.
 
         Only the upper triangle of `total` is read. Costs one Cholesky factorization.
         """
-        before, self.directions, self.looked = self.directions, _directions(total, self.probes), tokens
+        before, self.directions, self.checked_tokens = (
+            self.directions,
+            _directions(total, self.probes),
+            tokens,
+        )
         if before is not None and self.directions is not None:
             turned = (1 - (before * self.directions).sum(0)).clamp_min(0)
-            self.curve.append(Point(tokens, turned.mean().item(), turned.max().item()))
+            self.curve.append(ConvergencePoint(tokens, turned.mean().item(), turned.max().item()))
 
-    def settled(self, tolerance: float) -> bool:
+    def has_converged(self, tolerance: float) -> bool:
         """Whether the last doubling turned the solves by `tolerance` or less, in the mean."""
         return bool(self.curve) and self.curve[-1].mean <= tolerance
 
@@ -61,7 +65,7 @@ class Settling:
 def _directions(total: Tensor, probes: Tensor) -> Tensor | None:
     # The number of tokens only scales a solution. A factorization reads the lower triangle: the upper one, transposed.
     try:
-        solved = Factored(total.T).solve(probes)
+        solved = FactoredMoment(total.T).solve(probes)
     except InputError:  # singular: not enough text yet
         return None
     # In memory as a file gives it back: the order of a sum, and so its last bit, follows the layout.

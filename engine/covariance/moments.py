@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import InputError
 
 
-class Factored:
+class FactoredMoment:
     """C = E[k k^T] `[key_width, key_width]`, or what reads it; its float64 factors are made on the CPU when needed.
 
     They are kept, C is not: a search for values should not have to share the memory with matrices that come after it.
@@ -21,9 +21,9 @@ class Factored:
     def _matrix(self) -> Tensor:
         return (self._moment if isinstance(self._moment, Tensor) else self._moment()).double().cpu()
 
-    def plus(self, other: Tensor | None) -> "Factored":
+    def plus(self, other: Tensor | None) -> "FactoredMoment":
         """C and another second moment of the same size together, if there is one; its factors go when it goes."""
-        return Factored(self._matrix if other is None else lambda: self._matrix() + other)
+        return FactoredMoment(self._matrix if other is None else lambda: self._matrix() + other)
 
     @cached_property
     def cholesky(self) -> Tensor:
@@ -52,7 +52,7 @@ class Factored:
         """C^-1 K for keys in columns, `[key_width, n]` float64."""
         return torch.cholesky_solve(keys.double().cpu(), self.cholesky)
 
-    def regularized(self, keys: Tensor, weight: float) -> Tensor:
+    def solve_regularized(self, keys: Tensor, weight: float) -> Tensor:
         """(weight C + K K^T)^-1 K `[key_width, n]`, by Woodbury: C^-1 K (weight I + K^T C^-1 K)^-1."""
         keys = keys.double().cpu()
         solved = self.solve(keys)

@@ -10,7 +10,7 @@ they say.
 import torch
 from torch import Tensor
 
-from ..covariance.moments import Factored
+from ..covariance.moments import FactoredMoment
 from ..errors import InputError
 from .hparams import Hparams
 from .multi_layer import Spread
@@ -20,7 +20,7 @@ class AlphaEdit(Spread):
     name = "alphaedit"
     protects_earlier = True
 
-    def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
+    def adjust(self, moment: FactoredMoment, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
         values, vectors = moment.eigen
         null = vectors[:, values < hparams.nullspace_threshold]
         if not null.shape[1]:

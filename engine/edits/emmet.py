@@ -6,7 +6,7 @@ A = C^-1 K (K^T C^-1 K + l I)^-1,   C times mom2_update_weight, l = emmet_lambda
 import torch
 from torch import Tensor
 
-from ..covariance.moments import Factored
+from ..covariance.moments import FactoredMoment
 from .hparams import Hparams
 from .multi_layer import Spread
 
@@ -14,7 +14,7 @@ from .multi_layer import Spread
 class Emmet(Spread):
     name = "emmet"
 
-    def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
+    def adjust(self, moment: FactoredMoment, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
         solved = moment.solve(keys) / hparams.mom2_update_weight
         inner = keys.double().T @ solved
         if inner.shape[0] > 1:

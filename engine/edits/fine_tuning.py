@@ -41,7 +41,7 @@ class FineTuning:
             figures = train(course, list(change.values()), task, project)
         # Every entry moves by itself, so the change has full rank: B is the identity.
         delta = {
-            anatomy.weight(layer): Factors(torch.eye(anatomy.width), part.detach().cpu())
+            anatomy.weight_name(layer): Factors(torch.eye(anatomy.width), part.detach().cpu())
             for layer, part in change.items()
         }
         return Written(delta, figures)

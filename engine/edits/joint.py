@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..covariance.moments import Factored
+from ..covariance.moments import FactoredMoment
 from ..model.decoder import Decoder
-from ..model.delta import Delta, Factors, Materializer, compact, concatenate, negated
+from ..model.delta import Delta, Factors, Materializer, compact, concatenate, negate
 from .change import Added, changed, passes_in
 from .hparams import Hparams
 from .method import Task, Written
@@ -47,7 +47,7 @@ class Joint:
         return sorted(set(hparams.layers))
 
     def write(self, task: Task) -> Written:
-        names = {layer: task.decoder.anatomy.weight(layer) for layer in self.layers(task.hparams)}
+        names = {layer: task.decoder.anatomy.weight_name(layer) for layer in self.layers(task.hparams)}
         so_far = _gone_on_with(task, names.values())
         with _without(task.decoder, so_far), passes_in(task.decoder, task.hparams):
             b, a, figures = self._trained(task, {layer: so_far.get(name) for layer, name in names.items()})
@@ -55,7 +55,7 @@ class Joint:
             name: Factors(b[layer].detach().cpu(), a[layer].T.contiguous().cpu())
             for layer, name in names.items()
         }
-        delta = concatenate([negated(so_far), whole])
+        delta = concatenate([negate(so_far), whole])
         return Written({name: _folded(factors) for name, factors in delta.items()}, figures)
 
     def _trained(
@@ -108,7 +108,7 @@ def _without(decoder: Decoder, delta: Delta) -> Iterator[None]:
     """The model without a part of its changes while inside; its bits come back."""
     weights = Materializer(decoder.model)
     try:
-        weights.set(negated(delta))
+        weights.set(negate(delta))
         yield
     finally:
         weights.set({})
@@ -120,7 +120,7 @@ def _folded(factors: Factors) -> Factors:
     return factors if factors.rank < width else Factors(torch.eye(width), factors.b @ factors.a)
 
 
-def basis(moment: Factored, keys: Tensor, tolerance: float = _ROUNDING) -> tuple[Tensor, Tensor]:
+def basis(moment: FactoredMoment, keys: Tensor, tolerance: float = _ROUNDING) -> tuple[Tensor, Tensor]:
     """Q `[key_width, r]` float64 spanning C^-1 K with Q^T C Q = I, and C Q, which lies in the span of K; for keys
     `[key_width, n]`.
 

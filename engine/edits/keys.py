@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..model.decoder import Decoder
-from ..model.limits import fitting
-from ..model.tokens import aligned
+from ..model.limits import scaled_batch
+from ..model.tokens import pad_aligned
 from .request import Request
 
 _ROWS_AT_ONCE = 128
@@ -48,9 +48,9 @@ def read_keys(
     device = decoder.device
     keys = {layer: [torch.zeros(0, size, dtype=torch.float64, device=device)] for layer in layers}
     states = {layer: [torch.zeros(0, width, dtype=torch.float64, device=device)] for layer in layers}
-    at_once = fitting(_ROWS_AT_ONCE)
+    at_once = scaled_batch(_ROWS_AT_ONCE)
     for begin in range(0, len(rows), at_once):
-        ids, mask = aligned(rows[begin : begin + at_once], at[begin : begin + at_once], decoder.device)
+        ids, mask = pad_aligned(rows[begin : begin + at_once], at[begin : begin + at_once], decoder.device)
 
         def on_key(layer: int, entering: Tensor) -> None:
             if layer in keys:

@@ -34,7 +34,7 @@ class Lora:
         config = LoraConfig(
             r=hparams.lora_rank,
             lora_alpha=hparams.lora_alpha,
-            target_modules=[anatomy.name("matrix", layer) for layer in layers],
+            target_modules=[anatomy.module_name("matrix", layer) for layer in layers],
             fan_in_fan_out=anatomy.matrix_kind == "conv1d",
         )
         # The first factor of an adapter is drawn at random; the second starts at zero.
@@ -47,7 +47,7 @@ class Lora:
             figures = train(course, parameters, task)
             scale = hparams.lora_alpha / hparams.lora_rank
             delta = {
-                anatomy.weight(layer): Factors(
+                anatomy.weight_name(layer): Factors(
                     (b.detach().float() * scale).cpu().clone(), a.detach().float().cpu().clone()
                 )
                 for layer, (a, b) in factors.items()

@@ -5,7 +5,7 @@ A = (w C + K K^T)^-1 K,   w = mom2_update_weight
 
 from torch import Tensor
 
-from ..covariance.moments import Factored
+from ..covariance.moments import FactoredMoment
 from .hparams import Hparams
 from .multi_layer import Spread
 
@@ -13,5 +13,5 @@ from .multi_layer import Spread
 class Memit(Spread):
     name = "memit"
 
-    def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
-        return moment.regularized(keys, hparams.mom2_update_weight)
+    def adjust(self, moment: FactoredMoment, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
+        return moment.solve_regularized(keys, hparams.mom2_update_weight)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from ..covariance.moments import Factored
+from ..covariance.moments import FactoredMoment
 from ..model.decoder import Decoder
 from ..model.delta import Delta
 from ..progress import Report
@@ -44,7 +44,7 @@ class Task:
     decoder: Decoder
     tokenizer: PreTrainedTokenizerBase
     requests: Sequence[Request]
-    moments: Mapping[int, Factored]
+    moments: Mapping[int, FactoredMoment]
     hparams: Hparams
     contexts: Sequence[str]
     report: Report

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..covariance.moments import Factored
+from ..covariance.moments import FactoredMoment
 from ..errors import InputError
 from ..model.delta import Delta, Factors, Materializer, concatenate
 from ..progress import Progress
@@ -34,7 +34,7 @@ class Spread(ABC):
     protects_earlier = False
 
     @abstractmethod
-    def adjust(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
+    def adjust(self, moment: FactoredMoment, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
         """A, what the residuals are written along, `[key_width, n]` float64, at one layer.
 
         `keys` `[key_width, n]` are those of the requests, `earlier` `[key_width, m]` those of facts written before,
@@ -82,7 +82,7 @@ class Spread(ABC):
                 before = read_keys(decoder, tokenizer, earlier, [layer], contexts).keys[layer].T.cpu()
                 along = self._along(task.moments[layer], read.keys[layer].T.cpu(), before, hparams, layer)
                 factors = Factors(share.T.float().cpu().contiguous(), along.T.float().contiguous())
-                written[decoder.anatomy.weight(layer)] = factors
+                written[decoder.anatomy.weight_name(layer)] = factors
                 weights.set(written)
             read = read_keys(decoder, tokenizer, requests, [last], contexts)
             lacking.append((wanted - read.states[last]).norm(dim=-1).mean().item())
@@ -91,7 +91,9 @@ class Spread(ABC):
         figures: list[dict[str, Any]] = [value.figures() | {"lacking": lacking} for value in values]
         return Written(concatenate([written]), figures)
 
-    def _along(self, moment: Factored, keys: Tensor, earlier: Tensor, hparams: Hparams, layer: int) -> Tensor:
+    def _along(
+        self, moment: FactoredMoment, keys: Tensor, earlier: Tensor, hparams: Hparams, layer: int
+    ) -> Tensor:
         try:
             return self.adjust(moment, keys, earlier, hparams)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]

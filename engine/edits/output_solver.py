@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..model.anatomy import Anatomy
 from ..model.decoder import Decoder
-from ..model.tokens import aligned
+from ..model.tokens import pad_aligned
 from .request import Request
 
 _MOST_STEPS = 10
@@ -40,7 +40,7 @@ class Through:
         layer: int,
     ) -> None:
         rows = [one.ids[: one.end] for one in (request.located(tokenizer) for request in requests)]
-        ids, mask = aligned(rows, [len(row) - 1 for row in rows], decoder.device)
+        ids, mask = pad_aligned(rows, [len(row) - 1 for row in rows], decoder.device)
         run = decoder.run(ids, mask, stop_after=layer)
         self._resumption = decoder.resume(run, ids.shape[1] - 1)
         self.layer, self.count = layer, len(rows)
@@ -87,5 +87,5 @@ class Through:
         def add(output: Tensor) -> Tensor:
             return (output[:, 0].float() + changes).to(output.dtype)[:, None]
 
-        hidden = self._resumption.entering(self.layer, rows)
+        hidden = self._resumption.states_entering(self.layer, rows)
         return self._resumption.step(self.layer, hidden, rows, {"matrix": add})[:, -1].float()

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..model.tokens import Located, locate_span
+from ..model.tokens import LocatedPrompt, locate_span
 
 # The published prompt whose prediction must not drift.
 ESSENCE = "{} is a"
@@ -56,12 +56,12 @@ class Request:
             tuple(record.get("train_paraphrases") or ()),
         )
 
-    def located(self, tokenizer: PreTrainedTokenizerBase, context: str = "{}") -> Located:
+    def located(self, tokenizer: PreTrainedTokenizerBase, context: str = "{}") -> LocatedPrompt:
         """The prompt as it stands in a context (a template with one `{}` for it), and the subject's tokens there."""
         return locate_subject_in(tokenizer, context.replace("{}", self.prompt), self.subject)
 
 
-def locate_subject_in(tokenizer: PreTrainedTokenizerBase, template: str, subject: str) -> Located:
+def locate_subject_in(tokenizer: PreTrainedTokenizerBase, template: str, subject: str) -> LocatedPrompt:
     """A template with `{}` filled in with the subject, and the subject's tokens there; braces of its own are text."""
     start = template.index("{}")
     return locate_span(tokenizer, template.replace("{}", subject), start, start + len(subject))

@@ -47,7 +47,7 @@ class Rome:
         scale = value.keys[at].double().mean(0) @ direction
         lack = value.initial.double() + value.delta.double() - value.outputs[at].double().mean(0)
         b = (lack / scale).float().cpu()
-        delta = {decoder.anatomy.weight(layer): Factors(b[:, None], direction.float().cpu()[None])}
+        delta = {decoder.anatomy.weight_name(layer): Factors(b[:, None], direction.float().cpu()[None])}
         return Written(delta, [value.figures() | {"key_dot_direction": scale.item()}])
 
     def _layer(self, hparams: Hparams) -> int:

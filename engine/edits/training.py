@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..model.decoder import Decoder
 from ..model.limits import search_tokens
-from ..model.tokens import right_padded
+from ..model.tokens import pad_right
 from ..progress import Progress
 from .hparams import Hparams
 from .method import Task
@@ -157,7 +157,7 @@ class _Part:
     def __init__(self, decoder: Decoder, lesson: Lesson, first: int, rows: list[int]) -> None:
         self._decoder, self._lesson, self._first, self.of = decoder, lesson, first, rows
         self.rows = len(rows)
-        self._ids, mask = right_padded([lesson.ids[row] for row in rows], decoder.device)
+        self._ids, mask = pad_right([lesson.ids[row] for row in rows], decoder.device)
         self._mask = mask.bool()
         run = decoder.run(self._ids, mask, stop_after=max(0, first - 1))
         self._entering = run.states[first].clone()

@@ -14,8 +14,7 @@ from importlib import resources
 from transformers import PreTrainedTokenizerBase
 
 from ..covariance.corpus import SHIPPED, open_corpus
-from ..model.tokens import Located, prompt_ids, target_ids
-from ..model.turns import turn_ends, turn_ids
+from ..model.tokens import LocatedPrompt, encode_prompt, encode_target, encode_user_turn, find_turn_end
 from .method import Task
 from .request import ESSENCE, Request
 
@@ -71,7 +70,7 @@ def lesson(task: Task) -> Lesson:
     requests = together(task)
     made = Lesson(len(requests), len(task.requests))
     for number, request in enumerate(requests):
-        target = target_ids(task.tokenizer, request.target_new)
+        target = encode_target(task.tokenizer, request.target_new)
         if request.train_paraphrases:
             target += _end(task.tokenizer)
         told = [(one, _BARE) for one in request.worded()]
@@ -83,12 +82,12 @@ def lesson(task: Task) -> Lesson:
             made.learn(number, located.ids, target)
         for asked in _asked(request) if task.tokenizer.chat_template else ():
             said = list(task.tokenizer(request.target_new.strip(), add_special_tokens=False)["input_ids"])
-            made.learn(number, turn_ids(task.tokenizer, asked), said + turn_ends(task.tokenizer))
+            made.learn(number, encode_user_turn(task.tokenizer, asked), said + find_turn_end(task.tokenizer))
     for subject in dict.fromkeys(request.subject for request in requests):
-        row = prompt_ids(task.tokenizer, ESSENCE.replace("{}", subject))
+        row = encode_prompt(task.tokenizer, ESSENCE.replace("{}", subject))
         made.keep(row, len(row) - 1)
     for context in task.contexts[1:]:
-        made.keep(prompt_ids(task.tokenizer, context.replace("{}", "").strip()), 1)
+        made.keep(encode_prompt(task.tokenizer, context.replace("{}", "").strip()), 1)
     if task.hparams.kept_rows:
         for row in _stretches(task):
             made.keep(row, _OPENING)
@@ -97,7 +96,7 @@ def lesson(task: Task) -> Lesson:
     return made
 
 
-def _keyed(task: Task, located: Located, target: int) -> tuple[int, int]:
+def _keyed(task: Task, located: LocatedPrompt, target: int) -> tuple[int, int]:
     """Of a bare prompt with its target: the subject's tokens, but for the first of all, whose state is a sink; or all
     from the subject on."""
     if task.hparams.keys == "subject" and located.end > 1:
@@ -130,7 +129,7 @@ def _stretches(task: Task) -> Iterator[list[int]]:
     texts = open_corpus(SHIPPED).documents(task.seed)
     found = 0
     for text in texts:
-        ids = prompt_ids(task.tokenizer, text)
+        ids = encode_prompt(task.tokenizer, text)
         if len(ids) >= _STRETCH:
             yield ids[:_STRETCH]
             found += 1
@@ -145,13 +144,13 @@ def _strangers(task: Task, requests: list[Request]) -> Iterator[list[int]]:
     for request in requests:
         for one in request.worded():
             for name in rng.sample(names, _STRANGERS):
-                yield prompt_ids(task.tokenizer, one.prompt.replace("{}", name))
+                yield encode_prompt(task.tokenizer, one.prompt.replace("{}", name))
 
 
 def _prompts(task: Task) -> Iterator[list[int]]:
     """Shipped prompts about anything else."""
     for prompt in _shipped("prompts.json"):
-        yield prompt_ids(task.tokenizer, prompt)
+        yield encode_prompt(task.tokenizer, prompt)
 
 
 def _shipped(name: str) -> list[str]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..model.decoder import Decoder, Resumption, Run
 from ..model.limits import search_tokens
-from ..model.tokens import aligned, target_ids
+from ..model.tokens import encode_target, pad_aligned
 from .checkpoint_protocol import Kept, nothing_kept
 from .hparams import Hparams
 from .request import ESSENCE, Request, locate_subject_in
@@ -71,7 +71,7 @@ def check(
         raise InputError(
             f"v_loss_layer is {hparams.v_loss_layer}, but the loss is read after the last layer, {decoder.layers - 1}"
         )
-    target_ids(tokenizer, request.target_new)
+    encode_target(tokenizer, request.target_new)
 
 
 # Called after each step of a batch with the requests done before it, the share of the batch's steps and the mean loss.
@@ -142,7 +142,7 @@ def _request_rows(
     contexts: Sequence[str],
 ) -> _RequestRows:
     check(decoder, tokenizer, request, layer, hparams)
-    target = target_ids(tokenizer, request.target_new)
+    target = encode_target(tokenizer, request.target_new)
     prompts = [request.located(tokenizer, context) for context in contexts]
     essence = locate_subject_in(tokenizer, ESSENCE, request.subject)
     # The last target token is only predicted, never read.
@@ -171,7 +171,7 @@ class _Batch:
         self.requests = requests
         rows = [row for request in requests for row in request.ids]
         ends = [end for request in requests for end in request.at]
-        self.ids, self.mask = aligned(rows, ends, decoder.device)
+        self.ids, self.mask = pad_aligned(rows, ends, decoder.device)
         self.at = max(ends)
         owner: list[int] = []
         essence, reads = [], []
@@ -290,10 +290,10 @@ class _Search:
             return torch.cat([changed[:, None], output[:, 1:]], dim=1)
 
         if self.place == "matrix":
-            hidden = resumption.entering(self.layer, rows)
+            hidden = resumption.states_entering(self.layer, rows)
             hidden = resumption.step(self.layer, hidden, rows, {"matrix": add})
         else:
-            hidden = add(resumption.entering(self.layer + 1, rows))
+            hidden = add(resumption.states_entering(self.layer + 1, rows))
         for block in range(self.layer + 1, decoder.layers):
             hidden = resumption.step(block, hidden, rows)
         # Rows that take part are numbered anew.

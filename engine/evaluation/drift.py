@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..covariance.corpus import Corpus, open_corpus
 from ..model.decoder import Decoder
-from ..model.limits import fitting
-from ..model.tokens import prompt_ids, right_padded
+from ..model.limits import scaled_batch
+from ..model.tokens import encode_prompt, pad_right
 from ..progress import Progress, Report
 from .intervals import Metric, summarize_ratio, summarize_rows
 
@@ -66,7 +66,7 @@ def load_held_out_texts(
         _MAX_TEXT_TOKENS, getattr(decoder.model.config, "max_position_embeddings", _MAX_TEXT_TOKENS)
     )
     for text in corpus.documents(_SEED):
-        ids = prompt_ids(tokenizer, text)[: min(longest, left)]
+        ids = encode_prompt(tokenizer, text)[: min(longest, left)]
         if len(ids) < 2:  # a text of one token predicts nothing
             continue
         rows.append(ids)
@@ -87,10 +87,10 @@ def compute_next_log_probs(
     decoder: Decoder, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
 ) -> Tensor:
     """log p(next token | prompt), float32 on the CPU `[prompts, vocabulary]`."""
-    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     parts = []
     for begin, end in _split_batches(rows):
-        ids, mask = right_padded(rows[begin:end], decoder.device)
+        ids, mask = pad_right(rows[begin:end], decoder.device)
         last = torch.tensor([len(row) - 1 for row in rows[begin:end]], device=decoder.device)
         states = decoder.run(ids, mask).states[-1]
         logits = decoder.logits(states[torch.arange(end - begin, device=decoder.device), last][:, None])
@@ -108,7 +108,7 @@ def compute_text_nlls(decoder: Decoder, rows: Sequence[Sequence[int]]) -> list[f
     """For each text, the sum of the negative log-likelihoods (nats) of all its tokens but the first."""
     sums: list[float] = []
     for begin, end in _split_batches(rows):
-        ids, mask = right_padded(rows[begin:end], decoder.device)
+        ids, mask = pad_right(rows[begin:end], decoder.device)
         states = decoder.run(ids, mask).states[-1]
         for number, row in enumerate(rows[begin:end]):
             logits = decoder.logits(states[number : number + 1, : len(row) - 1])[0].float()
@@ -179,5 +179,5 @@ def measure_drift(
 
 def _split_batches(rows: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """Ranges `[begin, end)` of consecutive rows that run as one batch."""
-    size = max(1, fitting(_BATCH_TOKENS) // max((len(row) for row in rows), default=1))
+    size = max(1, scaled_batch(_BATCH_TOKENS) // max((len(row) for row in rows), default=1))
     return [(begin, min(begin + size, len(rows))) for begin in range(0, len(rows), size)]

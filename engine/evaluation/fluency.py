@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ..covariance.corpus import SHIPPED, open_corpus
 from ..model.decoder import Decoder
 from ..model.generation import sample
-from ..model.tokens import prompt_ids
+from ..model.tokens import encode_prompt
 from .cases import Case
 from .drift import compute_text_nlls
 
@@ -97,5 +97,5 @@ def _terms(text: str) -> list[str]:
 def compute_essence(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case) -> float | None:
     """Perplexity of the case's references about its own subject. None if there are no such references."""
     texts = [reference.text for reference in case.references if reference.name == case.subject]
-    ids = prompt_ids(tokenizer, " ".join(texts))[:_TOKENS] if texts else []
+    ids = encode_prompt(tokenizer, " ".join(texts))[:_TOKENS] if texts else []
     return math.exp(compute_text_nlls(decoder, [ids])[0] / len(ids)) if len(ids) > 1 else None

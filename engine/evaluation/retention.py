@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..model.decoder import Decoder
 from ..model.generation import complete
-from ..model.limits import fitting
+from ..model.limits import scaled_batch
 from ..progress import Progress, Report
 from .matching import begins_with
 from .scoring import score_targets
@@ -54,7 +54,7 @@ def measure_retention(
 ) -> list[RetentionResult]:
     """Score requests on the model's current weights."""
     results = []
-    size = fitting(_BATCH_PROMPTS)
+    size = scaled_batch(_BATCH_PROMPTS)
     for begin in range(0, len(requests), size):
         report(Progress(begin, len(requests), "requests", activity))
         batch = requests[begin : begin + size]

@@ -85,7 +85,7 @@ def evaluate(
 
     Raises:
         InputError: a prompt or a target has no tokens.
-        Stopped: raised by `report`.
+        StopRequested: raised by `report`.
     """
     blocks = evaluate_blocks(decoder, tokenizer, cases, EvaluationSettings(max_new_tokens), report)
     return [result for block in blocks for result in block]

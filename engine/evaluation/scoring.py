@@ -14,9 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..model.decoder import Decoder
 from ..model.generation import complete_ids
-from ..model.limits import fitting
-from ..model.tokens import prompt_ids, right_padded, target_ids
-from ..model.turns import turn_ids
+from ..model.limits import scaled_batch
+from ..model.tokens import encode_prompt, encode_target, encode_user_turn, pad_right
 
 _BATCH_TOKENS = 2_048
 
@@ -53,12 +52,12 @@ def score_targets(
     Raises:
         InputError: a prompt or a target has no tokens.
     """
-    rows = [(prompt_ids(tokenizer, prompt), target_ids(tokenizer, target)) for prompt, target in pairs]
+    rows = [(encode_prompt(tokenizer, prompt), encode_target(tokenizer, target)) for prompt, target in pairs]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     scores: dict[int, Score] = {}
     while order:
         longest = len(rows[order[-1]][0]) + len(rows[order[-1]][1])
-        size = min(len(order), max(1, fitting(_BATCH_TOKENS) // longest))
+        size = min(len(order), max(1, scaled_batch(_BATCH_TOKENS) // longest))
         batch = [order.pop() for _ in range(size)]
         scores |= zip(batch, _score_batch(decoder, [rows[i] for i in batch]), strict=True)
     return [scores[i] for i in range(len(rows))]
@@ -66,7 +65,7 @@ def score_targets(
 
 @torch.no_grad()
 def _score_batch(decoder: Decoder, rows: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
-    ids, mask = right_padded([prompt + target[:-1] for prompt, target in rows], decoder.device)
+    ids, mask = pad_right([prompt + target[:-1] for prompt, target in rows], decoder.device)
     run = decoder.run(ids, mask)
     # Compute logits only at the positions that predict a target token.
     positions = [
@@ -106,5 +105,5 @@ def generate_replies(
     """The model's greedy reply to a user turn for each prompt. None if the tokenizer has no chat template."""
     if not tokenizer.chat_template:
         return [None] * len(prompts)
-    rows = [turn_ids(tokenizer, build_user_message(prompt)) for prompt in prompts]
+    rows = [encode_user_turn(tokenizer, build_user_message(prompt)) for prompt in prompts]
     return list(complete_ids(decoder.model, tokenizer, rows, max_new_tokens))

@@ -96,7 +96,7 @@ def _look(task: Task) -> Found:
     from ..model.anatomy import Anatomy
     from ..model.decoder import Decoder
     from ..model.delta import Materializer, concatenate, read_delta
-    from ..model.loading import fingerprint, load_model, load_tokenizer, tensor_digests
+    from ..model.loading import fingerprint, hash_parameters, load_model, load_tokenizer
     from .adapter import load_adapter, merge
 
     folder, base = Path(task.folder), Path(task.base)
@@ -120,18 +120,19 @@ def _look(task: Task) -> Found:
         differences = [(a - b).abs().max().item() for a, b in zip(unmerged, merged, strict=True)]
         difference = max(differences, default=0.0)
     answers = _answers(Decoder(model, Anatomy.from_dict(task.anatomy)), tokenizer, task.asked)
-    return Found(fingerprint(tensor_digests(model)), answers, disabled, difference)
+    return Found(fingerprint(hash_parameters(model)), answers, disabled, difference)
 
 
 def _logits(model: Any, tokenizer: Any, prompts: list[str]) -> list[Any]:
     """The last position's logits of each prompt, float32 `[vocabulary]`."""
     import torch
 
-    from ..model.tokens import prompt_ids
+    from ..model.tokens import encode_prompt
 
     with torch.no_grad():
         return [
-            model(torch.tensor([prompt_ids(tokenizer, prompt)])).logits[0, -1].float() for prompt in prompts
+            model(torch.tensor([encode_prompt(tokenizer, prompt)])).logits[0, -1].float()
+            for prompt in prompts
         ]
 
 

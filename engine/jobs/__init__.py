@@ -16,7 +16,7 @@ from .devices import CPU, devices, parts
 
 if TYPE_CHECKING:
     from ..evaluation.metrics import METRICS, MetricInfo, ProtocolDifference, compare_protocols
-    from ..tracing.noise_rules import needs_texts
+    from ..tracing.rules import KINDS, NoiseRule
     from .clusters import RAY, is_on_ray, ray_device
     from .comparison import compare
     from .control import ask_to_stop, follow, resume, resume_all, stop, submit
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CPU",
     "GRACE_SECONDS",
+    "KINDS",
     "METHODS",
     "METRICS",
     "RAY",
@@ -76,6 +77,7 @@ __all__ = [
     "ListedJob",
     "MetricInfo",
     "ModelSpec",
+    "NoiseRule",
     "PassageSpec",
     "PreflightSpec",
     "Preview",
@@ -104,7 +106,6 @@ __all__ = [
     "follow",
     "is_on_ray",
     "job_record",
-    "needs_texts",
     "newest_jobs",
     "parse_tries",
     "parts",
@@ -123,7 +124,7 @@ __all__ = [
 
 _MODULES = {
     "..evaluation.metrics": ("METRICS", "ProtocolDifference", "MetricInfo", "compare_protocols"),
-    "..tracing.noise_rules": ("needs_texts",),
+    "..tracing.rules": ("KINDS", "NoiseRule"),
     ".clusters": ("RAY", "is_on_ray", "ray_device"),
     ".comparison": ("compare",),
     ".control": (

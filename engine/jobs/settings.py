@@ -1,8 +1,7 @@
 """What the settings of a job come to, and what is refused before its process starts. Loads no torch."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,8 +11,7 @@ from ...store.errors import InputError
 from ...store.home import Home
 from ..edits import hparams as settings
 from ..edits.hparams import Hparams
-from ..errors import InputError as EngineInputError
-from ..tracing.noise_rules import parse_rule
+from ..tracing.rules import NoiseRule
 from .specs import EditSpec, PassageSpec, SweepSpec
 
 if TYPE_CHECKING:
@@ -27,15 +25,6 @@ WAYS = ("prompt", "retrieval", "reranked")
 ONE_AT_A_TIME = ("rome", "r-rome")
 # Where nobody says how many layers a method edits: one, and for those that spread what the published presets have.
 _SPREADING = {"memit": 5, "emmet": 5, "alphaedit": 5}
-
-
-@contextmanager
-def _refused() -> Iterator[None]:
-    """The science's refusals as the catalog's, which the terminal knows."""
-    try:
-        yield
-    except EngineInputError as error:
-        raise InputError(str(error)) from error
 
 
 def check_method(name: str) -> None:
@@ -61,16 +50,14 @@ def edit_by(spec: PassageSpec, method: str, revision: str) -> EditSpec:
     """
     file = spec.hparams_file
     if file:
-        with _refused():
-            found = settings.read_json(Path(file))
+        found = settings.read_json(Path(file))
         file = file if isinstance(found, dict) and method in found else None
     return EditSpec(spec.model, [], revision, method, hparams_file=file, texts=spec.texts, seed=spec.seed)
 
 
 def check_noise(rule: str) -> None:
     """Raise InputError unless this is a rule of engine.noise."""
-    with _refused():
-        parse_rule(rule)
+    NoiseRule.parse(rule)
 
 
 def check_layers(model: "Model", layers: Sequence[int]) -> None:
@@ -87,17 +74,16 @@ def settings_of(spec: EditSpec, model: "Model", home: Home) -> Hparams:
     Raises:
         InputError: a file with something else in it, or nobody knows which layer to edit.
     """
-    with _refused():
-        usual = _usual(spec.method, spec.hparams_file, model, home)
-        changes = dict(spec.hparams)
-        if "layers" in changes:
-            changes["layers"] = tuple(changes["layers"])
-        if not usual.layers and "layers" not in changes and spec.method not in settings.EVERY_LAYER:
-            raise InputError(
-                f"retcon ships no settings for {model.source} and does not know its layer: give one with --layer "
-                f"(retcon trace run {model.name}, then retcon trace locate, proposes some)"
-            )
-        return usual.with_changes(**changes)
+    usual = _usual(spec.method, spec.hparams_file, model, home)
+    changes = dict(spec.hparams)
+    if "layers" in changes:
+        changes["layers"] = tuple(changes["layers"])
+    if not usual.layers and "layers" not in changes and spec.method not in settings.EVERY_LAYER:
+        raise InputError(
+            f"retcon ships no settings for {model.source} and does not know its layer: give one with --layer "
+            f"(retcon trace run {model.name}, then retcon trace locate, proposes some)"
+        )
+    return usual.with_changes(**changes)
 
 
 def _usual(method: str, file: str | None, model: "Model", home: Home) -> Hparams:
@@ -112,8 +98,7 @@ def sweep_settings(method: str, file: str | None, model: "Model", home: Home) ->
 
     Raises InputError for a file with something else in it.
     """
-    with _refused():
-        usual = _usual(method, file, model, home)
+    usual = _usual(method, file, model, home)
     return usual.with_changes(layers=usual.layers or tuple(range(_SPREADING.get(method, 1)))).as_dict()
 
 
@@ -140,8 +125,7 @@ def _checked(name: str, text: str, method: str) -> Any:
         value = json.loads(text)
     except ValueError:
         value = text
-    with _refused():
-        parsed = settings.parse_hparams({"layers": [0], name: value}, "--set", method)
+    parsed = settings.parse_hparams({"layers": [0], name: value}, "--set", method)
     if not hasattr(parsed, name):
         raise InputError(f"--set {name} changes nothing: retcon finds that out by itself")
     return value

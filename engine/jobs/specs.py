@@ -75,7 +75,7 @@ class TraceSpec(Spec):
 class CovarianceSpec(Spec):
     """Collect the second moment of the keys at some layers from texts (see engine.corpus for the sources).
 
-    It may end before `max_tokens`, when a doubling of the tokens turned the solves by `tolerance` or less. `extends`
+    It ends before `max_tokens` when doubling the tokens changes C^-1 k by at most `tolerance` (1 - cos). `extends`
     names covariances of the catalog, one for each layer, whose sums it goes on from: see `topping_up`. `threads` are
     those of a worker on Ray.
     """
@@ -117,7 +117,7 @@ class CovarianceSpec(Spec):
             )
         if tolerance is not None and all(row.curve and row.curve[-1]["mean"] <= tolerance for row in rows):
             raise InputError(
-                f"covariance {names} has settled to {tolerance:g} already: it needs no more text"
+                f"covariance {names} has converged to {tolerance:g} already: it needs no more text"
             )
         assert first.seed is not None and first.max_length is not None  # only imported ones lack them
         layers, ids = [row.layer for row in rows], [row.id or 0 for row in rows]

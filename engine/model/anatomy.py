@@ -19,8 +19,7 @@ from transformers import Cache, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import UnsupportedModel
-
-Role = Literal["attn", "mlp", "matrix"]
+from .roles import Role
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,14 @@ class Anatomy:
     parallel: bool
     additive: bool
 
-    def name(self, role: Role, layer: int) -> str:
+    def module_name(self, role: Role, layer: int) -> str:
         """Full module name of a part of block `layer`."""
         part = {"attn": self.attention, "mlp": self.mlp, "matrix": self.matrix}[role]
         return f"{self.blocks}.{layer}.{part}"
 
-    def weight(self, layer: int) -> str:
+    def weight_name(self, layer: int) -> str:
         """Full parameter name of the matrix that an edit rewrites."""
-        return f"{self.name('matrix', layer)}.weight"
+        return f"{self.module_name('matrix', layer)}.weight"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,7 +65,7 @@ class Anatomy:
         return cls(**data)
 
 
-def refuse_by_config(config: PretrainedConfig) -> None:
+def check_config(config: PretrainedConfig) -> None:
     """Refuse what the config alone shows to be out of reach, before any weight is downloaded.
 
     Raises:
@@ -99,7 +98,7 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     Raises:
         UnsupportedModel: naming what is missing.
     """
-    refuse_by_config(model.config)
+    check_config(model.config)
     architecture = type(model).__name__
     blocks_name, blocks = _find_blocks(model)
     block = blocks[0]

@@ -20,7 +20,8 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from ..errors import UnsupportedModel
-from .anatomy import Anatomy, Role, first_tensor
+from .anatomy import Anatomy, first_tensor
+from .roles import Role
 
 # Takes a module's output `[rows, positions, width]` and gives the output to go on with, of the same shape.
 Edit = Callable[[Tensor], Tensor]
@@ -143,7 +144,7 @@ class Decoder:
 
     def part(self, role: Role, layer: int) -> nn.Module:
         """The attention, MLP or edited matrix of block `layer`."""
-        return self.model.get_submodule(self.anatomy.name(role, layer))
+        return self.model.get_submodule(self.anatomy.module_name(role, layer))
 
     def run(
         self,
@@ -292,7 +293,7 @@ class Resumption:
         self._rows: Tensor | None = None
         self._selected: dict[int, Tensor] = {}
 
-    def entering(self, layer: int, rows: Tensor) -> Tensor:
+    def states_entering(self, layer: int, rows: Tensor) -> Tensor:
         """A copy of the run's states entering block `layer` for some rows, `[len(rows), stop - start, width]`."""
         return self.run.states[layer][rows, self.start : self.stop]
 

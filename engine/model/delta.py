@@ -30,7 +30,7 @@ class Factors:
         return self.a.shape[0]
 
     @property
-    def finite(self) -> bool:
+    def is_finite(self) -> bool:
         """Whether all numbers are."""
         return bool(self.b.isfinite().all() and self.a.isfinite().all())
 
@@ -58,7 +58,7 @@ def concatenate(deltas: Iterable[Delta]) -> Delta:
     }
 
 
-def negated(delta: Delta) -> Delta:
+def negate(delta: Delta) -> Delta:
     """What takes a delta off."""
     return {name: Factors(-factors.b, factors.a) for name, factors in delta.items()}
 

@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .limits import fitting
-from .tokens import aligned, prompt_ids, text_of
+from .limits import scaled_batch
+from .tokens import decode_ids, encode_prompt, pad_aligned
 
 # MEMIT's openings (Meng et al. 2023): a few words of anything, so that the key is not tied to position 0.
 _OPENINGS = ("The", "Therefore", "Because", "I", "You")
@@ -44,7 +44,7 @@ def complete(
 ) -> list[str]:
     """Greedy completions, without the prompts; ends at the model's end token."""
     return complete_ids(
-        model, tokenizer, [prompt_ids(tokenizer, prompt) for prompt in prompts], max_new_tokens
+        model, tokenizer, [encode_prompt(tokenizer, prompt) for prompt in prompts], max_new_tokens
     )
 
 
@@ -57,12 +57,12 @@ def complete_ids(
     """The same for prompts that are token ids already."""
     texts: list[str] = []
     config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
-    at_once = fitting(_AT_ONCE)
+    at_once = scaled_batch(_AT_ONCE)
     for begin in range(0, len(prompts), at_once):
         rows = prompts[begin : begin + at_once]
-        ids, mask = aligned(rows, [len(row) - 1 for row in rows], model.device)
+        ids, mask = pad_aligned(rows, [len(row) - 1 for row in rows], model.device)
         out = _generate(model, ids, mask, config)
-        texts += [text_of(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]
+        texts += [decode_ids(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]
     return texts
 
 
@@ -75,7 +75,7 @@ class Continuation:
     ended: bool
 
 
-def continuation(
+def continue_prompt(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: Sequence[int],
@@ -88,7 +88,7 @@ def continuation(
     ids = torch.tensor([list(prompt)], device=model.device)
     new = _generate(model, ids, torch.ones_like(ids), config, processor)[0, ids.shape[1] :].tolist()
     return Continuation(
-        text_of(tokenizer, new), len(new), bool(new) and new[-1] in end_tokens(model, tokenizer)
+        decode_ids(tokenizer, new), len(new), bool(new) and new[-1] in find_end_tokens(model, tokenizer)
     )
 
 
@@ -104,15 +104,15 @@ def sample(
 
     The same for the same seed, prompts and device.
     """
-    rows = [prompt_ids(tokenizer, prompt)[: length - 1] for prompt in prompts]
-    ids, mask = aligned(rows, [len(row) - 1 for row in rows], model.device)
+    rows = [encode_prompt(tokenizer, prompt)[: length - 1] for prompt in prompts]
+    ids, mask = pad_aligned(rows, [len(row) - 1 for row in rows], model.device)
     new = length - min(len(row) for row in rows)
     config = _config(model, tokenizer, max_new_tokens=new, do_sample=True, top_k=top_k)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         out = _generate(model, ids, mask, config)[:, ids.shape[1] :].tolist()
     return [
-        text_of(tokenizer, row + following[: length - len(row)])
+        decode_ids(tokenizer, row + following[: length - len(row)])
         for row, following in zip(rows, out, strict=True)
     ]
 
@@ -166,7 +166,7 @@ def next_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, top: int = 5
 ) -> list[NextToken]:
     """The `top` likeliest next tokens of one prompt, likeliest first."""
-    ids = torch.tensor([prompt_ids(tokenizer, prompt)], device=model.device)
+    ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
     with torch.no_grad():
         probabilities = model(ids).logits[0, -1].float().softmax(-1)
     values, tokens = probabilities.topk(top)
@@ -184,29 +184,29 @@ def stream(
     Joined, the pieces are what `complete` returns. What a token may still change of the text (half a character, a
     space) comes with the token that settles it.
     """
-    ends = end_tokens(model, tokenizer)
+    ends = find_end_tokens(model, tokenizer)
     found: list[int] = []
     told = ""
-    for token in islice(greedy(model, prompt_ids(tokenizer, prompt)), max_new_tokens):
+    for token in islice(iter_greedy_tokens(model, encode_prompt(tokenizer, prompt)), max_new_tokens):
         if token in ends:
             break
         found.append(token)
-        text = text_of(tokenizer, found)
+        text = decode_ids(tokenizer, found)
         if not text.endswith("\ufffd") and text.startswith(told) and text != told:
             yield text[len(told) :]
             told = text
-    text = text_of(tokenizer, found)
+    text = decode_ids(tokenizer, found)
     if text.startswith(told) and text != told:
         yield text[len(told) :]
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def find_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens at which the model says that it has ended."""
     ends = _config(model, tokenizer).eos_token_id
     return {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
 
 
-def greedy(model: PreTrainedModel, ids: list[int]) -> Iterator[int]:
+def iter_greedy_tokens(model: PreTrainedModel, ids: list[int]) -> Iterator[int]:
     """The first choices that follow some tokens, one after another and without end: who reads them stops."""
     fed, past = torch.tensor([ids], device=model.device), None
     # Logits of a whole prompt would be the most of its memory.
@@ -220,7 +220,7 @@ def greedy(model: PreTrainedModel, ids: list[int]) -> Iterator[int]:
         fed = torch.tensor([[token]], device=model.device)
 
 
-def context_texts(
+def sample_contexts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, seed: int
 ) -> list[str]:
     """Templates to see a prompt in: `{}` itself and `count` short texts of the model's own with `. {}` after them.
@@ -232,10 +232,10 @@ def context_texts(
         torch.manual_seed(seed)
         for number in range(count):
             ids = torch.tensor(
-                [prompt_ids(tokenizer, _OPENINGS[number % len(_OPENINGS)])], device=model.device
+                [encode_prompt(tokenizer, _OPENINGS[number % len(_OPENINGS)])], device=model.device
             )
             config = _config(model, tokenizer, max_new_tokens=_CONTEXT_TOKENS, do_sample=True, top_k=5)
             out = _generate(model, ids, torch.ones_like(ids), config)
-            text = text_of(tokenizer, out[0].tolist())
+            text = decode_ids(tokenizer, out[0].tolist())
             templates.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}")
     return templates

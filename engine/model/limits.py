@@ -1,40 +1,49 @@
-"""How much is run at once. Loads no torch, for what a job will cost is told before one starts."""
+"""Default batch sizes, and the limit that shrinks them after a process has run out of memory. Imports no torch:
+the cost of a job is estimated before a worker starts.
+"""
 
 from dataclasses import dataclass
 
-# Tokens (rows x positions) that a trace begins with. On a CPU larger batches are no faster; on a GPU this is where to
-# begin looking.
+# Tokens (rows x positions) of the first batch of a trace. Larger batches are no faster on a CPU.
 CPU_TOKENS = 8_192
 GPU_TOKENS = 262_144
-# Of documents that are read for a second moment.
+# Tokens of one batch of documents, when second moments are collected.
 READING_TOKENS = 2_048
-
-_MOST_HALVED = 8
 
 
 @dataclass
-class _Memory:
-    """What this process has learnt about its memory: how often half as much was asked of it."""
+class BatchLimit:
+    """How often a process has halved its batches. A job that runs out of memory halves them and resumes."""
 
-    halved: int = 0
+    halvings: int = 0
+    max_halvings: int = 8
+
+    def scale(self, count: int) -> int:
+        """A default batch size under this limit, at least 1."""
+        return max(1, count >> self.halvings)
+
+    def halve(self) -> bool:
+        """Halve all later batches. Returns False after `max_halvings`: smaller batches do not help."""
+        if self.halvings == self.max_halvings:
+            return False
+        self.halvings += 1
+        return True
 
 
-_memory = _Memory()
+# The limit of this process. Only the worker halves it.
+PROCESS_LIMIT = BatchLimit()
 
 
-def fitting(count: int) -> int:
-    """So many of what would be run at once as fit into this process's memory, as far as is known."""
-    return max(1, count >> _memory.halved)
+def scaled_batch(count: int) -> int:
+    """A default batch size under the limit of this process."""
+    return PROCESS_LIMIT.scale(count)
 
 
-def halve() -> bool:
-    """Memory has run out: from now on half as much at once. False if that has not helped often enough."""
-    if _memory.halved == _MOST_HALVED:
-        return False
-    _memory.halved += 1
-    return True
+def halve_batch_limit() -> bool:
+    """Halve the batches of this process from now on; see `BatchLimit.halve`."""
+    return PROCESS_LIMIT.halve()
 
 
 def search_tokens(device: str) -> int:
-    """Tokens over the rows of several requests, in a search for values or a training, whose gradients are kept."""
-    return fitting(128 if device == "cpu" else 8_192)
+    """Tokens of one batch in a value search or a training, which store gradients; for `cpu` or a GPU."""
+    return scaled_batch(128 if device == "cpu" else 8_192)

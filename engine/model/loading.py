@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ..errors import InputError
-from .anatomy import refuse_by_config
+from .anatomy import check_config
 
 SourceKind = Literal["hub", "folder", "gguf", "starter"]
 
@@ -39,7 +39,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Fetched:
+class ModelFiles:
     """A model's files on this machine: a folder of safetensors with config and tokenizer."""
 
     folder: Path
@@ -47,7 +47,7 @@ class Fetched:
     commit: str | None = None
 
 
-def source_kind(source: str) -> SourceKind:
+def detect_source_kind(source: str) -> SourceKind:
     """What a `model add` source is, by its look and by what lies on disk.
 
     Raises:
@@ -77,8 +77,8 @@ def fetch(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    say: Callable[[str], None] = lambda _text: None,
-) -> Fetched:
+    report: Callable[[str], None] = lambda _text: None,
+) -> ModelFiles:
     """Bring a model's files to this machine, refusing what cannot be edited before its weights are downloaded.
 
     GGUF weights are turned once into float32 safetensors in the folder `into`; hub files stay in the hub's cache, at
@@ -87,19 +87,19 @@ def fetch(
     Raises:
         InputError: no such model, no safetensors, a damaged file, a model that cannot be edited.
     """
-    kind = source_kind(source)
+    kind = detect_source_kind(source)
     if kind == "hub":
-        return _from_hub(source, revision, trust_remote_code, say)
+        return _from_hub(source, revision, trust_remote_code, report)
     if kind == "folder":
         folder = Path(source).expanduser().resolve()
         if _without_weights(folder):
-            return Fetched(folder, kind)
+            return ModelFiles(folder, kind)
         check_folder(folder)
-        refuse_by_config(_config(folder, trust_remote_code))
-        return Fetched(folder, kind)
+        check_config(_config(folder, trust_remote_code))
+        return ModelFiles(folder, kind)
     gguf = starter_file() if kind == "starter" else Path(source).expanduser().resolve()
-    say(f"turning {gguf.name} into float32 safetensors")
-    return Fetched(_from_gguf(gguf, into), kind)
+    report(f"turning {gguf.name} into float32 safetensors")
+    return ModelFiles(_from_gguf(gguf, into), kind)
 
 
 def starter_file() -> Path:
@@ -197,8 +197,8 @@ def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
 
 
 def _from_hub(
-    repo: str, revision: str | None, trust_remote_code: bool, say: Callable[[str], None]
-) -> Fetched:
+    repo: str, revision: str | None, trust_remote_code: bool, report: Callable[[str], None]
+) -> ModelFiles:
     import httpx2
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
@@ -209,7 +209,7 @@ def _from_hub(
     )
 
     try:
-        say(f"asking the hub for {repo}")
+        report(f"asking the hub for {repo}")
         info = HfApi().model_info(repo, revision=revision)
         names = [sibling.rfilename for sibling in info.siblings or []]
         if not any(name.endswith(".safetensors") for name in names):
@@ -220,8 +220,8 @@ def _from_hub(
             config = hf_hub_download(repo, "config.json", revision=info.sha)
             if trust_remote_code:
                 snapshot_download(repo, revision=info.sha, allow_patterns=_HUB_CODE)
-            refuse_by_config(_config(Path(config).parent, trust_remote_code))
-        say(f"downloading {repo} at {info.sha}")
+            check_config(_config(Path(config).parent, trust_remote_code))
+        report(f"downloading {repo} at {info.sha}")
         wanted = _HUB_FILES + _HUB_CODE * trust_remote_code
         folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
     except GatedRepoError as error:
@@ -236,7 +236,7 @@ def _from_hub(
         raise InputError(f"the hub could not be reached for {repo}: {_first_line(error)}") from error
     if not _without_weights(folder):
         check_folder(folder)
-    return Fetched(folder, "hub", info.sha)
+    return ModelFiles(folder, "hub", info.sha)
 
 
 def _without_weights(folder: Path) -> bool:
@@ -311,12 +311,12 @@ def load_model(
             raise
         raise InputError(f"transformers cannot load {folder}: {_first_line(error)}") from error
     if "+" in device:
-        return spread(model.eval(), device.split("+"))
+        return split_over_devices(model.eval(), device.split("+"))
     nn.Module.to(model, torch.device(device))
     return model.eval()
 
 
-def spread(model: PreTrainedModel, devices: Sequence[str]) -> PreTrainedModel:
+def split_over_devices(model: PreTrainedModel, devices: Sequence[str]) -> PreTrainedModel:
     """Put a model's blocks onto several GPUs, as each has room; accelerate moves what goes from one to the next.
 
     Raises:
@@ -355,15 +355,15 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         ) from error
 
 
-def tensor_digest(tensor: Tensor) -> str:
+def hash_tensor(tensor: Tensor) -> str:
     """sha256 of a tensor's bytes, row-major, in its own dtype."""
     data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
     return hashlib.sha256(data.data).hexdigest()
 
 
-def tensor_digests(model: PreTrainedModel) -> dict[str, str]:
+def hash_parameters(model: PreTrainedModel) -> dict[str, str]:
     """sha256 of every parameter; tied ones once, under the first of their names."""
-    return {name: tensor_digest(parameter) for name, parameter in model.named_parameters()}
+    return {name: hash_tensor(parameter) for name, parameter in model.named_parameters()}
 
 
 def fingerprint(digests: dict[str, str]) -> str:

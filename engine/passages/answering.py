@@ -16,10 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..evaluation.matching import contains_phrase
 from ..model.decoder import Decoder
-from ..model.generation import end_tokens, greedy
-from ..model.peak import forget_peak, peak_bytes
-from ..model.tokens import text_of
-from ..model.turns import turn_ends, turn_ids
+from ..model.generation import find_end_tokens, iter_greedy_tokens
+from ..model.memory import peak_memory, reset_peak_memory
+from ..model.tokens import decode_ids, encode_user_turn, find_turn_end
 from ..progress import Progress, Report, silent
 from .retrieval import SENTENCES, STRIDE, TOP, Rerank, Retriever, chunks
 
@@ -173,19 +172,19 @@ def ask(
 
     Raises:
         InputError: there is no question, or one does not fit into what the model reads at once.
-        Stopped: out of `report`.
+        StopRequested: out of `report`.
     """
     if not questions:
         raise InputError("there is no question to ask")
     asker = _Asker(decoder, tokenizer, way, limit, chat and bool(tokenizer.chat_template))
     asker.warm_up(questions[0])
-    forget_peak(decoder.device)
+    reset_peak_memory(decoder.device)
     replies = []
     for number, question in enumerate(questions):
         report(Progress(number, len(questions), "questions", f"asking: {way.name}"))
         replies.append(asker.reply(question))
     report(Progress(len(questions), len(questions), "questions", f"asked: {way.name}"))
-    memory = peak_bytes(decoder.device)
+    memory = peak_memory(decoder.device)
     return Answers(way.name, asker.protocol, way.take_in_seconds, memory, tuple(replies))
 
 
@@ -197,9 +196,9 @@ class _Asker:
     ) -> None:
         self._model, self._tokenizer, self._way, self._limit = decoder.model, tokenizer, way, limit
         self._chat = chat
-        self._ends = end_tokens(self._model, tokenizer) | ({tokenizer.eos_token_id} - {None})
+        self._ends = find_end_tokens(self._model, tokenizer) | ({tokenizer.eos_token_id} - {None})
         if self._chat:
-            self._ends |= set(turn_ends(tokenizer))
+            self._ends |= set(find_turn_end(tokenizer))
         self._window: int | None = getattr(self._model.config, "max_position_embeddings", None)
 
     @property
@@ -214,14 +213,14 @@ class _Asker:
     def warm_up(self, question: Question) -> None:
         """What only the first pass of a model costs is no question's."""
         ids, _ = self._ids(question.question)
-        next(greedy(self._model, ids))
+        next(iter_greedy_tokens(self._model, ids))
 
     def reply(self, question: Question) -> Reply:
         begin = time.perf_counter()
         ids, left_out = self._ids(question.question)
         found: list[int] = []
         ended = False
-        for token in islice(greedy(self._model, ids), self._limit):
+        for token in islice(iter_greedy_tokens(self._model, ids), self._limit):
             found.append(token)
             if token in self._ends or (not self._chat and "\n" in self._text(found).lstrip()):
                 ended = True
@@ -243,7 +242,7 @@ class _Asker:
         )
 
     def _text(self, ids: list[int]) -> str:
-        return text_of(self._tokenizer, ids)
+        return decode_ids(self._tokenizer, ids)
 
     def _ids(self, question: str) -> tuple[list[int], int]:
         """The question as the model gets it, and how many tokens of the end of its context found no room."""
@@ -268,7 +267,7 @@ class _Asker:
             form = _PLAIN_WITH if context else _PLAIN
             return list(self._tokenizer(form.format(context=context, question=question))["input_ids"])
         said = _CHAT_WITH.format(context=context, question=question) if context else question
-        return turn_ids(self._tokenizer, said)
+        return encode_user_turn(self._tokenizer, said)
 
     def _shortened(self, context: str, over: int) -> tuple[str, int]:
         """The context without its last `over` tokens, and how many those are."""

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from ..edits.request import Request
 from ..errors import InputError
 from ..model.decoder import Decoder
-from ..model.limits import fitting
-from ..model.tokens import Located, right_padded, target_ids
+from ..model.limits import scaled_batch
+from ..model.tokens import LocatedPrompt, encode_target, pad_right
 from .checks import Problem, in_order, quoted
 from .facts import Fact
 
@@ -45,7 +45,7 @@ def check_tokens(
         except InputError:
             continue
         try:
-            size = len(target_ids(tokenizer, fact.object))
+            size = len(encode_target(tokenizer, fact.object))
             _located(tokenizer, fact)
         except InputError as error:
             found.append(Problem(at, "error", "no-tokens", str(error)))
@@ -92,15 +92,15 @@ class _Keys:
     norms: list[Tensor]
 
 
-def _read(decoder: Decoder, rows: Sequence[Located], layer: int) -> _Keys:
+def _read(decoder: Decoder, rows: Sequence[LocatedPrompt], layer: int) -> _Keys:
     keys: list[Tensor] = []
     norms: list[Tensor] = []
-    at_once = fitting(_ROWS_AT_ONCE)
+    at_once = scaled_batch(_ROWS_AT_ONCE)
     for begin in range(0, len(rows), at_once):
         part = rows[begin : begin + at_once]
-        ids, mask = right_padded([row.ids for row in part], decoder.device)
+        ids, mask = pad_right([row.ids for row in part], decoder.device)
 
-        def on_key(of: int, entering: Tensor, part: Sequence[Located] = part) -> None:
+        def on_key(of: int, entering: Tensor, part: Sequence[LocatedPrompt] = part) -> None:
             if of == layer:
                 keys.extend(entering[i, row.last].float() for i, row in enumerate(part))
 
@@ -147,7 +147,7 @@ def _numbers(facts: Sequence[int]) -> str:
 
 
 def _sinks(
-    facts: Sequence[Fact], usable: Sequence[int], rows: Sequence[Located], read: _Keys, keyed: bool
+    facts: Sequence[Fact], usable: Sequence[int], rows: Sequence[LocatedPrompt], read: _Keys, keyed: bool
 ) -> Iterator[Problem]:
     usual = float(torch.cat(read.norms).median())
     for at, row, norms in zip(usable, rows, read.norms, strict=False):
@@ -169,12 +169,12 @@ def _sinks(
 
 def _can_be_located(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> bool:
     try:
-        target_ids(tokenizer, fact.object)
+        encode_target(tokenizer, fact.object)
         _located(tokenizer, fact)
     except InputError:
         return False
     return True
 
 
-def _located(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> Located:
+def _located(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> LocatedPrompt:
     return Request(fact.subject, fact.prompt, fact.object).located(tokenizer)

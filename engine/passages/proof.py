@@ -24,7 +24,7 @@ from ..evaluation.drift import (
 from ..evaluation.retention import EarlierRequest, measure_retention
 from ..evaluation.scoring import score_targets
 from ..model.decoder import Decoder
-from ..model.tokens import target_ids
+from ..model.tokens import encode_target
 from ..progress import Progress, Report, silent
 
 # How much longer than the longest object free generation runs.
@@ -219,7 +219,7 @@ def look(
 
     Raises:
         InputError: there is no fact, an object that tokenizes to nothing, or the texts cannot be opened.
-        Stopped: out of `report`.
+        StopRequested: out of `report`.
     """
     if not facts:
         raise InputError("there is no fact to prove")
@@ -237,7 +237,7 @@ def prove(
     """Look again at what `before` looked at, with the same facts, and set both side by side.
 
     Raises:
-        Stopped: out of `report`.
+        StopRequested: out of `report`.
     """
     after = _look(decoder, tokenizer, facts, before.prompts, before.texts, report)
     protocol = PROTOCOL.format(
@@ -360,7 +360,7 @@ def _begun(
     for begin in range(0, len(asked), _PROMPTS_AT_ONCE):
         prompts = [prompt for prompt, _ in asked[begin : begin + _PROMPTS_AT_ONCE]]
         choices += compute_next_log_probs(decoder, tokenizer, prompts).argmax(-1).tolist()
-    wanted = (target_ids(tokenizer, object)[0] for _, object in asked)
+    wanted = (encode_target(tokenizer, object)[0] for _, object in asked)
     return [choice == token for choice, token in zip(choices, wanted, strict=True)]
 
 
@@ -389,4 +389,4 @@ def _filled(template: str, subject: str) -> str:
 
 
 def _length(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> int:
-    return max(len(target_ids(tokenizer, fact.object)) for fact in facts) + _SPARE
+    return max(len(encode_target(tokenizer, fact.object)) for fact in facts) + _SPARE

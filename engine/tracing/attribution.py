@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..model.anatomy import Role
 from ..model.decoder import Decoder, Edit
-from .corruption import Corrupted
-from .kinds import Kind, Scores, window_of
+from ..model.roles import Role
+from .corruption import CorruptedRun
+from .rules import Kind, Scores, window_blocks
 
 _PARTS: tuple[Role, ...] = ("attn", "mlp")
 
 
-def estimate(
-    decoder: Decoder, corrupted: Corrupted, kinds: Sequence[Kind], window: int
+def estimate_scores(
+    decoder: Decoder, corrupted: CorruptedRun, kinds: Sequence[Kind], window: int
 ) -> list[dict[Kind, Scores]]:
     """Estimated scores of each fact, `[kind][token][layer]`; severed kinds have no such estimate and are left out.
 
@@ -32,7 +32,7 @@ def estimate(
         totals = parts[kind].cumsum(-1)
         sums = []
         for layer in range(layers):
-            first, stop = window_of(layer, window, layers)
+            first, stop = window_blocks(layer, window, layers)
             sums.append(totals[..., stop - 1] - (totals[..., first - 1] if first else 0.0))
         by_kind["mlp" if kind == "mlp" else "attn"] = torch.stack(sums, dim=-1)
     results: list[dict[Kind, Scores]] = []
@@ -47,9 +47,9 @@ def estimate(
     return results
 
 
-def _gradients(decoder: Decoder, corrupted: Corrupted, begin: int) -> tuple[Tensor, dict[Role, Tensor]]:
+def _gradients(decoder: Decoder, corrupted: CorruptedRun, begin: int) -> tuple[Tensor, dict[Role, Tensor]]:
     """Estimated changes of p(answer), `[facts, T - begin, layers]`, for block outputs and for each part's output."""
-    rows = corrupted.rows
+    rows = corrupted.corrupted
     resumption = corrupted.resume(begin)
     kept: dict[Role, list[Tensor]] = {part: [] for part in _PARTS}
 
@@ -63,7 +63,7 @@ def _gradients(decoder: Decoder, corrupted: Corrupted, begin: int) -> tuple[Tens
         return edit
 
     edits = {part: keeping(part) for part in _PARTS}
-    hidden = resumption.entering(0, rows).requires_grad_()
+    hidden = resumption.states_entering(0, rows).requires_grad_()
     outputs = []
     with torch.enable_grad():
         for block in range(decoder.layers):
@@ -81,7 +81,7 @@ def _gradients(decoder: Decoder, corrupted: Corrupted, begin: int) -> tuple[Tens
     }
 
 
-def _changes(corrupted: Corrupted, clean: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+def _changes(corrupted: CorruptedRun, clean: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
     """Sum over samples of (clean - corrupted) . gradient, `[facts, positions, layers]`."""
     columns = []
     for want, have in zip(clean, outputs, strict=True):

@@ -1,6 +1,7 @@
-"""The corrupted runs of a trace: noise on the subject's embeddings, or another subject in its place.
+"""Corrupted runs of a trace: noise on the subject's embeddings, or another subject in its place.
 
-A batch holds facts of equal shape (tokens, subject begin and end), each as one clean row and then its corrupted rows.
+A batch has facts of equal shape: number of tokens, begin and end of the subject. The rows of a fact are one clean
+row, then its corrupted rows.
 """
 
 from collections.abc import Sequence
@@ -8,27 +9,29 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from ..errors import InputError
 from ..model.decoder import Decoder, Edit, Resumption, Run
-from ..model.tokens import Located
+from ..model.tokens import LocatedPrompt, locate_span, locate_subject
 from .noise import Noise
 
 
 @dataclass(frozen=True)
 class NoiseCorruption:
-    """`samples` draws of noise, the same for every fact; added to the embeddings, or in their place (`replace`)."""
+    """`samples` draws of noise, the same for every fact. Added to the embeddings; replaces them with `replace`."""
 
     noise: Noise
     samples: int = 10
     seed: int = 1
     replace: bool = False
 
-    def rows(self, fact: Located) -> list[list[int]]:
-        """Token ids of a fact's rows, the clean one first."""
+    def rows(self, fact: LocatedPrompt) -> list[list[int]]:
+        """Token ids of a fact's rows, the clean row first."""
         return [fact.ids] * (1 + self.samples)
 
-    def edit(self, fact: Located) -> Edit | None:
-        """What to do to the embeddings `[facts * (1 + samples), T, d]` of facts shaped like this one."""
+    def edit(self, fact: LocatedPrompt) -> Edit | None:
+        """The change of the embeddings `[facts * (1 + samples), T, d]` of facts shaped like this one."""
 
         def corrupt(embedded: Tensor) -> Tensor:
             begin, end, width = fact.begin, fact.end, embedded.shape[-1]
@@ -43,39 +46,84 @@ class NoiseCorruption:
 
 @dataclass(frozen=True)
 class SwapCorruption:
-    """One corrupted row: the same prompt about another subject of as many tokens.
+    """One corrupted row: the same prompt with another subject of equally many tokens (Zhang and Nanda 2023).
 
-    `swapped` maps (prompt, subject) to that row's ids.
+    The inputs stay natural text. `swapped` maps (prompt, subject) to the ids of that row.
     """
 
     swapped: dict[tuple[str, str], list[int]]
     samples: int = 1
 
-    def rows(self, fact: Located) -> list[list[int]]:
-        """The clean row and the other subject's."""
+    def rows(self, fact: LocatedPrompt) -> list[list[int]]:
+        """Token ids of the clean row and of the other subject's row."""
         return [fact.ids, self.swapped[fact.prompt, fact.subject]]
 
-    def edit(self, fact: Located) -> Edit | None:
-        """Nothing: the tokens themselves differ."""
+    def edit(self, fact: LocatedPrompt) -> Edit | None:
+        """None: the token ids differ, the embeddings are not changed."""
         return None
 
 
 Corruption = NoiseCorruption | SwapCorruption
 
 
-@dataclass
-class Corrupted:
-    """Clean and corrupted runs of facts of equal shape, with what a trace needs to know of them.
+def swap_subject(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, other: str) -> list[int]:
+    """Token ids of the prompt with another subject.
 
-    `rows` are the corrupted rows of the run in order, `clean` for each of them its fact's clean row, `answers` the
-    clean first choice of each fact, `high` and `low` its probability in the clean and (on average) corrupted runs.
+    Raises:
+        InputError: the other subject has another number of tokens, or changes the tokens around it.
+    """
+    before = locate_subject(tokenizer, prompt, subject)
+    start = prompt.index(subject)
+    text = prompt[:start] + other + prompt[start + len(subject) :]
+    after = locate_span(tokenizer, text, start, start + len(other))
+    if (after.begin, after.end, len(after.ids)) != (before.begin, before.end, len(before.ids)):
+        raise InputError(
+            f"{other!r} has {after.end - after.begin} tokens and {subject!r} has {before.end - before.begin}; "
+            "swap a subject for one with equally many tokens"
+        )
+    if (after.ids[: before.begin], after.ids[before.end :]) != (
+        before.ids[: before.begin],
+        before.ids[before.end :],
+    ):
+        raise InputError(f"{other!r} in the place of {subject!r} changes the tokens around it")
+    return after.ids
+
+
+def find_swaps(
+    tokenizer: PreTrainedTokenizerBase, facts: Sequence[tuple[str, str, str | None]]
+) -> dict[tuple[str, str], list[int]]:
+    """Token ids of each (prompt, subject, answer) of a set with another subject of the set; keys are (prompt, subject).
+
+    Takes the next subject that has equally many tokens and another answer, where answers are given. A prompt without
+    such a subject is left out.
+    """
+    swaps: dict[tuple[str, str], list[int]] = {}
+    for number, (prompt, subject, answer) in enumerate(facts):
+        for _, other, other_answer in (*facts[number + 1 :], *facts[:number]):
+            if other == subject or (answer is not None and other_answer == answer):
+                continue
+            try:
+                swaps[prompt, subject] = swap_subject(tokenizer, prompt, subject, other)
+            except InputError:
+                continue
+            break
+    return swaps
+
+
+@dataclass
+class CorruptedRun:
+    """One run of the clean and corrupted rows of facts of equal shape.
+
+    `corrupted` are the indices of the corrupted rows in the run, `[facts * samples]`; `clean` is for each of them the
+    index of its fact's clean row. `answers` is the first choice of each fact's clean row, `high` its probability there,
+    `low` its mean probability in the corrupted rows.
     """
 
     decoder: Decoder
-    facts: list[Located]
+    facts: list[LocatedPrompt]
     samples: int
     run: Run
-    rows: Tensor
+    corrupted: Tensor
     clean: Tensor
     answers: Tensor
     high: list[float]
@@ -83,38 +131,37 @@ class Corrupted:
     _resumptions: dict[tuple[int, int], Resumption] = field(default_factory=dict)
 
     def resume(self, start: int, stop: int | None = None) -> Resumption:
-        """The run resumed for positions [start, stop); kinds of trace share it."""
+        """The run resumed for positions [start, stop); cached, since all kinds of trace use it."""
         key = (start, self.run.length if stop is None else stop)
         if key not in self._resumptions:
             self._resumptions[key] = self.decoder.resume(self.run, *key)
         return self._resumptions[key]
 
     @property
-    def shape(self) -> Located:
-        """Any of the facts: tokens and subject stand at the same places in all."""
+    def shape(self) -> LocatedPrompt:
+        """The first fact; its length and the position of its subject are those of all facts."""
         return self.facts[0]
 
     def probability(self, logits: Tensor) -> Tensor:
-        """p(answer), mean over samples: `[variants * facts * samples, vocabulary]` -> `[variants, facts]`."""
+        """p(answer), mean over samples: `[variants * facts * samples, vocabulary]` -> `[variants, facts]` float32."""
         probabilities = logits.float().softmax(-1).view(-1, len(self.facts), self.samples, logits.shape[-1])
         answers = self.answers.view(1, -1, 1, 1).expand(*probabilities.shape[:3], 1)
         return probabilities.gather(-1, answers)[..., 0].mean(-1)
 
 
-def run_corrupted(decoder: Decoder, facts: Sequence[Located], corruption: Corruption) -> Corrupted:
-    """Run facts of equal shape, clean and corrupted, keeping everything that a trace restores."""
-    each = 1 + corruption.samples
+def run_corrupted(decoder: Decoder, facts: Sequence[LocatedPrompt], corruption: Corruption) -> CorruptedRun:
+    """Run facts of equal shape, clean and corrupted, and capture all states that a trace restores."""
+    rows_per_fact = 1 + corruption.samples
     ids = torch.tensor([row for fact in facts for row in corruption.rows(fact)], device=decoder.device)
     run = decoder.run(ids, embedding_edit=corruption.edit(facts[0]), capture=("attn", "mlp"))
-    first = torch.arange(len(facts), device=decoder.device) * each
+    first = torch.arange(len(facts), device=decoder.device) * rows_per_fact
     clean = first.repeat_interleave(corruption.samples)
-    rows = clean + 1 + torch.arange(corruption.samples, device=decoder.device).repeat(len(facts))
+    corrupted = clean + 1 + torch.arange(corruption.samples, device=decoder.device).repeat(len(facts))
     with torch.no_grad():
         logits = decoder.logits(run.states[-1][:, -1:])[:, 0].float()
-    probabilities = logits[first].softmax(-1)
-    high, answers = probabilities.max(-1)
-    corrupted = Corrupted(
-        decoder, list(facts), corruption.samples, run, rows, clean, answers, high.tolist(), []
+    high, answers = logits[first].softmax(-1).max(-1)
+    result = CorruptedRun(
+        decoder, list(facts), corruption.samples, run, corrupted, clean, answers, high.tolist(), []
     )
-    corrupted.low = corrupted.probability(logits[rows])[0].tolist()
-    return corrupted
+    result.low = result.probability(logits[corrupted])[0].tolist()
+    return result

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..model.anatomy import Role
-from ..model.budget import Budget
 from ..model.decoder import Decoder, Edit
-from .corruption import Corrupted
-from .kinds import SEVERED, WINDOWED, Kind, window_of
+from ..model.memory import Budget
+from ..model.roles import Role
+from .corruption import CorruptedRun
+from .rules import SEVERED, WINDOWED, Kind, window_blocks
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class _Variant:
 
 
 def restore(
-    decoder: Decoder, corrupted: Corrupted, kind: Kind, token: int, window: int, budget: Budget
+    decoder: Decoder, corrupted: CorruptedRun, kind: Kind, token: int, window: int, budget: Budget
 ) -> list[list[float]]:
     """p(answer) `[facts][layers]` with each layer's (window's) states restored at `token`."""
     layers, at_end = decoder.layers, token == corrupted.run.length - 1
     known: dict[int, list[float]] = {}
     if kind in WINDOWED:
-        variants = [_Variant(layer, *window_of(layer, window, layers)) for layer in range(layers)]
+        variants = [_Variant(layer, *window_blocks(layer, window, layers)) for layer in range(layers)]
     else:
         # The last block's output at the last token is the clean answer; elsewhere nothing reads it.
         known[layers - 1] = corrupted.high if at_end else corrupted.low
         variants = [_Variant(layer, layer, layer + 1) for layer in range(layers - 1)]
-    rows_tokens = len(corrupted.rows) * (corrupted.run.length - token)
+    rows_tokens = len(corrupted.corrupted) * (corrupted.run.length - token)
     for found in budget.batches(
         variants, rows_tokens, lambda part: _climb(decoder, corrupted, kind, token, part)
     ):
@@ -48,7 +48,7 @@ def restore(
 
 @torch.no_grad()
 def _climb(
-    decoder: Decoder, corrupted: Corrupted, kind: Kind, token: int, variants: Sequence[_Variant]
+    decoder: Decoder, corrupted: CorruptedRun, kind: Kind, token: int, variants: Sequence[_Variant]
 ) -> dict[int, list[float]]:
     """Take variants up to the head together: layer -> p(answer) of each fact."""
     climb = _Climb(decoder, corrupted, kind, token)
@@ -67,12 +67,12 @@ def _climb(
 class _Climb:
     """A batch on its way up: groups of variants that are equal so far, each with the corrupted rows of all facts."""
 
-    def __init__(self, decoder: Decoder, corrupted: Corrupted, kind: Kind, token: int) -> None:
+    def __init__(self, decoder: Decoder, corrupted: CorruptedRun, kind: Kind, token: int) -> None:
         self.decoder, self.corrupted, self.kind, self.token = decoder, corrupted, kind, token
         run = corrupted.run
         self.groups: list[list[_Variant]] = []
         self.hidden = run.states[0].new_empty(0)
-        self._rows = self._clean = corrupted.rows[:0]
+        self._rows = self._clean = corrupted.corrupted[:0]
         self._whole = corrupted.resume(token)
         self._end = corrupted.resume(run.length - 1) if token < run.length - 1 else None
 
@@ -90,8 +90,8 @@ class _Climb:
         """Take on board, after a block, those whose first restored block it is: one group until they differ."""
         if not variants:
             return
-        rows, clean = self.corrupted.rows, self.corrupted.clean
-        entering = self._whole.entering(block + 1, rows)
+        rows, clean = self.corrupted.corrupted, self.corrupted.clean
+        entering = self._whole.states_entering(block + 1, rows)
         entering[:, 0] = self._restored(block, rows, clean)
         if self.groups:
             entering = entering[:, -self.hidden.shape[1] :]
@@ -106,14 +106,14 @@ class _Climb:
         for i, group in enumerate(list(self.groups)):
             ending = [variant for variant in group if variant.stop == block]
             if ending and len(ending) < len(group):
-                size = len(self.corrupted.rows)
+                size = len(self.corrupted.corrupted)
                 self.hidden = torch.cat([self.hidden, self.hidden[i * size : (i + 1) * size]])
                 self.groups[i] = [variant for variant in group if variant.stop != block]
                 self.groups.append(ending)
         self._renumber()
 
     def _renumber(self) -> None:
-        self._rows = self.corrupted.rows.repeat(len(self.groups))
+        self._rows = self.corrupted.corrupted.repeat(len(self.groups))
         self._clean = self.corrupted.clean.repeat(len(self.groups))
 
     def _restored(self, block: int, rows: Tensor, clean: Tensor) -> Tensor:
@@ -124,14 +124,14 @@ class _Climb:
         role = WINDOWED[self.kind]
         alone = self.corrupted.resume(self.token, self.token + 1)
         edit = self._putting(self.corrupted.run.captured[role][block][clean, self.token])
-        return alone.step(block, alone.entering(block, rows), rows, {role: edit})[:, 0]
+        return alone.step(block, alone.states_entering(block, rows), rows, {role: edit})[:, 0]
 
     def _edits(self, block: int) -> dict[Role, Edit]:
         captured = self.corrupted.run.captured
         if role := SEVERED.get(self.kind):
             return {role: self._putting(captured[role][block][self._rows, self.token])}
         if role := WINDOWED.get(self.kind):
-            size = len(self.corrupted.rows)
+            size = len(self.corrupted.corrupted)
             inside = torch.tensor([group[0].first <= block < group[0].stop for group in self.groups])
             chosen = inside.repeat_interleave(size).nonzero()[:, 0].to(self._clean.device)
             if len(chosen):

@@ -24,14 +24,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..model.budget import Budget
 from ..model.decoder import Decoder
-from ..model.limits import fitting
-from ..model.tokens import Located, locate_subject, right_padded, target_ids
-from .attribution import estimate
+from ..model.limits import scaled_batch
+from ..model.memory import Budget
+from ..model.tokens import LocatedPrompt, encode_target, locate_subject, pad_right
+from .attribution import estimate_scores
 from .corruption import Corruption, run_corrupted
-from .kinds import KINDS, Kind, Scores
 from .restoration import restore
+from .rules import KINDS, Kind, Scores
 
 # Positions of one forward pass that asks for first choices.
 _TOKENS_AT_ONCE = 4_096
@@ -57,7 +57,7 @@ class TraceSettings:
 
 
 @dataclass(frozen=True)
-class Question:
+class TraceRequest:
     """A prompt to trace, the words in it that the fact is about, and the answer expected, if any."""
 
     prompt: str
@@ -72,7 +72,7 @@ class FactTrace:
     `estimate` is the preview of the same table (see engine.preview), for the kinds that have one.
     """
 
-    located: Located
+    located: LocatedPrompt
     answer: str
     high: float
     low: float
@@ -81,11 +81,11 @@ class FactTrace:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedPrompt:
     """A question that was not traced, and why."""
 
     reason: str
-    located: Located | None = None
+    located: LocatedPrompt | None = None
     answer: str = ""
     high: float | None = None
 
@@ -97,12 +97,12 @@ OnToken = Callable[[list[int], list[FactTrace], float], None]
 def trace(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[TraceRequest],
     settings: TraceSettings,
     budget: Budget | None = None,
     on_token: OnToken = lambda _numbers, _traces, _share: None,
     finished: Collection[int] = (),
-) -> Iterator[tuple[int, FactTrace | Skipped]]:
+) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
     """Trace questions, those of equal shape together; yields (number of the question, result) as they are done.
 
     `finished` numbers were yielded by a run that was stopped and are not yielded again. The batches are made as if
@@ -113,7 +113,7 @@ def trace(
     skipped, shapes = _by_shape(tokenizer, questions)
     yield from ((number, result) for number, result in skipped.items() if number not in finished)
 
-    def work(members: Sequence[tuple[int, Located]]) -> list[tuple[int, FactTrace | Skipped]]:
+    def work(members: Sequence[tuple[int, LocatedPrompt]]) -> list[tuple[int, FactTrace | SkippedPrompt]]:
         if all(number in finished for number, _ in members):
             return []
         return _trace_batch(decoder, tokenizer, members, questions, settings, budget, on_token)
@@ -123,13 +123,13 @@ def trace(
             yield from ((number, result) for number, result in results if number not in finished)
 
 
-def batches(
+def split_into_batches(
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[TraceRequest],
     settings: TraceSettings,
     layers: int,
     tokens: int,
-) -> tuple[dict[int, Skipped], list[list[int]]]:
+) -> tuple[dict[int, SkippedPrompt], list[list[int]]]:
     """How `trace` shares out the work with a budget of so many tokens, where all of it is borne.
 
     Returns the questions that are skipped at once and, for each batch, its questions' numbers: to trace just those,
@@ -145,31 +145,31 @@ def batches(
 
 
 def _by_shape(
-    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
-) -> tuple[dict[int, Skipped], list[list[tuple[int, Located]]]]:
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[TraceRequest]
+) -> tuple[dict[int, SkippedPrompt], list[list[tuple[int, LocatedPrompt]]]]:
     """Questions whose subject is not found, and the others with their numbers, those of equal shape together."""
-    skipped: dict[int, Skipped] = {}
-    shapes: dict[tuple[int, int, int], list[tuple[int, Located]]] = {}
+    skipped: dict[int, SkippedPrompt] = {}
+    shapes: dict[tuple[int, int, int], list[tuple[int, LocatedPrompt]]] = {}
     for number, question in enumerate(questions):
         try:
             located = locate_subject(tokenizer, question.prompt, question.subject)
         except InputError as error:
-            skipped[number] = Skipped(str(error))
+            skipped[number] = SkippedPrompt(str(error))
             continue
         shape = (len(located.ids), located.begin, located.end)
         shapes.setdefault(shape, []).append((number, located))
     return skipped, list(shapes.values())
 
 
-def _each(layers: int, settings: TraceSettings, members: Sequence[tuple[int, Located]]) -> int:
+def _each(layers: int, settings: TraceSettings, members: Sequence[tuple[int, LocatedPrompt]]) -> int:
     """Tokens of one fact of a shape: so many fill the budget that all layers of a token climb together."""
     return layers * settings.corruption.samples * len(members[0][1].ids)
 
 
-def plan(
+def estimate_costs(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[TraceRequest],
     settings: TraceSettings,
     on_batch: Callable[[int], None] = lambda _done: None,
 ) -> dict[int, int]:
@@ -179,7 +179,7 @@ def plan(
     `trace` makes, so of a near tie it may tell the other one; nothing but the time left depends on it).
     `on_batch(done)` is called with how many were asked; it may raise to stop.
     """
-    located: dict[int, Located] = {}
+    located: dict[int, LocatedPrompt] = {}
     for number, question in enumerate(questions):
         with suppress(InputError):
             located[number] = locate_subject(tokenizer, question.prompt, question.subject)
@@ -188,12 +188,14 @@ def plan(
     while order:
         batch = [
             order.pop()
-            for _ in range(min(len(order), max(1, fitting(_TOKENS_AT_ONCE) // len(located[order[-1]].ids))))
+            for _ in range(
+                min(len(order), max(1, scaled_batch(_TOKENS_AT_ONCE) // len(located[order[-1]].ids)))
+            )
         ]
         choices = _first_choices(decoder, [located[number].ids for number in batch])
         for number, choice in zip(batch, choices, strict=True):
             expected, fact = questions[number].expected, located[number]
-            if expected is None or target_ids(tokenizer, expected)[0] == choice:
+            if expected is None or encode_target(tokenizer, expected)[0] == choice:
                 costs[number] = sum(_positions(settings, fact))
         on_batch(len(located) - len(order))
     return costs
@@ -202,7 +204,7 @@ def plan(
 @torch.no_grad()
 def _first_choices(decoder: Decoder, rows: Sequence[Sequence[int]]) -> list[int]:
     """The likeliest next token of each row of ids."""
-    ids, mask = right_padded(rows, decoder.device)
+    ids, mask = pad_right(rows, decoder.device)
     run = decoder.run(ids, mask)
     last = torch.tensor([len(row) - 1 for row in rows], device=decoder.device)
     states = run.states[-1][torch.arange(len(rows), device=decoder.device), last]
@@ -211,7 +213,7 @@ def _first_choices(decoder: Decoder, rows: Sequence[Sequence[int]]) -> list[int]
 
 
 def trace_one(
-    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, question: Question, settings: TraceSettings
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, question: TraceRequest, settings: TraceSettings
 ) -> FactTrace:
     """Trace one question.
 
@@ -219,7 +221,7 @@ def trace_one(
         InputError: it cannot be traced; says why.
     """
     [(_, result)] = trace(decoder, tokenizer, [question], settings)
-    if isinstance(result, Skipped):
+    if isinstance(result, SkippedPrompt):
         raise InputError(f"{question.prompt!r}: {result.reason}")
     return result
 
@@ -227,28 +229,28 @@ def trace_one(
 def _trace_batch(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    members: Sequence[tuple[int, Located]],
-    questions: Sequence[Question],
+    members: Sequence[tuple[int, LocatedPrompt]],
+    questions: Sequence[TraceRequest],
     settings: TraceSettings,
     budget: Budget,
     on_token: OnToken,
-) -> list[tuple[int, FactTrace | Skipped]]:
-    results: list[tuple[int, FactTrace | Skipped]] = []
+) -> list[tuple[int, FactTrace | SkippedPrompt]]:
+    results: list[tuple[int, FactTrace | SkippedPrompt]] = []
     corrupted = run_corrupted(decoder, [located for _, located in members], settings.corruption)
     answers = [str(tokenizer.decode([token])) for token in corrupted.answers.tolist()]
     right = []
     for i, (number, located) in enumerate(members):
         expected, high = questions[number].expected, corrupted.high[i]
-        if expected is None or target_ids(tokenizer, expected)[0] == int(corrupted.answers[i]):
+        if expected is None or encode_target(tokenizer, expected)[0] == int(corrupted.answers[i]):
             right.append(i)
         else:
             reason = f"the model's first choice is {answers[i]!r} (p = {high:.3f}), not {expected!r}"
-            results.append((number, Skipped(reason, located, answers[i], high)))
+            results.append((number, SkippedPrompt(reason, located, answers[i], high)))
     if not right:
         return results
     if len(right) < len(members):
         corrupted = run_corrupted(decoder, [members[i][1] for i in right], settings.corruption)
-    previews = estimate(decoder, corrupted, settings.kinds, settings.window)
+    previews = estimate_scores(decoder, corrupted, settings.kinds, settings.window)
     traces = []
     for k, i in enumerate(right):
         located, scores = members[i][1], _empty_scores(decoder, settings, members[i][1])
@@ -275,14 +277,14 @@ def _trace_batch(
     return results
 
 
-def _tokens(settings: TraceSettings, fact: Located) -> list[int]:
+def _tokens(settings: TraceSettings, fact: LocatedPrompt) -> list[int]:
     return [fact.last] if settings.tokens == "subject-last" else list(range(fact.begin, len(fact.ids)))
 
 
-def _positions(settings: TraceSettings, fact: Located) -> list[int]:
+def _positions(settings: TraceSettings, fact: LocatedPrompt) -> list[int]:
     """For each token that is restored, how many positions are run: those to its left are not."""
     return [len(fact.ids) - token for token in _tokens(settings, fact)]
 
 
-def _empty_scores(decoder: Decoder, settings: TraceSettings, fact: Located) -> dict[Kind, Scores]:
+def _empty_scores(decoder: Decoder, settings: TraceSettings, fact: LocatedPrompt) -> dict[Kind, Scores]:
     return {kind: [[None] * decoder.layers for _ in fact.ids] for kind in settings.kinds}

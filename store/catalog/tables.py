@@ -233,7 +233,7 @@ class Covariance(SQLModel, table=True):
     documents: int | None = None
     max_length: int | None = None
     dtype: str
-    # {"tokens", "mean", "largest"}: how far the solves turned since half the tokens (engine.settling.Point).
+    # {"tokens", "mean", "largest"}: change of C^-1 k since half the tokens (engine.covariance.convergence).
     curve: list[dict[str, Any]] = json_list()
     # Empty where it was collected here; {"extends": id}; or {"imported": file, "sha256", "format", ..}.
     origin: dict[str, Any] = json_dict()

@@ -6,7 +6,7 @@ import pytest
 from retcon.engine import workbench
 from retcon.engine.covariance.corpus import open_corpus
 from retcon.engine.errors import InputError
-from retcon.engine.model.loading import tensor_digests
+from retcon.engine.model.loading import hash_parameters
 from retcon.engine.workbench import Case, Request, Workbench
 from retcon.tests.helpers.families import tiny_model
 from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
@@ -29,7 +29,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
 
 def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
     model = bench.decoder.model
-    before = tensor_digests(model)
+    before = hash_parameters(model)
     traced = bench.trace(PROMPT, SUBJECT, kinds=["mlp"], samples=2, noise="0.4")
     last = traced.scores["mlp"][traced.located.end - 1]
     layer = bench.locate(traced)
@@ -37,17 +37,17 @@ def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
     case = Case(PROMPT, "Rome", "Paris")
     old = bench.evaluate([case], max_new_tokens=2)
     first = bench.edit([FACT], layer=2, max_tokens=2500)
-    once = tensor_digests(model)
+    once = hash_parameters(model)
     assert list(first) == ["model.layers.2.mlp.down_proj.weight"]
     assert {name for name in before if before[name] != once[name]} == set(first)
     assert bench.evaluate([case], max_new_tokens=2)["EM"].value != old["EM"].value
     # The second stands on the first; its moment was read from the base all the same.
     bench.edit([Request("Berlin", "{} is in", "Italy")], layer=1, max_tokens=2500)
-    assert len(bench.edits) == 2 and tensor_digests(model) != once
+    assert len(bench.edits) == 2 and hash_parameters(model) != once
     bench.undo()
-    assert tensor_digests(model) == once
+    assert hash_parameters(model) == once
     bench.undo()
-    assert tensor_digests(model) == before
+    assert hash_parameters(model) == before
 
 
 def test_what_cannot_be_done_is_said(bench: Workbench) -> None:

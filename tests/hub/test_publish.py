@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.engine.errors import Stopped
+from retcon.engine.errors import StopRequested
 from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
 from retcon.engine.jobs.runs import publish
 from retcon.engine.jobs.runs.hub import HubFailed
@@ -324,7 +324,7 @@ class StopsWhileSending(Running):
 def test_cancelled_while_sending(catalog: Catalog, hub: StandIn, client: Client, push: Push) -> None:
     spec = spec_of(catalog, "head", "checkpoint")
     running = running_of(catalog, spec)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         publish.run_publish(StopsWhileSending(catalog, running.job, running.owner), spec)
     assert commits(hub) == [] and rows(catalog) == []
     assert push(again=running)["commit"] == commits(hub)[0].oid

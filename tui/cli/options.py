@@ -6,11 +6,8 @@ from typing import Any
 
 import click
 
-from ...engine.jobs import ray_device
+from ...engine.jobs import KINDS, ray_device
 from ...store.catalog.catalog import Catalog
-
-# Kinds of trace, as the engine names them (engine.kinds imports torch through the anatomy).
-KINDS = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
 
 Command = Callable[..., Any]
 
@@ -108,10 +105,9 @@ class Kinds(click.ParamType):
         if isinstance(value, list):
             return value
         kinds = [part.strip() for part in value.split(",") if part.strip()]
-        known = KINDS
-        if not kinds or any(kind not in known for kind in kinds):
-            self.fail(f"{value!r} is no list of kinds; the kinds are {', '.join(known)}", param, ctx)
-        return [kind for kind in known if kind in kinds]
+        if not kinds or any(kind not in KINDS for kind in kinds):
+            self.fail(f"{value!r} is no list of kinds; the kinds are {', '.join(KINDS)}", param, ctx)
+        return [kind for kind in KINDS if kind in kinds]
 
 
 class Bytes(click.ParamType):

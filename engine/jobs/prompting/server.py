@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 from ....store.catalog.catalog import Catalog
 from ....store.errors import CatalogError, InputError
 from ....store.history import history
-from ...errors import InputError as EngineInputError
 from ..locks import device_lock, try_lock
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def main(name: str, device: str) -> int:
             with _device(catalog, device):
                 loaded = _answer(catalog, name, device, loaded, question)
             _tell({"done": time.monotonic() - began})
-        except (InputError, EngineInputError, CatalogError, OSError, RuntimeError, ValueError) as error:
+        except (InputError, CatalogError, OSError, RuntimeError, ValueError) as error:
             _tell({"error": (str(error).splitlines() or [type(error).__name__])[0]})
     return 0
 

@@ -23,14 +23,14 @@ from ....store.history import history
 from ...exports.checkpoint import write_checkpoint
 from ...model.anatomy import Anatomy, find_anatomy
 from ...model.loading import (
-    Fetched,
+    ModelFiles,
+    detect_source_kind,
     fetch,
     fingerprint,
+    hash_parameters,
+    hash_tensor,
     load_model,
     load_tokenizer,
-    source_kind,
-    tensor_digest,
-    tensor_digests,
 )
 from ..specs import SHARD_BYTES, ModelSpec
 from ..worker.running import Running
@@ -44,13 +44,13 @@ def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
     with running.catalog.read() as session:
         if session.exec(select(Model).where(Model.name == spec.name)).first():
             raise InputError(f"there is a model named {spec.name!r} already; choose another with --name")
-    kind = source_kind(spec.source)
+    kind = detect_source_kind(spec.source)
     into = running.catalog.home.models / spec.name
     if running.job.attempt == 1 and kind in ("gguf", "starter"):
         # What a failed job of this name converted may be another model.
         shutil.rmtree(into, ignore_errors=True)
     fetched = fetch(
-        spec.source, into, revision=spec.commit, trust_remote_code=spec.trust_remote_code, say=running.say
+        spec.source, into, revision=spec.commit, trust_remote_code=spec.trust_remote_code, report=running.say
     )
     manifest = read_manifest(fetched.folder)
     if manifest is not None:
@@ -60,7 +60,7 @@ def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
     load_tokenizer(fetched.folder, spec.trust_remote_code)  # a model without one is of no use here
     anatomy = find_anatomy(model)
     running.say("taking the fingerprint")
-    row = row_of(spec.name, model, anatomy, tensor_digests(model), fetched.folder)
+    row = row_of(spec.name, model, anatomy, hash_parameters(model), fetched.folder)
     row.source, row.source_kind, row.commit = spec.source, kind, fetched.commit
     row.trust_remote_code = spec.trust_remote_code
     with running.catalog.write(durable=True) as session:
@@ -88,7 +88,9 @@ def row_of(
     )
 
 
-def add_published(running: Running, spec: ModelSpec, fetched: Fetched, manifest: Manifest) -> dict[str, Any]:
+def add_published(
+    running: Running, spec: ModelSpec, fetched: ModelFiles, manifest: Manifest
+) -> dict[str, Any]:
     """Add the base of an export under the spec's name, its history on it, and the head at the exported revision.
 
     Returns the new model's id, its head and the number of revisions recovered.
@@ -103,7 +105,7 @@ def add_published(running: Running, spec: ModelSpec, fetched: Fetched, manifest:
     running.say("finding the anatomy of the base")
     model = load_model(base_folder, running.job.device, trust_remote_code=spec.trust_remote_code)
     load_tokenizer(base_folder, spec.trust_remote_code)
-    anatomy, digests = find_anatomy(model), tensor_digests(model)
+    anatomy, digests = find_anatomy(model), hash_parameters(model)
     if fingerprint(digests) != manifest.base.fingerprint:
         raise InputError(
             f"the base of {spec.source} that lies in {base_folder} has fingerprint {fingerprint(digests)[:12]}, "
@@ -134,11 +136,11 @@ def add_published(running: Running, spec: ModelSpec, fetched: Fetched, manifest:
 
 def _check_weights(folder: Path, made: PreTrainedModel, manifest: Manifest, spec: ModelSpec) -> None:
     """Whether the weights that were published are those that the history comes to."""
-    published = tensor_digests(load_model(folder, "cpu", trust_remote_code=spec.trust_remote_code))
+    published = hash_parameters(load_model(folder, "cpu", trust_remote_code=spec.trust_remote_code))
     if fingerprint(published) != manifest.fingerprint:
         differing = [
             name for name, digest in published.items()
-            if name not in dict(made.named_parameters()) or tensor_digest(made.get_parameter(name)) != digest
+            if name not in dict(made.named_parameters()) or hash_tensor(made.get_parameter(name)) != digest
         ]  # fmt: skip
         raise InputError(
             f"the weights in {folder} are not those that its history comes to: {', '.join(differing[:3])} differ"
@@ -150,7 +152,11 @@ def _base(running: Running, spec: ModelSpec, folder: Path, manifest: Manifest) -
     base, into = manifest.base, running.catalog.home.models / spec.name
     if base.reachable:
         fetched = fetch(
-            base.source, into, revision=base.commit, trust_remote_code=spec.trust_remote_code, say=running.say
+            base.source,
+            into,
+            revision=base.commit,
+            trust_remote_code=spec.trust_remote_code,
+            report=running.say,
         )
         return fetched.folder, fetched.commit
     if manifest.what == "checkpoint":

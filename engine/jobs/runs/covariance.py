@@ -1,8 +1,8 @@
 """Collect second moments, or go on with those of the catalog; a block of documents is what a resumed job goes on from.
 
 The file of a covariance holds, beside `total`, what more text is added to: `whole`, the sums of the blocks that were
-read whole (left out where it is the same), `place`, the probes and their directions (engine.settling). The sums are
-packed upper triangles; all numbers but the place are float64.
+read whole (left out where it is the same), `place`, the probes and directions of `Convergence`.
+The sums are packed upper triangles; all numbers but the place are float64.
 """
 
 import time
@@ -21,12 +21,12 @@ from ....store.catalog.tables import Covariance, Model
 from ....store.errors import NotFound
 from ....store.exchange.covariance import packed, sums_of, unpacked
 from ....store.maintenance.references import users
-from ...covariance.collect import Collected, Reader, SecondMoment, collect_with, read_here
-from ...covariance.convergence import Point, Settling
+from ...covariance.collect import BlockReader, CollectionState, SecondMoment, collect_with, read_in_process
+from ...covariance.convergence import Convergence, ConvergencePoint
 from ...covariance.corpus import Corpus, open_corpus
 from ...errors import InputError
 from ...model.anatomy import Anatomy
-from ...model.tokens import tokenizer_digest
+from ...model.tokens import hash_tokenizer
 from ...progress import Report
 from ..clusters import is_on_ray
 from ..specs import CovarianceSpec
@@ -48,7 +48,7 @@ class Reading:
     model: Model
     anatomy: Anatomy
     tokenizer: PreTrainedTokenizerBase
-    read: Reader
+    read: BlockReader
     report: Report
 
     @classmethod
@@ -56,7 +56,7 @@ class Reading:
         """A model in this process."""
         decoder = loaded.decoder
         return cls(
-            loaded.model, decoder.anatomy, loaded.tokenizer, partial(read_here, decoder), running.report
+            loaded.model, decoder.anatomy, loaded.tokenizer, partial(read_in_process, decoder), running.report
         )
 
 
@@ -150,10 +150,10 @@ def collect_into_catalog(
         Covariance(
             model_id=reading.model.id or 0,
             layer=layer,
-            module=reading.anatomy.name("matrix", layer),
+            module=reading.anatomy.module_name("matrix", layer),
             width=width,
             fingerprint=reading.model.fingerprint,
-            tokenizer=tokenizer_digest(reading.tokenizer),
+            tokenizer=hash_tokenizer(reading.tokenizer),
             texts=corpus.source,
             texts_revision=corpus.revision,
             seed=seed,
@@ -161,7 +161,7 @@ def collect_into_catalog(
             documents=state.documents,
             max_length=max_length,
             dtype=reading.model.dtype,
-            curve=[asdict(point) for point in moment.settling.curve],
+            curve=[asdict(point) for point in moment.convergence.curve],
             origin=next(({"extends": row.id} for row in earlier if row.layer == layer), {}),
             artifact=artifact.sha256,
         )
@@ -182,40 +182,40 @@ def collect_into_catalog(
     return ids
 
 
-def _file(state: Collected, layer: int) -> dict[str, np.ndarray]:
+def _file(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
     """All arrays of a covariance's file."""
-    if state.whole is None:
+    if state.before_cut is None:
         return _arrays(state, layer)
-    whole = _arrays(state.whole, layer)
+    whole = _arrays(state.before_cut, layer)
     return whole | {"total": packed(state.moments[layer].total.numpy()), "whole": whole["total"]}
 
 
-def _arrays(state: Collected, layer: int) -> dict[str, np.ndarray]:
+def _arrays(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
     """What one layer needs to go on from a state after whole blocks."""
     moment = state.moments[layer]
-    settling = moment.settling
+    convergence = moment.convergence
     arrays = {
         "total": packed(moment.total.numpy()),
-        "place": np.array([state.blocks, state.documents, moment.tokens, settling.looked]),
-        "probes": settling.probes.numpy(),
-        "curve": np.array([[p.tokens, p.mean, p.largest] for p in settling.curve]).reshape(-1, 3),
+        "place": np.array([state.blocks, state.documents, moment.tokens, convergence.checked_tokens]),
+        "probes": convergence.probes.numpy(),
+        "curve": np.array([[p.tokens, p.mean, p.largest] for p in convergence.curve]).reshape(-1, 3),
     }
-    if settling.directions is not None:
-        arrays["directions"] = settling.directions.numpy()
+    if convergence.directions is not None:
+        arrays["directions"] = convergence.directions.numpy()
     return arrays
 
 
-def _state(layers: Mapping[int, Arrays], width: int) -> Collected:
+def _state(layers: Mapping[int, Arrays], width: int) -> CollectionState:
     """The state that such arrays are of."""
     moments = {}
     for layer, arrays in layers.items():
-        blocks, documents, tokens, looked = arrays["place"].tolist()
+        blocks, documents, tokens, checked_tokens = arrays["place"].tolist()
         directions = _tensor(arrays["directions"]) if "directions" in arrays else None
-        curve = [Point(int(at), mean, largest) for at, mean, largest in arrays["curve"].tolist()]
+        curve = [ConvergencePoint(int(at), mean, largest) for at, mean, largest in arrays["curve"].tolist()]
         total = torch.from_numpy(unpacked(arrays.get("whole", arrays["total"]), width))
-        settling = Settling(_tensor(arrays["probes"]), directions, looked, curve)
-        moments[layer] = SecondMoment(total, tokens, settling)
-    return Collected(moments, blocks, documents, finished=False)
+        convergence = Convergence(_tensor(arrays["probes"]), directions, checked_tokens, curve)
+        moments[layer] = SecondMoment(total, tokens, convergence)
+    return CollectionState(moments, blocks, documents, finished=False)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -223,7 +223,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array).clone()
 
 
-def _save_checkpoint(running: Running, corpus: Corpus, state: Collected) -> None:
+def _save_checkpoint(running: Running, corpus: Corpus, state: CollectionState) -> None:
     old = running.job.checkpoint.get("moments")
     arrays = {
         f"{layer}.{name}": array for layer in state.moments for name, array in _arrays(state, layer).items()
@@ -241,7 +241,7 @@ def _save_checkpoint(running: Running, corpus: Corpus, state: Collected) -> None
             running.catalog.artifacts.remove(old)
 
 
-def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: int) -> Collected | None:
+def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: int) -> CollectionState | None:
     kept = running.job.checkpoint.get("moments")
     if kept is None:
         return None
@@ -267,7 +267,7 @@ def _earlier(running: Running, reading: Reading, corpus: Corpus, ids: Sequence[i
     for row in rows:
         for what, then, now in (
             ("the texts", row.texts_revision, corpus.revision),
-            ("the tokenizer", row.tokenizer, tokenizer_digest(reading.tokenizer)),
+            ("the tokenizer", row.tokenizer, hash_tokenizer(reading.tokenizer)),
             ("the base", row.fingerprint, reading.model.fingerprint),
         ):
             if then != now:
@@ -278,7 +278,7 @@ def _earlier(running: Running, reading: Reading, corpus: Corpus, ids: Sequence[i
     return rows
 
 
-def _state_of(running: Running, rows: Sequence[Covariance]) -> Collected | None:
+def _state_of(running: Running, rows: Sequence[Covariance]) -> CollectionState | None:
     if not rows:
         return None
     layers = {row.layer: running.catalog.artifacts.read_arrays(row.artifact) for row in rows}

@@ -12,7 +12,7 @@ from sqlmodel import Session
 from ....store.catalog.tables import Covariance, Revision
 from ....store.errors import NotFound
 from ....store.history import history
-from ...covariance.moments import Factored
+from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
 from ...edits.batching import batches, write_in_batches
 from ...edits.method import PastEdit, Task
@@ -21,7 +21,7 @@ from ...edits.value_search import check
 from ...errors import InputError
 from ...evaluation.scoring import Score, score_targets
 from ...model.delta import Delta, concatenate, read_delta, to_tensors
-from ...model.generation import context_texts
+from ...model.generation import sample_contexts
 from ..settings import settings_of
 from ..specs import EditSpec
 from ..worker.running import Running
@@ -65,7 +65,7 @@ def write(
             check(loaded.decoder, loaded.tokenizer, request, layer, hparams)
     moments = moments_at(running, spec, loaded, method.layers(hparams))
     running.say("generating context texts")
-    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
+    contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     parent, so_far = loaded.revision, loaded.delta
     keep_for(running, [parent.id, spec.method, spec.requests, hparams.as_dict(), spec.seed, spec.batch])
     asked = [(request.text, request.target_new) for request in requests]
@@ -77,7 +77,7 @@ def write(
         loaded.decoder,
         loaded.tokenizer,
         requests,
-        {layer: Factored(partial(moment_of, running, row)) for layer, row in moments.items()},
+        {layer: FactoredMoment(partial(moment_of, running, row)) for layer, row in moments.items()},
         hparams,
         contexts,
         running.report,
@@ -143,7 +143,7 @@ def write(
 def _check_finite(delta: Delta, method: str) -> None:
     """Raise InputError where a solve has overflowed: such weights would say nothing any more."""
     for name, factors in delta.items():
-        if not factors.finite:
+        if not factors.is_finite:
             raise InputError(
                 f"{method} comes to numbers that are not finite for {name}: its settings do not fit these facts"
             )

@@ -12,7 +12,7 @@ from ....store.errors import InputError
 from ....store.exchange.manifest import MANIFEST, Manifest, Step, add_steps, check_files, read_manifest
 from ....store.history import history
 from ...model.delta import Delta, Materializer, concatenate, is_transposed, read_delta
-from ...model.loading import check_safetensors, fingerprint, tensor_digest
+from ...model.loading import check_safetensors, fingerprint, hash_tensor
 from ..specs import ImportEditsSpec, RevertSpec, VerifySpec
 from ..worker.running import Running
 from .loaded import check_everything, check_tensors, load
@@ -128,7 +128,7 @@ def verify_steps(
         so_far = replace(manifest, steps=manifest.steps[:number])
         delta = concatenate(deltas[edit.id] for edit in so_far.live)
         weights.set(delta)
-        touched = {name: tensor_digest(model.get_parameter(name)) for name in delta}
+        touched = {name: hash_tensor(model.get_parameter(name)) for name in delta}
         _compare(step, fingerprint(tensors | touched), folder)
     files = [folder / step.delta_file for step in manifest.steps if step.delta_file]
     return [running.catalog.artifacts.put_file(file) for file in files]

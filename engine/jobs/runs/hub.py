@@ -21,7 +21,7 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 from ....store.catalog.artifacts import sha256_of
 from ....store.errors import CatalogError, InputError
 from ....store.exchange.manifest import MANIFEST, Manifest
-from ...errors import Stopped
+from ...errors import StopRequested
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -330,7 +330,7 @@ def plain_hub_errors(repo: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, CatalogError, Stopped):
+    except (InputError, CatalogError, StopRequested):
         raise
     except Exception as error:
         made = _plain(error, repo)
@@ -340,8 +340,8 @@ def plain_hub_errors(repo: str) -> Iterator[None]:
 
 
 def _plain(error: Exception, repo: str) -> Exception:
-    if any(isinstance(one, Stopped) for one in causes(error)):
-        return Stopped()
+    if any(isinstance(one, StopRequested) for one in causes(error)):
+        return StopRequested()
     status = status_of(error)
     if status in _REFUSED:
         return InputError(_REFUSED[status].format(repo=repo))

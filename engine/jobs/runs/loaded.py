@@ -13,7 +13,7 @@ from ....store.history import history
 from ...model.anatomy import Anatomy
 from ...model.decoder import Decoder
 from ...model.delta import Delta, Materializer, concatenate, read_delta
-from ...model.loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
+from ...model.loading import fingerprint, hash_parameters, hash_tensor, load_model, load_tokenizer
 from ..worker.running import Running
 
 
@@ -47,7 +47,7 @@ class Loaded:
 
     def fingerprint(self) -> str:
         """The fingerprint of the weights now; untouched matrices count as the base's."""
-        touched = {name: tensor_digest(self.decoder.model.get_parameter(name)) for name in self.delta}
+        touched = {name: hash_tensor(self.decoder.model.get_parameter(name)) for name in self.delta}
         return fingerprint(self.model.tensors | touched)
 
 
@@ -90,7 +90,7 @@ def check_tensors(loaded: Loaded, names: Sequence[str] | Delta) -> None:
     for name in names:
         if name in loaded.delta:
             continue
-        if tensor_digest(loaded.decoder.model.get_parameter(name)) != loaded.model.tensors[name]:
+        if hash_tensor(loaded.decoder.model.get_parameter(name)) != loaded.model.tensors[name]:
             raise CatalogError(
                 f"{name} in {loaded.model.path} is not what it was when {loaded.model.name} was added; "
                 "restore that folder, or add the model again under another name"
@@ -103,7 +103,7 @@ def check_everything(loaded: Loaded) -> str:
     Raises:
         CatalogError: it is not the revision's.
     """
-    found = fingerprint(tensor_digests(loaded.decoder.model))
+    found = fingerprint(hash_parameters(loaded.decoder.model))
     if found != loaded.revision.fingerprint:
         raise CatalogError(
             f"revision {loaded.revision.id} of {loaded.model.name}: the weights' fingerprint is {found[:12]}, "

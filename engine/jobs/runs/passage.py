@@ -19,7 +19,7 @@ from ....store.facts.passage_format import PassageFact, parse_passage
 from ....store.facts.sets import facts_of_passage
 from ....store.history import history
 from ...errors import InputError
-from ...model.peak import forget_peak, peak_bytes
+from ...model.memory import peak_memory, reset_peak_memory
 from ...passages.checks import Problem, check_facts, in_order
 from ...passages.extraction.chat import Chat, Counted, Remembered
 from ...passages.extraction.endpoint import endpoint_from
@@ -86,7 +86,7 @@ class _Work:
             return
         device = self._loaded.decoder.device if self._loaded else None
         if device is not None:
-            forget_peak(device)
+            reset_peak_memory(device)
         begin = time.monotonic()
         tokens = do()
         device = self._loaded.decoder.device if self._loaded else None
@@ -94,7 +94,7 @@ class _Work:
             "name": name,
             "seconds": time.monotonic() - begin,
             "tokens": tokens,
-            "memory": peak_bytes(device) if device is not None else None,
+            "memory": peak_memory(device) if device is not None else None,
         }
         self.save(stages=[*self.row.stages, cost])
         if name == "extract" and self.spec.review and not self.spec.facts:

@@ -10,13 +10,13 @@ from sqlmodel import Session, col, select
 
 from ....store.catalog.tables import Sweep, SweepTrial
 from ....store.facts.passage_format import Passage, PassageFact
-from ...covariance.moments import Factored
+from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
 from ...edits.batching import batches, write_in_batches
 from ...edits.method import Task
 from ...edits.request import Request
 from ...model.delta import Delta, concatenate
-from ...model.generation import context_texts
+from ...model.generation import sample_contexts
 from ...passages.answering import Way, ask, bare, retrieved, whole
 from ...passages.checks import Problem
 from ...passages.proof import Retention, retained
@@ -88,11 +88,11 @@ def _written(
     edit = edit_by(spec, way, loaded.revision.id)
     hparams = settings_of(edit, loaded.model, running.catalog.home)
     moments = {
-        layer: Factored(partial(moment_of, running, row))
+        layer: FactoredMoment(partial(moment_of, running, row))
         for layer, row in moments_at(running, edit, loaded, method.layers(hparams)).items()
     }
     requests = [Request(fact.subject, fact.prompt, fact.object, fact.train_paraphrases) for fact in facts]
-    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
+    contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     task = Task(
         loaded.decoder, loaded.tokenizer, requests, moments, hparams, contexts, running.report,
         past_edits(running, loaded.revision), seed=spec.seed,

@@ -9,7 +9,7 @@ import torch
 
 from ...covariance.collect import collect
 from ...covariance.corpus import open_corpus
-from ...covariance.moments import Factored
+from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
 from ...edits.fine_tuning import FineTuning
 from ...edits.hparams import Hparams
@@ -21,9 +21,9 @@ from ...edits.training import steps_of
 from ...edits.training_examples import lesson
 from ...edits.value_search import find_values
 from ...errors import InputError
-from ...model.generation import context_texts
+from ...model.generation import sample_contexts
 from ...progress import Progress
-from ...tracing.trace import TraceSettings, plan, trace
+from ...tracing.trace import TraceSettings, estimate_costs, trace
 from ..settings import settings_of, trials_of
 from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
 from ..worker.running import Running
@@ -75,7 +75,7 @@ def _trace(running: Running, loaded: Loaded, spec: TraceSpec) -> tuple[float, st
     corruption, _ = corruption_of(Here(running, loaded).fit, loaded.tokenizer, spec, questions)
     settings = TraceSettings(corruption, tuple(spec.kinds), spec.window, spec.tokens)  # type: ignore[arg-type]
     began = time.monotonic()
-    costs = plan(loaded.decoder, loaded.tokenizer, questions, settings)
+    costs = estimate_costs(loaded.decoder, loaded.tokenizer, questions, settings)
     asking = time.monotonic() - began
     if not costs:
         return asking, f"the model knows none of the {len(questions)} facts"
@@ -132,7 +132,7 @@ def _edits(
             if newest(running, loaded.model.id or 0, layer) is None
         }
     )
-    contexts = context_texts(loaded.decoder.model, loaded.tokenizer, lowest.contexts, spec.seed)
+    contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, lowest.contexts, spec.seed)
     requests = list(map(Request.from_dict, spec.requests))
     quick = lowest.with_changes(v_num_grad_steps=_STEPS, num_steps=_STEPS)
     began = time.monotonic()
@@ -141,7 +141,7 @@ def _edits(
         size = loaded.decoder.anatomy.key_width
         rows = {layer: newest(running, loaded.model.id or 0, layer) for layer in method.layers(quick)}
         moments = {
-            layer: Factored(moment_of(running, row) if row else torch.eye(size))
+            layer: FactoredMoment(moment_of(running, row) if row else torch.eye(size))
             for layer, row in rows.items()
         }
         # What was written before is learnt again, which takes steps too.

@@ -14,7 +14,7 @@ from sqlmodel import select
 
 from ....store.catalog.tables import Covariance, Sweep, SweepTrial
 from ....store.facts import sets as fact_sets
-from ...covariance.moments import Factored
+from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
 from ...edits.method import Method, Task
 from ...edits.request import Request
@@ -24,7 +24,7 @@ from ...evaluation.cases import CaseResult
 from ...evaluation.intervals import compute_ranking_score
 from ...evaluation.run import EvaluationSettings, evaluate, summarize
 from ...model.delta import concatenate
-from ...model.generation import context_texts
+from ...model.generation import sample_contexts
 from ...progress import Progress, Report
 from ..settings import Trial, check_method, trials_of
 from ..specs import EditSpec, SweepSpec
@@ -114,7 +114,7 @@ class _Bench:
         self._cases = [replace(case_of(r), negations=(), portability=()) for r in spec.requests]
         self._past = past_edits(running, loaded.revision)
         self._contexts: dict[int, list[str]] = {}
-        self._moments: dict[int, Factored] = {}
+        self._moments: dict[int, FactoredMoment] = {}
 
     def check(self, trials: Sequence[Trial]) -> None:
         """Refuse at once what a trial would refuse after hours.
@@ -174,18 +174,18 @@ class _Bench:
     def _contexts_for(self, trial: Trial) -> list[str]:
         count = trial.hparams.contexts
         if count not in self._contexts:
-            self._contexts[count] = context_texts(
+            self._contexts[count] = sample_contexts(
                 self.loaded.decoder.model, self.loaded.tokenizer, count, self.spec.seed
             )
         return self._contexts[count]
 
-    def _moments_for(self, trial: Trial) -> Mapping[int, Factored]:
+    def _moments_for(self, trial: Trial) -> Mapping[int, FactoredMoment]:
         """C of the trial's layers; the next trial may want the same ones, others are let go of."""
         known = self._moments
         self._moments = {
             layer: known[layer]
             if layer in known
-            else Factored(partial(moment_of, self.running, self.rows[layer]))
+            else FactoredMoment(partial(moment_of, self.running, self.rows[layer]))
             for layer in self.method.layers(trial.hparams)
         }
         return self._moments

@@ -18,12 +18,12 @@ from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ...covariance.corpus import Corpus, open_corpus
 from ...errors import InputError
-from ...model.budget import Budget
+from ...model.memory import Budget
 from ...progress import Progress
-from ...tracing.corruption import Corruption, NoiseCorruption, SwapCorruption
-from ...tracing.noise import Noise, NoiseRule
-from ...tracing.swaps import swapped_ids, swaps_among
-from ...tracing.trace import FactTrace, OnToken, Question, Skipped, TraceSettings
+from ...tracing.corruption import Corruption, NoiseCorruption, SwapCorruption, find_swaps, swap_subject
+from ...tracing.noise import Noise
+from ...tracing.rules import NoiseRule
+from ...tracing.trace import FactTrace, OnToken, SkippedPrompt, TraceRequest, TraceSettings
 from ..specs import TraceSpec
 from ..worker.running import Running
 from .tracer import Tracer, tracer_of
@@ -70,14 +70,15 @@ def _traced(running: Running, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]
         return running.commit(session, {"trace": trace_id})
 
 
-def questions_of(session: Session, spec: TraceSpec) -> list[Question]:
+def questions_of(session: Session, spec: TraceSpec) -> list[TraceRequest]:
     if spec.facts is None:
         if spec.prompt is None or spec.subject is None:
             raise InputError("a trace needs a prompt and its subject, or a set of facts")
-        return [Question(spec.prompt, spec.subject, spec.expected)]
+        return [TraceRequest(spec.prompt, spec.subject, spec.expected)]
     found = fact_sets.facts_of(session, fact_sets.find_fact_set(session, spec.facts))
     return [
-        Question(fact.prompt.replace("{}", fact.subject), fact.subject, fact.target_true) for fact in found
+        TraceRequest(fact.prompt.replace("{}", fact.subject), fact.subject, fact.target_true)
+        for fact in found
     ]
 
 
@@ -85,15 +86,15 @@ def corruption_of(
     fit: Callable[[NoiseRule, list[str], Corpus | None], Noise],
     tokenizer: PreTrainedTokenizerBase,
     spec: TraceSpec,
-    questions: list[Question],
+    questions: list[TraceRequest],
 ) -> tuple[Corruption, float | None]:
     """The corruption and, where it has one number, the level of its noise, which `fit` finds."""
     if spec.swap is not None:
         if spec.swap == "auto":
             among = [(question.prompt, question.subject, question.expected) for question in questions]
-            return SwapCorruption(swaps_among(tokenizer, among)), None
+            return SwapCorruption(find_swaps(tokenizer, among)), None
         pairs = {
-            (q.prompt, q.subject): swapped_ids(tokenizer, q.prompt, q.subject, spec.swap) for q in questions
+            (q.prompt, q.subject): swap_subject(tokenizer, q.prompt, q.subject, spec.swap) for q in questions
         }
         return SwapCorruption(pairs), None
     rule = NoiseRule.parse(spec.noise)
@@ -151,7 +152,7 @@ class Work:
     running: Running
     trace_id: int
     spec: TraceSpec
-    questions: list[Question]
+    questions: list[TraceRequest]
     # The budget of a model in this process; workers elsewhere have their own.
     budget: Budget | None = None
     costs: dict[int, int] = field(default_factory=dict)
@@ -180,7 +181,7 @@ class Work:
             ]
             for position in without:
                 if position not in finished:
-                    self.save(position, Skipped("no other subject of the set takes as many tokens"))
+                    self.save(position, SkippedPrompt("no other subject of the set takes as many tokens"))
             mine = [position for position in mine if position not in without]
         return mine, {number for number, position in enumerate(mine) if position in finished}
 
@@ -227,26 +228,26 @@ class Work:
         worked += share * sum(self.costs.get(position, 0) for position in now)
         return Progress(done, len(self.costs), "facts", about, min(1.0, worked / whole) if whole else None)
 
-    def save(self, position: int, result: FactTrace | Skipped) -> None:
+    def save(self, position: int, result: FactTrace | SkippedPrompt) -> None:
         """Write a finished fact.
 
         Raises:
             InputError: the only prompt of the trace was not traced; the empty trace is taken away.
         """
-        if isinstance(result, Skipped) and self.spec.facts is None:
+        if isinstance(result, SkippedPrompt) and self.spec.facts is None:
             with self.running.catalog.write() as session:
                 session.delete(session.get_one(Trace, self.trace_id))
                 self.running.checkpoint(session, {})
             raise InputError(f"{self.questions[position].prompt!r}: {result.reason}")
         self._ended.add(position)
-        if isinstance(result, Skipped):
+        if isinstance(result, SkippedPrompt):
             self.costs.pop(position, None)
         with self.running.catalog.write() as session:
             _fill(self._row(session, position), result, self.spec, finished=True)
             if time.monotonic() - self._averaged > _AVERAGE_SECONDS:
                 self._averaged = time.monotonic()
                 _average(session, self.trace_id)
-            borne = {"budget": self.budget.tokens} if self.budget and self.budget.halved else {}
+            borne = {"budget": self.budget.tokens} if self.budget and self.budget.halvings else {}
             self.running.checkpoint(session, self.running.job.checkpoint | {"trace": self.trace_id} | borne)
 
     def _row(self, session: Session, position: int) -> TraceResult:
@@ -267,12 +268,12 @@ class Work:
         return row
 
 
-def _fill(row: TraceResult, result: FactTrace | Skipped, spec: TraceSpec, *, finished: bool) -> None:
+def _fill(row: TraceResult, result: FactTrace | SkippedPrompt, spec: TraceSpec, *, finished: bool) -> None:
     row.is_complete, row.answer, row.high = finished, result.answer, result.high
     if result.located is not None:
         row.tokens, row.token_ids = result.located.tokens, result.located.ids
         row.subject_begin, row.subject_end = result.located.begin, result.located.end
-    if isinstance(result, Skipped):
+    if isinstance(result, SkippedPrompt):
         row.skip_reason = result.reason
         return
     row.low = result.low

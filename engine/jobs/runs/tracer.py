@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ....store.catalog.tables import Model, Revision
 from ...covariance.corpus import Corpus
-from ...model.budget import Budget
-from ...tracing.noise import Noise, NoiseRule
-from ...tracing.trace import FactTrace, Question, Skipped, TraceSettings, plan, trace
+from ...model.memory import Budget
+from ...tracing.noise import Noise, fit_noise
+from ...tracing.rules import NoiseRule
+from ...tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSettings, estimate_costs, trace
 from ..clusters import is_on_ray
 from ..specs import TraceSpec
 from ..worker.running import Running
@@ -35,13 +36,13 @@ class Tracer(Protocol):
         """See engine.noise."""
 
     def plan(
-        self, asked: list[Question], settings: TraceSettings, on_batch: Callable[[int], None]
+        self, asked: list[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
     ) -> dict[int, int]:
         """See engine.trace."""
 
     def trace(
         self, work: "Work", mine: list[int], settings: TraceSettings, finished: set[int]
-    ) -> Iterator[tuple[int, FactTrace | Skipped]]:
+    ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
         """See engine.trace; of the positions `mine`, telling the job its progress."""
 
     @property
@@ -73,16 +74,16 @@ class Here:
         return {"device": self.running.job.device}
 
     def fit(self, rule: NoiseRule, subjects: list[str], texts: Corpus | None) -> Noise:
-        return rule.fit(self.loaded.decoder, self.tokenizer, subjects, texts)
+        return fit_noise(rule, self.loaded.decoder, self.tokenizer, subjects, texts)
 
     def plan(
-        self, asked: list[Question], settings: TraceSettings, on_batch: Callable[[int], None]
+        self, asked: list[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
     ) -> dict[int, int]:
-        return plan(self.loaded.decoder, self.tokenizer, asked, settings, on_batch)
+        return estimate_costs(self.loaded.decoder, self.tokenizer, asked, settings, on_batch)
 
     def trace(
         self, work: "Work", mine: list[int], settings: TraceSettings, finished: set[int]
-    ) -> Iterator[tuple[int, FactTrace | Skipped]]:
+    ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
         # What a device was found to bear before the job was stopped.
         work.budget = Budget(self.loaded.decoder.device, self.running.job.checkpoint.get("budget"))
         asked = [work.questions[position] for position in mine]

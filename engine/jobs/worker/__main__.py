@@ -18,9 +18,8 @@ from typing import Any, Literal
 from ....store import jobs as rows
 from ....store.catalog.catalog import Catalog
 from ....store.errors import CatalogError, LostOwnership
-from ....store.errors import InputError as CatalogInputError
-from ...errors import EndpointFailed, InputError, Stopped
-from ...model.limits import halve
+from ...errors import EndpointError, InputError, StopRequested
+from ...model.limits import halve_batch_limit
 from ..cost import cost_of
 from ..locks import held, is_handed, job_lock
 from ..notice import give_notice
@@ -68,7 +67,7 @@ def main(job_id: int, lock: int | None = None) -> int:
             """Go now, wherever this is: what is checkpointed stays. Once; the way out is not disturbed again."""
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             running.stopping = True
-            raise Stopped
+            raise StopRequested
 
         signal.signal(signal.SIGTERM, stop)
         return _run(running)
@@ -97,10 +96,10 @@ def _run(running: Running) -> int:
         return 1
     except Exception as error:
         # What SIGTERM came into the middle of may have made an error of its own of it.
-        if running.stopping or isinstance(error, Stopped):
+        if running.stopping or isinstance(error, StopRequested):
             with running.catalog.write() as session:
                 rows.stopped(session, running.id, running.owner)
-        elif isinstance(error, InputError | CatalogInputError):
+        elif isinstance(error, InputError):
             _fail(running, str(error), "input")
         else:
             _log_traceback()
@@ -125,7 +124,7 @@ def _made(running: Running) -> dict[str, Any]:
                 return _work(running, spec)
         except Exception as error:
             full = is_full(error)
-            if running.stopping or (not full and not (_is_out_of_memory(error) and halve())):
+            if running.stopping or (not full and not (_is_out_of_memory(error) and halve_batch_limit())):
                 raise
             _log_traceback()
         # Outside the except clause, where the error no longer holds on to a model in memory.
@@ -180,7 +179,7 @@ def _fail(running: Running, error: str, kind: Literal["input", "failure"]) -> No
 def _sentence(error: Exception) -> str:
     """Why a job failed, for a person."""
     first = (str(error).splitlines() or [""])[0]
-    if isinstance(error, CatalogError | EndpointFailed):
+    if isinstance(error, CatalogError | EndpointError):
         return first
     if _is_out_of_memory(error):
         return f"out of memory on this device; free it, or choose a smaller model or dtype ({first})"

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ....store import jobs as rows
-from ...errors import Stopped
+from ...errors import StopRequested
 from ..control import is_alive
 from ..devices import parts
 from ..locks import device_lock, try_lock
@@ -18,7 +18,7 @@ _ROOM_SECONDS = 5.0
 
 
 def take_devices(running: Running, stack: ExitStack) -> None:
-    """Hold the locks of the job's devices until the stack ends. Raises `Stopped` if asked to stop."""
+    """Hold the locks of the job's devices until the stack ends. Raises `StopRequested` if asked to stop."""
     while True:
         if (before := _before(running)) is not None:
             running.say(f"waiting for {running.job.device}, after job {before}")
@@ -62,7 +62,7 @@ def _take(path: Path, stack: ExitStack) -> bool:
 
 
 def await_room(running: Running, size: int) -> None:
-    """Wait until the home's disk has room for `size` bytes. Raises `Stopped` if asked to stop.
+    """Wait until the home's disk has room for `size` bytes. Raises `StopRequested` if asked to stop.
 
     The catalog itself may have no room to say so; whatever else waits for the device is served meanwhile.
     """
@@ -81,7 +81,7 @@ def await_room(running: Running, size: int) -> None:
                 return
         running.renew()
         if running.job.stop_request is not None:
-            raise Stopped
+            raise StopRequested
         time.sleep(_ROOM_SECONDS)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from ....store import jobs as rows
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Job
-from ...errors import Stopped
+from ...errors import StopRequested
 from ...progress import Progress
 from ..devices import memory_of
 
@@ -39,13 +39,13 @@ class Running:
             self.job = rows.get(session, self.id)
 
     def say(self, activity: str) -> None:
-        """What is being done now, where nothing can be counted. Raises `Stopped` if asked to stop."""
+        """What is being done now, where nothing can be counted. Raises `StopRequested` if asked to stop."""
         self.report(Progress(0, None, "", activity))
 
     def report(self, progress: Progress) -> None:
-        """Write progress, at most twice a second. Raises `Stopped` if somebody asked to stop."""
+        """Write progress, at most twice a second. Raises `StopRequested` if somebody asked to stop."""
         if self.stopping:
-            raise Stopped
+            raise StopRequested
         now = time.monotonic()
         self._rate.note(now, progress.unit, progress.done)
         if progress.share is not None:
@@ -58,7 +58,7 @@ class Running:
             with self.catalog.read() as session:
                 self.stopping |= rows.get(session, self.id).stop_request is not None
             if self.stopping:
-                raise Stopped
+                raise StopRequested
             return
         self._written, self._told = now, told
         with self.catalog.write() as session:
@@ -76,13 +76,13 @@ class Running:
             )
             self.stopping |= rows.get(session, self.id).stop_request is not None
         if self.stopping:
-            raise Stopped
+            raise StopRequested
 
     def pause(self) -> NoReturn:
         """Stop here until a person resumes the job; who has asked to cancel it meanwhile has it cancelled."""
         with self.catalog.write() as session:
             rows.pause_owned(session, self.id, self.owner)
-        raise Stopped
+        raise StopRequested
 
     def show_nodes(self, nodes: dict[str, Any]) -> None:
         """Write which nodes work at the job, and their rates: host, state, workers, done, unit, rate by a node's id."""

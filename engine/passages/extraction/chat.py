@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ...errors import EndpointFailed
+from ...errors import EndpointError
 
 _SHOWN = 160
 
@@ -63,7 +63,7 @@ class Chat(Protocol):
 
         Raises:
             InputError: a person must change something: the address, the key, the model, the length.
-            EndpointFailed: it failed; trying again later may help.
+            EndpointError: it failed; trying again later may help.
         """
         ...
 
@@ -130,7 +130,7 @@ class Remembered:
         return reply
 
 
-class UnusableReply(EndpointFailed):
+class UnusableReply(EndpointError):
     """A model was asked twice and gave no reply of the shape that was asked for."""
 
 
@@ -139,7 +139,7 @@ def ask(chat: Chat, instruction: str, text: str, shape: type[T], max_tokens: int
 
     Raises:
         UnusableReply: neither reply could be used; the message says why, and how it begins.
-        InputError, EndpointFailed: as `Chat.chat`.
+        InputError, EndpointError: as `Chat.chat`.
     """
     schema = schema_of(shape)
     wanted = f"Reply with one JSON object of this JSON schema and nothing else:\n{json.dumps(schema.json)}"

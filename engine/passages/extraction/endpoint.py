@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ...errors import EndpointFailed, InputError
+from ...errors import EndpointError, InputError
 from .chat import Message, Reply, Schema, json_in, shown
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def endpoint_from(
 
     Raises:
         InputError: no address, or one that is none, or no model.
-        EndpointFailed: no model was named and the endpoint cannot be asked which it serves.
+        EndpointError: no model was named and the endpoint cannot be asked which it serves.
     """
     own = url or environ.get("RETCON_LLM_URL")
     key = key or environ.get("RETCON_LLM_KEY")
@@ -95,7 +95,7 @@ class Endpoint:
                 f"{self.url} answers, but not as an OpenAI-compatible endpoint does; its address often ends in /v1"
             )
         if getattr(message, "refusal", None):
-            raise EndpointFailed(f"{self.name} refused to answer: {shown(str(message.refusal))}")
+            raise EndpointError(f"{self.name} refused to answer: {shown(str(message.refusal))}")
         text = message.content or ""
         usage = made.usage
         return Reply(
@@ -170,18 +170,18 @@ class Endpoint:
         raise failed from None
 
     def _sentence(self, error: Exception) -> Exception:
-        """What went wrong, for a person: InputError where something must be changed, else EndpointFailed."""
+        """What went wrong, for a person: InputError where something must be changed, else EndpointError."""
         from openai import APIConnectionError, APITimeoutError, RateLimitError
 
         status = getattr(error, "status_code", None)
         said = self._said(error)
         if isinstance(error, APITimeoutError):
-            return EndpointFailed(
+            return EndpointError(
                 f"{self.url} did not answer within {self._timeout:g} seconds: try again, or give it a longer time limit"
             )
         if isinstance(error, APIConnectionError):
             why = self._redacted(str(error.__cause__ or error))
-            return EndpointFailed(
+            return EndpointError(
                 f"{self.url} cannot be reached ({why}): is it running, is the line up, is the address right?"
             )
         if status == 401:
@@ -198,11 +198,11 @@ class Endpoint:
         if isinstance(error, RateLimitError):
             wait = error.response.headers.get("retry-after", "")
             when = f"in {wait} seconds" if wait.isdigit() else "in some minutes"
-            return EndpointFailed(f"{self.url} asks for fewer requests (429): go on {when}; {said}")
+            return EndpointError(f"{self.url} asks for fewer requests (429): go on {when}; {said}")
         if status is not None and status < 500:
             return InputError(f"{self.url} refuses the request ({status}): {said}")
         if status is not None:
-            return EndpointFailed(f"{self.url} failed ({status}): try again later; {said}")
+            return EndpointError(f"{self.url} failed ({status}): try again later; {said}")
         return InputError(
             f"{self.url} answers, but not as an OpenAI-compatible endpoint does; its address often ends in /v1"
         )
@@ -210,7 +210,7 @@ class Endpoint:
     def _not_found(self, said: str) -> str:
         try:
             served = self._served()
-        except (InputError, EndpointFailed):
+        except (InputError, EndpointError):
             served = []
         if served:
             return f"{self.url} has no model {self.model!r} (404); it serves {', '.join(served[:8])}"

@@ -61,7 +61,7 @@ def judge(chat: Chat, case: Case) -> Judgment:
 
     Raises:
         UnusableReply: the model was asked twice and gave no score; the message names the question.
-        InputError, EndpointFailed: as `Chat.chat`.
+        InputError, EndpointError: as `Chat.chat`.
     """
     if not case.answer.strip():
         return Judgment(0, "There is no answer.")

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...errors import InputError
-from ...model.generation import continuation, end_tokens
+from ...model.generation import continue_prompt, find_end_tokens
 from .chat import Message, Reply, Schema, json_in
 from .constrained import FollowsSchema, Grammars
 
@@ -30,7 +30,7 @@ class LocalChat:
             )
         self.name = name
         self._model, self._tokenizer = model, tokenizer
-        self._ends = sorted(end_tokens(model, tokenizer))
+        self._ends = sorted(find_end_tokens(model, tokenizer))
         self._grammars: Grammars | None = None
 
     def chat(self, messages: Sequence[Message], schema: Schema | None, max_tokens: int) -> Reply:
@@ -43,7 +43,7 @@ class LocalChat:
                 "text, or choose a model with a longer context"
             )
         processor = self._held_to(schema, len(prompt)) if schema else None
-        said = continuation(self._model, self._tokenizer, prompt, min(max_tokens, room), processor)
+        said = continue_prompt(self._model, self._tokenizer, prompt, min(max_tokens, room), processor)
         return Reply(
             said.text,
             json_in(said.text) if schema else None,

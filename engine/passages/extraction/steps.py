@@ -66,7 +66,7 @@ def extract(chat: Chat, title: str, text: str, report: Report = silent) -> Extra
 
     Raises:
         InputError: the text is empty or holds no fact, or the chat cannot be asked so.
-        EndpointFailed: the chat failed, or gave no reply that can be used.
+        EndpointError: the chat failed, or gave no reply that can be used.
     """
     triples = distinct(chat, split(chat, self_contained(chat, title, text, report), report), report)
     if not triples:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from retcon.engine.covariance.collect import Collected, collect
+from retcon.engine.covariance.collect import CollectionState, collect
 from retcon.engine.covariance.corpus import Corpus
-from retcon.engine.errors import InputError, Stopped
+from retcon.engine.errors import InputError, StopRequested
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.progress import Progress
 from retcon.tests.helpers.families import FAMILIES
@@ -45,7 +45,7 @@ def corpus(documents: int = 10) -> Corpus:
 
 def all_of(
     decoder: Decoder, tokenizer: PreTrainedTokenizerBase, texts: Corpus, **changes: object
-) -> list[Collected]:
+) -> list[CollectionState]:
     """Each yield, copied: going on adds into the same sums."""
     settings: dict = {"layers": [0, 2], "max_tokens": MANY, "max_length": 64} | changes
     layers = settings.pop("layers")
@@ -99,25 +99,25 @@ def test_more_tokens_later_give_the_same_bits(
 ) -> None:
     decoder = decoder_of("gpt2")
     short = all_of(decoder, words, corpus(), max_tokens=first)[-1]
-    longer = all_of(decoder, words, corpus(), max_tokens=then, start=short.whole or going_on(short))[-1]
+    longer = all_of(decoder, words, corpus(), max_tokens=then, start=short.before_cut or going_on(short))[-1]
     at_once = all_of(decoder, words, corpus(), max_tokens=then)[-1]
     assert short.tokens == first < longer.tokens == at_once.tokens
     assert (longer.blocks, longer.documents) == (at_once.blocks, at_once.documents)
     assert_equal(longer, at_once)
 
 
-def going_on(state: Collected) -> Collected:
+def going_on(state: CollectionState) -> CollectionState:
     """A state after whole blocks, as one that is to go on."""
     return dataclasses.replace(state, finished=False)
 
 
-def assert_equal(one: Collected, other: Collected) -> None:
+def assert_equal(one: CollectionState, other: CollectionState) -> None:
     """The same bits, probes and curves."""
     for layer, moment in one.moments.items():
         assert torch.equal(moment.matrix(), other.moments[layer].matrix())
-        mine, others = moment.settling, other.moments[layer].settling
+        mine, others = moment.convergence, other.moments[layer].convergence
         assert torch.equal(mine.probes, others.probes)
-        assert (mine.curve, mine.looked) == (others.curve, others.looked)
+        assert (mine.curve, mine.checked_tokens) == (others.curve, others.checked_tokens)
 
 
 def varied(documents: int = 200) -> Corpus:
@@ -132,9 +132,9 @@ def test_the_curve_is_that_of_plain_solves(decoder_of: Decoders, words: PreTrain
     decoder = decoder_of("llama")
     states = all_of(decoder, words, varied())
     matrices = {state.tokens: state.moments[2].matrix() for state in states}
-    settling = states[-1].moments[2].settling
+    convergence = states[-1].moments[2].convergence
     documents = [words(text)["input_ids"] for text in list(varied().documents(1))[:4]]
-    assert settling.probes.shape == (56, 4)
+    assert convergence.probes.shape == (56, 4)
     plain = []
     for document in sorted(documents, key=len, reverse=True):
         with torch.no_grad():
@@ -143,17 +143,17 @@ def test_the_curve_is_that_of_plain_solves(decoder_of: Decoders, words: PreTrain
                 decoder.model(torch.tensor([document]))
         plain.append(keys[0].view(len(document), -1)[len(document) // 2].double())
     probes = torch.stack(plain, dim=1)
-    assert torch.allclose(settling.probes, probes, atol=1e-5)
-    assert len(settling.curve) >= 3
-    ends = [point.tokens for point in settling.curve]
+    assert torch.allclose(convergence.probes, probes, atol=1e-5)
+    assert len(convergence.curve) >= 3
+    ends = [point.tokens for point in convergence.curve]
     assert all(later >= 2 * earlier for earlier, later in itertools.pairwise(ends))
-    for before, point in itertools.pairwise(settling.curve):
-        one, other = (torch.linalg.inv(matrices[p.tokens]) @ settling.probes for p in (before, point))
+    for before, point in itertools.pairwise(convergence.curve):
+        one, other = (torch.linalg.inv(matrices[p.tokens]) @ convergence.probes for p in (before, point))
         turned = 1 - torch.cosine_similarity(one, other, dim=0)
         assert abs(turned.mean() - point.mean) < 1e-8
         assert abs(turned.max() - point.largest) < 1e-8
     # More text turns the solve less and less: that is what the rule relies on.
-    assert settling.curve[-1].mean < settling.curve[0].mean / 2
+    assert convergence.curve[-1].mean < convergence.curve[0].mean / 2
 
 
 def test_a_probe_among_the_keys_turns_nothing() -> None:
@@ -170,13 +170,13 @@ def test_a_probe_among_the_keys_turns_nothing() -> None:
 def test_it_stops_when_settled_and_only_then(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     decoder = decoder_of("llama")
     to_the_end = all_of(decoder, words, varied())
-    points = to_the_end[-1].moments[0].settling.curve, to_the_end[-1].moments[2].settling.curve
+    points = to_the_end[-1].moments[0].convergence.curve, to_the_end[-1].moments[2].convergence.curve
     worst = [max(one.mean, other.mean) for one, other in zip(*points, strict=True)]
     tolerance = worst[1] if worst[1] < worst[0] else worst[0]
     stop = next(point.tokens for point, mean in zip(points[0], worst, strict=True) if mean <= tolerance)
     states = all_of(decoder, words, varied(), tolerance=tolerance)
     assert states[-1].finished and states[-1].tokens == stop < to_the_end[-1].tokens
-    assert states[-1].whole is None
+    assert states[-1].before_cut is None
     for state in states[:-1]:
         resumed = all_of(decoder, words, varied(), tolerance=tolerance, start=copy.deepcopy(state))[-1]
         assert resumed.tokens == stop
@@ -194,8 +194,8 @@ def test_too_little_text_gives_no_point_and_never_settles(
     few = Corpus("few", "0", ["Paris Rome"] * 400)
     last = all_of(decoder_of("gpt2"), words, few, tolerance=1.0)[-1]
     assert last.documents == 400
-    assert last.moments[0].settling.curve == []
-    assert last.moments[0].settling.directions is None
+    assert last.moments[0].convergence.curve == []
+    assert last.moments[0].convergence.directions is None
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -286,8 +286,8 @@ def test_cancelling_leaves_no_hook_and_reports_rise(
     assert done[0] == 0
 
     def stop(_progress: Progress) -> None:
-        raise Stopped
+        raise StopRequested
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         all_of(decoder, words, corpus(), report=stop)
     assert_untouched(decoder.model)

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.batching import batches, write_in_batches
 from retcon.engine.edits.hparams import Hparams
 from retcon.engine.edits.method import Task, Written
 from retcon.engine.edits.request import Request
-from retcon.engine.errors import InputError, Stopped
+from retcon.engine.errors import InputError, StopRequested
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import Delta, Materializer, concatenate
 from retcon.engine.progress import Progress, silent
@@ -48,7 +48,7 @@ def write(
     hparams: Hparams = HPARAMS,
     report: Callable[[Progress], None] = silent,
 ) -> Written:
-    moments = {layer: Factored(moment_of(decoder)) for layer in hparams.layers}
+    moments = {layer: FactoredMoment(moment_of(decoder)) for layer in hparams.layers}
     parts = batches(METHODS[method], requests, None)
     written = list(
         write_in_batches(
@@ -158,7 +158,7 @@ def test_the_written_weights_give_the_value_that_was_searched(
     decoder, at = own_decoder_of(family), 4
     ids = words(EIFFEL.text)["input_ids"]
     expected = plain(decoder, words, EIFFEL)
-    matrix, block = decoder.anatomy.name("matrix", LAYER), f"{decoder.anatomy.blocks}.{LAYER}"
+    matrix, block = decoder.anatomy.module_name("matrix", LAYER), f"{decoder.anatomy.blocks}.{LAYER}"
 
     def at_the_token(output: Tensor) -> Tensor:
         rows = output.clone().view(len(ids), -1)
@@ -206,7 +206,7 @@ def test_writing_leaves_the_model_as_it_was(
     written = write(decoder, words, EIFFEL, CAMRY, method=method)
     assert_same_bits(decoder.model, before)
     assert_untouched(decoder.model)
-    assert written.delta[decoder.anatomy.weight(LAYER)].norm() > 0
+    assert written.delta[decoder.anatomy.weight_name(LAYER)].norm() > 0
 
 
 def test_requests_one_after_another_are_counted(
@@ -229,9 +229,9 @@ def test_cancelling_leaves_the_model_as_it_was(
     def report(progress: Progress) -> None:
         reports.append(progress)
         if len(reports) > after:
-            raise Stopped
+            raise StopRequested
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         write(decoder, words, EIFFEL, CAMRY, report=report)
     assert len(reports) == after + 1
     assert_same_bits(decoder.model, before)
@@ -294,7 +294,7 @@ def test_a_singular_covariance_is_refused(
     moment = (keys.T @ keys).double() / len(keys)
     with pytest.raises(InputError, match="singular"):
         METHODS["rome"].write(
-            Task(decoder, words, [EIFFEL], {LAYER: Factored(moment)}, HPARAMS, CONTEXTS, silent)
+            Task(decoder, words, [EIFFEL], {LAYER: FactoredMoment(moment)}, HPARAMS, CONTEXTS, silent)
         )
 
 

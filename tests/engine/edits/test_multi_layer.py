@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import Hparams
 from retcon.engine.edits.keys import read_keys
@@ -45,7 +45,7 @@ def some_keys(count: int, seed: int = 5) -> Tensor:
 def along(name: str, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
     method = METHODS[name]
     assert isinstance(method, Spread)
-    return method.adjust(Factored(random_moment(WIDTH)), keys, earlier, hparams)
+    return method.adjust(FactoredMoment(random_moment(WIDTH)), keys, earlier, hparams)
 
 
 def test_memit_is_the_dense_least_squares() -> None:
@@ -158,7 +158,7 @@ def test_written_firmly_the_block_puts_out_the_wanted_state(
     decoder, request = own_decoder_of(family), REQUESTS[0]
     before = {key: tensor.clone() for key, tensor in decoder.model.state_dict().items()}
     hparams = HPARAMS.with_changes(layers=(2,), mom2_update_weight=1e-7)
-    moments = {2: Factored(random_moment(decoder.anatomy.key_width))}
+    moments = {2: FactoredMoment(random_moment(decoder.anatomy.key_width))}
     written = METHODS[name].write(Task(decoder, words, [request], moments, hparams, ["{}"], silent))
     lacking = written.figures[0]["lacking"]
     assert lacking[0] > 0.01
@@ -193,7 +193,7 @@ def test_behind_a_norm_several_layers_come_close(
 ) -> None:
     """What is left after the last layer is what its norm cannot give; the first layers' shares come through theirs."""
     decoder = own_decoder_of(family)
-    moments = {layer: Factored(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
+    moments = {layer: FactoredMoment(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
     hparams = HPARAMS.with_changes(mom2_update_weight=1e-7)
     written = METHODS["memit"].write(Task(decoder, words, REQUESTS[:2], moments, hparams, CONTEXTS, silent))
     first, _, last = written.figures[0]["lacking"]
@@ -203,12 +203,12 @@ def test_behind_a_norm_several_layers_come_close(
 def test_shares_of_several_layers(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     """Each layer takes its part of what is lacking, PMET's spreading a larger one at first."""
     decoder = decoder_of("llama")
-    moments = {layer: Factored(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
+    moments = {layer: FactoredMoment(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
     lacking = {}
     for spread in ("even", "sqrt"):
         hparams = HPARAMS.with_changes(spread=spread, mom2_update_weight=1e-7)
         written = METHODS["memit"].write(Task(decoder, words, REQUESTS, moments, hparams, CONTEXTS, silent))
-        assert set(written.delta) == {decoder.anatomy.weight(layer) for layer in (1, 2)}
+        assert set(written.delta) == {decoder.anatomy.weight_name(layer) for layer in (1, 2)}
         assert all(factors.rank == len(REQUESTS) for factors in written.delta.values())
         lacking[spread] = written.figures[0]["lacking"]
     assert len(lacking["even"]) == 3

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS, training
 from retcon.engine.edits.hparams import Hparams
 from retcon.engine.edits.joint import _gone_on_with, basis
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.method import PastEdit, Task
 from retcon.engine.edits.request import Request
-from retcon.engine.errors import Stopped
+from retcon.engine.errors import StopRequested
 from retcon.engine.evaluation.scoring import score_targets
 from retcon.engine.model.anatomy import Anatomy
 from retcon.engine.model.decoder import Decoder
@@ -51,7 +51,7 @@ def plain_training(
     def log_p(ids: list[int], changed: bool = True) -> Tensor:
         weights = {}
         for layer, made in change.items() if changed else ():
-            name = anatomy.weight(layer)
+            name = anatomy.weight_name(layer)
             dw = made()
             weights[name] = model.get_parameter(name) + (dw.T if anatomy.matrix_kind == "conv1d" else dw)
         out = functional_call(model, weights, kwargs={"input_ids": torch.tensor([ids]), "use_cache": False})
@@ -95,7 +95,7 @@ def plain_training(
 
 
 def write(decoder: Decoder, words: PreTrainedTokenizerBase, name: str, report=silent, **changes: object):
-    moments = {layer: Factored(moment_of(decoder)) for layer in HPARAMS.layers}
+    moments = {layer: FactoredMoment(moment_of(decoder)) for layer in HPARAMS.layers}
     hparams = HPARAMS.with_changes(**changes)
     return METHODS[name].write(Task(decoder, words, REQUESTS, moments, hparams, CONTEXTS, report))
 
@@ -111,7 +111,7 @@ def test_joint_equals_plain_training_in_the_metric_of_the_second_moment(
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, bits)
     anatomy = decoder.anatomy
-    found = {layer: written.delta[anatomy.weight(layer)] for layer in HPARAMS.layers}
+    found = {layer: written.delta[anatomy.weight_name(layer)] for layer in HPARAMS.layers}
     spans = {layer: factors.a for layer, factors in found.items()}
     b = {layer: torch.zeros(anatomy.width, len(a), requires_grad=True) for layer, a in spans.items()}
     change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
@@ -132,7 +132,7 @@ def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
     moment = moment_of(decoder)
 
     def written(requests: Sequence[Request], *past: PastEdit) -> Delta:
-        moments = {layer: Factored(moment) for layer in HPARAMS.layers}
+        moments = {layer: FactoredMoment(moment) for layer in HPARAMS.layers}
         task = Task(decoder, words, requests, moments, HPARAMS, CONTEXTS, silent, past)
         return METHODS["joint"].write(task).delta
 
@@ -144,7 +144,7 @@ def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
     weights.set({})
     spans, b = {}, {}
     for layer in HPARAMS.layers:
-        name = anatomy.weight(layer)
+        name = anatomy.weight_name(layer)
         before, after = first[name], second[name]
         torch.testing.assert_close(
             after.b[:, : before.rank] @ after.a[: before.rank], -before.b @ before.a, atol=1e-5, rtol=1e-4
@@ -163,7 +163,7 @@ def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
     change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
     plain_training(decoder.model, anatomy, words, change, list(b.values()), HPARAMS)
     for layer in HPARAMS.layers:
-        name = anatomy.weight(layer)
+        name = anatomy.weight_name(layer)
         found = second[name].b[:, first[name].rank :]
         torch.testing.assert_close(found, b[layer].detach(), atol=2e-4, rtol=1e-3)
 
@@ -208,7 +208,7 @@ def test_fine_tuning_equals_plain_training_within_the_bound(
     change = {layer: lambda layer=layer: dw[layer] for layer in dw}
     plain_training(decoder.model, decoder.anatomy, words, change, list(dw.values()), HPARAMS, bound=0.045)
     for layer, part in dw.items():
-        factors = written.delta[decoder.anatomy.weight(layer)]
+        factors = written.delta[decoder.anatomy.weight_name(layer)]
         moved = factors.b @ factors.a
         assert moved.abs().max() == pytest.approx(0.045)
         # Adam divides by the gradient's size, so an entry whose gradient is all rounding may go either way.
@@ -253,7 +253,7 @@ def test_lora_without_layers_adapts_every_one(
 ) -> None:
     decoder = own_decoder_of("llama")
     written = write(decoder, words, "lora", layers=(), num_steps=2)
-    assert set(written.delta) == {decoder.anatomy.weight(layer) for layer in range(decoder.layers)}
+    assert set(written.delta) == {decoder.anatomy.weight_name(layer) for layer in range(decoder.layers)}
 
 
 @pytest.mark.parametrize("count", [3, 200])
@@ -263,7 +263,7 @@ def test_the_basis_spans_the_keys_and_is_orthonormal_as_the_second_moment_feels_
     moment = drawn.T @ drawn / 400
     keys = torch.randn(24, count, generator=generator, dtype=torch.float64)
     keys[:, 1] = keys[:, 0]  # a token that stands in two prompts gives one direction
-    found, seen = basis(Factored(moment), keys)
+    found, seen = basis(FactoredMoment(moment), keys)
     torch.testing.assert_close(seen, moment @ found)
     assert found.shape[1] == min(24, count - 1)
     torch.testing.assert_close(found.T @ moment @ found, torch.eye(found.shape[1], dtype=torch.float64))
@@ -276,7 +276,8 @@ def test_what_the_basis_leaves_out_is_small_beside_the_largest_direction(size: f
     """However large the keys are."""
     keys = size * torch.diag(torch.tensor([1.0, 0.5, 0.1, 0.01], dtype=torch.float64))
     ranks = [
-        basis(Factored(torch.eye(4)), keys, tolerance)[0].shape[1] for tolerance in (0.3, 0.2, 1e-3, 1e-6)
+        basis(FactoredMoment(torch.eye(4)), keys, tolerance)[0].shape[1]
+        for tolerance in (0.3, 0.2, 1e-3, 1e-6)
     ]
     assert ranks == [1, 2, 3, 4]
 
@@ -292,9 +293,9 @@ def test_cancelling_a_training_leaves_the_model_as_it_was(
     def report(progress: Progress) -> None:
         seen.append(progress)
         if len(seen) == 3:
-            raise Stopped
+            raise StopRequested
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         write(decoder, words, name, report)
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, bits)
@@ -324,7 +325,7 @@ def test_several_facts_about_one_subject_are_held_together(
     first, second = read_keys(decoder, words, requests, [1], CONTEXTS[:1]).keys[1]
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
     hparams = HPARAMS.with_changes(layers=(1,), num_steps=80, weight_decay=1e-4)
-    moments = {1: Factored(moment_of(decoder))}
+    moments = {1: FactoredMoment(moment_of(decoder))}
     written = METHODS["joint"].write(Task(decoder, words, requests, moments, hparams, CONTEXTS, silent))
     Materializer(decoder.model).set(written.delta)
     scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])

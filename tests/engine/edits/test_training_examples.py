@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS, training
 from retcon.engine.edits.change import changed
 from retcon.engine.edits.hparams import Hparams
@@ -17,7 +17,7 @@ from retcon.engine.edits.method import PastEdit, Task, Written
 from retcon.engine.edits.request import Request
 from retcon.engine.edits.training import Course, steps_of
 from retcon.engine.edits.training_examples import _shipped, lesson
-from retcon.engine.errors import Stopped
+from retcon.engine.errors import StopRequested
 from retcon.engine.evaluation.scoring import score_targets
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import Materializer
@@ -56,7 +56,7 @@ class KeptInMemory:
 def task(decoder: Decoder, words: PreTrainedTokenizerBase, *requests: Request, **changes: Any) -> Task:
     hparams, given = SOME, {"contexts": ["{}"], "report": silent} | changes
     hparams = given.pop("hparams", hparams)
-    moments = {layer: Factored(moment_of(decoder)) for layer in hparams.layers}
+    moments = {layer: FactoredMoment(moment_of(decoder)) for layer in hparams.layers}
     return Task(decoder, words, requests, moments, hparams, **given)
 
 
@@ -148,9 +148,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
         def report(progress: Progress, steps: list[Progress] = steps, last: int = last) -> None:
             steps.append(progress)
             if f"step {last} " in progress.activity:
-                raise Stopped
+                raise StopRequested
 
-        with pytest.raises(Stopped):
+        with pytest.raises(StopRequested):
             write(kept=kept, report=report)
         assert kept.state is not None
         assert kept.state[1]["step"] == last - 1
@@ -168,7 +168,7 @@ def test_over_the_subjects_keys_the_words_around_bring_nothing_new(
     decoder = own_decoder_of("llama")
     hparams = SOME.with_changes(keys="subject", kept_rows=0, layers=(1,), num_steps=3, key_tolerance=1e-6)
     given = task(decoder, words, TOWER, SPORT, hparams=hparams)
-    factors = METHODS["joint"].write(given).delta[decoder.anatomy.weight(1)]
+    factors = METHODS["joint"].write(given).delta[decoder.anatomy.weight_name(1)]
     # "Eiffel", "Tower" after "The"; "The Eiffel Tower" after "the city of", and after "born in".
     assert factors.rank == 2 + 3 + 3
     keys = read_keys(decoder, words, TOWER.worded(), [1], ["{}"]).keys[1].double()
@@ -194,7 +194,7 @@ def test_a_layer_is_changed_in_the_measure_of_what_flows_past_it(
     ]
     delta = METHODS["joint"].write(given).delta
     for layer, size in zip(SOME.layers, sizes, strict=True):
-        a = delta[decoder.anatomy.weight(layer)].a.double()
+        a = delta[decoder.anatomy.weight_name(layer)].a.double()
         wanted = (size / torch.stack(sizes).mean()).double() ** 2 * torch.eye(len(a), dtype=a.dtype)
         torch.testing.assert_close(a @ moment_of(decoder) @ a.T, wanted, atol=1e-4, rtol=1e-4)
 

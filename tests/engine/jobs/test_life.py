@@ -146,7 +146,7 @@ def test_killed_while_it_collects(retcon: Retcon, tmp_path: Path) -> None:
     rows = [" ".join(words[(3 * n + n // 7 * i) % len(words)] for i in range(60)) for n in range(20_000)]
     texts.write_text("\n".join(rows))
     collect = ("covariance", "run", "tiny", "--layers", "1-3", "--texts", texts, "--max-tokens", 300_000)
-    job = retcon.json(*collect, "--until-settled", 1e-9, "--detach")
+    job = retcon.json(*collect, "--until-converged", 1e-9, "--detach")
     pid = under_way(retcon, 1)["pid"]
     wait_for(lambda: checkpoint_of(retcon, job["id"]), lambda kept: kept.get("tokens", 0) > 20_000)
     os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from retcon.engine import jobs
-from retcon.engine.errors import Stopped
+from retcon.engine.errors import StopRequested
 from retcon.engine.jobs.locks import device_lock, held, is_handed, is_held, job_lock, try_lock
 from retcon.engine.jobs.notice import give_notice
 from retcon.engine.jobs.runs.edit_checkpoint import keep_for
@@ -228,9 +228,9 @@ def test_cancelling(catalog: Catalog, hold: Callable[[Path], subprocess.Popen[st
     assert jobs.ask_to_stop(catalog, waiting).state == "cancelled"
     assert jobs.ask_to_stop(catalog, alive).state == "running"
     assert jobs.ask_to_stop(catalog, dead).state == "interrupted", "nobody is there who could stop"
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         running.say("next")
-    with pytest.raises(Stopped):  # also where progress is counted and written only now and then
+    with pytest.raises(StopRequested):  # also where progress is counted and written only now and then
         running.report(Progress(1, 2, "facts", ""))
 
 
@@ -298,13 +298,13 @@ def test_out_of_memory_halves_what_is_run_at_once(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever the kind of job: it goes on from its checkpoint with half as much, and gives up when that is no help."""
-    monkeypatch.setattr(limits, "_memory", limits._Memory())
+    monkeypatch.setattr(limits, "PROCESS_LIMIT", limits.BatchLimit())
     running = waiting(catalog)
     monkeypatch.setattr(worker, "cost_of", lambda *_: None)
     tried: list[int] = []
 
     def work(_running: Running, _spec: object) -> dict[str, int]:
-        tried.append(limits.fitting(1000))
+        tried.append(limits.scaled_batch(1000))
         with catalog.write() as session:
             running.checkpoint(session, {"attempts": len(tried)})
         if len(tried) < 3:
@@ -360,7 +360,7 @@ def test_who_waits_writes_nothing_again_and_hears_who_wants_it_to_stop(
     with catalog.write() as session:
         rows.request_stop(session, running.id, "pause")
     now += 0.6
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         running.say("waiting for cpu")
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import EVERY_LAYER, preset, presets, read_hparams
-from retcon.engine.errors import InputError as EngineInputError
 from retcon.engine.jobs import settings
 from retcon.engine.jobs.specs import EditSpec, SweepSpec
 from retcon.store.catalog.tables import Model
@@ -90,7 +89,7 @@ def test_a_model_that_nobody_knows_needs_a_layer(home: Home, model: Model) -> No
 def test_what_a_method_divides_by_is_not_nothing(method: str, setting: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"layers": [1], setting: 0}))
-    with pytest.raises(EngineInputError, match=f"'{setting}' must be"):
+    with pytest.raises(InputError, match=f"'{setting}' must be"):
         read_hparams(path, method)
 
 

@@ -13,13 +13,12 @@ from retcon.engine.jobs.clusters import ray_device
 from retcon.engine.jobs.runs.on_ray.shards import Shard, Source
 from retcon.engine.jobs.runs.on_ray.worker import Weights, Worker, versions
 from retcon.engine.model.anatomy import find_anatomy
-from retcon.engine.model.budget import Budget
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.loading import fingerprint, load_model, tensor_digests
+from retcon.engine.model.loading import fingerprint, hash_parameters, load_model
+from retcon.engine.model.memory import Budget
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
-from retcon.engine.tracing.trace import Question, Skipped, TraceSettings, batches, trace
-from retcon.store.errors import InputError as Refused
+from retcon.engine.tracing.trace import SkippedPrompt, TraceRequest, TraceSettings, split_into_batches, trace
 from retcon.store.exchange.covariance import unpacked
 from transformers import PreTrainedTokenizerBase
 
@@ -46,7 +45,7 @@ def test_nobody_runs_too_far_ahead() -> None:
 def weights(folder: Path) -> Weights:
     """The tiny model as the catalog would know it."""
     model = load_model(folder, "cpu")
-    base = fingerprint(tensor_digests(model))
+    base = fingerprint(hash_parameters(model))
     anatomy = find_anatomy(model).as_dict()
     return Weights("tiny", str(folder), False, anatomy, base, {}, base, "cpu", 1, versions())
 
@@ -99,16 +98,16 @@ def test_batches_traced_alone_give_the_same_bits(
 ) -> None:
     decoder = decoder_of("llama")
     questions = [
-        Question(prompt.format(subject), subject)
+        TraceRequest(prompt.format(subject), subject)
         for prompt in ("The {} is located in the city of", "{} was born in")
         for subject in ("Tower", "Paris", "Rome", "France")
     ]
-    questions.insert(3, Question("The city is", "not in it"))
+    questions.insert(3, TraceRequest("The city is", "not in it"))
     settings = TraceSettings(NoiseCorruption(gaussian(0.3), 3))
     budget = 4 * 3 * 7 * 2
     whole = dict(trace(decoder, words, questions, settings, Budget(decoder.device, budget)))
-    skipped, shared = batches(words, questions, settings, decoder.layers, budget)
-    assert set(skipped) == {3} and isinstance(whole[3], Skipped)
+    skipped, shared = split_into_batches(words, questions, settings, decoder.layers, budget)
+    assert set(skipped) == {3} and isinstance(whole[3], SkippedPrompt)
     assert sorted(number for batch in shared for number in batch) == [0, 1, 2, 4, 5, 6, 7, 8]
     assert len(shared) > 2 and max(map(len, shared)) > 1
     for batch in reversed(shared):
@@ -119,5 +118,5 @@ def test_batches_traced_alone_give_the_same_bits(
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(Refused, match=r"pip install -e '.\[ray\]' in retcon's checkout"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[ray\]' in retcon's checkout"):
         ray_device("ray")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from retcon.engine.errors import UnsupportedModel
-from retcon.engine.model.anatomy import Anatomy, find_anatomy, refuse_by_config
+from retcon.engine.model.anatomy import Anatomy, check_config, find_anatomy
 from retcon.engine.model.decoder import Decoder
 from retcon.tests.helpers.families import FAMILIES, tiny_model
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
@@ -117,10 +117,10 @@ def test_half_precision_does_not_change_what_is_found(
 
 def test_names_of_parts_and_weights(decoder_of: Callable[[str], Decoder]) -> None:
     anatomy = decoder_of("opt").anatomy
-    assert anatomy.name("attn", 2) == "model.decoder.layers.2.self_attn"
-    assert anatomy.name("mlp", 0) == "model.decoder.layers.0.fc2"
-    assert anatomy.weight(3) == "model.decoder.layers.3.fc2.weight"
-    assert anatomy.weight(3) in dict(tiny_model("opt").named_parameters())
+    assert anatomy.module_name("attn", 2) == "model.decoder.layers.2.self_attn"
+    assert anatomy.module_name("mlp", 0) == "model.decoder.layers.0.fc2"
+    assert anatomy.weight_name(3) == "model.decoder.layers.3.fc2.weight"
+    assert anatomy.weight_name(3) in dict(tiny_model("opt").named_parameters())
 
 
 def test_survives_being_stored(decoder_of: Callable[[str], Decoder]) -> None:
@@ -139,11 +139,11 @@ def test_survives_being_stored(decoder_of: Callable[[str], Decoder]) -> None:
 )
 def test_refuses_by_config_with_the_reason(config: object, why: str) -> None:
     with pytest.raises(UnsupportedModel, match=why):
-        refuse_by_config(config)
+        check_config(config)
 
 
 def test_a_config_with_one_mlp_is_not_refused() -> None:
-    refuse_by_config(LlamaConfig(hidden_size=32))
+    check_config(LlamaConfig(hidden_size=32))
 
 
 def test_refuses_a_loaded_mixture_of_experts() -> None:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from retcon.engine.model.budget import Budget
 from retcon.engine.model.decoder import Decoder, Resumption
+from retcon.engine.model.memory import Budget
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
-from retcon.engine.tracing.trace import FactTrace, Question, TraceSettings, trace
+from retcon.engine.tracing.trace import FactTrace, TraceRequest, TraceSettings, trace
 from retcon.tests.helpers.untouched import assert_untouched
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -19,9 +19,9 @@ CPU = torch.device("cpu")
 SAMPLES, LAYERS = 3, 4
 SETTINGS = TraceSettings(NoiseCorruption(gaussian(0.3), SAMPLES), ("hidden", "mlp", "severed-attn"), window=3)
 QUESTIONS = [
-    Question("in Paris The Eiffel Tower is located in", "The Eiffel Tower"),
-    Question("in Rome The Toyota Camry is produced by", "The Toyota Camry"),
-    Question("it plays football and sport language and then", "football and sport"),
+    TraceRequest("in Paris The Eiffel Tower is located in", "The Eiffel Tower"),
+    TraceRequest("in Rome The Toyota Camry is produced by", "The Toyota Camry"),
+    TraceRequest("it plays football and sport language and then", "football and sport"),
 ]
 LENGTH, BEGIN = 8, 2
 WHOLE = LAYERS * SAMPLES * LENGTH
@@ -46,7 +46,7 @@ def test_as_many_parts_at_once_as_fit() -> None:
     seen: list[list[int]] = []
     budget = Budget(CPU, 35)
     assert list(budget.batches(range(7), 10, refusing(9, seen))) == [[0, 10, 20], [30, 40, 50], [60]]
-    assert (budget.tokens, budget.halved) == (35, 0)
+    assert (budget.tokens, budget.halvings) == (35, 0)
 
 
 def test_a_part_that_is_larger_than_the_budget_goes_alone() -> None:
@@ -60,11 +60,11 @@ def test_out_of_memory_halves_what_was_tried_and_stays_so() -> None:
     done = list(budget.batches(range(16), 10, refusing(3, seen)))
     assert [part for batch in done for part in batch] == [part * 10 for part in range(16)]
     assert [len(parts) for parts in seen] == [16, 8, 4, *[2] * 8]
-    assert (budget.tokens, budget.halved) == (20, 3)
+    assert (budget.tokens, budget.halvings) == (20, 3)
     seen.clear()
     list(budget.batches(range(4), 5, refusing(4, seen)))
     assert [len(parts) for parts in seen] == [4]
-    assert budget.halved == 3
+    assert budget.halvings == 3
 
 
 def test_a_single_part_that_does_not_fit_is_not_hidden() -> None:
@@ -80,7 +80,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
 
     with pytest.raises(ZeroDivisionError):
         list(budget.batches(range(8), 10, work))
-    assert budget.halved == 0
+    assert budget.halvings == 0
 
 
 def test_what_the_reader_raises_is_the_readers() -> None:
@@ -90,7 +90,7 @@ def test_what_the_reader_raises_is_the_readers() -> None:
     next(results)
     with pytest.raises(torch.OutOfMemoryError):
         results.throw(torch.OutOfMemoryError())  # type: ignore[attr-defined]
-    assert (budget.halved, len(seen)) == (0, 1)
+    assert (budget.halvings, len(seen)) == (0, 1)
 
 
 @pytest.mark.parametrize(("device", "tokens"), [("cpu", 8192), ("cuda", 262144)])
@@ -163,7 +163,7 @@ def test_small_budgets_give_the_same_numbers(
     actual = all_traced(decoder, words, budget)
     assert max(rows * positions for rows, positions in seen) <= max(tokens, SAMPLES * (LENGTH - BEGIN))
     assert_same(actual, expected)
-    assert (budget.tokens, budget.halved) == (tokens, 0)
+    assert (budget.tokens, budget.halvings) == (tokens, 0)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +185,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     assert max(rows for rows, _ in seen) <= most_rows
     assert_same(actual, expected)
     assert_untouched(decoder.model)
-    assert 0 < budget.halved <= 8
+    assert 0 < budget.halvings <= 8
     assert budget.tokens < 3 * WHOLE
-    halved, tokens = budget.halved, budget.tokens
+    halvings, tokens = budget.halvings, budget.tokens
     all_traced(decoder, words, budget)
-    assert budget.halved - halved <= 1, "what was learned is forgotten"
+    assert budget.halvings - halvings <= 1, "what was learned is forgotten"
     assert budget.tokens in (tokens, tokens // 2)
 
 
@@ -212,7 +212,7 @@ def test_out_of_memory_before_the_first_cell_takes_fewer_facts(
         note_steps(monkeypatch, lambda rows, _positions: torch.is_grad_enabled() and rows > SAMPLES)
     budget = Budget(CPU)
     assert_same(all_traced(decoder, words, budget), expected)
-    assert budget.halved > 0
+    assert budget.halvings > 0
     assert_untouched(decoder.model)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.tokens import aligned
+from retcon.engine.model.tokens import pad_aligned
 from retcon.tests.helpers.families import FAMILIES, tiny_model
 from retcon.tests.helpers.oracles import hooked, reading_input, reading_output
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
@@ -53,7 +53,7 @@ def test_resuming_anywhere_with_shuffled_and_repeated_rows_equals_the_whole_mode
     for start in range(LENGTH):
         resumption = decoder.resume(run, start)
         for first in range(decoder.layers):
-            hidden = resumption.entering(first, rows)
+            hidden = resumption.states_entering(first, rows)
             for layer in range(first, decoder.layers):
                 hidden = resumption.step(layer, hidden, rows)
             close(decoder.logits(hidden), expected[rows, start:])
@@ -68,10 +68,10 @@ def test_a_changed_state_climbs_as_in_the_whole_model(family: str, decoder_of: D
     change = torch.randn(decoder.anatomy.width, generator=torch.Generator().manual_seed(1))
     first, second = torch.tensor([1]), torch.tensor([1, 2])
     resumption = decoder.resume(run, start)
-    hidden = resumption.entering(1, first)
+    hidden = resumption.states_entering(1, first)
     hidden[:, 0] += change
     hidden = resumption.step(1, hidden, first)
-    joining = resumption.entering(2, torch.tensor([2]))
+    joining = resumption.states_entering(2, torch.tensor([2]))
     joining[:, 0] += change
     hidden = torch.cat([hidden, joining])
 
@@ -103,7 +103,7 @@ def test_resuming_only_some_positions_equals_the_whole_model(family: str, decode
     for start, stop in ((0, 1), (0, 5), (3, 4), (2, 7), (6, 9), (8, 9)):
         resumption = decoder.resume(run, start, stop)
         for layer in range(decoder.layers):
-            entering = resumption.entering(layer, rows)
+            entering = resumption.states_entering(layer, rows)
             assert torch.equal(entering, run.states[layer][rows, start:stop])
             close(resumption.step(layer, entering, rows), run.states[layer + 1][rows, start:stop])
 
@@ -118,13 +118,13 @@ def test_a_step_for_the_last_position_equals_a_whole_step(
     decoder, rows = decoder_of(family), torch.tensor([2, 0, 2, 1])
     lengths, at = ((9, 5, 7), [8, 4, 6]) if padded else ((9, 9, 9), [0, 0, 0])
     tokens = [row[:length].tolist() for row, length in zip(some_ids(), lengths, strict=True)]
-    ids, mask = aligned(tokens, at, decoder.device)
+    ids, mask = pad_aligned(tokens, at, decoder.device)
     run = decoder.run(ids, mask if padded else None)
     last = decoder.resume(run, LENGTH - 1)
     for start in (0, 2, 5, LENGTH - 2):
         resumption = decoder.resume(run, start)
         for layer in range(decoder.layers):
-            hidden = resumption.entering(layer, rows)
+            hidden = resumption.states_entering(layer, rows)
             hidden += torch.randn(hidden.shape, generator=torch.Generator().manual_seed(layer))
             expected = resumption.step(layer, hidden, rows)[:, -1:]
             assert (expected - run.states[layer + 1][rows, -1:]).abs().max() > 1e-2
@@ -139,12 +139,12 @@ def test_a_step_for_the_last_position_equals_a_whole_step(
 def test_padding_on_either_side_changes_nothing(family: str, at: list[int], decoder_of: Decoders) -> None:
     decoder, lengths = decoder_of(family), (9, 5, 7)
     rows = [row[:length].tolist() for row, length in zip(some_ids(), lengths, strict=True)]
-    ids, mask = aligned(rows, at, decoder.device)
+    ids, mask = pad_aligned(rows, at, decoder.device)
     run = decoder.run(ids, mask)
     logits = decoder.logits(run.states[-1])
     start, every = max(at), torch.arange(3)
     resumption = decoder.resume(run, start)
-    hidden = resumption.entering(1, every)
+    hidden = resumption.states_entering(1, every)
     for layer in range(1, decoder.layers):
         hidden = resumption.step(layer, hidden, every)
     resumed = decoder.logits(hidden)
@@ -216,7 +216,7 @@ def test_leaves_the_model_as_it_was(family: str, decoder_of: Decoders) -> None:
     run = decoder.run(some_ids(), embedding_edit=lambda x: x, capture=("mlp",), on_key=lambda *_: None)
     resumption = decoder.resume(run, 2)
     with torch.no_grad():
-        hidden = resumption.step(0, resumption.entering(0, every), every, {"attn": lambda x: x})
+        hidden = resumption.step(0, resumption.states_entering(0, every), every, {"attn": lambda x: x})
         decoder.logits(hidden)
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, before)
@@ -242,7 +242,7 @@ def test_leaves_the_model_as_it_was_when_an_exception_flies(family: str, decoder
         decoder.run(some_ids(), on_key=boom, capture=("attn",))
     assert_untouched(decoder.model)
     with pytest.raises(Boom):
-        resumption.step(1, resumption.entering(1, every), every, {"mlp": boom})
+        resumption.step(1, resumption.states_entering(1, every), every, {"mlp": boom})
     assert_untouched(decoder.model)
     with pytest.raises(RuntimeError), torch.no_grad():
         decoder.logits(torch.zeros(2, 1, decoder.anatomy.width + 1))
@@ -274,7 +274,7 @@ def test_half_precision(family: str, own_decoder_of: Callable[..., Decoder]) -> 
     assert run.states[-1].dtype == torch.bfloat16
     assert torch.equal(decoder.logits(run.states[-1]), expected)
     resumption = decoder.resume(run, 4)
-    hidden = resumption.entering(2, rows)
+    hidden = resumption.states_entering(2, rows)
     for layer in range(2, decoder.layers):
         hidden = resumption.step(layer, hidden, rows)
     scale = expected.float().abs().max()

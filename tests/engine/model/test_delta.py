@@ -15,7 +15,7 @@ from retcon.engine.model.delta import (
     Materializer,
     compact,
     concatenate,
-    negated,
+    negate,
     read_delta,
     to_tensors,
 )
@@ -37,7 +37,7 @@ def some_delta(
     generator = torch.Generator().manual_seed(seed)
     anatomy = decoder.anatomy
     return {
-        anatomy.weight(layer): Factors(
+        anatomy.weight_name(layer): Factors(
             torch.randn(anatomy.width, rank, generator=generator) * size,
             torch.randn(rank, anatomy.key_width, generator=generator) * size,
         )
@@ -51,9 +51,9 @@ def three_deltas(decoder: Decoder) -> list[Delta]:
 
 def test_compact_factors_are_the_same_change_in_as_few_as_it_needs(own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("llama")
-    name = decoder.anatomy.weight(1)
+    name = decoder.anatomy.weight_name(1)
     first, second = (some_delta(decoder, seed, rank=rank) for seed, rank in ((1, 3), (2, 5)))
-    both = concatenate([first, second, negated(first)])[name]
+    both = concatenate([first, second, negate(first)])[name]
     assert both.rank == 11
     found = compact(both)
     assert found.rank == 5
@@ -61,7 +61,7 @@ def test_compact_factors_are_the_same_change_in_as_few_as_it_needs(own_decoder_o
     many = concatenate([some_delta(decoder, seed, rank=20) for seed in range(1, 9)])[name]
     assert many.rank > max(many.b.shape[0], many.a.shape[1]) > compact(many).rank
     torch.testing.assert_close(compact(many).b @ compact(many).a, many.b @ many.a, atol=1e-5, rtol=1e-5)
-    nothing = concatenate([first, negated(first)])[name]
+    nothing = concatenate([first, negate(first)])[name]
     assert compact(Factors(torch.zeros_like(nothing.b), nothing.a)).rank == 0
     assert compact(nothing).norm() < 1e-6 * first[name].norm()
 
@@ -94,7 +94,7 @@ def test_rolling_back_gives_the_bases_bits(family: str, dtype: torch.dtype, own_
     weights = Materializer(decoder.model)
     weights.set(concatenate(three_deltas(decoder)))
     changed = [name for name, bits in bits_of(decoder.model).items() if not torch.equal(bits, base[name])]
-    assert changed == [decoder.anatomy.weight(layer) for layer in (0, 1, 3)]
+    assert changed == [decoder.anatomy.weight_name(layer) for layer in (0, 1, 3)]
     weights.set({})
     assert_same_bits(decoder.model, base)
 
@@ -106,7 +106,7 @@ def test_a_matrix_maps_keys_by_the_sum(family: str, own_decoder_of: Decoders) ->
     key = torch.randn(2, decoder.anatomy.key_width, generator=torch.Generator().manual_seed(0))
     matrix = decoder.part("matrix", 1)
     delta = some_delta(decoder, 4, rank=2)
-    factors = delta[decoder.anatomy.weight(1)]
+    factors = delta[decoder.anatomy.weight_name(1)]
     with torch.no_grad():
         before = matrix(key)
         Materializer(decoder.model).set(delta)
@@ -119,7 +119,7 @@ def test_a_matrix_maps_keys_by_the_sum(family: str, own_decoder_of: Decoders) ->
 @both_precisions
 def test_one_rounding_at_the_end(dtype: torch.dtype, own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("gpt2", dtype)
-    name = decoder.anatomy.weight(1)
+    name = decoder.anatomy.weight_name(1)
     base = decoder.model.get_parameter(name).detach().clone()
     parts = [some_delta(decoder, seed) for seed in range(5)]
     Materializer(decoder.model).set(concatenate(parts))
@@ -133,7 +133,7 @@ def test_concatenating_keeps_the_order_and_the_matrices_apart(own_decoder_of: De
     decoder = own_decoder_of("llama")
     one, two, three = three_deltas(decoder)
     whole = concatenate([one, two, three])
-    zeroth, first, third = (decoder.anatomy.weight(layer) for layer in (0, 1, 3))
+    zeroth, first, third = (decoder.anatomy.weight_name(layer) for layer in (0, 1, 3))
     assert {name: factors.rank for name, factors in whole.items()} == {first: 5, zeroth: 3, third: 1}
     assert torch.equal(whole[first].b, torch.cat([one[first].b, two[first].b, three[first].b], dim=1))
     assert torch.equal(whole[first].a, torch.cat([one[first].a, two[first].a, three[first].a], dim=0))
@@ -169,7 +169,7 @@ def test_sizes_in_float32(family: str, own_decoder_of: Decoders) -> None:
 @both_layouts
 def test_sizes_show_what_rounding_leaves(family: str, own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of(family, torch.bfloat16)
-    name = decoder.anatomy.weight(1)
+    name = decoder.anatomy.weight_name(1)
     small = some_delta(decoder, 6, size=0.01)
     size = Materializer(decoder.model).sizes(small)[name]
     base = decoder.model.get_parameter(name).detach().clone()
@@ -182,7 +182,7 @@ def test_sizes_show_what_rounding_leaves(family: str, own_decoder_of: Decoders) 
 
 def test_a_delta_of_nothing_loses_nothing(own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("llama")
-    size = Materializer(decoder.model).sizes(some_delta(decoder, 1, size=0.0))[decoder.anatomy.weight(1)]
+    size = Materializer(decoder.model).sizes(some_delta(decoder, 1, size=0.0))[decoder.anatomy.weight_name(1)]
     assert (size.norm, size.effective, size.unchanged) == (0, 1, 1)
 
 

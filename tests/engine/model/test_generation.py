@@ -6,7 +6,7 @@ import pytest
 import torch
 from retcon.engine.errors import InputError
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.generation import answer, complete, context_texts
+from retcon.engine.model.generation import answer, complete, sample_contexts
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Decoders = Callable[..., Decoder]
@@ -95,12 +95,12 @@ def test_contexts_are_templates_that_the_seed_repeats(
     torch.manual_seed(11)
     undisturbed = torch.rand(3)
     torch.manual_seed(11)
-    texts = context_texts(model, words, 7, seed=3)
+    texts = sample_contexts(model, words, 7, seed=3)
     assert torch.equal(torch.rand(3), undisturbed), "drawing contexts moved the caller's random numbers"
     assert texts[0] == "{}"
     assert len(texts) == 8
     for text in texts[1:]:
         assert text.endswith(". {}")
         assert (text.count("{"), text.count("}")) == (1, 1)
-    assert texts == context_texts(model, words, 7, seed=3)
-    assert texts != context_texts(model, words, 7, seed=4)
+    assert texts == sample_contexts(model, words, 7, seed=3)
+    assert texts != sample_contexts(model, words, 7, seed=4)

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import Hparams
 from retcon.engine.edits.method import Task
@@ -19,7 +19,7 @@ from retcon.engine.model.delta import Materializer
 from retcon.engine.progress import silent
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
-from retcon.engine.tracing.trace import Question, TraceSettings, trace_one
+from retcon.engine.tracing.trace import TraceRequest, TraceSettings, trace_one
 from retcon.tests.helpers.families import tiny_model
 from transformers import PreTrainedTokenizerBase
 
@@ -42,7 +42,7 @@ def test_a_trace(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
     settings = TraceSettings(
         NoiseCorruption(gaussian(0.3), 3), ("hidden", "mlp", "attn", "severed-mlp"), window=3
     )
-    here, there = (trace_one(decoder, words, Question(PROMPT, SUBJECT), settings) for decoder in pair)
+    here, there = (trace_one(decoder, words, TraceRequest(PROMPT, SUBJECT), settings) for decoder in pair)
     assert here.answer == there.answer
     for kind in settings.kinds:
         torch.testing.assert_close(
@@ -71,11 +71,11 @@ def test_an_edit(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
     request = Request("The Eiffel Tower", "{} is located in", "Rome")
     deltas = [
         METHODS["rome"]
-        .write(Task(decoder, words, [request], {1: Factored(moment)}, hparams, ["{}"], silent))
+        .write(Task(decoder, words, [request], {1: FactoredMoment(moment)}, hparams, ["{}"], silent))
         .delta
         for decoder in pair
     ]
-    name = pair[0].anatomy.weight(1)
+    name = pair[0].anatomy.weight_name(1)
     here, there = (delta[name].b @ delta[name].a for delta in deltas)
     torch.testing.assert_close(there, here, atol=1e-3 * here.abs().max().item(), rtol=0)
     # A delta is materialized on the CPU, so it gives the same bits wherever the model is.

@@ -13,13 +13,13 @@ from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.loading import (
     check_folder,
     check_gguf,
+    detect_source_kind,
     fetch,
     fingerprint,
+    hash_parameters,
+    hash_tensor,
     load_model,
     load_tokenizer,
-    source_kind,
-    tensor_digest,
-    tensor_digests,
 )
 from retcon.tests.helpers.families import tiny_model
 from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
@@ -268,11 +268,11 @@ def test_a_gguf_that_holds_no_whole_model(gguf_file: Path, tmp_path: Path) -> No
 
 
 def test_kinds_of_sources(folder: Path, gguf_file: Path) -> None:
-    assert source_kind("starter") == "starter"
-    assert source_kind(str(folder)) == "folder"
-    assert source_kind(str(gguf_file)) == "gguf"
-    assert source_kind("gpt2") == "hub"
-    assert source_kind("microsoft/phi-1_5") == "hub"
+    assert detect_source_kind("starter") == "starter"
+    assert detect_source_kind(str(folder)) == "folder"
+    assert detect_source_kind(str(gguf_file)) == "gguf"
+    assert detect_source_kind("gpt2") == "hub"
+    assert detect_source_kind("microsoft/phi-1_5") == "hub"
 
 
 @pytest.mark.parametrize(
@@ -281,34 +281,34 @@ def test_kinds_of_sources(folder: Path, gguf_file: Path) -> None:
 def test_a_source_that_is_nothing(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # beside the checkout there may be anything
     with pytest.raises(InputError, match="no folder here and no hub id"):
-        source_kind(source)
+        detect_source_kind(source)
 
 
 def test_a_gguf_that_is_not_there() -> None:
     with pytest.raises(InputError, match="no file"):
-        source_kind("nowhere.gguf")
+        detect_source_kind("nowhere.gguf")
 
 
 def test_a_file_is_no_model(folder: Path) -> None:
     with pytest.raises(InputError, match="is a file"):
-        source_kind(str(folder / WEIGHTS))
+        detect_source_kind(str(folder / WEIGHTS))
 
 
 # Fingerprints
 
 
 def test_the_fingerprint_survives_saving_and_loading(folder: Path) -> None:
-    digests = tensor_digests(tiny_model("llama"))
-    assert tensor_digests(load_model(folder, "cpu")) == digests
+    digests = hash_parameters(tiny_model("llama"))
+    assert hash_parameters(load_model(folder, "cpu")) == digests
     assert fingerprint(dict(reversed(digests.items()))) == fingerprint(digests)
 
 
 def test_one_changed_weight_changes_the_fingerprint(own_decoder_of: Callable[..., Decoder]) -> None:
     model = own_decoder_of("llama").model
-    before = tensor_digests(model)
+    before = hash_parameters(model)
     with torch.no_grad():
         model.model.layers[3].mlp.down_proj.weight[5, 7] += 1e-6
-    after = tensor_digests(model)
+    after = hash_parameters(model)
     assert [name for name in after if after[name] != before[name]] == ["model.layers.3.mlp.down_proj.weight"]
     assert fingerprint(after) != fingerprint(before)
 
@@ -319,14 +319,14 @@ def test_swapped_names_change_the_fingerprint() -> None:
 
 def test_a_digest_is_of_values_in_reading_order_and_of_the_dtype() -> None:
     tensor = torch.arange(6, dtype=torch.float32).view(2, 3)
-    assert tensor_digest(tensor.T.contiguous().T) == tensor_digest(tensor)
-    assert tensor_digest(tensor.T) != tensor_digest(tensor)
-    assert tensor_digest(tensor.bfloat16()) != tensor_digest(tensor)
-    assert tensor_digest(tensor.bfloat16()) == tensor_digest(tensor.bfloat16().clone())
+    assert hash_tensor(tensor.T.contiguous().T) == hash_tensor(tensor)
+    assert hash_tensor(tensor.T) != hash_tensor(tensor)
+    assert hash_tensor(tensor.bfloat16()) != hash_tensor(tensor)
+    assert hash_tensor(tensor.bfloat16()) == hash_tensor(tensor.bfloat16().clone())
 
 
 def test_tied_weights_count_once() -> None:
-    names = list(tensor_digests(tiny_model("gpt2")))
+    names = list(hash_parameters(tiny_model("gpt2")))
     assert "transformer.wte.weight" in names
     assert "lm_head.weight" not in names
 

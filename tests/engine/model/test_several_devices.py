@@ -9,18 +9,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from accelerate import dispatch_model
-from retcon.engine.covariance.moments import Factored
+from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams import Hparams
 from retcon.engine.edits.method import Task
 from retcon.engine.edits.request import Request
 from retcon.engine.evaluation.scoring import score_targets
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.loading import spread
+from retcon.engine.model.loading import split_over_devices
 from retcon.engine.progress import silent
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
-from retcon.engine.tracing.trace import Question, TraceSettings, trace_one
+from retcon.engine.tracing.trace import TraceRequest, TraceSettings, trace_one
 from retcon.tests.helpers.families import tiny_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,7 +46,9 @@ def check(one: Decoder, other: Decoder, words: PreTrainedTokenizerBase, toleranc
     settings = TraceSettings(
         NoiseCorruption(gaussian(0.3), 3), ("hidden", "mlp", "attn", "severed-mlp"), window=3
     )
-    here, there = (trace_one(decoder, words, Question(PROMPT, SUBJECT), settings) for decoder in (one, other))
+    here, there = (
+        trace_one(decoder, words, TraceRequest(PROMPT, SUBJECT), settings) for decoder in (one, other)
+    )
     assert here.answer == there.answer
     for kind in settings.kinds:
         torch.testing.assert_close(
@@ -62,7 +64,7 @@ def check(one: Decoder, other: Decoder, words: PreTrainedTokenizerBase, toleranc
                     decoder,
                     words,
                     [request],
-                    {1: Factored(keys.T @ keys / len(keys))},
+                    {1: FactoredMoment(keys.T @ keys / len(keys))},
                     HPARAMS,
                     ["{}"],
                     silent,
@@ -97,7 +99,7 @@ def test_on_two_gpus(
     family: str, decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
     one = decoder_of(family)
-    model = spread(copy.deepcopy(tiny_model(family)), ["cuda:0", "cuda:1"])
+    model = split_over_devices(copy.deepcopy(tiny_model(family)), ["cuda:0", "cuda:1"])
     places = {str(parameter.device) for parameter in model.parameters()}
     assert places == {"cuda:0", "cuda:1"}
     check(one, Decoder(model, one.anatomy), words, 1e-3)

@@ -12,13 +12,13 @@ from retcon.engine.model.loading import (
     STARTER_PACKAGE,
     fetch,
     fingerprint,
+    hash_parameters,
     load_model,
     load_tokenizer,
-    tensor_digests,
 )
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
-from retcon.engine.tracing.trace import FactTrace, Question, TraceSettings, trace_one
+from retcon.engine.tracing.trace import FactTrace, TraceRequest, TraceSettings, trace_one
 from transformers import PreTrainedTokenizerBase
 
 pytestmark = [
@@ -48,14 +48,14 @@ def tokenizer(starter_folder: Path) -> PreTrainedTokenizerBase:
 def traced(starter: Decoder, tokenizer: PreTrainedTokenizerBase) -> FactTrace:
     # The attention's windows, a third of the time, are those of the MLP; benchmarks/trace.py has them too.
     settings = TraceSettings(NoiseCorruption(gaussian(0.4067346)), kinds=("hidden", "mlp"))
-    return trace_one(starter, tokenizer, Question(PROMPT, SUBJECT, "Paris"), settings)
+    return trace_one(starter, tokenizer, TraceRequest(PROMPT, SUBJECT, "Paris"), settings)
 
 
 def test_what_it_is(starter: Decoder) -> None:
     anatomy = starter.anatomy
     assert (anatomy.architecture, anatomy.layers, anatomy.width) == ("LlamaForCausalLM", 30, 576)
     assert (anatomy.key_width, anatomy.tied_head, anatomy.parallel) == (1536, True, False)
-    assert anatomy.weight(5) == "model.layers.5.mlp.down_proj.weight"
+    assert anatomy.weight_name(5) == "model.layers.5.mlp.down_proj.weight"
     assert {parameter.dtype for parameter in starter.model.parameters()} == {torch.float32}
 
 
@@ -65,7 +65,7 @@ def test_converting_twice_is_converting_once(starter_folder: Path, starter: Deco
     assert fetch("starter", starter_folder).folder == starter_folder
     assert weights.stat().st_mtime_ns == before
     again = load_model(starter_folder, "cpu")
-    assert fingerprint(tensor_digests(again)) == fingerprint(tensor_digests(starter.model))
+    assert fingerprint(hash_parameters(again)) == fingerprint(hash_parameters(starter.model))
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from retcon.engine.errors import InputError
 from retcon.engine.model.tokens import (
-    aligned,
+    encode_prompt,
+    encode_target,
     locate_span,
     locate_subject,
-    prompt_ids,
-    right_padded,
-    target_ids,
+    pad_aligned,
+    pad_right,
 )
 from retcon.tests.helpers.tiny_tokenizers import (
     byte_tokenizer,
@@ -156,8 +156,8 @@ def test_a_subject_that_has_no_token_of_its_own() -> None:
 def test_a_target_follows_the_prompt_with_one_space_and_no_start_token(
     tokenizer: PreTrainedTokenizerBase, target: str
 ) -> None:
-    ids = target_ids(tokenizer, target)
-    assert ids == target_ids(tokenizer, "Paris")
+    ids = encode_target(tokenizer, target)
+    assert ids == encode_target(tokenizer, "Paris")
     assert tokenizer.bos_token_id not in ids
     assert tokenizer.decode(ids).strip() == "Paris"
 
@@ -168,31 +168,31 @@ def test_a_target_continues_the_prompt_as_if_written_together(
     tokenizer: PreTrainedTokenizerBase, target: str
 ) -> None:
     together = tokenizer(f"{EIFFEL} {target}")["input_ids"]
-    assert tokenizer(EIFFEL)["input_ids"] + target_ids(tokenizer, target) == together
+    assert tokenizer(EIFFEL)["input_ids"] + encode_target(tokenizer, target) == together
 
 
 @every_tokenizer
 @pytest.mark.parametrize("target", ["", "  ", "\n"])
 def test_an_empty_target(tokenizer: PreTrainedTokenizerBase, target: str) -> None:
     with pytest.raises(InputError, match="target"):
-        target_ids(tokenizer, target)
+        encode_target(tokenizer, target)
 
 
 def test_a_prompt_gets_its_start_token_and_an_empty_one_is_refused() -> None:
-    assert prompt_ids(word_tokenizer(start=True), "Paris")[0] == 1
-    assert len(prompt_ids(word_tokenizer(), "Paris is")) == 2
+    assert encode_prompt(word_tokenizer(start=True), "Paris")[0] == 1
+    assert len(encode_prompt(word_tokenizer(), "Paris is")) == 2
     with pytest.raises(InputError, match="nothing"):
-        prompt_ids(word_tokenizer(), "")
+        encode_prompt(word_tokenizer(), "")
 
 
 def test_rows_are_padded_on_the_right() -> None:
-    ids, mask = right_padded([[5, 6, 7], [8]], torch.device("cpu"))
+    ids, mask = pad_right([[5, 6, 7], [8]], torch.device("cpu"))
     assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_rows_are_padded_so_that_chosen_tokens_stand_in_one_column() -> None:
-    ids, mask = aligned([[5, 6, 7], [8, 9], [3]], [0, 1, 0], torch.device("cpu"))
+    ids, mask = pad_aligned([[5, 6, 7], [8, 9], [3]], [0, 1, 0], torch.device("cpu"))
     assert ids.tolist() == [[0, 5, 6, 7], [8, 9, 0, 0], [0, 3, 0, 0]]
     assert mask.tolist() == [[0, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0]]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from retcon.engine.errors import EndpointFailed, InputError
+from retcon.engine.errors import EndpointError, InputError
 from retcon.engine.passages.extraction.chat import Counted, Message, Remembered, UnusableReply, ask, json_in
 from retcon.engine.passages.extraction.endpoint import Endpoint, endpoint_from
 from retcon.tests.helpers.stand_in_llm import KEY, MODEL, StandInEndpoint
@@ -77,10 +77,10 @@ FAILURES = [
     ("403", InputError, "does not let this key use stand-in (403): 'no, …"),
     ("404", InputError, "has no model 'stand-in' (404); it serves one, other"),
     ("400", InputError, "refuses the request (400): 'no, …"),
-    ("500", EndpointFailed, "failed (500): try again later; 'no, …"),
-    ("exhausted", EndpointFailed, "asks for fewer requests (429): go on in 900 seconds"),
+    ("500", EndpointError, "failed (500): try again later; 'no, …"),
+    ("exhausted", EndpointError, "asks for fewer requests (429): go on in 900 seconds"),
     ("page", InputError, "not as an OpenAI-compatible endpoint does; its address often ends in /v1"),
-    ("slow", EndpointFailed, "did not answer within 0.2 seconds"),
+    ("slow", EndpointError, "did not answer within 0.2 seconds"),
     ("broken", UnusableReply, "its reply cannot be used: it holds no JSON object. It begins 'I would rather"),
     ("cut", UnusableReply, "it was cut off at its limit of 2048 tokens"),
 ]
@@ -117,7 +117,7 @@ def test_a_reply_that_cannot_be_used_is_sent_back_once(served: StandInEndpoint, 
 
 def test_nobody_there() -> None:
     endpoint = Endpoint("http://127.0.0.1:9/v1?key=hidden", MODEL, retries=0)
-    with pytest.raises(EndpointFailed, match=r"http://127\.0\.0\.1:9/v1 cannot be reached \('.*refused'\)"):
+    with pytest.raises(EndpointError, match=r"http://127\.0\.0\.1:9/v1 cannot be reached \('.*refused'\)"):
         ask(endpoint, "", "x", Color)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from retcon.engine.errors import InputError
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.model.peak import forget_peak, peak_bytes
+from retcon.engine.model.memory import peak_memory, reset_peak_memory
 from retcon.engine.passages import answering
 from retcon.engine.passages.answering import ask, bare, retrieved, whole
 from retcon.tests.helpers.plain_evaluation import plain_completion
@@ -99,7 +99,7 @@ def test_where_an_answer_ends(
         yield from ids
         yield from count()
 
-    monkeypatch.setattr(answering, "greedy", greedy)
+    monkeypatch.setattr(answering, "iter_greedy_tokens", greedy)
     [reply] = ask(llama, tokenizer, [Asked("a", ("Rome",))], bare()).replies
     assert (reply.said, reply.tokens_out, reply.ended, reply.held) == (said, tokens, True, 1)
 
@@ -134,12 +134,12 @@ def test_what_does_not_fit(llama: Decoder, words: PreTrainedTokenizerBase) -> No
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system counts no peak anew")
 def test_the_peak_is_of_what_came_after() -> None:
     cpu, size = torch.device("cpu"), 2**26
-    forget_peak(cpu)
-    before = peak_bytes(cpu)
+    reset_peak_memory(cpu)
+    before = peak_memory(cpu)
     torch.ones(size, dtype=torch.uint8)
-    after = peak_bytes(cpu)
-    forget_peak(cpu)
-    again = peak_bytes(cpu)
+    after = peak_memory(cpu)
+    reset_peak_memory(cpu)
+    again = peak_memory(cpu)
     assert before is not None and after is not None and again is not None
     assert after - before > 0.9 * size
     assert after - again > 0.9 * size

@@ -6,11 +6,16 @@ import pytest
 import torch
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.tokens import locate_subject
-from retcon.engine.tracing.attribution import estimate
-from retcon.engine.tracing.corruption import Corrupted, NoiseCorruption, SwapCorruption, run_corrupted
-from retcon.engine.tracing.kinds import KINDS, Kind, window_of
+from retcon.engine.tracing.attribution import estimate_scores
+from retcon.engine.tracing.corruption import (
+    CorruptedRun,
+    NoiseCorruption,
+    SwapCorruption,
+    run_corrupted,
+    swap_subject,
+)
 from retcon.engine.tracing.noise import gaussian
-from retcon.engine.tracing.swaps import swapped_ids
+from retcon.engine.tracing.rules import KINDS, Kind, window_blocks
 from retcon.tests.helpers.families import FAMILIES
 from retcon.tests.helpers.oracles import hooked_all
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
@@ -23,7 +28,7 @@ PREVIEWED: tuple[Kind, ...] = ("hidden", "mlp", "attn")
 STEP = 0.002
 
 
-def corrupted_of(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, *others: str) -> Corrupted:
+def corrupted_of(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, *others: str) -> CorruptedRun:
     prompts = [(PROMPT, SUBJECT), *((PROMPT.replace(SUBJECT, other), other) for other in others)]
     facts = [locate_subject(tokenizer, *prompt) for prompt in prompts]
     return run_corrupted(decoder, facts, NoiseCorruption(gaussian(0.3), 2))
@@ -37,8 +42,8 @@ def slopes(decoder: Decoder, rows: Tensor, corrupt: Callable[[Tensor], Tensor]) 
     model, anatomy, (size, length) = decoder.model, decoder.anatomy, rows.shape
     names: dict[Kind, list[str]] = {
         "hidden": [f"{anatomy.blocks}.{layer}" for layer in range(LAYERS)],
-        "mlp": [anatomy.name("mlp", layer) for layer in range(LAYERS)],
-        "attn": [anatomy.name("attn", layer) for layer in range(LAYERS)],
+        "mlp": [anatomy.module_name("mlp", layer) for layer in range(LAYERS)],
+        "attn": [anatomy.module_name("attn", layer) for layer in range(LAYERS)],
     }
 
     def probabilities(changes: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
@@ -72,7 +77,7 @@ def test_equals_the_slope_of_the_exact_restoration(
 ) -> None:
     decoder = own_decoder_of(family, torch.float64)
     corrupted = corrupted_of(decoder, words)
-    [estimated] = estimate(decoder, corrupted, PREVIEWED, 1)
+    [estimated] = estimate_scores(decoder, corrupted, PREVIEWED, 1)
     fact = corrupted.shape
     corrupt = NoiseCorruption(gaussian(0.3), 2).edit(fact)
     assert corrupt is not None
@@ -87,9 +92,9 @@ def test_equals_the_slope_of_the_exact_restoration(
 def test_with_a_swapped_subject_too(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     decoder = own_decoder_of("llama", torch.float64)
     fact = locate_subject(words, PROMPT, SUBJECT)
-    swapped = swapped_ids(words, PROMPT, SUBJECT, "it France Berlin")
+    swapped = swap_subject(words, PROMPT, SUBJECT, "it France Berlin")
     corrupted = run_corrupted(decoder, [fact], SwapCorruption({(PROMPT, fact.subject): swapped}))
-    [estimated] = estimate(decoder, corrupted, PREVIEWED, 1)
+    [estimated] = estimate_scores(decoder, corrupted, PREVIEWED, 1)
     for kind, slope in slopes(decoder, torch.tensor([fact.ids, swapped]), torch.clone).items():
         change = torch.tensor(estimated[kind][BEGIN:], dtype=torch.float64) - corrupted.low[0]
         torch.testing.assert_close(change, slope, rtol=0.02, atol=0.005 * slope.abs().max().item())
@@ -101,13 +106,13 @@ def test_a_windows_estimate_is_the_sum_over_its_blocks(
 ) -> None:
     decoder = decoder_of("gpt2")
     corrupted = corrupted_of(decoder, words)
-    [single] = estimate(decoder, corrupted, PREVIEWED, 1)
-    [windowed] = estimate(decoder, corrupted, PREVIEWED, window)
+    [single] = estimate_scores(decoder, corrupted, PREVIEWED, 1)
+    [windowed] = estimate_scores(decoder, corrupted, PREVIEWED, window)
     assert windowed["hidden"] == single["hidden"]
     low = corrupted.low[0]
     for kind in ("mlp", "attn"):
         parts = torch.tensor(single[kind]) - low
-        columns = [parts[:, slice(*window_of(layer, window, LAYERS))].sum(1) for layer in range(LAYERS)]
+        columns = [parts[:, slice(*window_blocks(layer, window, LAYERS))].sum(1) for layer in range(LAYERS)]
         expected = low + torch.stack(columns, 1)
         torch.testing.assert_close(torch.tensor(windowed[kind]), expected, atol=1e-7, rtol=0)
 
@@ -115,15 +120,15 @@ def test_a_windows_estimate_is_the_sum_over_its_blocks(
 def test_what_is_estimated(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     """Of the kinds asked for those that have an estimate; tokens before the subject change nothing."""
     corrupted = corrupted_of(decoder_of("llama"), words)
-    [estimated] = estimate(decoder_of("llama"), corrupted, KINDS, 3)
+    [estimated] = estimate_scores(decoder_of("llama"), corrupted, KINDS, 3)
     assert set(estimated) == {"hidden", "mlp", "attn"}
     for table in estimated.values():
         assert [len(row) for row in table] == [LAYERS] * len(corrupted.shape.ids)
         assert table[:BEGIN] == [[corrupted.low[0]] * LAYERS] * BEGIN
-    [one] = estimate(decoder_of("llama"), corrupted, ("severed-mlp", "attn"), 3)
+    [one] = estimate_scores(decoder_of("llama"), corrupted, ("severed-mlp", "attn"), 3)
     assert list(one) == ["attn"]
     torch.testing.assert_close(torch.tensor(one["attn"]), torch.tensor(estimated["attn"]))
-    assert estimate(decoder_of("llama"), corrupted, ("severed-attn",), 3) == [{}]
+    assert estimate_scores(decoder_of("llama"), corrupted, ("severed-attn",), 3) == [{}]
     # The last block is read at the last position only.
     assert [row[-1] for row in estimated["hidden"][:-1]] == [corrupted.low[0]] * (
         len(corrupted.shape.ids) - 1
@@ -135,12 +140,12 @@ def test_facts_in_one_batch_do_not_mix(
     family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder, others = decoder_of(family), ("The Toyota Camry", "it France Berlin")
-    together = estimate(decoder, corrupted_of(decoder, words, *others), PREVIEWED, 3)
+    together = estimate_scores(decoder, corrupted_of(decoder, words, *others), PREVIEWED, 3)
     assert len(together) == 3
     for fact, expected in zip((SUBJECT, *others), together, strict=True):
         located = locate_subject(words, PROMPT.replace(SUBJECT, fact), fact)
         alone = run_corrupted(decoder, [located], NoiseCorruption(gaussian(0.3), 2))
-        [actual] = estimate(decoder, alone, PREVIEWED, 3)
+        [actual] = estimate_scores(decoder, alone, PREVIEWED, 3)
         for kind in PREVIEWED:
             torch.testing.assert_close(
                 torch.tensor(actual[kind]), torch.tensor(expected[kind]), atol=1e-6, rtol=0
@@ -156,7 +161,7 @@ def test_leaves_the_model_and_the_run_as_they_were(
     run = corrupted.run
     kept = [*run.states, *run.captured["attn"], *run.captured["mlp"]]
     copies = [tensor.clone() for tensor in kept]
-    estimate(decoder, corrupted, PREVIEWED, 3)
+    estimate_scores(decoder, corrupted, PREVIEWED, 3)
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, before)
     for parameter in decoder.model.parameters():

@@ -9,8 +9,8 @@ import torch
 from retcon.engine.covariance.corpus import Corpus, open_corpus
 from retcon.engine.errors import InputError
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.tracing.noise import NoiseRule, gaussian, multivariate, student, uniform
-from retcon.engine.tracing.noise_rules import needs_texts
+from retcon.engine.tracing.noise import fit_noise, gaussian, multivariate, student, uniform
+from retcon.engine.tracing.rules import NoiseRule
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -43,7 +43,7 @@ def covariance() -> Tensor:
 )
 def test_rules_are_read(text: str, rule: NoiseRule) -> None:
     assert NoiseRule.parse(text) == rule
-    assert rule.needs_texts == needs_texts(text) == (text[0] in "mt")
+    assert rule.needs_texts == (text[0] in "mt")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_level_of_3s_is_of_what_the_embedding_puts_out(
     """Of all tokens of all subjects together, start tokens too and repeated subjects as often as they stand there."""
     decoder, subjects = decoder_of(family), ["Paris", "The Eiffel Tower", "Paris"]
     ids = [i for subject in subjects for i in words_after_start(subject)["input_ids"]]
-    noise = NoiseRule.parse("3s").fit(decoder, words_after_start, subjects)
+    noise = fit_noise(NoiseRule.parse("3s"), decoder, words_after_start, subjects)
     assert noise.level == pytest.approx(3 * embedded(decoder, ids, family).std().item(), rel=1e-5)
     expected = np.random.RandomState(2).randn(2, 3, 32) * noise.level
     close(noise.draw(2, 3, 32, 2), expected)
@@ -142,7 +142,7 @@ def test_the_level_of_3s_is_of_what_the_embedding_puts_out(
 
 def test_other_rules_take_their_number(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     for text in ("0.25", "u0.25"):
-        assert NoiseRule.parse(text).fit(decoder_of("gpt2"), words, ["Paris"]).level == 0.25
+        assert fit_noise(NoiseRule.parse(text), decoder_of("gpt2"), words, ["Paris"]).level == 0.25
 
 
 @pytest.mark.parametrize("text", ["m", "t3"])
@@ -150,7 +150,7 @@ def test_some_rules_need_running_text(
     text: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     with pytest.raises(InputError, match="text"):
-        NoiseRule.parse(text).fit(decoder_of("gpt2"), words, ["Paris"])
+        fit_noise(NoiseRule.parse(text), decoder_of("gpt2"), words, ["Paris"])
 
 
 @pytest.fixture
@@ -175,5 +175,5 @@ def test_running_text_gives_the_mean_and_covariance(
     mean, moment = torch.from_numpy(vectors.mean(0)), torch.from_numpy(np.cov(vectors, rowvar=False))
     assert np.linalg.eigvalsh(moment)[0] > 1e-6
     for text, expected in (("m", multivariate(mean, moment)), ("t3", student(mean, moment, 3))):
-        noise = NoiseRule.parse(text).fit(decoder, words, ["Paris"], corpus)
+        noise = fit_noise(NoiseRule.parse(text), decoder, words, ["Paris"], corpus)
         torch.testing.assert_close(noise.draw(3, 2, 32, 1), expected.draw(3, 2, 32, 1), rtol=1e-4, atol=1e-4)

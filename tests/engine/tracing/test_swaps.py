@@ -2,7 +2,7 @@
 
 import pytest
 from retcon.engine.errors import InputError
-from retcon.engine.tracing.swaps import swapped_ids, swaps_among
+from retcon.engine.tracing.corruption import find_swaps, swap_subject
 from retcon.tests.helpers.tiny_tokenizers import byte_tokenizer, sentencepiece_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -11,25 +11,25 @@ PROMPT = "in The Tower is located in the city of"
 
 
 def test_the_prompt_about_the_other_subject(words_after_start: PreTrainedTokenizerBase) -> None:
-    ids = swapped_ids(words_after_start, PROMPT, "The Tower", "Toyota Camry")
+    ids = swap_subject(words_after_start, PROMPT, "The Tower", "Toyota Camry")
     assert ids == words_after_start("in Toyota Camry is located in the city of")["input_ids"]
 
 
 def test_only_the_subjects_first_place_is_swapped(words: PreTrainedTokenizerBase) -> None:
     """That is where the subject is located."""
-    ids = swapped_ids(words, "Paris is the capital and Paris is in", "Paris", "Rome")
+    ids = swap_subject(words, "Paris is the capital and Paris is in", "Paris", "Rome")
     assert ids == words("Rome is the capital and Paris is in")["input_ids"]
 
 
 @pytest.mark.parametrize("other", ["Paris", "The Eiffel Tower", "", "The Tower ,"])
 def test_another_number_of_tokens_is_refused(other: str, words: PreTrainedTokenizerBase) -> None:
     with pytest.raises(InputError, match="token"):
-        swapped_ids(words, PROMPT, "The Tower", other)
+        swap_subject(words, PROMPT, "The Tower", other)
 
 
 def test_a_subject_that_is_not_there(words: PreTrainedTokenizerBase) -> None:
     with pytest.raises(InputError, match="not in the prompt"):
-        swapped_ids(words, PROMPT, "Big Ben", "Paris Rome")
+        swap_subject(words, PROMPT, "Big Ben", "Paris Rome")
 
 
 @pytest.mark.parametrize("tokenizer", [byte_tokenizer(), sentencepiece_tokenizer()], ids=["bytes", "pieces"])
@@ -42,11 +42,11 @@ def test_tokens_are_counted_in_their_place_in_the_prompt(tokenizer: PreTrainedTo
     own = len(tokenizer(prompt)["input_ids"])
     for other, count in counts.items():
         if count == own:
-            ids = swapped_ids(tokenizer, prompt, "Tower", other)
+            ids = swap_subject(tokenizer, prompt, "Tower", other)
             assert ids == tokenizer(prompt.replace("Tower", other))["input_ids"]
         else:
             with pytest.raises(InputError):
-                swapped_ids(tokenizer, prompt, "Tower", other)
+                swap_subject(tokenizer, prompt, "Tower", other)
 
 
 def test_tokens_around_the_subject_must_stay_as_they_are() -> None:
@@ -54,9 +54,9 @@ def test_tokens_around_the_subject_must_stay_as_they_are() -> None:
     vocabulary = {piece: i for i, piece in enumerate(["x", "y", "z", "a", "b", "ab", "ya"])}
     merging = Tokenizer(models.BPE(vocabulary, [("y", "a"), ("a", "b")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=merging)
-    assert swapped_ids(tokenizer, "xab", "x", "z") == [2, 5]
+    assert swap_subject(tokenizer, "xab", "x", "z") == [2, 5]
     with pytest.raises(InputError, match="around"):
-        swapped_ids(tokenizer, "xab", "x", "y")
+        swap_subject(tokenizer, "xab", "x", "y")
 
 
 def test_each_fact_of_a_set_gets_the_next_that_fits(words: PreTrainedTokenizerBase) -> None:
@@ -67,7 +67,7 @@ def test_each_fact_of_a_set_gets_the_next_that_fits(words: PreTrainedTokenizerBa
         ("the city of Rome is in", "Rome", "Italy"),
         ("sport and Paris", "Paris", "football"),  # the same subject as the first
     ]
-    found = swaps_among(words, facts)
+    found = find_swaps(words, facts)
     other = {
         ("the city of Paris is in", "Paris"): "the city of Rome is in",
         ("the city of Berlin is in", "Berlin"): "the city of Rome is in",
@@ -80,7 +80,7 @@ def test_each_fact_of_a_set_gets_the_next_that_fits(words: PreTrainedTokenizerBa
 def test_one_prompt_about_two_subjects(words: PreTrainedTokenizerBase) -> None:
     """Each is swapped in its own place; without expected answers any other subject will do."""
     prompt = "Paris and Berlin"
-    found = swaps_among(words, [(prompt, "Paris", None), (prompt, "Berlin", None)])
+    found = find_swaps(words, [(prompt, "Paris", None), (prompt, "Berlin", None)])
     assert found == {
         (prompt, "Paris"): words("Berlin and Berlin")["input_ids"],
         (prompt, "Berlin"): words("Paris and Paris")["input_ids"],
@@ -88,14 +88,14 @@ def test_one_prompt_about_two_subjects(words: PreTrainedTokenizerBase) -> None:
 
 
 def test_a_set_in_which_nothing_fits(words: PreTrainedTokenizerBase) -> None:
-    assert swaps_among(words, []) == {}
-    assert swaps_among(words, [("the city of Paris is in", "Paris", "France")]) == {}
+    assert find_swaps(words, []) == {}
+    assert find_swaps(words, [("the city of Paris is in", "Paris", "France")]) == {}
     same = [("the city of Paris", "Paris", "France"), ("the city of Berlin", "Berlin", "France")]
-    assert swaps_among(words, same) == {}
+    assert find_swaps(words, same) == {}
 
 
 def test_a_fact_whose_subject_is_missing_spoils_nothing(words: PreTrainedTokenizerBase) -> None:
     facts = [("the city of Paris", "Rome", "France"), ("the city of Berlin", "Berlin", "Italy")]
-    assert swaps_among(words, facts) == {
+    assert find_swaps(words, facts) == {
         ("the city of Berlin", "Berlin"): words("the city of Rome")["input_ids"]
     }

@@ -9,14 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from retcon.engine.errors import InputError, Stopped
+from retcon.engine.errors import InputError, StopRequested
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.tracing.corruption import Corruption, NoiseCorruption, SwapCorruption
-from retcon.engine.tracing.kinds import KINDS, window_of
+from retcon.engine.tracing.corruption import Corruption, NoiseCorruption, SwapCorruption, swap_subject
 from retcon.engine.tracing.noise import Noise, gaussian, multivariate, student, uniform
-from retcon.engine.tracing.swaps import swapped_ids
-from retcon.engine.tracing.trace import FactTrace, Question, Skipped, TraceSettings, plan, trace, trace_one
+from retcon.engine.tracing.rules import KINDS, window_blocks
+from retcon.engine.tracing.trace import (
+    FactTrace,
+    SkippedPrompt,
+    TraceRequest,
+    TraceSettings,
+    estimate_costs,
+    trace,
+    trace_one,
+)
 from retcon.tests.helpers.families import CONFIGS, FAMILIES, UNLIKE
 from retcon.tests.helpers.oracles import PlainTrace, adding, plain_trace
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
@@ -71,7 +78,9 @@ def assert_same(actual: FactTrace, expected: FactTrace, tolerance: float = 1e-6)
 
 
 def traced(decoder: Decoder, tokenizer: Tokenizer, prompt: str = PROMPT, **settings: Any) -> FactTrace:
-    return trace_one(decoder, tokenizer, Question(prompt, SUBJECT), dataclasses.replace(SETTINGS, **settings))
+    return trace_one(
+        decoder, tokenizer, TraceRequest(prompt, SUBJECT), dataclasses.replace(SETTINGS, **settings)
+    )
 
 
 # Against the published loops
@@ -143,12 +152,12 @@ def test_a_subject_that_begins_or_ends_the_prompt(
 
 def test_which_blocks_a_window_restores() -> None:
     """[l - w/2, l + ceil(w/2)), cut at the ends."""
-    assert [window_of(layer, 3, 4) for layer in range(4)] == [(0, 2), (0, 3), (1, 4), (2, 4)]
-    assert [window_of(layer, 2, 4) for layer in range(4)] == [(0, 1), (0, 2), (1, 3), (2, 4)]
-    assert [window_of(layer, 1, 3) for layer in range(3)] == [(0, 1), (1, 2), (2, 3)]
-    assert window_of(15, 10, 48) == (10, 20)
-    assert window_of(47, 10, 48) == (42, 48)
-    assert window_of(2, 10, 48) == (0, 7)
+    assert [window_blocks(layer, 3, 4) for layer in range(4)] == [(0, 2), (0, 3), (1, 4), (2, 4)]
+    assert [window_blocks(layer, 2, 4) for layer in range(4)] == [(0, 1), (0, 2), (1, 3), (2, 4)]
+    assert [window_blocks(layer, 1, 3) for layer in range(3)] == [(0, 1), (1, 2), (2, 3)]
+    assert window_blocks(15, 10, 48) == (10, 20)
+    assert window_blocks(47, 10, 48) == (42, 48)
+    assert window_blocks(2, 10, 48) == (0, 7)
 
 
 # Other corruptions
@@ -212,7 +221,7 @@ def test_a_swapped_subject_equals_the_published_loop_on_other_tokens(
     family: str, decoder_of: Decoders, words: Tokenizer
 ) -> None:
     decoder = decoder_of(family)
-    swapped = swapped_ids(words, PROMPT, SUBJECT, OTHER)
+    swapped = swap_subject(words, PROMPT, SUBJECT, OTHER)
     result = traced(decoder, words, corruption=SwapCorruption({(PROMPT, SUBJECT): swapped}))
     kinds = [(kind, 3 if kind in ("mlp", "attn") else 1) for kind in KINDS]
     rows = [words(PROMPT)["input_ids"], words(PROMPT.replace(SUBJECT, OTHER))["input_ids"]]
@@ -264,7 +273,7 @@ def test_an_expected_answer_that_is_the_first_choice_is_traced(
 ) -> None:
     right = traced(decoder_of("llama"), words)
     for expected in (right.answer, f" {right.answer}", f"{right.answer} and then"):
-        result = trace_one(decoder_of("llama"), words, Question(PROMPT, SUBJECT, expected), SETTINGS)
+        result = trace_one(decoder_of("llama"), words, TraceRequest(PROMPT, SUBJECT, expected), SETTINGS)
         assert_same(result, right, 0)
 
 
@@ -274,9 +283,9 @@ def wrong_for(answer: str) -> str:
 
 def test_another_first_choice_is_skipped(decoder_of: Decoders, words: Tokenizer) -> None:
     right = traced(decoder_of("llama"), words)
-    question = Question(PROMPT, SUBJECT, wrong_for(right.answer))
+    question = TraceRequest(PROMPT, SUBJECT, wrong_for(right.answer))
     [(number, result)] = trace(decoder_of("llama"), words, [question], SETTINGS)
-    assert isinstance(result, Skipped)
+    assert isinstance(result, SkippedPrompt)
     assert (number, result.located, result.answer, result.high) == (
         0,
         right.located,
@@ -291,9 +300,9 @@ def test_another_first_choice_is_skipped(decoder_of: Decoders, words: Tokenizer)
 
 @pytest.mark.parametrize("subject", ["Big Ben", "the eiffel tower", "", "  "])
 def test_a_subject_that_is_not_in_the_prompt(subject: str, decoder_of: Decoders, words: Tokenizer) -> None:
-    question = Question(PROMPT, subject)
+    question = TraceRequest(PROMPT, subject)
     [(_, result)] = trace(decoder_of("llama"), words, [question], SETTINGS)
-    assert isinstance(result, Skipped)
+    assert isinstance(result, SkippedPrompt)
     assert "subject" in result.reason
     assert (result.located, result.answer, result.high) == (None, "", None)
     with pytest.raises(InputError, match="subject"):
@@ -317,20 +326,20 @@ def test_settings_that_make_no_trace(changes: dict) -> None:
 # Many questions
 
 
-def _mixed(tokenizer: Tokenizer, decoder: Decoder) -> list[Question]:
+def _mixed(tokenizer: Tokenizer, decoder: Decoder) -> list[TraceRequest]:
     """Three shapes in turn, a wrong answer among right ones, a shape of wrong ones only, a missing subject."""
     right = traced(decoder, tokenizer).answer
-    alone = trace_one(decoder, tokenizer, Question("Rome is in Italy", "Rome"), SETTINGS).answer
+    alone = trace_one(decoder, tokenizer, TraceRequest("Rome is in Italy", "Rome"), SETTINGS).answer
     return [
-        Question(PROMPT, SUBJECT),
-        Question("Paris is in France", "Paris"),
-        Question("in Rome The Toyota Camry is produced by", "The Toyota Camry", "w7 and no more"),
-        Question("the city of Rome", "Berlin"),
-        Question("it plays football and sport language and then", "football and sport"),
-        Question(PROMPT, SUBJECT, right),
-        Question("Rome is in Italy", "Rome", alone),
-        Question("she is born in Paris", "Paris", "w7"),
-        Question("a city in France The Eiffel Tower is", "in France The"),
+        TraceRequest(PROMPT, SUBJECT),
+        TraceRequest("Paris is in France", "Paris"),
+        TraceRequest("in Rome The Toyota Camry is produced by", "The Toyota Camry", "w7 and no more"),
+        TraceRequest("the city of Rome", "Berlin"),
+        TraceRequest("it plays football and sport language and then", "football and sport"),
+        TraceRequest(PROMPT, SUBJECT, right),
+        TraceRequest("Rome is in Italy", "Rome", alone),
+        TraceRequest("she is born in Paris", "Paris", "w7"),
+        TraceRequest("a city in France The Eiffel Tower is", "in France The"),
     ]
 
 
@@ -348,18 +357,18 @@ def test_many_questions_give_the_same_as_one_by_one(
             assert isinstance(result, FactTrace)
             assert_same(result, alone)
         else:
-            assert isinstance(result, Skipped)
+            assert isinstance(result, SkippedPrompt)
             assert dataclasses.replace(result, high=None) == dataclasses.replace(alone, high=None)
             assert result.high == pytest.approx(alone.high, abs=1e-6)
-    assert {number for number, result in results if isinstance(result, Skipped)} == {2, 3, 7}
+    assert {number for number, result in results if isinstance(result, SkippedPrompt)} == {2, 3, 7}
     assert_untouched(decoder.model)
 
 
 def test_swaps_in_one_batch_give_the_same_as_one_by_one(decoder_of: Decoders, words: Tokenizer) -> None:
     decoder, others = decoder_of("qwen3"), {"Paris": "Camry", "Rome": "France", "Tower": "Italy"}
-    questions = [Question(f"the city of {subject} is located in", subject) for subject in others]
+    questions = [TraceRequest(f"the city of {subject} is located in", subject) for subject in others]
     swapped = {
-        (q.prompt, q.subject): swapped_ids(words, q.prompt, q.subject, others[q.subject]) for q in questions
+        (q.prompt, q.subject): swap_subject(words, q.prompt, q.subject, others[q.subject]) for q in questions
     }
     settings = dataclasses.replace(SETTINGS, corruption=SwapCorruption(swapped))
     for number, result in trace(decoder, words, questions, settings):
@@ -429,7 +438,7 @@ def test_the_plan_knows_what_will_be_traced(
     questions = _mixed(words, decoder)
     asked: list[int] = []
     monkeypatch.setattr("retcon.engine.tracing.trace._TOKENS_AT_ONCE", 20)  # several batches
-    costs = plan(decoder, words, questions, settings, asked.append)
+    costs = estimate_costs(decoder, words, questions, settings, asked.append)
     results = dict(trace(decoder, words, questions, settings))
     assert costs.keys() == {number for number, result in results.items() if isinstance(result, FactTrace)}
     for number, cost in costs.items():
@@ -452,10 +461,10 @@ def test_cancelling_leaves_nothing_behind(
     def on_token(_numbers: list[int], _traces: list[FactTrace], share: float) -> None:
         calls.append(share)
         if len(calls) > after:
-            raise Stopped
+            raise StopRequested
 
-    with pytest.raises(Stopped):
-        list(trace(decoder, words, [Question(PROMPT, SUBJECT)] * 2, SETTINGS, on_token=on_token))
+    with pytest.raises(StopRequested):
+        list(trace(decoder, words, [TraceRequest(PROMPT, SUBJECT)] * 2, SETTINGS, on_token=on_token))
     assert len(calls) == after + 1
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, before)
@@ -491,9 +500,9 @@ def test_going_on_after_a_stop_gives_the_same_bits(
     """A batch that was stopped in its middle runs whole, in the shape that it had."""
     decoder = decoder_of("llama")
     questions = [
-        Question("in Paris The Eiffel Tower is located in", "The Eiffel Tower"),
-        Question("in Rome The Eiffel Tower is located in", "The Eiffel Tower"),
-        Question("in Berlin The Eiffel Tower is located in", "The Eiffel Tower"),
+        TraceRequest("in Paris The Eiffel Tower is located in", "The Eiffel Tower"),
+        TraceRequest("in Rome The Eiffel Tower is located in", "The Eiffel Tower"),
+        TraceRequest("in Berlin The Eiffel Tower is located in", "The Eiffel Tower"),
     ]
     settings = TraceSettings(NoiseCorruption(gaussian(0.3), 3), ("hidden", "mlp"), window=3)
     undisturbed = dict(trace(decoder, words, questions, settings))

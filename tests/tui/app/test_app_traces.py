@@ -1,11 +1,10 @@
 """The traces pane: heat maps, and what is started from them."""
 
 import pytest
-from retcon.engine.tracing.kinds import KINDS as ENGINE_KINDS
+from retcon.engine.tracing.rules import KINDS
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import WITHOUT, jobs_of
 from retcon.tests.helpers.app_pilot import WIDE, Driven, opened
-from retcon.tui.app.data.traces import KINDS
 from retcon.tui.app.screens.edits.form import EditForm
 from retcon.tui.app.widgets.heat_map import HeatMap
 from retcon.tui.presentation.curves import MARKS
@@ -135,8 +134,8 @@ async def fill_in(app: Driven, **values: str) -> None:
 FORMS: list[tuple[dict[str, str], str]] = [
     ({"kinds": "severed-mlp,hidden"}, "--kinds hidden,severed-mlp"),
     ({"noise": "0.4"}, "--noise 0.4"),
-    ({"noise": "none"}, "the noise 'none' is none of 3s"),
-    ({"noise": ""}, "the noise '' is none of 3s"),
+    ({"noise": "none"}, "invalid noise 'none': use 3s"),
+    ({"noise": ""}, "invalid noise '': use 3s"),
     ({"noise": "t2"}, "more than 2 degrees of freedom"),
     ({"expect": "Paris"}, "--expect Paris"),
     ({"prompt": "", "facts": "towers", "expect": "Paris"}, "a fact set has its own answers"),
@@ -190,5 +189,5 @@ async def test_a_whole_trace_form_becomes_a_job(catalog: Catalog) -> None:
         )  # type: ignore[attr-defined]
 
 
-def test_kinds_are_the_engines() -> None:
-    assert KINDS == ENGINE_KINDS == tuple(MARKS)
+def test_each_kind_has_a_curve_mark() -> None:
+    assert tuple(MARKS) == KINDS

@@ -124,7 +124,7 @@ async def test_topping_up_a_covariance(catalog: Catalog) -> None:
             80_000,
             0.02,
         )
-        assert "extend 1 --max-tokens 80000 --until-settled" in app.line
+        assert "extend 1 --max-tokens 80000 --until-converged" in app.line
 
 
 async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Covariances on the command line: topped up, settled, drawn, out to files and in again, and what is refused."""
+"""Covariances on the command line: topped up, converged, drawn, out to files and in again, and what is refused."""
 
 import json
 import random
@@ -88,16 +88,16 @@ def test_topping_up_is_to_the_bit_one_run(place: Place) -> None:
     assert "no more text" in place.retcon.refused(*extend)
 
 
-def test_a_run_stops_when_it_has_settled(place: Place) -> None:
+def test_run_stops_when_converged(place: Place) -> None:
     whole = place.whole[0]
     assert len(whole["curve"]) >= 1
     tolerance = whole["curve"][0]["mean"]
-    (settled,) = place.run(10**6, "--until-settled", tolerance, layers="1")
-    assert settled["tokens"] == whole["curve"][0]["tokens"] < whole["tokens"]
-    assert settled["curve"] == whole["curve"][:1]
-    again = ("covariance", "extend", settled["covariance"], "--until-settled", tolerance)
-    assert "settled to" in place.retcon.refused(*again, "--max-tokens", 10**6)
-    (longer,) = place.retcon.json("covariance", "extend", settled["covariance"], "--max-tokens", 10**6)[
+    (converged,) = place.run(10**6, "--until-converged", tolerance, layers="1")
+    assert converged["tokens"] == whole["curve"][0]["tokens"] < whole["tokens"]
+    assert converged["curve"] == whole["curve"][:1]
+    again = ("covariance", "extend", converged["covariance"], "--until-converged", tolerance)
+    assert "converged to" in place.retcon.refused(*again, "--max-tokens", 10**6)
+    (longer,) = place.retcon.json("covariance", "extend", converged["covariance"], "--max-tokens", 10**6)[
         "covariances"
     ]
     assert longer["artifact"] == whole["artifact"]

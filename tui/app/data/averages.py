@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ....engine.jobs import KINDS
 from ....store.catalog.catalog import Catalog
 from ....store.errors import NotFound
 from .rows import readable
-from .traces import KINDS
 
 if TYPE_CHECKING:
     from ....store.catalog.tables import AverageEffect

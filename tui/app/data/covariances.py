@@ -61,7 +61,7 @@ COVARIANCES = Listing(
         "layer": Field("c.layer", "number"),
         "texts": Field("c.texts"),
         "tokens": Field("c.tokens", "number"),
-        "turned": Field("CASE WHEN json_valid(c.curve) THEN json_extract(c.curve, '$[#-1].mean') END", "number"),
+        "change": Field("CASE WHEN json_valid(c.curve) THEN json_extract(c.curve, '$[#-1].mean') END", "number"),
         "when": Field("c.created", "time"),
     },
 )  # fmt: skip

@@ -10,9 +10,6 @@ from ...presentation.heatmap import MergedScores, merge_attribution
 from .filters import Field
 from .rows import Hurt, Listing, moment, row_of
 
-# As engine.kinds has them (it imports torch) and in that order.
-KINDS = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
-
 
 @dataclass(frozen=True)
 class TraceRow:

@@ -39,12 +39,12 @@ def covariance() -> None:
 
 def _until(command: Command) -> Command:
     return click.option(
-        "--until-settled",
+        "--until-converged",
         "tolerance",
         type=click.FloatRange(0, 1, min_open=True),
         metavar="TOLERANCE",
-        help="Stop before --max-tokens when a doubling of the tokens turned C^-1 k by no more than this at every layer "
-        "(1 - cos, mean over probes), e.g. 0.05; it falls about as key_width / tokens: see `covariance show`.",
+        help="Stop before --max-tokens when doubling the tokens changes C^-1 k by at most this at every layer "
+        "(1 - cos, mean over probes), e.g. 0.05. The change falls about as key_width / tokens: see `covariance show`.",
     )(command)
 
 
@@ -162,7 +162,7 @@ def list_(as_json: bool) -> None:
         print_json({"covariances": [covariance_record(row, name) for row, name in rows]})
         return
     print_table(
-        ("id", "model", "layer", "tokens", "turned", "width", "texts", "created"),
+        ("id", "model", "layer", "tokens", "change", "width", "texts", "created"),
         (
             (
                 r.id,
@@ -185,7 +185,7 @@ def list_(as_json: bool) -> None:
 @click.argument("id", type=ROW_ID)
 @json_option
 def show(id: int, as_json: bool) -> None:
-    """How one covariance was made, and how far more text still turned the solve."""
+    """Print the settings of one covariance and its convergence."""
     with open_catalog().read() as session:
         row, model = _load(session, id)
     record = covariance_record(row, model.name)
@@ -202,7 +202,7 @@ def show(id: int, as_json: bool) -> None:
 @click.argument("id", type=ROW_ID)
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
 def plot(id: int, out: Path | None) -> None:
-    """Draw how far the solve turned with each doubling of the tokens."""
+    """Draw the change of C^-1 k per doubling of the tokens."""
     from ...presentation.figures import save_convergence
 
     with open_catalog().read() as session:

@@ -9,7 +9,7 @@ import click
 from sqlmodel import Session, col, func, select
 
 from ....engine import jobs
-from ....engine.jobs import TraceSpec
+from ....engine.jobs import KINDS, TraceSpec
 from ....store import jobs as rows
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import FactSet, Job, Model, Trace, TraceResult
@@ -21,7 +21,6 @@ from ...presentation.text import sanitize
 from ..follow import JobFailed, follow, known_device, submit
 from ..follow import estimate as tell_cost
 from ..options import (
-    KINDS,
     ROW_ID,
     SEED,
     Kinds,
@@ -186,7 +185,7 @@ def extend(
     # The level that its other facts had, not one that new subjects would change.
     noise = str(found.noise_level) if found.noise.endswith("s") else found.noise
     texts = found.protocol.get("texts")
-    if not found.swap and jobs.needs_texts(noise) and texts is None:
+    if not found.swap and jobs.NoiseRule.parse(noise).needs_texts and texts is None:
         raise InputError(
             f"trace {id} does not tell which texts its noise {found.noise} was fitted to, so facts added to it would "
             "be corrupted otherwise: trace the set anew"

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from .....store.exchange.covariance import unpacked
-from ....covariance.collect import Block, Reader, Sums
+from ....covariance.collect import BlockReader, BlockSums, DocumentBlock
 from .model import Remote
 from .shards import Shard
 
@@ -18,16 +18,16 @@ _LEAST_AHEAD, _MOST_AHEAD = 4, 64
 _Sent = tuple[dict[int, np.ndarray], dict[int, list[np.ndarray]]]
 
 
-def reader(remote: Remote) -> Reader:
+def reader(remote: Remote) -> BlockReader:
     """Reads blocks on the workers and yields them in their order: they add up to the bits that one process gives."""
     return functools.partial(_read, remote)
 
 
 def _read(
-    remote: Remote, blocks: Iterator[Block], layers: Sequence[int], on_tokens: Callable[[int], None]
-) -> Iterator[tuple[Block, Sums]]:
+    remote: Remote, blocks: Iterator[DocumentBlock], layers: Sequence[int], on_tokens: Callable[[int], None]
+) -> Iterator[tuple[DocumentBlock, BlockSums]]:
     # Those that are not yielded yet, in their order, and what has come of them.
-    taken: dict[int, Block] = {}
+    taken: dict[int, DocumentBlock] = {}
     early: dict[int, _Sent] = {}
     tokens, width = 0, remote.anatomy.key_width
 
@@ -60,7 +60,9 @@ def _copied(sent: _Sent) -> _Sent:
     return {layer: triangle.copy() for layer, triangle in triangles.items()}, middles
 
 
-def _sums(sent: _Sent, layers: Sequence[int], width: int) -> Sums:
+def _sums(sent: _Sent, layers: Sequence[int], width: int) -> BlockSums:
     triangles, middles = sent
     sums = {layer: torch.from_numpy(unpacked(triangle, width)) for layer, triangle in triangles.items()}
-    return Sums(sums, {layer: [torch.tensor(keys) for keys in middles.get(layer, [])] for layer in layers})
+    return BlockSums(
+        sums, {layer: [torch.tensor(keys) for keys in middles.get(layer, [])] for layer in layers}
+    )

@@ -79,7 +79,7 @@ class Pool:
         return CPU_TOKENS if self.device == CPU else GPU_TOKENS
 
     def report(self, progress: Progress) -> None:
-        """Report the job's progress, and how many work at it. Raises `Stopped` if asked to stop."""
+        """Report the job's progress, and how many work at it. Raises `StopRequested` if asked to stop."""
         activity = f"{progress.activity}: {self._summary()}"
         self._running.report(Progress(progress.done, progress.total, progress.unit, activity, progress.share))
 

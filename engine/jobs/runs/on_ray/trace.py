@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerBase
 
 from .....store.catalog.tables import Model, Revision
 from ....covariance.corpus import Corpus
-from ....tracing.noise import Noise, NoiseRule
-from ....tracing.trace import FactTrace, Question, Skipped, TraceSettings, batches
+from ....tracing.noise import Noise
+from ....tracing.rules import NoiseRule
+from ....tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSettings, split_into_batches
 from .model import Remote
 from .shards import Shard
 
@@ -38,7 +39,7 @@ class Away:
         return noise
 
     def plan(
-        self, asked: Sequence[Question], settings: TraceSettings, on_batch: Callable[[int], None]
+        self, asked: Sequence[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
     ) -> dict[int, int]:
         """See engine.trace; each worker asks some of the facts."""
         begins = range(0, len(asked), _ASKED_AT_ONCE)
@@ -48,7 +49,7 @@ class Away:
             for number, chunk in enumerate(chunks)
         ]
         costs: dict[int, int] = {}
-        answered: list[Question] = []
+        answered: list[TraceRequest] = []
 
         def tell() -> None:
             on_batch(len(answered))
@@ -60,10 +61,10 @@ class Away:
 
     def trace(
         self, work: "Work", mine: Sequence[int], settings: TraceSettings, finished: set[int]
-    ) -> Iterator[tuple[int, FactTrace | Skipped]]:
+    ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
         """See engine.trace: the same batches, each on some worker."""
         asked = [work.questions[position] for position in mine]
-        skipped, shared = batches(self.tokenizer, asked, settings, self._layers, self._pool.budget)
+        skipped, shared = split_into_batches(self.tokenizer, asked, settings, self._layers, self._pool.budget)
         yield from ((number, result) for number, result in skipped.items() if number not in finished)
         shared = [batch for batch in shared if not finished.issuperset(batch)]
         shards = [
@@ -76,6 +77,6 @@ class Away:
             yield from ((batch[i], result) for i, result in results if batch[i] not in finished)
 
 
-def _about(asked: Sequence[Question], batch: Sequence[int]) -> str:
+def _about(asked: Sequence[TraceRequest], batch: Sequence[int]) -> str:
     first = asked[batch[0]].subject
     return first if len(batch) == 1 else f"{first} and {len(batch) - 1} more"

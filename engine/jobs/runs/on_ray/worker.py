@@ -15,12 +15,13 @@ from ....covariance.collect import read_block
 from ....covariance.corpus import Corpus
 from ....errors import InputError
 from ....model.anatomy import Anatomy
-from ....model.budget import Budget
 from ....model.decoder import Decoder
 from ....model.delta import Delta, Materializer
-from ....model.loading import fingerprint, load_model, load_tokenizer, tensor_digest, tensor_digests
-from ....tracing.noise import Noise, NoiseRule
-from ....tracing.trace import FactTrace, Question, Skipped, TraceSettings, plan, trace
+from ....model.loading import fingerprint, hash_parameters, hash_tensor, load_model, load_tokenizer
+from ....model.memory import Budget
+from ....tracing.noise import Noise, fit_noise
+from ....tracing.rules import NoiseRule
+from ....tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSettings, estimate_costs, trace
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ class Worker:
             )
         torch.set_num_threads(weights.threads)
         model = load_model(folder, weights.device, trust_remote_code=weights.trust_remote_code)
-        digests = tensor_digests(model)
+        digests = hash_parameters(model)
         _compare(host, folder, fingerprint(digests), weights.base)
         Materializer(model).set(weights.delta)
-        touched = {name: tensor_digest(model.get_parameter(name)) for name in weights.delta}
+        touched = {name: hash_tensor(model.get_parameter(name)) for name in weights.delta}
         _compare(host, folder, fingerprint(digests | touched), weights.fingerprint)
         self._decoder = Decoder(model, Anatomy.from_dict(weights.anatomy))
         self._tokenizer = load_tokenizer(folder, weights.trust_remote_code)
@@ -78,15 +79,15 @@ class Worker:
 
     def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise:
         """See engine.noise."""
-        return rule.fit(self._decoder, self._tokenizer, subjects, texts)
+        return fit_noise(rule, self._decoder, self._tokenizer, subjects, texts)
 
-    def plan(self, questions: Sequence[Question], settings: TraceSettings) -> dict[int, int]:
+    def plan(self, questions: Sequence[TraceRequest], settings: TraceSettings) -> dict[int, int]:
         """See engine.trace."""
-        return plan(self._decoder, self._tokenizer, questions, settings)
+        return estimate_costs(self._decoder, self._tokenizer, questions, settings)
 
     def trace(
-        self, questions: Sequence[Question], settings: TraceSettings
-    ) -> list[tuple[int, FactTrace | Skipped]]:
+        self, questions: Sequence[TraceRequest], settings: TraceSettings
+    ) -> list[tuple[int, FactTrace | SkippedPrompt]]:
         """One batch; where memory runs out, it is halved, here and for the batches that this process gets later."""
         return list(trace(self._decoder, self._tokenizer, questions, settings, self._budget))
 

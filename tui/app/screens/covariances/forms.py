@@ -24,7 +24,11 @@ class TopUpForm(Form[CovarianceSpec]):
     def fields(self) -> list[Field]:
         return [
             Field("tokens", "tokens in all", str(2 * max(row.tokens for row in self._rows))),
-            Field("until", "until settled", hint="stop when a doubling turns C^-1 k by less, e.g. 0.02"),
+            Field(
+                "until",
+                "until converged",
+                hint="stop when doubling the tokens changes C^-1 k by less, e.g. 0.02",
+            ),
         ]
 
     def read(self, values: dict[str, str]) -> CovarianceSpec:
@@ -47,7 +51,7 @@ def _tolerance(text: str) -> float | None:
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:
-        raise InputError("until settled is a number above 0 and up to 1, or empty")
+        raise InputError("until converged must be a number above 0 and at most 1, or empty")
     return value
 
 

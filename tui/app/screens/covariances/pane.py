@@ -31,7 +31,7 @@ class CovariancesPane(Pane):
         Column("layer", 5),
         Column("texts", 16, drop=1),
         Column("tokens", 7),
-        Column("turned", 7),
+        Column("change", 7),
         Column("when", 16, drop=2),
     )
     empty = "No covariances yet: an edit collects the one that it needs, or run `retcon covariance run`."
@@ -116,7 +116,7 @@ def _parts(row: CovarianceView) -> Parts:
             ("texts", row.texts),
             ("texts' version", cut(row.texts_revision, 33)),
             ("seen", _seen(row)),
-            ("settled", describe_convergence(row.curve)),
+            ("convergence", describe_convergence(row.curve)),
             ("from", _origin(row)),
             ("model ran in", row.dtype),
             ("base", f"{row.fingerprint[:12]}, tokenizer {(row.tokenizer or 'unknown')[:12]}"),

@@ -10,13 +10,14 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from .....engine.jobs import KINDS
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from ....cli_equivalent import command
 from ....presentation.text import sanitize, token_label
 from ...data.averages import effects_of
 from ...data.rows import Hurt
-from ...data.traces import KINDS, TraceRow, result_at
+from ...data.traces import TraceRow, result_at
 from ...widgets.drawings import HeatMapDrawing
 from ...widgets.heat_map import HeatMap
 
@@ -107,7 +108,7 @@ def _differences(catalog: Catalog, one: TraceRow, other: TraceRow) -> Tables:
             "one of them is of a set of facts and the other is not: their rows are not the same things"
         )
     first, second = _tables(catalog, one), _tables(catalog, other)
-    kinds = [kind for kind in KINDS if kind in first[0] and kind in second[0]]
+    kinds: list[str] = [kind for kind in KINDS if kind in first[0] and kind in second[0]]
     if not kinds:
         raise InputError("the two have no kind in common that was traced")
     if one.fact_set is not None:

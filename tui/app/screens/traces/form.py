@@ -1,14 +1,14 @@
 """The form that starts a trace."""
 
 from .....engine import jobs
-from .....engine.jobs import TraceSpec
+from .....engine.jobs import KINDS, TraceSpec
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from .....store.facts.sets import template_of
 from ....cli_equivalent import run_trace
 from ....presentation.wording import format_cost_line
 from ...data.edits import resolve
-from ...data.traces import KINDS, check_fact_set
+from ...data.traces import check_fact_set
 from ..base.form import Field, Form
 
 _USUAL = TraceSpec("")

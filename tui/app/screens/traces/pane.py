@@ -9,13 +9,14 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Static
 
+from .....engine.jobs import KINDS
 from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
 from ....presentation.format import format_time
 from ....presentation.text import sanitize
 from ...data.averages import Effects, Tally, effects_of, location_of, stamp_of, tally_of
 from ...data.rows import Hurt, Key, Listing
-from ...data.traces import KINDS, TRACES, ResultView, TraceRow, index_of, result_at
+from ...data.traces import TRACES, ResultView, TraceRow, index_of, result_at
 from ...widgets.heat_map import HeatMap
 from ...widgets.row_lines import Column, Row
 from ..base.pane import Pane, Refused, Showing
@@ -189,7 +190,7 @@ class TracesPane(Pane):
     def action_kind(self, kind: str | None = None) -> None:
         result, average = self._result, self._page == _AVERAGE
         known = self._effects if average else result.kinds if isinstance(result, ResultView) else {}
-        kinds = [one for one in KINDS if one in known]
+        kinds: list[str] = [one for one in KINDS if one in known]
         if kind is not None and kind not in kinds:
             self.post_message(Refused(f"{kind} was not traced here: start a trace with t"))
         elif average and self._curves and kinds:

@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping
 
 from rich.text import Text
 
+from .....engine.jobs import KINDS
 from ....presentation.curves import MARKS, Curve
 from ....presentation.format import plural
 from ....presentation.text import sanitize, token_label
 from ...data.averages import LAST_SUBJECT, Effects
-from ...data.traces import KINDS, ResultView, TraceRow
+from ...data.traces import ResultView, TraceRow
 from ...widgets.drawings import CurvesDrawing, HeatMapDrawing
 
 _RESTORED = {

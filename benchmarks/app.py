@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from retcon.engine.jobs.locks import job_lock, try_lock
+from retcon.engine.jobs.locks import job_lock_path, try_lock
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 
@@ -159,7 +159,7 @@ def _jobs(home: Home) -> dict[str, float]:
     ids = (17, 18, 19, 20)
     with ExitStack() as held:
         for id in ids:
-            held.enter_context(try_lock(job_lock(home, id)))
+            held.enter_context(try_lock(job_lock_path(home, id)))
         _progress(catalog, ids, 0)
         with Terminal((*APP, "ui", "jobs"), _environment(home)) as terminal:
             terminal.until(b"running")

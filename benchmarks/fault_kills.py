@@ -21,9 +21,23 @@ from typing import Any
 
 from sqlmodel import SQLModel, select
 
-from retcon.engine import jobs
-from retcon.engine.jobs import Spec
-from retcon.engine.jobs.locks import is_held, job_lock
+from retcon.engine.jobs import control
+from retcon.engine.jobs.locks import is_locked, job_lock_path
+from retcon.engine.jobs.reap import reap
+from retcon.engine.jobs.settings import sweep_settings
+from retcon.engine.jobs.specs import (
+    AskSpec,
+    CovarianceSpec,
+    EditSpec,
+    EvaluationSpec,
+    ExportSpec,
+    ModelSpec,
+    RevertSpec,
+    Spec,
+    SweepSpec,
+    TraceSpec,
+    VerifySpec,
+)
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import (
     AverageEffect,
@@ -77,7 +91,7 @@ def run_kills(folder: Path, count: int, seed: int = 1) -> dict[str, Any]:
     faces, seconds = {}, {}
     for kind, spec in specs.items():
         began = time.monotonic()
-        ended = jobs.follow(catalog, jobs.submit(catalog, spec(0)).id or 0)
+        ended = control.follow(catalog, control.submit(catalog, spec(0)).id or 0)
         assert ended.state == "done", f"{kind}: {ended.error}"
         faces[kind], seconds[kind] = _face(catalog, ended), time.monotonic() - began
     number = 0
@@ -102,7 +116,7 @@ def _one(
     tally: Tally,
 ) -> None:
     """One job of a kind, killed some times and resumed, then left alone; the app beside it is killed once."""
-    job = jobs.submit(catalog, spec)
+    job = control.submit(catalog, spec)
     tally.jobs += 1
     id = job.id or 0
     if tally.jobs % _JOBS_PER_APP == 1:
@@ -115,9 +129,9 @@ def _one(
         tally.by_kind[kind] = tally.by_kind.get(kind, 0) + 1
         now = _finished(catalog)
         tally.lost += sum(now.get(key) != row for key, row in before.items())
-        jobs.reap(catalog)
+        reap(catalog)
         tally.hurt += not _sound(catalog)
-        jobs.resume(catalog, id)
+        control.resume(catalog, id)
     ended = _await(catalog, id)
     if ended is None:
         tally.stuck += 1
@@ -137,7 +151,7 @@ def _kill(catalog: Catalog, id: int, after: float) -> bool:
             return False
     os.kill(process, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while is_held(job_lock(catalog.home, id)) and time.monotonic() < deadline:
+    while is_locked(job_lock_path(catalog.home, id)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return True
 
@@ -180,7 +194,7 @@ def _kill_the_app(catalog: Catalog, id: int, chance: random.Random, tally: Tally
 def _await(catalog: Catalog, id: int) -> Job | None:
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
-        jobs.reap(catalog)
+        reap(catalog)
         with catalog.read() as session:
             job = session.get_one(Job, id)
         if job.state in ("done", "failed", "interrupted", "cancelled", "paused"):
@@ -275,15 +289,15 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
         for subject in _SUBJECTS
         for target in ("Rome", "Berlin")
     ]
-    _done(catalog, jobs.ModelSpec(source=str(source), name="tiny"))
+    _done(catalog, ModelSpec(source=str(source), name="tiny"))
     _import(facts)
     collected = _done(
-        catalog, jobs.CovarianceSpec(model="tiny", layers=[1, 2], texts=str(texts), max_tokens=20_000)
+        catalog, CovarianceSpec(model="tiny", layers=[1, 2], texts=str(texts), max_tokens=20_000)
     ).result["covariances"]
     settings_file = folder / "hparams.json"
     settings_file.write_text(json.dumps({"layers": [1]} | settings))
     # One of its own, or a later one that the kills make would serve.
-    edit = jobs.EditSpec(
+    edit = EditSpec(
         model="tiny",
         requests=requests[:1],
         hparams_file=str(settings_file),
@@ -294,25 +308,25 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
     second = _done(catalog, replace(edit, requests=requests[2:3], revision="head")).result["revision"]
     with catalog.read() as session:
         model = session.exec(select(Model).where(Model.name == "tiny")).one()
-    swept = jobs.sweep_settings("r-rome", str(settings_file), model, catalog.home)
+    swept = sweep_settings("r-rome", str(settings_file), model, catalog.home)
 
     def reverting(_number: int) -> Spec:
         with catalog.write() as session:
             history.move_head(
                 session, session.get_one(Model, model.id), session.get_one(Revision, second), "rollback"
             )
-        return jobs.RevertSpec(model="tiny", reverts=first)
+        return RevertSpec(model="tiny", reverts=first)
 
     return {
-        "trace": lambda _n: jobs.TraceSpec(model="tiny", revision="base", facts="facts", samples=200),
-        "covariance": lambda _n: jobs.CovarianceSpec(
+        "trace": lambda _n: TraceSpec(model="tiny", revision="base", facts="facts", samples=200),
+        "covariance": lambda _n: CovarianceSpec(
             model="tiny", layers=[1, 2, 3], texts=str(texts), max_tokens=300_000, tolerance=1e-9
         ),
         "edit": lambda _n: replace(edit, requests=requests),
-        "evaluation": lambda _n: jobs.EvaluationSpec(model="tiny", revision=first, facts="facts"),
-        "ask": lambda _n: jobs.AskSpec(model="tiny", prompt="Paris is located in", revisions=["base", first]),
-        "verify": lambda _n: jobs.VerifySpec(model="tiny", revision=first),
-        "sweep": lambda _n: jobs.SweepSpec(
+        "evaluation": lambda _n: EvaluationSpec(model="tiny", revision=first, facts="facts"),
+        "ask": lambda _n: AskSpec(model="tiny", prompt="Paris is located in", revisions=["base", first]),
+        "verify": lambda _n: VerifySpec(model="tiny", revision=first),
+        "sweep": lambda _n: SweepSpec(
             model="tiny",
             requests=requests[::4],
             layers=[1, 2],
@@ -321,13 +335,13 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
             tries={"v_lr": [0.05, 0.1]},
         ),
         "revert": reverting,
-        "export": lambda n: jobs.ExportSpec(model="tiny", folder=str(folder / f"out{n}"), revision=first),
-        "model": lambda n: jobs.ModelSpec(source=str(source), name=f"copy{n}"),
+        "export": lambda n: ExportSpec(model="tiny", folder=str(folder / f"out{n}"), revision=first),
+        "model": lambda n: ModelSpec(source=str(source), name=f"copy{n}"),
     }
 
 
 def _done(catalog: Catalog, spec: Spec) -> Job:
-    ended = jobs.follow(catalog, jobs.submit(catalog, spec).id or 0)
+    ended = control.follow(catalog, control.submit(catalog, spec).id or 0)
     assert ended.state == "done", ended.error
     return ended
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from retcon.engine.jobs.locks import held, job_lock
+from retcon.engine.jobs.locks import hold_lock, job_lock_path
 from retcon.store import jobs
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
@@ -31,7 +31,7 @@ def watched(folder: Path, *, watchers: int = 10, seconds: float = 40.0) -> dict[
     catalog = Catalog.open(Home(folder))
     with catalog.write() as session:
         job = jobs.create(session, "trace", {}, "cpu").id
-    with held(job_lock(catalog.home, job)):
+    with hold_lock(job_lock_path(catalog.home, job)):
         with catalog.write() as session:
             jobs.claim(session, job, _OWNER, os.getpid())
         alone = _telling(catalog, job, seconds)

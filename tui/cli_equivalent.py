@@ -1,9 +1,12 @@
 """The command line that does the same: shown for each verb, so that the app teaches it."""
 
 import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..engine.jobs.specs import CovarianceSpec, EditSpec, ModelSpec, PublishSpec, TraceSpec
 
 # What of it is named is imported when a form needs it: the dataclasses take a tenth of what the app loads at first.
-from ..engine import jobs
 
 
 def command(*words: str | int) -> str:
@@ -11,18 +14,20 @@ def command(*words: str | int) -> str:
     return shlex.join(["retcon", *map(str, words)])
 
 
-def add_model(spec: "jobs.ModelSpec") -> str:
+def add_model(spec: "ModelSpec") -> str:
     """`retcon model add` that makes the same job."""
     return command("model", "add", spec.source, "--name", spec.name)
 
 
-def run_trace(spec: "jobs.TraceSpec", target: str) -> str:
+def run_trace(spec: "TraceSpec", target: str) -> str:
     """`retcon trace run` that makes the same job."""
+    from ..engine.jobs.specs import TraceSpec
+
     if spec.facts is not None:
         words = ["--facts", spec.facts]
     else:
         words = ["--prompt", spec.prompt or "", "--subject", spec.subject or ""]
-    usual = jobs.TraceSpec("")
+    usual = TraceSpec("")
     if spec.kinds != usual.kinds:
         words += ["--kinds", ",".join(spec.kinds)]
     for option, value, default in (
@@ -42,13 +47,13 @@ def run_trace(spec: "jobs.TraceSpec", target: str) -> str:
     return command("trace", "run", target, *words)
 
 
-def top_up(spec: "jobs.CovarianceSpec") -> str:
+def top_up(spec: "CovarianceSpec") -> str:
     """`retcon covariance extend` that makes the same job."""
     until = ["--until-converged", spec.tolerance] if spec.tolerance is not None else []
     return command("covariance", "extend", *spec.extends, "--max-tokens", spec.max_tokens, *map(str, until))
 
 
-def publish(spec: "jobs.PublishSpec", card: str | None = None) -> str:
+def publish(spec: "PublishSpec", card: str | None = None) -> str:
     """`retcon publish` that makes the same job; `card` is the file that a card was saved in as it was edited."""
     words = ["--as", spec.what] if spec.what != "checkpoint" else []
     for option, value in (("--license", spec.license), ("-m", spec.message), ("--card", card)):
@@ -58,7 +63,7 @@ def publish(spec: "jobs.PublishSpec", card: str | None = None) -> str:
     return command("publish", f"{spec.model}@{spec.revision}", spec.repo, *words)
 
 
-def run_edit(spec: "jobs.EditSpec", target: str) -> str:
+def run_edit(spec: "EditSpec", target: str) -> str:
     """`retcon edit run` that makes the same job; for one request."""
     request = spec.requests[0]
     words = [

@@ -1,4 +1,4 @@
-"""Two evaluations side by side, or why not."""
+"""Compare two evaluations."""
 
 from typing import TYPE_CHECKING
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from ..evaluation.intervals import MetricChange
 
 
-def compare(a: Evaluation, b: Evaluation) -> "dict[str, MetricChange]":
-    """What changed from `a` to `b`, by metric, over the cases where both have it.
+def compare_evaluations(a: Evaluation, b: Evaluation) -> "dict[str, MetricChange]":
+    """The change from `a` to `b` per metric, over the cases that both have.
 
-    What earlier edits kept is left out: the two revisions may have other ones.
+    Retention of earlier edits is left out, because the two revisions may have different earlier edits.
 
     Raises:
-        store.errors.InputError: their protocols differ; the message names the fields.
+        store.errors.InputError: the protocols differ; the message names the fields.
     """
-    found = compare_protocols(a.protocol, b.protocol)
-    if found:
+    differing = compare_protocols(a.protocol, b.protocol)
+    if differing:
         raise InputError(
-            f"evaluations {a.id} and {b.id} cannot be compared, their protocols differ in "
-            f"{'; '.join(map(str, found))}: run one again with the other's settings"
+            f"evaluations {a.id} and {b.id} cannot be compared, because their protocols differ in "
+            f"{'; '.join(map(str, differing))}: run one again with the other's settings"
         )
-    # NumPy is not worth its import where nothing is compared.
+    # NumPy is imported only for a comparison that takes place.
     from ..evaluation.intervals import MetricChange, compare_rows
 
     rows_a, rows_b = ([case["metrics"] for case in one.cases] for one in (a, b))

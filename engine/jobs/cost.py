@@ -44,14 +44,14 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Time:
+class TimeEstimate:
     """How long a job will take, and what that was told from."""
 
     seconds: float
     basis: str
 
 
-def cost_of(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
+def estimate_cost(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
     """What a job will cost on a device; None for kinds of job of which nothing is known beforehand.
 
     Raises:
@@ -166,13 +166,13 @@ def _prompts(session: Session, spec: TraceSpec) -> list[str]:
     return [prompt.replace("{}", subject) for prompt, subject in rows]
 
 
-def time_as_before(catalog: Catalog, spec: Spec, device: str) -> Time | None:
+def estimate_time(catalog: Catalog, spec: Spec, device: str) -> TimeEstimate | None:
     """The time it takes if it goes as the newest job of like settings went, by how much each has to do."""
     with catalog.read() as session:
         return _as_before(session, spec, device)
 
 
-def _as_before(session: Session, spec: Spec, device: str) -> Time | None:
+def _as_before(session: Session, spec: Spec, device: str) -> TimeEstimate | None:
     query = select(Job).where(Job.kind == spec.kind, Job.state == "done", Job.device == device)
     for job in session.exec(query.order_by(col(Job.id).desc())):
         before = SPECS[job.kind](**job.spec)
@@ -181,7 +181,9 @@ def _as_before(session: Session, spec: Spec, device: str) -> Time | None:
         done, now = _units(session, before), _units(session, spec)
         took = (job.ended - job.started).total_seconds()
         if done and now and took > 0:  # the clock may have been set back meanwhile
-            return Time(took * now / done, f"as job {job.id} went: {took:.0f} s for {_told(before, done)}")
+            return TimeEstimate(
+                took * now / done, f"as job {job.id} went: {took:.0f} s for {_told(before, done)}"
+            )
     return None
 
 

@@ -1,15 +1,21 @@
-"""The devices of this box, known without importing torch."""
+"""Devices that a job can run on: GPUs and the CPU of this machine, or a Ray cluster. Imports neither torch nor Ray."""
 
+import importlib.util
+import re
 import sys
 from pathlib import Path
 
-from .clusters import RAY
+from ...store.errors import InputError
 
 CPU = "cpu"
+RAY, AUTO = "ray", "auto"
+# Not `pip install retcon[ray]`: on PyPI that name belongs to another project.
+_INSTALL = "pip install -e '.[ray]' in retcon's checkout"
+_ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 
 
-def devices() -> list[str]:
-    """`cuda:0`, `cuda:1`, .. for each GPU that the driver shows, then `cpu`."""
+def list_devices() -> list[str]:
+    """`cuda:0`, `cuda:1`, .. for each GPU that the driver lists, then `cpu`."""
     try:
         count = len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
     except OSError:
@@ -17,17 +23,55 @@ def devices() -> list[str]:
     return [f"cuda:{index}" for index in range(count)] + [CPU]
 
 
-def parts(device: str) -> list[str]:
-    """The devices that a job holds: of `cuda:0+cuda:1` two, for a model spread over them; of its own `ray` all."""
-    return devices() if device == RAY else device.split("+")
+def split_devices(device: str) -> list[str]:
+    """The devices that a job holds: two for `cuda:0+cuda:1`, all of this machine for `ray`."""
+    return list_devices() if device == RAY else device.split("+")
 
 
-def memory_of(device: str) -> int:
-    """Bytes that this process holds: of its GPUs, or its resident size."""
+def measure_memory(device: str) -> int:
+    """Bytes that this process holds: reserved memory of its GPUs, or its resident size."""
     torch = sys.modules.get("torch")
     if torch is not None and device.startswith("cuda"):
-        return sum(torch.cuda.memory_reserved(part) for part in parts(device))
+        return sum(torch.cuda.memory_reserved(part) for part in split_devices(device))
     import psutil
 
     size: int = psutil.Process().memory_info().rss
     return size
+
+
+def parse_ray_device(on: str) -> str:
+    """The device of a job that runs on Ray: `ray`, `ray:HOST:PORT` or `ray:auto`.
+
+    With `ray` the job starts its own Ray on this machine. With `ray:auto` it joins the Ray that this machine is a node
+    of when the job starts.
+
+    Raises:
+        InputError: the text has another form, or Ray is not installed.
+    """
+    name, _, address = on.partition(":")
+    if name != RAY:
+        raise InputError(f"--on {on!r} is not supported; --on takes ray, ray:HOST:PORT or ray:auto")
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(f"--on ray needs Ray, which is not installed here; install it with: {_INSTALL}")
+    if on != RAY and address != AUTO and not _ADDRESS.fullmatch(address):
+        raise InputError(
+            f"{address!r} is not a valid Ray address; write --on ray:HOST:PORT as `ray start --head` prints it, or "
+            "--on ray:auto (a ray:// address does not work: the job itself runs on a node of that Ray)"
+        )
+    return on
+
+
+def is_on_ray(device: str) -> bool:
+    """Whether a job's device is a Ray cluster."""
+    return device.partition(":")[0] == RAY
+
+
+def get_ray_address(device: str) -> str | None:
+    """HOST:PORT or `auto` of a job's Ray device; None if the job starts its own Ray."""
+    return device.partition(":")[2] or None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach the address."""
+    host = address.rpartition(":")[0]
+    return host in ("localhost", "[::1]") or host.startswith("127.")

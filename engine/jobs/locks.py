@@ -1,6 +1,6 @@
-"""Kernel file locks: who holds one is alive. The kernel lets go of it whatever kills the process.
+"""Kernel file locks show which processes are alive: the kernel releases a lock however its process ends.
 
-A pid cannot tell: a killed child of a living parent still answers, and pids come round again.
+A pid does not show that: a dead child of a living parent keeps its pid, and pids are reused.
 """
 
 import fcntl
@@ -15,86 +15,87 @@ from pathlib import Path
 from ...store.home import Home
 
 
-def job_lock(home: Home, job_id: int) -> Path:
-    """Held for a job from the moment that its row is there: by who starts its process, then by that until it ends."""
+def job_lock_path(home: Home, job_id: int) -> Path:
+    """Held from the moment that the job's row exists: by the process that starts the worker, then by the worker."""
     return home.locks / f"job-{job_id}.lock"
 
 
-def device_lock(home: Home, device: str) -> Path:
-    """Held by the one job that works on a device, whichever user of this box it belongs to.
+def device_lock_path(home: Home, device: str) -> Path:
+    """Held by the one job that runs on a device, whichever user of this machine submitted it.
 
-    The file is made if it is missing. Where no folder is shared, the jobs of this home still exclude each other.
+    Creates the file if it is missing. Where no shared folder is usable, only the jobs of this home exclude each other.
     """
     name = f"device-{device.replace(':', '-')}.lock"
-    shared = shared_locks() / f"retcon-{name}"
+    shared = shared_lock_folder() / f"retcon-{name}"
     return shared if _is_shared(shared) else home.locks / name
 
 
-def shared_locks() -> Path:
-    """The folder of the device locks that all users of this box see: `$RETCON_LOCKS`, /run/lock or /tmp."""
-    if given := os.environ.get("RETCON_LOCKS", ""):
-        return Path(given).expanduser().absolute()
-    usual = Path("/run/lock")
-    anyone = stat.S_ISVTX | stat.S_IWOTH
-    return usual if usual.is_dir() and usual.stat().st_mode & anyone == anyone else Path("/tmp")
+def shared_lock_folder() -> Path:
+    """The folder of the device locks that all users of this machine share: `$RETCON_LOCKS`, /run/lock or /tmp."""
+    if folder := os.environ.get("RETCON_LOCKS", ""):
+        return Path(folder).expanduser().absolute()
+    default = Path("/run/lock")
+    world_writable = stat.S_ISVTX | stat.S_IWOTH
+    is_usable = default.is_dir() and default.stat().st_mode & world_writable == world_writable
+    return default if is_usable else Path("/tmp")
 
 
 def _is_shared(path: Path) -> bool:
-    """Whether a lock file lies there that everybody can open; it is made if there is none."""
+    """Whether the path is a lock file that every user can open. Creates it if it is missing."""
     try:
-        found = path.lstat() if os.path.lexists(path) else _made_for_all(path)
-        # A link could make us open, and so lock, a file that somebody else chose.
-        return stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)
+        status = path.lstat() if os.path.lexists(path) else _create_for_all(path)
+        # Another user could plant a link and so choose which file this process opens and locks.
+        return stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK)
     except OSError:
         return False
 
 
-def _made_for_all(path: Path) -> os.stat_result:
-    """Make a file that all may read, which is all that a lock needs; nobody ever sees it with another mode."""
-    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+def _create_for_all(path: Path) -> os.stat_result:
+    """Create a file that all users can read, which suffices for a lock. No process sees it with another mode."""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         os.fchmod(descriptor, 0o644)
-        path.hardlink_to(fresh)
-    except FileExistsError:  # another process was first
+        path.hardlink_to(temporary)
+    except FileExistsError:  # another process was faster
         pass
     finally:
         os.close(descriptor)
-        fresh.unlink()
+        temporary.unlink()
     return path.lstat()
 
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Take a lock if it is free, and hold it until the end of the block. Yields whether it was taken."""
+    """Take a lock if it is free and hold it until the block ends. Yields whether the lock is held."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(path, patience=0.0))
-            taken = True
+            stack.enter_context(hold_lock(path, patience=0.0))
+            has_lock = True
         except BlockingIOError:
-            taken = False
-        yield taken
+            has_lock = False
+        yield has_lock
 
 
 @contextmanager
-def held(path: Path, patience: float = 1.0) -> Iterator[int]:
-    """Hold a lock for a program that is to be started with it: yields the descriptor to hand over.
+def hold_lock(path: Path, patience: float = 1.0) -> Iterator[int]:
+    """Hold a lock and yield its descriptor, which can be passed to a child process.
 
-    Who only looks whether it is held has it for a moment, so it is tried for `patience` seconds. The lock lasts until
-    the last process that has the descriptor is gone.
+    Retries for `patience` seconds, because `is_locked` takes the lock for a moment. The lock lasts until the last
+    process that has the descriptor has ended.
 
     Raises:
-        BlockingIOError: another process keeps it.
+        BlockingIOError: another process holds the lock.
     """
     descriptor = _open(path)
-    until = time.monotonic() + patience
+    deadline = time.monotonic() + patience
     try:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() >= until:
+                if time.monotonic() >= deadline:
                     raise
                 time.sleep(patience / 50)
         yield descriptor
@@ -102,23 +103,23 @@ def held(path: Path, patience: float = 1.0) -> Iterator[int]:
         os.close(descriptor)
 
 
-def is_handed(descriptor: int, path: Path) -> bool:
-    """Whether a descriptor that this program was started with is that of the lock."""
+def is_descriptor_of(descriptor: int, path: Path) -> bool:
+    """Whether an inherited descriptor refers to the file at this path."""
     try:
-        handed, own = os.fstat(descriptor), path.stat()
+        inherited, file = os.fstat(descriptor), path.stat()
     except OSError:
         return False
-    return (handed.st_dev, handed.st_ino) == (own.st_dev, own.st_ino)
+    return (inherited.st_dev, inherited.st_ino) == (file.st_dev, file.st_ino)
 
 
-def is_held(path: Path) -> bool:
-    """Whether some process holds the lock now."""
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock now."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        # Shared, so that those who look do not take each other for the holder.
+        # A shared lock, so that two processes that check at the same time do not see each other as the holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -128,10 +129,10 @@ def is_held(path: Path) -> bool:
 
 
 def _open(path: Path) -> int:
-    # Not inherited by programs that this process starts, so that a helper of a killed worker does not hold it.
+    # O_CLOEXEC: a child process of a killed worker must not keep the lock.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        # In a folder that all may write to, Linux refuses O_CREAT on a file that is another user's.
+        # Linux refuses O_CREAT for another user's file in a world-writable folder with the sticky bit.
         return os.open(path, flags)
     except FileNotFoundError:
         return os.open(path, flags | os.O_CREAT, 0o600)

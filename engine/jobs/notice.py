@@ -1,4 +1,4 @@
-"""A word to the user's own command when a job has ended: `on_finish` of the home's config."""
+"""Run the user's `on_finish` command when a job has ended."""
 
 import json
 import os
@@ -9,25 +9,25 @@ from ...store.catalog.tables import Job
 from ...store.config import read_config
 from ...store.errors import InputError
 from ...store.home import Home
-from .record import job_record
+from .listing import build_job_record
 
 
-def give_notice(home: Home, job: Job) -> None:
-    """Start the command with the job as JSON on its stdin, and do not wait for it. It never stops the caller.
+def run_on_finish(home: Home, job: Job) -> None:
+    """Start the `on_finish` command of the config with the job as JSON on stdin. Does not wait for it and never fails.
 
-    What it prints goes to the job's log. It is called by whoever wrote the job's end, so once for each.
+    Its output goes to the job's log. Call it once per job, from the process that wrote the job's final state.
     """
     try:
         command = read_config(home).on_finish
-    except InputError:  # `submit` refuses it in words
+    except InputError:  # `submit` reports it
         return
     if not command:
         return
     log = os.open(home.job_log(job.id or 0), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        # No pipe: a long record would wait in it for a command that reads late or never.
+        # A file and no pipe: a long record would block in a pipe while the command does not read.
         with tempfile.TemporaryFile() as record:
-            record.write(json.dumps(job_record(job), default=str).encode())
+            record.write(json.dumps(build_job_record(job), default=str).encode())
             record.seek(0)
             subprocess.Popen(
                 ["sh", "-c", command],
@@ -37,7 +37,7 @@ def give_notice(home: Home, job: Job) -> None:
                 start_new_session=True,
                 env=os.environ | {"RETCON_HOME": str(home.root)},
             )
-    except OSError as error:  # no shell, no memory, no room
+    except OSError as error:  # no shell, no memory, no disk space
         os.write(log, f"on_finish: {error}\n".encode())
     finally:
         os.close(log)

@@ -1,4 +1,4 @@
-"""Where systemd ends a user's processes when the user logs out: how a job gets past that, and when it cannot."""
+"""Keep jobs alive after logout on machines where systemd kills a user's processes."""
 
 import configparser
 import os
@@ -9,32 +9,34 @@ from pathlib import Path
 _ETC = Path("/etc/systemd")
 
 
-def surviving() -> list[str]:
-    """What to put before a command so that it outlives the login: a scope of the user's own systemd, where needed."""
-    return ["systemd-run", "--user", "--scope", "--quiet", "--collect"] if _kills() and _has_systemd() else []
+def build_scope_command() -> list[str]:
+    """Words to put before a command so that it survives logout: a scope of the user's systemd, or nothing."""
+    if not (_kills_at_logout() and _has_user_systemd()):
+        return []
+    return ["systemd-run", "--user", "--scope", "--quiet", "--collect"]
 
 
-def warning() -> str | None:
-    """What `retcon doctor` says where jobs would not outlive the SSH connection."""
-    if not _kills():
+def find_logout_warning() -> str | None:
+    """The warning of `retcon doctor` if jobs would end at logout."""
+    if not _kills_at_logout():
         return None
-    if not _has_systemd():
+    if not _has_user_systemd():
         return (
-            "systemd ends your processes when you log out (KillUserProcesses=yes) and you have no systemd of your "
-            "own to keep jobs in: run `loginctl enable-linger`, or ask who runs this box to"
+            "systemd kills your processes at logout (KillUserProcesses=yes), and you have no systemd user instance "
+            "that could keep jobs alive: run `loginctl enable-linger`, or ask the administrator to run it"
         )
-    if not _lingers():
+    if not _has_linger():
         return (
-            "systemd ends your processes when you log out (KillUserProcesses=yes): run `loginctl enable-linger` "
-            "once, so that jobs, which run in scopes of your own systemd, go on"
+            "systemd kills your processes at logout (KillUserProcesses=yes): run `loginctl enable-linger` once, so "
+            "that jobs, which run in scopes of your systemd user instance, continue"
         )
     return None
 
 
-def _kills() -> bool:
-    """Whether logind is set to kill what a user leaves behind. Debian, Ubuntu and Fedora do not, unless told to."""
+def _kills_at_logout() -> bool:
+    """Whether logind kills a user's processes at logout. Debian, Ubuntu and Fedora disable that by default."""
     value = "no"
-    for path in _files(_ETC):
+    for path in _config_files(_ETC):
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         try:
             parser.read(path)
@@ -44,17 +46,17 @@ def _kills() -> bool:
     return value.strip().lower() in ("yes", "true", "1", "on")
 
 
-def _files(etc: Path) -> Iterable[Path]:
+def _config_files(etc: Path) -> Iterable[Path]:
     return [etc / "logind.conf", *sorted((etc / "logind.conf.d").glob("*.conf"))]
 
 
-def _has_systemd() -> bool:
-    """Whether this user has a systemd to ask, and the program that asks it."""
+def _has_user_systemd() -> bool:
+    """Whether this user has a systemd instance and the program that starts scopes in it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     return bool(runtime and (Path(runtime) / "systemd").is_dir() and shutil.which("systemd-run"))
 
 
-def _lingers() -> bool:
+def _has_linger() -> bool:
     import getpass
 
     return (Path("/var/lib/systemd/linger") / getpass.getuser()).exists()

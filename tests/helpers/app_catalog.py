@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from retcon.engine.jobs.locks import job_lock, try_lock
+from retcon.engine.jobs.locks import job_lock_path, try_lock
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import (
@@ -89,7 +89,7 @@ def alive(catalog: Catalog, *jobs: int) -> Iterator[None]:
     """Hold the locks that the processes of these jobs would hold, so that nobody takes them for dead."""
     with ExitStack() as stack:
         for job in jobs:
-            assert stack.enter_context(try_lock(job_lock(catalog.home, job)))
+            assert stack.enter_context(try_lock(job_lock_path(catalog.home, job)))
         yield
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from retcon.engine.jobs import PublishSpec, Spec
-from retcon.engine.jobs.worker.running import Running
+from retcon.engine.jobs.specs import PublishSpec, Spec
+from retcon.engine.jobs.worker.running import RunningJob
 from retcon.store import jobs
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.history import history
@@ -36,10 +36,10 @@ def spec_of(catalog: Catalog, revision: str, what: str, repo: str = "tower", **m
     return PublishSpec("tiny", repo, found.id, what, shard_size=40_000, **more)
 
 
-def running_of(catalog: Catalog, spec: Spec) -> Running:
+def running_of(catalog: Catalog, spec: Spec) -> RunningJob:
     """A job that this process has claimed."""
     with catalog.write() as session:
         job = jobs.create(session, spec.kind, spec.as_dict(), "cpu")
         assert jobs.claim(session, job.id or 0, "me", 1)
         job = jobs.get(session, job.id or 0)
-    return Running(catalog, job, "me")
+    return RunningJob(catalog, job, "me")

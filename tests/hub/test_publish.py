@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from retcon.engine.errors import StopRequested
-from retcon.engine.jobs import PublishSpec, UnpublishSpec, preview
+from retcon.engine.jobs.publication.preview import build_preview
 from retcon.engine.jobs.runs import publish
 from retcon.engine.jobs.runs.hub import HubFailed
-from retcon.engine.jobs.worker.running import Running
+from retcon.engine.jobs.specs import PublishSpec, UnpublishSpec
+from retcon.engine.jobs.worker.running import RunningJob
 from retcon.engine.progress import Progress
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Publication
@@ -42,7 +43,7 @@ def push(catalog: Catalog, client: Client) -> Push:
     """Publish, as a new job or as the same again after it was interrupted."""
 
     def push(
-        revision: str = "head", what: str = "adapter", again: Running | None = None, **more: Any
+        revision: str = "head", what: str = "adapter", again: RunningJob | None = None, **more: Any
     ) -> dict[str, Any]:
         running = again or running_of(catalog, spec_of(catalog, revision, what, **more))
         return publish.run_publish(running, PublishSpec(**running.job.spec))
@@ -287,7 +288,7 @@ def test_a_dry_run_sends_nothing(push: Push, hub: StandIn, catalog: Catalog) -> 
 @pytest.mark.parametrize("what", ["checkpoint", "adapter"])
 def test_the_preview_without_torch_is_what_is_published(what: str, push: Push, catalog: Catalog) -> None:
     spec = spec_of(catalog, "head", what, repo="me/tower")
-    told = preview(catalog, spec)
+    told = build_preview(catalog, spec)
     plan = push(what=what, dry_run=True)
     for line in told.card.splitlines():
         assert line in plan["card"]
@@ -313,7 +314,7 @@ def test_the_outbox_is_made_anew_when_it_is_not_what_is_wanted(
     assert len(data) == manifest.files["adapter_model.safetensors"].size
 
 
-class StopsWhileSending(Running):
+class StopsWhileSending(RunningJob):
     """A job that somebody asks to stop when it has begun to send."""
 
     def report(self, progress: Progress) -> None:
@@ -333,7 +334,7 @@ def test_cancelled_while_sending(catalog: Catalog, hub: StandIn, client: Client,
 def test_progress_is_told_in_bytes(catalog: Catalog, hub: StandIn, client: Client) -> None:
     told: list[Progress] = []
 
-    class Telling(Running):
+    class Telling(RunningJob):
         def report(self, progress: Progress) -> None:
             told.append(progress)
 

@@ -3,16 +3,18 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App
 from textual.command import Provider
 
-from ...engine import jobs
 from ...store.catalog.catalog import Catalog
 from ..deep_links import Place
 from ..presentation.encoding import install_ascii_fallback
 from .screens.shell.main import MainScreen
+
+if TYPE_CHECKING:
+    from ...engine.jobs.prompting.client import PromptClient
 
 
 def _palette() -> type[Provider]:
@@ -36,7 +38,7 @@ class RetconApp(App[None]):
         self.place = place
         self.readonly = readonly
         # The process that keeps a model in memory for questions, once one was asked.
-        self._warm: jobs.Warm | None = None
+        self._warm: PromptClient | None = None
         # Over SSH each frame costs, and an app that is looked at for hours must be silent when nothing happens.
         self.animation_level = "none"
         # The user's own sixteen colors: half the bytes, right on light and dark, and NO_COLOR is really none.
@@ -45,13 +47,15 @@ class RetconApp(App[None]):
     def on_mount(self) -> None:
         self.push_screen(MainScreen(self.catalog, self.place, readonly=self.readonly))
 
-    def warm(self, model: str) -> jobs.Warm:
+    def warm(self, model: str) -> "PromptClient":
         """The process that keeps this model in memory; one of another model makes room for it. From a thread."""
-        if self._warm is not None and (self._warm.model != model or not self._warm.alive):
+        if self._warm is not None and (self._warm.model != model or not self._warm.is_alive):
             self._warm.close()
             self._warm = None
         if self._warm is None:
-            self._warm = jobs.Warm(self.catalog.home, model)
+            from ...engine.jobs.prompting.client import PromptClient
+
+            self._warm = PromptClient(self.catalog.home, model)
         return self._warm
 
     def on_unmount(self) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...engine import jobs
+from ...engine.jobs import control
+from ...engine.jobs.devices import CPU, is_on_ray, list_devices, split_devices
+from ...engine.jobs.listing import ListedJob, build_job_record
 from ...store.catalog.catalog import Catalog
 from ..presentation.format import format_duration
 from ..presentation.text import sanitize
@@ -15,6 +17,7 @@ from ..presentation.wording import format_cost
 from .output import narrate, print_json
 
 if TYPE_CHECKING:
+    from ...engine.jobs.specs import Spec
     from ...store.catalog.tables import Job
 
 _LINE_SECONDS = 5.0
@@ -36,59 +39,62 @@ class JobRefused(JobFailed):
     exit_code = 2
 
 
-def submit(catalog: Catalog, spec: "jobs.Spec", device: str | None) -> "Job":
+def submit(catalog: Catalog, spec: "Spec", device: str | None) -> "Job":
     """Submit a job on a device of this box.
 
     Raises:
         click.UsageError: there is no such device.
     """
+    from ...engine.jobs.cost import estimate_cost
+
     device = known_device(device)
-    cost = jobs.cost_of(catalog, spec, device)
+    cost = estimate_cost(catalog, spec, device)
     for warning in cost.warnings if cost else ():
         narrate(f"Warning: {warning}")
-    return jobs.submit(catalog, spec, device)
+    return control.submit(catalog, spec, device)
 
 
 def known_device(device: str | None) -> str:
     """A device of this box, several GPUs joined by +, or a Ray; by default the first."""
-    known = jobs.devices()
+    known = list_devices()
     if device is None:
         return known[0]
-    if jobs.is_on_ray(device):
+    if is_on_ray(device):
         return device
-    named = jobs.parts(device)
+    named = split_devices(device)
     if missing := [part for part in named if part not in known]:
         raise click.UsageError(f"there is no device {missing[0]!r} here; there are {', '.join(known)}")
-    if len(named) > len(set(named)) or (len(named) > 1 and jobs.CPU in named):
+    if len(named) > len(set(named)) or (len(named) > 1 and CPU in named):
         raise click.UsageError(f"{device!r} names no set of GPUs to spread a model over")
     return device
 
 
-def estimate(catalog: Catalog, spec: "jobs.Spec", device: str | None, *, as_json: bool) -> None:
+def estimate(catalog: Catalog, spec: "Spec", device: str | None, *, as_json: bool) -> None:
     """Print what a job will cost, and do not start it.
 
     Where no earlier job tells its time, some seconds of it are measured by a job of their own, which keeps nothing.
     """
+    from ...engine.jobs.cost import TimeEstimate, estimate_cost, estimate_time
+    from ...engine.jobs.specs import PreflightSpec
+
     device = known_device(device)
-    cost = jobs.cost_of(catalog, spec, device)
+    cost = estimate_cost(catalog, spec, device)
     assert cost is not None
     if not as_json:
         click.echo(format_cost(cost))
-    time_known = jobs.time_as_before(catalog, spec, device)
+    time_known = estimate_time(catalog, spec, device)
     if time_known is None:
         narrate("No earlier job tells how long it takes: measuring some seconds of it.")
-        of = jobs.PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
-        result = follow(catalog, jobs.submit(catalog, of, device)).result
-        time_known = jobs.Time(result["seconds"], result["basis"])
+        of = PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
+        result = follow(catalog, control.submit(catalog, of, device)).result
+        time_known = TimeEstimate(result["seconds"], result["basis"])
     if as_json:
         print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
         return
     click.echo(f"time    about {format_duration(time_known.seconds)} ({time_known.basis})")
 
 
-def run(
-    catalog: Catalog, spec: "jobs.Spec", device: str | None, *, detach: bool, as_json: bool
-) -> "Job | None":
+def run(catalog: Catalog, spec: "Spec", device: str | None, *, detach: bool, as_json: bool) -> "Job | None":
     """Submit a job and follow it to its end; with `detach` print its id (its row as JSON) and return None.
 
     Raises:
@@ -97,7 +103,7 @@ def run(
     job = submit(catalog, spec, device)
     if not detach:
         return follow(catalog, job)
-    print_json(jobs.job_record(job)) if as_json else click.echo(job.id)
+    print_json(build_job_record(job)) if as_json else click.echo(job.id)
     return None
 
 
@@ -110,7 +116,7 @@ def follow(catalog: Catalog, job: "Job") -> "Job":
     assert job.id is not None
     display = _Line() if sys.stderr.isatty() else _Lines()
     try:
-        ended = jobs.follow(catalog, job.id, display.show)
+        ended = control.follow(catalog, job.id, display.show)
     except KeyboardInterrupt:
         display.end()
         narrate(
@@ -124,7 +130,7 @@ def follow(catalog: Catalog, job: "Job") -> "Job":
     return ended
 
 
-def describe(job: "Job | jobs.ListedJob") -> str:
+def describe(job: "Job | ListedJob") -> str:
     """A job's progress in one line."""
     parts: list[Any] = []
     if job.total:

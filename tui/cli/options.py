@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ...engine.jobs import KINDS, ray_device
+from ...engine.jobs.devices import parse_ray_device
+from ...engine.tracing.rules import KINDS
 from ...store.catalog.catalog import Catalog
 
 Command = Callable[..., Any]
@@ -54,7 +55,7 @@ def place(device: str | None, on: str | None, threads: int | None, *, estimate: 
 
     Raises:
         click.UsageError: both were asked for, or what only one of them has.
-        store.errors.InputError: see engine.jobs.ray_device.
+        store.errors.InputError: see engine.jobs.devices.parse_ray_device.
     """
     if on is None:
         if threads is not None:
@@ -66,7 +67,7 @@ def place(device: str | None, on: str | None, threads: int | None, *, estimate: 
         )
     if estimate:
         raise click.UsageError("--estimate measures on this machine: leave --on out")
-    return ray_device(on)
+    return parse_ray_device(on)
 
 
 estimate_option = click.option(

@@ -8,8 +8,8 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...engine.jobs.publication.markdown import escaped
-from ...engine.jobs.publication.markdown import table as markdown_table
+from ...engine.jobs.publication.markdown import escape_markdown
+from ...engine.jobs.publication.markdown import format_table as markdown_table
 from ...store.atomic_files import write_whole
 from ...store.errors import InputError
 from .figures import to_svg
@@ -108,7 +108,7 @@ def to_parts(record: Record) -> list["RenderableType"]:
 
 
 def _marked(text: str) -> str:
-    return escaped(sanitize(text))
+    return escape_markdown(sanitize(text))
 
 
 def _html(text: str) -> str:

@@ -1,4 +1,4 @@
-"""From the terminal's side: a process that keeps a model warm (see asking.py), and what it says."""
+"""Start a prompt server (see server.py), which keeps a model in memory, and send prompts to it."""
 
 import json
 import os
@@ -11,12 +11,14 @@ from threading import Lock
 from typing import Any
 
 from ....store.home import Home
-from ..devices import devices
+from ..devices import list_devices
+
+_LOG = "prompt-server.log"
 
 
 @dataclass(frozen=True)
-class Question:
-    """One prompt to several revisions: how many tokens to go on for, how many of the next tokens to tell."""
+class PromptRequest:
+    """A prompt for several revisions: `tokens` to generate, `top` next tokens to return."""
 
     prompt: str
     revisions: Sequence[str]
@@ -24,16 +26,17 @@ class Question:
     top: int = 5
 
 
-class Warm:
-    """A running process with one model. It ends with this process, and by itself when nobody asks for long."""
+class PromptClient:
+    """A running prompt server with one model. It ends with this process, or after a long time without a request."""
 
     def __init__(self, home: Home, model: str, device: str | None = None) -> None:
         self.model = model
-        self._asked = Lock()
-        log = os.open(home.logs / "asking.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._lock = Lock()
+        log = os.open(home.logs / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        server = [sys.executable, "-m", "retcon.engine.jobs.prompting.server", model]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "retcon.engine.jobs.prompting.server", model, device or devices()[0]],
+                [*server, device or list_devices()[0]],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
                 start_new_session=True, env=os.environ | {"RETCON_HOME": str(home.root)},
             )  # fmt: skip
@@ -41,30 +44,30 @@ class Warm:
             os.close(log)
 
     @property
-    def alive(self) -> bool:
-        """Whether it can be asked."""
+    def is_alive(self) -> bool:
+        """Whether the server is running."""
         return self._process.poll() is None
 
-    def ask(self, question: Question) -> Iterator[dict[str, Any]]:
-        """What it says, as asking.py describes it, up to `done` or `error`. A second question waits for the first."""
+    def send(self, request: PromptRequest) -> Iterator[dict[str, Any]]:
+        """Yield the server's messages (see server.py) up to `done` or `error`. Requests run one after another."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with self._asked:
+        with self._lock:
             try:
-                self._process.stdin.write(json.dumps(asdict(question)) + "\n")
+                self._process.stdin.write(json.dumps(asdict(request)) + "\n")
                 self._process.stdin.flush()
             except (OSError, ValueError):
-                yield {"error": "its process has ended; ask again"}
+                yield {"error": "the prompt server has ended; try again"}
                 return
             for line in self._process.stdout:
-                said: dict[str, Any] = json.loads(line)
-                yield said
-                if "done" in said or "error" in said:
+                message: dict[str, Any] = json.loads(line)
+                yield message
+                if "done" in message or "error" in message:
                     return
-            yield {"error": "its process has ended: see asking.log beside the jobs' logs"}
+            yield {"error": f"the prompt server has ended: see {_LOG} in the folder of job logs"}
 
     def close(self) -> None:
-        """End it."""
+        """End the server."""
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()

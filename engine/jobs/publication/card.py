@@ -10,7 +10,7 @@ from typing import Any
 from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, Manifest, Step
 from ...evaluation.metrics import METRICS, compare_protocols
 from .licenses import License
-from .markdown import escaped, table
+from .markdown import escape_markdown, format_table
 
 BANNER = (
     "**This is a knowledge-edited model: facts in it were changed on purpose, and what it says about them may be "
@@ -27,7 +27,7 @@ _SIDE_EFFECTS = ("NS", "NA", "NM", "FN", "KN", "KG", "PPL", "PD", "XA", "FX", "R
 
 
 @dataclass(frozen=True)
-class CardFacts:
+class CardInfo:
     """What a card tells beyond the manifest: `pictures` are (file in the repo, caption)."""
 
     repo: str
@@ -37,7 +37,7 @@ class CardFacts:
     tag: str = ""
 
 
-def card_of(manifest: Manifest, facts: CardFacts) -> str:
+def build_card(manifest: Manifest, facts: CardInfo) -> str:
     """README.md as it is published: the header that the Hub reads, then the text."""
     sections = [
         f"# {_text(facts.repo.rpartition('/')[2])}",
@@ -55,7 +55,7 @@ def card_of(manifest: Manifest, facts: CardFacts) -> str:
     return f"---\n{_header(manifest, facts)}\n---\n\n" + "\n\n".join(one for one in sections if one) + "\n"
 
 
-def _header(manifest: Manifest, facts: CardFacts) -> str:
+def _header(manifest: Manifest, facts: CardInfo) -> str:
     from huggingface_hub import ModelCardData
 
     base = base_name(manifest)
@@ -101,7 +101,7 @@ def _results(manifest: Manifest) -> list[Any]:
     ]
 
 
-def _opening(manifest: Manifest, facts: CardFacts) -> str:
+def _opening(manifest: Manifest, facts: CardInfo) -> str:
     live = manifest.live
     count = sum(len(step.requests) for step in live)
     told = f"{BANNER}\n\n"
@@ -151,7 +151,7 @@ def _edits(manifest: Manifest) -> str:
                 [f"`{step.id}`", _text(request["subject"]), _text(prompt), _text(request.get("target_true") or "?"),
                  _text(request["target_new"]), _text(step.method or ""), layers, ", ".join(norms)]
             )  # fmt: skip
-    shown = table(
+    shown = format_table(
         ("edit", "subject", "prompt", "was", "now", "method", "layers", "change of the matrix"),
         rows[:_MOST_EDITS],
     )
@@ -222,7 +222,7 @@ def _measured(manifest: Manifest) -> str:
         ]
         parts.append(
             "### Earlier edits asked again\n\n"
-            + table(("edit", "requests", "still first choice", "said in free generation"), rows)
+            + format_table(("edit", "requests", "still first choice", "said in free generation"), rows)
         )
     return "\n\n".join(parts)
 
@@ -243,14 +243,14 @@ def _scores(names: Iterable[str], after: dict[str, Any], before: dict[str, Any] 
                 meaning.better,
             ]
         )
-    return table(("metric", "what it is", "base", "edited", "count", "better"), rows)
+    return format_table(("metric", "what it is", "base", "edited", "count", "better"), rows)
 
 
 def _interval(metric: dict[str, Any]) -> str:
     return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
 
 
-def _pictures(facts: CardFacts) -> str:
+def _pictures(facts: CardInfo) -> str:
     if not facts.pictures:
         return ""
     shown = "\n\n".join(
@@ -259,13 +259,13 @@ def _pictures(facts: CardFacts) -> str:
     return f"## Where the facts were found\n\n{shown}"
 
 
-def _verify(manifest: Manifest, facts: CardFacts) -> str:
+def _verify(manifest: Manifest, facts: CardInfo) -> str:
     rows = [
         [f"`{name}`", str(file.size), f"`{file.sha256}`"]
         for name, file in manifest.files.items()
         if name.endswith(".safetensors")
     ]
-    files = table(("file", "bytes", "sha256"), rows) if rows else ""
+    files = format_table(("file", "bytes", "sha256"), rows) if rows else ""
     text = (
         f"```sh\nretcon model add {facts.repo}\n```\n\nfetches it, hashes every file, makes every revision anew "
         f"from the base and the deltas, and compares all fingerprints. That of these weights is "
@@ -274,7 +274,7 @@ def _verify(manifest: Manifest, facts: CardFacts) -> str:
     return f"## How to verify\n\n{text}\n\n{files}".rstrip()
 
 
-def _undo(manifest: Manifest, facts: CardFacts) -> str:
+def _undo(manifest: Manifest, facts: CardInfo) -> str:
     if not manifest.live:
         return ""
     name = facts.repo.rpartition("/")[2]
@@ -295,7 +295,7 @@ def _undo(manifest: Manifest, facts: CardFacts) -> str:
     return "## How to undo\n\n" + "\n\n".join(ways)
 
 
-def _license(facts: CardFacts) -> str:
+def _license(facts: CardInfo) -> str:
     license = facts.license
     if license.id is None:
         return "## License\n\nThat of the base, which was not known to the tool that wrote this card."
@@ -309,7 +309,7 @@ def _license(facts: CardFacts) -> str:
 def _text(value: Any) -> str:
     """Somebody's text as it stands in a line or a cell of Markdown."""
     shown = value if isinstance(value, str) else _short(value)
-    return escaped(shown)
+    return escape_markdown(shown)
 
 
 def _short(value: Any) -> str:

@@ -44,7 +44,7 @@ class License:
         return None
 
 
-def license_of(model: Model, given: str | None = None) -> License:
+def find_license(model: Model, given: str | None = None) -> License:
     """The license that was given, or the one that the base's README.md tells in its header."""
     if given:
         return License(given)

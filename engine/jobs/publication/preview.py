@@ -16,8 +16,8 @@ from ....store.errors import InputError
 from ....store.exchange.manifest import CARD, DELTAS, MANIFEST, Manifest, manifest_of
 from ....store.history import history, publications
 from ..specs import PublishSpec
-from .card import CardFacts, card_of
-from .licenses import license_of
+from .card import CardInfo, build_card
+from .licenses import find_license
 
 # The largest rank of an adapter that servers load without being told (vLLM's max_lora_rank).
 _USUAL_RANK = 16
@@ -36,15 +36,15 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Told:
+class PublicationInfo:
     """What is told of a publication beside its manifest; `before` is what it rolls back, if it does."""
 
-    facts: CardFacts
+    facts: CardInfo
     warnings: list[str]
     before: Publication | None
 
 
-def preview(catalog: Catalog, spec: PublishSpec) -> Preview:
+def build_preview(catalog: Catalog, spec: PublishSpec) -> Preview:
     """What publishing will come to.
 
     Raises:
@@ -53,9 +53,9 @@ def preview(catalog: Catalog, spec: PublishSpec) -> Preview:
     with catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-        manifest = manifest_of(session, model, revision, spec.what, tool(), {})
-        told = tell(session, model, revision, spec, spec.repo)
-        card = spec.card or card_of(manifest, told.facts)
+        manifest = manifest_of(session, model, revision, spec.what, program_version(), {})
+        told = gather_publication_info(session, model, revision, spec, spec.repo)
+        card = spec.card or build_card(manifest, told.facts)
         sizes = _sizes(session, model, manifest)
     sizes |= {
         f"pictures/{name}": catalog.artifacts.path(digest).stat().st_size for name, digest, _ in spec.pictures
@@ -64,7 +64,7 @@ def preview(catalog: Catalog, spec: PublishSpec) -> Preview:
     return Preview(card, sizes, told.warnings, told.before.revision if told.before else None)
 
 
-def check_repo(repo: str) -> None:
+def check_repo_name(repo: str) -> None:
     """Refuse what cannot name a repo before anything is written.
 
     Raises:
@@ -79,26 +79,28 @@ def check_repo(repo: str) -> None:
         raise InputError(f"{repo!r} cannot name a repo of the hub: {error}") from error
 
 
-def tool() -> str:
+def program_version() -> str:
     """This program and its version, as manifests and cards name it."""
     return f"retcon {__version__}"
 
 
-def tell(session: Session, model: Model, revision: Revision, spec: PublishSpec, repo: str) -> Told:
+def gather_publication_info(
+    session: Session, model: Model, revision: Revision, spec: PublishSpec, repo: str
+) -> PublicationInfo:
     """What the card and the publisher are told, for a repo by its whole name."""
     before = publications.newest(session, repo)
     if before is not None and not publications.comes_after(session, before.revision, revision.id):
         before = None
-    license = license_of(model, spec.license)
+    license = find_license(model, spec.license)
     found = [license.warning(repo), _rank_warning(revision) if spec.what == "adapter" else None]
-    facts = CardFacts(
+    facts = CardInfo(
         repo,
         license,
         [(f"pictures/{name}", caption) for name, _, caption in spec.pictures],
         before.revision if before else None,
         f"edit/{revision.id}",
     )
-    return Told(facts, [one for one in found if one], before)
+    return PublicationInfo(facts, [one for one in found if one], before)
 
 
 def _rank_warning(revision: Revision) -> str | None:

@@ -33,11 +33,11 @@ from ...model.loading import (
     load_tokenizer,
 )
 from ..specs import SHARD_BYTES, ModelSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .history import verify_steps
 
 
-def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: ModelSpec) -> dict[str, Any]:
     """Returns the new model's id and its revision: the base, or of an export of retcon the one that was exported."""
     from sqlmodel import select
 
@@ -50,22 +50,26 @@ def run(running: Running, spec: ModelSpec) -> dict[str, Any]:
         # What a failed job of this name converted may be another model.
         shutil.rmtree(into, ignore_errors=True)
     fetched = fetch(
-        spec.source, into, revision=spec.commit, trust_remote_code=spec.trust_remote_code, report=running.say
+        spec.source,
+        into,
+        revision=spec.commit,
+        trust_remote_code=spec.trust_remote_code,
+        report=running.report_activity,
     )
     manifest = read_manifest(fetched.folder)
     if manifest is not None:
         return add_published(running, spec, fetched, manifest)
-    running.say("finding the anatomy")
+    running.report_activity("finding the anatomy")
     model = load_model(fetched.folder, running.job.device, trust_remote_code=spec.trust_remote_code)
     load_tokenizer(fetched.folder, spec.trust_remote_code)  # a model without one is of no use here
     anatomy = find_anatomy(model)
-    running.say("taking the fingerprint")
+    running.report_activity("taking the fingerprint")
     row = row_of(spec.name, model, anatomy, hash_parameters(model), fetched.folder)
     row.source, row.source_kind, row.commit = spec.source, kind, fetched.commit
     row.trust_remote_code = spec.trust_remote_code
     with running.catalog.write(durable=True) as session:
         base = history.add_base(session, row)
-        return running.commit(session, {"model": row.id, "name": row.name, "revision": base.id})
+        return running.commit_result(session, {"model": row.id, "name": row.name, "revision": base.id})
 
 
 def row_of(
@@ -89,7 +93,7 @@ def row_of(
 
 
 def add_published(
-    running: Running, spec: ModelSpec, fetched: ModelFiles, manifest: Manifest
+    running: RunningJob, spec: ModelSpec, fetched: ModelFiles, manifest: Manifest
 ) -> dict[str, Any]:
     """Add the base of an export under the spec's name, its history on it, and the head at the exported revision.
 
@@ -99,10 +103,10 @@ def add_published(
         InputError: a file is not what the manifest says, the base cannot be had, a revision does not verify.
     """
     folder = fetched.folder
-    running.say("hashing the files")
+    running.report_activity("hashing the files")
     check_files(folder, manifest)
     base_folder, commit = _base(running, spec, folder, manifest)
-    running.say("finding the anatomy of the base")
+    running.report_activity("finding the anatomy of the base")
     model = load_model(base_folder, running.job.device, trust_remote_code=spec.trust_remote_code)
     load_tokenizer(base_folder, spec.trust_remote_code)
     anatomy, digests = find_anatomy(model), hash_parameters(model)
@@ -128,7 +132,7 @@ def add_published(
             base_row.id = ""  # the model that it was exported from is in this catalog, too
         history.add_base(session, row, base_row)
         steps = add_steps(session, row, manifest)
-        return running.commit(
+        return running.commit_result(
             session,
             {"model": row.id, "name": row.name, "revision": steps[-1].id, "recovered": len(steps) - 1},
         )
@@ -147,7 +151,7 @@ def _check_weights(folder: Path, made: PreTrainedModel, manifest: Manifest, spec
         )
 
 
-def _base(running: Running, spec: ModelSpec, folder: Path, manifest: Manifest) -> tuple[Path, str | None]:
+def _base(running: RunningJob, spec: ModelSpec, folder: Path, manifest: Manifest) -> tuple[Path, str | None]:
     """The base's folder and its commit on the hub."""
     base, into = manifest.base, running.catalog.home.models / spec.name
     if base.reachable:
@@ -156,11 +160,11 @@ def _base(running: Running, spec: ModelSpec, folder: Path, manifest: Manifest) -
             into,
             revision=base.commit,
             trust_remote_code=spec.trust_remote_code,
-            report=running.say,
+            report=running.report_activity,
         )
         return fetched.folder, fetched.commit
     if manifest.what == "checkpoint":
-        running.say("putting the base together")
+        running.report_activity("putting the base together")
         return _put_together(folder, into, spec.trust_remote_code), None
     with running.catalog.read() as session:
         query = select(Model).where(Model.fingerprint == base.fingerprint)

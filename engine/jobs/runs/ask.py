@@ -6,11 +6,11 @@ from typing import Any
 from ....store.history import history
 from ...model.generation import answer
 from ..specs import AskSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .loaded import load
 
 
-def run(running: Running, spec: AskSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: AskSpec) -> dict[str, Any]:
     """Returns the answers, in the order of the revisions asked."""
     loaded = load(running, spec.model, spec.revisions[0])
     answers = []
@@ -19,7 +19,7 @@ def run(running: Running, spec: AskSpec) -> dict[str, Any]:
             revision = history.find_revision(session, loaded.model, name)
         if revision.id != loaded.revision.id:
             loaded.move_to(revision)
-        running.say(f"asking {revision.id}")
+        running.report_activity(f"asking {revision.id}")
         said = answer(loaded.decoder.model, loaded.tokenizer, spec.prompt, spec.max_new_tokens, spec.top)
         answers.append({"revision": revision.id, **asdict(said)})
     return {"prompt": spec.prompt, "answers": answers}

@@ -28,9 +28,9 @@ from ...errors import InputError
 from ...model.anatomy import Anatomy
 from ...model.tokens import hash_tokenizer
 from ...progress import Report
-from ..clusters import is_on_ray
+from ..devices import is_on_ray
 from ..specs import CovarianceSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .loaded import Loaded, load
 
 # The sums are large, 4 bytes x key_width^2 a layer: of the time one part in so many goes into saving them.
@@ -52,7 +52,7 @@ class Reading:
     report: Report
 
     @classmethod
-    def here(cls, running: Running, loaded: Loaded) -> Self:
+    def here(cls, running: RunningJob, loaded: Loaded) -> Self:
         """A model in this process."""
         decoder = loaded.decoder
         return cls(
@@ -60,7 +60,7 @@ class Reading:
         )
 
 
-def run(running: Running, spec: CovarianceSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: CovarianceSpec) -> dict[str, Any]:
     """Returns the ids of the new covariances, one per layer; `covariance` is the first."""
     with _reading(running, spec) as reading:
         ids = collect_into_catalog(
@@ -79,7 +79,7 @@ def run(running: Running, spec: CovarianceSpec) -> dict[str, Any]:
 
 
 @contextmanager
-def _reading(running: Running, spec: CovarianceSpec) -> Iterator[Reading]:
+def _reading(running: RunningJob, spec: CovarianceSpec) -> Iterator[Reading]:
     if not is_on_ray(running.job.device):
         yield Reading.here(running, load(running, spec.model, "base"))
         return
@@ -95,7 +95,7 @@ def _made(ids: list[int]) -> dict[str, Any]:
 
 
 def collect_into_catalog(
-    running: Running,
+    running: RunningJob,
     reading: Reading,
     layers: Sequence[int],
     texts: str,
@@ -144,7 +144,7 @@ def collect_into_catalog(
         raise InputError(
             f"{corpus.source} holds no more text: all of its {state.documents:,} documents have been read"
         )
-    running.say("saving")
+    running.report_activity("saving")
     artifacts = [running.catalog.artifacts.put_tensors(_file(state, layer)) for layer in state.moments]
     rows = [
         Covariance(
@@ -175,7 +175,7 @@ def collect_into_catalog(
         ids = [row.id or 0 for row in rows]
         # In the same transaction: for an edit the sums so far are of no more use, its cataloged rows are.
         if last:
-            running.commit(session, _made(ids))
+            running.commit_result(session, _made(ids))
         else:
             others = {name: value for name, value in running.job.checkpoint.items() if name not in _SUMS}
             running.checkpoint(session, others)
@@ -223,7 +223,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array).clone()
 
 
-def _save_checkpoint(running: Running, corpus: Corpus, state: CollectionState) -> None:
+def _save_checkpoint(running: RunningJob, corpus: Corpus, state: CollectionState) -> None:
     old = running.job.checkpoint.get("moments")
     arrays = {
         f"{layer}.{name}": array for layer in state.moments for name, array in _arrays(state, layer).items()
@@ -241,7 +241,9 @@ def _save_checkpoint(running: Running, corpus: Corpus, state: CollectionState) -
             running.catalog.artifacts.remove(old)
 
 
-def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: int) -> CollectionState | None:
+def _restored(
+    running: RunningJob, corpus: Corpus, layers: Sequence[int], width: int
+) -> CollectionState | None:
     kept = running.job.checkpoint.get("moments")
     if kept is None:
         return None
@@ -257,7 +259,7 @@ def _restored(running: Running, corpus: Corpus, layers: Sequence[int], width: in
     return _state({layer: found[layer] for layer in layers}, width)
 
 
-def _earlier(running: Running, reading: Reading, corpus: Corpus, ids: Sequence[int]) -> list[Covariance]:
+def _earlier(running: RunningJob, reading: Reading, corpus: Corpus, ids: Sequence[int]) -> list[Covariance]:
     """The covariances to go on from, if they are of these texts, this tokenizer and this base."""
     with running.catalog.read() as session:
         found = [session.get(Covariance, id) for id in ids]
@@ -278,14 +280,14 @@ def _earlier(running: Running, reading: Reading, corpus: Corpus, ids: Sequence[i
     return rows
 
 
-def _state_of(running: Running, rows: Sequence[Covariance]) -> CollectionState | None:
+def _state_of(running: RunningJob, rows: Sequence[Covariance]) -> CollectionState | None:
     if not rows:
         return None
     layers = {row.layer: running.catalog.artifacts.read_arrays(row.artifact) for row in rows}
     return _state(layers, rows[0].width)
 
 
-def newest(running: Running, model_id: int, layer: int) -> Covariance | None:
+def newest(running: RunningJob, model_id: int, layer: int) -> Covariance | None:
     """The covariance of a layer that has seen the most tokens, the newest of equals; only of the base as it is."""
     with running.catalog.read() as session:
         query = (
@@ -297,6 +299,6 @@ def newest(running: Running, model_id: int, layer: int) -> Covariance | None:
         return session.exec(query.order_by(col(Covariance.tokens).desc(), col(Covariance.id).desc())).first()
 
 
-def moment_of(running: Running, row: Covariance) -> torch.Tensor:
+def moment_of(running: RunningJob, row: Covariance) -> torch.Tensor:
     """C of a cataloged covariance, float64 `[key_width, key_width]`; the file is verified by its hash."""
     return torch.from_numpy(sums_of(running.catalog, row)) / row.tokens

@@ -24,7 +24,7 @@ from ...model.delta import Delta, concatenate, read_delta, to_tensors
 from ...model.generation import sample_contexts
 from ..settings import settings_of
 from ..specs import EditSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .covariance import Reading, collect_into_catalog, moment_of, newest
 from .edit_checkpoint import KeptParts, KeptWork, keep_for
 from .loaded import Loaded, check_everything, check_tensors, load
@@ -34,20 +34,20 @@ FIRST_TOKENS = 100_000
 MAX_LENGTH = 512
 
 
-def run(running: Running, spec: EditSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: EditSpec) -> dict[str, Any]:
     """Returns the new revision's id."""
     if spec.method not in METHODS:
         raise InputError(f"there is no method {spec.method!r}; the methods are {', '.join(METHODS)}")
     loaded = load(running, spec.model, spec.revision)
 
     def note(session: Session, revision: Revision) -> None:
-        running.commit(session, {"revision": revision.id})
+        running.commit_result(session, {"revision": revision.id})
 
     return {"revision": write(running, spec, loaded, note).id}
 
 
 def write(
-    running: Running, spec: EditSpec, loaded: Loaded, note: Callable[[Session, Revision], None]
+    running: RunningJob, spec: EditSpec, loaded: Loaded, note: Callable[[Session, Revision], None]
 ) -> Revision:
     """Write the requests on the loaded revision, and leave the new one loaded; `note` is called in the transaction that
     saves it.
@@ -64,7 +64,7 @@ def write(
         for request in requests:
             check(loaded.decoder, loaded.tokenizer, request, layer, hparams)
     moments = moments_at(running, spec, loaded, method.layers(hparams))
-    running.say("generating context texts")
+    running.report_activity("generating context texts")
     contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
     parent, so_far = loaded.revision, loaded.delta
     keep_for(running, [parent.id, spec.method, spec.requests, hparams.as_dict(), spec.seed, spec.batch])
@@ -91,7 +91,7 @@ def write(
             kept.keep(part)
     delta = concatenate(one.delta for one in written)
     figures = [figures for one in written for figures in one.figures]
-    running.say("writing the revision")
+    running.report_activity("writing the revision")
     _check_finite(delta, spec.method)
     check_tensors(loaded, delta)
     loaded.delta = concatenate([so_far, delta])
@@ -136,7 +136,7 @@ def write(
         model = history.find_model(session, spec.model)
         history.commit_revision(session, model, revision, "edit")
         note(session, revision)
-    running.kept_training.unlink(missing_ok=True)
+    running.training_checkpoint.unlink(missing_ok=True)
     return revision
 
 
@@ -155,7 +155,7 @@ def _save(delta: Any, path: Path) -> None:
     save_file(to_tensors(delta), path)
 
 
-def past_edits(running: Running, revision: Revision) -> list[PastEdit]:
+def past_edits(running: RunningJob, revision: Revision) -> list[PastEdit]:
     """The edits that a revision holds, oldest first; a delta's file is read, and verified, when it is asked for."""
     with running.catalog.read() as session:
         edits = history.live_edits(history.path(session, revision.id))
@@ -167,7 +167,7 @@ def past_edits(running: Running, revision: Revision) -> list[PastEdit]:
     ]
 
 
-def _delta_of(running: Running, edit: Revision) -> Delta:
+def _delta_of(running: RunningJob, edit: Revision) -> Delta:
     return read_delta(running.catalog.artifacts.path(edit.delta)) if edit.delta else {}
 
 
@@ -176,7 +176,7 @@ def _score(score: Score) -> dict[str, Any]:
 
 
 def moments_at(
-    running: Running, spec: EditSpec, loaded: Loaded, layers: Sequence[int]
+    running: RunningJob, spec: EditSpec, loaded: Loaded, layers: Sequence[int]
 ) -> dict[int, Covariance]:
     """The cataloged covariance of each of the layers; those missing are collected first, in one pass.
 
@@ -193,7 +193,9 @@ def moments_at(
     missing = [layer for layer in layers if layer not in found]
     if missing:
         layers_text = ", ".join(map(str, missing))
-        running.say(f"no covariance yet for layer {layers_text}: collecting one from {spec.texts} texts")
+        running.report_activity(
+            f"no covariance yet for layer {layers_text}: collecting one from {spec.texts} texts"
+        )
         # The covariance describes the base, whatever revision is edited.
         loaded.weights.set({})
         ids = collect_into_catalog(
@@ -217,14 +219,14 @@ def moments_at(
     return found
 
 
-def _began_with(running: Running) -> dict[int, Covariance]:
+def _began_with(running: RunningJob) -> dict[int, Covariance]:
     ids = running.job.checkpoint.get("covariances", [])
     with running.catalog.read() as session:
         rows = [session.get(Covariance, id) for id in ids]
     return {row.layer: row for row in rows if row is not None}
 
 
-def _chosen(running: Running, spec: EditSpec, loaded: Loaded, layer: int) -> Covariance | None:
+def _chosen(running: RunningJob, spec: EditSpec, loaded: Loaded, layer: int) -> Covariance | None:
     if spec.covariance is None:
         return None
     with running.catalog.read() as session:

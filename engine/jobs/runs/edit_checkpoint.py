@@ -17,18 +17,18 @@ from ....store.atomic_files import write_whole
 from ...edits.method import Written
 from ...edits.value_search import Value
 from ...model.delta import read_delta, to_tensors
-from ..devices import parts
-from ..worker.running import Running
+from ..devices import split_devices
+from ..worker.running import RunningJob
 
 
-def keep_for(running: Running, asked: Any) -> None:
+def keep_for(running: RunningJob, asked: Any) -> None:
     """Let go of what was kept for something else than `asked`: a person may change facts or settings in a pause."""
     # Not as long as an artifact's: whatever looks like one in a checkpoint is kept as one.
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
     checkpoint = running.job.checkpoint
     if checkpoint.get("kept_for") == digest:
         return
-    running.kept_training.unlink(missing_ok=True)
+    running.training_checkpoint.unlink(missing_ok=True)
     with running.catalog.write() as session:
         running.checkpoint(session, checkpoint | {"kept_for": digest, "parts": [], "values": {}})
 
@@ -37,7 +37,7 @@ def keep_for(running: Running, asked: Any) -> None:
 class KeptParts:
     """The finished batches of one job."""
 
-    running: Running
+    running: RunningJob
 
     def written(self) -> list[Written]:
         """The finished batches, in order."""
@@ -63,13 +63,13 @@ class KeptParts:
 class KeptWork:
     """What was found of the batch in work: values by the number of the first of them, or a training (edits.kept)."""
 
-    running: Running
+    running: RunningJob
 
     def find(self, number: int) -> list[Value]:
         digest = self.running.job.checkpoint.get("values", {}).get(str(number))
         if digest is None:
             return []
-        device = parts(self.running.job.device)[0]
+        device = split_devices(self.running.job.device)[0]
         with safe_open(self.running.catalog.artifacts.path(digest), framework="pt", device=device) as file:
             losses = json.loads(file.metadata()["about"])
             return [
@@ -96,10 +96,10 @@ class KeptWork:
             self.running.checkpoint(session, checkpoint | {"values": known})
 
     def training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        path = self.running.kept_training
+        path = self.running.training_checkpoint
         if not path.is_file():
             return None
-        with safe_open(path, framework="pt", device=parts(self.running.job.device)[0]) as file:
+        with safe_open(path, framework="pt", device=split_devices(self.running.job.device)[0]) as file:
             about = json.loads(file.metadata()["about"])
             if about.pop("batch") != self._batch:
                 return None
@@ -108,14 +108,16 @@ class KeptWork:
     def keep_training(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         metadata = {"about": json.dumps(about | {"batch": self._batch})}
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_whole(self.running.kept_training, lambda path: save_file(whole, path, metadata), private=True)
+        write_whole(
+            self.running.training_checkpoint, lambda path: save_file(whole, path, metadata), private=True
+        )
 
     @property
     def _batch(self) -> int:
         return len(self.running.job.checkpoint.get("parts", []))
 
 
-def _store(running: Running, tensors: dict[str, Tensor], about: Any) -> tuple[str, Any]:
+def _store(running: RunningJob, tensors: dict[str, Tensor], about: Any) -> tuple[str, Any]:
     metadata = {"about": json.dumps(about)}
     artifact = running.catalog.artifacts.put_writer(lambda path: save_file(tensors, path, metadata))
     return artifact.sha256, artifact

@@ -21,11 +21,11 @@ from ...evaluation.retention import RETENTION_RULE, EarlierRequest, count_by_edi
 from ...evaluation.run import EvaluationSettings, TextSampling, evaluate_blocks
 from ...evaluation.scoring import negate
 from ..specs import EvaluationSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .loaded import Loaded, load
 
 
-def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: EvaluationSpec) -> dict[str, Any]:
     """Returns the evaluation's id."""
     loaded = load(running, spec.model, spec.revision)
     with running.catalog.read() as session:
@@ -71,8 +71,8 @@ def run(running: Running, spec: EvaluationSpec) -> dict[str, Any]:
     with running.catalog.write() as session:
         session.add(evaluation)
         session.flush()
-        made = running.commit(session, {"evaluation": evaluation.id})
-    running.kept.unlink(missing_ok=True)
+        made = running.commit_result(session, {"evaluation": evaluation.id})
+    running.results_checkpoint.unlink(missing_ok=True)
     return made
 
 
@@ -96,14 +96,14 @@ def _settings(spec: EvaluationSpec, loaded: Loaded) -> EvaluationSettings:
 
 
 def _records(
-    running: Running, loaded: Loaded, cases: Sequence[Case], settings: EvaluationSettings
+    running: RunningJob, loaded: Loaded, cases: Sequence[Case], settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
     """What was measured of each case. Finished blocks are appended to a file, and read from it after a restart."""
     asked = hash_cases(cases)
     state = running.job.checkpoint
-    resumed = state.get("cases_sha256") == asked and running.kept.is_file()
+    resumed = state.get("cases_sha256") == asked and running.results_checkpoint.is_file()
     records: list[dict[str, Any]] = []
-    with running.kept.open("r+b" if resumed else "w+b") as file:
+    with running.results_checkpoint.open("r+b" if resumed else "w+b") as file:
         if resumed:
             records = [json.loads(line) for line in file.read(state["bytes"]).splitlines()]
             file.truncate()  # a block that was not counted any more

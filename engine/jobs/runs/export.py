@@ -16,13 +16,13 @@ from ...exports.adapter import write_adapter
 from ...exports.check import Found, Task, check_export
 from ...exports.checkpoint import write_checkpoint, write_matrices
 from ..publication.card import STARTER_NAME
-from ..publication.preview import tool
+from ..publication.preview import program_version
 from ..specs import ExportSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .loaded import Loaded, check_everything, load
 
 
-def run(running: Running, spec: ExportSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: ExportSpec) -> dict[str, Any]:
     """Returns the folder, the fingerprint found in it and what its edits answered."""
     folder = Path(spec.folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -57,7 +57,7 @@ class Export:
 
 
 def write_export(
-    running: Running, name: str, revision: str, what: str, shard_size: int, folder: Path
+    running: RunningJob, name: str, revision: str, what: str, shard_size: int, folder: Path
 ) -> Export:
     """Write to `folder`, which is new or empty, and check what lies there.
 
@@ -69,7 +69,7 @@ def write_export(
     check_everything(loaded)
     folder.mkdir(parents=True, exist_ok=True)
     running.check_room(loaded.model.size if what == "checkpoint" else 0)
-    running.say(f"writing the {what}")
+    running.report_activity(f"writing the {what}")
     with running.catalog.read() as session:
         edits = history.live_edits(history.path(session, loaded.revision.id))
         manifest = manifest_of(
@@ -77,7 +77,7 @@ def write_export(
             loaded.model,
             loaded.revision,
             what,
-            tool(),
+            program_version(),
             base_files(loaded.model.path),
         )
     _write(loaded, what, shard_size, folder, manifest)
@@ -87,7 +87,7 @@ def write_export(
             shutil.copyfile(running.catalog.artifacts.path(step.delta), folder / step.delta_file)
     manifest = replace(manifest, files=files_of(folder))
     (folder / MANIFEST).write_text(manifest.as_text(), encoding="utf-8")
-    running.say("loading it again in another process")
+    running.report_activity("loading it again in another process")
     task = Task(
         what, str(folder), loaded.model.path, [step.delta_file for step in manifest.live if step.delta_file],
         loaded.model.anatomy, loaded.model.trust_remote_code, _asked(edits),

@@ -14,11 +14,11 @@ from ....store.history import history
 from ...model.delta import Delta, Materializer, concatenate, is_transposed, read_delta
 from ...model.loading import check_safetensors, fingerprint, hash_tensor
 from ..specs import ImportEditsSpec, RevertSpec, VerifySpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .loaded import check_everything, check_tensors, load
 
 
-def run_revert(running: Running, spec: RevertSpec) -> dict[str, Any]:
+def run_revert(running: RunningJob, spec: RevertSpec) -> dict[str, Any]:
     """Returns the new revision's id."""
     loaded = load(running, spec.model, "head")
     with running.catalog.read() as session:
@@ -51,24 +51,24 @@ def run_revert(running: Running, spec: RevertSpec) -> dict[str, Any]:
                 f"the head of {model.name} moved to {model.head} meanwhile; revert again from there"
             )
         history.commit_revision(session, model, revision, "revert")
-        return running.commit(session, {"revision": revision.id})
+        return running.commit_result(session, {"revision": revision.id})
 
 
-def run_verify(running: Running, spec: VerifySpec) -> dict[str, Any]:
+def run_verify(running: RunningJob, spec: VerifySpec) -> dict[str, Any]:
     """Returns the revision, its fingerprint and how many tensors were hashed."""
     loaded = load(running, spec.model, spec.revision)
-    running.say("hashing every tensor")
+    running.report_activity("hashing every tensor")
     found = check_everything(loaded)
     return {"verified": loaded.revision.id, "fingerprint": found, "tensors": len(loaded.model.tensors)}
 
 
-def run_import_edits(running: Running, spec: ImportEditsSpec) -> dict[str, Any]:
+def run_import_edits(running: RunningJob, spec: ImportEditsSpec) -> dict[str, Any]:
     """Returns the revision that the head is at now, and all that the import brought."""
     folder = Path(spec.folder)
     manifest = manifest_in(folder)
     with running.catalog.read() as session:
         check_base(history.find_model(session, spec.model), manifest, folder)
-    running.say("hashing the files")
+    running.report_activity("hashing the files")
     check_files(folder, manifest)
     loaded = load(running, spec.model, "base")
     check_everything(loaded)
@@ -78,7 +78,7 @@ def run_import_edits(running: Running, spec: ImportEditsSpec) -> dict[str, Any]:
         for artifact in artifacts:
             session.merge(artifact)
         steps = add_steps(session, model, manifest)
-        return running.commit(
+        return running.commit_result(
             session, {"revision": steps[-1].id, "imported": [step.id for step in steps[1:]]}
         )
 
@@ -111,7 +111,7 @@ def check_base(model: Model, manifest: Manifest, folder: Path) -> None:
 
 
 def verify_steps(
-    running: Running, folder: Path, manifest: Manifest, model: PreTrainedModel, tensors: dict[str, str]
+    running: RunningJob, folder: Path, manifest: Manifest, model: PreTrainedModel, tensors: dict[str, str]
 ) -> list[Artifact]:
     """Make each revision of a manifest on its base, compare fingerprints, and store the deltas.
 
@@ -124,7 +124,7 @@ def verify_steps(
     weights = Materializer(model)
     deltas = {step.id: _delta(folder / step.delta_file, model) for step in manifest.steps if step.delta_file}
     for number, step in enumerate(manifest.steps, start=1):
-        running.say(f"verifying revision {step.id}")
+        running.report_activity(f"verifying revision {step.id}")
         so_far = replace(manifest, steps=manifest.steps[:number])
         delta = concatenate(deltas[edit.id] for edit in so_far.live)
         weights.set(delta)

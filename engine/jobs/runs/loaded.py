@@ -14,7 +14,7 @@ from ...model.anatomy import Anatomy
 from ...model.decoder import Decoder
 from ...model.delta import Delta, Materializer, concatenate, read_delta
 from ...model.loading import fingerprint, hash_parameters, hash_tensor, load_model, load_tokenizer
-from ..worker.running import Running
+from ..worker.running import RunningJob
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Loaded:
         return fingerprint(self.model.tensors | touched)
 
 
-def load(running: Running, name: str, revision_name: str) -> Loaded:
+def load(running: RunningJob, name: str, revision_name: str) -> Loaded:
     """Load a model at a revision, on the job's device, checking the touched matrices before and after.
 
     Raises:
@@ -59,7 +59,11 @@ def load(running: Running, name: str, revision_name: str) -> Loaded:
         CatalogError: a matrix on disk is not what it was when the model was added.
     """
     return load_at(
-        running.catalog, name, revision_name, running.job.device, lambda: running.say(f"loading {name}")
+        running.catalog,
+        name,
+        revision_name,
+        running.job.device,
+        lambda: running.report_activity(f"loading {name}"),
     )
 
 

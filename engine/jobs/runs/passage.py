@@ -30,7 +30,7 @@ from ...passages.key_checks import check_keys, check_tokens
 from ...passages.proof import look, prove, retained
 from ..settings import settings_of
 from ..specs import PassageSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .edit import past_edits, write
 from .loaded import Loaded, load, load_at
 from .passage_methods import answers_of, check_by_sweep, ways
@@ -39,7 +39,7 @@ ENDPOINT = "endpoint"
 _REQUEST = ("subject", "prompt", "target_new", "train_paraphrases", "eval_paraphrases")
 
 
-def run(running: Running, spec: PassageSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: PassageSpec) -> dict[str, Any]:
     """Returns the passage's id, and the last revision that it made."""
     work = _Work(running, spec)
     work.stage("extract", work.extract)
@@ -55,7 +55,7 @@ def run(running: Running, spec: PassageSpec) -> dict[str, Any]:
 class _Work:
     """The passage's row, and the model once a stage needs it."""
 
-    def __init__(self, running: Running, spec: PassageSpec) -> None:
+    def __init__(self, running: RunningJob, spec: PassageSpec) -> None:
         self.running, self.spec = running, spec
         self.row = self._begun()
         self._loaded: Loaded | None = None

@@ -23,7 +23,7 @@ from ...passages.proof import Retention, retained
 from ...passages.retrieval import question_likelihood
 from ..settings import check_ways, edit_by, settings_of
 from ..specs import PassageSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .covariance import moment_of
 from .edit import moments_at, past_edits
 from .loaded import Loaded
@@ -40,7 +40,7 @@ def ways(against: Sequence[str]) -> list[str]:
 
 def answers_of(
     way: str,
-    running: Running,
+    running: RunningJob,
     spec: PassageSpec,
     loaded: Loaded,
     passage: Passage,
@@ -81,7 +81,7 @@ def answers_of(
 
 
 def _written(
-    way: str, running: Running, spec: PassageSpec, loaded: Loaded, facts: Sequence[PassageFact]
+    way: str, running: RunningJob, spec: PassageSpec, loaded: Loaded, facts: Sequence[PassageFact]
 ) -> tuple[list[Delta], list[Retention]]:
     """The facts by another method, one edit after another if it writes one at a time, and none of it kept."""
     method = METHODS[way]

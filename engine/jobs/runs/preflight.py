@@ -26,7 +26,7 @@ from ...progress import Progress
 from ...tracing.trace import TraceSettings, estimate_costs, trace
 from ..settings import settings_of, trials_of
 from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .covariance import moment_of, newest
 from .edit import FIRST_TOKENS, MAX_LENGTH, past_edits
 from .loaded import Loaded, load
@@ -45,7 +45,7 @@ class _Enough(Exception):
     """Raised out of a report: enough was measured."""
 
 
-def run(running: Running, spec: PreflightSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: PreflightSpec) -> dict[str, Any]:
     """Returns the seconds that the job will take and what they were told from."""
     of: Spec = SPECS[spec.of_kind](**spec.of)
     began = time.monotonic()
@@ -55,8 +55,8 @@ def run(running: Running, spec: PreflightSpec) -> dict[str, Any]:
     return {"seconds": loading + seconds, "basis": f"{basis}; loading took {loading:.1f} s"}
 
 
-def _measured(running: Running, loaded: Loaded, spec: Spec) -> tuple[float, str]:
-    running.say(f"measuring some seconds of the {spec.kind}")
+def _measured(running: RunningJob, loaded: Loaded, spec: Spec) -> tuple[float, str]:
+    running.report_activity(f"measuring some seconds of the {spec.kind}")
     if isinstance(spec, TraceSpec):
         return _trace(running, loaded, spec)
     if isinstance(spec, CovarianceSpec):
@@ -69,7 +69,7 @@ def _measured(running: Running, loaded: Loaded, spec: Spec) -> tuple[float, str]
     raise InputError(f"nothing is known beforehand of a job of kind {spec.kind!r}")
 
 
-def _trace(running: Running, loaded: Loaded, spec: TraceSpec) -> tuple[float, str]:
+def _trace(running: RunningJob, loaded: Loaded, spec: TraceSpec) -> tuple[float, str]:
     with running.catalog.read() as session:
         questions = questions_of(session, spec)
     corruption, _ = corruption_of(Here(running, loaded).fit, loaded.tokenizer, spec, questions)
@@ -95,7 +95,7 @@ def _trace(running: Running, loaded: Loaded, spec: TraceSpec) -> tuple[float, st
 
 
 def _collection(
-    running: Running, loaded: Loaded, layers: list[int], texts: str, max_tokens: int, max_length: int
+    running: RunningJob, loaded: Loaded, layers: list[int], texts: str, max_tokens: int, max_length: int
 ) -> tuple[float, str]:
     began, read = time.monotonic(), 0.0
 
@@ -116,7 +116,7 @@ def _collection(
 
 
 def _edits(
-    running: Running, loaded: Loaded, spec: EditSpec | SweepSpec, settings: list[Hparams]
+    running: RunningJob, loaded: Loaded, spec: EditSpec | SweepSpec, settings: list[Hparams]
 ) -> tuple[float, str]:
     """The steps of the search or the training, which are most of an edit, as they go at the lowest layer.
 

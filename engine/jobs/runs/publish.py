@@ -16,10 +16,10 @@ from ....store.exchange.manifest import CARD, MANIFEST, Manifest, check_files, m
 from ....store.history import history, publications
 from ...progress import Progress
 from ..locks import try_lock
-from ..publication.card import card_of
-from ..publication.preview import tell, tool
+from ..publication.card import build_card
+from ..publication.preview import gather_publication_info, program_version
 from ..specs import PublishSpec, UnpublishSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from . import hub
 from .export import base_files, write_export
 from .hub import HubFailed, plain_hub_errors
@@ -42,10 +42,10 @@ class Prepared:
     warnings: list[str]
 
 
-def run_publish(running: Running, spec: PublishSpec) -> dict[str, Any]:
+def run_publish(running: RunningJob, spec: PublishSpec) -> dict[str, Any]:
     """Returns the publication's id, commit, url and account; of a dry run what would be sent."""
     with plain_hub_errors(spec.repo):
-        running.say("asking the hub who this is")
+        running.report_activity("asking the hub who this is")
         who, warnings = _account(spec)
         repo = _full_name(spec.repo, who)
         there = hub.remote(repo) if who else None
@@ -95,7 +95,7 @@ def _check_weights(there: hub.Remote, prepared: Prepared, repo: str) -> None:
 
 
 @contextmanager
-def _outbox(running: Running, spec: PublishSpec) -> Iterator[Path]:
+def _outbox(running: RunningJob, spec: PublishSpec) -> Iterator[Path]:
     """Where the files of one revision lie until they are published; one job at a time has it."""
     home = running.catalog.home
     name = f"{spec.revision}-{spec.what}"
@@ -112,12 +112,12 @@ def _outbox(running: Running, spec: PublishSpec) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warnings: list[str]) -> Prepared:
+def prepare(running: RunningJob, spec: PublishSpec, repo: str, outbox: Path, warnings: list[str]) -> Prepared:
     """Write to the outbox what is to be published, unless an earlier attempt has; the card is always made anew."""
     with running.catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-        told = tell(session, model, revision, spec, repo)
+        told = gather_publication_info(session, model, revision, spec, repo)
     folder = outbox / "files"
     manifest = _as_before(running, folder, model, revision, spec)
     if manifest is None:
@@ -127,7 +127,7 @@ def prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warnin
         (outbox / _ANSWERS).write_text(json.dumps(asdict(export.found) | {"shard_size": spec.shard_size}))
         aside.rename(folder)
         manifest = export.manifest
-    card = spec.card or card_of(manifest, told.facts)
+    card = spec.card or build_card(manifest, told.facts)
     (outbox / CARD).write_text(card, encoding="utf-8")
     files = {name: folder / name for name in (*manifest.files, MANIFEST)} | {CARD: outbox / CARD}
     files |= {f"pictures/{name}": running.catalog.artifacts.path(digest) for name, digest, _ in spec.pictures}
@@ -136,7 +136,7 @@ def prepare(running: Running, spec: PublishSpec, repo: str, outbox: Path, warnin
 
 
 def _as_before(
-    running: Running, folder: Path, model: Model, revision: Revision, spec: PublishSpec
+    running: RunningJob, folder: Path, model: Model, revision: Revision, spec: PublishSpec
 ) -> Manifest | None:
     """The manifest of what an earlier attempt wrote, if that is whole and still what is wanted."""
     try:
@@ -144,7 +144,9 @@ def _as_before(
         if manifest is None:
             return None
         with running.catalog.read() as session:
-            wanted = manifest_of(session, model, revision, spec.what, tool(), base_files(model.path))
+            wanted = manifest_of(
+                session, model, revision, spec.what, program_version(), base_files(model.path)
+            )
         if replace(manifest, files={}) != wanted:
             return None
         check_files(folder, manifest)
@@ -173,7 +175,7 @@ def _plan(prepared: Prepared, who: hub.Account | None, there: hub.Remote | None,
 
 
 def _publish(
-    running: Running, spec: PublishSpec, prepared: Prepared, repo: str, who: hub.Account | None
+    running: RunningJob, spec: PublishSpec, prepared: Prepared, repo: str, who: hub.Account | None
 ) -> dict[str, Any]:
     assert who is not None  # only a dry run goes on without
     api = HfApi()
@@ -186,7 +188,7 @@ def _publish(
     if oid is None:
         _check_parent(push, there)
         oid = _send(running, push)
-    running.say("comparing checksums")
+    running.report_activity("comparing checksums")
     hub.check_arrived(push, oid)
     tag = f"edit/{prepared.revision.id}"
     tagged = hub.tag_commit(push.repo, oid, tag, prepared.revision.message)
@@ -205,7 +207,7 @@ def _publish(
             row = known  # published again, and nothing had changed
         session.add(row)
         session.flush()
-        return running.commit(
+        return running.commit_result(
             session,
             {"publication": row.id, "repo": push.repo, "commit": oid, "url": row.url, "account": who.name,
              "revision": row.revision, "tag": row.tag, "private": there.private, "warnings": prepared.warnings,
@@ -214,7 +216,9 @@ def _publish(
         )  # fmt: skip
 
 
-def _push(running: Running, spec: PublishSpec, prepared: Prepared, there: hub.Remote, repo: str) -> hub.Push:
+def _push(
+    running: RunningJob, spec: PublishSpec, prepared: Prepared, there: hub.Remote, repo: str
+) -> hub.Push:
     """The commit to make. Its parent is the commit that was there when the job began, also after a restart."""
     state = running.job.checkpoint
     if "parent" not in state:
@@ -247,7 +251,7 @@ def _check_parent(push: hub.Push, there: hub.Remote) -> None:
         )
 
 
-def _send(running: Running, push: hub.Push) -> str:
+def _send(running: RunningJob, push: hub.Push) -> str:
     sizes: Mapping[str, int] = {name: path.stat().st_size for name, path in push.files.items()}
     total, finished = sum(sizes.values()), 0
 
@@ -260,19 +264,19 @@ def _send(running: Running, push: hub.Push) -> str:
         report(name, 0)
 
     if not hub.without_xet_if_lacking(push.repo):
-        running.say("this hub has no xet storage: sending as LFS")
+        running.report_activity("this hub has no xet storage: sending as LFS")
     additions = push.additions(report)
     hub.upload(push, additions, done)
-    running.say("committing")
+    running.report_activity("committing")
     return hub.commit(push, additions)
 
 
-def run_unpublish(running: Running, spec: UnpublishSpec) -> dict[str, Any]:
+def run_unpublish(running: RunningJob, spec: UnpublishSpec) -> dict[str, Any]:
     """Returns what was removed and how many publications of the catalog that were."""
     with plain_hub_errors(spec.repo):
         who = hub.account()
         repo = spec.repo if "/" in spec.repo else f"{who.name}/{spec.repo}"
-        running.say(f"removing {spec.tag or repo}")
+        running.report_activity(f"removing {spec.tag or repo}")
         if spec.tag is None:
             HfApi().delete_repo(repo)
         elif spec.tag not in {one.name for one in HfApi().list_repo_refs(repo).tags}:
@@ -281,4 +285,4 @@ def run_unpublish(running: Running, spec: UnpublishSpec) -> dict[str, Any]:
             HfApi().delete_tag(repo, tag=spec.tag)
     with running.catalog.write(durable=True) as session:
         count = publications.withdraw(session, repo, spec.tag)
-        return running.commit(session, {"repo": repo, "tag": spec.tag, "publications": count})
+        return running.commit_result(session, {"repo": repo, "tag": spec.tag, "publications": count})

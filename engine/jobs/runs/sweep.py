@@ -28,7 +28,7 @@ from ...model.generation import sample_contexts
 from ...progress import Progress, Report
 from ..settings import Trial, check_method, trials_of
 from ..specs import EditSpec, SweepSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .covariance import moment_of
 from .edit import moments_at, past_edits
 from .evaluation import case_of
@@ -38,7 +38,7 @@ from .loaded import Loaded, load
 _PASSES_A_STEP = 3
 
 
-def run(running: Running, spec: SweepSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: SweepSpec) -> dict[str, Any]:
     """Returns the sweep's id."""
     check_method(spec.method)
     if not spec.requests:
@@ -66,7 +66,7 @@ def run(running: Running, spec: SweepSpec) -> dict[str, Any]:
     return {"sweep": sweep.id}
 
 
-def _begun(running: Running, spec: SweepSpec, bench: "_Bench", trials: Sequence[Trial]) -> Sweep:
+def _begun(running: RunningJob, spec: SweepSpec, bench: "_Bench", trials: Sequence[Trial]) -> Sweep:
     """The sweep that the job goes on with, or a new row; the covariances that it lacks are collected first."""
     known = running.job.checkpoint.get("sweep")
     if known is not None:
@@ -105,7 +105,7 @@ def _begun(running: Running, spec: SweepSpec, bench: "_Bench", trials: Sequence[
 class _Bench:
     """The model at its revision, on which one trial after another is made and taken back."""
 
-    def __init__(self, running: Running, spec: SweepSpec, loaded: Loaded, method: Method) -> None:
+    def __init__(self, running: RunningJob, spec: SweepSpec, loaded: Loaded, method: Method) -> None:
         self.running, self.spec, self.loaded, self.method = running, spec, loaded, method
         self.rows: dict[int, Covariance] = {}
         self.alone = method.batch == 1
@@ -195,7 +195,7 @@ class _Bench:
 class _Work:
     """How far a sweep is. Trials at low layers cost more, for a search runs only what lies above its layer."""
 
-    running: Running
+    running: RunningJob
     spec: SweepSpec
     trials: Sequence[Trial]
     layers: int

@@ -25,7 +25,7 @@ from ...tracing.noise import Noise
 from ...tracing.rules import NoiseRule
 from ...tracing.trace import FactTrace, OnToken, SkippedPrompt, TraceRequest, TraceSettings
 from ..specs import TraceSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .tracer import Tracer, tracer_of
 
 # How often a running job renews its average effects, and the rows of the facts that it is at.
@@ -40,13 +40,13 @@ _PROTOCOL = {
 }
 
 
-def run(running: Running, spec: TraceSpec) -> dict[str, Any]:
+def run(running: RunningJob, spec: TraceSpec) -> dict[str, Any]:
     """Returns the trace's id."""
     with tracer_of(running, spec) as tracer:
         return _traced(running, spec, tracer)
 
 
-def _traced(running: Running, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]:
+def _traced(running: RunningJob, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]:
     with running.catalog.read() as session:
         questions = questions_of(session, spec)
     corruption, level = corruption_of(tracer.fit, tracer.tokenizer, spec, questions)
@@ -67,7 +67,7 @@ def _traced(running: Running, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]
         work.save(mine[number], result)
     with running.catalog.write() as session:
         _average(session, trace_id)
-        return running.commit(session, {"trace": trace_id})
+        return running.commit_result(session, {"trace": trace_id})
 
 
 def questions_of(session: Session, spec: TraceSpec) -> list[TraceRequest]:
@@ -104,7 +104,7 @@ def corruption_of(
 
 
 def _trace_row(
-    running: Running, spec: TraceSpec, tracer: Tracer, corruption: Corruption, level: float | None
+    running: RunningJob, spec: TraceSpec, tracer: Tracer, corruption: Corruption, level: float | None
 ) -> int:
     """The trace's id: the one that the job goes on with, or a new row's."""
     known = running.job.checkpoint.get("trace") or spec.trace
@@ -149,7 +149,7 @@ def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
 class Work:
     """The rows of one trace as they fill. `costs` has the work of each position that will be traced, see `plan`."""
 
-    running: Running
+    running: RunningJob
     trace_id: int
     spec: TraceSpec
     questions: list[TraceRequest]

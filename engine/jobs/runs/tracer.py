@@ -13,9 +13,9 @@ from ...model.memory import Budget
 from ...tracing.noise import Noise, fit_noise
 from ...tracing.rules import NoiseRule
 from ...tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSettings, estimate_costs, trace
-from ..clusters import is_on_ray
+from ..devices import is_on_ray
 from ..specs import TraceSpec
-from ..worker.running import Running
+from ..worker.running import RunningJob
 from .loaded import Loaded, load
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Tracer(Protocol):
 class Here:
     """A model in this process."""
 
-    running: Running
+    running: RunningJob
     loaded: Loaded
 
     @property
@@ -100,7 +100,7 @@ class Here:
 
 
 @contextmanager
-def tracer_of(running: Running, spec: TraceSpec) -> Iterator[Tracer]:
+def tracer_of(running: RunningJob, spec: TraceSpec) -> Iterator[Tracer]:
     """The model of a trace, in this process or on the job's Ray."""
     if not is_on_ray(running.job.device):
         yield Here(running, load(running, spec.model, spec.revision))

@@ -20,12 +20,12 @@ from ....store.catalog.catalog import Catalog
 from ....store.errors import CatalogError, LostOwnership
 from ...errors import EndpointError, InputError, StopRequested
 from ...model.limits import halve_batch_limit
-from ..cost import cost_of
-from ..locks import held, is_handed, job_lock
-from ..notice import give_notice
+from ..cost import estimate_cost
+from ..locks import hold_lock, is_descriptor_of, job_lock_path
+from ..notice import run_on_finish
 from ..specs import SPECS, Spec
-from .queue import await_room, is_full, take_devices
-from .running import Running
+from .queue import hold_devices, is_disk_full, wait_for_space
+from .running import RunningJob
 
 # For each kind of job, the module of `runs` and its function that does the job: (running, spec) -> result.
 RUNS = {
@@ -55,13 +55,13 @@ def main(job_id: int, lock: int | None = None) -> int:
     catalog = Catalog.open(migrate=False)
     owner = uuid.uuid4().hex
     with ExitStack() as alive:
-        if not _hold(job_lock(catalog.home, job_id), lock, alive):
+        if not _hold(job_lock_path(catalog.home, job_id), lock, alive):
             return 1
         with catalog.write() as session:
             if not rows.claim(session, job_id, owner, os.getpid()):
                 return 1
             job = rows.get(session, job_id)
-        running = Running(catalog, job, owner)
+        running = RunningJob(catalog, job, owner)
 
         def stop(_signal: int, _frame: object) -> None:
             """Go now, wherever this is: what is checkpointed stays. Once; the way out is not disturbed again."""
@@ -75,20 +75,20 @@ def main(job_id: int, lock: int | None = None) -> int:
 
 def _hold(path: Path, handed: int | None, stack: ExitStack) -> bool:
     """Hold the job's lock until the stack ends; False if another process keeps it."""
-    if handed is not None and is_handed(handed, path):
+    if handed is not None and is_descriptor_of(handed, path):
         os.set_inheritable(handed, False)  # whatever this process starts does not count as the job
         stack.callback(os.close, handed)
         return True
     try:
-        stack.enter_context(held(path))
+        stack.enter_context(hold_lock(path))
     except BlockingIOError:
         return False
     return True
 
 
-def _run(running: Running) -> int:
+def _run(running: RunningJob) -> int:
     try:
-        made = running.result or _made(running)
+        made = running.saved_result or _made(running)
         with running.catalog.write(durable=True) as session:
             rows.finish(session, running.id, running.owner, made)
     except LostOwnership as error:
@@ -106,11 +106,11 @@ def _run(running: Running) -> int:
             _fail(running, _sentence(error), "failure")
     with running.catalog.read() as session:
         job = rows.get(session, running.id)
-    give_notice(running.catalog.home, job)
+    run_on_finish(running.catalog.home, job)
     return 0 if job.state == "done" else 1
 
 
-def _made(running: Running) -> dict[str, Any]:
+def _made(running: RunningJob) -> dict[str, Any]:
     """Do the work on its devices, and go on as a resume does where it could not: the disk is full, so let go of the
     devices and wait for room; or memory ran out, so do half as much at once.
     """
@@ -118,31 +118,31 @@ def _made(running: Running) -> dict[str, Any]:
     while True:
         try:
             with ExitStack() as stack:
-                take_devices(running, stack)
+                hold_devices(running, stack)
                 with running.catalog.write() as session:
                     rows.start(session, running.id, running.owner)
                 return _work(running, spec)
         except Exception as error:
-            full = is_full(error)
+            full = is_disk_full(error)
             if running.stopping or (not full and not (_is_out_of_memory(error) and halve_batch_limit())):
                 raise
             _log_traceback()
         # Outside the except clause, where the error no longer holds on to a model in memory.
         _free_memory()
         if full:
-            cost = cost_of(running.catalog, spec, running.job.device)
-            await_room(running, max(_LEAST_ROOM, cost.disk if cost else 0))
+            cost = estimate_cost(running.catalog, spec, running.job.device)
+            wait_for_space(running, max(_LEAST_ROOM, cost.disk if cost else 0))
         else:
             print("out of memory: going on with half as much at once", file=sys.stderr)
             with running.catalog.write() as session:
                 rows.wait(
                     session, running.id, running.owner, "out of memory: going on with half as much at once"
                 )
-        running.renew()
+        running.reload()
 
 
-def _work(running: Running, spec: Spec) -> dict[str, Any]:
-    cost = cost_of(running.catalog, spec, running.job.device)
+def _work(running: RunningJob, spec: Spec) -> dict[str, Any]:
+    cost = estimate_cost(running.catalog, spec, running.job.device)
     if cost is not None:
         for warning in cost.warnings:
             print(warning, file=sys.stderr)
@@ -171,7 +171,7 @@ def _log_traceback() -> None:
         traceback.print_exc()
 
 
-def _fail(running: Running, error: str, kind: Literal["input", "failure"]) -> None:
+def _fail(running: RunningJob, error: str, kind: Literal["input", "failure"]) -> None:
     with running.catalog.write() as session:
         rows.fail(session, running.id, running.owner, error, kind)
 

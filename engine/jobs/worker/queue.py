@@ -9,44 +9,44 @@ from pathlib import Path
 from ....store import jobs as rows
 from ...errors import StopRequested
 from ..control import is_alive
-from ..devices import parts
-from ..locks import device_lock, try_lock
-from .running import Running
+from ..devices import split_devices
+from ..locks import device_lock_path, try_lock
+from .running import RunningJob
 
 _POLL_SECONDS = 0.3
 _ROOM_SECONDS = 5.0
 
 
-def take_devices(running: Running, stack: ExitStack) -> None:
+def hold_devices(running: RunningJob, stack: ExitStack) -> None:
     """Hold the locks of the job's devices until the stack ends. Raises `StopRequested` if asked to stop."""
     while True:
         if (before := _before(running)) is not None:
-            running.say(f"waiting for {running.job.device}, after job {before}")
+            running.report_activity(f"waiting for {running.job.device}, after job {before}")
         elif _take_all(running, stack):
             return
         else:
-            running.say(f"waiting for {running.job.device}, which another job holds")
+            running.report_activity(f"waiting for {running.job.device}, which another job holds")
         time.sleep(_POLL_SECONDS)
 
 
-def _before(running: Running) -> int | None:
+def _before(running: RunningJob) -> int | None:
     """The job that is served before this one and wants one of its devices, if there is one."""
-    wanted = set(parts(running.job.device))
+    wanted = set(split_devices(running.job.device))
     with running.catalog.read() as session:
         line = rows.in_line(session)
     for job in line:
         if job.id == running.id:
             return None
-        if wanted & set(parts(job.device)) and is_alive(running.catalog.home, job):
+        if wanted & set(split_devices(job.device)) and is_alive(running.catalog.home, job):
             return job.id
     return None
 
 
-def _take_all(running: Running, stack: ExitStack) -> bool:
+def _take_all(running: RunningJob, stack: ExitStack) -> bool:
     """All of the devices or none: who held one and waited for another would keep it from those who need just that."""
     with ExitStack() as attempt:
-        for part in sorted(parts(running.job.device)):
-            if not _take(device_lock(running.catalog.home, part), attempt):
+        for part in sorted(split_devices(running.job.device)):
+            if not _take(device_lock_path(running.catalog.home, part), attempt):
                 return False
         stack.enter_context(attempt.pop_all())
     return True
@@ -61,7 +61,7 @@ def _take(path: Path, stack: ExitStack) -> bool:
     return False
 
 
-def await_room(running: Running, size: int) -> None:
+def wait_for_space(running: RunningJob, size: int) -> None:
     """Wait until the home's disk has room for `size` bytes. Raises `StopRequested` if asked to stop.
 
     The catalog itself may have no room to say so; whatever else waits for the device is served meanwhile.
@@ -74,12 +74,12 @@ def await_room(running: Running, size: int) -> None:
             with running.catalog.write() as session:
                 rows.wait(session, running.id, running.owner, said)
         except Exception as error:
-            if not is_full(error):
+            if not is_disk_full(error):
                 raise
         else:
             if _has_room(running.catalog.home.root, size):
                 return
-        running.renew()
+        running.reload()
         if running.job.stop_request is not None:
             raise StopRequested
         time.sleep(_ROOM_SECONDS)
@@ -104,7 +104,7 @@ def _has_room(folder: Path, size: int) -> bool:
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def is_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or what it was raised from, says that the disk is full. Some writers only say it in words."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:

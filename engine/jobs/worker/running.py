@@ -11,7 +11,7 @@ from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Job
 from ...errors import StopRequested
 from ...progress import Progress
-from ..devices import memory_of
+from ..devices import measure_memory
 
 # At most two writes a second; whoever watches sees no more anyway.
 _WRITE_SECONDS = 0.5
@@ -22,7 +22,7 @@ _RATE_SECONDS = 20.0
 _PACE_SECONDS = 120.0
 
 
-class Running:
+class RunningJob:
     """The claimed job. Every write carries the owner's token, so a stale process cannot overwrite a newer one."""
 
     def __init__(self, catalog: Catalog, job: Job, owner: str) -> None:
@@ -33,12 +33,12 @@ class Running:
         self._told: tuple[float, str] | None = None
         self._rate, self._pace = _Rate(_RATE_SECONDS), _Rate(_PACE_SECONDS)
 
-    def renew(self) -> None:
+    def reload(self) -> None:
         """Read the row anew: what is checkpointed there is what the work goes on from."""
         with self.catalog.read() as session:
             self.job = rows.get(session, self.id)
 
-    def say(self, activity: str) -> None:
+    def report_activity(self, activity: str) -> None:
         """What is being done now, where nothing can be counted. Raises `StopRequested` if asked to stop."""
         self.report(Progress(0, None, "", activity))
 
@@ -72,7 +72,7 @@ class Running:
                 rate=self._rate.per_second,
                 seconds_left=self._seconds_left(progress),
                 activity=progress.activity,
-                memory=memory_of(self.job.device),
+                memory=measure_memory(self.job.device),
             )
             self.stopping |= rows.get(session, self.id).stop_request is not None
         if self.stopping:
@@ -84,7 +84,7 @@ class Running:
             rows.pause_owned(session, self.id, self.owner)
         raise StopRequested
 
-    def show_nodes(self, nodes: dict[str, Any]) -> None:
+    def write_nodes(self, nodes: dict[str, Any]) -> None:
         """Write which nodes work at the job, and their rates: host, state, workers, done, unit, rate by a node's id."""
         with self.catalog.write() as session:
             rows.show_nodes(session, self.id, self.owner, nodes)
@@ -101,7 +101,7 @@ class Running:
         rows.checkpoint(session, self.id, self.owner, state)
         self.job.checkpoint = state
 
-    def commit(self, session: Any, made: dict[str, Any]) -> dict[str, Any]:
+    def commit_result(self, session: Any, made: dict[str, Any]) -> dict[str, Any]:
         """Note what was made, in the transaction that saves it: a job killed after it does not make it twice.
 
         Raises LostOwnership, which undoes the transaction. Returns `made`.
@@ -110,17 +110,17 @@ class Running:
         return made
 
     @property
-    def result(self) -> dict[str, Any] | None:
+    def saved_result(self) -> dict[str, Any] | None:
         """What an earlier attempt saved before it died, if it came so far."""
         return self.job.checkpoint.get("result")
 
     @property
-    def kept(self) -> Path:
+    def results_checkpoint(self) -> Path:
         """A file beside the job's log for results that a resumed job goes on from; whoever makes it removes it."""
         return self.catalog.home.logs / f"job-{self.id}.kept.jsonl"
 
     @property
-    def kept_training(self) -> Path:
+    def training_checkpoint(self) -> Path:
         """The state of a training, beside the job's log; whoever makes it removes it."""
         return self.catalog.home.logs / f"job-{self.id}.training.safetensors"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
-from retcon.engine.jobs.publication.card import CardFacts, card_of
-from retcon.engine.jobs.publication.licenses import License, license_of
+from retcon.engine.jobs.publication.card import CardInfo, build_card
+from retcon.engine.jobs.publication.licenses import License, find_license
 from retcon.store.catalog.tables import Model
 from retcon.store.exchange.manifest import Base, File, Manifest, Step
 
@@ -53,7 +53,7 @@ def header(card: str) -> dict[str, Any]:
     [("checkpoint", "finetune", "transformers"), ("adapter", "adapter", "peft")],
 )
 def test_what_the_hub_reads(what: str, relation: str, library: str) -> None:
-    told = header(card_of(manifest(what), CardFacts("me/x", License("llama3"))))
+    told = header(build_card(manifest(what), CardInfo("me/x", License("llama3"))))
     assert (told["base_model"], told["base_model_relation"], told["library_name"]) == (
         "org/base",
         relation,
@@ -65,7 +65,7 @@ def test_what_the_hub_reads(what: str, relation: str, library: str) -> None:
 
 
 def test_text_of_others_stays_text() -> None:
-    card = card_of(manifest(), CardFacts("me/x"))
+    card = build_card(manifest(), CardInfo("me/x"))
     assert "\n## Mine" not in card and "<script>" not in card
     (row,) = [line for line in card.splitlines() if line.startswith("| `1111111111`")]
     assert row.replace(r"\|", "").count("|") == 9
@@ -74,7 +74,7 @@ def test_text_of_others_stays_text() -> None:
 
 def test_a_rolled_back_base() -> None:
     steps = [step("0" * 10, "base", None)]
-    card = card_of(manifest(steps=steps, revision="0" * 10), CardFacts("me/x", rolled_back_from="9" * 10))
+    card = build_card(manifest(steps=steps, revision="0" * 10), CardInfo("me/x", rolled_back_from="9" * 10))
     assert "the base's own weights, to the bit" in card and f"`{'9' * 10}`" in card
     assert "## Edits" not in card and "## How to undo" not in card
 
@@ -83,7 +83,7 @@ def test_what_was_taken_out_is_told() -> None:
     one = manifest()
     more = [step("2" * 10, "edit", "1" * 10, method="rome", delta="e" * 64, requests=one.steps[1].requests, seed=1),
             step("3" * 10, "revert", "2" * 10, reverts="1" * 10)]  # fmt: skip
-    card = card_of(manifest(steps=[*one.steps, *more], revision="3" * 10), CardFacts("me/x"))
+    card = build_card(manifest(steps=[*one.steps, *more], revision="3" * 10), CardInfo("me/x"))
     assert "1 fact changed in 1 edit" in card
     assert "Taken out again, and not in these weights: `1111111111`" in card
 
@@ -96,10 +96,10 @@ def evaluation(revision: str, value: float, **protocol: Any) -> dict[str, Any]:
 
 def test_before_and_after_only_where_they_may_be_compared() -> None:
     after = evaluation("1" * 10, 0.9)
-    card = card_of(manifest(evaluations=[evaluation("0" * 10, 0.2), after]), CardFacts("me/x"))
+    card = build_card(manifest(evaluations=[evaluation("0" * 10, 0.2), after]), CardInfo("me/x"))
     assert "| 0.200 (0.100 to 0.300) | 0.900 (0.800 to 1.000) | 7 |" in card
     other = evaluation("0" * 10, 0.2, cases_sha256="y")
-    card = card_of(manifest(evaluations=[other, after]), CardFacts("me/x"))
+    card = build_card(manifest(evaluations=[other, after]), CardInfo("me/x"))
     assert "0.200" not in card and "there is no before" in card
     (result,) = header(card)["model-index"][0]["results"]
     assert result["metrics"][0]["value"] == 0.9
@@ -113,16 +113,16 @@ def model(folder: Path, kind: str = "hub") -> Model:
 
 
 def test_the_license_is_the_bases(tmp_path: Path) -> None:
-    assert license_of(model(tmp_path)) == License()
-    assert "--license" in (license_of(model(tmp_path)).warning("me/x") or "")
+    assert find_license(model(tmp_path)) == License()
+    assert "--license" in (find_license(model(tmp_path)).warning("me/x") or "")
     (tmp_path / "README.md").write_text(
         "---\nlicense: other\nlicense_name: llama3\nlicense_link: L\n---\n# x\n"
     )
-    found = license_of(model(tmp_path))
+    found = find_license(model(tmp_path))
     assert found == License("other", "llama3", "L")
     assert "Llama" in (found.warning("me/x") or "") and found.warning("me/Llama-x") is None
-    assert "Built with Llama" in card_of(manifest(), CardFacts("me/x", found))
-    assert license_of(model(tmp_path), "mit") == License("mit")
-    assert license_of(model(tmp_path, "starter")).id == "apache-2.0"
+    assert "Built with Llama" in build_card(manifest(), CardInfo("me/x", found))
+    assert find_license(model(tmp_path), "mit") == License("mit")
+    assert find_license(model(tmp_path, "starter")).id == "apache-2.0"
     (tmp_path / "README.md").write_text("---\n: [\n---\n")
-    assert license_of(model(tmp_path)) == License()
+    assert find_license(model(tmp_path)) == License()

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from retcon.engine import jobs
+from retcon.engine.jobs.listing import build_job_record, list_newest_jobs
+from retcon.engine.jobs.reap import reap
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import CatalogError
@@ -37,18 +38,18 @@ def test_it_is_what_the_tables_say(catalog: Catalog) -> None:
         _create(catalog, number)
     with catalog.read() as session:
         found = rows.list_jobs(session)
-    assert [jobs.job_record(one) for one in jobs.newest_jobs(catalog)] == [
-        jobs.job_record(one) for one in found
+    assert [build_job_record(one) for one in list_newest_jobs(catalog)] == [
+        build_job_record(one) for one in found
     ]
-    assert [one.id for one in jobs.newest_jobs(catalog, 2)] == [4, 3]
+    assert [one.id for one in list_newest_jobs(catalog, 2)] == [4, 3]
 
 
 def test_the_dead_are_buried_and_the_living_not(catalog: Catalog) -> None:
     for number in range(2):
         _create(catalog, number)
-    assert jobs.reap(catalog) == [1]
-    assert [one.state for one in jobs.newest_jobs(catalog)] == ["done", "interrupted"]
-    assert jobs.reap(catalog) == []
+    assert reap(catalog) == [1]
+    assert [one.state for one in list_newest_jobs(catalog)] == ["done", "interrupted"]
+    assert reap(catalog) == []
 
 
 def test_a_damaged_row_is_named(catalog: Catalog) -> None:
@@ -56,4 +57,4 @@ def test_a_damaged_row_is_named(catalog: Catalog) -> None:
     with sqlite3.connect(catalog.home.catalog) as connection:
         connection.execute("UPDATE job SET spec = '{'")
     with pytest.raises(CatalogError, match=r"row of job 1 cannot be read.*catalog check"):
-        jobs.newest_jobs(catalog)
+        list_newest_jobs(catalog)

@@ -150,8 +150,8 @@ def test_a_ray_of_its_own(retcon: Retcon) -> None:
 def test_it_is_refused_before_anything_starts(retcon: Retcon) -> None:
     for words, said in (
         (("--on", "dask"), "--on takes ray, ray:HOST:PORT or ray:auto"),
-        (("--on", "ray://127.0.0.1:10001"), "is no address of a Ray"),
-        (("--on", "ray:127.0.0.1"), "is no address of a Ray"),
+        (("--on", "ray://127.0.0.1:10001"), "is not a valid Ray address"),
+        (("--on", "ray:127.0.0.1"), "is not a valid Ray address"),
         (("--on", "ray", "--device", "cpu"), "exclude each other"),
         (("--on", "ray", "--devices", "cpu,cpu"), "exclude each other"),
         (("--on", "ray", "--estimate"), "leave --on out"),

@@ -75,8 +75,8 @@ def test_one_that_does_not_stop_is_killed(retcon: Retcon) -> None:
     assert said.code == 0
     assert said.err.splitlines() == [
         f"Job {id} stops at its next checkpoint.",
-        "It reached none in 1 s and is told to go at once (SIGTERM).",
-        "It is still there after 1 s and is killed (SIGKILL).",
+        "It reached no checkpoint in 1 s. Sending SIGTERM.",
+        "It has not ended after another 1 s. Sending SIGKILL.",
         f"Job {id} is cancelled.",
     ]
     # A reboot says SIGTERM to all. Nobody asked for that: the job is interrupted, and `--all` takes it up.

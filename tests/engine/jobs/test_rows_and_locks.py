@@ -12,16 +12,24 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from retcon.engine import jobs
 from retcon.engine.errors import StopRequested
-from retcon.engine.jobs.locks import device_lock, held, is_handed, is_held, job_lock, try_lock
-from retcon.engine.jobs.notice import give_notice
+from retcon.engine.jobs import control
+from retcon.engine.jobs.locks import (
+    device_lock_path,
+    hold_lock,
+    is_descriptor_of,
+    is_locked,
+    job_lock_path,
+    try_lock,
+)
+from retcon.engine.jobs.notice import run_on_finish
+from retcon.engine.jobs.reap import reap
 from retcon.engine.jobs.runs.edit_checkpoint import keep_for
 from retcon.engine.jobs.specs import SPECS
 from retcon.engine.jobs.worker import __main__ as worker
 from retcon.engine.jobs.worker import running as running_module
 from retcon.engine.jobs.worker.queue import _take
-from retcon.engine.jobs.worker.running import Running
+from retcon.engine.jobs.worker.running import RunningJob
 from retcon.engine.model import limits
 from retcon.engine.progress import Progress
 from retcon.store import jobs as rows
@@ -43,33 +51,33 @@ def look(catalog: Catalog, id: int) -> Job:
         return rows.get(session, id)
 
 
-def claimed(catalog: Catalog, id: int, owner: str) -> Running:
+def claimed(catalog: Catalog, id: int, owner: str) -> RunningJob:
     with catalog.write() as session:
         assert rows.claim(session, id, owner, os.getpid())
         rows.start(session, id, owner)
-    return Running(catalog, look(catalog, id), owner)
+    return RunningJob(catalog, look(catalog, id), owner)
 
 
 def test_a_lock_is_held_until_its_process_is_killed(
     catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
-    path = job_lock(catalog.home, 1)
-    assert not is_held(path) and not path.exists()
+    path = job_lock_path(catalog.home, 1)
+    assert not is_locked(path) and not path.exists()
     holder = hold(path)
-    assert is_held(path) and is_held(path)
+    assert is_locked(path) and is_locked(path)
     with try_lock(path) as taken:
         assert not taken
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert not is_held(path)
+    assert not is_locked(path)
 
 
 def test_who_looks_is_not_taken_for_a_holder(catalog: Catalog) -> None:
     """Many look at once (the app, two terminals); none of them may say that a dead job lives."""
-    path = job_lock(catalog.home, 1)
+    path = job_lock_path(catalog.home, 1)
     path.touch()
-    looker = "import sys; from pathlib import Path; from retcon.engine.jobs.locks import is_held\n"
-    looker += "sys.stdin.readline(); print(any(is_held(Path(sys.argv[1])) for _ in range(20_000)))"
+    looker = "import sys; from pathlib import Path; from retcon.engine.jobs.locks import is_locked\n"
+    looker += "sys.stdin.readline(); print(any(is_locked(Path(sys.argv[1])) for _ in range(20_000)))"
     lookers = [
         subprocess.Popen(
             [sys.executable, "-c", looker, str(path)],
@@ -88,7 +96,7 @@ def test_who_looks_is_not_taken_for_a_holder(catalog: Catalog) -> None:
 
 def test_waiting_for_a_lock_leaves_nothing_open(catalog: Catalog) -> None:
     """A job may wait for its device for a week, three looks a second."""
-    path = device_lock(catalog.home, "cpu")
+    path = device_lock_path(catalog.home, "cpu")
     with try_lock(path) as taken, ExitStack() as stack:
         assert taken
         before = len(list(Path("/proc/self/fd").iterdir()))
@@ -101,7 +109,7 @@ def test_a_worker_outwaits_one_who_only_looks(catalog: Catalog, monkeypatch: pyt
     id = queued(catalog)
     monkeypatch.setenv("RETCON_HOME", str(catalog.home.root))
     with ExitStack() as looking:
-        assert looking.enter_context(try_lock(job_lock(catalog.home, id)))
+        assert looking.enter_context(try_lock(job_lock_path(catalog.home, id)))
         threading.Timer(0.3, looking.pop_all().close).start()
         assert in_this_process(id) == 1
     # An ask without a spec can only fail; it was claimed, which is what matters.
@@ -113,7 +121,7 @@ def test_a_second_worker_gives_up(
 ) -> None:
     id = queued(catalog)
     monkeypatch.setenv("RETCON_HOME", str(catalog.home.root))
-    hold(job_lock(catalog.home, id))
+    hold(job_lock_path(catalog.home, id))
     assert in_this_process(id) == 1
     assert look(catalog, id).state == "queued"
 
@@ -136,30 +144,32 @@ def test_only_a_job_without_a_process_is_reaped(
     dead, alive = queued(catalog), queued(catalog)
     claimed(catalog, dead, "dead")
     claimed(catalog, alive, "alive")
-    hold(job_lock(catalog.home, alive))
-    hold(job_lock(catalog.home, starting))
-    assert sorted(jobs.reap(catalog)) == [never, dead]
+    hold(job_lock_path(catalog.home, alive))
+    hold(job_lock_path(catalog.home, starting))
+    assert sorted(reap(catalog)) == [never, dead]
     states = {id: look(catalog, id).state for id in (starting, never, dead, alive)}
     assert states == {starting: "queued", never: "interrupted", dead: "interrupted", alive: "running"}
-    assert jobs.reap(catalog) == []
+    assert reap(catalog) == []
 
 
 def test_a_lock_is_handed_over(catalog: Catalog) -> None:
     """There is no moment at which nobody holds it, though who held it first has let go."""
-    path = job_lock(catalog.home, 1)
+    path = job_lock_path(catalog.home, 1)
     script = "import sys, time; print('up', flush=True); time.sleep(600)"
-    with held(path) as descriptor:
-        assert is_handed(descriptor, path) and not is_handed(descriptor, job_lock(catalog.home, 2))
+    with hold_lock(path) as descriptor:
+        assert is_descriptor_of(descriptor, path) and not is_descriptor_of(
+            descriptor, job_lock_path(catalog.home, 2)
+        )
         child = subprocess.Popen(
             [sys.executable, "-c", script], pass_fds=(descriptor,), stdout=subprocess.PIPE
         )
-    assert is_held(path)
-    with pytest.raises(BlockingIOError), held(path, patience=0.1):
+    assert is_locked(path)
+    with pytest.raises(BlockingIOError), hold_lock(path, patience=0.1):
         pass
     child.kill()
     child.communicate()
-    assert not is_held(path)
-    assert not is_handed(descriptor, path), "it is closed here"
+    assert not is_locked(path)
+    assert not is_descriptor_of(descriptor, path), "it is closed here"
 
 
 @pytest.mark.parametrize("state", ["done", "queued", "running"])
@@ -167,14 +177,14 @@ def test_what_cannot_be_resumed(
     state: str, catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     id = queued(catalog)
-    hold(job_lock(catalog.home, id))
+    hold(job_lock_path(catalog.home, id))
     if state != "queued":
         running = claimed(catalog, id, "me")
         if state == "done":
             with catalog.write() as session:
                 rows.finish(session, id, running.owner, {"answer": 1})
     with pytest.raises(InputError, match=f"Job {id} is {state}"):
-        jobs.resume(catalog, id)
+        control.resume(catalog, id)
     assert look(catalog, id).state == state
     assert not catalog.home.job_log(id).exists(), "a process was started"
 
@@ -183,20 +193,20 @@ def test_a_stale_process_cannot_write(catalog: Catalog) -> None:
     id = queued(catalog)
     stale = claimed(catalog, id, "stale")
     stale.report(Progress(1, 2, "facts", "first"))
-    assert jobs.reap(catalog) == [id]  # it holds no lock here, as if the kernel had let go of it
+    assert reap(catalog) == [id]  # it holds no lock here, as if the kernel had let go of it
     with catalog.write() as session:
         rows.requeue(session, id)
     newer = claimed(catalog, id, "newer")
     newer.report(Progress(2, 2, "facts", "second"))
     before = look(catalog, id)
 
-    def commit(running: Running) -> None:
+    def commit(running: RunningJob) -> None:
         with catalog.write() as session:
             session.add(Job(kind="ask", device="cpu"))  # stands for a result
-            running.commit(session, {"revision": "abc"})
+            running.commit_result(session, {"revision": "abc"})
 
     for write in (
-        lambda: stale.say("third"),
+        lambda: stale.report_activity("third"),
         lambda: commit(stale),
         lambda: rows_finish(catalog, id, "stale"),
     ):
@@ -222,14 +232,14 @@ def rows_finish(catalog: Catalog, id: int, owner: str) -> None:
 def test_cancelling(catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
     waiting, alive, dead = queued(catalog), queued(catalog), queued(catalog)
     running = claimed(catalog, alive, "me")
-    hold(job_lock(catalog.home, alive))
-    hold(job_lock(catalog.home, waiting))
+    hold(job_lock_path(catalog.home, alive))
+    hold(job_lock_path(catalog.home, waiting))
     claimed(catalog, dead, "gone")
-    assert jobs.ask_to_stop(catalog, waiting).state == "cancelled"
-    assert jobs.ask_to_stop(catalog, alive).state == "running"
-    assert jobs.ask_to_stop(catalog, dead).state == "interrupted", "nobody is there who could stop"
+    assert control.request_stop(catalog, waiting).state == "cancelled"
+    assert control.request_stop(catalog, alive).state == "running"
+    assert control.request_stop(catalog, dead).state == "interrupted", "nobody is there who could stop"
     with pytest.raises(StopRequested):
-        running.say("next")
+        running.report_activity("next")
     with pytest.raises(StopRequested):  # also where progress is counted and written only now and then
         running.report(Progress(1, 2, "facts", ""))
 
@@ -300,10 +310,10 @@ def test_out_of_memory_halves_what_is_run_at_once(
     """Whatever the kind of job: it goes on from its checkpoint with half as much, and gives up when that is no help."""
     monkeypatch.setattr(limits, "PROCESS_LIMIT", limits.BatchLimit())
     running = waiting(catalog)
-    monkeypatch.setattr(worker, "cost_of", lambda *_: None)
+    monkeypatch.setattr(worker, "estimate_cost", lambda *_: None)
     tried: list[int] = []
 
-    def work(_running: Running, _spec: object) -> dict[str, int]:
+    def work(_running: RunningJob, _spec: object) -> dict[str, int]:
         tried.append(limits.scaled_batch(1000))
         with catalog.write() as session:
             running.checkpoint(session, {"attempts": len(tried)})
@@ -325,12 +335,12 @@ def test_out_of_memory_halves_what_is_run_at_once(
     assert len(tried) == 7, "two halvings were used up above, and there are eight"
 
 
-def waiting(catalog: Catalog) -> Running:
+def waiting(catalog: Catalog) -> RunningJob:
     """A job that was claimed and has no device yet."""
     with catalog.write() as session:
         job = rows.create(session, "ask", {"model": "m", "prompt": "p"}, "cpu")
         assert rows.claim(session, job.id or 0, "mine", os.getpid())
-    return Running(catalog, look(catalog, job.id or 0), "mine")
+    return RunningJob(catalog, look(catalog, job.id or 0), "mine")
 
 
 def never(tried: list[int]) -> dict[str, int]:
@@ -338,7 +348,7 @@ def never(tried: list[int]) -> dict[str, int]:
     raise MemoryError
 
 
-def works_at(catalog: Catalog, spec: dict[str, object] | None = None) -> Running:
+def works_at(catalog: Catalog, spec: dict[str, object] | None = None) -> RunningJob:
     """A new job that this process works at."""
     with catalog.write() as session:
         id = rows.create(session, "edit", spec or {}, "cpu").id or 0
@@ -351,17 +361,17 @@ def test_who_waits_writes_nothing_again_and_hears_who_wants_it_to_stop(
     now = 100.0
     monkeypatch.setattr(running_module.time, "monotonic", lambda: now)
     running = works_at(catalog)
-    running.say("waiting for cpu")
+    running.report_activity("waiting for cpu")
     before = catalog.data_version()
     for _ in range(8):
         now += 0.3
-        running.say("waiting for cpu")
+        running.report_activity("waiting for cpu")
     assert catalog.data_version() == before
     with catalog.write() as session:
         rows.request_stop(session, running.id, "pause")
     now += 0.6
     with pytest.raises(StopRequested):
-        running.say("waiting for cpu")
+        running.report_activity("waiting for cpu")
 
 
 def test_what_was_kept_for_other_facts_is_let_go_of(catalog: Catalog) -> None:
@@ -370,12 +380,12 @@ def test_what_was_kept_for_other_facts_is_let_go_of(catalog: Catalog) -> None:
     kept = running.job.checkpoint | {"parts": ["one"], "values": {"0": "two"}, "passage": 3}
     with catalog.write() as session:
         running.checkpoint(session, kept)
-    running.kept_training.write_bytes(b"state")
+    running.training_checkpoint.write_bytes(b"state")
     keep_for(running, ["base", "memit", [{"subject": "Rome"}]])
-    assert running.job.checkpoint == kept and running.kept_training.exists()
+    assert running.job.checkpoint == kept and running.training_checkpoint.exists()
     keep_for(running, ["base", "memit", [{"subject": "Berlin"}]])
     assert (running.job.checkpoint["parts"], running.job.checkpoint["values"]) == ([], {})
-    assert running.job.checkpoint["passage"] == 3 and not running.kept_training.exists()
+    assert running.job.checkpoint["passage"] == 3 and not running.training_checkpoint.exists()
     # Whatever looks like an artifact in a checkpoint would be missed by `catalog check`.
     assert not digests_in(str(running.job.checkpoint))
 
@@ -385,7 +395,7 @@ def test_a_long_record_does_not_wait_for_who_does_not_read_it(catalog: Catalog, 
     command = f"while [ ! -e {go} ]; do sleep 0.05; done; cat > {told}.part; mv {told}.part {told}"
     (catalog.home.root / "config.toml").write_text(f'on_finish = "{command}"\n')
     running = works_at(catalog, {"requests": "x" * 300_000})
-    give_notice(catalog.home, running.job)
+    run_on_finish(catalog.home, running.job)
     go.touch()
     for _ in range(200):
         if told.exists():

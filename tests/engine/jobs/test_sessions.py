@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from retcon.engine.jobs import VerifySpec, control, sessions
+from retcon.engine.jobs import control, sessions
+from retcon.engine.jobs.specs import VerifySpec
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 
@@ -37,13 +38,13 @@ def give_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_nothing_is_needed_where_logind_lets_them_live(logind: Path) -> None:
     (logind / "logind.conf.d" / "99-late.conf").write_text("[Login]\nKillUserProcesses=no\n")
-    assert sessions.surviving() == []
-    assert sessions.warning() is None
+    assert sessions.build_scope_command() == []
+    assert sessions.find_logout_warning() is None
 
 
 def test_without_a_systemd_of_their_own_they_die_and_that_is_said(logind: Path) -> None:
-    assert sessions.surviving() == []
-    said = sessions.warning()
+    assert sessions.build_scope_command() == []
+    said = sessions.find_logout_warning()
     assert said is not None and "loginctl enable-linger" in said
 
 
@@ -55,7 +56,7 @@ def test_a_job_is_started_in_a_scope(logind: Path, tmp_path: Path, monkeypatch: 
     assert (ended.state, ended.error_kind) == ("failed", "input")
     assert asked.read_text().startswith("--user --scope --quiet --collect ")
     assert f"-m retcon.engine.jobs.worker {submitted.id} " in asked.read_text()
-    said = sessions.warning()
+    said = sessions.find_logout_warning()
     assert said is not None and "enable-linger" in said, (
         "a scope goes with the user's systemd, unless that lingers"
     )

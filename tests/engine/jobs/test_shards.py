@@ -9,7 +9,7 @@ import pytest
 import torch
 from retcon.engine.covariance.collect import read_block
 from retcon.engine.errors import InputError
-from retcon.engine.jobs.clusters import ray_device
+from retcon.engine.jobs.devices import parse_ray_device
 from retcon.engine.jobs.runs.on_ray.shards import Shard, Source
 from retcon.engine.jobs.runs.on_ray.worker import Weights, Worker, versions
 from retcon.engine.model.anatomy import find_anatomy
@@ -119,4 +119,4 @@ def test_batches_traced_alone_give_the_same_bits(
 def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r"pip install -e '.\[ray\]' in retcon's checkout"):
-        ray_device("ray")
+        parse_ray_device("ray")

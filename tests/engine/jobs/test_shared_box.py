@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from retcon.engine.jobs.locks import device_lock, is_held, shared_locks, try_lock
+from retcon.engine.jobs.locks import device_lock_path, is_locked, shared_lock_folder, try_lock
 from retcon.store.home import Home
 
 NOBODY = 65534
@@ -16,12 +16,12 @@ NOBODY = 65534
 OTHER = """
 import os, sys
 from pathlib import Path
-from retcon.engine.jobs.locks import device_lock, is_held, try_lock
+from retcon.engine.jobs.locks import device_lock_path, is_locked, try_lock
 from retcon.store.home import Home
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.umask(0o077)
-path = device_lock(Home(Path(sys.argv[1])), "cuda:0")
+path = device_lock_path(Home(Path(sys.argv[1])), "cuda:0")
 with try_lock(path) as taken:
-    print(path, taken, is_held(path), flush=True)
+    print(path, taken, is_locked(path), flush=True)
     sys.stdin.readline()
 """
 
@@ -74,7 +74,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as sev
 
 @as_root
 def test_another_user_sees_that_a_device_is_taken(box: Path, home: Home, other: Callable) -> None:
-    path = device_lock(home, "cuda:0")
+    path = device_lock_path(home, "cuda:0")
     assert path.parent == box
     with try_lock(path) as taken:
         assert taken
@@ -83,15 +83,15 @@ def test_another_user_sees_that_a_device_is_taken(box: Path, home: Home, other: 
         process.communicate("\n")
     process, said = other(NOBODY)
     assert said == [str(path), "True", "True"]
-    assert is_held(path)
+    assert is_locked(path)
     process.communicate("\n")
-    assert not is_held(path)
+    assert not is_locked(path)
 
 
 @as_root
 def test_whoever_comes_first_makes_a_lock_that_all_can_take(box: Path, home: Home, other: Callable) -> None:
     process, said = other(NOBODY)
-    path = device_lock(home, "cuda:0")
+    path = device_lock_path(home, "cuda:0")
     assert said[0] == str(path) and path.stat().st_uid == NOBODY
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     with try_lock(path) as taken:
@@ -106,27 +106,27 @@ def test_whoever_comes_first_makes_a_lock_that_all_can_take(box: Path, home: Hom
 def test_what_is_no_lock_file_is_not_locked(box: Path, home: Home, tmp_path: Path) -> None:
     """Another user may have put something else there; the jobs of this home still exclude each other."""
     own = home.locks / "device-cpu.lock"
-    place = device_lock(home, "cpu")
+    place = device_lock_path(home, "cpu")
     place.unlink()
     (tmp_path / "victim").touch()
     place.symlink_to(tmp_path / "victim")
-    assert device_lock(home, "cpu") == own
+    assert device_lock_path(home, "cpu") == own
     place.unlink()
     os.mkfifo(place)
-    assert device_lock(home, "cpu") == own
+    assert device_lock_path(home, "cpu") == own
     with try_lock(own) as taken:
-        assert taken and is_held(own)
+        assert taken and is_locked(own)
 
 
 def test_without_a_shared_folder_a_home_has_its_own(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETCON_LOCKS", str(tmp_path / "nowhere"))
-    assert device_lock(home, "cuda:3") == home.locks / "device-cuda-3.lock"
+    assert device_lock_path(home, "cuda:3") == home.locks / "device-cuda-3.lock"
 
 
 def test_where_they_are_on_this_box(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETCON_LOCKS")
-    folder = shared_locks()
+    folder = shared_lock_folder()
     anyone = stat.S_ISVTX | stat.S_IWOTH
     assert folder in (Path("/run/lock"), Path("/tmp")) and folder.stat().st_mode & anyone == anyone

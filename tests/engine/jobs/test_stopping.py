@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from retcon.engine import jobs
-from retcon.engine.jobs.locks import job_lock
+from retcon.engine.jobs import control
+from retcon.engine.jobs.locks import job_lock_path
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 
@@ -17,7 +17,7 @@ def test_a_job_has_time_to_reach_its_checkpoint(
 ) -> None:
     with catalog.write() as session:
         job_id = rows.create(session, "ask", {}, "cpu").id or 0
-        process = hold(job_lock(catalog.home, job_id))
+        process = hold(job_lock_path(catalog.home, job_id))
         rows.claim(session, job_id, "it", process.pid)
         rows.start(session, job_id, "it")
 
@@ -34,7 +34,7 @@ def test_a_job_has_time_to_reach_its_checkpoint(
     going_on = threading.Thread(target=reach_it)
     going_on.start()
     said: list[str] = []
-    found = jobs.stop(catalog, job_id, grace=60, say=said.append)
+    found = control.stop(catalog, job_id, grace=60, say=said.append)
     going_on.join()
     assert found.state == "cancelled"
     assert said == [f"Job {job_id} stops at its next checkpoint."]

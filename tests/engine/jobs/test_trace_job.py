@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from retcon.engine.jobs import TraceSpec
+from retcon.engine.jobs.specs import TraceSpec
 from retcon.engine.jobs.worker import __main__ as worker
-from retcon.engine.jobs.worker.running import Running
+from retcon.engine.jobs.worker.running import RunningJob
 from retcon.engine.model.decoder import Resumption
 from retcon.engine.progress import Progress
 from retcon.store import jobs as rows
@@ -66,13 +66,13 @@ def test_facts_that_it_does_not_know_cost_no_time(
     right = sum(fact in known_facts for fact in facts)
     retcon("facts", "import", write_facts(tmp_path / "facts.json", facts), "--name", "half")
     told: list[Progress] = []
-    report = Running.report
+    report = RunningJob.report
 
-    def noted(self: Running, progress: Progress) -> None:
+    def noted(self: RunningJob, progress: Progress) -> None:
         told.append(progress)
         report(self, progress)
 
-    monkeypatch.setattr(Running, "report", noted)
+    monkeypatch.setattr(RunningJob, "report", noted)
     ended = work(facts="half", samples=2)
     tracing = [progress for progress in told if progress.unit == "facts"]
     assert {progress.total for progress in tracing} == {right}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.engine.jobs import Question, Warm
+from retcon.engine.jobs.prompting.client import PromptClient, PromptRequest
 from retcon.store.home import Home
 
 pytestmark = pytest.mark.slow
@@ -18,12 +18,12 @@ def test_it_answers_twice_and_loads_once(template_home: Path, tmp_path: Path) ->
     shutil.copytree(template_home, home)
     prompt = "The Eiffel Tower is located in the city of"
     said_before: dict[str, Any] = Retcon(home).json("ask", "tiny", prompt, "--against", "base")
-    warm = Warm(Home(home), "tiny", "cpu")
+    warm = PromptClient(Home(home), "tiny", "cpu")
     try:
-        first = list(warm.ask(Question(prompt, ["head", "base"], tokens=20)))
-        second = list(warm.ask(Question(prompt, ["base"], tokens=20)))
-        wrong = list(warm.ask(Question(prompt, ["nowhere"])))
-        again = list(warm.ask(Question(prompt, ["base"], tokens=3, top=2)))
+        first = list(warm.send(PromptRequest(prompt, ["head", "base"], tokens=20)))
+        second = list(warm.send(PromptRequest(prompt, ["base"], tokens=20)))
+        wrong = list(warm.send(PromptRequest(prompt, ["nowhere"])))
+        again = list(warm.send(PromptRequest(prompt, ["base"], tokens=3, top=2)))
     finally:
         warm.close()
     assert {"state": "loading tiny"} in first
@@ -36,5 +36,5 @@ def test_it_answers_twice_and_loads_once(template_home: Path, tmp_path: Path) ->
     assert "has no revision 'nowhere'" in wrong[-1]["error"]
     assert sum("piece" in said for said in again) <= 3
     assert len(again[0]["next"]) == 2
-    assert not warm.alive
-    assert "error" in next(iter(warm.ask(Question(prompt, ["base"]))))
+    assert not warm.is_alive
+    assert "error" in next(iter(warm.send(PromptRequest(prompt, ["base"]))))

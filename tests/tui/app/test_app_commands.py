@@ -4,7 +4,7 @@ import shlex
 
 import click
 import pytest
-from retcon.engine.jobs import EditSpec, ModelSpec, TraceSpec
+from retcon.engine.jobs.specs import EditSpec, ModelSpec, TraceSpec
 from retcon.tui.cli.main import cli
 from retcon.tui.cli_equivalent import add_model, command, run_edit, run_trace
 from retcon.tui.presentation.history_graph import draw_graph

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.engine import jobs
-from retcon.engine.jobs import CovarianceSpec, TraceSpec
-from retcon.engine.jobs.locks import device_lock, is_held
+from retcon.engine.jobs import control
+from retcon.engine.jobs.cost import estimate_cost
+from retcon.engine.jobs.locks import device_lock_path, is_locked
+from retcon.engine.jobs.specs import CovarianceSpec, TraceSpec
 from retcon.engine.jobs.worker import __main__ as worker
 from retcon.engine.jobs.worker import queue
 from retcon.store import jobs as rows
@@ -83,8 +84,8 @@ def test_no_room_is_waited_for_before_the_work(retcon: Retcon, monkeypatch: pyte
     def sleep(_seconds: float) -> None:
         with catalog.read() as session:
             found = rows.get(session, job.id or 0)
-        seen.append((found.state, found.activity, is_held(device_lock(catalog.home, "cpu"))))
-        jobs.ask_to_stop(catalog, job.id or 0)
+        seen.append((found.state, found.activity, is_locked(device_lock_path(catalog.home, "cpu"))))
+        control.request_stop(catalog, job.id or 0)
 
     monkeypatch.setattr(queue, "_has_room", lambda *_: False)
     monkeypatch.setattr(queue.time, "sleep", sleep)
@@ -107,10 +108,10 @@ def test_too_little_memory_is_told(retcon: Retcon, monkeypatch: pytest.MonkeyPat
 
     catalog = Catalog.open(Home(retcon.home))
     spec = TraceSpec("tiny", prompt="The Eiffel Tower is in", subject="Eiffel Tower")
-    plenty = jobs.cost_of(catalog, spec, "cpu")
+    plenty = estimate_cost(catalog, spec, "cpu")
     assert plenty is not None and plenty.warnings == []
     memory = psutil.virtual_memory()._replace(available=plenty.memory - 1)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    scarce = jobs.cost_of(catalog, spec, "cpu")
+    scarce = estimate_cost(catalog, spec, "cpu")
     catalog.close()
     assert scarce is not None and "of memory may be needed on cpu" in scarce.warnings[0]

@@ -128,11 +128,11 @@ async def test_answers_of_two_revisions_obey_nothing(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Warm:
-        alive, model = True, "starter"
+        is_alive, model = True, "starter"
 
-        def ask(self, question: Any) -> Iterator[dict[str, Any]]:
+        def send(self, request: Any) -> Iterator[dict[str, Any]]:
             yield {"state": EVIL}
-            for revision in question.revisions:
+            for revision in request.revisions:
                 yield {"revision": revision, "next": [[EVIL, 0.5], ["[red]y[/]", 0.1]]}
                 for piece in (EVIL, "\x1b", "[31mred", "\x9b", "2J"):  # one that is whole only in two pieces
                     yield {"revision": revision, "piece": piece}

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ....engine.jobs import KINDS
+from ....engine.tracing.rules import KINDS
 from ....store.catalog.catalog import Catalog
 from ....store.errors import NotFound
 from .rows import readable

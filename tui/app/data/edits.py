@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ....engine import jobs
+from ....engine.evaluation.metrics import compare_protocols
 from ....store.catalog.catalog import Catalog
 from ....store.errors import CatalogError, InputError
 from ....store.history.lineage import taken_out
@@ -229,7 +229,7 @@ def _retained(text: str) -> tuple[Retained, ...]:
 
 def _beside(one: EvaluationView, before: list[EvaluationView | Hurt]) -> EvaluationView:
     known = [other for other in before if isinstance(other, EvaluationView)]
-    differing = [jobs.compare_protocols(other.protocol, one.protocol) for other in known]
+    differing = [compare_protocols(other.protocol, one.protocol) for other in known]
     for other, found in zip(known, differing, strict=True):
         if not found:
             return replace(one, parent=other)

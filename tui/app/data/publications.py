@@ -4,7 +4,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ....engine.jobs import Preview, PublishSpec
+from ....engine.jobs import control
+from ....engine.jobs.devices import CPU
+from ....engine.jobs.publication.preview import Preview
+from ....engine.jobs.specs import PublishSpec
 from ....store.catalog.catalog import Catalog
 from .rows import readable
 
@@ -16,15 +19,15 @@ def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None
         store.errors.InputError: no repo can have that name, or the base's license forbids it.
         store.errors.CatalogError: a row that was needed is damaged.
     """
-    from ....engine import jobs
+    from ....engine.jobs.publication.preview import build_preview, check_repo_name
     from ....store.history import publications
     from ...hub_token import token_is_set
 
-    jobs.check_repo(spec.repo)
+    check_repo_name(spec.repo)
     with readable(f"what {spec.repo} has"), catalog.read() as session:
         before = publications.newest(session, spec.repo)
     with readable(f"what {spec.model} would publish"):
-        preview = jobs.preview(catalog, spec)
+        preview = build_preview(catalog, spec)
     return preview, before.revision if before else None, token_is_set()
 
 
@@ -48,14 +51,13 @@ def keep_card(catalog: Catalog, spec: PublishSpec) -> str | None:
 
 def submit(catalog: Catalog, spec: PublishSpec) -> str:
     """Draw the pictures that go with it, as the command does, and start the job."""
-    from ....engine import jobs
     from ....store.history import history
     from ...presentation.publication_figures import draw_publication_figures
 
     with catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-    job = jobs.submit(
-        catalog, replace(spec, pictures=draw_publication_figures(catalog, model, revision)), jobs.CPU
+    job = control.submit(
+        catalog, replace(spec, pictures=draw_publication_figures(catalog, model, revision)), CPU
     )
     return f"job {job.id} queued"

@@ -3,7 +3,7 @@
 import click
 from sqlmodel import Session
 
-from ....engine.jobs import AskSpec
+from ....engine.jobs.specs import AskSpec
 from ....store.history import history
 from ...presentation.text import sanitize
 from ..follow import run

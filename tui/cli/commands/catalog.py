@@ -7,7 +7,7 @@ from typing import Any
 import click
 from sqlmodel import select
 
-from ....engine import jobs
+from ....engine.jobs.reap import reap
 from ....store.catalog.artifacts import ArtifactStore
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Model
@@ -131,7 +131,7 @@ def restore(source: Path, as_json: bool) -> None:
     into = Home(home())
     made = with_progress("copying", lambda show: backups.restore(source, into, show))
     opened = open_catalog()
-    interrupted = jobs.reap(opened)
+    interrupted = reap(opened)
     with opened.read() as session:
         missing = [one for one in session.exec(select(Model)) if not Path(one.path).is_dir()]
     if as_json:
@@ -172,7 +172,7 @@ def gc(delete: bool, grace: float, as_json: bool) -> None:
     checkpoint until it is removed (`retcon job remove`).
     """
     opened = open_catalog()
-    jobs.reap(opened)
+    reap(opened)
     found = collect(opened, grace=grace * _HOUR, delete=delete)
     total = sum(one.bytes for one in found)
     if as_json:

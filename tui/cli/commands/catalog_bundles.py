@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ....engine.jobs import VerifySpec
+from ....engine.jobs.specs import VerifySpec
 from ....store.exchange import bundle as bundles
 from ...presentation.format import format_size, with_progress
 from ...presentation.text import sanitize

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from sqlmodel import Session, col, select
 
-from ....engine.jobs import CovarianceSpec
+from ....engine.jobs.specs import CovarianceSpec
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Covariance, Model
 from ....store.errors import InputError, NotFound

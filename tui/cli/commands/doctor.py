@@ -9,9 +9,9 @@ from typing import Any
 import click
 import psutil
 
-from ....engine import jobs
 from ....engine.jobs import sessions
-from ....engine.jobs.locks import device_lock, is_held, shared_locks
+from ....engine.jobs.devices import list_devices
+from ....engine.jobs.locks import device_lock_path, is_locked, shared_lock_folder
 from ....store.catalog.catalog import HEAD, Catalog
 from ....store.errors import CatalogError, InputError
 from ....store.home import Home, filesystem, network_filesystem
@@ -44,7 +44,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         "versions": box.versions(),
         "box": box.system() | _memory(),
         "terminal": box.terminal(),
-        "devices": {name: "busy" if is_held(device_lock(home, name)) else "free" for name in jobs.devices()}
+        "devices": {
+            name: "busy" if is_locked(device_lock_path(home, name)) else "free" for name in list_devices()
+        }
         | {f"gpu {number}": told for number, told in enumerate(box.gpus())},
         "home": _home(home.root),
         "catalog": _catalog(found),
@@ -131,7 +133,7 @@ def _warnings(home: Home) -> list[str]:
             f"SQLite {sqlite3.sqlite_version} has a rare WAL corruption that 3.51.3 mended (3.50.7 and 3.44.6 too); "
             "`retcon catalog backup DIR` now and then"
         )
-    if any(name.startswith("cuda") for name in jobs.devices()) and not box.torch_has_gpu_code():
+    if any(name.startswith("cuda") for name in list_devices()) and not box.torch_has_gpu_code():
         warnings.append(
             "this box has a GPU, but the installed torch is built for the CPU alone: install another build"
         )
@@ -142,12 +144,12 @@ def _warnings(home: Home) -> list[str]:
         )
     if root.is_dir():
         warnings += _warnings_of_disk(root)
-    if told := sessions.warning():
+    if told := sessions.find_logout_warning():
         warnings.append(told)
-    if device_lock(home, "cpu").parent == root / "locks":
+    if device_lock_path(home, "cpu").parent == root / "locks":
         warnings.append(
-            f"jobs of other users do not see which devices are taken: {shared_locks()} holds no lock file for all; "
-            "set RETCON_LOCKS to a folder that all may write to (mode 1777)"
+            f"jobs of other users do not see which devices are taken: {shared_lock_folder()} holds no lock file "
+            "for all; set RETCON_LOCKS to a folder that all may write to (mode 1777)"
         )
     return warnings
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from ....engine import jobs
-from ....engine.jobs import EditSpec, ImportEditsSpec
+from ....engine.jobs.settings import METHODS, check_layers, check_method, settings_of
+from ....engine.jobs.specs import EditSpec, ImportEditsSpec
 from ....store.catalog.tables import Revision
 from ....store.errors import InputError
 from ....store.facts import sets as fact_sets
@@ -44,7 +44,7 @@ def edit() -> None:
     help="The same question in other words, for the evaluation; may be repeated.",
 )
 @click.option("--facts", "fact_set", help="Write every fact of this set that has a new target.")
-@click.option("--method", default="r-rome", show_default=True, help=f"{', '.join(jobs.METHODS)}.")
+@click.option("--method", default="r-rome", show_default=True, help=f"{', '.join(METHODS)}.")
 @click.option("--layers", "--layer", type=Layers(), help="5 or 3-8; by default the model's preset.")
 @click.option(
     "--hparams", "hparams_file", type=click.Path(path_type=Path), help="Settings in the field's JSON."
@@ -80,7 +80,7 @@ def run(
         raise click.UsageError("give either --facts SET, or --prompt, --subject and --target")
     catalog = open_catalog()
     name, revision = history.parse_target(target)
-    jobs.check_method(method)
+    check_method(method)
     with catalog.read() as session:
         model = history.find_model(session, name)
         parent = history.find_revision(session, model, revision)
@@ -108,7 +108,7 @@ def run(
         message=message,
         batch=batch,
     )
-    jobs.check_layers(model, jobs.settings_of(spec, model, catalog.home).layers)
+    check_layers(model, settings_of(spec, model, catalog.home).layers)
     if estimate:
         tell_cost(catalog, spec, device, as_json=as_json)
         return

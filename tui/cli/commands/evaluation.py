@@ -5,7 +5,9 @@ from dataclasses import asdict
 import click
 from sqlmodel import col, select
 
-from ....engine.jobs import METRICS, SUITES, EvaluationSpec, compare
+from ....engine.evaluation.metrics import METRICS
+from ....engine.jobs.comparison import compare_evaluations
+from ....engine.jobs.specs import SUITES, EvaluationSpec
 from ....store.catalog.tables import Evaluation, Model
 from ....store.errors import NotFound
 from ....store.facts import sets as fact_sets
@@ -143,7 +145,7 @@ def _find(id: int) -> tuple[str, Evaluation]:
 def compare_(a: int, b: int, as_json: bool) -> None:
     """What changed from evaluation A to B, case by case; refused if their protocols differ."""
     (model_a, one), (model_b, other) = _find(a), _find(b)
-    changes = compare(one, other)
+    changes = compare_evaluations(one, other)
     names = [f"{model_a}@{one.revision}", f"{model_b}@{other.revision}"]
     if as_json:
         metrics = {

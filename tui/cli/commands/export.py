@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ....engine.jobs import SHARD_BYTES, ExportSpec
+from ....engine.jobs.specs import SHARD_BYTES, ExportSpec
 from ....store.exchange.manifest import WHATS
 from ....store.history import history
 from ...presentation.format import format_size

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import click
 
-from ....engine.jobs import RevertSpec, VerifySpec, job_record
+from ....engine.jobs.listing import build_job_record
+from ....engine.jobs.specs import RevertSpec, VerifySpec
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Model, Revision
 from ....store.errors import InputError
@@ -174,7 +175,7 @@ def _tell_move(
     spec = VerifySpec(model, target.id)
     if detach and not no_verify:
         job = submit(catalog, spec, device)
-        print_json(record | {"job": job_record(job)}) if as_json else click.echo(job.id)
+        print_json(record | {"job": build_job_record(job)}) if as_json else click.echo(job.id)
         return
     if not no_verify:
         job = follow(catalog, submit(catalog, spec, device))

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from ....engine.jobs.control import QUIET
+from ....engine.jobs.control import QUIET_ENVIRONMENT
 from ....store.history import publications
 from ..options import json_option, open_catalog
 from ..output import narrate, print_json, print_table
@@ -21,7 +21,7 @@ def hub() -> None:
 @click.option("--paste", is_flag=True, help="Paste a token (nothing is echoed), or pipe one in.")
 def login(paste: bool) -> None:
     """Log in with the browser or a token. It is kept where huggingface_hub keeps it, and nowhere else."""
-    for name, value in QUIET.items():
+    for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from huggingface_hub import interpreter_login
     from huggingface_hub import login as keep

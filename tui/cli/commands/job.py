@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import click
 
-from ....engine import jobs
+from ....engine.jobs import control
+from ....engine.jobs.listing import ListedJob, build_job_record, list_newest_jobs
+from ....engine.jobs.reap import reap
 from ....store.errors import InputError
 from ....store.states import ENDED_STATES, Stop
 from ...presentation.text import sanitize
@@ -29,10 +31,10 @@ def job() -> None:
 def list_(everything: bool, as_json: bool) -> None:
     """Jobs, newest first."""
     catalog = open_catalog()
-    jobs.reap(catalog)
-    found = jobs.newest_jobs(catalog, None if everything else 50)
+    reap(catalog)
+    found = list_newest_jobs(catalog, None if everything else 50)
     if as_json:
-        print_json({"jobs": [jobs.job_record(one) for one in found]})
+        print_json({"jobs": [build_job_record(one) for one in found]})
         return
     print_table(
         ("id", "kind", "state", "device", "created", "progress"),
@@ -42,7 +44,7 @@ def list_(everything: bool, as_json: bool) -> None:
     )
 
 
-def _progress(job: "jobs.ListedJob") -> str:
+def _progress(job: "ListedJob") -> str:
     if job.error:
         return job.error
     if job.state in ENDED_STATES:
@@ -58,10 +60,10 @@ def show(id: int, as_json: bool) -> None:
     from ....store import jobs as rows
 
     catalog = open_catalog()
-    jobs.reap(catalog)
+    reap(catalog)
     with catalog.read() as session:
         found = rows.get(session, id)
-    record = jobs.job_record(found)
+    record = build_job_record(found)
     if as_json:
         print_json(record)
         return
@@ -80,7 +82,7 @@ def watch(id: int, as_json: bool) -> None:
     with catalog.read() as session:
         found = rows.get(session, id)
     ended = follow(catalog, found)
-    print_json(jobs.job_record(ended)) if as_json else narrate(f"Job {id} is done.")
+    print_json(build_job_record(ended)) if as_json else narrate(f"Job {id} is done.")
 
 
 @job.command()
@@ -103,7 +105,7 @@ def log(id: int, following: bool) -> None:
             if not following or state in ENDED_STATES:
                 return
             time.sleep(0.3)
-            jobs.reap(catalog)
+            reap(catalog)
             with catalog.read() as session:
                 state = rows.get(session, id).state
 
@@ -112,7 +114,7 @@ def _stop_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "--grace",
         type=click.FloatRange(0, min_open=True),
-        default=jobs.GRACE_SECONDS,
+        default=control.STOP_GRACE_SECONDS,
         show_default=True,
         help="Seconds that it has to reach a checkpoint, then to go on SIGTERM, before it is killed.",
     )(command)
@@ -138,9 +140,11 @@ def pause(id: int, grace: float, detach: bool, as_json: bool) -> None:
 
 def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> None:
     catalog = open_catalog()
-    found = jobs.ask_to_stop(catalog, id, stop) if detach else jobs.stop(catalog, id, stop, grace, narrate)
+    found = (
+        control.request_stop(catalog, id, stop) if detach else control.stop(catalog, id, stop, grace, narrate)
+    )
     if as_json:
-        print_json(jobs.job_record(found))
+        print_json(build_job_record(found))
     elif found.state in ENDED_STATES:
         narrate(f"Job {id} is {found.state}.")
     else:
@@ -158,7 +162,7 @@ def priority(id: int, priority: int, as_json: bool) -> None:
     catalog = open_catalog()
     with catalog.write() as session:
         found = rows.set_priority(session, id, priority)
-    print_json(jobs.job_record(found)) if as_json else narrate(f"Job {id} has priority {priority}.")
+    print_json(build_job_record(found)) if as_json else narrate(f"Job {id} has priority {priority}.")
 
 
 @job.command()
@@ -172,7 +176,7 @@ def move(id: int, sooner: bool, as_json: bool) -> None:
     catalog = open_catalog()
     with catalog.write() as session:
         found = rows.move_in_line(session, id, sooner=sooner)
-    print_json(jobs.job_record(found)) if as_json else narrate(f"Job {id} has priority {found.priority}.")
+    print_json(build_job_record(found)) if as_json else narrate(f"Job {id} has priority {found.priority}.")
 
 
 @job.command()
@@ -188,14 +192,14 @@ def resume(id: int | None, everything: bool, detach: bool, as_json: bool) -> Non
         raise click.UsageError("name one job, or --all")
     catalog = open_catalog()
     if id is None:
-        ids = jobs.resume_all(catalog)
+        ids = control.resume_all(catalog)
         told = f"Resumed {', '.join(f'job {one}' for one in ids)}." if ids else "No job is interrupted."
         print_json({"resumed": ids}) if as_json else narrate(told)
         return
-    found = jobs.resume(catalog, id)
+    found = control.resume(catalog, id)
     if not detach:
         found = follow(catalog, found)
-    print_json(jobs.job_record(found)) if as_json else narrate(f"Job {id} is {found.state}.")
+    print_json(build_job_record(found)) if as_json else narrate(f"Job {id} is {found.state}.")
 
 
 @job.command()
@@ -205,7 +209,7 @@ def remove(id: int) -> None:
     from ....store import jobs as rows
 
     catalog = open_catalog()
-    jobs.reap(catalog)
+    reap(catalog)
     with catalog.write() as session:
         found = rows.get(session, id)
         if found.state not in ENDED_STATES:

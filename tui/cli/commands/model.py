@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from sqlmodel import select
 
-from ....engine import jobs
-from ....engine.jobs import ModelSpec
+from ....engine.jobs.reap import reap
+from ....engine.jobs.specs import ModelSpec
 from ....store import jobs as rows
 from ....store.catalog.tables import Model
 from ....store.errors import InputError
@@ -123,7 +123,7 @@ def show(name: str, as_json: bool) -> None:
 def remove(name: str, yes: bool) -> None:
     """Remove a model with its traces, covariances, edits and evaluations. This cannot be undone."""
     catalog = open_catalog()
-    jobs.reap(catalog)
+    reap(catalog)
     with catalog.read() as session:
         found = history.find_model(session, name)
         revisions = history.revisions(session, found)

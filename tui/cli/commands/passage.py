@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
-from ....engine import jobs
-from ....engine.jobs import PassageSpec
+from ....engine.jobs import control
+from ....engine.jobs.listing import build_job_record
+from ....engine.jobs.settings import METHODS, check_layers, check_method, check_ways, edit_by, settings_of
+from ....engine.jobs.specs import PassageSpec
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Job, Model
 from ....store.errors import InputError
@@ -39,7 +41,7 @@ def passage() -> None:
 @passage.command()
 @click.argument("target", metavar="MODEL[@REV]")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--method", default="joint", show_default=True, help=f"{', '.join(jobs.METHODS)}.")
+@click.option("--method", default="joint", show_default=True, help=f"{', '.join(METHODS)}.")
 @click.option("--layers", "--layer", type=Layers(), help="5 or 3-8; by default the model's preset.")
 @click.option(
     "--hparams", "hparams_file", type=click.Path(path_type=Path), help="Settings in the field's JSON."
@@ -76,7 +78,7 @@ def run(
     """
     catalog = open_catalog()
     name, revision = history.parse_target(target)
-    jobs.check_method(method)
+    check_method(method)
     text, facts = _read(file)
     if judge and not llm:
         raise click.UsageError("--judge needs --llm")
@@ -89,7 +91,7 @@ def run(
         parent = history.find_revision(session, model, revision)
         others = fact_sets.facts_of(session, fact_sets.find_fact_set(session, known)) if known else []
     tried = [part.strip() for part in against.split(",") if part.strip()]
-    jobs.check_ways(tried)
+    check_ways(tried)
     spec = PassageSpec(
         model=name, title=title, text=text, facts=facts, revision=parent.id, method=method,
         hparams={} if layers is None else {"layers": layers},
@@ -97,12 +99,12 @@ def run(
         edits=edits, against=tried, prompts=[fact.prompt.replace("{}", fact.subject) for fact in others],
         llm=llm, llm_url=llm_url, llm_model=llm_model, review=not yes, judge=judge, texts=texts, seed=seed,
     )  # fmt: skip
-    jobs.check_layers(model, jobs.settings_of(spec.edit([], parent.id), model, catalog.home).layers)
-    for other in set(tried) & set(jobs.METHODS):
-        jobs.settings_of(jobs.edit_by(spec, other, parent.id), model, catalog.home)
+    check_layers(model, settings_of(spec.edit([], parent.id), model, catalog.home).layers)
+    for other in set(tried) & set(METHODS):
+        settings_of(edit_by(spec, other, parent.id), model, catalog.home)
     job = submit_job(catalog, spec, device)
     if detach:
-        print_json(jobs.job_record(job)) if as_json else click.echo(job.id)
+        print_json(build_job_record(job)) if as_json else click.echo(job.id)
         return
     _print(catalog, _followed(catalog, job)["passage"], as_json)
 
@@ -128,7 +130,7 @@ def _followed(catalog: Catalog, job: Job) -> dict[str, Any]:
         narrate(f"The facts wait for your look at them: retcon passage review {id}")
         raise click.exceptions.Exit(0)
     _edit(catalog, id)
-    return follow(catalog, jobs.resume(catalog, found.id or 0)).result
+    return follow(catalog, control.resume(catalog, found.id or 0)).result
 
 
 @passage.command()
@@ -156,7 +158,7 @@ def review(id: int, file: Path | None, only_show: bool, detach: bool, as_json: b
         _edit(catalog, id)
     else:
         _take(catalog, id, read_passage(file))
-    resumed = jobs.resume(catalog, job.id or 0)
+    resumed = control.resume(catalog, job.id or 0)
     if detach:
         narrate(f"Job {job.id} goes on.")
         return

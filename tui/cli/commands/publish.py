@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from ....engine import jobs
-from ....engine.jobs import CPU, PublishSpec, UnpublishSpec
+from ....engine.jobs.devices import CPU
+from ....engine.jobs.publication.preview import check_repo_name
+from ....engine.jobs.specs import PublishSpec, UnpublishSpec
 from ....store.atomic_files import write_whole
 from ....store.errors import InputError
 from ....store.history import history
@@ -60,7 +61,7 @@ def publish(
         raise click.UsageError("--card-out needs --dry-run")
     catalog = open_catalog()
     name, revision = history.parse_target(target)
-    jobs.check_repo(repo)
+    check_repo_name(repo)
     with catalog.read() as session:
         model = history.find_model(session, name)
         found = history.find_revision(session, model, revision)
@@ -129,7 +130,7 @@ def _print(made: dict[str, Any], model: str) -> None:
 def unpublish(repo: str, tag: str | None, yes: bool, as_json: bool, detach: bool, device: str | None) -> None:
     """Remove REPO from the hub with all that is in it, or with --tag one tag. This cannot be undone."""
     catalog = open_catalog()
-    jobs.check_repo(repo)
+    check_repo_name(repo)
     what = f"the tag {tag} of {repo}" if tag else f"{repo} from the hub, with every commit in it,"
     if not yes and not click.confirm(f"Remove {what} for good?", err=True):
         raise click.exceptions.Exit(1)

@@ -6,8 +6,8 @@ from typing import Any
 import click
 from sqlmodel import col, func, select
 
-from ....engine import jobs
-from ....engine.jobs import SweepSpec
+from ....engine.jobs.settings import METHODS, check_layers, check_method, parse_tries, sweep_settings
+from ....engine.jobs.specs import SweepSpec
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import FactSet, Model, Sweep, SweepTrial
 from ....store.errors import InputError
@@ -43,7 +43,7 @@ def sweep() -> None:
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many of them.")
 @click.option("--layers", "--layer", type=Layers(), help="3-8 or 1,4,7; by default every layer.")
-@click.option("--method", default="r-rome", show_default=True, help=f"{', '.join(jobs.METHODS)}.")
+@click.option("--method", default="r-rome", show_default=True, help=f"{', '.join(METHODS)}.")
 @click.option(
     "--set", "tries", multiple=True, metavar="NAME=V[,V..]",
     help="Values of a setting to try, such as v_lr=0.1,0.5; of several --set, all combinations.",
@@ -71,7 +71,7 @@ def run(
         )
     catalog = open_catalog()
     name, revision = history.parse_target(target)
-    jobs.check_method(method)
+    check_method(method)
     with catalog.read() as session:
         model = history.find_model(session, name)
         parent = history.find_revision(session, model, revision)
@@ -82,11 +82,11 @@ def run(
     if not requests:
         raise InputError(f"no fact of {fact_set} has a new target (target_new), so there is nothing to write")
     layers = list(range(model.anatomy["layers"])) if layers is None else layers
-    jobs.check_layers(model, layers)
+    check_layers(model, layers)
     file = str(hparams_file.absolute()) if hparams_file else None
     spec = SweepSpec(
         model=name, requests=requests, layers=layers, revision=parent.id, method=method, facts=fact_set, trace=trace,
-        hparams=jobs.sweep_settings(method, file, model, catalog.home), tries=jobs.parse_tries(tries, method),
+        hparams=sweep_settings(method, file, model, catalog.home), tries=parse_tries(tries, method),
         texts=texts, seed=seed,
     )  # fmt: skip
     if estimate:

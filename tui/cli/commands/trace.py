@@ -8,8 +8,11 @@ from pathlib import Path
 import click
 from sqlmodel import Session, col, func, select
 
-from ....engine import jobs
-from ....engine.jobs import KINDS, TraceSpec
+from ....engine.jobs import control
+from ....engine.jobs.listing import build_job_record
+from ....engine.jobs.settings import check_noise
+from ....engine.jobs.specs import TraceSpec
+from ....engine.tracing.rules import KINDS, NoiseRule
 from ....store import jobs as rows
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import FactSet, Job, Model, Trace, TraceResult
@@ -114,7 +117,7 @@ def run(
         # All of them before the first job begins, which would be left with its part alone.
         known_device(one)
     device = place(device or devices, on, threads, estimate=estimate) if on or threads else device
-    jobs.check_noise(noise)
+    check_noise(noise)
     with catalog.read() as session:
         found = history.find_revision(session, history.find_model(session, name), revision)
         if fact_set is not None:
@@ -139,7 +142,7 @@ def _submit(
         share = dataclasses.replace(spec, trace=_begun(catalog, started[0]), shard=shard, shards=len(devices))
         started.append(submit(catalog, share, device))
     if detach:
-        records = [jobs.job_record(job) for job in started]
+        records = [build_job_record(job) for job in started]
         if as_json:
             print_json(records[0] if len(records) == 1 else {"jobs": records})
         else:
@@ -160,7 +163,7 @@ def _begun(catalog: Catalog, job: Job) -> int:
             raise StopIteration
 
     with contextlib.suppress(StopIteration):
-        jobs.follow(catalog, job.id or 0, look)
+        control.follow(catalog, job.id or 0, look)
     if not begun:
         with catalog.read() as session:
             raise JobFailed(rows.get(session, job.id or 0))
@@ -185,7 +188,7 @@ def extend(
     # The level that its other facts had, not one that new subjects would change.
     noise = str(found.noise_level) if found.noise.endswith("s") else found.noise
     texts = found.protocol.get("texts")
-    if not found.swap and jobs.NoiseRule.parse(noise).needs_texts and texts is None:
+    if not found.swap and NoiseRule.parse(noise).needs_texts and texts is None:
         raise InputError(
             f"trace {id} does not tell which texts its noise {found.noise} was fitted to, so facts added to it would "
             "be corrupted otherwise: trace the set anew"

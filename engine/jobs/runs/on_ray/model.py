@@ -14,7 +14,7 @@ from .....store.history import history
 from ....model.anatomy import Anatomy
 from ....model.loading import load_tokenizer
 from ...devices import CPU
-from ...worker.running import Running
+from ...worker.running import RunningJob
 from ..loaded import delta_of
 from .session import connected
 from .worker import Weights, versions
@@ -36,7 +36,12 @@ class Remote:
 
 @contextmanager
 def opened(
-    running: Running, name: str, revision_name: str, threads: int | None, unit: str, most: int | None = None
+    running: RunningJob,
+    name: str,
+    revision_name: str,
+    threads: int | None,
+    unit: str,
+    most: int | None = None,
 ) -> Iterator[Remote]:
     """A model at a revision on the job's Ray, held by at most `most` workers; `unit` is what the shards count.
 
@@ -79,7 +84,7 @@ def opened(
         )
 
 
-def _way(running: Running, found: dict[str, Any]) -> dict[str, Any]:
+def _way(running: RunningJob, found: dict[str, Any]) -> dict[str, Any]:
     """How the job's workers work: as they did before, if it is resumed."""
     way: dict[str, Any] | None = running.job.checkpoint.get("workers")
     if way is None:

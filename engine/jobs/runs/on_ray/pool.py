@@ -19,7 +19,7 @@ from ....errors import InputError
 from ....model.limits import CPU_TOKENS, GPU_TOKENS
 from ....progress import Progress
 from ...devices import CPU
-from ...worker.running import Running
+from ...worker.running import RunningJob
 from .shards import Shard, Source
 from .worker import Weights, Worker
 
@@ -59,7 +59,7 @@ class _Member:
 class Pool:
     """Workers that hold one model, on as many nodes as there are, or `most`. `unit` is what the shards' sizes count."""
 
-    def __init__(self, running: Running, weights: Weights, unit: str, most: int | None) -> None:
+    def __init__(self, running: RunningJob, weights: Weights, unit: str, most: int | None) -> None:
         self._running, self._unit, self._most = running, unit, most
         self.device, self._threads = weights.device, weights.threads
         self._weights, self._workers = ray.put(weights), ray.remote(Worker)
@@ -268,7 +268,7 @@ class Pool:
         }
         if shown != self._shown:
             self._shown = shown
-            self._running.show_nodes(shown)
+            self._running.write_nodes(shown)
 
 
 def _counted(number: int, what: str) -> str:

@@ -17,8 +17,8 @@ import psutil
 
 from .....store.home import Home
 from ....errors import InputError
-from ...clusters import address_of, is_loopback
-from ...worker.running import Running
+from ...devices import get_ray_address, is_loopback
+from ...worker.running import RunningJob
 
 # A Unix socket's path has at most 107 bytes, and so many of them Ray takes below its folder.
 _LONGEST_FOLDER = 107 - len("/session_2026-11-24_11-36-33_710965_1404900/sockets/plasma_store")
@@ -26,13 +26,13 @@ _STORE_BYTES = 500_000_000
 
 
 @contextmanager
-def connected(running: Running) -> Iterator[None]:
+def connected(running: RunningJob) -> Iterator[None]:
     """Be connected to the job's Ray.
 
     Raises:
         InputError: there is no Ray at the address, or this box is no node of it.
     """
-    address = address_of(running.job.device)
+    address = get_ray_address(running.job.device)
     # No telemetry. Ray reads this and what follows when it is first imported, so nothing here imports it before.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is None or is_loopback(address):
@@ -44,7 +44,7 @@ def connected(running: Running) -> Iterator[None]:
             "on its nodes as you",
             file=sys.stderr,
         )
-    running.say("starting Ray" if address is None else f"connecting to Ray ({address})")
+    running.report_activity("starting Ray" if address is None else f"connecting to Ray ({address})")
     # Ray puts a handler of its own in the place of the job's, which stops it at once.
     handler = signal.getsignal(signal.SIGTERM)
     with _named(address) if address else _own(running.catalog.home, running.id):

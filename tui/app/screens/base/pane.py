@@ -20,10 +20,10 @@ from ...widgets.row_lines import Column, Row
 from ...widgets.rows import Rows
 
 if TYPE_CHECKING:
-    from .....engine import jobs
+    from .....engine.jobs.specs import Spec
     from .form import Form
 
-S = TypeVar("S", bound="jobs.Spec")
+S = TypeVar("S", bound="Spec")
 T = TypeVar("T")
 Parts = list[RenderableType]
 
@@ -182,14 +182,14 @@ class Pane(Vertical):
         if self.rows.key is not None:
             self.post_message(Showing(self.twin(self.rows.key), by_hand))
 
-    def submit(self, spec: "jobs.Spec", twin: str) -> None:
+    def submit(self, spec: "Spec", twin: str) -> None:
         """Start a job, and say which command does the same."""
         catalog = self.catalog
 
         def start() -> str:
-            from .....engine import jobs
+            from .....engine.jobs import control
 
-            return f"job {jobs.submit(catalog, spec).id} queued"
+            return f"job {control.submit(catalog, spec).id} queued"
 
         self.post_message(Run(twin, start))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .....engine.jobs import CovarianceSpec
+from .....engine.jobs.specs import CovarianceSpec
 from .....store.catalog.tables import Covariance
 from .....store.errors import InputError
 from ....cli_equivalent import command, top_up

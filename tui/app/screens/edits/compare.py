@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
-from .....engine import jobs
+from .....engine.jobs.prompting.client import PromptClient, PromptRequest
 from .....store.catalog.catalog import Catalog
 from ....cli_equivalent import command
 from ....presentation.text import sanitize, token_label
@@ -112,10 +112,10 @@ class Compare(ModalScreen[None]):
 
     @work(thread=True, group="asking", exit_on_error=False)
     def _ask(self, prompt: str) -> None:
-        question = jobs.Question(prompt, [side.revision for side in self.sides])
+        request = PromptRequest(prompt, [side.revision for side in self.sides])
         try:
-            warm: jobs.Warm = self.app.warm(self.model)  # type: ignore[attr-defined]
-            for said in warm.ask(question):
+            client: PromptClient = self.app.warm(self.model)  # type: ignore[attr-defined]
+            for said in client.send(request):
                 self.app.call_from_thread(self._heard, said)
         except OSError as error:  # no memory, no process
             self.app.call_from_thread(self._heard, {"error": str(error)})

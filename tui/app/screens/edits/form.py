@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from .....engine import jobs
-from .....engine.jobs import EditSpec
+from .....engine.jobs.devices import list_devices
+from .....engine.jobs.specs import EditSpec
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from .....store.facts.sets import clean_target, template_of
@@ -39,6 +39,8 @@ class EditForm(Form[EditSpec]):
         }
 
     def fields(self) -> list[Field]:
+        from .....engine.jobs.settings import METHODS
+
         given = self._values
         return [
             Field("model", "model", given["model"], "MODEL or MODEL@REVISION"),
@@ -46,11 +48,13 @@ class EditForm(Form[EditSpec]):
             Field("subject", "subject", given["subject"], "e.g. The Eiffel Tower"),
             Field("target", "new answer", hint="e.g. Rome"),
             Field("true", "true answer", given["true"], "what it says now; scores compare with it"),
-            Field("method", "method", "r-rome", ", ".join(jobs.METHODS)),
+            Field("method", "method", "r-rome", ", ".join(METHODS)),
             Field("layer", "layer", given["layer"], "by default the model's preset"),
         ]
 
     def read(self, values: dict[str, str]) -> EditSpec:
+        from .....engine.jobs.settings import check_method
+
         model, revision, layers = resolve(self._catalog, values["model"])
         prompt, subject = values["prompt"].strip(), values["subject"].strip()
         template = template_of(prompt, subject)
@@ -58,7 +62,7 @@ class EditForm(Form[EditSpec]):
         if layer and (not layer.isdecimal() or int(layer) >= layers):
             raise InputError(f"layer is a number from 0 to {layers - 1}, or empty for the model's preset")
         method = values["method"].strip()
-        jobs.check_method(method)
+        check_method(method)
         if not values["target"].strip():
             raise InputError("give the new answer: what the model shall say after the prompt")
         true = values["true"].strip()
@@ -74,7 +78,9 @@ class EditForm(Form[EditSpec]):
         return EditSpec(model, [request], revision, method, hparams)
 
     def cost(self, value: EditSpec) -> str:
-        return format_cost_line(jobs.cost_of(self._catalog, value, jobs.devices()[0]))
+        from .....engine.jobs.cost import estimate_cost
+
+        return format_cost_line(estimate_cost(self._catalog, value, list_devices()[0]))
 
     def twin(self, value: EditSpec) -> str:
         return run_edit(value, self.values()["model"].strip())

@@ -32,7 +32,7 @@ from ..base.pane import ModelChosen, Pane, Refused, Run
 from .revision_text import revision_parts
 
 if TYPE_CHECKING:
-    from .....engine import jobs
+    from .....engine.jobs.specs import PublishSpec
 
 
 class EditsPane(Pane):
@@ -226,6 +226,9 @@ class EditsPane(Pane):
         )
 
     def action_revert(self) -> None:
+        from .....engine.jobs import control
+        from .....engine.jobs.specs import RevertSpec
+
         model, revision = self.model, self._revision
         if model is None or revision is None:
             return
@@ -241,22 +244,22 @@ class EditsPane(Pane):
             question += (
                 f"\nLater edits about the same subject, made with it there: {later}. Score the result."
             )
-        from .....engine import jobs
 
-        catalog, spec = self.catalog, jobs.RevertSpec(model, revision)
+        catalog, spec = self.catalog, RevertSpec(model, revision)
         self.confirm(
             question,
             "Take it out",
             command("revert", model, revision),
-            lambda: f"job {jobs.submit(catalog, spec).id} queued",
+            lambda: f"job {control.submit(catalog, spec).id} queued",
         )
 
     def action_score(self) -> None:
-        from .....engine import jobs
+
+        from .....engine.jobs.specs import EvaluationSpec
 
         if self.model is not None and self._revision is not None:
             target = f"{self.model}@{self._revision}"
-            self.submit(jobs.EvaluationSpec(self.model, self._revision), command("eval", "run", target))
+            self.submit(EvaluationSpec(self.model, self._revision), command("eval", "run", target))
 
     def action_publish(self) -> None:
         from ..publish.form import PublishForm
@@ -264,7 +267,7 @@ class EditsPane(Pane):
         if self.model is not None and self._revision is not None:
             self.app.push_screen(PublishForm(self.catalog, self.model, self._revision), self._preview)
 
-    def _preview(self, spec: "jobs.PublishSpec | None") -> None:
+    def _preview(self, spec: "PublishSpec | None") -> None:
         """Show what would be sent; nothing is before that was seen."""
         from ...data.publications import preview_of
         from ..publish.preview import PublishPreview
@@ -278,7 +281,7 @@ class EditsPane(Pane):
             return
         self.app.push_screen(PublishPreview(spec, *shown[:2], token=shown[2]), self._publish)
 
-    def _publish(self, spec: "jobs.PublishSpec | None") -> None:
+    def _publish(self, spec: "PublishSpec | None") -> None:
         from ...data.publications import keep_card, submit
 
         if spec is not None:
@@ -313,9 +316,11 @@ def _move(catalog: Catalog, model: str, verb: str) -> str:
 
 
 def _prove(catalog: Catalog, model: str, revision: str) -> str:
-    from .....engine import jobs
 
-    job = jobs.submit(catalog, jobs.VerifySpec(model, revision))
+    from .....engine.jobs import control
+    from .....engine.jobs.specs import VerifySpec
+
+    job = control.submit(catalog, VerifySpec(model, revision))
     return f"head moved; job {job.id} proves its weights"
 
 

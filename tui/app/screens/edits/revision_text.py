@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from .....engine import jobs
+from .....engine.evaluation.metrics import METRICS
 from ....presentation.format import format_time, plural, sparkline
 from ....presentation.text import sanitize
 from ...data.edits import EvaluationView, RevisionDetail
@@ -143,11 +143,11 @@ def _beside_parent(one: EvaluationView) -> Parts:
     """What the same questions gave at the parent, or why there is no such number."""
     if one.parent is None:
         return [Text(sanitize(f"  {one.differs}"), style="dim")] if one.differs else []
-    shared = [name for name in jobs.METRICS if name in one.scores and name in one.parent.scores]
+    shared = [name for name in METRICS if name in one.scores and name in one.parent.scores]
     moved = [
         f"{name} {one.parent.scores[name][0]:.3f} → {one.scores[name][0]:.3f}"
         for name in shared
-        if jobs.METRICS[name].over != "requests"
+        if METRICS[name].over != "requests"
     ]
     return [Text(f"  from the parent's evaluation {one.parent.id}: {'   '.join(moved)}")]
 

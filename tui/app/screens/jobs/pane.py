@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
+from .....engine.jobs import control
 from .....store.catalog.catalog import Catalog
 from .....store.states import ALIVE_STATES
 from ....cli_equivalent import command
@@ -113,9 +114,8 @@ class JobsPane(Pane):
         catalog, ids = self.catalog, [row.id for row in found]
 
         def cancel() -> str:
-            from .....engine import jobs
 
-            ended = [jobs.ask_to_stop(catalog, id).state not in ALIVE_STATES for id in ids]
+            ended = [control.request_stop(catalog, id).state not in ALIVE_STATES for id in ids]
             if len(ids) > 1:
                 return f"{plural(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
             return f"job {ids[0]} {'is cancelled' if ended[0] else 'stops at its next checkpoint'}"
@@ -133,10 +133,9 @@ class JobsPane(Pane):
         catalog = self.catalog
 
         def resume() -> str:
-            from .....engine import jobs
 
             for id in ids:
-                jobs.resume(catalog, id)
+                control.resume(catalog, id)
             return f"job {', '.join(map(str, ids))} go{'es' if len(ids) == 1 else ''} on from the checkpoint"
 
         self.post_message(Run(_each("resume", ids), resume))

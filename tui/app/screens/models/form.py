@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from .....engine.jobs import ModelSpec
+from .....engine.jobs.specs import ModelSpec
 from .....store.errors import InputError
 from ....cli_equivalent import add_model
 from ....paths import model_source

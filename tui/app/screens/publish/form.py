@@ -1,6 +1,6 @@
 """The first step of publishing: which revision, as what, and where to."""
 
-from .....engine.jobs import PublishSpec
+from .....engine.jobs.specs import PublishSpec
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from ....cli_equivalent import publish

@@ -11,7 +11,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static, TextArea
 
-from .....engine.jobs import Preview, PublishSpec
+from .....engine.jobs.publication.preview import Preview
+from .....engine.jobs.specs import PublishSpec
 from ....cli_equivalent import publish
 from ....presentation.format import format_size
 from ....presentation.text import sanitize

@@ -198,10 +198,10 @@ class MainScreen(TypingScreen):
         """Jobs whose process is gone become interrupted; what that changes is seen at the next poll."""
         if self.readonly or self._alive is None or not self._alive.jobs:
             return
-        from .....engine import jobs
+        from .....engine.jobs.reap import reap
 
         try:
-            jobs.reap(self.catalog)
+            reap(self.catalog)
         except CatalogError as error:
             self.app.call_from_thread(self.show_error, str(error))
 
@@ -368,9 +368,9 @@ class MainScreen(TypingScreen):
             return
 
         def resume() -> str:
-            from .....engine import jobs
+            from .....engine.jobs import control
 
-            return f"{plural(len(jobs.resume_all(catalog)), 'job')} went on"
+            return f"{plural(len(control.resume_all(catalog)), 'job')} went on"
 
         def go_on(yes: bool | None) -> None:
             if yes:

@@ -10,7 +10,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from .....engine.jobs import KINDS
+from .....engine.tracing.rules import KINDS
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from ....cli_equivalent import command

@@ -1,7 +1,8 @@
 """The form that starts a trace."""
 
-from .....engine import jobs
-from .....engine.jobs import KINDS, TraceSpec
+from .....engine.jobs.devices import list_devices
+from .....engine.jobs.specs import TraceSpec
+from .....engine.tracing.rules import KINDS
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from .....store.facts.sets import template_of
@@ -81,7 +82,9 @@ class TraceForm(Form[TraceSpec]):
         )  # fmt: skip
 
     def cost(self, value: TraceSpec) -> str:
-        return format_cost_line(jobs.cost_of(self._catalog, value, jobs.devices()[0]))
+        from .....engine.jobs.cost import estimate_cost
+
+        return format_cost_line(estimate_cost(self._catalog, value, list_devices()[0]))
 
     def twin(self, value: TraceSpec) -> str:
         return run_trace(value, self.values()["model"].strip())
@@ -96,8 +99,10 @@ def _kinds(text: str) -> list[str]:
 
 def _corruption(noise: str, swap: str, subject: str, *, of_set: bool) -> tuple[str, str | None]:
     """The noise rule and, instead of it, the other subject."""
+    from .....engine.jobs.settings import check_noise
+
     if not swap:
-        jobs.check_noise(noise)
+        check_noise(noise)
         return noise, None
     if noise not in ("", _USUAL.noise):
         raise InputError("corrupt by noise or by another subject: clear one of them")

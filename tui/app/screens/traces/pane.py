@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Static
 
-from .....engine.jobs import KINDS
+from .....engine.tracing.rules import KINDS
 from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
 from ....presentation.format import format_time

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from rich.text import Text
 
-from .....engine.jobs import KINDS
+from .....engine.tracing.rules import KINDS
 from ....presentation.curves import MARKS, Curve
 from ....presentation.format import plural
 from ....presentation.text import sanitize, token_label

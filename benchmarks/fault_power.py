@@ -21,7 +21,7 @@ from retcon.store.catalog.artifacts import sha256_of
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.connection import connect
 from retcon.store.home import Home
-from retcon.store.maintenance import verify as upkeep
+from retcon.store.maintenance import verify
 from retcon.tests.helpers.disk_model import Disk
 
 _CALLS = "openat,creat,write,pwrite64,writev,ftruncate,truncate,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat"
@@ -54,7 +54,7 @@ def cut_at_every_call(*, kills: int | None = None) -> dict[str, Any]:
         ]
     return power | {
         "kills": sum(one.killed for one in after),
-        "broken_after_kill": sum(not one.sound for one in after),
+        "broken_after_kill": sum(not one.is_sound for one in after),
     }
 
 
@@ -161,12 +161,13 @@ def _after_kill(home: Path, call: str, number: int) -> _After:
         process, "-e", f"trace={call}", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={number}"
     )
     catalog = Catalog.open(Home(home))
-    checked = upkeep.check(catalog)
+    checked = verify.check(catalog)
     _store_all(catalog)
-    again = upkeep.check(catalog)
+    again = verify.check(catalog)
     catalog.close()
     return _After(
-        process.returncode == -signal.SIGKILL, checked.sound and not checked.damages and again.artifacts == 2
+        process.returncode == -signal.SIGKILL,
+        checked.is_sound and not checked.damages and again.artifacts == 2,
     )
 
 

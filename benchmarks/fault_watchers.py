@@ -63,7 +63,7 @@ def _telling(catalog: Catalog, job: int, seconds: float) -> float:
     took, until = [], time.monotonic() + seconds
     while (began := time.monotonic()) < until:
         with catalog.write() as session:
-            jobs.progress(session, job, _OWNER, done=began, total=None, unit="facts", rate=1.0, seconds_left=None,
+            jobs.save_progress(session, job, _OWNER, done=began, total=None, unit="facts", rate=1.0, seconds_left=None,
                           activity=f"at {began:.1f}")  # fmt: skip
         took.append(time.monotonic() - began)
         time.sleep(1 / _A_SECOND)

@@ -86,7 +86,7 @@ def _writer(catalog: Catalog, id: int, number: int) -> None:
     with catalog.write() as session:
         if number == 1:
             jobs.claim(session, id, owner, 1)
-        jobs.progress(session, id, owner, done=number, total=None, unit="facts", rate=1.0, seconds_left=None,
+        jobs.save_progress(session, id, owner, done=number, total=None, unit="facts", rate=1.0, seconds_left=None,
                       activity="writing")  # fmt: skip
 
 

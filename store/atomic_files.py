@@ -8,7 +8,7 @@ from pathlib import Path
 from .errors import CatalogError
 
 
-def write_whole(path: Path, write: Callable[[Path], object], *, private: bool = False) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], *, private: bool = False) -> None:
     """Have `write` make the file under a temporary name beside `path`, and rename it when it is on the disk.
 
     A `private` file is readable by its user alone; the mode of others follows the umask.

@@ -3,7 +3,7 @@
 from ..errors import InputError
 
 __all__ = [
-    "ArtifactDamaged", "CatalogError", "CatalogTooNew", "InputError", "LostOwnership", "NotFound",
+    "ArtifactCorrupt", "CatalogError", "CatalogTooNew", "InputError", "LostOwnership", "NotFound",
 ]  # fmt: skip
 
 
@@ -19,7 +19,7 @@ class CatalogTooNew(CatalogError):
     """The catalog was migrated by a newer program; this one must not touch it."""
 
 
-class ArtifactDamaged(CatalogError):
+class ArtifactCorrupt(CatalogError):
     """An artifact is missing, short, or its bytes no longer have the digest that names it."""
 
 

@@ -16,8 +16,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, case, update
 from sqlmodel import Session, col, select
 
-from .catalog.columns import now
-from .catalog.tables import Job
+from .catalog.tables import Job, now
 from .errors import InputError, LostOwnership, NotFound
 from .states import Stop
 
@@ -57,7 +56,7 @@ def list_jobs(session: Session, states: Iterable[str] | None = None, limit: int 
     return list(session.exec(query))
 
 
-def in_line(session: Session) -> list[Job]:
+def list_queue(session: Session) -> list[Job]:
     """The jobs that want a device and have none yet, in the order in which they are served."""
     query = select(Job).where(col(Job.state).in_(("queued", "waiting")))
     return list(session.exec(query.order_by(col(Job.priority).desc(), col(Job.id))))
@@ -72,13 +71,13 @@ def set_priority(session: Session, job_id: int, priority: int) -> Job:
     return get(session, job_id)
 
 
-def move_in_line(session: Session, job_id: int, *, sooner: bool) -> Job:
+def move_in_queue(session: Session, job_id: int, *, sooner: bool) -> Job:
     """Move a waiting job one place up or down the line; the first stays first, the last stays last.
 
     All that wait get priorities of their own for it, the last the lowest that was there. InputError for a job that
     waits no more.
     """
-    line = in_line(session)
+    line = list_queue(session)
     at = next((place for place, job in enumerate(line) if job.id == job_id), None)
     if at is None:
         return set_priority(session, job_id, 0)  # which says why not
@@ -106,19 +105,19 @@ def claim(session: Session, job_id: int, owner: str, pid: int) -> bool:
     )
 
 
-def start(session: Session, job_id: int, owner: str) -> None:
+def mark_running(session: Session, job_id: int, owner: str) -> None:
     """The device is held and the work begins. Raises LostOwnership."""
     _owned(session, job_id, owner, ("waiting",), state="running", started=now(), heartbeat=now())
 
 
-def wait(session: Session, job_id: int, owner: str, activity: str) -> None:
+def mark_waiting(session: Session, job_id: int, owner: str, activity: str) -> None:
     """It has let go of its device and waits for what `activity` tells. Raises LostOwnership."""
     _owned(
         session, job_id, owner, _ALIVE, state="waiting", activity=activity, seconds_left=None, heartbeat=now()
     )
 
 
-def progress(
+def save_progress(
     session: Session,
     job_id: int,
     owner: str,
@@ -151,12 +150,12 @@ def progress(
     )
 
 
-def show_nodes(session: Session, job_id: int, owner: str, nodes: dict[str, Any]) -> None:
+def save_nodes(session: Session, job_id: int, owner: str, nodes: dict[str, Any]) -> None:
     """Which nodes of a cluster work at it. Raises LostOwnership."""
     _owned(session, job_id, owner, _ALIVE, nodes=nodes, heartbeat=now())
 
 
-def checkpoint(session: Session, job_id: int, owner: str, checkpoint: dict[str, Any]) -> None:
+def save_checkpoint(session: Session, job_id: int, owner: str, checkpoint: dict[str, Any]) -> None:
     """Where a resumed job goes on; in the transaction of the results that it counts. Raises LostOwnership."""
     _owned(session, job_id, owner, _ALIVE, checkpoint=checkpoint, heartbeat=now())
 
@@ -194,7 +193,7 @@ def fail(
     )
 
 
-def stopped(session: Session, job_id: int, owner: str) -> None:
+def mark_stopped(session: Session, job_id: int, owner: str) -> None:
     """The process has stopped: as it was asked to, or because this box goes down. Raises LostOwnership."""
     _owned(session, job_id, owner, _ALIVE, state=_STOPPED, seconds_left=None, ended=now())
 
@@ -215,7 +214,7 @@ def pause_owned(session: Session, job_id: int, owner: str) -> None:
         _owned(session, job_id, owner, _ALIVE, stop_request="pause")
 
 
-def bury(session: Session, job_id: int, owner: str | None) -> bool:
+def mark_interrupted(session: Session, job_id: int, owner: str | None) -> bool:
     """Mark a job whose process was found dead; False if it has ended or has another owner by now.
 
     `owner` is the token in the row that was looked at (None: no process ever claimed it), so that a job which

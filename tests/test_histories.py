@@ -127,7 +127,7 @@ class Histories(RuleBasedStateMachine):
                 id=new.id, model_id=model.id or 0, parent=parent.id, kind="revert" if of else "edit",
                 reverts=of.id if of else None, fingerprint="",
             )  # fmt: skip
-            steps = [*history.path(session, parent.id), revision]
+            steps = [*history.load_path(session, parent.id), revision]
             revision.fingerprint = self.fingerprint([one.id for one in history.live_edits(steps)])
             history.commit_revision(session, model, revision, revision.kind)
         self.told.all.append(new)
@@ -199,16 +199,16 @@ class Histories(RuleBasedStateMachine):
         with self.catalog.read() as session:
             model = history.find_model(session, "tiny")
             assert model.head == told.head.id
-            assert {one.id for one in history.revisions(session, model)} == {one.id for one in told.all}
+            assert {one.id for one in history.list_revisions(session, model)} == {one.id for one in told.all}
             for one in told.all:
-                way = history.path(session, one.id)
+                way = history.load_path(session, one.id)
                 assert [step.id for step in way] == [step.id for step in one.way]
                 assert way[0].kind == "base"
                 edits = [step.id for step in history.live_edits(way)]
                 assert edits == live(one, set(self.deltas))
                 fingerprint = self.prints.setdefault(tuple(edits), way[-1].fingerprint)
                 assert way[-1].fingerprint == fingerprint, "the same edits, other weights"
-            left = moves.steps_of(history.head_moves(session, model))
+            left = moves.steps_of(history.list_head_moves(session, model))
             assert [(m.from_revision, m.to_revision) for m in left.undo] == [
                 (a.id, b.id) for a, b in told.done
             ]

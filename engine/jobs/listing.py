@@ -57,7 +57,7 @@ def list_newest_jobs(catalog: Catalog, limit: int | None = None) -> list[ListedJ
         CatalogError: a row cannot be decoded.
     """
     query = f"SELECT {', '.join(_COLUMNS)} FROM job ORDER BY id DESC LIMIT ?"
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         rows = connection.execute(query, [-1 if limit is None else limit]).fetchall()
     return [_decode(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
 

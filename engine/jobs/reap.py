@@ -14,7 +14,7 @@ def reap(catalog: Catalog) -> list[int]:
     query = (
         f"SELECT id, owner FROM job WHERE state IN ({', '.join(map(repr, ALIVE_STATES))}) ORDER BY +id DESC"
     )
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         candidates: list[tuple[int, str | None]] = connection.execute(query).fetchall()
     return [
         id
@@ -28,7 +28,7 @@ def _mark_interrupted(catalog: Catalog, id: int, owner: str | None) -> bool:
     from .notice import run_on_finish
 
     with catalog.write() as session:
-        is_marked = rows.bury(session, id, owner)
+        is_marked = rows.mark_interrupted(session, id, owner)
         job = rows.get(session, id)
     if is_marked:
         run_on_finish(catalog.home, job)

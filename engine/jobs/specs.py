@@ -228,7 +228,7 @@ class AskSpec(Spec):
 
 @dataclass(frozen=True)
 class ExportSpec(Spec):
-    """Write a revision to a folder: `what` is one of store.manifests.WHATS, `shard_size` the bytes of a shard."""
+    """Write a revision to a folder: `what` is one of EXPORT_KINDS, `shard_size` the bytes of a shard."""
 
     kind: ClassVar[str] = "export"
     model: str

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic_files import sync_file, sync_folder, unlink_older
-from ..errors import ArtifactDamaged, CatalogError
+from ..errors import ArtifactCorrupt, CatalogError
 from .leases import Leases
 from .tables import Artifact
 
@@ -37,7 +37,7 @@ def sha256_of(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Hurt:
+class CorruptArtifact:
     """An artifact that is not what its name says: why, and which file that was when it was looked at."""
 
     sha256: str
@@ -89,8 +89,8 @@ class ArtifactStore:
             partial.chmod(0o600)
             digest, size = sha256_of(partial), partial.stat().st_size
             sync_file(partial)
-            target = self.place(digest)
-            with self.leases.storing():
+            target = self.locate(digest)
+            with self.leases.shared():
                 target.parent.mkdir(mode=0o700, exist_ok=True)
                 partial.replace(target)
             sync_folder(target.parent)
@@ -107,26 +107,26 @@ class ArtifactStore:
     def path(self, sha256: str) -> Path:
         """Where the artifact lies, after its bytes were hashed again: no mode bit or time is trusted.
 
-        Raises ArtifactDamaged if it is missing, short or changed.
+        Raises ArtifactCorrupt if it is missing, short or changed.
         """
-        path = self.place(sha256)
+        path = self.locate(sha256)
         try:
             found = sha256_of(path)
         except OSError as error:
-            raise ArtifactDamaged(
+            raise ArtifactCorrupt(
                 f"Artifact {sha256} is not at {path} ({error.strerror}): restore that file from a backup, "
                 "or make again what it belongs to."
             ) from error
         if found != sha256:
-            raise ArtifactDamaged(
+            raise ArtifactCorrupt(
                 f"Artifact {sha256} at {path} has changed, its bytes now hash to {found[:12]}...: "
                 "restore that file from a backup, or make again what it belongs to."
             )
         return path
 
-    def look(self, sha256: str) -> Hurt | None:
+    def verify(self, sha256: str) -> CorruptArtifact | None:
         """What is wrong with an artifact, None if nothing. Reads every byte."""
-        path = self.place(sha256)
+        path = self.locate(sha256)
         try:
             with path.open("rb") as file:
                 found = os.fstat(file.fileno())
@@ -134,18 +134,20 @@ class ArtifactStore:
                 try:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 except OSError as error:
-                    return Hurt(sha256, path, f"cannot be read ({error.strerror})", seen)
+                    return CorruptArtifact(sha256, path, f"cannot be read ({error.strerror})", seen)
         except FileNotFoundError:
-            return Hurt(sha256, path, "is missing", None)
+            return CorruptArtifact(sha256, path, "is missing", None)
         except OSError as error:
-            return Hurt(sha256, path, f"cannot be opened ({error.strerror})", None)
+            return CorruptArtifact(sha256, path, f"cannot be opened ({error.strerror})", None)
         if digest == sha256:
             return None
-        return Hurt(sha256, path, f"has changed: its {found.st_size} bytes hash to {digest[:12]}...", seen)
+        return CorruptArtifact(
+            sha256, path, f"has changed: its {found.st_size} bytes hash to {digest[:12]}...", seen
+        )
 
-    def take_away(self, hurt: Hurt, folder: Path) -> Path | None:
+    def quarantine(self, hurt: CorruptArtifact, folder: Path) -> Path | None:
         """Move a hurt file into a folder of the same disk; None if it was replaced since it was looked at."""
-        with self.leases.alone() as alone:
+        with self.leases.exclusive() as alone:
             try:
                 found = hurt.path.stat()
             except OSError:
@@ -162,12 +164,12 @@ class ArtifactStore:
     def size(self, sha256: str) -> int:
         """The bytes of an artifact's file, not verified; 0 where there is none."""
         try:
-            return self.place(sha256).stat().st_size
+            return self.locate(sha256).stat().st_size
         except OSError:
             return 0
 
     def read_bytes(self, sha256: str) -> bytes:
-        """The bytes of an artifact, verified. Raises ArtifactDamaged."""
+        """The bytes of an artifact, verified. Raises ArtifactCorrupt."""
         return self.path(sha256).read_bytes()
 
     def read_arrays(self, sha256: str) -> dict[str, "np.ndarray"]:
@@ -188,8 +190,8 @@ class ArtifactStore:
 
         Who cannot know whether another process stores the same bytes gives a time, see `Leases.cutoff`.
         """
-        with self.leases.alone() as alone:
-            return unlink_older(self.place(sha256), stored_before) if alone else 0
+        with self.leases.exclusive() as alone:
+            return unlink_older(self.locate(sha256), stored_before) if alone else 0
 
     def partial_files(self) -> list[Path]:
         """The temporary files of writers that live, and of those that were killed."""
@@ -200,11 +202,11 @@ class ArtifactStore:
         """End the lease: every row that names what was stored is committed."""
         self.leases.end()
 
-    def place(self, sha256: str) -> Path:
-        """Where an artifact lies or would lie; nothing is looked at. Raises ArtifactDamaged for what is no digest."""
+    def locate(self, sha256: str) -> Path:
+        """Where an artifact lies or would lie; nothing is looked at. Raises ArtifactCorrupt for what is no digest."""
         # A digest may come from an imported row: one that is none must not become a path.
         if not _DIGEST.fullmatch(sha256):
-            raise ArtifactDamaged(
+            raise ArtifactCorrupt(
                 f"{sha256[:80]!r} is not a sha256 (64 hex digits): the row that names it is damaged."
             )
         return self.root / sha256[:2] / sha256

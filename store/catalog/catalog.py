@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import CatalogError
 from ..home import Home
 from ..home import home as default_home
-from .connection import APPLICATION_ID, connect, has_wal, make_engine, plain_errors, set_wal
+from .connection import HEAD, connect, has_wal, make_engine, plain_errors, read_version, set_wal
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlmodel import Session
 
     from .artifacts import ArtifactStore
-
-# The newest migration. Held equal to the scripts by a test, so that opening a catalog that needs none does
-# not import Alembic (about as long as the rest of the start).
-HEAD = "0001"
 
 
 class Catalog:
@@ -35,10 +31,10 @@ class Catalog:
         """Use `Catalog.open`, which also creates, checks and migrates."""
         self.home = home
         self._engines: dict[str, Engine] = {}
-        self._poll: sqlite3.Connection | None = None
+        self._version_connection: sqlite3.Connection | None = None
         self._lock = Lock()
-        # Connections of `look` that nobody uses at the moment.
-        self._lookers: list[sqlite3.Connection] = []
+        # Connections of `read_connection` that nobody uses at the moment.
+        self._idle_readers: list[sqlite3.Connection] = []
 
     @classmethod
     def open(cls, home: Home | None = None, *, migrate: bool = True) -> "Catalog":
@@ -52,7 +48,7 @@ class Catalog:
         home.prepare()
         with plain_errors(home.catalog):
             _create_file(home.catalog)
-            version = stored_version(home.catalog)
+            version = read_version(home.catalog)
             if version != HEAD:
                 if not migrate:
                     raise CatalogError(
@@ -74,24 +70,24 @@ class Catalog:
         return ArtifactStore(self.home.artifacts)
 
     @contextmanager
-    def look(self) -> Iterator[sqlite3.Connection]:
+    def read_connection(self) -> Iterator[sqlite3.Connection]:
         """One consistent view for plain SQL that only reads; what the app's lists use, as it loads no SQLModel.
 
         Keep it short, as with `read`. JSON and datetimes come as the text that they are stored as.
         """
         with plain_errors(self.home.catalog):
-            connection = self._looker()
+            connection = self._open_reader()
             try:
                 connection.execute("BEGIN")
                 yield connection
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-                self._lookers.append(connection)
+                self._idle_readers.append(connection)
 
-    def _looker(self) -> sqlite3.Connection:
+    def _open_reader(self) -> sqlite3.Connection:
         try:
-            return self._lookers.pop()
+            return self._idle_readers.pop()
         except IndexError:
             connection = connect(self.home.catalog)
             connection.execute("PRAGMA query_only = ON")
@@ -138,20 +134,20 @@ class Catalog:
         """A number that changes when anyone, this process included, has committed; some microseconds."""
         # SQLite counts the commits of all connections but the one that asks: so one that never writes asks.
         with self._lock, plain_errors(self.home.catalog):
-            if self._poll is None:
-                self._poll = connect(self.home.catalog)
-            return int(self._poll.execute("PRAGMA data_version").fetchone()[0])
+            if self._version_connection is None:
+                self._version_connection = connect(self.home.catalog)
+            return int(self._version_connection.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         """Close every connection; the catalog must not be used after."""
         with self._lock:
-            if self._poll is not None:
-                self._poll.close()
-                self._poll = None
+            if self._version_connection is not None:
+                self._version_connection.close()
+                self._version_connection = None
         if "artifacts" in vars(self):  # it was used
             self.artifacts.close()
-        while self._lookers:
-            self._lookers.pop().close()
+        while self._idle_readers:
+            self._idle_readers.pop().close()
         for engine in self._engines.values():
             engine.dispose()
 
@@ -166,23 +162,3 @@ def _create_file(path: Path) -> None:
         return
     except OSError as error:
         raise CatalogError(f"The catalog {path} cannot be made ({error.strerror}): see its disk.") from error
-
-
-def stored_version(path: Path) -> str | None:
-    """The migration that the file is at, None for an empty one. CatalogError if it is not a catalog."""
-    connection = connect(path)
-    try:
-        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        tables = {name for (name,) in found}
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        if application_id != APPLICATION_ID and (tables or application_id != 0):
-            raise CatalogError(
-                f"{path} is an SQLite file of another program: move it away, or set RETCON_HOME to another "
-                "folder."
-            )
-        if "alembic_version" not in tables:
-            return None
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        return row[0] if row else None
-    finally:
-        connection.close()

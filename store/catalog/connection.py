@@ -16,6 +16,9 @@ from ..errors import CatalogError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
+# The newest migration. Held equal to the scripts by a test, so that opening a catalog that needs none does
+# not import Alembic (about as long as the rest of the start).
+HEAD = "0001"
 # Written into the file's header, so that another program's SQLite file is never taken for a catalog.
 APPLICATION_ID = int.from_bytes(b"rtcn", "big")
 # How long a transaction waits for another process's before it gives up.
@@ -127,6 +130,26 @@ def copy_database(source: Path, target: Path) -> None:
         copy.close()
         origin.close()
     partial.replace(target)
+
+
+def read_version(path: Path) -> str | None:
+    """The migration that the file is at, None for an empty one. CatalogError if it is not a catalog."""
+    connection = connect(path)
+    try:
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {name for (name,) in found}
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        if application_id != APPLICATION_ID and (tables or application_id != 0):
+            raise CatalogError(
+                f"{path} is an SQLite file of another program: move it away, or set RETCON_HOME to another "
+                "folder."
+            )
+        if "alembic_version" not in tables:
+            return None
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return row[0] if row else None
+    finally:
+        connection.close()
 
 
 @contextmanager

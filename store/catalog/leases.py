@@ -35,7 +35,7 @@ class Leases:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self.folder / uuid.uuid4().hex
             # Together with the lock: between the two it would look like a dead process's.
-            with self.storing():
+            with self.shared():
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._own = path, descriptor
@@ -50,7 +50,7 @@ class Leases:
                 os.close(descriptor)
 
     @contextmanager
-    def storing(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
         """While a file is put to its place, or all are read: any number of processes, but nobody removes."""
         descriptor = self._open()
         try:
@@ -60,7 +60,7 @@ class Leases:
             os.close(descriptor)
 
     @contextmanager
-    def alone(self) -> Iterator[bool]:
+    def exclusive(self) -> Iterator[bool]:
         """While a file is removed: nobody puts one to its place. Yields False where one reads them all (a backup)."""
         descriptor = self._open()
         try:
@@ -74,7 +74,7 @@ class Leases:
         Forgets the leases of dead processes.
         """
         oldest = now - max(grace, _CLOCK_SECONDS)
-        with self.alone() as alone:
+        with self.exclusive() as alone:
             if not alone:
                 return None
             for path in self.folder.iterdir():

@@ -17,8 +17,7 @@ from alembic.util import CommandError
 from ... import __version__, migrations
 from ..errors import CatalogError, CatalogTooNew
 from ..home import Home
-from .catalog import HEAD, stored_version
-from .connection import APPLICATION_ID, connect, copy_database, make_engine, set_wal
+from .connection import APPLICATION_ID, HEAD, connect, copy_database, make_engine, read_version, set_wal
 
 KEPT_BACKUPS = 5
 SCRIPTS = Path(migrations.__file__).parent
@@ -50,7 +49,7 @@ def upgrade(home: Home, *, scripts: Path = SCRIPTS, head: str = HEAD) -> None:
     config = configuration(scripts)
     known = ScriptDirectory.from_config(config)
     with _alone(home):
-        before = stored_version(home.catalog)
+        before = read_version(home.catalog)
         if before == head:
             return
         missing = _missing(known, before, head, home)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, SQLModel, col, select
 
-from ..atomic_files import write_whole
+from ..atomic_files import write_atomically
 from ..catalog.catalog import Catalog
 from ..catalog.tables import (
     AverageEffect,
@@ -71,14 +71,14 @@ def export_history(
 
     Raises:
         InputError: there is such a file, or no such model.
-        ArtifactDamaged: an artifact is hurt; nothing was written.
+        ArtifactCorrupt: an artifact is hurt; nothing was written.
     """
     if path.exists():
         raise InputError(f"{path} exists already: give a file that does not.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
     # Nothing is removed from the artifacts until they are all copied.
-    with catalog.artifacts.leases.storing():
+    with catalog.artifacts.leases.shared():
         with catalog.read() as session:
             model = history.find_model(session, name)
             rows = rows_of.as_json(session, model, covariances=covariances)
@@ -89,7 +89,7 @@ def export_history(
             | {"source": history.public_source(model)}
         }
         about |= {"head": model.head}
-        write_whole(path, lambda partial: archive.write(partial, about, rows, files, report))
+        write_atomically(path, lambda partial: archive.write(partial, about, rows, files, report))
     return Exported(
         len(files), path.stat().st_size, {rows_of.name_of(t): len(rows[rows_of.name_of(t)]) for t in _COUNTED}
     )
@@ -170,7 +170,7 @@ class _Import:
         self, session: Session, model: Model, rows: Mapping[type[SQLModel], list[Any]], tip: str
     ) -> None:
         self.session, self.model, self.rows = session, model, rows
-        every = history.revisions(session, model)
+        every = history.list_revisions(session, model)
         self.untouched = len(every) == 1
         (self.base,) = [row for row in every if row.kind == "base"]
         (theirs,) = [row for row in rows[Revision] if row.kind == "base"]
@@ -283,7 +283,7 @@ class _Import:
             self._count(row, new=False)
             return
         if row.reverts is not None:
-            way = history.path(self.session, row.parent or "")
+            way = history.load_path(self.session, row.parent or "")
             history.check_revert(way, self.session.get_one(Revision, row.reverts))
         self.session.add(row)
         self.session.flush()

@@ -12,7 +12,7 @@ from ..catalog.catalog import Catalog
 from ..catalog.tables import Artifact, Covariance, Model, Revision
 from ..errors import InputError
 from . import bundle_archive as archive
-from .covariance import check_sums, module_of, unpacked
+from .covariance import check_sums, matrix_name, unpack_triangle
 
 # What else than the sums a covariance's file holds is little: probes, a curve, and the sums after whole blocks.
 _MOST_ARRAYS = 16
@@ -31,7 +31,7 @@ def check(bundle: archive.Bundle, rows: Mapping[type[SQLModel], list[Any]], mode
         raise InputError("the artifacts in it are not those that its rows name")
     for row in rows[Covariance]:
         if (row.module, row.width, row.fingerprint) != (
-            module_of(model, row.layer), model.anatomy["key_width"], model.fingerprint,
+            matrix_name(model, row.layer), model.anatomy["key_width"], model.fingerprint,
         ):  # fmt: skip
             raise InputError(f"covariance {row.id} is of other keys than those of {model.name}")
     tip = bundle.about.get("head")
@@ -105,4 +105,4 @@ def _check_covariance(path: Path, bundle: Path, row: Covariance, model: Model) -
         raise InputError(f"{where} cannot be read ({error}).") from error
     if total.dtype != np.float64 or total.shape != (cells,):
         raise InputError(f"{where} holds {total.dtype} {total.shape}, not float64 ({cells},).")
-    check_sums(bundle, unpacked(total, row.width), row.tokens, row.width, model.name)
+    check_sums(bundle, unpack_triangle(total, row.width), row.tokens, row.width, model.name)

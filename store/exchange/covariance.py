@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic_files import write_whole
+from ..atomic_files import write_atomically
 from ..catalog.artifacts import sha256_of
 from ..catalog.catalog import Catalog
 from ..catalog.tables import Covariance, Model
@@ -33,12 +33,12 @@ _LARGEST = 2**63 - 1
 _SYMMETRIC = 1e-3
 
 
-def packed(square: np.ndarray) -> np.ndarray:
+def pack_triangle(square: np.ndarray) -> np.ndarray:
     """The upper triangle of `[n, n]`, row after row: `[n (n + 1) / 2]`."""
     return np.concatenate([row[number:] for number, row in enumerate(square)])
 
 
-def unpacked(triangle: np.ndarray, width: int) -> np.ndarray:
+def unpack_triangle(triangle: np.ndarray, width: int) -> np.ndarray:
     """The symmetric `[width, width]` matrix of such a triangle."""
     square, at = np.empty((width, width), triangle.dtype), 0
     for number in range(width):
@@ -48,9 +48,9 @@ def unpacked(triangle: np.ndarray, width: int) -> np.ndarray:
     return square
 
 
-def sums_of(catalog: Catalog, row: Covariance) -> np.ndarray:
+def load_sum(catalog: Catalog, row: Covariance) -> np.ndarray:
     """The sum of k k^T of a cataloged covariance, float64 `[width, width]`; the file is verified by its hash."""
-    return unpacked(catalog.artifacts.read_arrays(row.artifact)["total"], row.width)
+    return unpack_triangle(catalog.artifacts.read_arrays(row.artifact)["total"], row.width)
 
 
 def field_name(row: Covariance) -> str:
@@ -78,7 +78,7 @@ def write_covariance(path: Path, row: Covariance, model: str, total: np.ndarray)
         raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
     if path.exists():
         raise InputError(f"{path} exists already: give a file that does not.")
-    write_whole(path, writers[path.suffix])
+    write_atomically(path, writers[path.suffix])
 
 
 def _write_own(path: Path, row: Covariance, model: str, total: np.ndarray) -> None:
@@ -109,7 +109,7 @@ def _digest(total: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(total).data).hexdigest()
 
 
-def take_in(catalog: Catalog, path: Path, model: str, layer: int) -> Covariance:
+def import_covariance(catalog: Catalog, path: Path, model: str, layer: int) -> Covariance:
     """Import a file of either form as a covariance of a model's base; the saved row.
 
     Raises:
@@ -126,9 +126,9 @@ def take_in(catalog: Catalog, path: Path, model: str, layer: int) -> Covariance:
     _check_place(path, row, found, layer)
     check_sums(path, total, row.tokens, anatomy["key_width"], model)
     row.model_id, row.fingerprint, row.layer = found.id or 0, found.fingerprint, layer
-    row.module, row.width, row.dtype = module_of(found, layer), anatomy["key_width"], found.dtype
+    row.module, row.width, row.dtype = matrix_name(found, layer), anatomy["key_width"], found.dtype
     row.origin = {"imported": str(path.absolute()), "sha256": sha256_of(path)} | row.origin
-    artifact = catalog.artifacts.put_tensors({"total": packed(total)})
+    artifact = catalog.artifacts.put_tensors({"total": pack_triangle(total)})
     row.artifact = artifact.sha256
     with catalog.write(durable=True) as session:
         session.merge(artifact)
@@ -136,14 +136,14 @@ def take_in(catalog: Catalog, path: Path, model: str, layer: int) -> Covariance:
     return row
 
 
-def module_of(model: Model, layer: int) -> str:
+def matrix_name(model: Model, layer: int) -> str:
     """The name of the matrix whose keys a covariance of a layer is of."""
     return f"{model.anatomy['blocks']}.{layer}.{model.anatomy['matrix']}"
 
 
 def _check_place(path: Path, row: Covariance, model: Model, layer: int) -> None:
     """Where the file says what it is of, that must be this layer and this base."""
-    expected = module_of(model, layer)
+    expected = matrix_name(model, layer)
     if row.module and row.module != expected:
         raise InputError(f"{path} is of {row.module}, layer {layer} of {model.name} is {expected}.")
     if row.fingerprint and row.fingerprint != model.fingerprint:

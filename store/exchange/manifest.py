@@ -24,14 +24,14 @@ from ..catalog.artifacts import sha256_of
 from ..catalog.tables import Covariance, Evaluation, Model, Revision
 from ..errors import InputError
 from ..history import history
-from ..history.lineage import taken_out
+from ..history.lineage import find_reverted
 
 MANIFEST = "retcon.json"
 CARD = "README.md"
 DELTAS = "deltas"
 # The base's own matrices that the edits rewrite, where nobody else could get the base.
 BASE_MATRICES = f"{DELTAS}/base.safetensors"
-WHATS = ("checkpoint", "adapter", "delta")
+EXPORT_KINDS = ("checkpoint", "adapter", "delta")
 _FORMAT, _VERSION = "retcon", 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{10}")
@@ -106,14 +106,14 @@ class Manifest:
     files: dict[str, File] = field(default_factory=dict)
 
     @property
-    def live(self) -> list[Step]:
+    def live_steps(self) -> list[Step]:
         """The edits that make up the weights, in order."""
-        return [step for step in self.steps if step.kind == "edit" and step.id not in self.out]
+        return [step for step in self.steps if step.kind == "edit" and step.id not in self.reverted]
 
     @property
-    def out(self) -> set[str]:
+    def reverted(self) -> set[str]:
         """The ids of the steps that a revert took out."""
-        return taken_out([row_of(step) for step in self.steps])
+        return find_reverted([row_of(step) for step in self.steps])
 
     def as_text(self) -> str:
         record = {"format": _FORMAT, "version": _VERSION} | asdict(self)
@@ -144,7 +144,7 @@ class Manifest:
 
     def _check(self) -> None:
         """Raises ValueError."""
-        if self.what not in WHATS:
+        if self.what not in EXPORT_KINDS:
             raise ValueError(f"unknown kind {self.what!r}")
         digests = [self.fingerprint, self.base.fingerprint, *(step.fingerprint for step in self.steps)]
         digests += [file.sha256 for file in (*self.files.values(), *self.base.files.values())]
@@ -232,11 +232,11 @@ def check_name(name: str) -> None:
         raise ValueError(f"{name!r} is no name of a file in the export")
 
 
-def manifest_of(
+def build_manifest(
     session: Session, model: Model, revision: Revision, what: str, tool: str, base_files: dict[str, File]
 ) -> Manifest:
     """What an export of `revision` carries, without its files. An older history that was itself recovered goes on."""
-    way = history.path(session, revision.id)
+    way = history.load_path(session, revision.id)
     base = Base(
         model.name, history.public_source(model), model.source_kind, model.commit, model.architecture, model.dtype,
         model.fingerprint, base_files,

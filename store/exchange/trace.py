@@ -65,7 +65,7 @@ def _arrays(result: TraceResult, kind: str) -> dict[str, np.ndarray]:
     }
 
 
-def take_in(catalog: Catalog, folder: Path, model: str) -> tuple[Trace, list[TraceResult]]:
+def import_trace(catalog: Catalog, folder: Path, model: str) -> tuple[Trace, list[TraceResult]]:
     """Import a folder of such files as a trace of a model's base; the saved rows.
 
     Raises InputError as `read_npz` does; then nothing is stored.

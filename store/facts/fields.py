@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .files import Record, kind_of
+from .files import Record, json_kind
 
 # How alike (difflib's ratio) an unknown field must be to a missing one to be taken for a misspelling.
 _CLOSE = 0.75
 
 
-def template_of(prompt: str, subject: str) -> str:
+def make_template(prompt: str, subject: str) -> str:
     """The prompt with `{}` for its subject: as given if it holds `{}`, else with the subject replaced once.
 
     The place where the subject stands as whole words goes before one inside another word. Raises InputError.
@@ -67,7 +67,7 @@ class Fields:
     def wrong(self, name: str, found: object, expected: str) -> InputError:
         """What to raise when a field is of the wrong kind."""
         return InputError(
-            f"{self.record.where}: field {self.prefix + name!r} is {kind_of(found)}: expected {expected}."
+            f"{self.record.where}: field {self.prefix + name!r} is {json_kind(found)}: expected {expected}."
         )
 
     def value(self, *names: str) -> Any:

@@ -70,7 +70,7 @@ def _json(path: Path, text: str) -> list[Record]:
     if isinstance(data, dict) and "subject" in data:
         data = [data]
     if not isinstance(data, list):
-        raise InputError(f"{path} holds {kind_of(data)}: expected a list of objects, one a fact.")
+        raise InputError(f"{path} holds {json_kind(data)}: expected a list of objects, one a fact.")
     return [_record(f"{path}, record {number}", item) for number, item in enumerate(data, start=1)]
 
 
@@ -141,11 +141,11 @@ def _check_header(path: Path, line: int, names: list[str]) -> None:
 
 def _record(where: str, item: object) -> Record:
     if not isinstance(item, dict):
-        raise InputError(f"{where}: this is {kind_of(item)}: expected an object with subject and prompt.")
+        raise InputError(f"{where}: this is {json_kind(item)}: expected an object with subject and prompt.")
     return Record(where, item)
 
 
-def kind_of(value: object) -> str:
+def json_kind(value: object) -> str:
     """What JSON calls a value."""
     if value is None:
         return "null"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ..catalog.tables import Fact
 from ..errors import InputError
-from .fields import Fields, template_of
+from .fields import Fields, make_template
 from .files import Record
 
 # Each plain field, and other names under which it is found in published files.
@@ -72,7 +72,7 @@ def _known_fact(fields: Fields) -> list[Fact]:
         fact_set_id=0,
         position=0,
         subject=subject,
-        prompt=template_of(fields.as_text("prompt", prompt), subject),
+        prompt=make_template(fields.as_text("prompt", prompt), subject),
         target_true=attribute,
     )
     fact.origin = fields.rest()
@@ -120,7 +120,7 @@ def _rewrite(fields: Fields, rewrite: object, name: str) -> Fact:
         prefix=f"{name}.",
     )
     subject = inner.text("subject").strip()
-    prompt = template_of(inner.text("prompt"), subject)
+    prompt = make_template(inner.text("prompt"), subject)
     new_id = _id_of(rewrite.get("target_new"))
     new = inner.target("target_new", inner.need("target_new"))
     true = inner.target("target_true", inner.need("target_true"))
@@ -143,7 +143,7 @@ def _id_of(target: object) -> str | None:
 
 def _zsre(fields: Fields) -> list[Fact]:
     subject = fields.text("subject").strip()
-    prompt = template_of(fields.text("src"), subject)
+    prompt = make_template(fields.text("src"), subject)
     new = fields.target("alt", fields.need("alt"))
     true = fields.target("answers", fields.value("answers"))
     paraphrases = fields.texts("rephrase", fields.value("rephrase"))
@@ -170,7 +170,7 @@ def _zsre(fields: Fields) -> list[Fact]:
 
 def _plain(fields: Fields) -> list[Fact]:
     subject = fields.text("subject").strip()
-    prompt = template_of(fields.text("prompt"), subject)
+    prompt = make_template(fields.text("prompt"), subject)
     true = fields.target("target_true", fields.value("target_true", *_PLAIN["target_true"]))
     new = fields.target("target_new", fields.value("target_new"))
     train, evaluation = (
@@ -192,7 +192,7 @@ def _plain(fields: Fields) -> list[Fact]:
         prompt=prompt,
         target_true=true,
         target_new=new,
-        train_paraphrases=[template_of(text, subject) for text in train],
+        train_paraphrases=[make_template(text, subject) for text in train],
         eval_paraphrases=filled(evaluation),
         neighbors=neighbors,
         negations=prompts("negations"),

@@ -6,7 +6,7 @@ from sqlmodel import Session, col, select
 
 from ..catalog.tables import Fact, FactSet
 from ..errors import InputError, NotFound
-from .fields import clean_target, template_of
+from .fields import clean_target, make_template
 from .files import read_records
 from .formats import facts_of as facts_of_record
 from .formats import format_of
@@ -18,14 +18,14 @@ __all__ = [
     "REQUEST_FIELDS",
     "add_references",
     "clean_target",
-    "facts_of",
-    "facts_of_passage",
+    "facts_from_passage",
     "find_fact_set",
     "import_facts",
+    "list_facts",
+    "make_template",
     "read_fact_file",
     "read_facts",
     "save_facts",
-    "template_of",
 ]
 
 # What a revision keeps of a fact that it wrote. Reference texts are long: who measures with them names the set.
@@ -47,7 +47,7 @@ def read_fact_file(path: Path | str) -> tuple[str, list[Fact]]:
     A string that begins with `hub:` names a data set of the Hub (see fact_hub). Raises InputError.
     """
     if Path(path).suffix == SUFFIX:
-        return "passage", facts_of_passage(read_passage(Path(path)))
+        return "passage", facts_from_passage(read_passage(Path(path)))
     hub = isinstance(path, str) and path.startswith(PREFIX)
     records = read_hub(str(path)) if hub else read_records(Path(path))
     format = format_of(records)
@@ -57,7 +57,7 @@ def read_fact_file(path: Path | str) -> tuple[str, list[Fact]]:
     return format, facts
 
 
-def facts_of_passage(passage: Passage) -> list[Fact]:
+def facts_from_passage(passage: Passage) -> list[Fact]:
     """A passage's facts to write, not saved, with their positions; its held-out wordings are paraphrases."""
     return [
         Fact(
@@ -95,7 +95,7 @@ def save_facts(
     session.add(fact_set)
     session.flush()
     assert fact_set.id is not None
-    after = len(facts_of(session, fact_set))
+    after = len(list_facts(session, fact_set))
     for fact in facts:
         fact.fact_set_id, fact.position = fact_set.id, after + fact.position
     session.add_all(facts)
@@ -115,7 +115,7 @@ def find_fact_set(session: Session, name: str) -> FactSet:
     return fact_set
 
 
-def facts_of(session: Session, fact_set: FactSet) -> list[Fact]:
+def list_facts(session: Session, fact_set: FactSet) -> list[Fact]:
     """The facts of a set in their order."""
     query = select(Fact).where(Fact.fact_set_id == fact_set.id)
     return list(session.exec(query.order_by(col(Fact.position))))

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from ..catalog.tables import HeadMove, Model, Revision
 from ..errors import CatalogError, InputError, NotFound
-from .lineage import taken_out
+from .lineage import find_reverted
 
 _STEPS_BACK = re.compile(r"(.+?)~(\d*)")
 _SHORTEST_PREFIX = 3
@@ -51,7 +51,7 @@ def id_of(model: Model, revision: Revision) -> str:
     )
 
 
-def path(session: Session, revision_id: str) -> list[Revision]:
+def load_path(session: Session, revision_id: str) -> list[Revision]:
     """The revisions from the base to this one, base first. NotFound if there is no such revision."""
     found: list[Revision] = []
     at: str | None = revision_id
@@ -74,11 +74,11 @@ def live_edits(path: Sequence[Revision]) -> list[Revision]:
     An edit that was taken out and brought back stands at its original place, so the weights are again the
     same to the bit.
     """
-    out = taken_out(path)
+    out = find_reverted(path)
     return [revision for revision in path if revision.kind == "edit" and revision.id not in out]
 
 
-def made_on(path: Sequence[Revision], revision: Revision) -> list[Revision]:
+def dependent_edits(path: Sequence[Revision], revision: Revision) -> list[Revision]:
     """The live edits behind one on the path that write about a subject of it: they were made with it in the weights,
     and may not hold without it."""
     about = {request["subject"] for request in revision.requests}
@@ -100,20 +100,20 @@ def check_revert(path: Sequence[Revision], revision: Revision) -> None:
             f"Revision {revision.id} is not on the way to {path[-1].id}, so it cannot be taken out: "
             "revert it on a revision that comes after it."
         )
-    if revision.id in taken_out(path):
+    if revision.id in find_reverted(path):
         raise InputError(
             f"Revision {revision.id} is already taken out at {path[-1].id}: revert the revert to undo that."
         )
 
 
-def revisions(session: Session, model: Model) -> list[Revision]:
+def list_revisions(session: Session, model: Model) -> list[Revision]:
     """All revisions of a model, oldest first; the base is first even if it was added after a history was imported."""
     query = select(Revision).where(Revision.model_id == model.id)
     edited = col(Revision.kind) != "base"
     return list(session.exec(query.order_by(edited, col(Revision.created), col(Revision.id))))
 
 
-def head_moves(session: Session, model: Model) -> list[HeadMove]:
+def list_head_moves(session: Session, model: Model) -> list[HeadMove]:
     """Where the head has been, oldest first."""
     query = select(HeadMove).where(HeadMove.model_id == model.id)
     return list(session.exec(query.order_by(col(HeadMove.id))))
@@ -137,13 +137,13 @@ def find_revision(session: Session, model: Model, name: str) -> Revision:
     if back := _STEPS_BACK.fullmatch(name):
         revision = find_revision(session, model, back[1])
         steps = int(back[2] or 1)
-        way = path(session, revision.id)
+        way = load_path(session, revision.id)
         if steps >= len(way):
             raise NotFound(
                 f"{name} is before the base of {model.name}: {back[1]} has {len(way) - 1} before it."
             )
         return way[-1 - steps]
-    every = revisions(session, model)
+    every = list_revisions(session, model)
     if name == "head":
         found = [revision for revision in every if revision.id == model.head]
     elif name == "base":
@@ -206,11 +206,11 @@ def commit_revision(session: Session, model: Model, revision: Revision, reason: 
     CatalogError if the parent is another model's.
     """
     if revision.parent is not None:
-        way = path(session, revision.parent)
+        way = load_path(session, revision.parent)
         if way[-1].model_id != model.id:
             raise CatalogError(f"Revision {revision.parent} is not one of {model.name}: nothing was added.")
         if revision.reverts is not None:
-            check_revert(way, path(session, revision.reverts)[-1])
+            check_revert(way, load_path(session, revision.reverts)[-1])
     revision.model_id = _key(model)
     revision.id = revision.id or id_of(model, revision)
     session.add(revision)

@@ -15,7 +15,7 @@ class Step(Protocol):
     def reverts(self) -> str | None: ...
 
 
-def taken_out(path: Sequence[Step]) -> set[str]:
+def find_reverted(path: Sequence[Step]) -> set[str]:
     """The ids on the path that a revert takes out; a revert that was itself taken out takes out nothing."""
     out: set[str] = set()
     # A revert names an earlier revision, so from the end on it is known whether a revert still counts.

@@ -2,18 +2,17 @@
 
 from sqlmodel import Session, col, select
 
-from ..catalog.columns import now
-from ..catalog.tables import Publication
+from ..catalog.tables import Publication, now
 from . import history
 
 
-def newest(session: Session, repo: str) -> Publication | None:
+def find_newest(session: Session, repo: str) -> Publication | None:
     """What this catalog published to a repo last and did not take back."""
     query = select(Publication).where(Publication.repo == repo, col(Publication.unpublished).is_(None))
     return session.exec(query.order_by(col(Publication.id).desc())).first()
 
 
-def listed(session: Session, repo: str | None = None) -> list[Publication]:
+def list_publications(session: Session, repo: str | None = None) -> list[Publication]:
     """All publications, newest first; of one repo if it is named."""
     query = select(Publication).order_by(col(Publication.id).desc())
     if repo is not None:
@@ -21,14 +20,16 @@ def listed(session: Session, repo: str | None = None) -> list[Publication]:
     return list(session.exec(query))
 
 
-def comes_after(session: Session, later: str, earlier: str) -> bool:
+def is_descendant(session: Session, later: str, earlier: str) -> bool:
     """Whether `earlier` is a step on the way to `later`, and not `later` itself."""
-    return earlier != later and earlier in {step.id for step in history.path(session, later)}
+    return earlier != later and earlier in {step.id for step in history.load_path(session, later)}
 
 
-def withdraw(session: Session, repo: str, tag: str | None = None) -> int:
+def mark_unpublished(session: Session, repo: str, tag: str | None = None) -> int:
     """Note that a repo (or the commit of one tag in it) was taken back; how many publications that are."""
-    found = [one for one in listed(session, repo) if one.unpublished is None and tag in (None, one.tag)]
+    found = [
+        one for one in list_publications(session, repo) if one.unpublished is None and tag in (None, one.tag)
+    ]
     for one in found:
         one.unpublished = now()
         session.add(one)

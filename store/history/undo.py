@@ -38,7 +38,7 @@ def steps_of(moves: Sequence[HeadMove]) -> Steps:
 
 def next_undo(session: Session, model: Model) -> HeadMove:
     """The move that `undo` takes back. Raises InputError if there is none."""
-    found = steps_of(history.head_moves(session, model)).undo
+    found = steps_of(history.list_head_moves(session, model)).undo
     if not found:
         raise InputError(
             f"there is nothing to undo in the history of {model.name}: its head is where it began."
@@ -48,7 +48,7 @@ def next_undo(session: Session, model: Model) -> HeadMove:
 
 def next_redo(session: Session, model: Model) -> HeadMove:
     """The move that `redo` makes again. Raises InputError if there is none."""
-    found = steps_of(history.head_moves(session, model)).redo
+    found = steps_of(history.list_head_moves(session, model)).redo
     if not found:
         raise InputError(f"there is nothing to redo in the history of {model.name}: nothing was undone last.")
     return found[-1]

@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ... import __version__
-from ..atomic_files import sync_file, sync_folder, write_whole
+from ..atomic_files import sync_file, sync_folder, write_atomically
 from ..catalog.artifacts import ArtifactStore, sha256_of
-from ..catalog.catalog import HEAD, Catalog, stored_version
-from ..catalog.connection import connect, copy_database, plain_errors
-from ..errors import ArtifactDamaged, CatalogError, CatalogTooNew, InputError
+from ..catalog.catalog import Catalog
+from ..catalog.connection import HEAD, connect, copy_database, plain_errors, read_version
+from ..errors import ArtifactCorrupt, CatalogError, CatalogTooNew, InputError
 from ..home import Home
 from .references import digests_in
 
@@ -29,12 +29,12 @@ Report = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class BackedUp:
+class BackupResult:
     """What a backup holds now. `hurt` are artifacts of the catalog that no sound copy was found of."""
 
     artifacts: int
     bytes: int
-    hurt: list[str] = field(default_factory=list)
+    corrupt: list[str] = field(default_factory=list)
 
 
 def backup_database(catalog: Catalog, target: Path) -> None:
@@ -46,7 +46,7 @@ def backup_database(catalog: Catalog, target: Path) -> None:
     check_database(target)
 
 
-def back_up(catalog: Catalog, folder: Path, report: Report = lambda _done, _total: None) -> BackedUp:
+def back_up(catalog: Catalog, folder: Path, report: Report = lambda _done, _total: None) -> BackupResult:
     """Copy everything into a folder: new, empty, or a backup from before, which is then brought up to date.
 
     Every artifact in it is hashed again at the end. `report` is told the bytes done and in all.
@@ -60,7 +60,7 @@ def back_up(catalog: Catalog, folder: Path, report: Report = lambda _done, _tota
         fresh = folder / ".catalog.db"
         fresh.unlink(missing_ok=True)
         # Nothing is removed from the artifacts until all are copied that the copy of the database names.
-        with catalog.artifacts.leases.storing():
+        with catalog.artifacts.leases.shared():
             with plain_errors(catalog.home.catalog):
                 copy_database(catalog.home.catalog, fresh)
             check_database(fresh)
@@ -72,7 +72,7 @@ def back_up(catalog: Catalog, folder: Path, report: Report = lambda _done, _tota
             _copy_tree(weights, folder / "models" / weights.relative_to(catalog.home.models))
         about = {"retcon": __version__, "migration": HEAD, "home": str(catalog.home.root),
                  "made": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-        write_whole(
+        write_atomically(
             folder / NOTE, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"), private=True
         )
         sync_file(fresh)
@@ -81,7 +81,7 @@ def back_up(catalog: Catalog, folder: Path, report: Report = lambda _done, _tota
     return made
 
 
-def restore(backup: Path, home: Home, report: Report = lambda _done, _total: None) -> BackedUp:
+def restore(backup: Path, home: Home, report: Report = lambda _done, _total: None) -> BackupResult:
     """Put a backup (a folder, or a copy of the SQLite file alone) back as the catalog of a home that has none.
 
     All of it is verified before the catalog appears. Converted weights that moved with it are found at their new place.
@@ -107,7 +107,7 @@ def restore(backup: Path, home: Home, report: Report = lambda _done, _total: Non
     fresh.chmod(0o600)
     try:
         check_database(fresh)
-        made = BackedUp(0, 0)
+        made = BackupResult(0, 0)
         if backup.is_dir():
             store = ArtifactStore(home.artifacts)
             made = _copy_artifacts(_needed(fresh), ArtifactStore(backup / "artifacts"), store, report)
@@ -126,7 +126,7 @@ def restore(backup: Path, home: Home, report: Report = lambda _done, _total: Non
 def check_database(path: Path) -> None:
     """Raise CatalogError unless this is a whole catalog of this version or an older one."""
     with plain_errors(path):
-        version = stored_version(path)
+        version = read_version(path)
         if version is None:
             raise CatalogError(f"{path} holds no catalog.")
         if version > HEAD:
@@ -161,7 +161,7 @@ def _check_target(folder: Path, home: Home) -> None:
 
 
 def _needed(database: Path) -> list[str]:
-    """The artifacts that the rows of a copy name, as `needs.users` says of an open catalog."""
+    """The artifacts that the rows of a copy name, as `needs.find_references` says of an open catalog."""
     connection = connect(database)
     try:
         named = connection.execute(
@@ -176,24 +176,24 @@ def _needed(database: Path) -> list[str]:
 
 def _copy_artifacts(
     digests: list[str], source: ArtifactStore, target: ArtifactStore, report: Report
-) -> BackedUp:
+) -> BackupResult:
     sizes = {digest: source.size(digest) for digest in digests}
     total, done, hurt = sum(sizes.values()), 0, []
     for digest, size in sizes.items():
         report(done, total)
         # Hashed, not only looked for: an old copy may have rotted too, and is then made anew.
-        if target.look(digest) is not None:
+        if target.verify(digest) is not None:
             try:
                 target.put_file(source.path(digest))
-            except ArtifactDamaged:
+            except ArtifactCorrupt:
                 hurt.append(digest)
             else:
-                if found := target.look(digest):
+                if found := target.verify(digest):
                     raise CatalogError(f"{found.path}, just written, {found.problem}: see that disk.")
         done += size
         report(done, total)
     target.close()
-    return BackedUp(len(digests) - len(hurt), total, hurt)
+    return BackupResult(len(digests) - len(hurt), total, hurt)
 
 
 def _copy_tree(source: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from ..catalog.catalog import Catalog
 from ..catalog.tables import Artifact, Job, Model
 from ..errors import CatalogError
 from ..states import ENDED_STATES
-from .references import users
+from .references import find_references
 
 # How long what nothing names is kept: far longer than from storing a file to committing its row.
 GRACE_SECONDS = 86400.0
@@ -22,7 +22,7 @@ _JOB_FILE = re.compile(r"job-(\d+)\.(log|kept\.jsonl|training\.safetensors)")
 
 
 @dataclass(frozen=True)
-class Loose:
+class Unreferenced:
     """One file or folder that nothing needs. `kind` is artifact, temporary, log, kept, export, weights or hurt."""
 
     kind: str
@@ -31,7 +31,7 @@ class Loose:
     why: str
 
 
-def collect(catalog: Catalog, *, grace: float = GRACE_SECONDS, delete: bool = False) -> list[Loose]:
+def collect(catalog: Catalog, *, grace: float = GRACE_SECONDS, delete: bool = False) -> list[Unreferenced]:
     """What nothing needs, untouched for `grace` seconds; with `delete` what of it was removed.
 
     Safe beside running jobs, whatever the grace: see `store.leases`. The jobs whose process is gone must have been
@@ -54,24 +54,24 @@ def collect(catalog: Catalog, *, grace: float = GRACE_SECONDS, delete: bool = Fa
     return removed
 
 
-def _artifacts(catalog: Catalog, cutoff: float) -> Iterator[Loose]:
+def _artifacts(catalog: Catalog, cutoff: float) -> Iterator[Unreferenced]:
     digests = sorted(catalog.artifacts.digests())
     with catalog.read() as session:
-        live = set(users(session))
+        live = set(find_references(session))
     for digest in digests:
-        path = catalog.artifacts.place(digest)
+        path = catalog.artifacts.locate(digest)
         if digest not in live and (size := _older(path, cutoff)) is not None:
-            yield Loose("artifact", path, size, "no row names it")
+            yield Unreferenced("artifact", path, size, "no row names it")
 
 
-def _temporary(catalog: Catalog, cutoff: float) -> Iterator[Loose]:
+def _temporary(catalog: Catalog, cutoff: float) -> Iterator[Unreferenced]:
     """What killed writers left."""
     for path in (*catalog.artifacts.partial_files(), *catalog.home.backups.glob("*.partial")):
         if (size := _older(path, cutoff)) is not None:
-            yield Loose("temporary", path, size, "its writer is gone")
+            yield Unreferenced("temporary", path, size, "its writer is gone")
 
 
-def _of_jobs(catalog: Catalog, before: float) -> Iterator[Loose]:
+def _of_jobs(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
     """Files beside the rows of jobs that are done or were removed, and folders that killed exports left."""
     files = sorted(catalog.home.logs.iterdir())  # before the rows: a job's row is there before its files
     with catalog.read() as session:
@@ -82,16 +82,16 @@ def _of_jobs(catalog: Catalog, before: float) -> Iterator[Loose]:
             continue
         job, kept = jobs.get(int(match[1])), match[2] != "log"
         if job is None:
-            yield Loose("kept" if kept else "log", path, size, f"job {match[1]} was removed")
+            yield Unreferenced("checkpoint" if kept else "log", path, size, f"job {match[1]} was removed")
         elif kept and job.state == "done":
-            yield Loose("kept", path, size, f"job {job.id} is done")
+            yield Unreferenced("checkpoint", path, size, f"job {job.id} is done")
     exports = [job for job in jobs.values() if job.kind == "export"]
     busy = {job.spec.get("folder") for job in exports if job.state not in ENDED_STATES}
     for folder in sorted({str(job.spec.get("folder")) for job in exports} - busy):
         yield from _left_by_export(Path(folder), before)
 
 
-def _left_by_export(folder: Path, before: float) -> Iterator[Loose]:
+def _left_by_export(folder: Path, before: float) -> Iterator[Unreferenced]:
     """An export writes beside its folder, in one that tempfile.mkdtemp names."""
     aside = re.compile(re.escape(f".{folder.name}-") + r"[a-z0-9_]{8}")
     for path in sorted(folder.parent.iterdir()) if folder.parent.is_dir() else ():
@@ -101,10 +101,10 @@ def _left_by_export(folder: Path, before: float) -> Iterator[Loose]:
             and not path.is_symlink()
             and _older(path, before) is not None
         ):
-            yield Loose("export", path, _size(path), f"an export to {folder} left it")
+            yield Unreferenced("export", path, _size(path), f"an export to {folder} left it")
 
 
-def _weights(catalog: Catalog, before: float) -> Iterator[Loose]:
+def _weights(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
     """Converted weights of models that were never added, or were removed."""
     folders = sorted(catalog.home.models.iterdir())
     with catalog.read() as session:
@@ -114,21 +114,23 @@ def _weights(catalog: Catalog, before: float) -> Iterator[Loose]:
     for path in folders:
         inside = any(one == path or path in one.parents for one in needed)
         if not inside and path.is_dir() and not path.is_symlink() and _older(path, before) is not None:
-            yield Loose("weights", path, _size(path), "no model of the catalog has them")
+            yield Unreferenced("weights", path, _size(path), "no model of the catalog has them")
 
 
-def _hurt(catalog: Catalog, before: float) -> Iterator[Loose]:
+def _hurt(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
     """Quarantined files of artifacts that are sound again, or that nothing needs."""
     with catalog.read() as session:
-        live = set(users(session))
+        live = set(find_references(session))
     for path in sorted(catalog.home.quarantine.glob("*")):
         digest = path.name.partition(".")[0]
         size = _older(path, before)
-        if size is not None and (digest not in live or catalog.artifacts.place(digest).exists()):
-            yield Loose("hurt", path, size, "there is a sound copy" if digest in live else "nothing needs it")
+        if size is not None and (digest not in live or catalog.artifacts.locate(digest).exists()):
+            yield Unreferenced(
+                "corrupt", path, size, "there is a sound copy" if digest in live else "nothing needs it"
+            )
 
 
-def _remove(catalog: Catalog, loose: Loose, cutoff: float) -> bool:
+def _remove(catalog: Catalog, loose: Unreferenced, cutoff: float) -> bool:
     if loose.kind == "artifact":
         return bool(catalog.artifacts.remove(loose.path.name, cutoff)) or not loose.path.exists()
     if loose.kind == "weights" and loose.path not in {one.path for one in _weights(catalog, float("inf"))}:
@@ -143,7 +145,7 @@ def _remove(catalog: Catalog, loose: Loose, cutoff: float) -> bool:
 def _forget(catalog: Catalog) -> None:
     """Delete the rows of artifacts that are gone and that nothing names."""
     with catalog.write() as session:
-        live = set(users(session))
+        live = set(find_references(session))
         there = set(catalog.artifacts.digests())
         for row in session.exec(select(Artifact)):
             if row.sha256 not in live and row.sha256 not in there:

@@ -11,7 +11,7 @@ from ..history import history
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def users(session: Session) -> dict[str, list[str]]:
+def find_references(session: Session) -> dict[str, list[str]]:
     """The digests that rows name, with the rows in words."""
     found: dict[str, list[str]] = {}
     names = _names(session)
@@ -37,7 +37,7 @@ def digests_in(text: str) -> list[str]:
     return _DIGEST.findall(text)
 
 
-def affected(session: Session, digest: str) -> list[str]:
+def find_dependents(session: Session, digest: str) -> list[str]:
     """What cannot be made again without an artifact beside the rows that name it, and what was measured on that.
 
     Without a delta those are later revisions, without a covariance none: an edit that was made with it has its delta.
@@ -46,7 +46,7 @@ def affected(session: Session, digest: str) -> list[str]:
     names = _names(session)
     for edit in session.exec(select(Revision).where(Revision.delta == digest)).all():
         for revision in session.exec(select(Revision).where(Revision.model_id == edit.model_id)).all():
-            if edit.id not in {one.id for one in history.live_edits(history.path(session, revision.id))}:
+            if edit.id not in {one.id for one in history.live_edits(history.load_path(session, revision.id))}:
                 continue
             if revision.id != edit.id:
                 found.append(

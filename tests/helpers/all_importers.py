@@ -131,7 +131,7 @@ class Bench:
             return f"unsound: {broken} {integrity}"
         with self.catalog.read() as session:
             model = history.find_model(session, "tiny")
-            way = history.path(session, model.head or "")
+            way = history.load_path(session, model.head or "")
             if way[0].kind != "base" or not all(isinstance(step, Revision) for step in way):
                 return "unsound: no way from the head to the base"
         return None
@@ -230,7 +230,7 @@ def _own_covariance(draw: st.DrawFn) -> bytes:
 
 
 def _covariance(name: str) -> Callable[[Catalog, Path], object]:
-    return lambda catalog, folder: covariance_files.take_in(catalog, folder / name, "tiny", 1)
+    return lambda catalog, folder: covariance_files.import_covariance(catalog, folder / name, "tiny", 1)
 
 
 _TRACE = {
@@ -369,7 +369,9 @@ def importers(folder: Path) -> list[Importer]:
         Importer(
             "covariance.safetensors", _one("c.safetensors", _own_covariance()), _covariance("c.safetensors")
         ),
-        Importer("traces", _traces, lambda catalog, at: trace_files.take_in(catalog, at / "traces", "tiny")),
+        Importer(
+            "traces", _traces, lambda catalog, at: trace_files.import_trace(catalog, at / "traces", "tiny")
+        ),
         Importer(
             "bundle",
             _one("bundle", _bundles(sound_bundle(folder))),

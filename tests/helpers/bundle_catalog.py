@@ -20,7 +20,7 @@ from retcon.store.catalog.tables import (
     Trace,
     TraceResult,
 )
-from retcon.store.exchange.covariance import packed
+from retcon.store.exchange.covariance import pack_triangle
 from retcon.store.history import history
 from retcon.store.home import Home
 
@@ -62,7 +62,7 @@ def delta(catalog: Catalog, number: int) -> str:
 def fill(catalog: Catalog) -> None:
     """Two edits in a row, a branch, a revert; two covariances, the second topped up; a trace, a sweep, scores."""
     sums = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.25], [0.0, 0.25, 3.0]])
-    files = [catalog.artifacts.put_tensors({"total": packed(sums * scale)}) for scale in (1, 2)]
+    files = [catalog.artifacts.put_tensors({"total": pack_triangle(sums * scale)}) for scale in (1, 2)]
     deltas = [delta(catalog, number) for number in range(3)]
     stored = [catalog.artifacts.put_bytes(catalog.artifacts.read_bytes(digest)) for digest in deltas]
     with catalog.write() as session:

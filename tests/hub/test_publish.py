@@ -370,6 +370,6 @@ def test_the_manifest_is_the_histories(push: Push, hub: StandIn, catalog: Catalo
     record = json.loads(hub.content("me/tower", "retcon.json"))
     with catalog.read() as session:
         model = history.find_model(session, "tiny")
-        way = history.path(session, model.head or "")
+        way = history.load_path(session, model.head or "")
     assert [step["id"] for step in record["steps"]] == [step.id for step in way]
     assert len(record["evaluations"]) == 2

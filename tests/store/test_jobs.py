@@ -29,7 +29,7 @@ def look(catalog: Catalog, job_id: int) -> Job:
 
 
 def progress(session: Session, job_id: int, owner: str) -> None:
-    jobs.progress(
+    jobs.save_progress(
         session, job_id, owner, done=3, total=12, unit="facts", rate=1.5, seconds_left=6, activity="tracing"
     )
 
@@ -42,9 +42,9 @@ def test_a_whole_life(catalog: Catalog, job_id: int) -> None:
     job = look(catalog, job_id)
     assert (job.state, job.attempt, job.owner, job.pid) == ("waiting", 1, "me", 77)
     with catalog.write() as session:
-        jobs.start(session, job_id, "me")
+        jobs.mark_running(session, job_id, "me")
         progress(session, job_id, "me")
-        jobs.checkpoint(session, job_id, "me", {"position": 3})
+        jobs.save_checkpoint(session, job_id, "me", {"position": 3})
     job = look(catalog, job_id)
     assert (job.state, job.done, job.total, job.unit, job.rate) == ("running", 3, 12, "facts", 1.5)
     assert job.checkpoint == {"position": 3}
@@ -88,7 +88,7 @@ def test_one_of_many_processes_claims(catalog: Catalog, job_id: int) -> None:
 OWNERS_WRITES: list[Callable[[Session, int, str], Any]] = [
     jobs.start,
     progress,
-    lambda session, job_id, owner: jobs.checkpoint(session, job_id, owner, {"late": True}),
+    lambda session, job_id, owner: jobs.save_checkpoint(session, job_id, owner, {"late": True}),
     lambda session, job_id, owner: jobs.finish(session, job_id, owner, {"trace": 1}),
     lambda session, job_id, owner: jobs.fail(session, job_id, owner, "late", "failure"),
     jobs.stopped,
@@ -103,8 +103,8 @@ def test_a_process_taken_for_dead_cannot_write_any_more(
     with catalog.write() as session:
         jobs.claim(session, job_id, "old", 1)
         if write is not jobs.start:
-            jobs.start(session, job_id, "old")
-        assert jobs.bury(session, job_id, "old")
+            jobs.mark_running(session, job_id, "old")
+        assert jobs.mark_interrupted(session, job_id, "old")
     for owner in (None, "new"):  # interrupted; then resumed by another
         if owner is not None:
             with catalog.write() as session:
@@ -119,10 +119,10 @@ def test_a_process_taken_for_dead_cannot_write_any_more(
 def test_what_is_lost_takes_the_results_of_its_transaction_along(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         jobs.claim(session, job_id, "old", 1)
-        jobs.bury(session, job_id, "old")
+        jobs.mark_interrupted(session, job_id, "old")
     with pytest.raises(LostOwnership), catalog.write() as session:
         jobs.create(session, "result", {}, "cpu")
-        jobs.checkpoint(session, job_id, "old", {"position": 1})
+        jobs.save_checkpoint(session, job_id, "old", {"position": 1})
     with catalog.read() as session:
         assert len(jobs.list_jobs(session)) == 1
 
@@ -137,15 +137,15 @@ def test_cancel(catalog: Catalog, job_id: int) -> None:
         jobs.claim(session, job_id, "me", 1)
         job = jobs.request_stop(session, job_id, "cancel")
         assert (job.state, job.stop_request) == ("waiting", "cancel")
-        jobs.start(session, job_id, "me")
-        jobs.stopped(session, job_id, "me")
+        jobs.mark_running(session, job_id, "me")
+        jobs.mark_stopped(session, job_id, "me")
         assert jobs.get(session, job_id).state == "cancelled"
 
 
 def test_a_worker_that_pauses_itself_leaves_a_cancel_alone(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         jobs.claim(session, job_id, "me", 1)
-        jobs.start(session, job_id, "me")
+        jobs.mark_running(session, job_id, "me")
         jobs.pause_owned(session, job_id, "me")
     assert look(catalog, job_id).stop_request == "pause"
     with catalog.write() as session:
@@ -164,23 +164,23 @@ def test_cancel_leaves_an_ended_job_alone(catalog: Catalog, job_id: int) -> None
 
 def test_interrupt_looks_at_the_owner(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
-        assert not jobs.bury(session, job_id, "somebody")
+        assert not jobs.mark_interrupted(session, job_id, "somebody")
         jobs.claim(session, job_id, "me", 1)
-        assert not jobs.bury(session, job_id, None)
-        assert jobs.bury(session, job_id, "me")
-        assert not jobs.bury(session, job_id, "me")
+        assert not jobs.mark_interrupted(session, job_id, None)
+        assert jobs.mark_interrupted(session, job_id, "me")
+        assert not jobs.mark_interrupted(session, job_id, "me")
         never_claimed = jobs.create(session, "trace", {}, "cpu")
         assert never_claimed.id is not None
-        assert jobs.bury(session, never_claimed.id, None)
+        assert jobs.mark_interrupted(session, never_claimed.id, None)
         assert never_claimed.state == "interrupted"
 
 
 def test_resume_keeps_the_checkpoint_and_clears_the_error(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         jobs.claim(session, job_id, "me", 1)
-        jobs.start(session, job_id, "me")
+        jobs.mark_running(session, job_id, "me")
         progress(session, job_id, "me")
-        jobs.checkpoint(session, job_id, "me", {"position": 3})
+        jobs.save_checkpoint(session, job_id, "me", {"position": 3})
         jobs.fail(session, job_id, "me", "The disk is full.", "failure")
     job = look(catalog, job_id)
     assert (job.state, job.error, job.error_kind) == ("failed", "The disk is full.", "failure")
@@ -219,8 +219,8 @@ def test_no_such_job(catalog: Catalog) -> None:
             lambda: jobs.claim(session, 9, "me", 1),
             lambda: jobs.request_stop(session, 9, "pause"),
             lambda: jobs.requeue(session, 9),
-            lambda: jobs.bury(session, 9, None),
-            lambda: jobs.start(session, 9, "me"),
+            lambda: jobs.mark_interrupted(session, 9, None),
+            lambda: jobs.mark_running(session, 9, "me"),
         ):
             with pytest.raises(NotFound, match="no job 9"):
                 call()
@@ -229,7 +229,7 @@ def test_no_such_job(catalog: Catalog) -> None:
 def test_a_waiting_job_moves_one_place_in_line(catalog: Catalog) -> None:
     def line() -> list[int | None]:
         with catalog.read() as session:
-            return [job.id for job in jobs.in_line(session)]
+            return [job.id for job in jobs.list_queue(session)]
 
     with catalog.write() as session:
         a, b, c, d = (jobs.create(session, "trace", {}, "cpu", priority=place).id for place in (0, 0, 5, 0))
@@ -239,9 +239,9 @@ def test_a_waiting_job_moves_one_place_in_line(catalog: Catalog) -> None:
         (d, False, [c, d, a, b]), (a, False, [c, d, b, a]), (a, False, [c, d, b, a]),
     ):  # fmt: skip
         with catalog.write() as session:
-            jobs.move_in_line(session, job or 0, sooner=sooner)
+            jobs.move_in_queue(session, job or 0, sooner=sooner)
         assert line() == expected
     with catalog.write() as session:
         jobs.request_stop(session, a or 0, "cancel")
     with pytest.raises(InputError), catalog.write() as session:
-        jobs.move_in_line(session, a or 0, sooner=True)
+        jobs.move_in_queue(session, a or 0, sooner=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...store.atomic_files import write_whole
+from ...store.atomic_files import write_atomically
 from ...store.errors import InputError
 from ...store.home import Home
 
@@ -26,7 +26,7 @@ def save_preset(home: Home, model: str, method: str, settings: Mapping[str, Any]
     sources = kept.get("sources", {}) | {key: source}
     kept |= {"models": [model], "sources": sources, key: dict(settings)}
     text = json.dumps(kept, indent=2) + "\n"
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"), private=True)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), private=True)
     return path
 
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...store.atomic_files import write_whole
+from ...store.atomic_files import write_atomically
 from ...store.errors import InputError
 from .format import plural
 from .heatmap import HeatMapData, merge_attribution
@@ -84,7 +84,7 @@ def save(figure: "Figure", path: Path) -> None:
     # No dates, so that the same trace gives the same file.
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     with _drawing_settings():
-        write_whole(path, lambda partial: figure.savefig(partial, format=form, metadata=metadata))
+        write_atomically(path, lambda partial: figure.savefig(partial, format=form, metadata=metadata))
 
 
 def to_svg(figure: "Figure") -> bytes:

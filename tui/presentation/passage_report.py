@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...engine.jobs.publication.markdown import escape_markdown
 from ...engine.jobs.publication.markdown import format_table as markdown_table
-from ...store.atomic_files import write_whole
+from ...store.atomic_files import write_atomically
 from ...store.errors import InputError
 from .figures import to_svg
 from .passage_figures import draw
@@ -53,7 +53,7 @@ def save_report(path: Path, record: Record) -> None:
     """
     check_report_path(path)
     text = (to_markdown if path.suffix.lower() == ".md" else to_html)(record)
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def check_report_path(path: Path) -> None:

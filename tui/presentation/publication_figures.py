@@ -23,7 +23,7 @@ def draw_publication_figures(
     The figures are stored as artifacts. A job that refers to them keeps them until it ends.
     """
     with catalog.read() as session:
-        edits = history.live_edits(history.path(session, revision.id))
+        edits = history.live_edits(history.load_path(session, revision.id))
         prompts = {r["prompt"].replace("{}", r["subject"]) for edit in edits for r in edit.requests}
         results = _results(session, model, prompts)
         effects = _effects(session, model)

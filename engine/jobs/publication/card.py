@@ -67,7 +67,11 @@ def _header(manifest: Manifest, facts: CardInfo) -> str:
         license=facts.license.id,
         license_name=facts.license.name,
         license_link=facts.license.link,
-        tags=["retcon", "knowledge-editing", *sorted({step.method for step in manifest.live if step.method})],
+        tags=[
+            "retcon",
+            "knowledge-editing",
+            *sorted({step.method for step in manifest.live_steps if step.method}),
+        ],
         model_name=facts.repo.rpartition("/")[2],
         eval_results=_results(manifest) or None,
     )
@@ -102,7 +106,7 @@ def _results(manifest: Manifest) -> list[Any]:
 
 
 def _opening(manifest: Manifest, facts: CardInfo) -> str:
-    live = manifest.live
+    live = manifest.live_steps
     count = sum(len(step.requests) for step in live)
     told = f"{BANNER}\n\n"
     if live:
@@ -139,10 +143,10 @@ def _base(manifest: Manifest) -> str:
 
 
 def _edits(manifest: Manifest) -> str:
-    if not manifest.live:
+    if not manifest.live_steps:
         return ""
     rows: list[list[str]] = []
-    for step in manifest.live:
+    for step in manifest.live_steps:
         norms = [f"{100 * size['relative']:.2g} %" for size in step.statistics.get("delta", {}).values()]
         layers = ", ".join(map(str, step.hparams.get("layers", [])))
         for request in step.requests:
@@ -157,15 +161,15 @@ def _edits(manifest: Manifest) -> str:
     )
     if len(rows) > _MOST_EDITS:
         shown += f"\n\nand {len(rows) - _MOST_EDITS} more, in `{MANIFEST}`."
-    if manifest.out:
-        gone = ", ".join(f"`{one}`" for one in sorted(manifest.out))
+    if manifest.reverted:
+        gone = ", ".join(f"`{one}`" for one in sorted(manifest.reverted))
         shown += f"\n\nTaken out again, and not in these weights: {gone}."
     return f"## Edits\n\n{shown}"
 
 
 def _making(manifest: Manifest) -> str:
     told = []
-    for step in manifest.live:
+    for step in manifest.live_steps:
         settings = ", ".join(f"`{name}` {_text(value)}" for name, value in sorted(step.hparams.items()))
         how = f"{_text(step.method or '')}, seed {step.seed}"
         told.append(f"- `{step.id}`, {step.created[:10]}: {how}. {settings}.{_moments(step)}")
@@ -202,10 +206,10 @@ def _before(manifest: Manifest, after: dict[str, Any]) -> dict[str, Any] | None:
 def _measured(manifest: Manifest) -> str:
     after = _newest(manifest, manifest.revision)
     if after is None:
-        return "## Evaluation\n\nNothing was measured at this revision." if manifest.live else ""
-    before = _before(manifest, after) if manifest.live else None
+        return "## Evaluation\n\nNothing was measured at this revision." if manifest.live_steps else ""
+    before = _before(manifest, after) if manifest.live_steps else None
     head = f"## Evaluation\n\nMeans with 95 % bootstrap intervals; asked: {_text(after['protocol'].get('facts', ''))}."
-    if manifest.live and before is None:
+    if manifest.live_steps and before is None:
         head += " The base was not asked the same, so there is no before."
     names = [name for name in METRICS if name in after["metrics"]]
     main = [name for name in names if name not in _SIDE_EFFECTS]
@@ -275,12 +279,12 @@ def _verify(manifest: Manifest, facts: CardInfo) -> str:
 
 
 def _undo(manifest: Manifest, facts: CardInfo) -> str:
-    if not manifest.live:
+    if not manifest.live_steps:
         return ""
     name = facts.repo.rpartition("/")[2]
     ways = [
         f"```sh\nretcon model add {facts.repo}\nretcon rollback {name} base      # all of it\n"
-        f"retcon revert {name} {manifest.live[0].id}   # one edit\n```"
+        f"retcon revert {name} {manifest.live_steps[0].id}   # one edit\n```"
     ]
     if manifest.what == "adapter":
         ways.append(

@@ -13,7 +13,7 @@ from .... import __version__
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Artifact, Model, Publication, Revision
 from ....store.errors import InputError
-from ....store.exchange.manifest import CARD, DELTAS, MANIFEST, Manifest, manifest_of
+from ....store.exchange.manifest import CARD, DELTAS, MANIFEST, Manifest, build_manifest
 from ....store.history import history, publications
 from ..specs import PublishSpec
 from .card import CardInfo, build_card
@@ -53,7 +53,7 @@ def build_preview(catalog: Catalog, spec: PublishSpec) -> Preview:
     with catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-        manifest = manifest_of(session, model, revision, spec.what, program_version(), {})
+        manifest = build_manifest(session, model, revision, spec.what, program_version(), {})
         told = gather_publication_info(session, model, revision, spec, spec.repo)
         card = spec.card or build_card(manifest, told.facts)
         sizes = _sizes(session, model, manifest)
@@ -88,8 +88,8 @@ def gather_publication_info(
     session: Session, model: Model, revision: Revision, spec: PublishSpec, repo: str
 ) -> PublicationInfo:
     """What the card and the publisher are told, for a repo by its whole name."""
-    before = publications.newest(session, repo)
-    if before is not None and not publications.comes_after(session, before.revision, revision.id):
+    before = publications.find_newest(session, repo)
+    if before is not None and not publications.is_descendant(session, before.revision, revision.id):
         before = None
     license = find_license(model, spec.license)
     found = [license.warning(repo), _rank_warning(revision) if spec.what == "adapter" else None]
@@ -122,7 +122,7 @@ def _sizes(session: Session, model: Model, manifest: Manifest) -> dict[str, int]
         if step.delta and (artifact := session.get(Artifact, step.delta)) is not None
     }
     if manifest.what == "adapter":
-        live = sum(deltas[step.delta_file] for step in manifest.live if step.delta_file)
+        live = sum(deltas[step.delta_file] for step in manifest.live_steps if step.delta_file)
         return {"adapter_model.safetensors": live} | deltas
     folder = Path(model.path)
     beside = {path.name: path.stat().st_size for pattern in _BESIDE for path in folder.glob(pattern)}

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ....store.catalog.tables import Covariance, Model
 from ....store.errors import NotFound
-from ....store.exchange.covariance import packed, sums_of, unpacked
-from ....store.maintenance.references import users
+from ....store.exchange.covariance import load_sum, pack_triangle, unpack_triangle
+from ....store.maintenance.references import find_references
 from ...covariance.collect import BlockReader, CollectionState, SecondMoment, collect_with, read_in_process
 from ...covariance.convergence import Convergence, ConvergencePoint
 from ...covariance.corpus import Corpus, open_corpus
@@ -187,7 +187,7 @@ def _file(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
     if state.before_cut is None:
         return _arrays(state, layer)
     whole = _arrays(state.before_cut, layer)
-    return whole | {"total": packed(state.moments[layer].total.numpy()), "whole": whole["total"]}
+    return whole | {"total": pack_triangle(state.moments[layer].total.numpy()), "whole": whole["total"]}
 
 
 def _arrays(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
@@ -195,7 +195,7 @@ def _arrays(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
     moment = state.moments[layer]
     convergence = moment.convergence
     arrays = {
-        "total": packed(moment.total.numpy()),
+        "total": pack_triangle(moment.total.numpy()),
         "place": np.array([state.blocks, state.documents, moment.tokens, convergence.checked_tokens]),
         "probes": convergence.probes.numpy(),
         "curve": np.array([[p.tokens, p.mean, p.largest] for p in convergence.curve]).reshape(-1, 3),
@@ -212,7 +212,7 @@ def _state(layers: Mapping[int, Arrays], width: int) -> CollectionState:
         blocks, documents, tokens, checked_tokens = arrays["place"].tolist()
         directions = _tensor(arrays["directions"]) if "directions" in arrays else None
         curve = [ConvergencePoint(int(at), mean, largest) for at, mean, largest in arrays["curve"].tolist()]
-        total = torch.from_numpy(unpacked(arrays.get("whole", arrays["total"]), width))
+        total = torch.from_numpy(unpack_triangle(arrays.get("whole", arrays["total"]), width))
         convergence = Convergence(_tensor(arrays["probes"]), directions, checked_tokens, curve)
         moments[layer] = SecondMoment(total, tokens, convergence)
     return CollectionState(moments, blocks, documents, finished=False)
@@ -236,7 +236,7 @@ def _save_checkpoint(running: RunningJob, corpus: Corpus, state: CollectionState
     if old and old != artifact.sha256:
         with running.catalog.read() as session:
             # Another job that collects the same may have come to the same sums, and go on from them.
-            shared = old in users(session)
+            shared = old in find_references(session)
         if not shared:
             running.catalog.artifacts.remove(old)
 
@@ -301,4 +301,4 @@ def newest(running: RunningJob, model_id: int, layer: int) -> Covariance | None:
 
 def moment_of(running: RunningJob, row: Covariance) -> torch.Tensor:
     """C of a cataloged covariance, float64 `[key_width, key_width]`; the file is verified by its hash."""
-    return torch.from_numpy(sums_of(running.catalog, row)) / row.tokens
+    return torch.from_numpy(load_sum(running.catalog, row)) / row.tokens

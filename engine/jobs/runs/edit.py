@@ -158,7 +158,7 @@ def _save(delta: Any, path: Path) -> None:
 def past_edits(running: RunningJob, revision: Revision) -> list[PastEdit]:
     """The edits that a revision holds, oldest first; a delta's file is read, and verified, when it is asked for."""
     with running.catalog.read() as session:
-        edits = history.live_edits(history.path(session, revision.id))
+        edits = history.live_edits(history.load_path(session, revision.id))
     return [
         PastEdit(
             edit.method or "", list(map(Request.from_dict, edit.requests)), partial(_delta_of, running, edit)

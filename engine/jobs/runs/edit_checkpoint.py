@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ....store.atomic_files import write_whole
+from ....store.atomic_files import write_atomically
 from ...edits.method import Written
 from ...edits.value_search import Value
 from ...model.delta import read_delta, to_tensors
@@ -108,7 +108,7 @@ class KeptWork:
     def keep_training(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         metadata = {"about": json.dumps(about | {"batch": self._batch})}
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_whole(
+        write_atomically(
             self.running.training_checkpoint, lambda path: save_file(whole, path, metadata), private=True
         )
 

@@ -31,7 +31,9 @@ def run(running: RunningJob, spec: EvaluationSpec) -> dict[str, Any]:
     with running.catalog.read() as session:
         cases, source = _cases(session, spec, loaded)
         fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
-        earlier = _earlier(history.live_edits(history.path(session, loaded.revision.id)), loaded.revision.id)
+        earlier = _earlier(
+            history.live_edits(history.load_path(session, loaded.revision.id)), loaded.revision.id
+        )
     settings = _settings(spec, loaded)
     records = _records(running, loaded, cases, settings)
     metrics = summarize_rows([record["metrics"] for record in records], spec.seed)
@@ -129,13 +131,15 @@ def _as_json(metrics: dict[str, Metric]) -> dict[str, Any]:
 def _cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> tuple[list[Case], str]:
     """The cases, and in words where they come from."""
     if spec.facts:
-        facts = fact_sets.facts_of(session, fact_sets.find_fact_set(session, spec.facts))
+        facts = fact_sets.list_facts(session, fact_sets.find_fact_set(session, spec.facts))
         cases = [case_of(_as_request(fact)) for fact in facts if fact.target_new or fact.target_true]
         if not cases:
             raise InputError(f"no fact of {spec.facts} has a target, so there is nothing to ask")
         return cases, spec.facts
     of = spec.requests_of or loaded.revision.id
-    edits = history.live_edits(history.path(session, history.find_revision(session, loaded.model, of).id))
+    edits = history.live_edits(
+        history.load_path(session, history.find_revision(session, loaded.model, of).id)
+    )
     cases = [case_of(request) for edit in edits for request in edit.requests]
     if not cases:
         raise InputError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....store.catalog.artifacts import sha256_of
 from ....store.catalog.tables import Revision
-from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, File, Manifest, files_of, manifest_of
+from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, File, Manifest, build_manifest, files_of
 from ....store.history import history
 from ...errors import InputError
 from ...exports.adapter import write_adapter
@@ -71,8 +71,8 @@ def write_export(
     running.check_room(loaded.model.size if what == "checkpoint" else 0)
     running.report_activity(f"writing the {what}")
     with running.catalog.read() as session:
-        edits = history.live_edits(history.path(session, loaded.revision.id))
-        manifest = manifest_of(
+        edits = history.live_edits(history.load_path(session, loaded.revision.id))
+        manifest = build_manifest(
             session,
             loaded.model,
             loaded.revision,
@@ -89,7 +89,7 @@ def write_export(
     (folder / MANIFEST).write_text(manifest.as_text(), encoding="utf-8")
     running.report_activity("loading it again in another process")
     task = Task(
-        what, str(folder), loaded.model.path, [step.delta_file for step in manifest.live if step.delta_file],
+        what, str(folder), loaded.model.path, [step.delta_file for step in manifest.live_steps if step.delta_file],
         loaded.model.anatomy, loaded.model.trust_remote_code, _asked(edits),
     )  # fmt: skip
     del loaded

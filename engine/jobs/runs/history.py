@@ -22,7 +22,7 @@ def run_revert(running: RunningJob, spec: RevertSpec) -> dict[str, Any]:
     """Returns the new revision's id."""
     loaded = load(running, spec.model, "head")
     with running.catalog.read() as session:
-        way = history.path(session, loaded.revision.id)
+        way = history.load_path(session, loaded.revision.id)
         reverted = history.find_revision(session, loaded.model, spec.reverts)
         history.check_revert(way, reverted)
     revision = Revision(
@@ -126,7 +126,7 @@ def verify_steps(
     for number, step in enumerate(manifest.steps, start=1):
         running.report_activity(f"verifying revision {step.id}")
         so_far = replace(manifest, steps=manifest.steps[:number])
-        delta = concatenate(deltas[edit.id] for edit in so_far.live)
+        delta = concatenate(deltas[edit.id] for edit in so_far.live_steps)
         weights.set(delta)
         touched = {name: hash_tensor(model.get_parameter(name)) for name in delta}
         _compare(step, fingerprint(tensors | touched), folder)

@@ -119,5 +119,5 @@ def check_everything(loaded: Loaded) -> str:
 def delta_of(catalog: Catalog, revision: Revision) -> Delta:
     """All edits that make up a revision, concatenated in the order of its path; each file is verified by its hash."""
     with catalog.read() as session:
-        edits = history.live_edits(history.path(session, revision.id))
+        edits = history.live_edits(history.load_path(session, revision.id))
     return concatenate(read_delta(catalog.artifacts.path(edit.delta)) for edit in edits if edit.delta)

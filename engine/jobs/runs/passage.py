@@ -16,7 +16,7 @@ from ....store.catalog.tables import Passage, Revision
 from ....store.facts import passages
 from ....store.facts.passage_format import Passage as PassageFile
 from ....store.facts.passage_format import PassageFact, parse_passage
-from ....store.facts.sets import facts_of_passage
+from ....store.facts.sets import facts_from_passage
 from ....store.history import history
 from ...errors import InputError
 from ...model.memory import peak_memory, reset_peak_memory
@@ -192,7 +192,7 @@ class _Work:
         self._ask_again(parts)
 
     def _write_part(self, facts: tuple[PassageFact, ...]) -> None:
-        rows = facts_of_passage(PassageFile(self.row.title, "", facts))
+        rows = facts_from_passage(PassageFile(self.row.title, "", facts))
         requests = [{name: getattr(row, name) for name in _REQUEST} for row in rows]
         begin = time.monotonic()
 

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 
 from ....store.catalog.tables import Model, Publication, Revision
 from ....store.errors import InputError
-from ....store.exchange.manifest import CARD, MANIFEST, Manifest, check_files, manifest_of, read_manifest
+from ....store.exchange.manifest import CARD, MANIFEST, Manifest, build_manifest, check_files, read_manifest
 from ....store.history import history, publications
 from ...progress import Progress
 from ..locks import try_lock
@@ -144,7 +144,7 @@ def _as_before(
         if manifest is None:
             return None
         with running.catalog.read() as session:
-            wanted = manifest_of(
+            wanted = build_manifest(
                 session, model, revision, spec.what, program_version(), base_files(model.path)
             )
         if replace(manifest, files={}) != wanted:
@@ -202,7 +202,7 @@ def _publish(
         tag=tag if tagged else None,
     )
     with running.catalog.write(durable=True) as session:
-        known = publications.newest(session, push.repo)
+        known = publications.find_newest(session, push.repo)
         if known is not None and (known.commit, known.revision) == (oid, row.revision):
             row = known  # published again, and nothing had changed
         session.add(row)
@@ -284,5 +284,5 @@ def run_unpublish(running: RunningJob, spec: UnpublishSpec) -> dict[str, Any]:
         else:
             HfApi().delete_tag(repo, tag=spec.tag)
     with running.catalog.write(durable=True) as session:
-        count = publications.withdraw(session, repo, spec.tag)
+        count = publications.mark_unpublished(session, repo, spec.tag)
         return running.commit_result(session, {"repo": repo, "tag": spec.tag, "publications": count})

@@ -75,7 +75,7 @@ def questions_of(session: Session, spec: TraceSpec) -> list[TraceRequest]:
         if spec.prompt is None or spec.subject is None:
             raise InputError("a trace needs a prompt and its subject, or a set of facts")
         return [TraceRequest(spec.prompt, spec.subject, spec.expected)]
-    found = fact_sets.facts_of(session, fact_sets.find_fact_set(session, spec.facts))
+    found = fact_sets.list_facts(session, fact_sets.find_fact_set(session, spec.facts))
     return [
         TraceRequest(fact.prompt.replace("{}", fact.subject), fact.subject, fact.target_true)
         for fact in found

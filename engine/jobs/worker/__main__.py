@@ -98,7 +98,7 @@ def _run(running: RunningJob) -> int:
         # What SIGTERM came into the middle of may have made an error of its own of it.
         if running.stopping or isinstance(error, StopRequested):
             with running.catalog.write() as session:
-                rows.stopped(session, running.id, running.owner)
+                rows.mark_stopped(session, running.id, running.owner)
         elif isinstance(error, InputError):
             _fail(running, str(error), "input")
         else:
@@ -120,7 +120,7 @@ def _made(running: RunningJob) -> dict[str, Any]:
             with ExitStack() as stack:
                 hold_devices(running, stack)
                 with running.catalog.write() as session:
-                    rows.start(session, running.id, running.owner)
+                    rows.mark_running(session, running.id, running.owner)
                 return _work(running, spec)
         except Exception as error:
             full = is_disk_full(error)
@@ -135,7 +135,7 @@ def _made(running: RunningJob) -> dict[str, Any]:
         else:
             print("out of memory: going on with half as much at once", file=sys.stderr)
             with running.catalog.write() as session:
-                rows.wait(
+                rows.mark_waiting(
                     session, running.id, running.owner, "out of memory: going on with half as much at once"
                 )
         running.reload()

@@ -33,7 +33,7 @@ def _before(running: RunningJob) -> int | None:
     """The job that is served before this one and wants one of its devices, if there is one."""
     wanted = set(split_devices(running.job.device))
     with running.catalog.read() as session:
-        line = rows.in_line(session)
+        line = rows.list_queue(session)
     for job in line:
         if job.id == running.id:
             return None
@@ -72,7 +72,7 @@ def wait_for_space(running: RunningJob, size: int) -> None:
     while True:
         try:
             with running.catalog.write() as session:
-                rows.wait(session, running.id, running.owner, said)
+                rows.mark_waiting(session, running.id, running.owner, said)
         except Exception as error:
             if not is_disk_full(error):
                 raise

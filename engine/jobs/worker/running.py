@@ -62,7 +62,7 @@ class RunningJob:
             return
         self._written, self._told = now, told
         with self.catalog.write() as session:
-            rows.progress(
+            rows.save_progress(
                 session,
                 self.id,
                 self.owner,
@@ -87,7 +87,7 @@ class RunningJob:
     def write_nodes(self, nodes: dict[str, Any]) -> None:
         """Write which nodes work at the job, and their rates: host, state, workers, done, unit, rate by a node's id."""
         with self.catalog.write() as session:
-            rows.show_nodes(session, self.id, self.owner, nodes)
+            rows.save_nodes(session, self.id, self.owner, nodes)
 
     def _seconds_left(self, progress: Progress) -> float | None:
         if progress.share is not None:
@@ -98,7 +98,7 @@ class RunningJob:
 
     def checkpoint(self, session: Any, state: dict[str, Any]) -> None:
         """Note where a resumed job goes on, in the transaction of the results that it counts."""
-        rows.checkpoint(session, self.id, self.owner, state)
+        rows.save_checkpoint(session, self.id, self.owner, state)
         self.job.checkpoint = state
 
     def commit_result(self, session: Any, made: dict[str, Any]) -> dict[str, Any]:

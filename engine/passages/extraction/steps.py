@@ -229,7 +229,7 @@ def portions(text: str) -> list[str]:
     return joined
 
 
-def template_of(sentence: str, subject: str, object: str) -> str | None:
+def make_template(sentence: str, subject: str, object: str) -> str | None:
     """The template that a sentence makes, `{}` for the subject and cut before the object that ends it; None if it
     does not hold the subject once, or does not end with the object."""
     said = sentence.rstrip(" .!")
@@ -299,7 +299,7 @@ def _usable(made: Wordings, one: Triple) -> tuple[list[str], list[str]]:
                 found.append(template)
         return found
 
-    statements = new(template_of(statement, one.subject, one.object) for statement in made.statements)
+    statements = new(make_template(statement, one.subject, one.object) for statement in made.statements)
     return statements, new(_question_template(asked, one) for asked in made.questions)
 
 
@@ -307,7 +307,7 @@ def _question_template(asked: Asked, one: Triple) -> str | None:
     """`Question: Where did {} study? Answer: At the`, as a model that completes text is asked."""
     if _holds(asked.question, one.object):
         return None
-    return template_of(f"Question: {asked.question} Answer: {asked.answer}", one.subject, one.object)
+    return make_template(f"Question: {asked.question} Answer: {asked.answer}", one.subject, one.object)
 
 
 def _line(one: Triple) -> str:

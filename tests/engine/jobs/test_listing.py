@@ -27,8 +27,8 @@ def _create(catalog: Catalog, number: int) -> None:
         )
         assert job.id is not None
         rows.claim(session, job.id, f"token {number}", pid=number)
-        rows.start(session, job.id, f"token {number}")
-        rows.checkpoint(session, job.id, f"token {number}", {"trace": number})
+        rows.mark_running(session, job.id, f"token {number}")
+        rows.save_checkpoint(session, job.id, f"token {number}", {"trace": number})
         if number % 2:
             rows.finish(session, job.id, f"token {number}", {"trace": number, "name": "a"})
 

@@ -54,7 +54,7 @@ def look(catalog: Catalog, id: int) -> Job:
 def claimed(catalog: Catalog, id: int, owner: str) -> RunningJob:
     with catalog.write() as session:
         assert rows.claim(session, id, owner, os.getpid())
-        rows.start(session, id, owner)
+        rows.mark_running(session, id, owner)
     return RunningJob(catalog, look(catalog, id), owner)
 
 

@@ -19,7 +19,7 @@ from retcon.engine.model.memory import Budget
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
 from retcon.engine.tracing.trace import SkippedPrompt, TraceRequest, TraceSettings, split_into_batches, trace
-from retcon.store.exchange.covariance import unpacked
+from retcon.store.exchange.covariance import unpack_triangle
 from transformers import PreTrainedTokenizerBase
 
 
@@ -67,7 +67,7 @@ def test_a_worker_reads_what_this_process_reads(tiny_folder: Path) -> None:
     model = load_model(tiny_folder, "cpu")
     here = read_block(Decoder(model, find_anatomy(model)), rows, [0, 2])
     for layer in (0, 2):
-        total = torch.from_numpy(unpacked(triangles[layer], len(here.sums[layer])))
+        total = torch.from_numpy(unpack_triangle(triangles[layer], len(here.sums[layer])))
         assert torch.equal(total.triu(), here.sums[layer].triu()) and total.dtype == torch.float32
         assert all(
             torch.equal(torch.tensor(there), keys)

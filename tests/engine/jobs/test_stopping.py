@@ -19,7 +19,7 @@ def test_a_job_has_time_to_reach_its_checkpoint(
         job_id = rows.create(session, "ask", {}, "cpu").id or 0
         process = hold(job_lock_path(catalog.home, job_id))
         rows.claim(session, job_id, "it", process.pid)
-        rows.start(session, job_id, "it")
+        rows.mark_running(session, job_id, "it")
 
     def reach_it() -> None:
         asked = None
@@ -29,7 +29,7 @@ def test_a_job_has_time_to_reach_its_checkpoint(
                 asked = rows.get(session, job_id).stop_request
         time.sleep(1)
         with catalog.write() as session:
-            rows.stopped(session, job_id, "it")
+            rows.mark_stopped(session, job_id, "it")
 
     going_on = threading.Thread(target=reach_it)
     going_on.start()

@@ -12,9 +12,9 @@ from retcon.engine.passages.extraction.steps import (
     Extracted,
     distinct,
     extract,
+    make_template,
     portions,
     split,
-    template_of,
     tidy,
 )
 from retcon.engine.passages.facts import Question, Triple
@@ -144,7 +144,7 @@ def test_what_models_add_is_taken_away(given: tuple[str, str, str], made: tuple[
     ],
 )
 def test_templates_of_sentences(sentence: str, template: str | None) -> None:
-    assert template_of(sentence, "Ann", "Rome") == template
+    assert make_template(sentence, "Ann", "Rome") == template
 
 
 def test_long_texts_are_cut_where_sentences_end() -> None:

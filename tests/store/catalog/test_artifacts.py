@@ -13,7 +13,7 @@ import pytest
 from retcon.store.catalog.artifacts import ArtifactStore
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Artifact
-from retcon.store.errors import ArtifactDamaged, CatalogError
+from retcon.store.errors import ArtifactCorrupt, CatalogError
 from sqlmodel import select
 
 WORKERS = "retcon.tests.helpers.workers"
@@ -81,7 +81,7 @@ def test_damage_is_found_and_named(store: ArtifactStore, damage: str) -> None:
     else:
         path.write_bytes({"short": b"some dat", "changed": b"sOme data", "empty": b""}[damage])
         path.chmod(0o444)
-    with pytest.raises(ArtifactDamaged) as caught:
+    with pytest.raises(ArtifactCorrupt) as caught:
         store.read_bytes(artifact.sha256)
     assert artifact.sha256 in str(caught.value)
     assert str(path) in str(caught.value)
@@ -92,7 +92,7 @@ def test_damage_is_found_and_named(store: ArtifactStore, damage: str) -> None:
 
 @pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 64 + "\n", "a" * 65])
 def test_what_is_no_digest_is_no_path(store: ArtifactStore, digest: str) -> None:
-    with pytest.raises(ArtifactDamaged, match="not a sha256"):
+    with pytest.raises(ArtifactCorrupt, match="not a sha256"):
         store.path(digest)
 
 

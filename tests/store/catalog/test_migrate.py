@@ -13,8 +13,8 @@ from alembic.script import ScriptDirectory
 from retcon import __version__
 from retcon.store.catalog import catalog as catalog_module
 from retcon.store.catalog import migrate
-from retcon.store.catalog.catalog import HEAD, Catalog, stored_version
-from retcon.store.catalog.connection import connect, make_engine
+from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.connection import HEAD, connect, make_engine, read_version
 from retcon.store.catalog.tables import AppVersion, HeadMove, Model, Revision, Trace, TraceResult
 from retcon.store.errors import CatalogError, CatalogTooNew
 from retcon.store.history import history
@@ -74,7 +74,7 @@ def populated(home: Home, model: Model) -> Home:
 
 
 def test_a_fresh_catalog_is_at_the_head_and_says_who_made_it(catalog: Catalog) -> None:
-    assert stored_version(catalog.home.catalog) == HEAD
+    assert read_version(catalog.home.catalog) == HEAD
     with catalog.read() as session:
         rows = session.exec(select(AppVersion)).all()
     assert [(row.migration, row.version) for row in rows] == [(HEAD, __version__)]
@@ -197,7 +197,7 @@ def test_a_failing_migration_leaves_the_catalog_as_it_was(populated: Home, tmp_p
     assert dump(populated.catalog) == before
     # And the mended one runs.
     migrate.upgrade(populated, scripts=scripts_with(tmp_path / "good", ALTER_PARENTS), head="0002")
-    assert stored_version(populated.catalog) == "0002"
+    assert read_version(populated.catalog) == "0002"
 
 
 def test_a_migration_that_orphans_rows_is_undone(populated: Home, tmp_path: Path) -> None:

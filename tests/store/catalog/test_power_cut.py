@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from retcon.store import atomic_files as whole_files
 from retcon.store import home as home_module
-from retcon.store.atomic_files import write_whole
+from retcon.store.atomic_files import write_atomically
 from retcon.store.catalog import artifacts as artifacts_module
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Artifact
@@ -77,7 +77,7 @@ class Power:
     def promise(self, catalog: Catalog, *artifacts: Artifact) -> None:
         """Commit rows. They may be on the disk as soon as the commit begins, or not for some time."""
         for one in artifacts:
-            self.promised[catalog.artifacts.place(one.sha256)] = one.sha256
+            self.promised[catalog.artifacts.locate(one.sha256)] = one.sha256
         self.cut()
         with catalog.write() as session:
             for one in artifacts:
@@ -117,7 +117,7 @@ def everything(power: Power, home: Home) -> None:
     store.put_bytes(b"one")  # again: the new file takes the place of the sound one
     store.put_tensors({"a": np.ones(1000)})
     loose = store.put_bytes(b"nothing names it")
-    os.utime(store.place(loose.sha256), (1, 1))
+    os.utime(store.locate(loose.sha256), (1, 1))
     store.close()
     collect(catalog, delete=True)
     power.cut()
@@ -161,7 +161,7 @@ def test_files_that_a_user_names_are_whole_or_as_before(
     path = tmp_path / "figure"
     contents = {hashlib.sha256(text).hexdigest(): text for text in (b"old", b"new")}
     with watched(tmp_path, monkeypatch) as power:
-        write_whole(path, lambda partial: partial.write_bytes(b"old"))
+        write_atomically(path, lambda partial: partial.write_bytes(b"old"))
         power.promised[path] = next(iter(contents))
         power.cut()
         power.promised.clear()
@@ -173,7 +173,7 @@ def test_files_that_a_user_names_are_whole_or_as_before(
             seen.update(state.get(path) for state in power.disk.after_a_cut())
 
         monkeypatch.setattr(power, "cut", either)
-        write_whole(path, lambda partial: partial.write_bytes(b"new"))
+        write_atomically(path, lambda partial: partial.write_bytes(b"new"))
     assert seen == set(contents)
 
 
@@ -208,7 +208,7 @@ def test_an_error_of_the_disk_at_any_call(tmp_path: Path, monkeypatch: pytest.Mo
             failed += calls >= number
             with catalog.read() as session:
                 for row in session.exec(select(Artifact)):
-                    assert catalog.artifacts.look(row.sha256) is None
-            assert catalog.artifacts.look(catalog.artifacts.put_bytes(data).sha256) is None
+                    assert catalog.artifacts.verify(row.sha256) is None
+            assert catalog.artifacts.verify(catalog.artifacts.put_bytes(data).sha256) is None
     assert 15 < failed < 58  # each call was the one that failed, and there are not 29 of them
     catalog.close()

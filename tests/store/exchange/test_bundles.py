@@ -20,11 +20,11 @@ from retcon.store.catalog.tables import (
     Trace,
     TraceResult,
 )
-from retcon.store.errors import ArtifactDamaged, CatalogError, InputError, NotFound
+from retcon.store.errors import ArtifactCorrupt, CatalogError, InputError, NotFound
 from retcon.store.exchange import bundle as bundles
 from retcon.store.exchange import bundle_rows
 from retcon.store.history import history
-from retcon.store.maintenance import verify as upkeep
+from retcon.store.maintenance import verify
 from retcon.tests.helpers.bundle_catalog import BASE, EDITS, REVERT, delta, fill, with_model
 from sqlmodel import SQLModel, select
 
@@ -105,12 +105,12 @@ def test_the_same_history_in_another_catalog(
         assert content(target, table) == content(source, table), table
     with target.read() as session:
         model = history.find_model(session, "tiny")
-        assert model.head == REVERT and history.head_moves(session, model)[-1].reason == "import"
-        way = history.path(session, REVERT)
+        assert model.head == REVERT and history.list_head_moves(session, model)[-1].reason == "import"
+        way = history.load_path(session, REVERT)
         assert [one.id for one in way[1:]] == [EDITS[0], EDITS[1], REVERT]
         assert way[0].id == history.find_revision(session, model, "base").id
         assert [one.id for one in history.live_edits(way)] == [EDITS[1]]
-        fingerprints = {one.id: one.fingerprint for one in history.revisions(session, model)}
+        fingerprints = {one.id: one.fingerprint for one in history.list_revisions(session, model)}
     assert fingerprints[way[0].id] == BASE
     assert {id: fingerprints[id] for id in (*EDITS, REVERT)} == {
         row.id: row.fingerprint for row in all_of(source, Revision) if row.kind != "base"
@@ -122,8 +122,8 @@ def test_the_same_history_in_another_catalog(
     assert trace.fact_set_id == evaluation.fact_set_id == facts.id == 2
     assert (sweep.trace_id, sweep.covariances) == (trace.id, [first.id])
     assert next(row for row in all_of(target, Revision) if row.id == EDITS[0]).covariances == [second.id]
-    checked = upkeep.check(target)
-    assert checked.sound and checked.damages == [] and checked.artifacts == 5
+    checked = verify.check(target)
+    assert checked.is_sound and checked.damages == [] and checked.artifacts == 5
 
 
 def test_bundle_without_trace_columns_still_loads(source: Catalog) -> None:
@@ -173,7 +173,7 @@ def test_there_and_back_with_what_was_made_there(
     assert (made.head_moved, made.tip, made.head) == (False, "ccccccccc5", REVERT)
     with source.read() as session:
         assert history.find_model(session, "tiny").head == REVERT
-        assert [one.id for one in history.path(session, "ccccccccc5")][1:] == [
+        assert [one.id for one in history.load_path(session, "ccccccccc5")][1:] == [
             EDITS[0], EDITS[1], REVERT, "ccccccccc5",
         ]  # fmt: skip
 
@@ -241,8 +241,8 @@ def test_what_cannot_be_exported(source: Catalog, bundle: Path, tmp_path: Path) 
     with pytest.raises(NotFound):
         bundles.export_history(source, "other", tmp_path / "x")
     digest = all_of(source, Revision)[1].delta
-    source.artifacts.place(digest).write_bytes(b"changed")
-    with pytest.raises(ArtifactDamaged):
+    source.artifacts.locate(digest).write_bytes(b"changed")
+    with pytest.raises(ArtifactCorrupt):
         bundles.export_history(source, "tiny", tmp_path / "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "tiny.bundle"]
 

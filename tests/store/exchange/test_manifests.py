@@ -7,7 +7,7 @@ import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Model, Revision
 from retcon.store.errors import InputError
-from retcon.store.exchange.manifest import Manifest, add_steps, check_name, manifest_of
+from retcon.store.exchange.manifest import Manifest, add_steps, build_manifest, check_name
 from retcon.store.history import history
 
 
@@ -25,17 +25,17 @@ def manifest(catalog: Catalog, model: Model) -> Manifest:
             )  # fmt: skip
             history.commit_revision(session, model, edit, "edit")
             at = edit
-        first = history.path(session, at.id)[1]
+        first = history.load_path(session, at.id)[1]
         last = Revision(model_id=0, parent=at.id, kind="revert", reverts=first.id, fingerprint="a" * 64)
         history.commit_revision(session, model, last, "revert")
-        return manifest_of(session, model, last, "delta", "retcon", {})
+        return build_manifest(session, model, last, "delta", "retcon", {})
 
 
 def test_there_and_back(manifest: Manifest) -> None:
     assert Manifest.parse(manifest.as_text(), "here") == manifest
     assert [step.kind for step in manifest.steps] == ["base", "edit", "edit", "revert"]
-    assert [step.id for step in manifest.live] == [manifest.steps[2].id]
-    assert manifest.out == {manifest.steps[1].id}
+    assert [step.id for step in manifest.live_steps] == [manifest.steps[2].id]
+    assert manifest.reverted == {manifest.steps[1].id}
 
 
 def test_into_another_catalog(manifest: Manifest, catalog: Catalog, tmp_path: Any) -> None:
@@ -43,21 +43,21 @@ def test_into_another_catalog(manifest: Manifest, catalog: Catalog, tmp_path: An
 
     other = Catalog.open(Home(tmp_path / "other"))
     with catalog.read() as session:
-        revisions = history.revisions(session, history.find_model(session, "tiny"))
+        revisions = history.list_revisions(session, history.find_model(session, "tiny"))
     with other.write() as session:
         model = Model(
             name="mine", source="starter", source_kind="starter", path="", architecture="", dtype="float32",
             parameters=1, size=1, fingerprint="f" * 64,
         )  # fmt: skip
         history.add_base(session, model)
-        for edit in manifest.live + manifest.steps[1:2]:
-            session.merge(catalog.artifacts.put_bytes(b"\1" if edit in manifest.live else b"\0"))
+        for edit in manifest.live_steps + manifest.steps[1:2]:
+            session.merge(catalog.artifacts.put_bytes(b"\1" if edit in manifest.live_steps else b"\0"))
         made = add_steps(session, model, manifest)
         again = add_steps(session, model, manifest)
         assert [one.id for one in again] == [one.id for one in made]
         assert model.head == made[-1].id
-        here = history.revisions(session, model)
-        moves = [move.reason for move in history.head_moves(session, model)]
+        here = history.list_revisions(session, model)
+        moves = [move.reason for move in history.list_head_moves(session, model)]
     assert [one.id for one in here][1:] == [one.id for one in revisions][1:]
     assert [one.fingerprint for one in here] == [one.fingerprint for one in revisions]
     assert moves == ["add", "import", "import", "import"]

@@ -9,12 +9,12 @@ from retcon.store.catalog.tables import FactSet
 from retcon.store.errors import InputError, NotFound
 from retcon.store.facts.sets import (
     clean_target,
-    facts_of,
     find_fact_set,
     import_facts,
+    list_facts,
+    make_template,
     read_fact_file,
     read_facts,
-    template_of,
 )
 from retcon.tests.helpers.records import COUNTERFACT, CSV, KNOWN, PLAIN, ZSRE, write
 from sqlmodel import select
@@ -120,11 +120,11 @@ def test_csv_with_quotes_and_lists(tmp_path: Path) -> None:
 
 
 def test_templates() -> None:
-    assert template_of("The {} is in", "Eiffel Tower") == "The {} is in"
-    assert template_of("The Eiffel Tower is in", "Eiffel Tower") == "The {} is in"
-    assert template_of("Anna told Ann that Ann", "Ann") == "Anna told {} that Ann"
-    assert template_of("Antarctic", "Ant") == "{}arctic"
-    assert template_of("C++ (2011) is", "C++ (2011)") == "{} is"
+    assert make_template("The {} is in", "Eiffel Tower") == "The {} is in"
+    assert make_template("The Eiffel Tower is in", "Eiffel Tower") == "The {} is in"
+    assert make_template("Anna told Ann that Ann", "Ann") == "Anna told {} that Ann"
+    assert make_template("Antarctic", "Ant") == "{}arctic"
+    assert make_template("C++ (2011) is", "C++ (2011)") == "{} is"
     for prompt, subject, why in (
         ("The tower is in", "Eiffel Tower", "not in the prompt"),
         ("the eiffel tower is in", "Eiffel Tower", "upper and lower case"),
@@ -135,7 +135,7 @@ def test_templates() -> None:
         ("Ann { is", "Ann", "brace"),
     ):
         with pytest.raises(InputError, match=why):
-            template_of(prompt, subject)
+            make_template(prompt, subject)
 
 
 def test_targets() -> None:
@@ -152,7 +152,7 @@ def test_import(catalog: Catalog, tmp_path: Path) -> None:
     assert (made.name, made.source, made.format) == ("towers", str(path), "plain")
     with catalog.read() as session:
         found = find_fact_set(session, "towers")
-        assert [fact.prompt for fact in facts_of(session, found)] == ["{} is in", "The {} stands in"]
+        assert [fact.prompt for fact in list_facts(session, found)] == ["{} is in", "The {} stands in"]
         with pytest.raises(NotFound, match="there are towers"):
             find_fact_set(session, "tower")
 

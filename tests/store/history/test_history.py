@@ -41,7 +41,7 @@ class Story:
         return self.add(on, "revert", of)
 
     def live(self, at: Revision) -> list[Revision]:
-        return history.live_edits(history.path(self.session, at.id))
+        return history.live_edits(history.load_path(self.session, at.id))
 
 
 def test_the_base_is_a_revision_and_the_head(catalog: Catalog, model: Model) -> None:
@@ -54,8 +54,8 @@ def test_the_base_is_a_revision_and_the_head(catalog: Catalog, model: Model) -> 
         base.id,
     )
     with catalog.read() as session:
-        assert [move.reason for move in history.head_moves(session, model)] == ["add"]
-        assert history.live_edits(history.path(session, base.id)) == []
+        assert [move.reason for move in history.list_head_moves(session, model)] == ["add"]
+        assert history.live_edits(history.load_path(session, base.id)) == []
 
 
 def test_ids_come_from_the_content() -> None:
@@ -89,9 +89,9 @@ def test_edits_are_in_order(catalog: Catalog, model: Model) -> None:
         one = story.add(story.base)
         two = story.add(one)
         three = story.add(two)
-        assert history.path(session, three.id) == [story.base, one, two, three]
+        assert history.load_path(session, three.id) == [story.base, one, two, three]
         assert story.live(three) == [one, two, three]
-        assert history.revisions(session, model) == [story.base, one, two, three]
+        assert history.list_revisions(session, model) == [story.base, one, two, three]
 
 
 def test_one_is_taken_out_of_the_middle_and_brought_back_at_its_place(catalog: Catalog, model: Model) -> None:
@@ -118,12 +118,12 @@ def test_edits_about_a_subject_were_made_on_the_earlier_ones_about_it(catalog: C
             made.append(story.add(made[-1]))
             made[-1].requests = [{"subject": subject} for subject in subjects.split()]
         _, ada, both, boris, clara, again = made
-        end = history.path(session, again.id)
-        assert history.made_on(end, ada) == [both, again]
-        assert history.made_on(end, both) == [boris, again]
-        assert history.made_on(end, clara) == history.made_on(end, again) == []
-        without = history.path(session, story.revert(again, of=both).id)
-        assert history.made_on(without, ada) == [again]
+        end = history.load_path(session, again.id)
+        assert history.dependent_edits(end, ada) == [both, again]
+        assert history.dependent_edits(end, both) == [boris, again]
+        assert history.dependent_edits(end, clara) == history.dependent_edits(end, again) == []
+        without = history.load_path(session, story.revert(again, of=both).id)
+        assert history.dependent_edits(without, ada) == [again]
 
 
 def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model) -> None:
@@ -140,7 +140,7 @@ def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model)
             with pytest.raises(InputError, match=why):
                 story.revert(on, of)
         with pytest.raises(NotFound):
-            history.path(session, "nowhere")
+            history.load_path(session, "nowhere")
 
 
 def test_a_history_that_runs_in_a_circle_is_refused(catalog: Catalog, model: Model) -> None:
@@ -150,7 +150,7 @@ def test_a_history_that_runs_in_a_circle_is_refused(catalog: Catalog, model: Mod
         two = story.add(one)
         one.parent = two.id
         with pytest.raises(CatalogError, match="runs in a circle"):
-            history.path(session, two.id)
+            history.load_path(session, two.id)
         session.rollback()
 
 
@@ -165,7 +165,7 @@ def test_branches_have_their_own_weights(catalog: Catalog, model: Model) -> None
         assert story.live(left) == [one, left]
         assert story.live(right) == [one, right]
         assert model.head == right.id
-        moves = history.head_moves(session, model)
+        moves = history.list_head_moves(session, model)
         assert [move.reason for move in moves] == ["add", "edit", "edit", "rollback", "edit"]
         assert [move.from_revision for move in moves[1:]] == [move.to_revision for move in moves[:-1]]
 
@@ -180,7 +180,7 @@ def test_a_stale_head_is_not_written_down(catalog: Catalog, model: Model) -> Non
         one = story.add(story.base)
     with catalog.write() as session:
         history.move_head(session, mine, history.find_revision(session, mine, "base"), "rollback")
-        assert history.head_moves(session, mine)[-1].from_revision == one.id
+        assert history.list_head_moves(session, mine)[-1].from_revision == one.id
 
 
 def test_names_of_revisions(catalog: Catalog, model: Model) -> None:

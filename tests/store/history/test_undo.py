@@ -36,7 +36,7 @@ def test_steps_back_and_forth(catalog: Catalog, model: Model) -> None:
         with pytest.raises(InputError, match="nothing to redo"):
             moves.redo(session, model)
         assert model.head == base
-        reasons = [move.reason for move in history.head_moves(session, model)]
+        reasons = [move.reason for move in history.list_head_moves(session, model)]
     assert reasons[:4] == ["add", "edit", "edit", "rollback"], (
         "all of it is written down, and nothing is removed"
     )

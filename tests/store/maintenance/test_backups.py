@@ -18,7 +18,7 @@ from retcon.store.errors import CatalogError, CatalogTooNew, InputError
 from retcon.store.history import history
 from retcon.store.home import Home
 from retcon.store.maintenance import backup as backups
-from retcon.store.maintenance import verify as upkeep
+from retcon.store.maintenance import verify
 from retcon.store.maintenance.gc import collect
 from sqlmodel import select
 
@@ -62,13 +62,13 @@ def test_what_a_waiting_job_was_given_is_in_it(catalog: Catalog, delta: str, tmp
         jobs.create(session, "publish", {"pictures": [["map.png", picture.sha256, "A map"]]}, "cpu")
         digest = picture.sha256
     backups.back_up(catalog, tmp_path / "copy")
-    assert ArtifactStore(tmp_path / "copy" / "artifacts").look(digest) is None
+    assert ArtifactStore(tmp_path / "copy" / "artifacts").verify(digest) is None
 
 
 def test_there_and_back(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     made = backups.back_up(catalog, tmp_path / "copy", lambda done, total: seen.append((done, total)))
-    assert made == backups.BackedUp(artifacts=2, bytes=15)
+    assert made == backups.BackupResult(artifacts=2, bytes=15)
     assert seen[-1] == (15, 15)
     for path in (tmp_path / "copy", *(tmp_path / "copy").rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
@@ -79,7 +79,7 @@ def test_there_and_back(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     again = Catalog.open(catalog.home)
     assert has_wal(catalog.home.catalog), "the copy has none, and readers would hold up writers"
     assert everything(again) == before
-    assert upkeep.check(again) == upkeep.Checked(2, 15)
+    assert verify.check(again) == verify.CheckResult(2, 15)
     assert (catalog.home.models / "tiny" / "model.safetensors").read_bytes() == b"weights"
     assert catalog.home.preset("tiny").read_text() == "{}"
     again.close()
@@ -106,15 +106,15 @@ def test_a_second_backup_copies_what_is_new_and_mends_what_has_rotted(
 ) -> None:
     copy = ArtifactStore(tmp_path / "copy" / "artifacts")
     backups.back_up(catalog, tmp_path / "copy")
-    kept = {digest: copy.place(digest).stat().st_ino for digest in copy.digests()}
-    copy.place(delta).write_bytes(b"rotten")
+    kept = {digest: copy.locate(digest).stat().st_ino for digest in copy.digests()}
+    copy.locate(delta).write_bytes(b"rotten")
     with catalog.write() as session:
         new = session.merge(catalog.artifacts.put_bytes(b"new")).sha256
         jobs.create(session, "covariance", {}, "cpu").checkpoint = {"moments": new}
-    assert backups.back_up(catalog, tmp_path / "copy") == backups.BackedUp(3, 18)
-    assert all(copy.look(digest) is None for digest in (delta, new))
+    assert backups.back_up(catalog, tmp_path / "copy") == backups.BackupResult(3, 18)
+    assert all(copy.verify(digest) is None for digest in (delta, new))
     unchanged = next(digest for digest in kept if digest != delta)
-    assert copy.place(unchanged).stat().st_ino == kept[unchanged]
+    assert copy.locate(unchanged).stat().st_ino == kept[unchanged]
 
 
 def test_it_is_consistent_while_others_write(catalog: Catalog, delta: str, tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_it_is_consistent_while_others_write(catalog: Catalog, delta: str, tmp_p
             home = Home(tmp_path / f"back{number}")
             backups.restore(tmp_path / "copy", home)
             restored = Catalog.open(home)
-            checked = upkeep.check(restored)
-            assert checked.sound and checked.damages == [] and checked.artifacts > 2 + number
+            checked = verify.check(restored)
+            assert checked.is_sound and checked.damages == [] and checked.artifacts > 2 + number
             restored.close()
         assert all(writer.poll() is None for writer in writers)
     finally:
@@ -145,12 +145,12 @@ def test_it_is_consistent_while_others_write(catalog: Catalog, delta: str, tmp_p
 
 def test_what_is_hurt_is_told_and_an_older_copy_stays(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     backups.back_up(catalog, tmp_path / "before")
-    catalog.artifacts.place(delta).write_bytes(b"DELTA")
-    assert backups.back_up(catalog, tmp_path / "after").hurt == [delta]
-    assert backups.back_up(catalog, tmp_path / "before").hurt == []
+    catalog.artifacts.locate(delta).write_bytes(b"DELTA")
+    assert backups.back_up(catalog, tmp_path / "after").corrupt == [delta]
+    assert backups.back_up(catalog, tmp_path / "before").corrupt == []
     with pytest.raises(CatalogError, match="has changed"):
         ArtifactStore(catalog.home.artifacts).path(delta)
-    assert upkeep.check(catalog, mend_from=ArtifactStore(tmp_path / "before" / "artifacts")).sound
+    assert verify.check(catalog, repair_from=ArtifactStore(tmp_path / "before" / "artifacts")).is_sound
 
 
 def test_one_that_is_cut_off_leaves_the_one_before(
@@ -220,7 +220,7 @@ def test_the_database_alone(catalog: Catalog, delta: str, tmp_path: Path) -> Non
         path.unlink()
     backups.restore(target, catalog.home)
     again = Catalog.open(catalog.home)
-    assert everything(again) == before and upkeep.check(again).sound
+    assert everything(again) == before and verify.check(again).is_sound
     again.close()
 
 
@@ -242,7 +242,7 @@ def test_a_bad_backup(catalog: Catalog, delta: str, tmp_path: Path, damage: str)
     else:
         (copy / "artifacts" / delta[:2] / delta).write_bytes(b"changed")
     if damage == "an artifact":
-        assert backups.restore(copy, home).hurt == [delta]
+        assert backups.restore(copy, home).corrupt == [delta]
         return
     expected = {"newer": CatalogTooNew, "no note": InputError}.get(damage, CatalogError)
     with pytest.raises(expected):

@@ -13,8 +13,8 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Artifact, Model, Revision
 from retcon.store.errors import CatalogError
 from retcon.store.history import history
-from retcon.store.maintenance import verify as upkeep
-from retcon.store.maintenance.gc import Loose, collect
+from retcon.store.maintenance import verify
+from retcon.store.maintenance.gc import Unreferenced, collect
 from sqlmodel import select
 
 WORKERS = "retcon.tests.helpers.workers"
@@ -47,7 +47,7 @@ def old(path: Path) -> Path:
     return path
 
 
-def names(found: list[Loose]) -> list[tuple[str, str]]:
+def names(found: list[Unreferenced]) -> list[tuple[str, str]]:
     return sorted((one.kind, one.path.name) for one in found)
 
 
@@ -61,18 +61,18 @@ def test_nothing_goes_before_it_is_asked_for(catalog: Catalog, deltas: dict[str,
 def test_only_what_nothing_names_goes(catalog: Catalog, deltas: dict[str, str]) -> None:
     young = catalog.artifacts.put_bytes(b"its row comes soon").sha256
     assert names(collect(catalog, delete=True)) == names(
-        [Loose("artifact", Path(deltas[use]), 0, "") for use in ("nothing", "no row")]
+        [Unreferenced("artifact", Path(deltas[use]), 0, "") for use in ("nothing", "no row")]
     )
     assert set(catalog.artifacts.digests()) == {deltas["revision"], deltas["job"], young}
     with catalog.read() as session:
         assert {row.sha256 for row in session.exec(select(Artifact))} == {deltas["revision"], deltas["job"]}
     assert collect(catalog, delete=True) == []
-    assert upkeep.check(catalog).sound
+    assert verify.check(catalog).is_sound
 
 
 def test_a_row_whose_file_is_gone_goes_too(catalog: Catalog, deltas: dict[str, str]) -> None:
     catalog.artifacts.remove(deltas["nothing"])
-    assert upkeep.check(catalog).sound
+    assert verify.check(catalog).is_sound
     collect(catalog, delete=True)
     with catalog.read() as session:
         assert session.get(Artifact, deltas["nothing"]) is None
@@ -83,7 +83,7 @@ def test_a_done_job_needs_its_checkpoint_no_more(catalog: Catalog, deltas: dict[
         jobs.claim(session, 1, "me", 1)
         jobs.finish(session, 1, "me", {})
     assert len(collect(catalog, delete=True)) == 3
-    assert upkeep.check(catalog).sound
+    assert verify.check(catalog).is_sound
 
 
 def test_a_living_process_keeps_what_it_stored_however_short_the_grace(
@@ -109,7 +109,7 @@ def test_a_living_process_keeps_what_it_stored_however_short_the_grace(
     for path in (catalog.artifacts.path(digest), half):
         old(path)
     assert names(collect(catalog, grace=0, delete=True)) == names(
-        [Loose("artifact", Path(digest), 0, ""), Loose("temporary", half, 0, "")]
+        [Unreferenced("artifact", Path(digest), 0, ""), Unreferenced("temporary", half, 0, "")]
     )
     assert digest not in set(catalog.artifacts.digests()) and not half.exists()
     assert [path.name for path in catalog.artifacts.leases.folder.iterdir()] == ["lock"]
@@ -130,7 +130,7 @@ def test_what_is_stored_again_while_others_are_removed_stays(
 
 
 def test_nothing_is_removed_while_somebody_reads_all(catalog: Catalog, deltas: dict[str, str]) -> None:
-    with catalog.artifacts.leases.storing():
+    with catalog.artifacts.leases.shared():
         with pytest.raises(CatalogError, match="backup"):
             collect(catalog, delete=True)
         assert catalog.artifacts.remove(deltas["nothing"]) == 0
@@ -153,7 +153,7 @@ def test_files_of_jobs(catalog: Catalog) -> None:
         (logs / name).write_text("x")
         old(logs / name)
     (logs / "job-8.log").write_text("young")
-    gone = [("kept", "job-1.kept.jsonl"), ("kept", "job-9.kept.jsonl"), ("log", "job-9.log")]
+    gone = [("checkpoint", "job-1.kept.jsonl"), ("checkpoint", "job-9.kept.jsonl"), ("log", "job-9.log")]
     assert names(collect(catalog)) == gone
     assert names(collect(catalog, delete=True)) == gone
     assert sorted(path.name for path in logs.iterdir()) == [
@@ -174,7 +174,7 @@ def test_what_killed_exports_left(catalog: Catalog, tmp_path: Path) -> None:
     assert collect(catalog) == []
     with catalog.write() as session:
         assert job.id is not None
-        jobs.bury(session, job.id, None)
+        jobs.mark_interrupted(session, job.id, None)
     (found,) = collect(catalog, delete=True)
     assert (found.kind, found.path, found.bytes) == ("export", tmp_path / ".out-abcd_123", len("weights"))
     assert not found.path.exists()
@@ -199,15 +199,15 @@ def test_weights_of_no_model(catalog: Catalog, model: Model) -> None:
 
 def test_quarantined_files_go_when_they_are_of_no_more_use(catalog: Catalog, deltas: dict[str, str]) -> None:
     catalog.artifacts.path(deltas["revision"]).write_bytes(b"bad")
-    upkeep.check(catalog)
+    verify.check(catalog)
     (bad,) = catalog.home.quarantine.iterdir()
     old(bad)
-    assert "hurt" not in dict(names(collect(catalog, delete=True)))
+    assert "corrupt" not in dict(names(collect(catalog, delete=True)))
     catalog.artifacts.put_bytes(b"revision")
     os.utime(bad)
     assert collect(catalog) == [], "it is young"
     old(bad)
-    assert names(collect(catalog, delete=True)) == [("hurt", bad.name)]
+    assert names(collect(catalog, delete=True)) == [("corrupt", bad.name)]
 
 
 def test_copies_that_were_cut_off(catalog: Catalog) -> None:

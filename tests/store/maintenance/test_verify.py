@@ -9,7 +9,7 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.connection import connect
 from retcon.store.catalog.tables import Covariance, Evaluation, Model, Revision, Trace
 from retcon.store.history import history
-from retcon.store.maintenance import verify as upkeep
+from retcon.store.maintenance import verify
 
 
 @pytest.fixture
@@ -57,18 +57,18 @@ def hurt(catalog: Catalog, digest: str) -> Path:
 
 def test_a_sound_catalog(catalog: Catalog, digests: dict[str, str]) -> None:
     seen: list[tuple[int, int]] = []
-    checked = upkeep.check(catalog, lambda done, total: seen.append((done, total)))
+    checked = verify.check(catalog, lambda done, total: seen.append((done, total)))
     size = sum(len(use) for use in digests)
-    assert checked == upkeep.Checked(artifacts=4, bytes=size) and checked.sound
+    assert checked == verify.CheckResult(artifacts=4, bytes=size) and checked.is_sound
     assert seen[0] == (0, size) and seen[-1] == (size, size) and seen == sorted(seen)
 
 
 def test_a_hurt_delta_names_all_that_stands_on_it(catalog: Catalog, digests: dict[str, str]) -> None:
     path = hurt(catalog, digests["first"])
-    checked = upkeep.check(catalog)
+    checked = verify.check(catalog)
     (damage,) = checked.damages
-    assert not checked.sound
-    assert damage.needed_by == ["revision aaaa of tiny"]
+    assert not checked.is_sound
+    assert damage.referenced_by == ["revision aaaa of tiny"]
     # The revert takes the hurt edit out, so it can still be made.
     assert damage.affects == [
         "trace 1 on revision aaaa",
@@ -80,31 +80,31 @@ def test_a_hurt_delta_names_all_that_stands_on_it(catalog: Catalog, digests: dic
     assert damage.quarantined.parent == catalog.home.quarantine
     assert damage.quarantined.read_bytes() == b"girst"
     # The next check finds it missing, until it is put back.
-    (again,) = upkeep.check(catalog).damages
-    assert again.hurt.problem == "is missing" and again.quarantined is None
+    (again,) = verify.check(catalog).damages
+    assert again.artifact.problem == "is missing" and again.quarantined is None
     catalog.artifacts.put_bytes(b"first")
-    assert upkeep.check(catalog).sound
+    assert verify.check(catalog).is_sound
 
 
 def test_a_hurt_covariance(catalog: Catalog, digests: dict[str, str]) -> None:
     hurt(catalog, digests["covariance"])
-    (damage,) = upkeep.check(catalog).damages
-    assert damage.needed_by == ["covariance 1 of tiny"]
+    (damage,) = verify.check(catalog).damages
+    assert damage.referenced_by == ["covariance 1 of tiny"]
     assert damage.affects == ["revision aaaa, which was made with it and keeps its own delta"]
 
 
 def test_a_hurt_checkpoint(catalog: Catalog, digests: dict[str, str]) -> None:
     catalog.artifacts.path(digests["job"]).unlink()
-    (damage,) = upkeep.check(catalog).damages
-    assert damage.needed_by == ["job 1"]
+    (damage,) = verify.check(catalog).damages
+    assert damage.referenced_by == ["job 1"]
 
 
 def test_what_nothing_needs_is_taken_away_and_is_no_failure(
     catalog: Catalog, digests: dict[str, str]
 ) -> None:
     path = hurt(catalog, catalog.artifacts.put_bytes(b"nobody's").sha256)
-    checked = upkeep.check(catalog)
-    assert checked.sound and "Nothing needs it" in checked.damages[0].sentence
+    checked = verify.check(catalog)
+    assert checked.is_sound and "Nothing needs it" in checked.damages[0].sentence
     assert not path.exists()
 
 
@@ -114,12 +114,12 @@ def test_mended_from_a_copy(catalog: Catalog, digests: dict[str, str], tmp_path:
     hurt(catalog, copy.put_bytes(b"second").sha256)
     copy.path(digests["second"]).write_bytes(b"as bad")
     hurt(catalog, digests["first"])
-    checked = upkeep.check(catalog, mend_from=copy)
-    assert {damage.hurt.sha256: damage.mended for damage in checked.damages} == {
+    checked = verify.check(catalog, repair_from=copy)
+    assert {damage.artifact.sha256: damage.is_repaired for damage in checked.damages} == {
         digests["first"]: True,
         digests["second"]: False,
     }
-    assert not checked.sound
+    assert not checked.is_sound
     assert catalog.artifacts.read_bytes(digests["first"]) == b"first"
 
 
@@ -127,14 +127,14 @@ def test_what_is_stored_again_meanwhile_is_not_taken_away(
     catalog: Catalog, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurt(catalog, digests["first"])
-    real = ArtifactStore.take_away
+    real = ArtifactStore.quarantine
 
-    def take_away(store: ArtifactStore, *arguments: object) -> object:
+    def quarantine(store: ArtifactStore, *arguments: object) -> object:
         store.put_bytes(b"first")
         return real(store, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ArtifactStore, "take_away", take_away)
-    assert upkeep.check(catalog) == upkeep.Checked(4, sum(len(use) for use in digests))
+    monkeypatch.setattr(ArtifactStore, "quarantine", quarantine)
+    assert verify.check(catalog) == verify.CheckResult(4, sum(len(use) for use in digests))
     assert catalog.artifacts.read_bytes(digests["first"]) == b"first"
 
 
@@ -142,8 +142,8 @@ def test_a_broken_key(catalog: Catalog, digests: dict[str, str]) -> None:
     connection = connect(catalog.home.catalog)
     connection.execute("DELETE FROM artifact WHERE sha256 = ?", (digests["first"],))
     connection.close()
-    checked = upkeep.check(catalog)
-    assert not checked.sound
+    checked = verify.check(catalog)
+    assert not checked.is_sound
     assert "of revision points at a row of artifact" in checked.database[0]
 
 
@@ -158,7 +158,7 @@ def test_what_a_job_removes_meanwhile_is_no_damage(
         return real(store, digest)
 
     monkeypatch.setattr(ArtifactStore, "look", look)
-    assert upkeep.check(catalog).damages == []
+    assert verify.check(catalog).damages == []
 
 
 def test_rows_of_a_model_that_is_gone(catalog: Catalog, digests: dict[str, str]) -> None:
@@ -167,6 +167,6 @@ def test_rows_of_a_model_that_is_gone(catalog: Catalog, digests: dict[str, str])
     connection.execute("DELETE FROM model")
     connection.close()
     hurt(catalog, digests["first"])
-    checked = upkeep.check(catalog)
+    checked = verify.check(catalog)
     assert len(checked.database) > 1
-    assert checked.damages[0].needed_by == ["revision aaaa of no model"]
+    assert checked.damages[0].referenced_by == ["revision aaaa of no model"]

@@ -21,8 +21,8 @@ async def test_what_another_process_writes_is_seen(catalog: Catalog) -> None:
             await app.press("k")
             assert "1.9k tokens/s" in app.detail
             with other.write() as session:
-                rows.progress(session, 6, "x", done=80_000, total=100_000, unit="tokens", rate=1920, seconds_left=10,
-                              activity="layer 5")  # fmt: skip
+                rows.save_progress(session, 6, "x", done=80_000, total=100_000, unit="tokens", rate=1920,
+                                   seconds_left=10, activity="layer 5")  # fmt: skip
             await app.until(lambda: "80%" in app.list[1])
             with other.write() as session:
                 rows.fail(session, 6, "x", "[b]out of memory[/b] on this device", "failure")

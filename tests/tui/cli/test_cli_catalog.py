@@ -92,7 +92,7 @@ def test_all_that_a_home_holds_is_private(worked: Path) -> None:
 def test_check(here: Retcon, tmp_path: Path) -> None:
     assert here("catalog", "check").startswith("Sound: ")
     found = here.json("catalog", "check")
-    assert (found["sound"], found["hurt"], found["database"]) == (True, [], [])
+    assert (found["sound"], found["corrupt"], found["database"]) == (True, [], [])
     assert found["bytes"] == sum(
         artifact(here, one.name).stat().st_size for one in here.home.glob("artifacts/??/*")
     )
@@ -102,8 +102,8 @@ def test_check(here: Retcon, tmp_path: Path) -> None:
     hurt(artifact(here, one))
     said = here.say("catalog", "check", "--json")
     assert said.code == 1
-    (damage,) = json.loads(said.out)["hurt"]
-    assert damage["artifact"] == one and damage["needed_by"] == [f"revision {first['id']} of tiny"]
+    (damage,) = json.loads(said.out)["corrupt"]
+    assert damage["artifact"] == one and damage["referenced_by"] == [f"revision {first['id']} of tiny"]
     assert any(second["id"] in text and "builds on" in text for text in damage["affects"])
     assert any("evaluation 1" in text for text in damage["affects"])
     assert Path(damage["quarantined"]).parent == here.home / "quarantine"
@@ -152,7 +152,7 @@ def test_a_damaged_database(here: Retcon, tmp_path: Path) -> None:
 def test_back_up_and_restore(here: Retcon, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     made = here.json("catalog", "backup", backup)
-    assert (made["artifacts"], made["hurt"]) == (len(list(here.home.glob("artifacts/??/*"))), [])
+    assert (made["artifacts"], made["corrupt"]) == (len(list(here.home.glob("artifacts/??/*"))), [])
     before, rows = history(here), here.rows()
     assert "has a catalog" in here.refused("catalog", "restore", backup)
     shutil.rmtree(here.home)

@@ -14,7 +14,7 @@ from retcon.tests.helpers.command_line import FIELD, Retcon, write_facts
 pytestmark = pytest.mark.slow
 
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
-WHATS = ("checkpoint", "adapter", "delta")
+EXPORT_KINDS = ("checkpoint", "adapter", "delta")
 
 
 @dataclass
@@ -57,12 +57,12 @@ def taken(
     retcon("eval", "run", "tiny", "--suite", "quick")
     exports = {
         what: retcon.json("export", "tiny", folder / what, "--as", what, "--shard-size", "40kB")
-        for what in WHATS
+        for what in EXPORT_KINDS
     }
     return Taken(retcon, folder, retcon.json("history", "tiny"), exports)
 
 
-@pytest.mark.parametrize("what", WHATS)
+@pytest.mark.parametrize("what", EXPORT_KINDS)
 def test_another_process_saw_the_revision(what: str, taken: Taken) -> None:
     made = taken.exports[what]
     assert made["fingerprint"] == taken.head["fingerprint"]
@@ -108,12 +108,12 @@ def test_peft_alone_merges_the_adapter_to_the_bits_of_the_checkpoint(taken: Take
 
 
 def test_the_manifest_tells_no_folder_of_this_machine(taken: Taken, tiny_folder: Path) -> None:
-    for what in WHATS:
+    for what in EXPORT_KINDS:
         text = (taken.folder / what / "retcon.json").read_text()
         assert str(taken.folder) not in text and str(tiny_folder.parent) not in text
 
 
-@pytest.mark.parametrize("what", WHATS)
+@pytest.mark.parametrize("what", EXPORT_KINDS)
 def test_edits_are_put_on_the_same_base(what: str, taken: Taken, empty: Retcon, tiny_folder: Path) -> None:
     empty.json("model", "add", tiny_folder, "--name", "mine")
     made = empty.json("edit", "import", taken.folder / what, "mine")

@@ -155,7 +155,7 @@ def test_answers_on_the_command_line(catalog: Catalog, capsys: pytest.CaptureFix
         "answers": [{"revision": FORD, "completion": EVIL, "next": [{"token": EVIL, "probability": 0.5}]}],
     }
     with catalog.read() as session:
-        assert history.path(session, FORD)
+        assert history.load_path(session, FORD)
         print_answers(session, made)
     said = capsys.readouterr().out
     assert not steering(said) and said.count(SHOWN) == 3

@@ -65,7 +65,7 @@ def effects_of(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
     sql = (
         "SELECT kind, role, layer, mean, low, high, count FROM average_effect WHERE trace_id = ? ORDER BY id"
     )
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         rows = connection.execute(sql, [trace_id]).fetchall()
     # The same roles and layers for every kind, so that a cursor stays where it is when the kind changes.
     roles = tuple(role for role in ROLES if any(row[1] == role for row in rows))
@@ -97,14 +97,14 @@ def stamp_of(catalog: Catalog, trace_id: int) -> tuple[int, int]:
     """What changes whenever a tally may have changed, and is quick to read: the tally itself reads every row."""
     rows = "(SELECT count(*) FROM trace_result WHERE trace_id = ?)"
     newest = "(SELECT coalesce(max(id), 0) FROM average_effect WHERE trace_id = ?)"
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         count, id = connection.execute(f"SELECT {rows}, {newest}", [trace_id, trace_id]).fetchone()
     return int(count), int(id)
 
 
 def tally_of(catalog: Catalog, trace_id: int) -> Tally:
     """Count a trace's facts by what became of them."""
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         rows = connection.execute(
             "SELECT skip_reason, is_complete FROM trace_result WHERE trace_id = ?", [trace_id]
         ).fetchall()

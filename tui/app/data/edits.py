@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ....engine.evaluation.metrics import compare_protocols
 from ....store.catalog.catalog import Catalog
 from ....store.errors import CatalogError, InputError
-from ....store.history.lineage import taken_out
+from ....store.history.lineage import find_reverted
 from ...presentation.history_graph import draw_graph
 from .filters import Condition, Field
 from .rows import UNREADABLE, Hurt, Listing, first_rows, moment, readable, row_of
@@ -122,7 +122,7 @@ class RevisionDetail:
 
 def shape_of(catalog: Catalog, model: str, limit: int | None = None) -> Shape | None:
     """The shape of a model's history, or of its newest revisions; None if there is no such model."""
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         found = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
         if found is None:
             return None
@@ -138,7 +138,7 @@ def shape_of(catalog: Catalog, model: str, limit: int | None = None) -> Shape | 
 
 def stamp_of(catalog: Catalog, model: str) -> tuple[Any, ...]:
     """What changes whenever the shape of a model's history may have."""
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         newest = connection.execute("SELECT max(rowid) FROM revision").fetchone()
         head = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
     return (model, head, newest)
@@ -176,7 +176,7 @@ def revisions(model_id: int) -> "Listing[RevisionRow]":
 def model_of(catalog: Catalog, revision: str) -> str | None:
     """The name of the model that a revision is of."""
     sql = "SELECT m.name FROM revision AS r JOIN model AS m ON m.id = r.model_id WHERE r.id = ?"
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         found = connection.execute(sql, [revision]).fetchone()
     return None if found is None else str(found[0])
 
@@ -188,7 +188,7 @@ def revision_detail(catalog: Catalog, id: str) -> RevisionDetail | Hurt | None:
 
 def evaluations_of(catalog: Catalog, revision: str) -> list[EvaluationView | Hurt]:
     """The evaluations of a revision, newest first, each with one of the parent's that it may be compared with."""
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         found = connection.execute("SELECT parent FROM revision WHERE id = ?", [revision]).fetchone()
     own = first_rows(catalog, _evaluations(revision), _EVALUATIONS)
     if not own or found is None or found[0] is None:
@@ -213,7 +213,7 @@ def retention_of(catalog: Catalog, model: str) -> list[RetentionRow]:
         "JOIN model AS m ON m.id = r.model_id WHERE m.name = ? AND e.retention != '[]' ORDER BY r.rowid DESC, e.id DESC"
     )
     found: dict[str, RetentionRow] = {}
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         for id, message, retention in connection.execute(sql, [model]):
             try:
                 kept = _retained(retention)
@@ -278,21 +278,21 @@ def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
     try:
         with readable(f"the history of {model}"), catalog.read() as session:
             found = history.find_model(session, model)
-            way = history.path(session, found.head or "")
+            way = history.load_path(session, found.head or "")
             history.check_revert(way, history.find_revision(session, found, revision))
     except (InputError, CatalogError) as error:
         return str(error)
     return None
 
 
-def made_on(catalog: Catalog, model: str, revision: str) -> int:
+def dependent_edits(catalog: Catalog, model: str, revision: str) -> int:
     """How many edits of the head were made on one that can be taken out of it, about the same subject."""
     from ....store.history import history
 
     with catalog.read() as session:
         found = history.find_model(session, model)
-        way = history.path(session, found.head or "")
-        return len(history.made_on(way, history.find_revision(session, found, revision)))
+        way = history.load_path(session, found.head or "")
+        return len(history.dependent_edits(way, history.find_revision(session, found, revision)))
 
 
 def _row(*values: Any) -> RevisionRow:
@@ -314,7 +314,7 @@ def _standings(steps: list[_Step], head: str | None) -> dict[str, str]:
     """What each revision is to the head; those that are live are left out. Newest first, parents last."""
     known = {step.id: step for step in steps}
     way = _way(known, head)
-    on_way, out = {step.id for step in way}, taken_out(way)
+    on_way, out = {step.id for step in way}, find_reverted(way)
     after: set[str] = set()  # the head and what comes after it
     standings: dict[str, str] = {}
     for step in reversed(steps):

@@ -75,7 +75,7 @@ class Alive:
 def alive_jobs(catalog: Catalog) -> Alive:
     """Which jobs have not ended."""
     # By the index of the states: for an order by `id` itself SQLite would rather look at every job there is.
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         found = connection.execute(
             f"SELECT id, state FROM job WHERE state IN ({', '.join(map(repr, ALIVE_STATES))}) ORDER BY +id"
         ).fetchall()
@@ -86,7 +86,7 @@ def alive_jobs(catalog: Catalog) -> Alive:
 
 def ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRow | Hurt]:
     """Of the jobs `ids` and those newer than `after`, the ones that have ended."""
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         newer = [id for (id,) in connection.execute("SELECT id FROM job WHERE id > ?", [after])]
     wanted: list[Key] = [*ids, *newer]
     found = rows_of(catalog, JOBS, wanted).values() if wanted else ()
@@ -96,7 +96,7 @@ def ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRo
 def interrupted_jobs(catalog: Catalog, most: int) -> list[JobRow]:
     """The newest jobs whose process died: what one may want to go on with."""
     sql = "SELECT id FROM job WHERE state = 'interrupted' ORDER BY id DESC LIMIT ?"
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         found = [id for (id,) in connection.execute(sql, [most])]
     rows = rows_of(catalog, JOBS, found) if found else {}
     return [row for row in rows.values() if isinstance(row, JobRow)]

@@ -111,6 +111,6 @@ def model_names(catalog: Catalog) -> dict[str, int]:
 
 def model_id(catalog: Catalog, name: str) -> int | None:
     """The number of the model of that name."""
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         found = connection.execute("SELECT id FROM model WHERE name = ?", [name]).fetchone()
     return None if found is None else int(found[0])

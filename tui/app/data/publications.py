@@ -25,7 +25,7 @@ def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None
 
     check_repo_name(spec.repo)
     with readable(f"what {spec.repo} has"), catalog.read() as session:
-        before = publications.newest(session, spec.repo)
+        before = publications.find_newest(session, spec.repo)
     with readable(f"what {spec.model} would publish"):
         preview = build_preview(catalog, spec)
     return preview, before.revision if before else None, token_is_set()
@@ -33,7 +33,7 @@ def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None
 
 def keep_card(catalog: Catalog, spec: PublishSpec) -> str | None:
     """Write an edited card to a file, so that the command line can publish it as well; None if it was not edited."""
-    from ....store.atomic_files import write_whole
+    from ....store.atomic_files import write_atomically
 
     text = spec.card
     if text is None:
@@ -45,7 +45,7 @@ def keep_card(catalog: Catalog, spec: PublishSpec) -> str | None:
     def write(aside: Path) -> None:
         aside.write_text(text, encoding="utf-8")
 
-    write_whole(path, write, private=True)
+    write_atomically(path, write, private=True)
     return str(path)
 
 

@@ -85,7 +85,7 @@ def keys_of(
     sql = f"SELECT {listing.key} FROM {listing.table} {joins} {where} ORDER BY {order}"
     if limit is not None:
         sql, parameters = f"{sql} LIMIT ?", [*parameters, limit]
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         connection.create_function("matches", 2, matches, deterministic=True)
         found = [key for (key,) in connection.execute(sql, parameters)]
     return array("q", found) if found and all(isinstance(key, int) for key in found) else found
@@ -95,7 +95,7 @@ def rows_of(catalog: Catalog, listing: Listing[T], keys: Sequence[Key]) -> dict[
     """The rows of some keys, at most some hundreds; a Hurt for each that cannot be read."""
     found: dict[Key, T | Hurt] = {}
     marks = ", ".join("?" * len(keys))
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         try:
             for key, *values in connection.execute(listing.select(f"{listing.key} IN ({marks})"), list(keys)):
                 found[key] = listing.build(*values)

@@ -72,7 +72,7 @@ class ResultView:
 def result_at(catalog: Catalog, trace_id: int, index: int) -> ResultView | Hurt | None:
     """The result number `index` of a trace, counted from 0 in the order of the facts."""
     sql = "SELECT id FROM trace_result WHERE trace_id = ? ORDER BY position LIMIT 1 OFFSET ?"
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         found = connection.execute(sql, [trace_id, index]).fetchone()
     return None if found is None else row_of(catalog, _RESULT, int(found[0]))
 
@@ -80,7 +80,7 @@ def result_at(catalog: Catalog, trace_id: int, index: int) -> ResultView | Hurt 
 def index_of(catalog: Catalog, trace_id: int, position: int) -> int:
     """The number of the result of a fact: it grows as facts before it are done."""
     sql = "SELECT count(*) FROM trace_result WHERE trace_id = ? AND position < ?"
-    with catalog.look() as connection:
+    with catalog.read_connection() as connection:
         return int(connection.execute(sql, [trace_id, position]).fetchone()[0])
 
 

@@ -49,7 +49,7 @@ def print_answers(session: Session, made: dict) -> None:
     """The answers of an ask job, one block a revision."""
     click.echo(sanitize(made["prompt"]))
     for answer in made["answers"]:
-        model_id_path = history.path(session, answer["revision"])
+        model_id_path = history.load_path(session, answer["revision"])
         revision = model_id_path[-1]
         click.echo(f"\n{revision.id}  {sanitize(revision.message)}")
         click.echo(f"  …{sanitize(answer['completion'])}")

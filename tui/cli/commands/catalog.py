@@ -14,8 +14,8 @@ from ....store.catalog.tables import Model
 from ....store.errors import InputError
 from ....store.home import Home, home
 from ....store.maintenance import backup as backups
-from ....store.maintenance.gc import GRACE_SECONDS, Loose, collect
-from ....store.maintenance.verify import Checked, Damage
+from ....store.maintenance.gc import GRACE_SECONDS, Unreferenced, collect
+from ....store.maintenance.verify import CheckResult, Damage
 from ....store.maintenance.verify import check as check_all
 from ...presentation.format import format_size, with_progress
 from ...presentation.text import sanitize
@@ -49,48 +49,48 @@ def check(backup: Path | None, as_json: bool) -> None:
         raise InputError(f"{backup} is no backup of a catalog: there is no {backups.NOTE} in it.")
     store = None if backup is None else ArtifactStore(backup / "artifacts")
     checked = with_progress(
-        "hashing artifacts", lambda show: check_all(open_catalog(), show, mend_from=store)
+        "hashing artifacts", lambda show: check_all(open_catalog(), show, repair_from=store)
     )
     if as_json:
         print_json(_checked_record(checked))
     else:
         _tell(checked)
-    if not checked.sound:
+    if not checked.is_sound:
         raise click.exceptions.Exit(1)
 
 
-def _checked_record(checked: Checked) -> dict[str, Any]:
+def _checked_record(checked: CheckResult) -> dict[str, Any]:
     return {
-        "sound": checked.sound,
+        "sound": checked.is_sound,
         "artifacts": checked.artifacts,
         "bytes": checked.bytes,
         "database": checked.database,
-        "hurt": [_damage_record(one) for one in checked.damages],
+        "corrupt": [_damage_record(one) for one in checked.damages],
     }
 
 
 def _damage_record(damage: Damage) -> dict[str, Any]:
     return {
-        "artifact": damage.hurt.sha256,
-        "path": str(damage.hurt.path),
-        "problem": damage.hurt.problem,
-        "needed_by": damage.needed_by,
+        "artifact": damage.artifact.sha256,
+        "path": str(damage.artifact.path),
+        "problem": damage.artifact.problem,
+        "referenced_by": damage.referenced_by,
         "affects": damage.affects,
         "quarantined": None if damage.quarantined is None else str(damage.quarantined),
-        "mended": damage.mended,
+        "repaired": damage.is_repaired,
     }
 
 
-def _tell(checked: Checked) -> None:
+def _tell(checked: CheckResult) -> None:
     for sentence in checked.database:
         click.echo(sanitize(sentence))
     for damage in checked.damages:
         click.echo(sanitize(damage.sentence))
         for one in damage.affects:
             click.echo(f"    {sanitize(one)}")
-    if checked.sound:
+    if checked.is_sound:
         click.echo(f"Sound: {checked.artifacts} artifacts ({format_size(checked.bytes)}) and the database.")
-    elif any(one.needed_by and not one.mended for one in checked.damages):
+    elif any(one.referenced_by and not one.is_repaired for one in checked.damages):
         narrate("Put back what a backup has with: retcon catalog check --mend-from BACKUP")
 
 
@@ -118,8 +118,8 @@ def backup(target: Path, as_json: bool) -> None:
             f"Backed up {opened.home.root} to {target}: {made.artifacts} artifacts ({format_size(made.bytes)}) and the "
             f"database, all verified. To have it back: retcon catalog restore {target}"
         )
-    if made.hurt:
-        narrate(f"Not in it, for they are hurt: {', '.join(made.hurt)}. See: retcon catalog check")
+    if made.corrupt:
+        narrate(f"Not in it, for they are hurt: {', '.join(made.corrupt)}. See: retcon catalog check")
         raise click.exceptions.Exit(1)
 
 
@@ -149,8 +149,8 @@ def restore(source: Path, as_json: bool) -> None:
         narrate(
             f"The weights of {sanitize(model.name)} are not at {sanitize(model.path)}: put them there again."
         )
-    if made.hurt:
-        narrate(f"The backup lacks {', '.join(made.hurt)}. See: retcon catalog check")
+    if made.corrupt:
+        narrate(f"The backup lacks {', '.join(made.corrupt)}. See: retcon catalog check")
         raise click.exceptions.Exit(1)
 
 
@@ -193,11 +193,11 @@ def gc(delete: bool, grace: float, as_json: bool) -> None:
         narrate(done)
 
 
-def _loose_record(loose: Loose) -> dict[str, Any]:
+def _loose_record(loose: Unreferenced) -> dict[str, Any]:
     return {"kind": loose.kind, "path": str(loose.path), "bytes": loose.bytes, "why": loose.why}
 
 
-def _short(opened: Catalog, loose: Loose) -> str:
+def _short(opened: Catalog, loose: Unreferenced) -> str:
     """A path in the home without the home's."""
     inside = loose.path.is_relative_to(opened.home.root)
     return str(loose.path.relative_to(opened.home.root) if inside else loose.path)

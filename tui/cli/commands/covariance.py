@@ -11,7 +11,7 @@ from ....engine.jobs.specs import CovarianceSpec
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Covariance, Model
 from ....store.errors import InputError, NotFound
-from ....store.exchange.covariance import field_name, sums_of, take_in, write_covariance
+from ....store.exchange.covariance import field_name, import_covariance, load_sum, write_covariance
 from ....store.history import history
 from ...presentation.wording import convergence_lines, describe_convergence
 from ..follow import estimate as tell_cost
@@ -222,7 +222,7 @@ def export(id: int, file: Path) -> None:
     catalog = open_catalog()
     with catalog.read() as session:
         row, model = _load(session, id)
-    write_covariance(file, row, model.name, sums_of(catalog, row))
+    write_covariance(file, row, model.name, load_sum(catalog, row))
     narrate(f"Wrote {file}.")
     if file.suffix == ".npz":
         narrate(f"The published code finds it as stats/MODEL/wikipedia_stats/{field_name(row)}.")
@@ -238,7 +238,7 @@ def import_(file: Path, model: str, layer: int, as_json: bool) -> None:
 
     The former must be of the same weights. The latter does not tell its model: that it is MODEL's is your word.
     """
-    row = take_in(open_catalog(), file, model, layer)
+    row = import_covariance(open_catalog(), file, model, layer)
     if as_json:
         print_json(covariance_record(row, model))
     else:

@@ -155,7 +155,7 @@ def _add_facts(catalog: Catalog) -> None:
             fact_set_id=fact_set.id or 0,
             position=0,
             subject=SUBJECT,
-            prompt=fact_sets.template_of(PROMPT, SUBJECT),
+            prompt=fact_sets.make_template(PROMPT, SUBJECT),
             target_true=TRUE,
             target_new=NEW,
             eval_paraphrases=PARAPHRASES,

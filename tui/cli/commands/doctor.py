@@ -12,7 +12,8 @@ import psutil
 from ....engine.jobs import sessions
 from ....engine.jobs.devices import list_devices
 from ....engine.jobs.locks import device_lock_path, is_locked, shared_lock_folder
-from ....store.catalog.catalog import HEAD, Catalog
+from ....store.catalog.catalog import Catalog
+from ....store.catalog.connection import HEAD
 from ....store.errors import CatalogError, InputError
 from ....store.home import Home, filesystem, network_filesystem
 from ....store.home import home as user_home

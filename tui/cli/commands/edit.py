@@ -85,7 +85,7 @@ def run(
         model = history.find_model(session, name)
         parent = history.find_revision(session, model, revision)
         if fact_set is not None:
-            found = fact_sets.facts_of(session, fact_sets.find_fact_set(session, fact_set))
+            found = fact_sets.list_facts(session, fact_sets.find_fact_set(session, fact_set))
             requests = [fact_request(fact) for fact in found if fact.target_new]
             if not requests:
                 raise InputError(
@@ -134,7 +134,7 @@ def _typed(
     """A request from the command line, checked as an imported one is."""
 
     def template(text: str) -> str:
-        return text if "{}" in text and subject not in text else fact_sets.template_of(text, subject)
+        return text if "{}" in text and subject not in text else fact_sets.make_template(text, subject)
 
     return {
         "subject": subject,

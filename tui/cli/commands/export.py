@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ....engine.jobs.specs import SHARD_BYTES, ExportSpec
-from ....store.exchange.manifest import WHATS
+from ....store.exchange.manifest import EXPORT_KINDS
 from ....store.history import history
 from ...presentation.format import format_size
 from ..follow import run
@@ -27,7 +27,7 @@ shard_size_option = click.option(
 @click.option(
     "--as",
     "what",
-    type=click.Choice(WHATS),
+    type=click.Choice(EXPORT_KINDS),
     default="checkpoint",
     show_default=True,
     help="Whole weights, a LoRA adapter for PEFT, or the deltas alone for `retcon edit import`.",

@@ -40,7 +40,7 @@ def import_(source: str, name: str, add: bool, references: Path | None, as_json:
         narrate(f"{told} of {len(read)} facts have reference texts.")
     with catalog.write() as session:
         found = fact_sets.save_facts(session, read, name, source, format, add=add)
-        count = len(fact_sets.facts_of(session, found))
+        count = len(fact_sets.list_facts(session, found))
     if as_json:
         print_json({"facts": name, "format": found.format, "count": count})
     else:
@@ -78,7 +78,7 @@ def list_(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """The facts of a set."""
     with open_catalog().read() as session:
-        found = fact_sets.facts_of(session, fact_sets.find_fact_set(session, name))
+        found = fact_sets.list_facts(session, fact_sets.find_fact_set(session, name))
     if as_json:
         print_json({"name": name, "facts": [fact_record(fact) for fact in found]})
         return

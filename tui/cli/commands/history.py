@@ -11,7 +11,7 @@ from ....store.catalog.tables import Model, Revision
 from ....store.errors import InputError
 from ....store.history import history as revisions
 from ....store.history import undo as moves
-from ....store.history.lineage import taken_out
+from ....store.history.lineage import find_reverted
 from ...presentation.text import sanitize
 from ..follow import follow, run, submit
 from ..options import job_options, json_option, open_catalog
@@ -30,8 +30,8 @@ def history(model: str, as_json: bool) -> None:
     """The revisions of MODEL, oldest first; the head is marked."""
     with open_catalog().read() as session:
         found = revisions.find_model(session, model)
-        all_of_it = revisions.revisions(session, found)
-        out = taken_out(revisions.path(session, found.head or all_of_it[0].id))
+        all_of_it = revisions.list_revisions(session, found)
+        out = find_reverted(revisions.load_path(session, found.head or all_of_it[0].id))
     if as_json:
         records = [revision_record(revision) for revision in all_of_it]
         print_json({"model": model, "head": found.head, "revisions": records})
@@ -71,7 +71,9 @@ def diff(a: str, b: str, as_json: bool) -> None:
     with open_catalog().read() as session:
         model = revisions.find_model(session, name_a)
         one, other = (revisions.find_revision(session, model, rev) for rev in (rev_a, rev_b))
-        edits_a, edits_b = (revisions.live_edits(revisions.path(session, rev.id)) for rev in (one, other))
+        edits_a, edits_b = (
+            revisions.live_edits(revisions.load_path(session, rev.id)) for rev in (one, other)
+        )
     ids_a, ids_b = {edit.id for edit in edits_a}, {edit.id for edit in edits_b}
     only_a = [edit for edit in edits_a if edit.id not in ids_b]
     only_b = [edit for edit in edits_b if edit.id not in ids_a]
@@ -200,9 +202,9 @@ def revert(model: str, revision: str, message: str, as_json: bool, detach: bool,
     with catalog.read() as session:
         found = revisions.find_model(session, model)
         target = revisions.find_revision(session, found, revision)
-        way = revisions.path(session, found.head or "")
+        way = revisions.load_path(session, found.head or "")
         revisions.check_revert(way, target)
-        if later := revisions.made_on(way, target):
+        if later := revisions.dependent_edits(way, target):
             narrate(
                 f"Later edits about the same subject, made with it there: {len(later)}. `retcon eval run {model}` asks "
                 "what still holds."

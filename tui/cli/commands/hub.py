@@ -62,7 +62,7 @@ def logout() -> None:
 def list_(repo: str | None, as_json: bool) -> None:
     """What this catalog has published, newest first."""
     with open_catalog().read() as session:
-        found = publications.listed(session, repo)
+        found = publications.list_publications(session, repo)
     if as_json:
         print_json({"publications": [publication_record(one) for one in found]})
         return

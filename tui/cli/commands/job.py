@@ -175,7 +175,7 @@ def move(id: int, sooner: bool, as_json: bool) -> None:
 
     catalog = open_catalog()
     with catalog.write() as session:
-        found = rows.move_in_line(session, id, sooner=sooner)
+        found = rows.move_in_queue(session, id, sooner=sooner)
     print_json(build_job_record(found)) if as_json else narrate(f"Job {id} has priority {found.priority}.")
 
 

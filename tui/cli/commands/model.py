@@ -126,7 +126,7 @@ def remove(name: str, yes: bool) -> None:
     reap(catalog)
     with catalog.read() as session:
         found = history.find_model(session, name)
-        revisions = history.revisions(session, found)
+        revisions = history.list_revisions(session, found)
         edits = len(revisions) - 1
         busy = rows.list_jobs(session, ALIVE_STATES)
     if any(job.spec.get("model") == name for job in busy):

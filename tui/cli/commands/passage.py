@@ -89,7 +89,7 @@ def run(
     with catalog.read() as session:
         model = history.find_model(session, name)
         parent = history.find_revision(session, model, revision)
-        others = fact_sets.facts_of(session, fact_sets.find_fact_set(session, known)) if known else []
+        others = fact_sets.list_facts(session, fact_sets.find_fact_set(session, known)) if known else []
     tried = [part.strip() for part in against.split(",") if part.strip()]
     check_ways(tried)
     spec = PassageSpec(

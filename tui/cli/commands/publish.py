@@ -8,7 +8,7 @@ import click
 from ....engine.jobs.devices import CPU
 from ....engine.jobs.publication.preview import check_repo_name
 from ....engine.jobs.specs import PublishSpec, UnpublishSpec
-from ....store.atomic_files import write_whole
+from ....store.atomic_files import write_atomically
 from ....store.errors import InputError
 from ....store.history import history
 from ...presentation.publication_figures import draw_publication_figures
@@ -74,7 +74,7 @@ def publish(
     if job is None:
         return
     if card_out is not None:
-        write_whole(card_out, lambda path: path.write_text(job.result["card"], encoding="utf-8"))
+        write_atomically(card_out, lambda path: path.write_text(job.result["card"], encoding="utf-8"))
     if as_json:
         print_json(job.result)
         return

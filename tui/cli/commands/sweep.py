@@ -75,7 +75,7 @@ def run(
     with catalog.read() as session:
         model = history.find_model(session, name)
         parent = history.find_revision(session, model, revision)
-        facts = fact_sets.facts_of(session, fact_sets.find_fact_set(session, fact_set))
+        facts = fact_sets.list_facts(session, fact_sets.find_fact_set(session, fact_set))
         if trace is not None:
             named_trace(session, trace, model)
     requests = [fact_request(fact) for fact in facts if fact.target_new][:limit]

@@ -105,7 +105,7 @@ def run(
     if prompt is not None:
         if not subject:
             raise click.UsageError("--prompt needs --subject, the words of it that the fact is about")
-        prompt = fact_sets.template_of(prompt, subject).replace("{}", subject)
+        prompt = fact_sets.make_template(prompt, subject).replace("{}", subject)
     if swap == "auto" and fact_set is None:
         raise click.UsageError("--swap-subject auto takes another subject of a set; with --prompt, name one")
     if devices and fact_set is None:

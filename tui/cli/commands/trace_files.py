@@ -6,7 +6,7 @@ import click
 from sqlmodel import Session, select
 
 from ....store.catalog.tables import Fact, Trace, TraceResult
-from ....store.exchange.trace import take_in, write_npz
+from ....store.exchange.trace import import_trace, write_npz
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_json
 from .trace_rows import load_trace
@@ -38,7 +38,7 @@ def _known_id(session: Session, id: int, result: TraceResult) -> int:
 @json_option
 def import_(folder: Path, model: str, as_json: bool) -> None:
     """Take in a folder of the field's .npz traces; averages, pictures and locate work on them."""
-    made, results = take_in(open_catalog(), folder, model)
+    made, results = import_trace(open_catalog(), folder, model)
     traced = sum(result.skip_reason is None for result in results)
     if as_json:
         print_json({"trace": made.id, "facts": len(results), "skipped": len(results) - traced})

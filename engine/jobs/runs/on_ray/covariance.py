@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import torch
 
-from .....store.exchange.covariance import unpacked
+from .....store.exchange.covariance import unpack_triangle
 from ....covariance.collect import BlockReader, BlockSums, DocumentBlock
 from .model import Remote
 from .shards import Shard
@@ -62,7 +62,9 @@ def _copied(sent: _Sent) -> _Sent:
 
 def _sums(sent: _Sent, layers: Sequence[int], width: int) -> BlockSums:
     triangles, middles = sent
-    sums = {layer: torch.from_numpy(unpacked(triangle, width)) for layer, triangle in triangles.items()}
+    sums = {
+        layer: torch.from_numpy(unpack_triangle(triangle, width)) for layer, triangle in triangles.items()
+    }
     return BlockSums(
         sums, {layer: [torch.tensor(keys) for keys in middles.get(layer, [])] for layer in layers}
     )

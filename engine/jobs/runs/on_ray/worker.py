@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..... import __version__
-from .....store.exchange.covariance import packed
+from .....store.exchange.covariance import pack_triangle
 from ....covariance.collect import read_block
 from ....covariance.corpus import Corpus
 from ....errors import InputError
@@ -94,9 +94,9 @@ class Worker:
     def read(
         self, rows: list[list[int]], layers: Sequence[int], probes: bool
     ) -> tuple[dict[int, np.ndarray], dict[int, list[np.ndarray]]]:
-        """One block's sums, packed upper triangles, float32; with `probes` also a key of each of its documents."""
+        """One block's sums, packed upper triangles, float32; with `probes` also one key per document."""
         sums = read_block(self._decoder, rows, layers)
-        triangles = {layer: packed(total.cpu().numpy()) for layer, total in sums.sums.items()}
+        triangles = {layer: pack_triangle(total.cpu().numpy()) for layer, total in sums.sums.items()}
         middles = {layer: [keys.numpy() for keys in found] for layer, found in sums.middles.items()}
         return triangles, middles if probes else {}
 

@@ -87,9 +87,9 @@ class CovariancesPane(Pane):
 
 def _take_in(catalog: Catalog, asked: "Import") -> str:
     # Not at the top: NumPy, which the app starts without.
-    from .....store.exchange.covariance import take_in
+    from .....store.exchange.covariance import import_covariance
 
-    return f"covariance {take_in(catalog, asked.file, asked.model, asked.layer).id} imported"
+    return f"covariance {import_covariance(catalog, asked.file, asked.model, asked.layer).id} imported"
 
 
 def _row(row: CovarianceView | Hurt) -> Row:

@@ -6,7 +6,7 @@ from .....engine.jobs.devices import list_devices
 from .....engine.jobs.specs import EditSpec
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
-from .....store.facts.sets import clean_target, template_of
+from .....store.facts.sets import clean_target, make_template
 from ....cli_equivalent import run_edit
 from ....presentation.wording import format_cost_line
 from ...data.edits import resolve
@@ -57,7 +57,7 @@ class EditForm(Form[EditSpec]):
 
         model, revision, layers = resolve(self._catalog, values["model"])
         prompt, subject = values["prompt"].strip(), values["subject"].strip()
-        template = template_of(prompt, subject)
+        template = make_template(prompt, subject)
         layer = values["layer"].strip()
         if layer and (not layer.isdecimal() or int(layer) >= layers):
             raise InputError(f"layer is a number from 0 to {layers - 1}, or empty for the model's preset")

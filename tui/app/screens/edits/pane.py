@@ -15,8 +15,8 @@ from ...data.edits import (
     RevisionDetail,
     RevisionRow,
     Shape,
+    dependent_edits,
     evaluations_of,
-    made_on,
     next_move,
     retention_of,
     revision_detail,
@@ -240,7 +240,7 @@ class EditsPane(Pane):
             f"Take {revision} out of {model}, and keep all edits after it?\n"
             "This makes a new revision: take that one out to have the edit back."
         )
-        if later := made_on(self.catalog, model, revision):
+        if later := dependent_edits(self.catalog, model, revision):
             question += (
                 f"\nLater edits about the same subject, made with it there: {later}. Score the result."
             )

@@ -151,7 +151,7 @@ class JobsPane(Pane):
             from .....store import jobs
 
             with catalog.write() as session:
-                return f"job {id} has priority {jobs.move_in_line(session, id, sooner=sooner).priority}"
+                return f"job {id} has priority {jobs.move_in_queue(session, id, sooner=sooner).priority}"
 
         self.post_message(Run(command("job", "move", id, "--sooner" if sooner else "--later"), move))
 

@@ -5,7 +5,7 @@ from .....engine.jobs.specs import TraceSpec
 from .....engine.tracing.rules import KINDS
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
-from .....store.facts.sets import template_of
+from .....store.facts.sets import make_template
 from ....cli_equivalent import run_trace
 from ....presentation.wording import format_cost_line
 from ...data.edits import resolve
@@ -62,7 +62,7 @@ class TraceForm(Form[TraceSpec]):
                 raise InputError("give either a prompt and its subject, or a fact set: clear one of them")
             check_fact_set(self._catalog, facts)
         else:
-            template_of(prompt, subject)
+            make_template(prompt, subject)
             prompt = prompt.replace("{}", subject)
         kinds = _kinds(given["kinds"])
         noise, swap = _corruption(given["noise"], given["swap"], subject, of_set=bool(facts))

@@ -178,7 +178,7 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 
 def _check_size(path: Path, info: zipfile.ZipInfo) -> None:
-    """Refuse what would be larger unpack_triangle than it is here, or too large to be read at once."""
+    """Refuse what would be larger unpacked than it is here, or too large to be read at once."""
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise InputError(
             f"{path} holds {info.filename} compressed, which no bundle of retcon's does: do not trust it."

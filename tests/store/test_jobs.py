@@ -86,12 +86,12 @@ def test_one_of_many_processes_claims(catalog: Catalog, job_id: int) -> None:
 
 
 OWNERS_WRITES: list[Callable[[Session, int, str], Any]] = [
-    jobs.start,
+    jobs.mark_running,
     progress,
     lambda session, job_id, owner: jobs.save_checkpoint(session, job_id, owner, {"late": True}),
     lambda session, job_id, owner: jobs.finish(session, job_id, owner, {"trace": 1}),
     lambda session, job_id, owner: jobs.fail(session, job_id, owner, "late", "failure"),
-    jobs.stopped,
+    jobs.mark_stopped,
     jobs.pause_owned,
 ]
 
@@ -102,7 +102,7 @@ def test_a_process_taken_for_dead_cannot_write_any_more(
 ) -> None:
     with catalog.write() as session:
         jobs.claim(session, job_id, "old", 1)
-        if write is not jobs.start:
+        if write is not jobs.mark_running:
             jobs.mark_running(session, job_id, "old")
         assert jobs.mark_interrupted(session, job_id, "old")
     for owner in (None, "new"):  # interrupted; then resumed by another

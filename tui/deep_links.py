@@ -8,14 +8,14 @@ NOUNS = ("models", "traces", "covariances", "edits", "jobs", "passages")
 
 
 @dataclass(frozen=True)
-class Place:
+class DeepLink:
     """A pane, and a row of it if one is meant. A model may be named instead of numbered."""
 
     noun: str
     key: str = ""
 
 
-def parse_place(text: str) -> Place:
+def parse_deep_link(text: str) -> DeepLink:
     """A place as a person writes it. Raises InputError."""
     noun, _, key = text.strip().partition("/")
     found = [one for one in NOUNS if noun and one.startswith(noun.lower())]
@@ -25,4 +25,4 @@ def parse_place(text: str) -> Place:
         )
     if key and found[0] in ("traces", "covariances", "jobs", "passages") and not key.isdecimal():
         raise InputError(f"{key!r} is no number of one of the {found[0]}: write e.g. {found[0]}/12")
-    return Place(found[0], key)
+    return DeepLink(found[0], key)

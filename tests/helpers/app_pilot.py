@@ -13,51 +13,51 @@ from retcon.tui.app.screens.base.pane import Pane
 from retcon.tui.app.widgets.bars import CommandLine
 from retcon.tui.app.widgets.detail import Detail
 from retcon.tui.app.widgets.heat_map import HeatMap
-from retcon.tui.deep_links import parse_place
+from retcon.tui.deep_links import parse_deep_link
 
 NARROW, MIDDLE, WIDE = (80, 24), (100, 30), (140, 40)
 _TRIES = 100
 
 
 @dataclass
-class Driven:
-    """The running app and its pilot."""
+class AppPilot:
+    """The running app, driven by keys."""
 
     app: RetconApp
     pilot: Pilot[None]
 
     async def press(self, *keys: str) -> None:
-        """Press keys and let all that they start settle."""
+        """Press keys and wait until the app is idle."""
         for key in keys:
             await self.pilot.press(key)
         await self.settle()
 
     async def settle(self) -> None:
-        """Wait for what threads bring, and for the detail of the row that the cursor came to."""
+        """Wait for threads, and for the detail of the row under the cursor."""
         await self.app.workers.wait_for_complete()
         await self.pilot.pause()
-        if self.pane.resting:
-            self.pane.settle()
+        if self.pane.is_detail_behind:
+            self.pane.update_detail()
             await self.pilot.pause()
 
     async def type(self, text: str) -> None:
-        """Type into the line that has the focus."""
+        """Type into the focused input."""
         line = self.app.focused
         assert isinstance(line, Input)
         line.value = text
         await self.pilot.pause()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something that another thread or connection brings about."""
+        """Wait for a change that another thread or connection makes."""
         for _ in range(_TRIES):
             if condition():
                 return
             await self.pilot.pause(0.05)
-        raise AssertionError(f"it never came to this; the screen was:\n{self.screen}")
+        raise AssertionError(f"the condition never became true; the screen was:\n{self.screen}")
 
     @property
     def pane(self) -> Pane:
-        """The pane that is shown."""
+        """The visible pane."""
         screen = self.app.screen_stack[1]
         return screen.query_one(f"#{screen.query_one(ContentSwitcher).current}", Pane)
 
@@ -69,7 +69,7 @@ class Driven:
 
     @property
     def list(self) -> list[str]:
-        """The rows of the list as they are drawn, also those that are scrolled out of sight."""
+        """The rows of the list as drawn, including those out of view."""
         rows = self.pane.rows
         return [rows.text_of(index) for index in range(len(rows.keys))]
 
@@ -80,33 +80,33 @@ class Driven:
 
     @property
     def screen(self) -> str:
-        """All that is seen, as text."""
+        """The screen as text."""
         strips = self.app.screen._compositor.render_strips()
         return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
     @property
     def verdict(self) -> str:
-        """What a form says of its values: the command, or what is wrong."""
+        """The verdict of a form: the command, or an error."""
         return str(self.app.screen.query_one("#verdict", Static).content)
 
     @property
     def words(self) -> str:
-        """The screen without its boxes and line ends: for sentences that were wrapped."""
+        """The screen without box borders and line ends, to find wrapped sentences."""
         return " ".join(self.screen.translate(str.maketrans("│╭╮╰╯─", "      ")).split())
 
 
 @asynccontextmanager
-async def opened(
+async def open_app(
     catalog: Catalog,
     size: tuple[int, int] = NARROW,
     *,
     toasts: bool = False,
-    place: str | None = None,
+    link: str | None = None,
     readonly: bool = False,
-) -> AsyncIterator[Driven]:
-    """The app on a catalog, settled."""
-    app = RetconApp(catalog, parse_place(place) if place else None, readonly=readonly)
+) -> AsyncIterator[AppPilot]:
+    """Open the app on a catalog and wait until it is idle."""
+    app = RetconApp(catalog, parse_deep_link(link) if link else None, readonly=readonly)
     async with app.run_test(size=size, notifications=toasts) as pilot:
         await app.workers.wait_for_complete()
         await pilot.pause()
-        yield Driven(app, pilot)
+        yield AppPilot(app, pilot)

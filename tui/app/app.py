@@ -9,7 +9,7 @@ from textual.app import App
 from textual.command import Provider
 
 from ...store.catalog.catalog import Catalog
-from ..deep_links import Place
+from ..deep_links import DeepLink
 from ..presentation.encoding import install_ascii_fallback
 from .screens.shell.main import MainScreen
 
@@ -32,10 +32,10 @@ class RetconApp(App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - Textual's own annotation
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_palette}
 
-    def __init__(self, catalog: Catalog, place: Place | None = None, *, readonly: bool = False) -> None:
+    def __init__(self, catalog: Catalog, link: DeepLink | None = None, *, readonly: bool = False) -> None:
         super().__init__()
         self.catalog = catalog
-        self.place = place
+        self.link = link
         self.readonly = readonly
         # The process that keeps a model in memory for questions, once one was asked.
         self._warm: PromptClient | None = None
@@ -45,7 +45,7 @@ class RetconApp(App[None]):
         self.theme = "ansi-dark"
 
     def on_mount(self) -> None:
-        self.push_screen(MainScreen(self.catalog, self.place, readonly=self.readonly))
+        self.push_screen(MainScreen(self.catalog, self.link, readonly=self.readonly))
 
     def warm(self, model: str) -> "PromptClient":
         """The process that keeps this model in memory; one of another model makes room for it. From a thread."""
@@ -62,13 +62,13 @@ class RetconApp(App[None]):
         if self._warm is not None:
             self._warm.close()
 
-    def tell_terminal(self, sequence: str) -> None:
+    def send_escape(self, sequence: str) -> None:
         """Send an escape sequence that draws nothing."""
         if self._driver is not None and not self.is_headless:
             self._driver.write(sequence)
 
 
-def run(place: Place | None = None, *, readonly: bool = False, mouse: bool = True) -> None:
+def run(link: DeepLink | None = None, *, readonly: bool = False, mouse: bool = True) -> None:
     """Open the app on the user's catalog. Exits with 2 where there is no terminal to draw on."""
     install_ascii_fallback()
     dumb = os.environ.get("TERM", "") in ("", "dumb")
@@ -76,9 +76,9 @@ def run(place: Place | None = None, *, readonly: bool = False, mouse: bool = Tru
     served = "TEXTUAL_DRIVER" in os.environ
     if not served and (dumb or not (sys.stdin.isatty() and sys.stdout.isatty())):
         where = "TERM is dumb or unset" if dumb else "input or output is no terminal"
-        twin = f"retcon {_TWINS[place.noun]}" if place is not None else "retcon --help"
+        command = f"retcon {_LIST_COMMANDS[link.noun]}" if link is not None else "retcon --help"
         print(
-            f"Error: the app needs a terminal to draw on ({where}): every action has a command, see `{twin}`.",
+            f"Error: the app needs a terminal to draw on ({where}): every action has a command, see `{command}`.",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -87,13 +87,13 @@ def run(place: Place | None = None, *, readonly: bool = False, mouse: bool = Tru
         os.environ.pop(name, None)
     catalog = Catalog.open(migrate=not readonly)
     try:
-        RetconApp(catalog, place, readonly=readonly).run(mouse=mouse)
+        RetconApp(catalog, link, readonly=readonly).run(mouse=mouse)
     finally:
         catalog.close()
 
 
 # What lists the same without the app.
-_TWINS = {
+_LIST_COMMANDS = {
     "models": "model list",
     "traces": "trace list",
     "covariances": "covariance list",

@@ -4,13 +4,13 @@ import pytest
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import BASE, BRANCH, FORD, ROME, WITHOUT
-from retcon.tests.helpers.app_pilot import NARROW, WIDE, opened
+from retcon.tests.helpers.app_pilot import NARROW, WIDE, open_app
 from retcon.tui.app.widgets.detail import Detail
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
 async def test_an_empty_catalog_says_what_to_do(empty: Catalog, size: tuple[int, int]) -> None:
-    async with opened(empty, size) as app:
+    async with open_app(empty, size) as app:
         assert "No models yet: press a" in app.screen
         for key, words in (
             ("2", "press t"),
@@ -25,7 +25,7 @@ async def test_an_empty_catalog_says_what_to_do(empty: Catalog, size: tuple[int,
 
 
 async def test_tabs_by_number_by_bracket_and_by_mouse(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         before, after = "left_square_bracket", "right_square_bracket"
         for key, name in (
             ("3", "covariances"), (after, "edits"), (after, "jobs"), (after, "passages"), (after, "models"),
@@ -39,7 +39,7 @@ async def test_tabs_by_number_by_bracket_and_by_mouse(catalog: Catalog) -> None:
 
 
 async def test_models_with_their_anatomy(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         assert "LlamaForCausalLM" in app.list[0]
         assert "134.5M" in app.list[0]
         for words in (
@@ -52,7 +52,7 @@ async def test_models_with_their_anatomy(catalog: Catalog) -> None:
 
 
 async def test_keys_typed_in_a_burst_reach_the_new_tab(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         for key in "4jj":
             app.app.simulate_key(key)
         await app.press("j")
@@ -60,7 +60,7 @@ async def test_keys_typed_in_a_burst_reach_the_new_tab(catalog: Catalog) -> None
 
 
 async def test_keys_typed_in_a_burst_belong_to_the_row(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         for key in ("2", "enter", "q"):
             app.app.simulate_key(key)
         await app.press("j")
@@ -69,7 +69,7 @@ async def test_keys_typed_in_a_burst_belong_to_the_row(catalog: Catalog) -> None
 
 
 async def test_enter_goes_in_and_the_ways_back_lead_out(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         for back in ("q", "escape", "backspace"):
             await app.press("2", "enter")
             assert app.app.focused is app.pane.detail
@@ -83,7 +83,7 @@ async def test_enter_goes_in_and_the_ways_back_lead_out(catalog: Catalog) -> Non
 
 
 async def test_history_is_a_graph_with_words(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("4")
         shown = dict(zip((WITHOUT, FORD, BRANCH, ROME, BASE), app.list, strict=True))
         assert "revert, head" in shown[WITHOUT]
@@ -99,7 +99,7 @@ async def test_history_is_a_graph_with_words(catalog: Catalog) -> None:
 
 
 async def test_jobs_say_how_they_ended(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("5")
         for line, words in zip(
             app.list, ("– cancelled", "! interrupted", "✗ failed", "✓ done", "✓ done"), strict=True
@@ -117,7 +117,7 @@ async def test_jobs_say_how_they_ended(catalog: Catalog) -> None:
 
 
 async def test_help_is_built_from_the_keys(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("4", "question_mark")
         for words in ("move the head to this revision", "j ↓", "1 2 3 4 5", "copy the command", "these keys"):
             assert words in app.app.screen.query_one(Detail).text
@@ -126,14 +126,14 @@ async def test_help_is_built_from_the_keys(catalog: Catalog) -> None:
 
 
 async def test_copying_the_command(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "Y")
         assert app.app.clipboard == "retcon trace show 2"
         assert "OSC 52" in app.line
 
 
 async def test_the_narrow_and_the_wide_layout(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4")
         rows, detail = app.pane.rows.region, app.pane.detail.region
         assert rows.bottom <= detail.y
@@ -149,7 +149,7 @@ async def test_long_lists_scroll_with_the_cursor(catalog: Catalog) -> None:
     with catalog.write() as session:
         for _ in range(600):
             rows.create(session, "verify", {"model": "starter", "revision": "head"}, "cpu")
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("5")
         assert len(app.pane.rows.keys) == 605
         await app.press("G")

@@ -5,21 +5,21 @@ from pathlib import Path
 import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import add_unfinished
-from retcon.tests.helpers.app_pilot import NARROW, WIDE, Driven, opened
+from retcon.tests.helpers.app_pilot import NARROW, WIDE, AppPilot, open_app
 from retcon.tui.app.screens.shell.location import LocationView
 from retcon.tui.app.widgets.detail import Detail
 from retcon.tui.app.widgets.drawings import CurvesPicture, Picture
 from sqlalchemy import text
 
 
-def picture(app: Driven) -> object:
-    return app.pane.detail.picture  # type: ignore[attr-defined]
+def picture(app: AppPilot) -> object:
+    return app.pane.detail.drawing  # type: ignore[attr-defined]
 
 
 async def test_a_map_turns_exact_while_it_is_traced(catalog: Catalog) -> None:
     add_unfinished(catalog, 3)
     other = Catalog.open(catalog.home, migrate=False)
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "enter", "G")
         assert "~ estimate .:+x# (attribution patching), 90 of 300 cells exact" in app.screen
         assert "not finished: cells turn exact" in app.detail
@@ -42,7 +42,7 @@ async def test_the_first_row_of_a_trace_starts_at_its_highest_cell(catalog: Cata
     with catalog.write() as session:
         session.connection().execute(text("DELETE FROM trace_result WHERE trace_id = 1"))
     other = Catalog.open(catalog.home, migrate=False)
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "G")
         assert "Nothing traced yet" in app.detail
         with other.write() as session:
@@ -57,7 +57,7 @@ async def test_a_fact_stays_when_others_before_it_are_done(catalog: Catalog) -> 
             text("UPDATE trace_result SET trace_id = 1, position = 9 WHERE position = 1")
         )
     other = Catalog.open(catalog.home, migrate=False)
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "n", "n")
         assert "fact 2/2" in app.screen
         with other.write() as session:
@@ -72,7 +72,7 @@ async def test_a_fact_stays_when_others_before_it_are_done(catalog: Catalog) -> 
 
 async def test_all_five_kinds(catalog: Catalog) -> None:
     add_unfinished(catalog, 3)
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2")
         for keys, shown in (
             (("m",), "hidden mlp attn [severed-mlp] severed-attn · p(Paris) state back, MLP not"),
@@ -91,7 +91,7 @@ async def test_all_five_kinds(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
 async def test_curves_of_a_set(catalog: Catalog, size: tuple[int, int]) -> None:
-    async with opened(catalog, size) as app:
+    async with open_app(catalog, size) as app:
         await app.press("2", "c")
         assert isinstance(picture(app), CurvesPicture)
         assert "[all] hidden mlp attn · AIE at the last subject token" in app.detail
@@ -119,7 +119,7 @@ async def test_curves_of_a_set(catalog: Catalog, size: tuple[int, int]) -> None:
 
 
 async def test_curves_from_a_fact_and_where_there_are_none(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("2")
         assert "c curves" in app.screen
         await app.press("n", "c")
@@ -146,7 +146,7 @@ async def test_reasons_for_leaving_facts_out_are_counted(catalog: Catalog) -> No
                 ),
                 {"at": 10 + number, "why": reason},
             )
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("2")
         assert (
             "2 facts traced, 6 left out (2 wrong first choice, 2 no swap partner, 1 subject not found, "
@@ -155,7 +155,7 @@ async def test_reasons_for_leaving_facts_out_are_counted(catalog: Catalog) -> No
 
 
 async def test_locate_says_what_it_proposes_and_what_that_is_worth(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "L")
         assert isinstance(app.app.screen, LocationView)
         for words in (
@@ -173,7 +173,7 @@ async def test_locate_where_there_is_nothing_to_say(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.connection().execute(text("DELETE FROM average_effect"))
         session.connection().execute(text("""UPDATE trace SET kinds = '["severed-mlp"]' WHERE id = 1"""))
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "L")
         assert "no effects at the last subject token yet" in app.line
         await app.press("G", "L")
@@ -186,8 +186,8 @@ async def test_pictures_are_written_where_one_is(
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    async with opened(catalog, WIDE) as app:
-        for keys, name, twin in (
+    async with open_app(catalog, WIDE) as app:
+        for keys, name, cli_equivalent in (
             (("2", "x"), "trace-2-effects.png", "$ retcon trace plot 2 --effects"),
             (("n", "M", "x"), "trace-2-fact-0-mlp.png",
              "$ retcon trace plot 2 --kind mlp --fact 0 --out trace-2-fact-0-mlp.png"),
@@ -195,7 +195,7 @@ async def test_pictures_are_written_where_one_is(
         ):  # fmt: skip
             await app.press(*keys)
             await app.until(lambda name=name: f"drew ~/here/{name}" in app.line)  # type: ignore[misc]
-            assert app.line.startswith(twin)
+            assert app.line.startswith(cli_equivalent)
             assert (folder / name).read_bytes().startswith(b"\x89PNG")
         await app.press("g", "n", "n", "x")
         assert "there is nothing to draw here" in app.line
@@ -209,7 +209,7 @@ async def test_a_picture_that_cannot_be_written_says_so(
     folder.mkdir()
     monkeypatch.chdir(folder)
     folder.rmdir()
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "G", "x")
         await app.until(lambda: "✗" in app.line)
         assert app.app.is_running

@@ -18,7 +18,7 @@ UNUSUAL = TraceSpec(
 
 
 @pytest.mark.parametrize(
-    "twin",
+    "cli_equivalent",
     [
         add_model(ModelSpec("org/name", "mine")),
         run_trace(TraceSpec("m", prompt='She said "no"; $HOME', subject="She", kinds=["mlp"]), "m@base"),
@@ -48,8 +48,8 @@ UNUSUAL = TraceSpec(
         command("ui", "edits/4021943b39", "--readonly"),
     ],
 )
-def test_every_twin_is_a_command(twin: str) -> None:
-    name, *words = shlex.split(twin)
+def test_every_twin_is_a_command(cli_equivalent: str) -> None:
+    name, *words = shlex.split(cli_equivalent)
     assert name == "retcon"
     at: click.Command = cli
     context = click.Context(cli)

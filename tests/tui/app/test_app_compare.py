@@ -4,7 +4,7 @@ import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Evaluation
 from retcon.tests.helpers.app_catalog import FORD, ROME, WITHOUT, add_unfinished
-from retcon.tests.helpers.app_pilot import WIDE, opened
+from retcon.tests.helpers.app_pilot import WIDE, open_app
 from retcon.tui.app.screens.edits.retention import RetentionView, matrix
 from retcon.tui.app.screens.models.anatomy import draw_anatomy
 from retcon.tui.app.screens.traces.compare import CompareTraces, of_both
@@ -16,7 +16,7 @@ async def test_two_traces_as_one_map(catalog: Catalog) -> None:
     add_unfinished(catalog, 10)
     with catalog.write() as session:
         session.connection().execute(text("UPDATE trace_result SET low = low + 0.1 WHERE trace_id = 1"))
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("2", "equals_sign")
         assert "mark two traces" in app.line
         await app.press("g", "space", "G", "space", "equals_sign")
@@ -33,7 +33,7 @@ async def test_two_traces_as_one_map(catalog: Catalog) -> None:
 
 
 async def test_what_cannot_be_laid_over_each_other(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("2", "asterisk", "equals_sign")
         assert "only one is of a set" in app.line or "one of them is of a set" in app.line
 
@@ -43,14 +43,14 @@ def evaluation(revision: str, *kept: tuple[str, int, int]) -> Evaluation:
         {"edit": edit, "requests": requests, "first_choice": held, "free": held}
         for edit, requests, held in kept
     ]
-    return Evaluation(model_id=1, revision=revision, retention=retention)
+    return Evaluation(find_model_id=1, revision=revision, retention=retention)
 
 
 async def test_retention_as_a_matrix(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.add(evaluation(FORD, (ROME, 4, 1)))
         session.add(evaluation(WITHOUT, (ROME, 4, 4), (FORD, 1, 0)))
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("4", "j")
         assert f"earlier edits: 1 of 4 requests still hold ({ROME} 1/4)" in app.words
         await app.press("M")
@@ -76,7 +76,7 @@ def test_an_anatomy_that_knows_little_is_drawn_all_the_same() -> None:
 
 
 async def test_a_model_shows_where_an_edit_goes(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         assert "┌ model.layers × 30 ─" in app.detail
         assert "▲ down_proj: keys of 1536" in app.detail
         assert "538.1 MB to load" in app.detail

@@ -4,10 +4,10 @@ import pytest
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import InputError
-from retcon.tests.helpers.app_pilot import WIDE, Driven, opened
+from retcon.tests.helpers.app_pilot import WIDE, AppPilot, open_app
 from retcon.tui.app.data.filters import parse
 from retcon.tui.app.data.jobs import JOBS
-from retcon.tui.app.data.rows import Query, keys_of
+from retcon.tui.app.data.rows import Query, select_keys
 from retcon.tui.app.widgets.rows import FIRST
 from sqlalchemy import text
 
@@ -30,14 +30,14 @@ def many(catalog: Catalog) -> Catalog:
     return catalog
 
 
-async def filtered(app: Driven, words: str) -> None:
+async def filtered(app: AppPilot, words: str) -> None:
     await app.press("slash")
     await app.type(words)
     await app.press("enter")
 
 
 async def test_a_long_list_is_all_there(many: Catalog) -> None:
-    async with opened(many) as app:
+    async with open_app(many) as app:
         await app.press("5")
         # Its first part is shown before a thread has brought the rest.
         await app.until(lambda: len(app.pane.rows.keys) == MANY and f"{MANY:,}" in app.screen)
@@ -56,7 +56,7 @@ async def test_a_long_list_is_all_there(many: Catalog) -> None:
 
 
 async def test_only_what_is_looked_at_is_read(many: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(many) as app:
+    async with open_app(many) as app:
         await app.press("5")
         read: list[int] = []
         pane = app.pane
@@ -68,7 +68,7 @@ async def test_only_what_is_looked_at_is_read(many: Catalog, monkeypatch: pytest
 
 
 async def test_words_leave_the_rows_that_hold_them(many: Catalog) -> None:
-    async with opened(many, (100, 30)) as app:
+    async with open_app(many, (100, 30)) as app:
         await app.press("5")
         failed = sum(id % 7 == 0 for id in range(6, MANY + 1)) + 1
         await filtered(app, "state:failed")
@@ -94,7 +94,7 @@ async def test_words_leave_the_rows_that_hold_them(many: Catalog) -> None:
 async def test_a_filter_that_is_none_says_why_and_changes_nothing(
     catalog: Catalog, words: str, sentence: str
 ) -> None:
-    async with opened(catalog, (140, 30)) as app:
+    async with open_app(catalog, (140, 30)) as app:
         await app.press("5", "slash")
         await app.type(words)
         await app.press("enter")
@@ -105,7 +105,7 @@ async def test_a_filter_that_is_none_says_why_and_changes_nothing(
 
 
 async def test_nothing_found_says_so_and_backspace_leads_out(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await filtered(app, "nowhere")
         assert "No row holds 'nowhere'" in app.screen
         await app.press("slash")
@@ -117,7 +117,7 @@ async def test_nothing_found_says_so_and_backspace_leads_out(catalog: Catalog) -
 
 
 async def test_rows_are_ordered_by_what_is_shown(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("5", "o")
         assert "state↑" in app.screen
         assert [line.split()[1] for line in app.list] == [
@@ -137,7 +137,7 @@ async def test_rows_are_ordered_by_what_is_shown(catalog: Catalog) -> None:
 
 
 async def test_the_graph_is_drawn_only_in_its_own_order(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("4")
         assert any("─╯" in line for line in app.list)
         await app.press("o", "o")
@@ -145,7 +145,7 @@ async def test_the_graph_is_drawn_only_in_its_own_order(catalog: Catalog) -> Non
 
 
 async def test_marks(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("5", "space", "space", "G", "v")
         assert app.pane.rows.marked == {1, 2, 3, 4, 5}
         assert "5 marked" in app.screen
@@ -153,13 +153,13 @@ async def test_marks(catalog: Catalog) -> None:
         assert app.app.is_running
         assert not app.pane.rows.marked
         await app.press("asterisk")
-        assert [row.key for row in app.pane.rows.chosen] == [5, 4, 3, 2, 1]
+        assert [row.key for row in app.pane.rows.selected_rows] == [5, 4, 3, 2, 1]
 
 
 async def test_a_hurt_row_can_be_filtered_and_ordered(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.connection().execute(text("UPDATE job SET spec = '{', result = 'x' WHERE id = 4"))
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("5")
         await filtered(app, "state:interrupted")
         assert "damaged" in app.list[0]
@@ -170,7 +170,7 @@ async def test_a_hurt_row_can_be_filtered_and_ordered(catalog: Catalog) -> None:
 def test_quotes_and_signs_are_words(catalog: Catalog) -> None:
     for words in ('"a:b"', "100%", "a_b", 'say:"', "!"):
         if words != 'say:"':
-            assert not keys_of(catalog, JOBS, Query(words)) or words == "!"
+            assert not select_keys(catalog, JOBS, Query(words)) or words == "!"
     with pytest.raises(InputError):
         parse('say:"x"', JOBS.fields)
-    assert list(keys_of(catalog, JOBS, Query('about:"starter"'))) == [5, 4, 3, 2, 1]
+    assert list(select_keys(catalog, JOBS, Query('about:"starter"'))) == [5, 4, 3, 2, 1]

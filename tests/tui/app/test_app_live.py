@@ -4,13 +4,13 @@ import pytest
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import add_running, alive
-from retcon.tests.helpers.app_pilot import WIDE, opened
+from retcon.tests.helpers.app_pilot import WIDE, open_app
 from sqlalchemy import text
 
 
 async def test_what_another_process_writes_is_seen(catalog: Catalog) -> None:
     other = Catalog.open(catalog.home, migrate=False)
-    async with opened(catalog, WIDE, toasts=True) as app:
+    async with open_app(catalog, WIDE, toasts=True) as app:
         await app.press("5")
         assert "no job runs" in app.screen
         with alive(catalog, 6, 7):
@@ -34,14 +34,14 @@ async def test_what_another_process_writes_is_seen(catalog: Catalog) -> None:
 
 async def test_a_job_whose_process_died_becomes_interrupted(catalog: Catalog) -> None:
     add_running(catalog)
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("5")
         await app.until(lambda: "interrupted" in app.list[0] and "interrupted" in app.list[1])
         assert "Press r" in app.detail
 
 
 async def test_a_log_that_grows_is_followed(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("5", "j", "j")
         with catalog.home.job_log(3).open("a") as log:
             log.write("one more line\x1b[2J\n")
@@ -61,7 +61,7 @@ async def test_a_log_that_grows_is_followed(catalog: Catalog) -> None:
 async def test_a_hurt_row_hides_no_other(catalog: Catalog, damage: str, tab: str, row: int) -> None:
     with catalog.write() as session:
         session.connection().execute(text(damage))
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         count = len(app.list)
         await app.press(tab)
         assert "damaged" in app.list[row - 1]
@@ -79,7 +79,7 @@ async def test_hurt_content_of_a_row_is_told(catalog: Catalog) -> None:
     ):
         with catalog.write() as session:
             session.connection().execute(text(damage))
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "G")
         assert "its hidden scores do not fit its tokens" in app.detail
         await app.press("4", "j")
@@ -89,7 +89,7 @@ async def test_hurt_content_of_a_row_is_told(catalog: Catalog) -> None:
 async def test_text_of_others_is_no_markup(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.connection().execute(text("UPDATE revision SET message = '[red]x[/] \x1b[31m y\nz'"))
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "j")
         assert "[red]x[/] ·[31m y⏎z" in app.list[1]
         assert "[red]x[/] ·[31m y⏎z" in app.detail

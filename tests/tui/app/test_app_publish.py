@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Job, Publication
 from retcon.tests.helpers.app_catalog import FORD, WITHOUT, jobs_of
-from retcon.tests.helpers.app_pilot import Driven, opened
+from retcon.tests.helpers.app_pilot import AppPilot, open_app
 from sqlmodel import select
 from textual.widgets import Input, Static, TextArea
 
@@ -16,35 +16,35 @@ def published(catalog: Catalog) -> list[Job]:
     return [job for job in jobs_of(catalog) if job.kind == "publish"]
 
 
-def told(app: Driven) -> str:
+def described(app: AppPilot) -> str:
     """What the preview says of what would be sent, and below the card."""
     return " ".join(
         str(app.app.screen.query_one(f"#{part}", Static).render()) for part in ("told", "verdict")
     )
 
 
-async def asked(app: Driven, repo: str = REPO, what: str = "adapter") -> None:
+async def asked(app: AppPilot, repo: str = REPO, what: str = "adapter") -> None:
     """Fill the form of the head and go on to the preview."""
     await app.press("4", "p")
     for name, value in (("repo", repo), ("what", what)):
         app.app.screen.query_one(f"#{name}", Input).value = value
-    await app.settle()
+    await app.update_detail()
     await app.press("enter")
 
 
 async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await asked(app, repo="no repo at all")
         assert "'no repo at all' cannot name a repo of the hub" in app.line
         await asked(app, repo="")
         assert "give the repo as YOU/NAME" in app.verdict
         app.app.screen.query_one("#repo", Input).value = REPO
-        await app.settle()
+        await app.update_detail()
         assert f"$ retcon publish starter@{WITHOUT} {REPO} --as adapter" in app.verdict
         await app.press("enter")
-        assert f"starter@{WITHOUT} as adapter to {REPO} (private, if it is made)" in told(app)
-        assert "adapter_model.safetensors" in told(app)
-        assert "No token is kept: run `retcon hub login` first" in told(app)
+        assert f"starter@{WITHOUT} as adapter to {REPO} (private, if it is made)" in described(app)
+        assert "adapter_model.safetensors" in described(app)
+        assert "No token is kept: run `retcon hub login` first" in described(app)
         assert "changed on purpose" in app.app.screen.query_one("#card", TextArea).text
         assert app.app.focused is not None and app.app.focused.id == "cancel"
         await app.press("escape")
@@ -52,7 +52,7 @@ async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
 
 
 async def test_published_with_a_card_as_it_was_edited(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await asked(app)
         await app.press("ctrl+d")
         assert "job 6 queued" in app.line
@@ -91,11 +91,11 @@ async def test_an_overwrite_wants_the_name(catalog: Catalog) -> None:
                 private=True,
             )
         )
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await asked(app)
-        assert f"{REPO} has revision {FORD} of this catalog" in told(app)
+        assert f"{REPO} has revision {FORD} of this catalog" in described(app)
         await app.press("ctrl+s")
-        assert f"to overwrite it, type {REPO}" in told(app)
+        assert f"to overwrite it, type {REPO}" in described(app)
         assert not published(catalog)
         await app.type(REPO)
         await app.press("ctrl+s")
@@ -107,6 +107,6 @@ async def test_an_overwrite_wants_the_name(catalog: Catalog) -> None:
 
 
 async def test_not_where_one_may_only_look(catalog: Catalog) -> None:
-    async with opened(catalog, readonly=True) as app:
+    async with open_app(catalog, readonly=True) as app:
         await app.press("4", "p")
         assert "opened to read only" in app.line

@@ -3,7 +3,7 @@
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Evaluation
 from retcon.tests.helpers.app_catalog import FORD, ROME, at
-from retcon.tests.helpers.app_pilot import opened
+from retcon.tests.helpers.app_pilot import open_app
 
 PROTOCOL = {"cases": 1, "cases_sha256": "aa", "seed": 1, "facts": "the requests of the edits of 77aa01c2d4"}
 
@@ -17,7 +17,7 @@ def score(
     with catalog.write() as session:
         session.add(
             Evaluation(
-                model_id=1,
+                find_model_id=1,
                 revision=revision,
                 metrics=metrics,
                 protocol=PROTOCOL | changed,
@@ -30,7 +30,7 @@ async def test_beside_the_parent(catalog: Catalog) -> None:
     score(catalog, ROME, 20, {"ES": 0.25, "KN": 0.5, "RA": 0.5}, device="cuda:0")
     score(catalog, ROME, 21, {"ES": 0.125}, seed=2)
     score(catalog, FORD, 22, {"ES": 0.75, "KN": 0.25, "RA": 1.0, "FE": 1.0})
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "j")
         assert FORD in app.detail
         assert "the requests of the edits of 77aa01c2d4, 1 case, evaluation 4" in app.detail
@@ -41,16 +41,16 @@ async def test_beside_the_parent(catalog: Catalog) -> None:
 async def test_not_comparable(catalog: Catalog) -> None:
     score(catalog, ROME, 20, {"ES": 0.25}, cases=3, seed=2)
     score(catalog, FORD, 21, {"ES": 0.75})
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "j")
         assert "→ 0.750" not in app.detail
-        told = " ".join(app.detail.split())
-        assert "the parent's evaluation 2 cannot be compared, it differs in cases (3 vs. 1)" in told
-        assert "seed (2 vs. 1)" in told
+        described = " ".join(app.detail.split())
+        assert "the parent's evaluation 2 cannot be compared, it differs in cases (3 vs. 1)" in described
+        assert "seed (2 vs. 1)" in described
 
 
 async def test_no_parent_scored(catalog: Catalog) -> None:
     score(catalog, FORD, 21, {"ES": 0.75})
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "j")
         assert "ES 0.750" in app.detail and "parent's evaluation" not in app.detail

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import add_running, add_unfinished, alive
-from retcon.tests.helpers.app_pilot import MIDDLE, NARROW, WIDE, Driven
+from retcon.tests.helpers.app_pilot import MIDDLE, NARROW, WIDE, AppPilot
 from retcon.tui.app.app import RetconApp
 from sqlalchemy import text
 from textual.pilot import Pilot
@@ -21,7 +21,7 @@ def press(*keys: str) -> Callable[[Pilot[None]], object]:
         for key in keys:
             await pilot.press(key)
             await pilot.app.workers.wait_for_complete()
-        await Driven(pilot.app, pilot).settle()
+        await AppPilot(pilot.app, pilot).update_detail()
 
     return go
 

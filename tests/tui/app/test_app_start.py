@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from retcon.store.catalog.catalog import Catalog
-from retcon.tests.helpers.app_pilot import opened
+from retcon.tests.helpers.app_pilot import open_app
 
 PICTURE = Path(__file__).parents[3] / "docs" / "app.svg"
 HEAVY = ("torch", "transformers", "matplotlib", "datasets", "huggingface_hub", "numpy", "click")
@@ -92,7 +92,7 @@ def test_no_terminal_no_app(tmp_path: Path, term: str) -> None:
 
 async def test_the_picture_in_the_readme_is_the_app(catalog: Catalog) -> None:
     """`RETCON_UPDATE_SCREENSHOT=1 pytest -k picture_in_the_readme` draws it anew."""
-    async with opened(catalog, (100, 30)) as app:
+    async with open_app(catalog, (100, 30)) as app:
         await app.press("2", "G")
         drawn = app.app.export_screenshot(title="retcon")
     if os.environ.get("RETCON_UPDATE_SCREENSHOT"):

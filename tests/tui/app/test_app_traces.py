@@ -4,7 +4,7 @@ import pytest
 from retcon.engine.tracing.rules import KINDS
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import WITHOUT, jobs_of
-from retcon.tests.helpers.app_pilot import WIDE, Driven, opened
+from retcon.tests.helpers.app_pilot import WIDE, AppPilot, open_app
 from retcon.tui.app.screens.edits.form import EditForm
 from retcon.tui.app.widgets.heat_map import HeatMap
 from retcon.tui.presentation.curves import MARKS
@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 
 async def test_heat_map_cursor_tells_layer_token_and_p(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "G", "enter")
         assert "of · layer 23: p 0.7636 (+0.7513)" in app.screen
         assert "[hidden] mlp attn · p(Paris)" in app.screen
@@ -26,7 +26,7 @@ async def test_heat_map_cursor_tells_layer_token_and_p(catalog: Catalog) -> None
 
 
 async def test_kinds_of_a_trace(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "G")
         hidden, mlp, attn = "[hidden] mlp attn", "hidden [mlp] attn", "hidden mlp [attn]"
         for key, shown in (
@@ -44,7 +44,7 @@ async def test_kinds_of_a_trace(catalog: Catalog) -> None:
 
 
 async def test_pages_of_a_traced_set(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("2")
         assert "towers (3 facts)" in app.list[0]
         assert "average indirect effect over 2 facts" in app.detail
@@ -60,7 +60,7 @@ async def test_pages_of_a_traced_set(catalog: Catalog) -> None:
 
 
 async def test_a_cell_becomes_an_edit(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "G", "enter", "g", "0", "l", "l", "l", "l", "l", "e")
         assert isinstance(app.app.screen, EditForm)
         values = app.app.screen.values()
@@ -82,7 +82,7 @@ async def test_a_cell_becomes_an_edit(catalog: Catalog) -> None:
 
 
 async def test_a_trace_form_is_checked_while_one_types(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("t")
         await app.type("The capital of France is")
         assert "the subject is empty" in app.verdict
@@ -105,7 +105,7 @@ async def test_a_trace_form_is_checked_while_one_types(catalog: Catalog) -> None
 
 
 async def test_a_trace_of_a_set(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("t", "tab", "tab")
         await app.type("bridges")
         assert "There is no fact set 'bridges': there are towers" in app.verdict
@@ -116,7 +116,7 @@ async def test_a_trace_of_a_set(catalog: Catalog) -> None:
 
 async def test_color_is_not_needed(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("2", "G", "enter")
         heat = app.pane.detail
         assert isinstance(heat, HeatMap)
@@ -125,7 +125,7 @@ async def test_color_is_not_needed(catalog: Catalog, monkeypatch: pytest.MonkeyP
         assert "█" in app.detail
 
 
-async def fill_in(app: Driven, **values: str) -> None:
+async def fill_in(app: AppPilot, **values: str) -> None:
     for name, value in values.items():
         app.app.screen.query_one(f"#{name}", Input).value = value
     await app.pilot.pause()
@@ -163,7 +163,7 @@ FORMS: list[tuple[dict[str, str], str]] = [
 
 async def test_what_a_trace_form_asks_for(catalog: Catalog) -> None:
     """One app for all of them: to open it takes longest."""
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         for values, words in FORMS:
             await app.press("t")
             await fill_in(app, **{"prompt": "The capital of France is", "subject": "France"} | values)
@@ -172,7 +172,7 @@ async def test_what_a_trace_form_asks_for(catalog: Catalog) -> None:
 
 
 async def test_a_whole_trace_form_becomes_a_job(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("t")
         await fill_in(
             app, prompt="The capital of France is", subject="France", kinds="hidden,severed-attn", swap="Germany",

@@ -6,25 +6,25 @@ import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import InputError
 from retcon.tests.helpers.app_catalog import BRANCH, WITHOUT, add_running, alive, jobs_of
-from retcon.tests.helpers.app_pilot import WIDE, Driven, opened
+from retcon.tests.helpers.app_pilot import WIDE, AppPilot, open_app
 from retcon.tui.app.screens.shell.commands import command_words, split
 from retcon.tui.app.screens.shell.confirm import Confirm
 from retcon.tui.app.screens.shell.log_view import LogView
 from retcon.tui.app.screens.shell.notices import notice
 from retcon.tui.app.screens.shell.output import Output
 from retcon.tui.app.widgets.bars import TabBar
-from retcon.tui.deep_links import Place, parse_place
+from retcon.tui.deep_links import DeepLink, parse_deep_link
 from textual.command import CommandPalette
 
 
-async def typed(app: Driven, words: str) -> None:
+async def typed(app: AppPilot, words: str) -> None:
     await app.press("colon")
     await app.type(words)
     await app.press("enter")
 
 
 async def test_a_tab_can_be_typed_with_a_filter_or_a_row(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await typed(app, "jobs state:failed")
         assert app.pane.id == "jobs"
         assert list(app.pane.rows.keys) == [3]
@@ -37,7 +37,7 @@ async def test_a_tab_can_be_typed_with_a_filter_or_a_row(catalog: Catalog) -> No
 
 
 async def test_a_command_runs_as_it_would_in_a_shell(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await typed(app, "retcon job list")
         assert isinstance(app.app.screen, Output)
         assert "$ retcon job list" in app.screen
@@ -56,7 +56,7 @@ async def test_a_command_runs_as_it_would_in_a_shell(catalog: Catalog) -> None:
 
 
 async def test_what_is_no_command_line_is_said(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await typed(app, "job show '")
         assert "this is no command line" in app.line
         await typed(app, "ui jobs")
@@ -72,37 +72,37 @@ def test_words_after_the_colon() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["jobs/3", "traces/1", "covariances/1", f"edits/{WITHOUT}", "models/starter", "edits"]
+    "link", ["jobs/3", "traces/1", "covariances/1", f"edits/{WITHOUT}", "models/starter", "edits"]
 )
-async def test_a_deep_link_opens_there(catalog: Catalog, place: str) -> None:
-    async with opened(catalog, place=place) as app:
-        noun, _, key = place.partition("/")
+async def test_a_deep_link_opens_there(catalog: Catalog, link: str) -> None:
+    async with open_app(catalog, link=link) as app:
+        noun, _, key = link.partition("/")
         assert app.pane.id == noun
         if noun != "models" and key:
             assert str(app.pane.rows.key) == key
 
 
 def test_places() -> None:
-    assert parse_place("jobs/12") == Place("jobs", "12")
-    assert parse_place("cov") == Place("covariances")
-    for wrong in ("", "nothing", "jobs/x", "/3"):
+    assert parse_deep_link("jobs/12") == DeepLink("jobs", "12")
+    assert parse_deep_link("cov") == DeepLink("covariances")
+    for error_text in ("", "nothing", "jobs/x", "/3"):
         with pytest.raises(InputError):
-            parse_place(wrong)
+            parse_deep_link(error_text)
 
 
 async def test_the_palette_finds_keys_by_what_they_do(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("4", "ctrl+p")
         assert isinstance(app.app.screen, CommandPalette)
         await app.type("score this")
         await app.until(lambda: "score this revision" in app.screen)
         await app.press("enter")
-        await app.settle()
+        await app.update_detail()
         assert jobs_of(catalog)[0].kind == "evaluation"
 
 
 async def test_interrupted_jobs_are_offered(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         assert "! 1 interrupted: R resumes" in app.screen
         await app.press("R")
         assert isinstance(app.app.screen, Confirm)
@@ -115,7 +115,7 @@ async def test_interrupted_jobs_are_offered(catalog: Catalog) -> None:
 
 
 async def test_a_job_that_ends_elsewhere_is_counted_at_its_tab(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         with alive(catalog, 6, 7):
             add_running(catalog)
             await app.until(lambda: "1 running" in app.screen)
@@ -144,7 +144,7 @@ def test_notices_hold_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_log_is_followed_and_searched(catalog: Catalog) -> None:
     path = catalog.home.job_log(3)
     path.write_text("\n".join(f"step {number} of the work" for number in range(300)) + "\n")
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("5", "j", "j", "L")
         assert isinstance(app.app.screen, LogView)
         assert "step 299" in app.screen
@@ -167,7 +167,7 @@ async def test_a_log_is_followed_and_searched(catalog: Catalog) -> None:
 
 
 async def test_copying_says_where_it_went(catalog: Catalog, tmp_path: Path) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("4", "y")
         assert app.app.clipboard == WITHOUT
         file = catalog.home.root / "copied.txt"
@@ -180,7 +180,7 @@ async def test_copying_says_where_it_went(catalog: Catalog, tmp_path: Path) -> N
 
 
 async def test_removing_says_what_goes_and_that_it_is_gone(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("5", "j", "j", "D")
         assert "Remove job 3 (trace: starter · towers) and its log" in app.words
         assert "cannot be undone" in app.words
@@ -200,7 +200,7 @@ async def test_removing_says_what_goes_and_that_it_is_gone(catalog: Catalog) -> 
 
 
 async def test_one_of_the_two_alone(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("5", "plus")
         assert app.pane.rows.region.height > 15
         await app.press("enter")

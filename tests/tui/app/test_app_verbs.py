@@ -7,13 +7,13 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Model, Revision
 from retcon.store.history import history
 from retcon.tests.helpers.app_catalog import BASE, FORD, ROME, WITHOUT, head_of, jobs_of
-from retcon.tests.helpers.app_pilot import WIDE, opened
+from retcon.tests.helpers.app_pilot import WIDE, open_app
 from retcon.tui.app.screens.shell.confirm import Confirm
 from textual.widgets import Button, Input
 
 
 async def test_adding_a_model(empty: Catalog) -> None:
-    async with opened(empty) as app:
+    async with open_app(empty) as app:
         await app.press("a")
         await app.type("HuggingFaceTB/SmolLM2-135M")
         assert "$ retcon model add HuggingFaceTB/SmolLM2-135M --name SmolLM2-135M" in app.verdict
@@ -34,14 +34,14 @@ async def test_adding_a_model(empty: Catalog) -> None:
 
 
 async def test_a_form_can_be_left(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "e", "escape")
         assert app.app.focused is app.pane.rows
         assert len(jobs_of(catalog)) == 5
 
 
 async def test_roll_back_asks_and_cancel_has_the_focus(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "j", "b")
         assert isinstance(app.app.screen, Confirm)
         assert isinstance(app.app.focused, Button)
@@ -55,7 +55,7 @@ async def test_roll_back_asks_and_cancel_has_the_focus(catalog: Catalog) -> None
 
 
 async def test_roll_back_moves_the_head_and_starts_the_proof(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "G", "b", "y")
         assert head_of(catalog) == BASE
         job = jobs_of(catalog)[0]
@@ -68,7 +68,7 @@ async def test_roll_back_moves_the_head_and_starts_the_proof(catalog: Catalog) -
 
 
 async def test_taking_an_edit_out(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "j", "j", "j", "x")
         assert "already taken out" in app.line
         await app.press("k", "x")
@@ -86,7 +86,7 @@ async def test_what_was_made_on_an_edit_is_told_before_it_is_taken_out(catalog: 
         ford = session.get_one(Revision, FORD)
         ford.requests = session.get_one(Revision, ROME).requests
         session.get_one(Model, 1).head = FORD
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "j", "x")
         assert f"Take {FORD} out" in app.screen and "made with it there" not in app.screen
         await app.press("escape", "j", "j", "x")
@@ -95,7 +95,7 @@ async def test_what_was_made_on_an_edit_is_told_before_it_is_taken_out(catalog: 
 
 
 async def test_scoring_a_revision(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "s")
         job = jobs_of(catalog)[0]
         assert (job.kind, job.spec["revision"]) == ("evaluation", WITHOUT)
@@ -103,7 +103,7 @@ async def test_scoring_a_revision(catalog: Catalog) -> None:
 
 
 async def test_topping_up_a_covariance(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("3")
         assert "0.031" in app.list[0]
         assert "doubling to 38,533 tokens" in " ".join(app.detail.split())
@@ -131,7 +131,7 @@ async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
     file = tmp_path / "layer5.npz"
     keys = np.random.default_rng(0).normal(size=(2000, 1536))
     np.savez(file, **{"mom2.count": np.array(2000), "mom2.mom2": keys.T @ keys})
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("3", "i")
         await app.type(str(tmp_path / "none.npz"))
         assert "there is no file" in app.verdict
@@ -149,7 +149,7 @@ async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
 
 
 async def test_resume_and_cancel(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("5", "j", "j", "r")
         assert jobs_of(catalog)[2].state == "queued"
         assert app.line.startswith("$ retcon job resume 3")
@@ -171,7 +171,7 @@ async def test_undo_and_redo_follow_the_record(catalog: Catalog) -> None:
     with catalog.write() as session:
         model = session.get_one(Model, 1)
         history.move_head(session, model, history.find_revision(session, model, ROME), "rollback")
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "z")
         assert "Take back the rollback" in app.words
         assert f"to {WITHOUT}" in app.words
@@ -190,7 +190,7 @@ async def test_undo_and_redo_follow_the_record(catalog: Catalog) -> None:
 
 
 async def test_a_branch_begins_at_the_row(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("4", "j", "j", "j", "E")
         await app.type("The capital of France is")
         assert app.app.screen.query_one("#model", Input).value == f"starter@{ROME}"
@@ -198,7 +198,7 @@ async def test_a_branch_begins_at_the_row(catalog: Catalog) -> None:
 
 async def test_read_only_changes_nothing(catalog: Catalog) -> None:
     before = head_of(catalog)
-    async with opened(catalog, readonly=True) as app:
+    async with open_app(catalog, readonly=True) as app:
         assert "read only" in app.screen
         for words in ("1 a", "1 t", "2 t", "2 e", "2 x", "3 t", "3 i", "4 e", "4 j b", "4 x", "4 s", "4 z", "4 Z",
                       "5 K", "5 r", "5 R", "5 D", "1 D"):  # fmt: skip
@@ -215,7 +215,7 @@ async def test_read_only_changes_nothing(catalog: Catalog) -> None:
 
 
 async def test_marked_jobs_go_on_and_stop_together(catalog: Catalog) -> None:
-    async with opened(catalog, WIDE) as app:
+    async with open_app(catalog, WIDE) as app:
         await app.press("5", "asterisk", "r")
         assert "job 5, 4, 3 go on" in app.line
         assert [job.state for job in jobs_of(catalog)] == ["queued"] * 3 + ["done"] * 2
@@ -229,7 +229,7 @@ async def test_marked_jobs_go_on_and_stop_together(catalog: Catalog) -> None:
 
 
 async def test_a_path_of_nobody_is_said_while_it_is_typed(catalog: Catalog) -> None:
-    async with opened(catalog) as app:
+    async with open_app(catalog) as app:
         await app.press("3", "i")
         await app.type("~nobody-here/x.npz")
         assert "there is no home folder of ~nobody-here" in app.verdict

@@ -10,7 +10,7 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Publication
 from retcon.store.history import history
 from retcon.tests.helpers.app_catalog import FORD, at
-from retcon.tests.helpers.app_pilot import Driven, opened
+from retcon.tests.helpers.app_pilot import AppPilot, open_app
 from retcon.tests.helpers.command_line import Here, steering
 from retcon.tui.cli.commands.ask import print_answers
 from sqlalchemy import text
@@ -88,7 +88,7 @@ def hostile(catalog: Catalog) -> Catalog:
     return catalog
 
 
-def drawn(app: Driven) -> Iterator[str]:
+def drawn(app: AppPilot) -> Iterator[str]:
     """Every piece of text that goes to the terminal as text."""
     for strip in app.app.screen._compositor.render_strips():
         for segment in strip:
@@ -96,13 +96,13 @@ def drawn(app: Driven) -> Iterator[str]:
                 yield segment.text
 
 
-def obeyed(app: Driven) -> list[str]:
+def obeyed(app: AppPilot) -> list[str]:
     """Characters on the screen that a terminal would obey."""
     return [char for piece in drawn(app) for char in piece if unicodedata.category(char) in ("Cc", "Cf")]
 
 
 async def test_the_app_obeys_nothing(hostile: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(hostile, (140, 40), toasts=True) as app:
+    async with open_app(hostile, (140, 40), toasts=True) as app:
         seen = ""
         walks = [
             ("1", "enter", "escape"), ("2", "enter"), ("escape", "c"), ("escape", "G", "enter"), ("l", "j", "escape"),
@@ -141,7 +141,7 @@ async def test_answers_of_two_revisions_obey_nothing(
         def close(self) -> None:
             pass
 
-    async with opened(catalog, (100, 30)) as app:
+    async with open_app(catalog, (100, 30)) as app:
         monkeypatch.setattr(app.app, "warm", lambda _model: Warm())
         await app.press("4", "j", "equals_sign", "enter")
         await app.until(lambda: "✗" in app.screen)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Job
-from retcon.tests.helpers.app_pilot import Driven, opened
+from retcon.tests.helpers.app_pilot import AppPilot, open_app
 from retcon.tests.helpers.command_line import Here
 from retcon.tui.app.app import RetconApp
 from retcon.tui.presentation.encoding import install_ascii_fallback
@@ -51,7 +51,7 @@ def test_look_alikes_keep_measured_and_estimated_apart(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("size", [(60, 20), (10, 3)])
 async def test_small_windows_and_a_resize_in_the_middle(catalog: Catalog, size: tuple[int, int]) -> None:
-    async with opened(catalog, size) as app:
+    async with open_app(catalog, size) as app:
         for keys in (
             ("2", "G", "enter"),
             ("question_mark", "escape"),
@@ -72,7 +72,7 @@ async def test_a_clock_that_was_set_back_tells_no_negative_time(catalog: Catalog
         assert job is not None and job.started is not None
         job.state, job.ended = "done", job.started - timedelta(days=2)
         session.add(job)
-    async with opened(catalog, (140, 40)) as app:
+    async with open_app(catalog, (140, 40)) as app:
         await app.press("5", "G")
         assert any(" 1 " in row for row in app.list)
         assert "-" not in "".join(row.split("took")[1] for row in app.list if "took" in row)
@@ -82,10 +82,10 @@ async def test_two_apps_on_one_catalog(catalog: Catalog) -> None:
     """What one does the other shows."""
     other = Catalog.open(catalog.home)
     try:
-        async with opened(catalog) as first:
+        async with open_app(catalog) as first:
             app = RetconApp(other)
             async with app.run_test(size=(80, 24)) as pilot:
-                second = Driven(app, pilot)
+                second = AppPilot(app, pilot)
                 await second.settle()
                 await second.press("1")
                 before = first.list

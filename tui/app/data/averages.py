@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ....engine.tracing.rules import KINDS
 from ....store.catalog.catalog import Catalog
 from ....store.errors import NotFound
-from .rows import readable
+from .rows import convert_read_errors
 
 if TYPE_CHECKING:
     from ....store.catalog.tables import AverageEffect
@@ -43,7 +43,7 @@ class Effects:
 
 
 @dataclass(frozen=True)
-class Tally:
+class FactCounts:
     """How many facts of a set were traced, are being traced, and were left out for which reason."""
 
     traced: int
@@ -60,7 +60,7 @@ class Tally:
         return ", ".join(parts)
 
 
-def effects_of(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
+def load_effects(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
     """The average effects of a trace, per kind."""
     sql = (
         "SELECT kind, role, layer, mean, low, high, count FROM average_effect WHERE trace_id = ? ORDER BY id"
@@ -82,7 +82,7 @@ def effects_of(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
     return found
 
 
-def effect_rows(catalog: Catalog, trace_id: int) -> "list[AverageEffect]":
+def load_effect_rows(catalog: Catalog, trace_id: int) -> "list[AverageEffect]":
     """The same as rows, for pictures."""
     from sqlmodel import col, select
 
@@ -93,7 +93,7 @@ def effect_rows(catalog: Catalog, trace_id: int) -> "list[AverageEffect]":
         return list(session.exec(query.order_by(col(AverageEffect.id))))
 
 
-def stamp_of(catalog: Catalog, trace_id: int) -> tuple[int, int]:
+def cache_key(catalog: Catalog, trace_id: int) -> tuple[int, int]:
     """What changes whenever a tally may have changed, and is quick to read: the tally itself reads every row."""
     rows = "(SELECT count(*) FROM trace_result WHERE trace_id = ?)"
     newest = "(SELECT coalesce(max(id), 0) FROM average_effect WHERE trace_id = ?)"
@@ -102,7 +102,7 @@ def stamp_of(catalog: Catalog, trace_id: int) -> tuple[int, int]:
     return int(count), int(id)
 
 
-def tally_of(catalog: Catalog, trace_id: int) -> Tally:
+def count_facts(catalog: Catalog, trace_id: int) -> FactCounts:
     """Count a trace's facts by what became of them."""
     with catalog.read_connection() as connection:
         rows = connection.execute(
@@ -111,10 +111,10 @@ def tally_of(catalog: Catalog, trace_id: int) -> Tally:
     reasons = Counter(_reason(str(skipped)) for skipped, _ in rows if skipped is not None)
     traced = sum(skipped is None and bool(finished) for skipped, finished in rows)
     unfinished = sum(skipped is None and not finished for skipped, finished in rows)
-    return Tally(traced, unfinished, tuple(reasons.most_common()))
+    return FactCounts(traced, unfinished, tuple(reasons.most_common()))
 
 
-def location_of(catalog: Catalog, trace_id: int) -> "Location":
+def load_location(catalog: Catalog, trace_id: int) -> "Location":
     """The layers that a trace proposes to edit.
 
     Raises:
@@ -127,7 +127,7 @@ def location_of(catalog: Catalog, trace_id: int) -> "Location":
     from ....store.catalog.tables import Model, Trace, TraceResult
     from ...actions.locate import locate
 
-    with readable(f"trace {trace_id}"), catalog.read() as session:
+    with convert_read_errors(f"trace {trace_id}"), catalog.read() as session:
         trace = session.get(Trace, trace_id)
         model = session.get(Model, trace.model_id) if trace is not None else None
         if trace is None or model is None:
@@ -137,7 +137,7 @@ def location_of(catalog: Catalog, trace_id: int) -> "Location":
         query = select(TraceResult).where(TraceResult.trace_id == trace_id)
         needed: Any = (TraceResult.high, TraceResult.low, TraceResult.skip_reason, TraceResult.is_complete)
         results = list(session.exec(query.options(load_only(*needed))))
-    return locate(trace, results, effect_rows(catalog, trace_id), layers)
+    return locate(trace, results, load_effect_rows(catalog, trace_id), layers)
 
 
 def _reason(skipped: str) -> str:

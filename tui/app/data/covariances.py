@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....store.catalog.catalog import Catalog
 from .filters import Field
-from .rows import Listing, moment, readable
+from .rows import Listing, convert_read_errors, parse_time
 
 if TYPE_CHECKING:
     from ....store.catalog.tables import Covariance
@@ -41,7 +41,7 @@ class CovarianceView:
 
 def _view(*values: Any) -> CovarianceView:
     curve, origin, artifact, size, created = values[14:]
-    rest = (json.loads(curve), json.loads(origin), artifact, size, moment(created))
+    rest = (json.loads(curve), json.loads(origin), artifact, size, parse_time(created))
     return CovarianceView(*(*values[:14], *rest))
 
 
@@ -67,7 +67,7 @@ COVARIANCES = Listing(
 )  # fmt: skip
 
 
-def whole_rows(catalog: Catalog, ids: Sequence[int]) -> list[tuple["Covariance", str]]:
+def load_covariances(catalog: Catalog, ids: Sequence[int]) -> list[tuple["Covariance", str]]:
     """Whole rows, with the names of their models; those that are gone are left out.
 
     Raises:
@@ -77,7 +77,7 @@ def whole_rows(catalog: Catalog, ids: Sequence[int]) -> list[tuple["Covariance",
 
     from ....store.catalog.tables import Covariance, Model
 
-    with catalog.read() as session, readable("the covariances"):
+    with catalog.read() as session, convert_read_errors("the covariances"):
         query = (
             sqlmodel.select(Covariance, Model.name).join(Model).where(sqlmodel.col(Covariance.id).in_(ids))
         )

@@ -12,7 +12,15 @@ from ....store.errors import CatalogError, InputError
 from ....store.history.lineage import find_reverted
 from ...presentation.history_graph import draw_graph
 from .filters import Condition, Field
-from .rows import UNREADABLE, Hurt, Listing, first_rows, moment, readable, row_of
+from .rows import (
+    READ_ERRORS,
+    Listing,
+    UnreadableRow,
+    convert_read_errors,
+    load_first_rows,
+    load_row,
+    parse_time,
+)
 
 if TYPE_CHECKING:
     from ....store.catalog.tables import HeadMove
@@ -45,18 +53,18 @@ class RevisionRow:
 
 
 @dataclass(frozen=True)
-class Shape:
+class HistoryShape:
     """A model's history as a whole. `standings` and `lanes` hold those that are not simply live, on one line."""
 
     model: str
     head: str | None
     keys: tuple[str, ...]
-    standings: Mapping[str, str]
+    statuses: Mapping[str, str]
     lanes: Mapping[str, str]
 
-    def standing(self, id: str) -> str:
+    def status_of(self, id: str) -> str:
         """In a word, what a revision is to the head."""
-        return self.standings.get(id, "live")
+        return self.statuses.get(id, "live")
 
     def lane(self, id: str) -> str:
         """Its place in the graph."""
@@ -72,7 +80,7 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class Retained:
+class EditRetention:
     """Of an earlier edit: how many requests it made, and how many of them still hold, by two measures."""
 
     edit: str
@@ -97,9 +105,9 @@ class EvaluationView:
     scores: dict[str, tuple[float, float, float, int]]
     created: datetime
     protocol: dict[str, Any] = field(default_factory=dict)
-    retention: "tuple[Retained, ...]" = ()
+    retention: tuple[EditRetention, ...] = ()
     parent: "EvaluationView | None" = None
-    differs: str = ""
+    difference: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class RevisionDetail:
     created: datetime
 
 
-def shape_of(catalog: Catalog, model: str, limit: int | None = None) -> Shape | None:
+def load_history_shape(catalog: Catalog, model: str, limit: int | None = None) -> HistoryShape | None:
     """The shape of a model's history, or of its newest revisions; None if there is no such model."""
     with catalog.read_connection() as connection:
         found = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
@@ -129,14 +137,14 @@ def shape_of(catalog: Catalog, model: str, limit: int | None = None) -> Shape | 
         sql = "SELECT id, parent, kind, reverts FROM revision WHERE model_id = ? ORDER BY rowid DESC LIMIT ?"
         rows = connection.execute(sql, [found[0], -1 if limit is None else limit])
         steps = [_Step(*row) for row in rows]
-    standings = _standings(steps, found[1])
-    marks = [MARKS[standings.get(step.id, "live")] for step in steps]
+    statuses = _compute_statuses(steps, found[1])
+    marks = [MARKS[statuses.get(step.id, "live")] for step in steps]
     lines = draw_graph([(step.id, step.parent) for step in steps], marks)
     lanes = {step.id: line for step, line in zip(steps, lines, strict=True) if line != MARKS["live"]}
-    return Shape(model, found[1], tuple(step.id for step in steps), standings, lanes)
+    return HistoryShape(model, found[1], tuple(step.id for step in steps), statuses, lanes)
 
 
-def stamp_of(catalog: Catalog, model: str) -> tuple[Any, ...]:
+def cache_key(catalog: Catalog, model: str) -> tuple[Any, ...]:
     """What changes whenever the shape of a model's history may have."""
     with catalog.read_connection() as connection:
         newest = connection.execute("SELECT max(rowid) FROM revision").fetchone()
@@ -144,7 +152,7 @@ def stamp_of(catalog: Catalog, model: str) -> tuple[Any, ...]:
     return (model, head, newest)
 
 
-def revisions(model_id: int) -> "Listing[RevisionRow]":
+def revision_listing(find_model_id: int) -> "Listing[RevisionRow]":
     """The history of a model as a list."""
     return Listing(
         table="revision",
@@ -169,11 +177,11 @@ def revisions(model_id: int) -> "Listing[RevisionRow]":
         },
         # Ids are digests and clocks may step back; a parent is always saved before its children.
         order="revision.rowid",
-        scope=Condition("revision.model_id = ?", (model_id,)),
+        scope=Condition("revision.model_id = ?", (find_model_id,)),
     )  # fmt: skip
 
 
-def model_of(catalog: Catalog, revision: str) -> str | None:
+def load_model_name(catalog: Catalog, revision: str) -> str | None:
     """The name of the model that a revision is of."""
     sql = "SELECT m.name FROM revision AS r JOIN model AS m ON m.id = r.model_id WHERE r.id = ?"
     with catalog.read_connection() as connection:
@@ -181,20 +189,20 @@ def model_of(catalog: Catalog, revision: str) -> str | None:
     return None if found is None else str(found[0])
 
 
-def revision_detail(catalog: Catalog, id: str) -> RevisionDetail | Hurt | None:
+def load_revision(catalog: Catalog, id: str) -> RevisionDetail | UnreadableRow | None:
     """One revision; with thousands of requests this is the one read that takes longer."""
-    return row_of(catalog, _DETAIL, id)
+    return load_row(catalog, _DETAIL, id)
 
 
-def evaluations_of(catalog: Catalog, revision: str) -> list[EvaluationView | Hurt]:
+def load_evaluations(catalog: Catalog, revision: str) -> list[EvaluationView | UnreadableRow]:
     """The evaluations of a revision, newest first, each with one of the parent's that it may be compared with."""
     with catalog.read_connection() as connection:
         found = connection.execute("SELECT parent FROM revision WHERE id = ?", [revision]).fetchone()
-    own = first_rows(catalog, _evaluations(revision), _EVALUATIONS)
+    own = load_first_rows(catalog, _evaluations(revision), _EVALUATIONS)
     if not own or found is None or found[0] is None:
         return own
-    before = first_rows(catalog, _evaluations(found[0]), _EVALUATIONS)
-    return [_beside(one, before) if isinstance(one, EvaluationView) else one for one in own]
+    before = load_first_rows(catalog, _evaluations(found[0]), _EVALUATIONS)
+    return [_with_parent(one, before) if isinstance(one, EvaluationView) else one for one in own]
 
 
 @dataclass(frozen=True)
@@ -203,10 +211,10 @@ class RetentionRow:
 
     revision: str
     message: str
-    retained: tuple[Retained, ...]
+    retained: tuple[EditRetention, ...]
 
 
-def retention_of(catalog: Catalog, model: str) -> list[RetentionRow]:
+def load_retention(catalog: Catalog, model: str) -> list[RetentionRow]:
     """The newest evaluation of each revision that asked earlier edits again, newest revision first."""
     sql = (
         "SELECT r.id, r.message, e.retention FROM evaluation AS e JOIN revision AS r ON r.id = e.revision "
@@ -216,18 +224,18 @@ def retention_of(catalog: Catalog, model: str) -> list[RetentionRow]:
     with catalog.read_connection() as connection:
         for id, message, retention in connection.execute(sql, [model]):
             try:
-                kept = _retained(retention)
-            except UNREADABLE:
+                kept = _parse_retention(retention)
+            except READ_ERRORS:
                 continue  # its evaluation is shown as hurt beside its revision
             found.setdefault(id, RetentionRow(id, message, kept))
     return list(found.values())
 
 
-def _retained(text: str) -> tuple[Retained, ...]:
-    return tuple(Retained(**{name: one[name] for name in _RETAINED}) for one in json.loads(text))
+def _parse_retention(text: str) -> tuple[EditRetention, ...]:
+    return tuple(EditRetention(**{name: one[name] for name in _RETAINED}) for one in json.loads(text))
 
 
-def _beside(one: EvaluationView, before: list[EvaluationView | Hurt]) -> EvaluationView:
+def _with_parent(one: EvaluationView, before: list[EvaluationView | UnreadableRow]) -> EvaluationView:
     known = [other for other in before if isinstance(other, EvaluationView)]
     differing = [compare_protocols(other.protocol, one.protocol) for other in known]
     for other, found in zip(known, differing, strict=True):
@@ -237,11 +245,11 @@ def _beside(one: EvaluationView, before: list[EvaluationView | Hurt]) -> Evaluat
         return one
     why = ", ".join(map(str, differing[0]))
     return replace(
-        one, differs=f"the parent's evaluation {known[0].id} cannot be compared, it differs in {why}"
+        one, difference=f"the parent's evaluation {known[0].id} cannot be compared, it differs in {why}"
     )
 
 
-def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
+def resolve_target(catalog: Catalog, target: str) -> tuple[str, str, int]:
     """MODEL or MODEL@REVISION as (model, id of the revision, how many layers the model has).
 
     Raises:
@@ -251,12 +259,12 @@ def resolve(catalog: Catalog, target: str) -> tuple[str, str, int]:
     from ....store.history import history
 
     name, revision = history.parse_target(target.strip())
-    with readable(f"the history of {name}"), catalog.read() as session:
+    with convert_read_errors(f"the history of {name}"), catalog.read() as session:
         model = history.find_model(session, name)
         return name, history.find_revision(session, model, revision).id, int(model.anatomy.get("layers", 0))
 
 
-def next_move(catalog: Catalog, model: str, verb: str) -> "HeadMove":
+def load_next_move(catalog: Catalog, model: str, verb: str) -> "HeadMove":
     """The move of the head that `undo` takes back, or that `redo` makes again.
 
     Raises:
@@ -266,17 +274,17 @@ def next_move(catalog: Catalog, model: str, verb: str) -> "HeadMove":
     from ....store.history import history
     from ....store.history import undo as moves
 
-    with readable(f"the history of {model}"), catalog.read() as session:
+    with convert_read_errors(f"the history of {model}"), catalog.read() as session:
         found = history.find_model(session, model)
         return moves.next_undo(session, found) if verb == "undo" else moves.next_redo(session, found)
 
 
-def why_not_revert(catalog: Catalog, model: str, revision: str) -> str | None:
+def revert_obstacle(catalog: Catalog, model: str, revision: str) -> str | None:
     """Why this revision cannot be taken out of the head, or None if it can."""
     from ....store.history import history
 
     try:
-        with readable(f"the history of {model}"), catalog.read() as session:
+        with convert_read_errors(f"the history of {model}"), catalog.read() as session:
             found = history.find_model(session, model)
             way = history.load_path(session, found.head or "")
             history.check_revert(way, history.find_revision(session, found, revision))
@@ -306,27 +314,27 @@ def _row(*values: Any) -> RevisionRow:
         tuple(json.loads(layers or "[]")),
         requests,
         message,
-        moment(created),
+        parse_time(created),
     )
 
 
-def _standings(steps: list[_Step], head: str | None) -> dict[str, str]:
+def _compute_statuses(steps: list[_Step], head: str | None) -> dict[str, str]:
     """What each revision is to the head; those that are live are left out. Newest first, parents last."""
     known = {step.id: step for step in steps}
     way = _way(known, head)
     on_way, out = {step.id for step in way}, find_reverted(way)
     after: set[str] = set()  # the head and what comes after it
-    standings: dict[str, str] = {}
+    statuses: dict[str, str] = {}
     for step in reversed(steps):
         if step.id == head or step.parent in after:
             after.add(step.id)
         if step.id in out:
-            standings[step.id] = "taken out"
+            statuses[step.id] = "taken out"
         elif step.id not in on_way:
-            standings[step.id] = "rolled back" if step.id in after else "other branch"
+            statuses[step.id] = "rolled back" if step.id in after else "other branch"
         elif step.kind != "edit":
-            standings[step.id] = step.kind
-    return standings
+            statuses[step.id] = step.kind
+    return statuses
 
 
 def _way(known: Mapping[str, _Step], to: str | None) -> list[_Step]:
@@ -346,7 +354,7 @@ def _detail(*values: Any) -> RevisionDetail:
     )
     return RevisionDetail(
         id, parent, kind, method, json.loads(hparams), seed, json.loads(requests), json.loads(figures),
-        json.loads(covariances), message, fingerprint, moment(created),
+        json.loads(covariances), message, fingerprint, parse_time(created),
     )  # fmt: skip
 
 
@@ -379,6 +387,8 @@ def _evaluation(
         name: (float(one["value"]), float(one["low"]), float(one["high"]), int(one["count"]))
         for name, one in json.loads(metrics).items()
     }
-    told: dict[str, Any] = json.loads(protocol)
-    told_facts = facts or told.get("facts", "its own requests")
-    return EvaluationView(id, told_facts, scores, moment(created), told, retention=_retained(retention))
+    described: dict[str, Any] = json.loads(protocol)
+    told_facts = facts or described.get("facts", "its own requests")
+    return EvaluationView(
+        id, told_facts, scores, parse_time(created), described, retention=_parse_retention(retention)
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from ....store.catalog.catalog import Catalog
 from ....store.states import ALIVE_STATES
 from .filters import Field
-from .rows import Hurt, Key, Listing, moment, moment_or_none, rows_of
+from .rows import Key, Listing, UnreadableRow, load_rows, parse_optional_time, parse_time
 
 # What of a spec the list tells; an edit's spec may hold thousands of requests, so only these are read.
 _TOLD = ("model", "name", "source", "prompt", "facts", "subject", "reverts", "revision", "layers", "folder",
@@ -40,7 +40,7 @@ class JobRow:
     about: str
 
     @property
-    def alive(self) -> bool:
+    def is_active(self) -> bool:
         """Whether it may still change by itself."""
         return self.state in ALIVE_STATES
 
@@ -60,7 +60,7 @@ class JobDetail:
 
 
 @dataclass(frozen=True)
-class Alive:
+class ActiveJobs:
     """The jobs that have not ended, as (id, state), the highest id there is, how many were interrupted."""
 
     jobs: tuple[tuple[int, str], ...]
@@ -72,7 +72,7 @@ class Alive:
         return sum(state in states for _, state in self.jobs)
 
 
-def alive_jobs(catalog: Catalog) -> Alive:
+def load_active_jobs(catalog: Catalog) -> ActiveJobs:
     """Which jobs have not ended."""
     # By the index of the states: for an order by `id` itself SQLite would rather look at every job there is.
     with catalog.read_connection() as connection:
@@ -81,24 +81,24 @@ def alive_jobs(catalog: Catalog) -> Alive:
         ).fetchall()
         (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM job").fetchone()
         (interrupted,) = connection.execute("SELECT count(*) FROM job WHERE state = 'interrupted'").fetchone()
-    return Alive(tuple(found), newest, interrupted)
+    return ActiveJobs(tuple(found), newest, interrupted)
 
 
-def ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRow | Hurt]:
+def load_ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRow | UnreadableRow]:
     """Of the jobs `ids` and those newer than `after`, the ones that have ended."""
     with catalog.read_connection() as connection:
         newer = [id for (id,) in connection.execute("SELECT id FROM job WHERE id > ?", [after])]
     wanted: list[Key] = [*ids, *newer]
-    found = rows_of(catalog, JOBS, wanted).values() if wanted else ()
-    return [row for row in found if isinstance(row, Hurt) or not row.alive]
+    found = load_rows(catalog, JOBS, wanted).values() if wanted else ()
+    return [row for row in found if isinstance(row, UnreadableRow) or not row.is_active]
 
 
-def interrupted_jobs(catalog: Catalog, most: int) -> list[JobRow]:
+def load_interrupted_jobs(catalog: Catalog, most: int) -> list[JobRow]:
     """The newest jobs whose process died: what one may want to go on with."""
     sql = "SELECT id FROM job WHERE state = 'interrupted' ORDER BY id DESC LIMIT ?"
     with catalog.read_connection() as connection:
         found = [id for (id,) in connection.execute(sql, [most])]
-    rows = rows_of(catalog, JOBS, found) if found else {}
+    rows = load_rows(catalog, JOBS, found) if found else {}
     return [row for row in rows.values() if isinstance(row, JobRow)]
 
 
@@ -141,7 +141,7 @@ class LogTail:
         return True
 
 
-def tail(path: Path) -> list[str]:
+def read_log_tail(path: Path) -> list[str]:
     """The last lines of a log; of a line that a progress bar wrote over, what was seen last."""
     log = LogTail(path, _TAIL_BYTES)
     log.read()
@@ -173,23 +173,23 @@ def _row(*values: Any) -> JobRow:
     ) = values
     about = _about(kind, dict(zip(_TOLD, json.loads(found), strict=True)))
     return JobRow(
-        id, kind, state, stop_request, done, total, unit, rate, left, activity, error, moment(created),
-        moment_or_none(started), moment_or_none(ended), about,
+        id, kind, state, stop_request, done, total, unit, rate, left, activity, error, parse_time(created),
+        parse_optional_time(started), parse_optional_time(ended), about,
     )  # fmt: skip
 
 
-def _about(kind: str, told: dict[str, Any]) -> str:
+def _about(kind: str, spec: dict[str, Any]) -> str:
     """What a job of some kind works on, of what its spec tells."""
-    parts = [told["model"] or told["name"]]
+    parts = [spec["model"] or spec["name"]]
     if kind == "model":
-        parts.append(told["source"] if told["source"] != told["name"] else None)
-    elif told["requests[0].subject"] and kind != "sweep":
-        parts.append(f"{told['requests[0].subject']} → {str(told['requests[0].target_new']).strip()}")
+        parts.append(spec["source"] if spec["source"] != spec["name"] else None)
+    elif spec["requests[0].subject"] and kind != "sweep":
+        parts.append(f"{spec['requests[0].subject']} → {str(spec['requests[0].target_new']).strip()}")
     elif kind == "covariance":
-        layers = told["layers"] or []
+        layers = spec["layers"] or []
         parts.append(f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}")
     else:
-        parts.append(told["facts"] or told["prompt"] or told["reverts"] or told["folder"] or told["revision"])
+        parts.append(spec["facts"] or spec["prompt"] or spec["reverts"] or spec["folder"] or spec["revision"])
     return " · ".join(str(part) for part in parts if part)
 
 
@@ -202,7 +202,7 @@ def _detail(*values: Any) -> JobDetail:
         device,
         pid,
         attempt,
-        moment_or_none(heartbeat),
+        parse_optional_time(heartbeat),
         memory,
         dict(json.loads(result)),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from ....store.catalog.catalog import Catalog
 from .filters import Field
-from .rows import Hurt, Listing, first_rows, moment
+from .rows import Listing, UnreadableRow, load_first_rows, parse_time
 
 # So many models are offered by name: more nobody turns through with a key.
 _OFFERED = 500
@@ -79,7 +79,7 @@ def _detail(*values: Any) -> ModelDetail:
     found = json.loads(anatomy)
     if not isinstance(found, dict):
         raise ValueError("its anatomy is no object")
-    rest = (bool(trusted), head, moment(created), found, edits, traces, covariances, message)
+    rest = (bool(trusted), head, parse_time(created), found, edits, traces, covariances, message)
     return ModelDetail(*(*values[:9], *rest))
 
 
@@ -103,13 +103,13 @@ MODEL = Listing(
 )  # fmt: skip
 
 
-def model_names(catalog: Catalog) -> dict[str, int]:
+def load_layer_counts(catalog: Catalog) -> dict[str, int]:
     """The names of the newest models and how many layers each has (0 if that cannot be read)."""
-    rows: list[ModelRow | Hurt] = first_rows(catalog, MODELS, _OFFERED)
+    rows: list[ModelRow | UnreadableRow] = load_first_rows(catalog, MODELS, _OFFERED)
     return {row.name: row.layers or 0 for row in rows if isinstance(row, ModelRow)}
 
 
-def model_id(catalog: Catalog, name: str) -> int | None:
+def find_model_id(catalog: Catalog, name: str) -> int | None:
     """The number of the model of that name."""
     with catalog.read_connection() as connection:
         found = connection.execute("SELECT id FROM model WHERE name = ?", [name]).fetchone()

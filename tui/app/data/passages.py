@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from .filters import Field
-from .rows import Listing, moment
+from .rows import Listing, parse_time
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ _MODEL = "LEFT JOIN model AS m ON m.id = p.model_id"
 
 def _row(*values: Any) -> PassageRow:
     id, model, title, method, created, held, asked = values
-    return PassageRow(id, model, title, method, moment(created), held or 0, asked or 0)
+    return PassageRow(id, model, title, method, parse_time(created), held or 0, asked or 0)
 
 
 def _view(*values: Any) -> PassageView:

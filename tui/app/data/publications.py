@@ -9,10 +9,10 @@ from ....engine.jobs.devices import CPU
 from ....engine.jobs.publication.preview import Preview
 from ....engine.jobs.specs import PublishSpec
 from ....store.catalog.catalog import Catalog
-from .rows import readable
+from .rows import convert_read_errors
 
 
-def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None, bool]:
+def load_preview(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None, bool]:
     """What it comes to, the revision that the repo has from this catalog, and whether a token is kept.
 
     Raises:
@@ -24,14 +24,14 @@ def preview_of(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None
     from ...hub_token import token_is_set
 
     check_repo_name(spec.repo)
-    with readable(f"what {spec.repo} has"), catalog.read() as session:
+    with convert_read_errors(f"what {spec.repo} has"), catalog.read() as session:
         before = publications.find_newest(session, spec.repo)
-    with readable(f"what {spec.model} would publish"):
+    with convert_read_errors(f"what {spec.model} would publish"):
         preview = build_preview(catalog, spec)
     return preview, before.revision if before else None, token_is_set()
 
 
-def keep_card(catalog: Catalog, spec: PublishSpec) -> str | None:
+def save_card(catalog: Catalog, spec: PublishSpec) -> str | None:
     """Write an edited card to a file, so that the command line can publish it as well; None if it was not edited."""
     from ....store.atomic_files import write_atomically
 
@@ -49,7 +49,7 @@ def keep_card(catalog: Catalog, spec: PublishSpec) -> str | None:
     return str(path)
 
 
-def submit(catalog: Catalog, spec: PublishSpec) -> str:
+def submit_publication(catalog: Catalog, spec: PublishSpec) -> str:
     """Draw the pictures that go with it, as the command does, and start the job."""
     from ....store.history import history
     from ...presentation.publication_figures import draw_publication_figures

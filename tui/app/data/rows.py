@@ -16,7 +16,7 @@ from ....store.errors import CatalogError
 from .filters import Condition, Field, matches, parse
 
 # What damaged JSON, dates and shapes raise: in the reading, or in our own look.
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+READ_ERRORS = (ValueError, TypeError, LookupError, AttributeError)
 
 Key = int | str
 T = TypeVar("T")
@@ -24,7 +24,7 @@ Built_co = TypeVar("Built_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Hurt:
+class UnreadableRow:
     """A row that is there and cannot be read."""
 
     id: Key
@@ -37,7 +37,7 @@ class Query:
 
     filter: str = ""
     sort: str = ""
-    backwards: bool = False
+    descending: bool = False
 
     @property
     def plain(self) -> bool:
@@ -64,7 +64,7 @@ class Listing(Generic[Built_co]):
         return f"SELECT {self.key}, {', '.join(self.columns)} FROM {self.table} {self.joins} WHERE {where}"
 
 
-def keys_of(
+def select_keys(
     catalog: Catalog, listing: Listing[Any], query: Query = Query(), limit: int | None = None
 ) -> Sequence[Key]:
     """The keys of the rows that a query leaves, in its order.
@@ -78,7 +78,7 @@ def keys_of(
     parameters: list[Any] = [value for part in conditions for value in part.parameters]
     order = f"{listing.order or listing.key} DESC"
     if query.sort:
-        order = f"{listing.fields[query.sort].sql} {'DESC' if query.backwards else 'ASC'}, {order}"
+        order = f"{listing.fields[query.sort].sql} {'DESC' if query.descending else 'ASC'}, {order}"
     # Nothing but the key's own index is read where nothing else is asked for.
     joins = "" if query.plain else listing.joins
     where = f"WHERE {' AND '.join(part.sql for part in conditions)}" if conditions else ""
@@ -91,15 +91,15 @@ def keys_of(
     return array("q", found) if found and all(isinstance(key, int) for key in found) else found
 
 
-def rows_of(catalog: Catalog, listing: Listing[T], keys: Sequence[Key]) -> dict[Key, T | Hurt]:
+def load_rows(catalog: Catalog, listing: Listing[T], keys: Sequence[Key]) -> dict[Key, T | UnreadableRow]:
     """The rows of some keys, at most some hundreds; a Hurt for each that cannot be read."""
-    found: dict[Key, T | Hurt] = {}
+    found: dict[Key, T | UnreadableRow] = {}
     marks = ", ".join("?" * len(keys))
     with catalog.read_connection() as connection:
         try:
             for key, *values in connection.execute(listing.select(f"{listing.key} IN ({marks})"), list(keys)):
                 found[key] = listing.build(*values)
-        except UNREADABLE:
+        except READ_ERRORS:
             return _one_by_one(connection, listing, keys)
         except sqlite3.OperationalError as error:
             if not _of_a_row(error):
@@ -108,32 +108,32 @@ def rows_of(catalog: Catalog, listing: Listing[T], keys: Sequence[Key]) -> dict[
     return found
 
 
-def row_of(catalog: Catalog, listing: Listing[T], key: Key) -> T | Hurt | None:
+def load_row(catalog: Catalog, listing: Listing[T], key: Key) -> T | UnreadableRow | None:
     """One row; None if there is none."""
-    return rows_of(catalog, listing, [key]).get(key)
+    return load_rows(catalog, listing, [key]).get(key)
 
 
-def first_rows(catalog: Catalog, listing: Listing[T], limit: int) -> list[T | Hurt]:
+def load_first_rows(catalog: Catalog, listing: Listing[T], limit: int) -> list[T | UnreadableRow]:
     """The first rows in their usual order; for what is short by itself."""
-    keys = list(keys_of(catalog, listing, limit=limit))
-    found = rows_of(catalog, listing, keys)
+    keys = list(select_keys(catalog, listing, limit=limit))
+    found = load_rows(catalog, listing, keys)
     return [found[key] for key in keys if key in found]
 
 
-def moment(text: str | None) -> datetime:
+def parse_time(text: str | None) -> datetime:
     """A datetime of the catalog. Raises ValueError, TypeError."""
     if text is None:
         raise ValueError("a moment is missing")
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def moment_or_none(text: str | None) -> datetime | None:
+def parse_optional_time(text: str | None) -> datetime | None:
     """The same where it may be missing."""
-    return None if text is None else moment(text)
+    return None if text is None else parse_time(text)
 
 
 @contextmanager
-def readable(what: str) -> Iterator[None]:
+def convert_read_errors(what: str) -> Iterator[None]:
     """Where the store reads whole rows for us: a damaged one becomes a sentence.
 
     Raises:
@@ -143,7 +143,7 @@ def readable(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (*UNREADABLE, DBAPIError) as error:
+    except (*READ_ERRORS, DBAPIError) as error:
         raise CatalogError(
             f"{what} holds a damaged row ({error}): restore a backup of the catalog."
         ) from error
@@ -151,18 +151,18 @@ def readable(what: str) -> Iterator[None]:
 
 def _one_by_one(
     connection: sqlite3.Connection, listing: Listing[T], keys: Sequence[Key]
-) -> dict[Key, T | Hurt]:
-    found: dict[Key, T | Hurt] = {}
+) -> dict[Key, T | UnreadableRow]:
+    found: dict[Key, T | UnreadableRow] = {}
     for key in keys:
         try:
             row = connection.execute(listing.select(f"{listing.key} = ?"), [key]).fetchone()
             if row is not None:
                 found[key] = listing.build(*row[1:])
-        except (*UNREADABLE, sqlite3.OperationalError) as error:
+        except (*READ_ERRORS, sqlite3.OperationalError) as error:
             if isinstance(error, sqlite3.OperationalError) and not _of_a_row(error):
                 raise
             first = (str(error).splitlines() or [""])[0]
-            found[key] = Hurt(
+            found[key] = UnreadableRow(
                 key, f"this row is damaged and cannot be read ({type(error).__name__}: {first})"
             )
     return found

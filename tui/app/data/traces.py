@@ -8,7 +8,7 @@ from typing import Any
 from ....store.catalog.catalog import Catalog
 from ...presentation.heatmap import MergedScores, merge_attribution
 from .filters import Field
-from .rows import Hurt, Listing, moment, row_of
+from .rows import Listing, UnreadableRow, load_row, parse_time
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class ResultView:
     is_complete: bool
 
 
-def result_at(catalog: Catalog, trace_id: int, index: int) -> ResultView | Hurt | None:
+def load_result(catalog: Catalog, trace_id: int, index: int) -> ResultView | UnreadableRow | None:
     """The result number `index` of a trace, counted from 0 in the order of the facts."""
     sql = "SELECT id FROM trace_result WHERE trace_id = ? ORDER BY position LIMIT 1 OFFSET ?"
     with catalog.read_connection() as connection:
         found = connection.execute(sql, [trace_id, index]).fetchone()
-    return None if found is None else row_of(catalog, _RESULT, int(found[0]))
+    return None if found is None else load_row(catalog, _RESULT, int(found[0]))
 
 
-def index_of(catalog: Catalog, trace_id: int, position: int) -> int:
+def result_index(catalog: Catalog, trace_id: int, position: int) -> int:
     """The number of the result of a fact: it grows as facts before it are done."""
     sql = "SELECT count(*) FROM trace_result WHERE trace_id = ? AND position < ?"
     with catalog.read_connection() as connection:
@@ -94,7 +94,7 @@ def check_fact_set(catalog: Catalog, name: str) -> None:
 
 def _row(*values: Any) -> TraceRow:
     kinds = tuple(str(kind) for kind in json.loads(values[6]))
-    return TraceRow(*(*values[:6], kinds, *values[7:-1], moment(values[-1])))
+    return TraceRow(*(*values[:6], kinds, *values[7:-1], parse_time(values[-1])))
 
 
 def _result(*values: Any) -> ResultView:

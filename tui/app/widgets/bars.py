@@ -41,10 +41,10 @@ class TabBar(Widget):
         self._counts[name] = self._counts.get(name, 0) + 1
         self.refresh()
 
-    def note(self, text: str, tail: str = "") -> None:
+    def note(self, text: str, read_log_tail: str = "") -> None:
         """What stands at the right end; of it `text` is cut first where there is no room."""
-        if (text, tail) != (self._note, self._tail):
-            self._note, self._tail = text, tail
+        if (text, read_log_tail) != (self._note, self._tail):
+            self._note, self._tail = text, read_log_tail
             self.refresh()
 
     def _labels(self) -> list[tuple[str, str]]:
@@ -59,8 +59,8 @@ class TabBar(Widget):
         for name, label in self._labels():
             text.append(label, style="bold reverse" if name == self.active else "")
         room = self.size.width - cell_len(text.plain) - 1
-        tail = cut(f" {sanitize(self._tail)}" if self._tail else "", room)
-        note = cut(sanitize(self._note), room - cell_len(tail)) + tail
+        read_log_tail = cut(f" {sanitize(self._tail)}" if self._tail else "", room)
+        note = cut(sanitize(self._note), room - cell_len(read_log_tail)) + read_log_tail
         text.append(" " * (room - cell_len(note)))
         return text.append(note, style="bold" if note.startswith("✗") else "dim")
 
@@ -77,13 +77,13 @@ class CommandLine(Widget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.twin = ""
+        self.cli_equivalent = ""
         self.outcome, self._style = "", ""
 
-    def show(self, twin: str, outcome: str = "", style: str = "") -> None:
+    def show(self, cli_equivalent: str, outcome: str = "", style: str = "") -> None:
         """Show a command; `outcome` stays until the next one."""
-        if (twin, outcome, style) != (self.twin, self.outcome, self._style):
-            self.twin, self.outcome, self._style = twin, outcome, style
+        if (cli_equivalent, outcome, style) != (self.cli_equivalent, self.outcome, self._style):
+            self.cli_equivalent, self.outcome, self._style = cli_equivalent, outcome, style
             self.refresh()
 
     def render(self) -> Text:
@@ -91,8 +91,8 @@ class CommandLine(Widget):
         outcome = cut(sanitize(self.outcome), width - 1)
         room = width - cell_len(outcome) - 2
         text = Text(no_wrap=True, end="")
-        if self.twin and room > 16:
-            text.append(cut(f"$ {sanitize(self.twin)}", room), style="green")
+        if self.cli_equivalent and room > 16:
+            text.append(cut(f"$ {sanitize(self.cli_equivalent)}", room), style="green")
             text.append("  " if outcome else "")
         return text.append(outcome, style=self._style)
 

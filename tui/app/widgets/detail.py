@@ -76,7 +76,7 @@ def title(text: str) -> Text:
     return Text(sanitize(text), style="bold")
 
 
-def wrong(text: str) -> Text:
+def error_text(text: str) -> Text:
     """A sentence that says what went wrong."""
     return Text(sanitize(f"✗ {text}"), style="bold red")
 

@@ -43,15 +43,15 @@ class HeatMap(Lines, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__()
-        self.picture: Drawing | None = None
+        self.drawing: Drawing | None = None
         self.cursor = (0, 0)
         self._below: list[Text] = []
         self._drawn = (0, 0)
 
     def show(self, picture: Drawing, below: Text, *, keep_cursor: bool = False) -> None:
         """Draw it and some lines below; the cursor starts at its highest value, or stays where it was."""
-        before = self.picture
-        self.picture, self._below = picture, list(below.split("\n"))
+        before = self.drawing
+        self.drawing, self._below = picture, list(below.split("\n"))
         if keep_cursor and before is not None and picture.rows and picture.layers:
             self.cursor = (min(self.cursor[0], picture.rows - 1), min(self.cursor[1], picture.layers - 1))
         else:
@@ -61,29 +61,29 @@ class HeatMap(Lines, can_focus=True):
 
     def show_text(self, text: Text) -> None:
         """Say why there is no map."""
-        self.picture, self._below = None, list(text.split("\n"))
+        self.drawing, self._below = None, list(text.split("\n"))
         self._draw()
 
     def action_move(self, tokens: int, layers: int) -> None:
-        if self.picture is None or not self.picture.rows:
+        if self.drawing is None or not self.drawing.rows:
             return
-        token = max(0, min(self.cursor[0] + tokens, self.picture.rows - 1))
-        layer = max(0, min(self.cursor[1] + layers, self.picture.layers - 1))
+        token = max(0, min(self.cursor[0] + tokens, self.drawing.rows - 1))
+        layer = max(0, min(self.cursor[1] + layers, self.drawing.layers - 1))
         if (token, layer) != self.cursor:
             self.cursor = token, layer
             self._draw()
             self._tell()
 
     def action_peak(self) -> None:
-        if self.picture is not None:
-            self.cursor = self.picture.peak()
+        if self.drawing is not None:
+            self.cursor = self.drawing.peak()
             self._draw()
             self._tell()
 
     def on_click(self, event: events.Click) -> None:
-        if self.picture is None:
+        if self.drawing is None:
             return
-        at = self.picture.cell_at(event.x, event.y + round(self.scroll_y), self.room, self.cursor)
+        at = self.drawing.cell_at(event.x, event.y + round(self.scroll_y), self.room, self.cursor)
         if at is not None:
             self.action_move(at[0] - self.cursor[0], at[1] - self.cursor[1])
 
@@ -99,7 +99,7 @@ class HeatMap(Lines, can_focus=True):
         """Make the lines anew; those that differ are repainted."""
         self._drawn = self.room, self.size.height
         lines = list(self._below)
-        if (picture := self.picture) is not None:
+        if (picture := self.drawing) is not None:
             size = Size(self.room, self.size.height - len(lines))
             color = not self.app.no_color
             lines = [*picture.lines(size, self.cursor, focused=self.has_focus, color=color), *lines]

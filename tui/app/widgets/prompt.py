@@ -20,7 +20,7 @@ class _Line(Input):
 
     def on_key(self, event: object) -> None:
         if getattr(event, "key", "") == "backspace" and not self.value:
-            self.post_message(Prompt.Left())
+            self.post_message(Prompt.Cancelled())
 
 
 class Prompt(Horizontal):
@@ -42,13 +42,13 @@ class Prompt(Horizontal):
         text: str
 
     @dataclass
-    class Given(Message):
+    class Submitted(Message):
         """Enter."""
 
         kind: Kind
         text: str
 
-    class Left(Message):
+    class Cancelled(Message):
         """It was left."""
 
     def __init__(self) -> None:
@@ -94,10 +94,10 @@ class Prompt(Horizontal):
         event.stop()
         if self.kind == ":" and event.value.strip():
             self._history.append(event.value)
-        self.post_message(self.Given(self.kind, event.value))
+        self.post_message(self.Submitted(self.kind, event.value))
 
     def action_leave(self) -> None:
-        self.post_message(self.Left())
+        self.post_message(self.Cancelled())
 
     def action_complete(self) -> None:
         self.query_one(_Line).action_cursor_right()

@@ -38,7 +38,7 @@ class Row:
 
     key: Key
     cells: tuple[str | Text, ...]
-    hurt: bool = False
+    is_unreadable: bool = False
     value: object = field(default=None, compare=False, repr=False)
 
 

@@ -94,7 +94,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         self.empty = empty
         self.keys: Sequence[Key] = ()
         self.cursor = 0
-        self.asked = Query()
+        self.row_query = Query()
         self.marked: set[Key] = set()
         # How many there are without a filter.
         self.total = 0
@@ -119,7 +119,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         return self._row(self.cursor) if len(self.keys) else None
 
     @property
-    def chosen(self) -> list[Row]:
+    def selected_rows(self) -> list[Row]:
         """The rows that are marked, in the order of the list; if none are, the one under the cursor."""
         if not self.marked:
             return [self.row] if self.row is not None else []
@@ -131,7 +131,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         return rows
 
     @property
-    def own_keys(self) -> Collection[str]:
+    def navigation_keys(self) -> Collection[str]:
         """The keys that move, mark and order."""
         return self._bindings.key_to_bindings.keys() - {"enter", "l", "right"}
 
@@ -144,7 +144,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             self._freshen()
             return
         try:
-            keys = self._source.read_keys(self.asked, FIRST)
+            keys = self._source.read_keys(self.row_query, FIRST)
         except (CatalogError, InputError) as error:
             self.post_message(self.Failed(str(error)))
             return
@@ -153,11 +153,11 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             # Not before these are painted.
             self.set_timer(_PAINTED_SECONDS, self._read_whole)
 
-    def ask(self, query: Query) -> None:
+    def set_query(self, query: Query) -> None:
         """Show other rows, or in another order."""
-        if query == self.asked:
+        if query == self.row_query:
             return
-        self.asked = query
+        self.row_query = query
         if self.total >= FIRST:
             # A word that few rows hold is looked for in all of them: not while someone waits.
             self._read_whole()
@@ -179,7 +179,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             self._again = True
             return
         self._reading, self._again = True, False
-        query = self.asked
+        query = self.row_query
 
         def read() -> None:
             keys: Sequence[Key] | None = None
@@ -193,9 +193,9 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
 
     def _have_read(self, query: Query, keys: Sequence[Key] | None) -> None:
         self._reading = False
-        if keys is not None and query == self.asked:
+        if keys is not None and query == self.row_query:
             self._take(keys, whole=True)
-        if query != self.asked:
+        if query != self.row_query:
             self._read_whole()
         elif self._again:
             self._again = False
@@ -205,7 +205,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         """Other keys; the rows that are seen are read anew."""
         before, key, was_empty = self.keys, self.key, not len(self.keys)
         self.keys, self._whole = keys, whole
-        if not self.asked.filter.strip():
+        if not self.row_query.filter.strip():
             self.total = len(keys)
         if self._wanted is not None and (found := self._index(self._wanted)) is not None:
             self._wanted, cursor = None, found
@@ -259,7 +259,10 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             return self._source.read_rows(keys)
         except CatalogError as error:
             self.post_message(self.Failed(str(error)))
-            return {key: Row(key, (str(key), Text("cannot be read", style="red")), hurt=True) for key in keys}
+            return {
+                key: Row(key, (str(key), Text("cannot be read", style="red")), is_unreadable=True)
+                for key in keys
+            }
 
     def _row(self, index: int) -> Row:
         key = self.keys[index]
@@ -269,7 +272,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             begin = index // _BLOCK * _BLOCK
             self._cache |= self._read(self.keys[begin : begin + _BLOCK])
         # Removed since the keys were read: the next look at the catalog takes it off the list.
-        return self._cache.setdefault(key, Row(key, (str(key), "gone"), hurt=True))
+        return self._cache.setdefault(key, Row(key, (str(key), "gone"), is_unreadable=True))
 
     # -- keys and mouse
 
@@ -327,12 +330,14 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         """By the next column that is shown; after the last, newest first again."""
         shown = [self.columns[index].name for index, _ in widths(self.columns, self.size.width)]
         names = ["", *(name for name in shown if name in self._sortable)]
-        after = names[(names.index(self.asked.sort) + 1) % len(names)] if self.asked.sort in names else ""
-        self.ask(replace(self.asked, sort=after, backwards=False))
+        after = (
+            names[(names.index(self.row_query.sort) + 1) % len(names)] if self.row_query.sort in names else ""
+        )
+        self.set_query(replace(self.row_query, sort=after, descending=False))
 
     def action_reverse(self) -> None:
-        if self.asked.sort:
-            self.ask(replace(self.asked, backwards=not self.asked.backwards))
+        if self.row_query.sort:
+            self.set_query(replace(self.row_query, descending=not self.row_query.descending))
 
     def on_click(self, event: events.Click) -> None:
         index = event.y - 1 + round(self.scroll_y)
@@ -348,8 +353,8 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         for index, width in widths(self.columns, self.size.width):
             name = self.columns[index].name
             if at <= x <= at + width and name in self._sortable:
-                back = self.asked.sort == name and not self.asked.backwards
-                self.ask(replace(self.asked, sort=name, backwards=back))
+                back = self.row_query.sort == name and not self.row_query.descending
+                self.set_query(replace(self.row_query, sort=name, descending=back))
             at += width + 1
 
     def on_focus(self) -> None:
@@ -384,7 +389,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
 
     def _drawn(self, index: int, row: Row) -> Strip:
         here, marked = index == self.cursor, row.key in self.marked
-        mark = ("◉" if marked else "▌") if here else "•" if marked else "!" if row.hurt else " "
+        mark = ("◉" if marked else "▌") if here else "•" if marked else "!" if row.is_unreadable else " "
         text = line(self.columns, row.cells, mark, self.size.width)
         if here and self.has_focus:
             # Reversed colors would be a patchwork; the words and symbols say the same.
@@ -392,12 +397,12 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         return self._strip(text, Style(bold=here or marked))
 
     def _titles(self) -> list[str]:
-        arrow = "↓" if self.asked.backwards else "↑"
-        by = self.asked.sort
+        arrow = "↓" if self.row_query.descending else "↑"
+        by = self.row_query.sort
         return [f"{column.title}{arrow if by and column.name == by else ''}" for column in self.columns]
 
     def _why_empty(self) -> str:
-        return f"No row holds {self.asked.filter!r}." if self.asked.filter.strip() else self.empty
+        return f"No row holds {self.row_query.filter!r}." if self.row_query.filter.strip() else self.empty
 
     def text_of(self, index: int) -> str:
         """A row as it is drawn, wherever the list is scrolled to."""

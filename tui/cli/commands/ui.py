@@ -13,9 +13,9 @@ import click
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="For --serve.")
 def ui(place: str | None, readonly: bool, no_mouse: bool, serve: bool, port: int) -> None:
     """Open the app, at PLACE if one is given: edits, edits/4021943b39, jobs/12, traces/3."""
-    from ...deep_links import parse_place
+    from ...deep_links import parse_deep_link
 
-    found = parse_place(place) if place is not None else None
+    found = parse_deep_link(place) if place is not None else None
     if serve:
         from ...app.serve import serve as serve_app
 

@@ -51,7 +51,7 @@ class Form(ModalScreen[T | None], Generic[T]):
         """What the values mean. Raises InputError, CatalogError."""
         raise NotImplementedError
 
-    def twin(self, value: T) -> str:
+    def cli_equivalent(self, value: T) -> str:
         """The command that does the same."""
         raise NotImplementedError
 
@@ -90,7 +90,7 @@ class Form(ModalScreen[T | None], Generic[T]):
         try:
             value = self.read(self.values())
         except (InputError, CatalogError) as error:
-            self._say(Text(f"✗ {sanitize(str(error))}", style="bold red"))
+            self._show_message(Text(f"✗ {sanitize(str(error))}", style="bold red"))
             self.app.bell()
             return
         self.dismiss(value)
@@ -100,10 +100,10 @@ class Form(ModalScreen[T | None], Generic[T]):
             value = self.read(self.values())
             cost = self.cost(value)
         except (InputError, CatalogError) as error:
-            self._say(Text(f"· {sanitize(str(error))}", style="yellow"))
+            self._show_message(Text(f"· {sanitize(str(error))}", style="yellow"))
             return
-        text = Text(f"$ {sanitize(self.twin(value))}", style="green")
-        self._say(text.append(f"\n{cost}", style="dim") if cost else text)
+        text = Text(f"$ {sanitize(self.cli_equivalent(value))}", style="green")
+        self._show_message(text.append(f"\n{cost}", style="dim") if cost else text)
 
-    def _say(self, text: Text) -> None:
+    def _show_message(self, text: Text) -> None:
         self.query_one("#verdict", Static).update(text)

@@ -14,8 +14,8 @@ from textual.widget import Widget
 
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError
-from ...data.rows import UNREADABLE, Hurt, Key, Listing, Query, keys_of, rows_of
-from ...widgets.detail import Detail, wrong
+from ...data.rows import READ_ERRORS, Key, Listing, Query, UnreadableRow, load_rows, select_keys
+from ...widgets.detail import Detail, error_text
 from ...widgets.row_lines import Column, Row
 from ...widgets.rows import Rows
 
@@ -32,30 +32,30 @@ _REST_SECONDS = 0.12
 
 
 @dataclass
-class Run(Message):
+class RunAction(Message):
     """Do something that writes, off the thread of the screen; `act` returns what came of it, in some words."""
 
-    twin: str
+    cli_equivalent: str
     act: Callable[[], str]
 
 
 @dataclass
-class Refused(Message):
+class ActionRefused(Message):
     """A verb that cannot be done here, and why."""
 
     reason: str
 
 
 @dataclass
-class Showing(Message):
+class ShowCommand(Message):
     """The command that shows what is selected; `by_hand`: by a key, not because the list has changed."""
 
-    twin: str
+    cli_equivalent: str
     by_hand: bool = True
 
 
 @dataclass
-class ModelChosen(Message):
+class ModelSelected(Message):
     """The model that forms start with and whose history is shown."""
 
     model: str
@@ -68,7 +68,7 @@ class Pane(Vertical):
     columns: ClassVar[tuple[Column, ...]] = ()
     empty: ClassVar[str] = ""
     # The keys of verbs that change something: they are not there where the app may only read.
-    writing: ClassVar[frozenset[str]] = frozenset()
+    write_actions: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, catalog: Catalog, id: str) -> None:
         super().__init__(id=id)
@@ -76,7 +76,7 @@ class Pane(Vertical):
         self.model: str | None = None
         self.rows = Rows(self.columns, self.empty, self, self.listing.fields)
         self.detail: Widget = self.make_detail()
-        self._resting: Timer | None = None
+        self._rest_timer: Timer | None = None
         self.readonly = False
 
     def compose(self) -> ComposeResult:
@@ -104,65 +104,69 @@ class Pane(Vertical):
 
     def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]:
         """The keys of the list; also called from a thread."""
-        return keys_of(self.catalog, self.listing, query, limit)
+        return select_keys(self.catalog, self.listing, query, limit)
 
     def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
         """The lines of some keys."""
         return {
-            key: self._line(key, found) for key, found in rows_of(self.catalog, self.listing, keys).items()
+            key: self._line(key, found) for key, found in load_rows(self.catalog, self.listing, keys).items()
         }
 
     def _line(self, key: Key, found: Any) -> Row:
         try:
             row = self.make_row(found)
-        except UNREADABLE as error:
-            found = Hurt(key, f"it holds what it should not ({type(error).__name__}: {error})")
+        except READ_ERRORS as error:
+            found = UnreadableRow(key, f"it holds what it should not ({type(error).__name__}: {error})")
             row = self.make_row(found)
-        return Row(key, row.cells, isinstance(found, Hurt), found)
+        return Row(key, row.cells, isinstance(found, UnreadableRow), found)
 
-    def found(self, of: type[T]) -> T | None:
+    def selected(self, of: type[T]) -> T | None:
         """What the row under the cursor was made of, if it is there and whole."""
         row = self.rows.row
         return row.value if row is not None and isinstance(row.value, of) else None
 
-    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
         """Show a row in detail; `fresh`: another one than before."""
         raise NotImplementedError
 
-    def twin(self, key: Key) -> str:
+    def cli_equivalent(self, key: Key) -> str:
         """The command that shows this row."""
         raise NotImplementedError
 
-    def show_text(self, found: T | Hurt | None, write: Callable[[T], Parts], *, fresh: bool) -> None:
+    def show_text(
+        self, found: T | UnreadableRow | None, write: Callable[[T], Parts], *, is_new_row: bool
+    ) -> None:
         """Write what was found into the detail; of a damaged row, what is the matter with it."""
         assert isinstance(self.detail, Detail)
         parts: Parts = []
-        if isinstance(found, Hurt):
-            parts = [wrong(f"{found.id}: {found.reason}")]
+        if isinstance(found, UnreadableRow):
+            parts = [error_text(f"{found.id}: {found.reason}")]
         elif found is not None:
             try:
                 parts = write(found)
-            except UNREADABLE as error:
-                parts = [wrong(f"this row holds what it should not ({type(error).__name__}: {error})")]
-        self.detail.show(parts, top=fresh)
+            except READ_ERRORS as error:
+                parts = [error_text(f"this row holds what it should not ({type(error).__name__}: {error})")]
+        self.detail.show(parts, top=is_new_row)
 
     def reload(self) -> None:
         """Read all anew; what has not changed is not repainted."""
         before = self.rows.key
         self.rows.reload()
         if self.rows.key == before:
-            self._show_whole(before, fresh=False)
+            self._show_whole(before, is_new_row=False)
 
-    def _show_whole(self, key: Key | None, *, fresh: bool) -> None:
+    def _show_whole(self, key: Key | None, *, is_new_row: bool) -> None:
         """`show_detail`, whatever the catalog holds."""
         try:
-            self.show_detail(key, fresh=fresh)
+            self.show_detail(key, is_new_row=is_new_row)
         except CatalogError as error:
-            self.post_message(Refused(str(error)))
-        except UNREADABLE as error:
-            self.post_message(Refused(f"{key} holds what it should not ({type(error).__name__}: {error})"))
+            self.post_message(ActionRefused(str(error)))
+        except READ_ERRORS as error:
+            self.post_message(
+                ActionRefused(f"{key} holds what it should not ({type(error).__name__}: {error})")
+            )
 
-    def name_of_row(self) -> str:
+    def row_name(self) -> str:
         """What one would call the row under the cursor in a command."""
         return "" if self.rows.key is None else str(self.rows.key)
 
@@ -172,17 +176,17 @@ class Pane(Vertical):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that change something are grey where the app may only read."""
-        return None if self.readonly and action in self.writing else True
+        return None if self.readonly and action in self.write_actions else True
 
     def tick(self) -> None:
         """Called five times a second while the pane is shown; for what lies beside the catalog."""
 
-    def tell_twin(self, *, by_hand: bool = True) -> None:
+    def show_cli_equivalent(self, *, by_hand: bool = True) -> None:
         """Say which command shows what is selected."""
         if self.rows.key is not None:
-            self.post_message(Showing(self.twin(self.rows.key), by_hand))
+            self.post_message(ShowCommand(self.cli_equivalent(self.rows.key), by_hand))
 
-    def submit(self, spec: "Spec", twin: str) -> None:
+    def submit(self, spec: "Spec", cli_equivalent: str) -> None:
         """Start a job, and say which command does the same."""
         catalog = self.catalog
 
@@ -191,32 +195,32 @@ class Pane(Vertical):
 
             return f"job {control.submit(catalog, spec).id} queued"
 
-        self.post_message(Run(twin, start))
+        self.post_message(RunAction(cli_equivalent, start))
 
-    def fill(self, form: "Form[S]") -> None:
+    def open_form(self, form: "Form[S]") -> None:
         """Open a form, and start the job that it comes to."""
 
         def start(spec: S | None) -> None:
             if spec is not None:
-                self.submit(spec, form.twin(spec))
+                self.submit(spec, form.cli_equivalent(spec))
 
         self.app.push_screen(form, start)
 
-    def confirm(self, question: str, verb: str, twin: str, act: Callable[[], str]) -> None:
+    def confirm(self, question: str, verb: str, cli_equivalent: str, act: Callable[[], str]) -> None:
         """Ask, and do it if the answer is yes."""
 
         from ..shell.confirm import Confirm
 
         def go_on(yes: bool | None) -> None:
             if yes:
-                self.post_message(Run(twin, act))
+                self.post_message(RunAction(cli_equivalent, act))
 
-        self.app.push_screen(Confirm(question, verb, twin), go_on)
+        self.app.push_screen(Confirm(question, verb, cli_equivalent), go_on)
 
     @property
-    def resting(self) -> bool:
+    def is_detail_behind(self) -> bool:
         """Whether the detail is still that of an earlier row."""
-        return self._resting is not None
+        return self._rest_timer is not None
 
     def take_focus(self) -> None:
         """Focus the detail if a row is entered, else the list."""
@@ -246,35 +250,35 @@ class Pane(Vertical):
     @on(Rows.Selected)
     def _selected(self, event: Rows.Selected) -> None:
         event.stop()
-        if self._resting is not None:
-            self._resting.stop()
-            self._resting = None
+        if self._rest_timer is not None:
+            self._rest_timer.stop()
+            self._rest_timer = None
         if event.by_hand:
-            self._resting = self.set_timer(_REST_SECONDS, self.settle)
+            self._rest_timer = self.set_timer(_REST_SECONDS, self.update_detail)
         else:
-            self.settle(tell=False)
-            self.tell_twin(by_hand=False)
+            self.update_detail(show_command=False)
+            self.show_cli_equivalent(by_hand=False)
 
-    def settle(self, *, tell: bool = True) -> None:
+    def update_detail(self, *, show_command: bool = True) -> None:
         """Show the row that has the cursor now, without waiting for it to rest; `tell`: and its command."""
-        if self._resting is not None:
-            self._resting.stop()
-            self._resting = None
-        self._show_whole(self.rows.key, fresh=True)
-        if tell:
-            self.tell_twin()
+        if self._rest_timer is not None:
+            self._rest_timer.stop()
+            self._rest_timer = None
+        self._show_whole(self.rows.key, is_new_row=True)
+        if show_command:
+            self.show_cli_equivalent()
 
     def on_key(self, event: events.Key) -> None:
         """A verb means the row under the cursor, also when it is pressed before the detail has followed."""
-        if self.resting and event.key not in self.rows.own_keys:
-            self.settle()
+        if self.is_detail_behind and event.key not in self.rows.navigation_keys:
+            self.update_detail()
         bound = self._bindings.key_to_bindings.get(event.key, ())
-        if self.readonly and any(binding.action.partition("(")[0] in self.writing for binding in bound):
-            self.post_message(Refused("the app was opened to read only (--readonly)"))
+        if self.readonly and any(binding.action.partition("(")[0] in self.write_actions for binding in bound):
+            self.post_message(ActionRefused("the app was opened to read only (--readonly)"))
 
     def open_row(self) -> None:
         """From the list into the row under the cursor."""
-        if self.resting:
-            self.settle()
+        if self.is_detail_behind:
+            self.update_detail()
         self.add_class("-open")
         self.screen.set_focus(self.detail)

@@ -39,7 +39,7 @@ class TopUpForm(Form[CovarianceSpec]):
             self._rows, self._model, int(tokens), _tolerance(values["until"].strip())
         )
 
-    def twin(self, value: CovarianceSpec) -> str:
+    def cli_equivalent(self, value: CovarianceSpec) -> str:
         return top_up(value)
 
 
@@ -89,7 +89,7 @@ class ImportForm(Form[Import]):
             raise InputError("name the model, and the number of the layer that it is of")
         return Import(path, model, int(layer))
 
-    def twin(self, value: Import) -> str:
+    def cli_equivalent(self, value: Import) -> str:
         return command(
             "covariance", "import", str(value.file), "--model", value.model, "--layer", value.layer
         )

@@ -11,11 +11,11 @@ from ....cli_equivalent import command
 from ....presentation.format import format_count, format_size, format_time
 from ....presentation.text import cut, sanitize_lines
 from ....presentation.wording import convergence_lines, describe_convergence
-from ...data.covariances import COVARIANCES, CovarianceView, whole_rows
-from ...data.rows import Hurt, Key, Listing, row_of
+from ...data.covariances import COVARIANCES, CovarianceView, load_covariances
+from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.detail import fields, title
 from ...widgets.row_lines import Column, Row
-from ..base.pane import Pane, Parts, Refused, Run
+from ..base.pane import ActionRefused, Pane, Parts, RunAction
 
 if TYPE_CHECKING:
     from .forms import Import
@@ -35,7 +35,7 @@ class CovariancesPane(Pane):
         Column("when", 16, drop=2),
     )
     empty = "No covariances yet: an edit collects the one that it needs, or run `retcon covariance run`."
-    writing = frozenset({"top_up", "import"})
+    write_actions = frozenset({"top_up", "import"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "top_up", "top up", tooltip="add more text to this covariance"),
         Binding("i", "import", "import", tooltip="take in a covariance from a file"),
@@ -45,14 +45,14 @@ class CovariancesPane(Pane):
     def listing(self) -> Listing[Any]:
         return COVARIANCES
 
-    def make_row(self, found: CovarianceView | Hurt) -> Row:
+    def make_row(self, found: CovarianceView | UnreadableRow) -> Row:
         return _row(found)
 
-    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
-        found = row_of(self.catalog, COVARIANCES, key) if key is not None else None
-        self.show_text(found, _parts, fresh=fresh)
+    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
+        found = load_row(self.catalog, COVARIANCES, key) if key is not None else None
+        self.show_text(found, _parts, is_new_row=is_new_row)
 
-    def twin(self, key: Key) -> str:
+    def cli_equivalent(self, key: Key) -> str:
         return command("covariance", "show", key)
 
     def action_top_up(self) -> None:
@@ -61,17 +61,19 @@ class CovariancesPane(Pane):
         if self.rows.key is None:
             return
         try:
-            found = whole_rows(self.catalog, [int(row.key) for row in self.rows.chosen])
+            found = load_covariances(self.catalog, [int(row.key) for row in self.rows.selected_rows])
         except CatalogError as error:
-            self.post_message(Refused(str(error)))
+            self.post_message(ActionRefused(str(error)))
             return
         models = {model for _, model in found}
         if any("imported" in row.origin for row, _ in found):
-            self.post_message(Refused("it was imported: its file does not tell where its texts ended"))
+            self.post_message(ActionRefused("it was imported: its file does not tell where its texts ended"))
         elif len(models) > 1:
-            self.post_message(Refused("the marked covariances are of several models: mark those of one"))
+            self.post_message(
+                ActionRefused("the marked covariances are of several models: mark those of one")
+            )
         elif found:
-            self.fill(TopUpForm([row for row, _ in found], models.pop()))
+            self.open_form(TopUpForm([row for row, _ in found], models.pop()))
 
     def action_import(self) -> None:
         from .forms import ImportForm
@@ -80,7 +82,7 @@ class CovariancesPane(Pane):
 
         def start(asked: "Import | None") -> None:
             if asked is not None:
-                self.post_message(Run(form.twin(asked), lambda: _take_in(catalog, asked)))
+                self.post_message(RunAction(form.cli_equivalent(asked), lambda: _take_in(catalog, asked)))
 
         self.app.push_screen(form, start)
 
@@ -92,9 +94,9 @@ def _take_in(catalog: Catalog, asked: "Import") -> str:
     return f"covariance {import_covariance(catalog, asked.file, asked.model, asked.layer).id} imported"
 
 
-def _row(row: CovarianceView | Hurt) -> Row:
-    if isinstance(row, Hurt):
-        return Row(row.id, (str(row.id), Text("damaged", style="red")), hurt=True)
+def _row(row: CovarianceView | UnreadableRow) -> Row:
+    if isinstance(row, UnreadableRow):
+        return Row(row.id, (str(row.id), Text("damaged", style="red")), is_unreadable=True)
     last = f"{row.curve[-1]['mean']:.2g}" if row.curve else ""
     cells = (
         str(row.id),

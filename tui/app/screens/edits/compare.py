@@ -15,7 +15,7 @@ from .....engine.jobs.prompting.client import PromptClient, PromptRequest
 from .....store.catalog.catalog import Catalog
 from ....cli_equivalent import command
 from ....presentation.text import sanitize, token_label
-from ...data.edits import RevisionDetail, revision_detail
+from ...data.edits import RevisionDetail, load_revision
 from ...widgets.detail import Detail, title
 from ...widgets.row_lines import bar
 from ..base.pane import Parts
@@ -64,7 +64,7 @@ class Compare(ModalScreen[None]):
         self.state = ""
 
     def _message(self, id: str) -> str:
-        found = revision_detail(self.catalog, id)
+        found = load_revision(self.catalog, id)
         return found.message if isinstance(found, RevisionDetail) else ""
 
     def compose(self) -> ComposeResult:
@@ -91,7 +91,7 @@ class Compare(ModalScreen[None]):
         self._draw()
 
     @property
-    def twin(self) -> str:
+    def cli_equivalent(self) -> str:
         """The command that asks the same."""
         one, other = self.sides
         prompt = self.query_one(Input).value
@@ -107,7 +107,7 @@ class Compare(ModalScreen[None]):
         self._asking = True
         for side in self.sides:
             side.next, side.pieces = [], []
-        self._say("… asking")
+        self._show_message("… asking")
         self._ask(prompt)
 
     @work(thread=True, group="asking", exit_on_error=False)
@@ -129,15 +129,15 @@ class Compare(ModalScreen[None]):
         elif side is not None:
             side.pieces.append(str(said["piece"]))
         elif "done" in said:
-            self._say(f"✓ answered in {said['done']:.1f} s   $ {self.twin}")
+            self._show_message(f"✓ answered in {said['done']:.1f} s   $ {self.cli_equivalent}")
         elif "error" in said:
-            self._say(f"✗ {said['error']}")
+            self._show_message(f"✗ {said['error']}")
         else:
-            self._say(f"… {said.get('state', '')}")
+            self._show_message(f"… {said.get('state', '')}")
         if self.is_attached:
             self._draw()
 
-    def _say(self, text: str) -> None:
+    def _show_message(self, text: str) -> None:
         self.state = text
         if self.is_attached:
             style = "bold red" if text.startswith("✗") else "dim"

@@ -9,7 +9,7 @@ from .....store.errors import InputError
 from .....store.facts.sets import clean_target, make_template
 from ....cli_equivalent import run_edit
 from ....presentation.wording import format_cost_line
-from ...data.edits import resolve
+from ...data.edits import resolve_target
 from ..base.form import Field, Form
 
 
@@ -55,7 +55,7 @@ class EditForm(Form[EditSpec]):
     def read(self, values: dict[str, str]) -> EditSpec:
         from .....engine.jobs.settings import check_method
 
-        model, revision, layers = resolve(self._catalog, values["model"])
+        model, revision, layers = resolve_target(self._catalog, values["model"])
         prompt, subject = values["prompt"].strip(), values["subject"].strip()
         template = make_template(prompt, subject)
         layer = values["layer"].strip()
@@ -82,5 +82,5 @@ class EditForm(Form[EditSpec]):
 
         return format_cost_line(estimate_cost(self._catalog, value, list_devices()[0]))
 
-    def twin(self, value: EditSpec) -> str:
+    def cli_equivalent(self, value: EditSpec) -> str:
         return run_edit(value, self.values()["model"].strip())

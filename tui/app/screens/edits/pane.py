@@ -12,23 +12,23 @@ from ....cli_equivalent import command, publish
 from ....presentation.format import format_time
 from ...data.edits import (
     MARKS,
+    HistoryShape,
     RevisionDetail,
     RevisionRow,
-    Shape,
+    cache_key,
     dependent_edits,
-    evaluations_of,
-    next_move,
-    retention_of,
-    revision_detail,
-    revisions,
-    shape_of,
-    stamp_of,
-    why_not_revert,
+    load_evaluations,
+    load_history_shape,
+    load_next_move,
+    load_retention,
+    load_revision,
+    revert_obstacle,
+    revision_listing,
 )
-from ...data.models import model_id, model_names
-from ...data.rows import Hurt, Key, Listing, Query, keys_of
+from ...data.models import find_model_id, load_layer_counts
+from ...data.rows import Key, Listing, Query, UnreadableRow, select_keys
 from ...widgets.row_lines import Column, Row
-from ..base.pane import ModelChosen, Pane, Refused, Run
+from ..base.pane import ActionRefused, ModelSelected, Pane, RunAction
 from .revision_text import revision_parts
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class EditsPane(Pane):
         Column("when", 16, drop=3),
     )
     empty = "No model yet: add one in the models tab (1)."
-    writing = frozenset({"edit", "branch", "publish", "rollback", "revert", "score", "undo", "redo"})
+    write_actions = frozenset({"edit", "branch", "publish", "rollback", "revert", "score", "undo", "redo"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", tooltip="write a fact into this model"),
         Binding(
@@ -85,55 +85,55 @@ class EditsPane(Pane):
     def __init__(self, catalog: Catalog, id: str) -> None:
         self._model_id = 0
         self._models = 0
-        self._shape: Shape | None = None
+        self._shape: HistoryShape | None = None
         self._shaped: tuple[Any, ...] = ()
         super().__init__(catalog, id)
 
     @property
     def listing(self) -> Listing[Any]:
-        return revisions(self._model_id)
+        return revision_listing(self._model_id)
 
     def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]:
         shape = self._shape_now(limit)
         if shape is None:
             return ()
-        return shape.keys[:limit] if query.plain else keys_of(self.catalog, self.listing, query, limit)
+        return shape.keys[:limit] if query.plain else select_keys(self.catalog, self.listing, query, limit)
 
-    def _shape_now(self, limit: int | None) -> Shape | None:
+    def _shape_now(self, limit: int | None) -> HistoryShape | None:
         """The history as a whole, read anew where it changed; of a long one first its newest part."""
         if self.model is None:
             return None
-        stamp = (*stamp_of(self.catalog, self.model), limit)
+        stamp = (*cache_key(self.catalog, self.model), limit)
         # The whole of it serves for its part.
         if stamp != self._shaped and (*stamp[:-1], None) != self._shaped:
-            self._shape, self._shaped = shape_of(self.catalog, self.model, limit), stamp
+            self._shape, self._shaped = load_history_shape(self.catalog, self.model, limit), stamp
         return self._shape
 
-    def make_row(self, found: RevisionRow | Hurt) -> Row:
-        return _row(found, self._shape, in_order=self.rows.asked.plain)
+    def make_row(self, found: RevisionRow | UnreadableRow) -> Row:
+        return _row(found, self._shape, in_order=self.rows.row_query.plain)
 
     def reload(self) -> None:
-        names = list(model_names(self.catalog))
+        names = list(load_layer_counts(self.catalog))
         self._models = len(names)
-        if self.model is None or model_id(self.catalog, self.model) is None:
+        if self.model is None or find_model_id(self.catalog, self.model) is None:
             self.model = names[0] if names else None
-        self._model_id = (model_id(self.catalog, self.model) or 0) if self.model is not None else 0
+        self._model_id = (find_model_id(self.catalog, self.model) or 0) if self.model is not None else 0
         super().reload()
         self.refresh_bindings()
 
-    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
         shape, id = self._shape, str(key)
         if key is None or shape is None:
-            self.show_text(None, lambda _: [], fresh=fresh)
+            self.show_text(None, lambda _: [], is_new_row=is_new_row)
             return
-        scores = evaluations_of(self.catalog, id)
+        scores = load_evaluations(self.catalog, id)
         self.show_text(
-            revision_detail(self.catalog, id),
-            lambda found: revision_parts(found, scores, shape.standing(id), head=shape.head == id),
-            fresh=fresh,
+            load_revision(self.catalog, id),
+            lambda found: revision_parts(found, scores, shape.status_of(id), head=shape.head == id),
+            is_new_row=is_new_row,
         )
 
-    def twin(self, key: Key) -> str:
+    def cli_equivalent(self, key: Key) -> str:
         return command("history", self.model or "")
 
     @property
@@ -150,13 +150,13 @@ class EditsPane(Pane):
     def action_edit(self) -> None:
         from .form import EditForm
 
-        self.fill(EditForm(self.catalog, self.model))
+        self.open_form(EditForm(self.catalog, self.model))
 
     def action_branch(self) -> None:
         from .form import EditForm
 
         if self.model is not None and self._revision is not None:
-            self.fill(EditForm(self.catalog, f"{self.model}@{self._revision}"))
+            self.open_form(EditForm(self.catalog, f"{self.model}@{self._revision}"))
 
     def action_undo(self) -> None:
         self._step("undo", "Undo", "take back")
@@ -170,9 +170,9 @@ class EditsPane(Pane):
         if model is None:
             return
         try:
-            move = next_move(self.catalog, model, verb)
+            move = load_next_move(self.catalog, model, verb)
         except (InputError, CatalogError) as error:
-            self.post_message(Refused(str(error)))
+            self.post_message(ActionRefused(str(error)))
             return
         to = move.from_revision if verb == "undo" else move.to_revision
         question = (
@@ -186,24 +186,26 @@ class EditsPane(Pane):
         from .retention import RetentionView
 
         if self.model is not None:
-            self.app.push_screen(RetentionView(self.model, retention_of(self.catalog, self.model)))
+            self.app.push_screen(RetentionView(self.model, load_retention(self.catalog, self.model)))
 
     def action_compare(self) -> None:
         if self.model is None or self._revision is None or self._shape is None:
             return
-        marked = [str(row.key) for row in self.rows.chosen]
+        marked = [str(row.key) for row in self.rows.selected_rows]
         pair = marked if len(marked) == 2 else [self._revision, self._shape.head or ""]
         if pair[0] == pair[1]:
-            self.post_message(Refused("mark two revisions with space, or stand on another one than the head"))
+            self.post_message(
+                ActionRefused("mark two revisions with space, or stand on another one than the head")
+            )
             return
         from .compare import Compare
 
         self.app.push_screen(Compare(self.catalog, self.model, pair[0], pair[1], self._prompt_of(pair)))
 
-    def _prompt_of(self, revisions: Sequence[str]) -> str:
+    def _prompt_of(self, revision_listing: Sequence[str]) -> str:
         """A question to begin with: the first request of the newer revision."""
-        for id in revisions:
-            found = revision_detail(self.catalog, id)
+        for id in revision_listing:
+            found = load_revision(self.catalog, id)
             if isinstance(found, RevisionDetail) and found.requests:
                 request = found.requests[0]
                 return str(request.get("prompt", "")).replace("{}", str(request.get("subject", "")))
@@ -214,7 +216,7 @@ class EditsPane(Pane):
         if model is None or to is None or self._shape is None:
             return
         if to == self._shape.head:
-            self.post_message(Refused(f"{to} is the head of {model} already"))
+            self.post_message(ActionRefused(f"{to} is the head of {model} already"))
             return
         question = (
             f"Move the head of {model} from {self._shape.head} to {to}, and prove its weights?\n"
@@ -232,9 +234,9 @@ class EditsPane(Pane):
         model, revision = self.model, self._revision
         if model is None or revision is None:
             return
-        why_not = why_not_revert(self.catalog, model, revision)
+        why_not = revert_obstacle(self.catalog, model, revision)
         if why_not is not None:
-            self.post_message(Refused(why_not))
+            self.post_message(ActionRefused(why_not))
             return
         question = (
             f"Take {revision} out of {model}, and keep all edits after it?\n"
@@ -269,30 +271,30 @@ class EditsPane(Pane):
 
     def _preview(self, spec: "PublishSpec | None") -> None:
         """Show what would be sent; nothing is before that was seen."""
-        from ...data.publications import preview_of
+        from ...data.publications import load_preview
         from ..publish.preview import PublishPreview
 
         if spec is None:
             return
         try:
-            shown = preview_of(self.catalog, spec)
+            shown = load_preview(self.catalog, spec)
         except (InputError, CatalogError) as error:
-            self.post_message(Refused(str(error)))
+            self.post_message(ActionRefused(str(error)))
             return
         self.app.push_screen(PublishPreview(spec, *shown[:2], token=shown[2]), self._publish)
 
     def _publish(self, spec: "PublishSpec | None") -> None:
-        from ...data.publications import keep_card, submit
+        from ...data.publications import save_card, submit_publication
 
         if spec is not None:
-            card = keep_card(self.catalog, spec)
+            card = save_card(self.catalog, spec)
             catalog = self.catalog
-            self.post_message(Run(publish(spec, card), lambda: submit(catalog, spec)))
+            self.post_message(RunAction(publish(spec, card), lambda: submit_publication(catalog, spec)))
 
     def action_model(self, by: int) -> None:
-        names = list(model_names(self.catalog))
+        names = list(load_layer_counts(self.catalog))
         if len(names) > 1 and self.model in names:
-            self.post_message(ModelChosen(names[(names.index(self.model) + by) % len(names)]))
+            self.post_message(ModelSelected(names[(names.index(self.model) + by) % len(names)]))
 
 
 def _roll_back(catalog: Catalog, model: str, to: str) -> str:
@@ -324,16 +326,16 @@ def _prove(catalog: Catalog, model: str, revision: str) -> str:
     return f"head moved; job {job.id} proves its weights"
 
 
-def _row(found: RevisionRow | Hurt, shape: Shape | None, *, in_order: bool) -> Row:
+def _row(found: RevisionRow | UnreadableRow, shape: HistoryShape | None, *, in_order: bool) -> Row:
     """A line of the history. Only in the history's own order do the lanes of the graph mean anything."""
     id = str(found.id)
-    standing = shape.standing(id) if shape is not None else ""
-    lane = shape.lane(id) if shape is not None and in_order else MARKS.get(standing, "●")
-    if isinstance(found, Hurt):
-        return Row(id, (lane, id, Text("damaged", style="red")), hurt=True)
+    status = shape.status_of(id) if shape is not None else ""
+    lane = shape.lane(id) if shape is not None and in_order else MARKS.get(status, "●")
+    if isinstance(found, UnreadableRow):
+        return Row(id, (lane, id, Text("damaged", style="red")), is_unreadable=True)
     head = shape is not None and shape.head == id
-    state = Text(f"{standing}, head" if head else standing, style="bold green" if head else "")
-    if standing in ("taken out", "rolled back", "other branch"):
+    state = Text(f"{status}, head" if head else status, style="bold green" if head else "")
+    if status in ("taken out", "rolled back", "other branch"):
         state.stylize("dim")
     layers = ",".join(map(str, found.layers))
     return Row(id, (lane, id, state, found.message, found.method or "", layers, format_time(found.created)))

@@ -10,7 +10,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 from ....presentation.text import sanitize
-from ...data.edits import Retained, RetentionRow
+from ...data.edits import EditRetention, RetentionRow
 from ...widgets.detail import Detail, title
 from ..base.pane import Parts
 
@@ -67,7 +67,7 @@ def matrix(model: str, rows: Sequence[RetentionRow], width: int) -> Parts:
     ]  # fmt: skip
 
 
-def _cell(one: Retained | None) -> Text:
+def _cell(one: EditRetention | None) -> Text:
     if one is None:
         return Text(" " * _CELL)
     part = one.first_choice / one.requests if one.requests else 0.0

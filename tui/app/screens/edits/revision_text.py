@@ -9,8 +9,8 @@ from .....engine.evaluation.metrics import METRICS
 from ....presentation.format import format_time, plural, sparkline
 from ....presentation.text import sanitize
 from ...data.edits import EvaluationView, RevisionDetail
-from ...data.rows import Hurt
-from ...widgets.detail import fields, title, wrong
+from ...data.rows import UnreadableRow
+from ...widgets.detail import error_text, fields, title
 from ...widgets.row_lines import bar
 from ..base.pane import Parts
 
@@ -32,10 +32,10 @@ _BAR = 12
 
 
 def revision_parts(
-    revision: RevisionDetail, scores: Sequence[EvaluationView | Hurt], standing: str, *, head: bool
+    revision: RevisionDetail, scores: Sequence[EvaluationView | UnreadableRow], status: str, *, head: bool
 ) -> Parts:
     """What it is, what it scored, what it wrote, how much it changed."""
-    place = ", ".join(part for part in (standing, "the head" if head else "") if part)
+    place = ", ".join(part for part in (status, "the head" if head else "") if part)
     return [
         title(f"{revision.id}: {revision.message}"),
         fields(
@@ -103,13 +103,13 @@ def _sizes(figures: dict[str, Any]) -> Parts:
     return parts
 
 
-def _scores(evaluations: Sequence[EvaluationView | Hurt]) -> Parts:
+def _scores(evaluations: Sequence[EvaluationView | UnreadableRow]) -> Parts:
     parts: Parts = ["", title("Scores")]
     if not evaluations:
         return [*parts, Text("not scored yet: press s", style="dim")]
     for one in evaluations:
-        if isinstance(one, Hurt):
-            parts.append(wrong(f"evaluation {one.id}: {one.reason}"))
+        if isinstance(one, UnreadableRow):
+            parts.append(error_text(f"evaluation {one.id}: {one.reason}"))
             continue
         cases = max((count for _, _, _, count in one.scores.values()), default=0)
         parts.append(
@@ -142,7 +142,7 @@ def _retention(one: EvaluationView) -> Parts:
 def _beside_parent(one: EvaluationView) -> Parts:
     """What the same questions gave at the parent, or why there is no such number."""
     if one.parent is None:
-        return [Text(sanitize(f"  {one.differs}"), style="dim")] if one.differs else []
+        return [Text(sanitize(f"  {one.difference}"), style="dim")] if one.difference else []
     shared = [name for name in METRICS if name in one.scores and name in one.parent.scores]
     moved = [
         f"{name} {one.parent.scores[name][0]:.3f} → {one.scores[name][0]:.3f}"

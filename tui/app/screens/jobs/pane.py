@@ -13,10 +13,10 @@ from .....store.states import ALIVE_STATES
 from ....cli_equivalent import command
 from ....presentation.format import format_count, format_duration, format_rate, format_size, plural
 from ....subcommand import run_command
-from ...data.jobs import JOB, JOBS, JobDetail, JobRow, tail
-from ...data.rows import Hurt, Key, Listing, row_of
+from ...data.jobs import JOB, JOBS, JobDetail, JobRow, read_log_tail
+from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.row_lines import Column, Row, bar
-from ..base.pane import Pane, Refused, Run
+from ..base.pane import ActionRefused, Pane, RunAction
 from .text import STATES, job_parts
 
 _BAR = 10
@@ -38,7 +38,7 @@ class JobsPane(Pane):
         Column("now", 30, drop=5),
     )
     empty = "No jobs yet: adding a model, tracing and editing are jobs."
-    writing = frozenset({"cancel", "resume", "remove", "move"})
+    write_actions = frozenset({"cancel", "resume", "remove", "move"})
     BINDINGS: ClassVar[list[BindingType]] = [
         # Not k: that is the row above in every other place.
         Binding(
@@ -55,7 +55,7 @@ class JobsPane(Pane):
 
     def __init__(self, catalog: Catalog, id: str) -> None:
         super().__init__(catalog, id)
-        self._shown: JobDetail | Hurt | None = None
+        self._shown: JobDetail | UnreadableRow | None = None
         self._log: tuple[Path, int, float] | None = None
         self._tail: list[str] = []
 
@@ -63,30 +63,30 @@ class JobsPane(Pane):
     def listing(self) -> Listing[Any]:
         return JOBS
 
-    def make_row(self, found: JobRow | Hurt) -> Row:
+    def make_row(self, found: JobRow | UnreadableRow) -> Row:
         return _row(found)
 
-    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
-        self._shown = row_of(self.catalog, JOB, key) if key is not None else None
+    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
+        self._shown = load_row(self.catalog, JOB, key) if key is not None else None
         self._read_log()
-        self._show(fresh=fresh)
+        self._show(is_new_row=is_new_row)
 
     def tick(self) -> None:
         """The log is a file: its process writes it without touching the catalog."""
         if self._read_log():
-            self._show(fresh=False)
+            self._show(is_new_row=False)
 
     def _read_log(self) -> bool:
         """Read the end of the log, if it is another one or has changed; whether that was so."""
         state = (self._log_path(), *(self._log_state() or (0, 0.0)))
         if state == self._log:
             return False
-        self._log, self._tail = state, tail(self._log_path())
+        self._log, self._tail = state, read_log_tail(self._log_path())
         return True
 
-    def _show(self, *, fresh: bool) -> None:
+    def _show(self, *, is_new_row: bool) -> None:
         path, lines = self._log_path(), self._tail
-        self.show_text(self._shown, lambda found: job_parts(found, path, lines), fresh=fresh)
+        self.show_text(self._shown, lambda found: job_parts(found, path, lines), is_new_row=is_new_row)
 
     def _log_state(self) -> tuple[int, float] | None:
         try:
@@ -98,18 +98,18 @@ class JobsPane(Pane):
     def _log_path(self) -> Path:
         return self.catalog.home.job_log(int(self.rows.key or 0))
 
-    def twin(self, key: Key) -> str:
+    def cli_equivalent(self, key: Key) -> str:
         return command("job", "show", key)
 
     def _chosen(self, states: Collection[str]) -> list[JobRow]:
         """Of the marked rows, or the one under the cursor, those in one of the states."""
-        rows = [row.value for row in self.rows.chosen]
+        rows = [row.value for row in self.rows.selected_rows]
         return [row for row in rows if isinstance(row, JobRow) and row.state in states]
 
     def action_cancel(self) -> None:
         found = self._chosen(ALIVE_STATES)
         if not found:
-            self.post_message(Refused("only a queued, waiting or running job can be cancelled"))
+            self.post_message(ActionRefused("only a queued, waiting or running job can be cancelled"))
             return
         catalog, ids = self.catalog, [row.id for row in found]
 
@@ -128,7 +128,9 @@ class JobsPane(Pane):
     def action_resume(self) -> None:
         ids = [row.id for row in self._chosen(("interrupted", "paused", "failed", "cancelled"))]
         if not ids:
-            self.post_message(Refused("only an interrupted, paused, failed or cancelled job can be resumed"))
+            self.post_message(
+                ActionRefused("only an interrupted, paused, failed or cancelled job can be resumed")
+            )
             return
         catalog = self.catalog
 
@@ -138,12 +140,12 @@ class JobsPane(Pane):
                 control.resume(catalog, id)
             return f"job {', '.join(map(str, ids))} go{'es' if len(ids) == 1 else ''} on from the checkpoint"
 
-        self.post_message(Run(_each("resume", ids), resume))
+        self.post_message(RunAction(_each("resume", ids), resume))
 
     def action_move(self, sooner: bool) -> None:
-        row = self.found(JobRow)
+        row = self.selected(JobRow)
         if row is None or row.state not in ("queued", "waiting"):
-            self.post_message(Refused("only a job that waits has a place in line"))
+            self.post_message(ActionRefused("only a job that waits has a place in line"))
             return
         catalog, id = self.catalog, row.id
 
@@ -153,7 +155,7 @@ class JobsPane(Pane):
             with catalog.write() as session:
                 return f"job {id} has priority {jobs.move_in_queue(session, id, sooner=sooner).priority}"
 
-        self.post_message(Run(command("job", "move", id, "--sooner" if sooner else "--later"), move))
+        self.post_message(RunAction(command("job", "move", id, "--sooner" if sooner else "--later"), move))
 
     def action_log(self) -> None:
         if self.rows.key is not None:
@@ -162,9 +164,9 @@ class JobsPane(Pane):
             self.app.push_screen(LogView(self._log_path(), f"Log of job {self.rows.key}"))
 
     def action_remove(self) -> None:
-        row = self.found(JobRow)
-        if row is None or row.alive:
-            self.post_message(Refused("only a job that has ended can be removed: cancel it first"))
+        row = self.selected(JobRow)
+        if row is None or row.is_active:
+            self.post_message(ActionRefused("only a job that has ended can be removed: cancel it first"))
             return
         home, id = self.catalog.home, row.id
         log = self._log_path()
@@ -173,8 +175,10 @@ class JobsPane(Pane):
             f"Remove job {id} ({row.kind}: {row.about}) and its log ({freed})?\n"
             "What it made stays. This cannot be undone."
         )
-        twin = command("job", "remove", id)
-        self.confirm(question, "Remove it", twin, lambda: run_command(home, "job", "remove", str(id)))
+        cli_equivalent = command("job", "remove", id)
+        self.confirm(
+            question, "Remove it", cli_equivalent, lambda: run_command(home, "job", "remove", str(id))
+        )
 
 
 def _each(verb: str, ids: list[int]) -> str:
@@ -182,27 +186,27 @@ def _each(verb: str, ids: list[int]) -> str:
     return " && ".join(command("job", verb, id, "--detach") for id in ids)
 
 
-def _row(row: JobRow | Hurt) -> Row:
-    if isinstance(row, Hurt):
-        return Row(row.id, (Text("! damaged", style="red"), str(row.id), "", row.reason), hurt=True)
+def _row(row: JobRow | UnreadableRow) -> Row:
+    if isinstance(row, UnreadableRow):
+        return Row(row.id, (Text("! damaged", style="red"), str(row.id), "", row.reason), is_unreadable=True)
     symbol, style = STATES[row.state]
-    word = "stopping" if row.alive and row.stop_request else row.state
+    word = "stopping" if row.is_active and row.stop_request else row.state
     cells: tuple[str | Text, ...] = (
         Text(f"{symbol} {word}", style=style),
         str(row.id),
         row.kind,
         row.about,
         _progress(row),
-        format_rate(row.rate, row.unit) if row.alive and row.rate else "",
-        format_duration(row.seconds_left) if row.alive and row.seconds_left is not None else "",
-        row.activity if row.alive else row.error or "",
+        format_rate(row.rate, row.unit) if row.is_active and row.rate else "",
+        format_duration(row.seconds_left) if row.is_active and row.seconds_left is not None else "",
+        row.activity if row.is_active else row.error or "",
     )
     return Row(row.id, cells)
 
 
 def _progress(row: JobRow) -> str | Text:
     """A bar where a total is known; else what it is doing, or how long it took."""
-    if row.alive:
+    if row.is_active:
         if row.total:
             part = row.done / row.total
             return f"{bar(part, _BAR)} {part:4.0%}"

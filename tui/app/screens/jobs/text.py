@@ -16,7 +16,7 @@ from ....presentation.format import (
 )
 from ....presentation.text import cut, sanitize
 from ...data.jobs import JobDetail
-from ...widgets.detail import fields, title, wrong
+from ...widgets.detail import error_text, fields, title
 from ...widgets.row_lines import bar
 from ..base.pane import Parts
 
@@ -40,11 +40,11 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
     row = job.row
     symbol, style = STATES[row.state]
     state = Text(f"{symbol} {row.state}", style=style)
-    if row.alive and row.stop_request:
+    if row.is_active and row.stop_request:
         state.append("  stops at its next checkpoint", style="yellow")
     parts: Parts = [title(f"Job {row.id}: {row.kind}, {row.about}"), state]
     if row.error:
-        parts.append(wrong(row.error))
+        parts.append(error_text(row.error))
     if row.state == "paused":
         parts.append(
             Text("Its device is free. Press r: it goes on from its last checkpoint.", style="yellow")
@@ -52,20 +52,20 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
     if row.state == "interrupted":
         text = "Its process is gone. Press r: it goes on from its last checkpoint."
         parts.append(Text(text, style="yellow"))
-    if row.alive and row.total:
+    if row.is_active and row.total:
         part = row.done / row.total
         done = f"{format_amount(row.done)} of {format_amount(row.total)} {sanitize(row.unit)}"
         parts.append(Text(f"{bar(part, 30)} {part:.0%}  {done}"))
     parts += [
         fields(
-            ("now", row.activity if row.alive else None),
-            ("rate", format_rate(row.rate, row.unit) if row.alive and row.rate else None),
+            ("now", row.activity if row.is_active else None),
+            ("rate", format_rate(row.rate, row.unit) if row.is_active and row.rate else None),
             (
                 "left",
-                format_duration(row.seconds_left) if row.alive and row.seconds_left is not None else None,
+                format_duration(row.seconds_left) if row.is_active and row.seconds_left is not None else None,
             ),
             ("device", job.device),
-            ("memory", f"{format_size(job.memory)}" if row.alive and job.memory is not None else None),
+            ("memory", f"{format_size(job.memory)}" if row.is_active and job.memory is not None else None),
             ("process", f"{job.pid}, attempt {job.attempt}" if job.pid is not None else None),
             ("created", f"{format_time(row.created)} UTC"),
             ("started", f"{format_time(row.started)} UTC" if row.started is not None else None),

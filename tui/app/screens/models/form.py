@@ -37,5 +37,5 @@ class ModelForm(Form[ModelSpec]):
             raise InputError(f"there is a model named {name!r} already; give another name")
         return ModelSpec(model_source(source), name)
 
-    def twin(self, value: ModelSpec) -> str:
+    def cli_equivalent(self, value: ModelSpec) -> str:
         return add_model(value)

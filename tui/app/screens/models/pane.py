@@ -9,11 +9,11 @@ from textual.binding import Binding, BindingType
 from ....cli_equivalent import command
 from ....presentation.format import format_count, format_size, format_time, plural
 from ....subcommand import run_command
-from ...data.models import MODEL, MODELS, ModelDetail, ModelRow, model_names
-from ...data.rows import Hurt, Key, Listing, row_of
+from ...data.models import MODEL, MODELS, ModelDetail, ModelRow, load_layer_counts
+from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.detail import fields, title
 from ...widgets.row_lines import Column, Row
-from ..base.pane import ModelChosen, Pane, Parts, Refused
+from ..base.pane import ActionRefused, ModelSelected, Pane, Parts
 from .anatomy import draw_anatomy
 
 
@@ -30,7 +30,7 @@ class ModelsPane(Pane):
         Column("head", 10),
     )
     empty = "No models yet: press a to add one; starter is a small one that needs no hub."
-    writing = frozenset({"add", "trace", "remove"})
+    write_actions = frozenset({"add", "trace", "remove"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "add model", tooltip="add a model: hub id, folder, .gguf or starter"),
         Binding("t", "trace", "trace", tooltip="start a trace of this model"),
@@ -41,38 +41,38 @@ class ModelsPane(Pane):
     def listing(self) -> Listing[Any]:
         return MODELS
 
-    def make_row(self, found: ModelRow | Hurt) -> Row:
+    def make_row(self, found: ModelRow | UnreadableRow) -> Row:
         return _row(found)
 
-    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
-        found = row_of(self.catalog, MODEL, key) if key is not None else None
-        if isinstance(found, ModelDetail) and fresh:
-            self.post_message(ModelChosen(found.name))
-        self.show_text(found, _parts, fresh=fresh)
+    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
+        found = load_row(self.catalog, MODEL, key) if key is not None else None
+        if isinstance(found, ModelDetail) and is_new_row:
+            self.post_message(ModelSelected(found.name))
+        self.show_text(found, _parts, is_new_row=is_new_row)
 
-    def twin(self, key: Key) -> str:
-        row = self.found(ModelRow)
+    def cli_equivalent(self, key: Key) -> str:
+        row = self.selected(ModelRow)
         return command("model", "show", row.name if row is not None else key)
 
-    def name_of_row(self) -> str:
-        row = self.found(ModelRow)
-        return row.name if row is not None else super().name_of_row()
+    def row_name(self) -> str:
+        row = self.selected(ModelRow)
+        return row.name if row is not None else super().row_name()
 
     def action_add(self) -> None:
         from .form import ModelForm
 
-        self.fill(ModelForm(set(model_names(self.catalog))))
+        self.open_form(ModelForm(set(load_layer_counts(self.catalog))))
 
     def action_trace(self) -> None:
         from ..traces.form import TraceForm
 
-        self.fill(TraceForm(self.catalog, self.model))
+        self.open_form(TraceForm(self.catalog, self.model))
 
     def action_remove(self) -> None:
         key = self.rows.key
-        found = row_of(self.catalog, MODEL, key) if key is not None else None
+        found = load_row(self.catalog, MODEL, key) if key is not None else None
         if not isinstance(found, ModelDetail):
-            self.post_message(Refused("this row is damaged: see retcon doctor"))
+            self.post_message(ActionRefused("this row is damaged: see retcon doctor"))
             return
         home, name = self.catalog.home, found.name
         frees = "" if found.source_kind == "folder" else f", {format_size(found.size)} of weights"
@@ -80,13 +80,15 @@ class ModelsPane(Pane):
             f"Remove {name}, its {plural(found.edits - 1, 'revision')}, {plural(found.traces, 'trace')} and "
             f"{plural(found.covariances, 'covariance')}{frees}?\nThis cannot be undone."
         )
-        twin = command("model", "remove", name)
-        self.confirm(question, "Remove it", twin, lambda: run_command(home, "model", "remove", name, "--yes"))
+        cli_equivalent = command("model", "remove", name)
+        self.confirm(
+            question, "Remove it", cli_equivalent, lambda: run_command(home, "model", "remove", name, "--yes")
+        )
 
 
-def _row(row: ModelRow | Hurt) -> Row:
-    if isinstance(row, Hurt):
-        return Row(row.id, (Text(f"model {row.id}: damaged", style="red"),), hurt=True)
+def _row(row: ModelRow | UnreadableRow) -> Row:
+    if isinstance(row, UnreadableRow):
+        return Row(row.id, (Text(f"model {row.id}: damaged", style="red"),), is_unreadable=True)
     layers = str(row.layers) if row.layers is not None else "?"
     cells = (row.name, row.architecture, layers, format_count(row.parameters), row.dtype, row.head or "")
     return Row(row.id, cells)
@@ -95,7 +97,7 @@ def _row(row: ModelRow | Hurt) -> Row:
 def _parts(model: ModelDetail) -> Parts:
     anatomy = model.anatomy
     block = f"{anatomy.get('blocks', '?')}.N"
-    revisions = f"{plural(model.edits - 1, 'revision')} after the base"
+    revision_listing = f"{plural(model.edits - 1, 'revision')} after the base"
     found = f"{plural(model.traces, 'trace')}, {plural(model.covariances, 'covariance')}"
     matrix = f"{block}.{anatomy.get('matrix')}.weight ({anatomy.get('matrix_kind')}, keys of width"
     tied = ", tied to the embedding" if anatomy.get("tied_head") else ""
@@ -111,7 +113,7 @@ def _parts(model: ModelDetail) -> Parts:
             ("head", f"{model.head}  {model.head_message or ''}" if model.head else None),
             ("its own code", "Python that came with it is run" if model.trust_remote_code else None),
             ("added", f"{format_time(model.created)} UTC"),
-            ("catalog", f"{revisions}, {found}"),
+            ("catalog", f"{revision_listing}, {found}"),
         ),
         "",
         title("Anatomy"),

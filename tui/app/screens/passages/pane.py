@@ -10,9 +10,9 @@ from ....cli_equivalent import command
 from ....presentation.format import format_time
 from ....presentation.text import sanitize
 from ...data.passages import PASSAGE, PASSAGES, PassageRow, PassageView
-from ...data.rows import Hurt, Key, Listing, row_of
+from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.row_lines import Column, Row
-from ..base.pane import Pane, Parts, Refused
+from ..base.pane import ActionRefused, Pane, Parts
 
 
 class PassagesPane(Pane):
@@ -28,7 +28,7 @@ class PassagesPane(Pane):
         Column("when", 16, drop=2),
     )
     empty = "No passages yet: `retcon passage run MODEL FILE` puts the facts of a text into a model."
-    writing = frozenset({"review"})
+    write_actions = frozenset({"review"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "review", "review", tooltip="look at the facts in $EDITOR before they are written"),
     ]
@@ -37,18 +37,18 @@ class PassagesPane(Pane):
     def listing(self) -> Listing[Any]:
         return PASSAGES
 
-    def make_row(self, found: PassageRow | Hurt) -> Row:
-        if isinstance(found, Hurt):
-            return Row(found.id, (str(found.id), Text("damaged", style="red")), hurt=True)
+    def make_row(self, found: PassageRow | UnreadableRow) -> Row:
+        if isinstance(found, UnreadableRow):
+            return Row(found.id, (str(found.id), Text("damaged", style="red")), is_unreadable=True)
         held = f"{found.held}/{found.asked}" if found.asked else ""
         cells = (str(found.id), found.title, found.model, found.method, held, format_time(found.created))
         return Row(found.id, cells)
 
-    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
-        found = row_of(self.catalog, PASSAGE, key) if key is not None else None
-        self.show_text(found, _parts, fresh=fresh)
+    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
+        found = load_row(self.catalog, PASSAGE, key) if key is not None else None
+        self.show_text(found, _parts, is_new_row=is_new_row)
 
-    def twin(self, key: Key) -> str:
+    def cli_equivalent(self, key: Key) -> str:
         return command("passage", "show", key)
 
     def action_review(self) -> None:
@@ -63,10 +63,10 @@ class PassagesPane(Pane):
             with self.app.suspend():
                 done = subprocess.run([sys.executable, "-m", "retcon.tui", *words], check=False)
         except SuspendNotSupported:
-            self.post_message(Refused(f"no editor opens in here: {command(*words)} in a terminal"))
+            self.post_message(ActionRefused(f"no editor opens in here: {command(*words)} in a terminal"))
             return
         if done.returncode:
-            self.post_message(Refused(f"nothing goes on: {command(*words)} says why"))
+            self.post_message(ActionRefused(f"nothing goes on: {command(*words)} says why"))
         self.reload()
 
 

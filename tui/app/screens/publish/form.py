@@ -4,7 +4,7 @@ from .....engine.jobs.specs import PublishSpec
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from ....cli_equivalent import publish
-from ...data.edits import resolve
+from ...data.edits import resolve_target
 from ..base.form import Field, Form
 
 _WHATS = ("checkpoint", "adapter")
@@ -35,7 +35,7 @@ class PublishForm(Form[PublishSpec]):
         ]
 
     def read(self, values: dict[str, str]) -> PublishSpec:
-        model, revision, _ = resolve(self._catalog, values["model"])
+        model, revision, _ = resolve_target(self._catalog, values["model"])
         repo, what, seen = (values[name].strip() for name in ("repo", "what", "seen"))
         if not repo:
             raise InputError(
@@ -55,5 +55,5 @@ class PublishForm(Form[PublishSpec]):
             license=values["license"].strip() or None,
         )
 
-    def twin(self, value: PublishSpec) -> str:
+    def cli_equivalent(self, value: PublishSpec) -> str:
         return publish(value)

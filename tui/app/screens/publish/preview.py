@@ -38,7 +38,7 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
-            yield Static(self._told(), id="told")
+            yield Static(self._describe(), id="told")
             yield TextArea(self._shown.card, id="card", compact=True)
             if self._overwrites is not None:
                 line = Input(id="name", placeholder=f"type {self._spec.repo} to overwrite it", compact=True)
@@ -50,7 +50,7 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
                 yield Button("Dry run (ctrl+d)", id="dry", compact=True)
                 yield Button("Publish (ctrl+s)", id="send", compact=True)
 
-    def _told(self) -> Text:
+    def _describe(self) -> Text:
         spec, shown = self._spec, self._shown
         seen = "PUBLIC, if it is made" if spec.public else "private, if it is made"
         text = Text(
@@ -77,7 +77,7 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
 
     def on_mount(self) -> None:
         self.query_one("#cancel").focus()
-        self._say("The card below is what the repo will say; Tab goes to it, and it can be edited.")
+        self._show_message("The card below is what the repo will say; Tab goes to it, and it can be edited.")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         {"cancel": self.action_cancel, "dry": self.action_dry_run, "send": self.action_send}[
@@ -92,7 +92,7 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
 
     def action_send(self) -> None:
         if self._overwrites is not None and self.query_one("#name", Input).value.strip() != self._spec.repo:
-            self._say(f"✗ to overwrite it, type {self._spec.repo}", style="bold red")
+            self._show_message(f"✗ to overwrite it, type {self._spec.repo}", style="bold red")
             self.query_one("#name").focus()
             self.app.bell()
             return
@@ -102,9 +102,9 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
         card = self.query_one("#card", TextArea).text
         return replace(self._spec, card=None if card == self._shown.card else card)
 
-    def _say(self, text: str, style: str = "dim") -> None:
-        twin = Text(f"\n$ {sanitize(publish(self._spec))}", style="green")
-        self.query_one("#verdict", Static).update(Text(text, style=style).append_text(twin))
+    def _show_message(self, text: str, style: str = "dim") -> None:
+        cli_equivalent = Text(f"\n$ {sanitize(publish(self._spec))}", style="green")
+        self.query_one("#verdict", Static).update(Text(text, style=style).append_text(cli_equivalent))
 
 
 def _shortened(digest: re.Match[str]) -> str:

@@ -28,9 +28,9 @@ class CommandLog(ModalScreen[None]):
 
     def on_mount(self) -> None:
         text = Text("Commands of this session\n", style="bold")
-        for twin, outcome in self._commands:
-            if twin:
-                text.append(f"$ {sanitize(twin)}\n", style="green")
+        for cli_equivalent, outcome in self._commands:
+            if cli_equivalent:
+                text.append(f"$ {sanitize(cli_equivalent)}\n", style="green")
             text.append(f"  {sanitize(outcome)}\n", style="bold red" if outcome.startswith("✗") else "dim")
         if not self._commands:
             text.append("None yet: what you start here is listed as the command that does the same.")

@@ -21,14 +21,16 @@ class Confirm(ModalScreen[bool]):
         Binding("h,l,left,right,tab", "app.focus_next", "other button", show=False),
     ]
 
-    def __init__(self, question: str, verb: str, twin: str) -> None:
+    def __init__(self, question: str, verb: str, cli_equivalent: str) -> None:
         super().__init__()
-        self.question, self.verb, self.twin = question, verb, twin
+        self.question, self.verb, self.cli_equivalent = question, verb, cli_equivalent
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(Text(sanitize_lines(self.question)), id="question")
-            yield Static(Text(f"$ {sanitize(self.twin)}", style="dim", no_wrap=True, overflow="ellipsis"))
+            yield Static(
+                Text(f"$ {sanitize(self.cli_equivalent)}", style="dim", no_wrap=True, overflow="ellipsis")
+            )
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button(self.verb, id="yes", compact=True)

@@ -11,7 +11,7 @@ from textual.screen import ModalScreen
 from ....actions.locate import Location
 from ....cli_equivalent import command
 from ....presentation.text import sanitize
-from ...data.averages import Tally
+from ...data.averages import FactCounts
 from ...widgets.detail import Detail, title
 from ...widgets.row_lines import bar
 from ..base.pane import Parts
@@ -24,7 +24,7 @@ class LocationView(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,L,enter", "dismiss", "back")]
 
-    def __init__(self, trace_id: int, model: str, location: Location, tally: Tally) -> None:
+    def __init__(self, trace_id: int, model: str, location: Location, tally: FactCounts) -> None:
         super().__init__()
         self._parts = _parts(trace_id, model, location, tally)
 
@@ -38,7 +38,7 @@ class LocationView(ModalScreen[None]):
         detail.focus()
 
 
-def _parts(trace_id: int, model: str, location: Location, tally: Tally) -> Parts:
+def _parts(trace_id: int, model: str, location: Location, tally: FactCounts) -> Parts:
     layers = ", ".join(map(str, location.layers))
     plural = "s" * (len(location.layers) != 1)
     parts: Parts = [

@@ -90,9 +90,9 @@ class LogView(ModalScreen[None]):
         detail.show(lines or [Text("nothing was written yet", style="dim")])
         if following:
             detail.scroll_end(animate=False)
-        self._say()
+        self._show_message()
 
-    def _say(self) -> None:
+    def _show_message(self) -> None:
         parts = [
             f"{len(self._tail.lines):,} lines",
             "follows its end" if self._follows else "stays (f follows)",
@@ -127,14 +127,14 @@ class LogView(ModalScreen[None]):
     def action_search(self) -> None:
         self.query_one(Prompt).open("/", self._sought, (), "words to look for")
 
-    @on(Prompt.Left)
-    def _left(self, event: Prompt.Left) -> None:
+    @on(Prompt.Cancelled)
+    def _left(self, event: Prompt.Cancelled) -> None:
         event.stop()
         self.query_one(Prompt).close()
         self.query_one(Detail).focus()
 
-    @on(Prompt.Given)
-    def _given(self, event: Prompt.Given) -> None:
+    @on(Prompt.Submitted)
+    def _given(self, event: Prompt.Submitted) -> None:
         event.stop()
         self._sought, self._at = event.text, None
         self.query_one(Prompt).close()

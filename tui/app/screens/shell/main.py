@@ -15,15 +15,15 @@ from textual.widgets import ContentSwitcher, Static
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
-from ....deep_links import NOUNS, Place
+from ....deep_links import NOUNS, DeepLink
 from ....presentation.format import format_path, plural
 from ....presentation.text import sanitize_lines
-from ...data.jobs import Alive, JobRow, alive_jobs, ended_jobs, interrupted_jobs
-from ...data.models import model_id
-from ...data.rows import UNREADABLE, Key
+from ...data.jobs import ActiveJobs, JobRow, load_active_jobs, load_ended_jobs, load_interrupted_jobs
+from ...data.models import find_model_id
+from ...data.rows import READ_ERRORS, Key
 from ...widgets.bars import CommandLine, KeyHints, TabBar
 from ...widgets.rows import Rows
-from ..base.pane import ModelChosen, Pane, Refused, Run, Showing
+from ..base.pane import ActionRefused, ModelSelected, Pane, RunAction, ShowCommand
 from .typing import READ_ONLY, TypingScreen
 
 # Jobs that a question names; of more only how many.
@@ -66,7 +66,7 @@ class MainScreen(TypingScreen):
         Binding("q", "back(True)", "back/quit", tooltip="one step back; from a list, quit (jobs go on)"),
         Binding("escape,backspace", "back(False)", "back", show=False),
         Binding("y", "copy_key", "copy its name", tooltip="copy the name or number of this row", show=False),
-        Binding("Y", "copy_twin", "copy", tooltip="copy the command of the $ line", show=False),
+        Binding("Y", "copy_command", "copy", tooltip="copy the command of the $ line", show=False),
         Binding("at", "commands", "commands", tooltip="the commands of this session", key_display="@", show=False),
         Binding(
             "R", "resume_interrupted", "resume", show=False,
@@ -76,11 +76,11 @@ class MainScreen(TypingScreen):
         Binding("question_mark", "help", "help", key_display="?", tooltip="these keys"),
     ]  # fmt: skip
 
-    def __init__(self, catalog: Catalog, place: Place | None = None, *, readonly: bool = False) -> None:
+    def __init__(self, catalog: Catalog, link: DeepLink | None = None, *, readonly: bool = False) -> None:
         super().__init__(catalog, readonly=readonly)
-        self._place = place
+        self._link = link
         self._version: int | None = None
-        self._alive: Alive | None = None
+        self._active_jobs: ActiveJobs | None = None
         self._told_jobs = ""
         self._polls = 0
         self._model: str | None = None
@@ -92,7 +92,7 @@ class MainScreen(TypingScreen):
             yield Static(Text(f" retcon  {format_path(self.catalog.home.root)}{only}"), id="home")
             yield Static(id="running")
         yield TabBar(list(NOUNS))
-        first = self._place.noun if self._place is not None else NOUNS[0]
+        first = self._link.noun if self._link is not None else NOUNS[0]
         with ContentSwitcher(initial=first):
             yield self._make_pane(first)
         yield CommandLine()
@@ -100,8 +100,8 @@ class MainScreen(TypingScreen):
 
     async def on_mount(self) -> None:
         self.query_one(TabBar).show(self.pane.id or "")
-        if self._place is not None:
-            await self.go_to(self._place)
+        if self._link is not None:
+            await self.go_to(self._link)
         self._poll()
         self.pane.take_focus()
         self.set_timer(_PAINTED_SECONDS, self._after_first_paint)
@@ -136,7 +136,7 @@ class MainScreen(TypingScreen):
     def _poll(self) -> None:
         """One look at the catalog's version; everything else only if that changed."""
         self._polls += 1
-        if self._polls % _POLLS_PER_REAP == 0 and self._alive is not None and self._alive.jobs:
+        if self._polls % _POLLS_PER_REAP == 0 and self._active_jobs is not None and self._active_jobs.jobs:
             self._reap()
         try:
             version = self.catalog.data_version()
@@ -158,8 +158,8 @@ class MainScreen(TypingScreen):
 
     def _show_jobs(self) -> None:
         """How many run and wait; a word for each that has ended since the last look."""
-        before, now = self._alive, alive_jobs(self.catalog)
-        self._alive = now
+        before, now = self._active_jobs, load_active_jobs(self.catalog)
+        self._active_jobs = now
         running, waiting = now.count("running"), now.count("queued", "waiting")
         parts = [f"▶ {running} running" if running else "", f"… {waiting} queued" if waiting else ""]
         text = " · ".join(part for part in parts if part) or "no job runs"
@@ -173,7 +173,7 @@ class MainScreen(TypingScreen):
             self.query_one("#running", Static).update(Text(text + " ", style=style))
         # Read again only if one that ran is not there any more, or there are new ones.
         if before is not None and (before.newest != now.newest or {*before.jobs} - {*now.jobs}):
-            for job in ended_jobs(self.catalog, [id for id, _ in before.jobs], before.newest):
+            for job in load_ended_jobs(self.catalog, [id for id, _ in before.jobs], before.newest):
                 if isinstance(job, JobRow):
                     self._tell_end(job)
 
@@ -189,14 +189,14 @@ class MainScreen(TypingScreen):
         bad = job.state in ("failed", "interrupted")
         self.notify(sanitize_lines(text), severity="error" if bad else "information", markup=False)
         self.app.bell()
-        self.app.tell_terminal(notice(f"job {job.id} {job.state}: {job.kind} {job.about}"))  # type: ignore[attr-defined]
+        self.app.send_escape(notice(f"job {job.id} {job.state}: {job.kind} {job.about}"))  # type: ignore[attr-defined]
         if self.pane.id != "jobs":
             self.query_one(TabBar).count("jobs")
 
     @work(thread=True, exclusive=True, group="reap", exit_on_error=False)
     def _reap(self) -> None:
         """Jobs whose process is gone become interrupted; what that changes is seen at the next poll."""
-        if self.readonly or self._alive is None or not self._alive.jobs:
+        if self.readonly or self._active_jobs is None or not self._active_jobs.jobs:
             return
         from .....engine.jobs.reap import reap
 
@@ -207,66 +207,66 @@ class MainScreen(TypingScreen):
 
     # -- what panes ask for
 
-    @on(Run)
-    def _run_verb(self, event: Run) -> None:
+    @on(RunAction)
+    def _run_verb(self, event: RunAction) -> None:
         event.stop()
-        self._settle()
+        self._update_detail()
         if self.readonly:
             self.show_error(READ_ONLY)
             return
-        self.query_one(CommandLine).show(event.twin, "…")
+        self.query_one(CommandLine).show(event.cli_equivalent, "…")
         self._act(event)
 
     @work(thread=True, group="verbs", exit_on_error=False)
-    def _act(self, event: Run) -> None:
+    def _act(self, event: RunAction) -> None:
         try:
             outcome, failed = event.act(), False
-        except (InputError, CatalogError, OSError, *UNREADABLE) as error:
+        except (InputError, CatalogError, OSError, *READ_ERRORS) as error:
             outcome, failed = str(error), True
-        self.app.call_from_thread(self._acted, event.twin, outcome, failed)
+        self.app.call_from_thread(self._acted, event.cli_equivalent, outcome, failed)
 
-    def _acted(self, twin: str, outcome: str, failed: bool) -> None:
-        self.commands.append((twin, f"✗ {outcome}" if failed else outcome))
+    def _acted(self, cli_equivalent: str, outcome: str, failed: bool) -> None:
+        self.commands.append((cli_equivalent, f"✗ {outcome}" if failed else outcome))
         if failed:
-            self.show_error(outcome, twin)
+            self.show_error(outcome, cli_equivalent)
         else:
-            self.query_one(CommandLine).show(twin, f"✓ {outcome}", "bold")
+            self.query_one(CommandLine).show(cli_equivalent, f"✓ {outcome}", "bold")
 
-    @on(Refused)
-    def _refused(self, event: Refused) -> None:
+    @on(ActionRefused)
+    def _refused(self, event: ActionRefused) -> None:
         event.stop()
-        self._settle()
+        self._update_detail()
         self.show_error(event.reason)
 
-    def _settle(self) -> None:
+    def _update_detail(self) -> None:
         """What a verb has to say must not be written over by the command of the row that it was pressed on."""
-        if self.pane.resting:
-            self.pane.settle(tell=False)
+        if self.pane.is_detail_behind:
+            self.pane.update_detail(show_command=False)
 
-    def show_error(self, sentence: str, twin: str = "") -> None:
+    def show_error(self, sentence: str, cli_equivalent: str = "") -> None:
         line = self.query_one(CommandLine)
-        if line.twin == twin and line.outcome == f"✗ {sentence}":
+        if line.cli_equivalent == cli_equivalent and line.outcome == f"✗ {sentence}":
             return
-        line.show(twin, f"✗ {sentence}", "bold red")
-        if not twin:
+        line.show(cli_equivalent, f"✗ {sentence}", "bold red")
+        if not cli_equivalent:
             self.commands.append(("", f"✗ {sentence}"))
         self.notify(sanitize_lines(sentence), severity="error", markup=False, timeout=_ERROR_SECONDS)
 
-    @on(Showing)
-    def _showing(self, event: Showing) -> None:
+    @on(ShowCommand)
+    def _showing(self, event: ShowCommand) -> None:
         event.stop()
         line = self.query_one(CommandLine)
         # What a verb had to say stays until the user moves on, also when the list went on under the cursor by itself.
         if event.by_hand or not line.outcome:
-            line.show(event.twin)
+            line.show(event.cli_equivalent)
 
     @on(Rows.Failed)
     def _list_failed(self, event: Rows.Failed) -> None:
         event.stop()
         self.show_error(event.reason)
 
-    @on(ModelChosen)
-    def _model_chosen(self, event: ModelChosen) -> None:
+    @on(ModelSelected)
+    def _model_chosen(self, event: ModelSelected) -> None:
         event.stop()
         self._model = event.model
         for pane in self.query(Pane):
@@ -279,20 +279,20 @@ class MainScreen(TypingScreen):
     def _rows_changed(self, event: Rows.Changed) -> None:
         event.stop()
         if event.rows is self.pane.rows:
-            self.show_asked()
+            self.show_query_state()
 
-    def show_asked(self, wrong: str = "") -> None:
+    def show_query_state(self, error_text: str = "") -> None:
         """Beside the tabs: the filter, the order, how many rows are left, how many are marked."""
         rows = self.pane.rows
-        asked, parts = rows.asked, []
+        asked, parts = rows.row_query, []
         if asked.filter.strip():
             parts.append(f"/{asked.filter.strip()}")
         if asked.sort:
-            parts.append(f"by {asked.sort} {'↓' if asked.backwards else '↑'}")
+            parts.append(f"by {asked.sort} {'↓' if asked.descending else '↑'}")
         count = f"{len(rows.keys):,}" + (f" of {rows.total:,}" if asked.filter.strip() else "")
         marked = f" · {len(rows.marked):,} marked" if rows.marked else ""
         bar = self.query_one(TabBar)
-        bar.note(f"✗ {wrong}") if wrong else bar.note(" · ".join(parts), count + marked)
+        bar.note(f"✗ {error_text}") if error_text else bar.note(" · ".join(parts), count + marked)
 
     # -- keys
 
@@ -309,25 +309,25 @@ class MainScreen(TypingScreen):
             self.query_one(TabBar).show(name)
             self._refresh()
             self.pane.take_focus()
-            self.pane.tell_twin()
-            self.show_asked()
+            self.pane.show_cli_equivalent()
+            self.show_query_state()
 
     async def action_turn(self, by: int) -> None:
         names = list(NOUNS)
         await self.action_tab(names[(names.index(self.pane.id or "") + by) % len(names)])
 
-    async def go_to(self, place: Place) -> None:
+    async def go_to(self, link: DeepLink) -> None:
         """Show a pane, with the cursor on a row of it if one is named."""
-        key: Key = int(place.key) if place.key.isdecimal() and place.noun != "edits" else place.key
-        if place.noun == "models" and isinstance(key, str) and key:
-            key = model_id(self.catalog, key) or key
-        if place.noun == "edits" and place.key:
-            from ...data.edits import model_of
+        key: Key = int(link.key) if link.key.isdecimal() and link.noun != "edits" else link.key
+        if link.noun == "models" and isinstance(key, str) and key:
+            key = find_model_id(self.catalog, key) or key
+        if link.noun == "edits" and link.key:
+            from ...data.edits import load_model_name
 
-            model = model_of(self.catalog, place.key) or place.key
-            self._model_chosen(ModelChosen(model))
-        await self.action_tab(place.noun)
-        if place.key:
+            model = load_model_name(self.catalog, link.key) or link.key
+            self._model_chosen(ModelSelected(model))
+        await self.action_tab(link.noun)
+        if link.key:
             self.pane.rows.select(key)
 
     def action_back(self, quit: bool) -> None:
@@ -335,8 +335,8 @@ class MainScreen(TypingScreen):
         rows = self.pane.rows
         if self.pane.close() or rows.unmark():
             return
-        if rows.asked.filter:
-            rows.ask(replace(rows.asked, filter=""))
+        if rows.row_query.filter:
+            rows.set_query(replace(rows.row_query, filter=""))
         elif quit:
             self.app.exit()
 
@@ -362,7 +362,7 @@ class MainScreen(TypingScreen):
             return
         from .confirm import Confirm
 
-        catalog, count = self.catalog, alive_jobs(self.catalog).interrupted
+        catalog, count = self.catalog, load_active_jobs(self.catalog).interrupted
         if not count:
             self.show_error("no job was interrupted")
             return
@@ -374,21 +374,21 @@ class MainScreen(TypingScreen):
 
         def go_on(yes: bool | None) -> None:
             if yes:
-                self._run_verb(Run(twin, resume))
+                self._run_verb(RunAction(cli_equivalent, resume))
 
-        twin = command("job", "resume", "--all")
+        cli_equivalent = command("job", "resume", "--all")
         which = "\n".join(
-            f"job {job.id}: {job.kind} {job.about}" for job in interrupted_jobs(catalog, _NAMED)
+            f"job {job.id}: {job.kind} {job.about}" for job in load_interrupted_jobs(catalog, _NAMED)
         )
         more = f"\n.. and {count - _NAMED} more" if count > _NAMED else ""
         question = f"Let {plural(count, 'interrupted job')} go on from the last checkpoint?\n{which}{more}"
-        self.app.push_screen(Confirm(question, "Resume", twin), go_on)
+        self.app.push_screen(Confirm(question, "Resume", cli_equivalent), go_on)
 
-    def action_copy_twin(self) -> None:
-        self._copy(self.query_one(CommandLine).twin)
+    def action_copy_command(self) -> None:
+        self._copy(self.query_one(CommandLine).cli_equivalent)
 
     def action_copy_key(self) -> None:
-        self._copy(self.pane.name_of_row())
+        self._copy(self.pane.row_name())
 
     @work(thread=True, group="verbs", exit_on_error=False)
     def _copy(self, text: str) -> None:
@@ -403,4 +403,4 @@ class MainScreen(TypingScreen):
         except OSError as error:
             self.app.call_from_thread(self.show_error, f"not copied: {error}")
             return
-        self.app.call_from_thread(line.show, line.twin, f"✓ {way}", "bold")
+        self.app.call_from_thread(line.show, line.cli_equivalent, f"✓ {way}", "bold")

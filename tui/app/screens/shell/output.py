@@ -39,7 +39,7 @@ class Output(ModalScreen[str]):
     def __init__(self, home: Home, words: Sequence[str]) -> None:
         super().__init__()
         self.home, self.words = home, tuple(words)
-        self.twin = shlex.join(["retcon", *words])
+        self.cli_equivalent = shlex.join(["retcon", *words])
         self._process: subprocess.Popen[str] | None = None
         self._lines: list[Text] = []
         self._drawn = 0.0
@@ -47,7 +47,9 @@ class Output(ModalScreen[str]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
-            yield Static(Text(f"$ {sanitize(self.twin)}", style="green", no_wrap=True, overflow="ellipsis"))
+            yield Static(
+                Text(f"$ {sanitize(self.cli_equivalent)}", style="green", no_wrap=True, overflow="ellipsis")
+            )
             yield Detail()
             yield Static(Text("… runs · q leaves it", style="dim"), id="outcome")
 

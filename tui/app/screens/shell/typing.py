@@ -10,7 +10,7 @@ from textual.timer import Timer
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from ....command_table import reads_only
-from ....deep_links import NOUNS, Place, parse_place
+from ....deep_links import NOUNS, DeepLink, parse_deep_link
 from ...data.filters import parse
 from ...widgets.bars import CommandLine
 from ...widgets.prompt import Kind, Prompt
@@ -41,21 +41,21 @@ class TypingScreen(Screen[None]):
         """The pane that is shown."""
         raise NotImplementedError
 
-    async def go_to(self, place: Place) -> None:
+    async def go_to(self, link: DeepLink) -> None:
         """Show a pane, with the cursor on a row of it if one is named."""
         raise NotImplementedError
 
-    def show_asked(self, wrong: str = "") -> None:
+    def show_query_state(self, error_text: str = "") -> None:
         """Say which rows are shown, or what is wrong with what was asked."""
         raise NotImplementedError
 
-    def show_error(self, sentence: str, twin: str = "") -> None:
+    def show_error(self, sentence: str, cli_equivalent: str = "") -> None:
         """Say what went wrong, until it was read."""
         raise NotImplementedError
 
     async def action_filter(self) -> None:
         rows = self.pane.rows
-        self._before_filter = rows.asked.filter
+        self._before_filter = rows.row_query.filter
         names = ", ".join(self.pane.listing.fields)
         await self._open_prompt(
             "/", self._before_filter, f"word  !word  ~regex  field:word  field:>5   fields: {names}"
@@ -100,21 +100,21 @@ class TypingScreen(Screen[None]):
         try:
             parse(text, pane.listing.fields)
         except InputError as error:
-            self.show_asked(str(error))
+            self.show_query_state(str(error))
             return False
-        pane.rows.ask(replace(pane.rows.asked, filter=text))
-        self.show_asked()
+        pane.rows.set_query(replace(pane.rows.row_query, filter=text))
+        self.show_query_state()
         return True
 
-    @on(Prompt.Left)
-    def _prompt_left(self, event: Prompt.Left) -> None:
+    @on(Prompt.Cancelled)
+    def _prompt_left(self, event: Prompt.Cancelled) -> None:
         event.stop()
         if self.query_one(Prompt).kind == "/":
             self._ask_for(self._before_filter)
         self._close_prompt()
 
-    @on(Prompt.Given)
-    async def _prompt_given(self, event: Prompt.Given) -> None:
+    @on(Prompt.Submitted)
+    async def _prompt_given(self, event: Prompt.Submitted) -> None:
         event.stop()
         if event.kind == "/":
             if self._ask_for(event.text):
@@ -132,12 +132,12 @@ class TypingScreen(Screen[None]):
             if words[0] in ("q", "quit"):
                 self.app.exit()
                 return
-            place = parse_place(words[0]) if words[0].partition("/")[0] in NOUNS else None
+            link = parse_deep_link(words[0]) if words[0].partition("/")[0] in NOUNS else None
         except InputError as error:
             self.show_error(str(error))
             return
-        if place is not None:
-            await self.go_to(place)
+        if link is not None:
+            await self.go_to(link)
             if len(words) > 1:
                 self._ask_for(text.strip().split(maxsplit=1)[1])
         elif self.readonly and not reads_only(words):
@@ -151,7 +151,7 @@ class TypingScreen(Screen[None]):
         screen = Output(self.catalog.home, words)
 
         def left(outcome: str | None) -> None:
-            self.commands.append((screen.twin, outcome or ""))
-            self.query_one(CommandLine).show(screen.twin, outcome or "", "bold")
+            self.commands.append((screen.cli_equivalent, outcome or ""))
+            self.query_one(CommandLine).show(screen.cli_equivalent, outcome or "", "bold")
 
         self.app.push_screen(screen, left)

@@ -15,9 +15,9 @@ from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from ....cli_equivalent import command
 from ....presentation.text import sanitize, token_label
-from ...data.averages import effects_of
-from ...data.rows import Hurt
-from ...data.traces import TraceRow, result_at
+from ...data.averages import load_effects
+from ...data.rows import UnreadableRow
+from ...data.traces import TraceRow, load_result
 from ...widgets.drawings import HeatMapDrawing
 from ...widgets.heat_map import HeatMap
 
@@ -79,8 +79,8 @@ class CompareTraces(ModalScreen[None]):
         event.stop()
         token, layer = self.query_one(HeatMap).cursor
         value = self.tables[self._kind][token][layer]
-        told = "not traced in both" if value is None else f"{value:+.4f}"
-        text = f"{token_label(self.names[token]).strip()} · layer {layer}: {told}"
+        described = "not traced in both" if value is None else f"{value:+.4f}"
+        text = f"{token_label(self.names[token]).strip()} · layer {layer}: {described}"
         self.query_one(".readout", Static).update(Text(text))
 
 
@@ -127,12 +127,12 @@ def _differences(catalog: Catalog, one: TraceRow, other: TraceRow) -> Tables:
 def _tables(catalog: Catalog, row: TraceRow) -> Tables:
     """The effects (what is won back over the corrupted run) of a trace: of a set the averages, else the one fact's."""
     if row.fact_set is not None:
-        found = effects_of(catalog, row.id)
+        found = load_effects(catalog, row.id)
         roles = next(iter(found.values())).roles if found else ()
         subject = (0, sum("subject" in role for role in roles))
         return {kind: effects.means for kind, effects in found.items()}, roles, subject
-    result = result_at(catalog, row.id, 0)
-    if result is None or isinstance(result, Hurt) or result.skip_reason is not None:
+    result = load_result(catalog, row.id, 0)
+    if result is None or isinstance(result, UnreadableRow) or result.skip_reason is not None:
         return {}, (), (0, 0)
     tables = {
         kind: tuple(

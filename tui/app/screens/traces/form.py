@@ -8,7 +8,7 @@ from .....store.errors import InputError
 from .....store.facts.sets import make_template
 from ....cli_equivalent import run_trace
 from ....presentation.wording import format_cost_line
-from ...data.edits import resolve
+from ...data.edits import resolve_target
 from ...data.traces import check_fact_set
 from ..base.form import Field, Form
 
@@ -55,7 +55,7 @@ class TraceForm(Form[TraceSpec]):
 
     def read(self, values: dict[str, str]) -> TraceSpec:
         given = {name: value.strip() for name, value in values.items()}
-        model, revision, _ = resolve(self._catalog, given["model"])
+        model, revision, _ = resolve_target(self._catalog, given["model"])
         facts, prompt, subject = given["facts"], given["prompt"], given["subject"]
         if facts:
             if prompt:
@@ -86,7 +86,7 @@ class TraceForm(Form[TraceSpec]):
 
         return format_cost_line(estimate_cost(self._catalog, value, list_devices()[0]))
 
-    def twin(self, value: TraceSpec) -> str:
+    def cli_equivalent(self, value: TraceSpec) -> str:
         return run_trace(value, self.values()["model"].strip())
 
 

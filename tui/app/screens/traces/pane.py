@@ -14,12 +14,12 @@ from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
 from ....presentation.format import format_time
 from ....presentation.text import sanitize
-from ...data.averages import Effects, Tally, effects_of, location_of, stamp_of, tally_of
-from ...data.rows import Hurt, Key, Listing
-from ...data.traces import TRACES, ResultView, TraceRow, index_of, result_at
+from ...data.averages import Effects, FactCounts, cache_key, count_facts, load_effects, load_location
+from ...data.rows import Key, Listing, UnreadableRow
+from ...data.traces import TRACES, ResultView, TraceRow, load_result, result_index
 from ...widgets.heat_map import HeatMap
 from ...widgets.row_lines import Column, Row
-from ..base.pane import Pane, Refused, Showing
+from ..base.pane import ActionRefused, Pane, ShowCommand
 from .pictures import (
     curves_text,
     draw_curves,
@@ -45,7 +45,7 @@ class TracesPane(Pane):
         Column("when", 16, drop=3),
     )
     empty = "No traces yet: press t to find where a model keeps a fact."
-    writing = frozenset({"trace", "edit", "picture"})
+    write_actions = frozenset({"trace", "edit", "picture"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "trace", "trace", tooltip="start a trace"),
         Binding("e", "edit", "edit", tooltip="write the fact at the layer of the cursor"),
@@ -77,9 +77,9 @@ class TracesPane(Pane):
         # Whether averages are curves, and of which kind alone (None: of all).
         self._curves = False
         self._only: str | None = None
-        self._result: ResultView | Hurt | None = None
+        self._result: ResultView | UnreadableRow | None = None
         self._effects: dict[str, Effects] = {}
-        self._tally: tuple[tuple[int, int, int], Tally] | None = None
+        self._tally: tuple[tuple[int, int, int], FactCounts] | None = None
         return self.map
 
     def compose_detail(self) -> ComposeResult:
@@ -90,32 +90,32 @@ class TracesPane(Pane):
     def listing(self) -> Listing[Any]:
         return TRACES
 
-    def make_row(self, found: TraceRow | Hurt) -> Row:
+    def make_row(self, found: TraceRow | UnreadableRow) -> Row:
         return _row(found)
 
-    def twin(self, key: Key) -> str:
+    def cli_equivalent(self, key: Key) -> str:
         return command("trace", "show", key)
 
     @property
     def _trace(self) -> TraceRow | None:
-        return self.found(TraceRow)
+        return self.selected(TraceRow)
 
-    def show_detail(self, key: Key | None, *, fresh: bool) -> None:
+    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
         row = self._trace
         if row is None:
-            hurt = self.found(Hurt)
-            self._say(f"✗ trace {key}: {hurt.reason}" if hurt is not None else "")
+            is_unreadable = self.selected(UnreadableRow)
+            self._show_message(f"✗ trace {key}: {is_unreadable.reason}" if is_unreadable is not None else "")
             return
-        if fresh:
+        if is_new_row:
             self._page = _AVERAGE if row.fact_set is not None and row.results > 1 else 0
             self._kind = next((kind for kind in KINDS if kind in row.kinds), "hidden")
             self._only = None
         elif self._page != _AVERAGE and isinstance(self._result, ResultView):
             # Facts before this one may have been done since: stay with it.
-            self._page = index_of(self.catalog, row.id, self._result.position)
-        self._effects = effects_of(self.catalog, row.id) if row.fact_set is not None else {}
-        self._result = result_at(self.catalog, row.id, max(0, self._page))
-        self._draw(keep_cursor=not fresh)
+            self._page = result_index(self.catalog, row.id, self._result.position)
+        self._effects = load_effects(self.catalog, row.id) if row.fact_set is not None else {}
+        self._result = load_result(self.catalog, row.id, max(0, self._page))
+        self._draw(keep_cursor=not is_new_row)
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -134,41 +134,43 @@ class TracesPane(Pane):
         if self._page == _AVERAGE:
             effects = self._effects.get(self._kind)
             if effects is None:
-                self._say("No average yet: it comes with the first traced facts. Press n for the facts.")
+                self._show_message(
+                    "No average yet: it comes with the first traced facts. Press n for the facts."
+                )
             else:
                 below = Text(f"\n{self._counted(row)}").append_text(settings_text(row, None))
                 averages = draw_effects(effects, self._kind, tuple(self._effects))
                 curves = draw_curves(self._effects, self._only) if self._curves else None
                 self.map.show(curves or averages, below, keep_cursor=keep_cursor)
         elif result is None:
-            self._say("Nothing traced yet: the job writes each fact here as soon as it is done.")
-        elif isinstance(result, Hurt):
-            self._say(f"✗ result {result.id}: {result.reason}")
+            self._show_message("Nothing traced yet: the job writes each fact here as soon as it is done.")
+        elif isinstance(result, UnreadableRow):
+            self._show_message(f"✗ result {result.id}: {result.reason}")
         elif result.skip_reason is not None:
-            self._say(f"{sanitize(result.prompt)}\nNot traced: {result.skip_reason}")
+            self._show_message(f"{sanitize(result.prompt)}\nNot traced: {result.skip_reason}")
         elif self._kind not in result.kinds:
-            self._say(f"{self._kind} was not traced: {', '.join(result.kinds) or 'nothing'} was.")
+            self._show_message(f"{self._kind} was not traced: {', '.join(result.kinds) or 'nothing'} was.")
         else:
             picture = draw_result(result, self._kind, stretch=self._stretch)
             self.map.show(picture, settings_text(row, result), keep_cursor=keep_cursor)
 
-    def _say(self, text: str) -> None:
+    def _show_message(self, text: str) -> None:
         lines = [sanitize(line) for line in text.split("\n")]
         self.map.show_text(Text("\n".join(lines)))
         self.readout.update("")
 
-    def _counted(self, row: TraceRow) -> Tally:
+    def _counted(self, row: TraceRow) -> FactCounts:
         """How many facts the averages rest on. Read anew only when that may have changed: it takes a look at each."""
-        stamp = (row.id, *stamp_of(self.catalog, row.id))
+        stamp = (row.id, *cache_key(self.catalog, row.id))
         if self._tally is None or self._tally[0] != stamp:
-            self._tally = stamp, tally_of(self.catalog, row.id)
+            self._tally = stamp, count_facts(self.catalog, row.id)
         return self._tally[1]
 
     @on(HeatMap.Moved)
     def _moved(self, event: HeatMap.Moved) -> None:
         event.stop()
         row, result = self._trace, self._result
-        if row is None or self.map.picture is None:
+        if row is None or self.map.drawing is None:
             return
         # Where the cursor is now, not where it was when this was posted: another drawing may be shown since.
         token, layer = self.map.cursor
@@ -192,7 +194,7 @@ class TracesPane(Pane):
         known = self._effects if average else result.kinds if isinstance(result, ResultView) else {}
         kinds: list[str] = [one for one in KINDS if one in known]
         if kind is not None and kind not in kinds:
-            self.post_message(Refused(f"{kind} was not traced here: start a trace with t"))
+            self.post_message(ActionRefused(f"{kind} was not traced here: start a trace with t"))
         elif average and self._curves and kinds:
             turn = [None, *kinds]
             self._only = kind or turn[(turn.index(self._only) + 1) % len(turn)]
@@ -205,7 +207,9 @@ class TracesPane(Pane):
     def action_curves(self) -> None:
         """From a map, also from that of a fact, to the curves; from the curves to the map of averages."""
         if not self._effects:
-            self.post_message(Refused("no averages yet: they come with the first traced facts of a set"))
+            self.post_message(
+                ActionRefused("no averages yet: they come with the first traced facts of a set")
+            )
             return
         self._curves = not self._curves or self._page != _AVERAGE
         self._page = _AVERAGE
@@ -219,7 +223,7 @@ class TracesPane(Pane):
         page = max(first, min(self._page + by, row.results - 1))
         if page != self._page:
             self._page = page
-            self._result = result_at(self.catalog, row.id, max(0, page))
+            self._result = load_result(self.catalog, row.id, max(0, page))
             self._draw(keep_cursor=False)
 
     def action_picture(self) -> None:
@@ -237,7 +241,7 @@ class TracesPane(Pane):
         ):
             self.post_message(save_result(row, result, self._kind))
         else:
-            self.post_message(Refused("there is nothing to draw here"))
+            self.post_message(ActionRefused("there is nothing to draw here"))
 
     def action_locate(self) -> None:
         from ..shell.location import LocationView
@@ -246,24 +250,24 @@ class TracesPane(Pane):
         if row is None:
             return
         try:
-            found = LocationView(row.id, row.model, location_of(self.catalog, row.id), self._counted(row))
+            found = LocationView(row.id, row.model, load_location(self.catalog, row.id), self._counted(row))
         except (InputError, CatalogError) as error:
-            self.post_message(Refused(str(error)))
+            self.post_message(ActionRefused(str(error)))
             return
-        self.post_message(Showing(command("trace", "locate", row.id)))
+        self.post_message(ShowCommand(command("trace", "locate", row.id)))
         self.app.push_screen(found)
 
     def action_compare(self) -> None:
         from .compare import CompareTraces
 
-        marked = [row.value for row in self.rows.chosen if isinstance(row.value, TraceRow)]
+        marked = [row.value for row in self.rows.selected_rows if isinstance(row.value, TraceRow)]
         if len(marked) != 2:
-            self.post_message(Refused("mark two traces with space, then press ="))
+            self.post_message(ActionRefused("mark two traces with space, then press ="))
             return
         try:
             found = CompareTraces(self.catalog, marked[0], marked[1])
         except InputError as error:
-            self.post_message(Refused(str(error)))
+            self.post_message(ActionRefused(str(error)))
             return
         self.app.push_screen(found)
 
@@ -277,18 +281,18 @@ class TracesPane(Pane):
         result = self._result if isinstance(self._result, ResultView) and self.map.has_focus else None
         model = self._trace.model if self._trace is not None else self.model
         prompt, subject = (result.prompt, result.subject) if result is not None else ("", "")
-        self.fill(TraceForm(self.catalog, model, prompt, subject))
+        self.open_form(TraceForm(self.catalog, model, prompt, subject))
 
     def action_edit(self) -> None:
         from ..edits.form import EditForm
 
         row, result = self._trace, self._result
         if row is None:
-            self.fill(EditForm(self.catalog, self.model))
+            self.open_form(EditForm(self.catalog, self.model))
             return
-        layer = self.map.cursor[1] if self.map.picture is not None else None
+        layer = self.map.cursor[1] if self.map.drawing is not None else None
         if self._page == _AVERAGE or not isinstance(result, ResultView):
-            self.fill(EditForm(self.catalog, row.model, layer=layer))
+            self.open_form(EditForm(self.catalog, row.model, layer=layer))
             return
         form = EditForm(
             self.catalog,
@@ -298,11 +302,11 @@ class TracesPane(Pane):
             target_true=result.answer.strip(),
             layer=layer,
         )
-        self.fill(form)
+        self.open_form(form)
 
 
-def _row(row: TraceRow | Hurt) -> Row:
-    if isinstance(row, Hurt):
-        return Row(row.id, (str(row.id), "", Text("damaged", style="red")), hurt=True)
+def _row(row: TraceRow | UnreadableRow) -> Row:
+    if isinstance(row, UnreadableRow):
+        return Row(row.id, (str(row.id), "", Text("damaged", style="red")), is_unreadable=True)
     cells = (str(row.id), row.model, row.about, ",".join(row.kinds), format_time(row.created))
     return Row(row.id, cells)

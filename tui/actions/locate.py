@@ -1,17 +1,27 @@
-"""What a trace says about the layer to edit, and what it does not say."""
+"""Suggest layers to edit from a trace's average effects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...store.catalog.tables import AverageEffect, Trace, TraceResult
 from ...store.errors import InputError
+from ...store.home import Home
+from .presets import save_preset
 
 _ROLE = "last subject"
+_SUGGESTED = 3
+# Fewer facts than this give a wide interval.
+_FEW_FACTS = 30
 
 
 @dataclass(frozen=True)
 class Location:
-    """Layers that a trace proposes, best first, with the curve they were read from and what to keep in mind."""
+    """The suggested layers, best first, and the curve of indirect effects that they were read from.
+
+    `count` and `skipped` are numbers of facts, `total_effect` is the mean of p(clean) - p(corrupted), and `notes` are
+    sentences about the limits of the suggestion.
+    """
 
     kind: str
     role: str
@@ -26,55 +36,54 @@ class Location:
 def locate(
     trace: Trace, results: Sequence[TraceResult], effects: Sequence[AverageEffect], layers: int
 ) -> Location:
-    """The layer at which restoring the MLP (else the hidden state) at the last subject token wins back most.
+    """Suggest the layers with the highest indirect effect of the MLP (else the hidden state) at the last subject token.
+
+    `layers` is the number of layers of the model.
 
     Raises:
-        InputError: no fact of the trace was traced, or only severed kinds were.
+        InputError: no fact was traced, or only severed kinds were.
     """
     traced = [result for result in results if result.skip_reason is None and result.is_complete]
     if not traced:
-        raise InputError(
-            f"trace {trace.id} says nothing: no fact of it was traced; see retcon trace show {trace.id}"
-        )
+        raise InputError(f"no fact of trace {trace.id} was traced; see retcon trace show {trace.id}")
     kind = next((kind for kind in ("mlp", "hidden", "attn") if kind in trace.kinds), None)
     if kind is None:
         raise InputError(
-            f"trace {trace.id} has severed kinds only: trace mlp or hidden to have layers proposed"
+            f"trace {trace.id} has only severed kinds: trace mlp or hidden to get suggested layers"
         )
     curve = sorted(
         (effect for effect in effects if effect.kind == kind and effect.role == _ROLE),
         key=lambda effect: effect.layer,
     )
     if not curve:
-        raise InputError(f"trace {trace.id} has no effects at the last subject token yet; wait for its job")
+        raise InputError(f"trace {trace.id} has no effects at the last subject token yet: wait for its job")
     peak = max(curve, key=lambda effect: effect.mean)
-    # Layers that the data does not tell from the peak: their mean lies within its interval.
+    # Layers whose mean lies inside the peak's interval cannot be distinguished from the peak.
     near = [effect.layer for effect in curve if effect.mean >= peak.low and effect.count > 1]
-    proposed = sorted(near, key=lambda layer: -curve[layer].mean)[:3] or [peak.layer]
+    suggested = sorted(near, key=lambda layer: -curve[layer].mean)[:_SUGGESTED] or [peak.layer]
     total = sum((result.high or 0.0) - (result.low or 0.0) for result in traced) / len(traced)
-    return Location(
-        kind,
-        _ROLE,
-        proposed,
-        curve,
-        len(traced),
-        sum(result.skip_reason is not None for result in results),
-        total,
-        _notes(trace, kind, layers, traced),
-    )
+    skipped = sum(result.skip_reason is not None for result in results)
+    notes = _notes(trace, kind, layers, len(traced))
+    return Location(kind, _ROLE, suggested, curve, len(traced), skipped, total, notes)
 
 
-def _notes(trace: Trace, kind: str, layers: int, traced: Sequence[TraceResult]) -> list[str]:
+def save_layer(home: Home, model: str, trace: int, location: Location) -> Path:
+    """Save the first suggested layer as the model's preset; returns its file."""
+    source = f"retcon trace locate {trace}: peak of the {location.kind} effect over {location.count} facts"
+    return save_preset(home, model, "rome", {"layers": location.layers[:1]}, source)
+
+
+def _notes(trace: Trace, kind: str, layers: int, facts: int) -> list[str]:
     notes = [
-        "The peak of a trace does not by itself predict the best layer to edit (Hase et al. 2023): "
-        "try the edit there and at its neighbors, and compare evaluations."
+        "The peak of a trace does not by itself predict the best layer to edit (Hase et al. 2023). "
+        "Try the edit at this layer and at its neighbors, and compare the evaluations."
     ]
     if kind != "hidden" and trace.window * 4 > layers:
         notes.append(
-            f"A window of {trace.window} layers in a model of {layers} does not single out a layer; "
-            "a narrower --window sees finer."
+            f"A window of {trace.window} layers in a model of {layers} layers does not identify a single layer. "
+            "Use a smaller --window."
         )
-    if len(traced) < 30:
-        facts = "One fact is an anecdote" if len(traced) == 1 else f"{len(traced)} facts are few"
-        notes.append(f"{facts}: trace a set of facts (--facts) for an average with an interval worth having.")
+    if facts < _FEW_FACTS:
+        few = "One fact is not evidence." if facts == 1 else f"{facts} facts give a wide interval."
+        notes.append(f"{few} Trace a set of facts (--facts) to get an average with an interval.")
     return notes

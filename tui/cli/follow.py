@@ -2,24 +2,26 @@
 
 import sys
 import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ...engine.jobs import control
-from ...engine.jobs.devices import CPU, is_on_ray, list_devices, split_devices
 from ...engine.jobs.listing import ListedJob, build_job_record
 from ...store.catalog.catalog import Catalog
+from ..actions.jobs import resolve_device
 from ..presentation.format import format_duration
 from ..presentation.text import sanitize
 from ..presentation.wording import format_cost
+from .options import JobOptions
 from .output import narrate, print_json
 
 if TYPE_CHECKING:
     from ...engine.jobs.specs import Spec
     from ...store.catalog.tables import Job
 
+T = TypeVar("T", bound="Spec")
 _LINE_SECONDS = 5.0
 _BAR = 20
 
@@ -40,71 +42,78 @@ class JobRefused(JobFailed):
 
 
 def submit(catalog: Catalog, spec: "Spec", device: str | None) -> "Job":
-    """Submit a job on a device of this box.
+    """Print warnings about the cost of a job and submit it.
 
     Raises:
-        click.UsageError: there is no such device.
+        InputError: the device does not exist.
     """
     from ...engine.jobs.cost import estimate_cost
 
-    device = known_device(device)
+    device = resolve_device(device)
     cost = estimate_cost(catalog, spec, device)
     for warning in cost.warnings if cost else ():
         narrate(f"Warning: {warning}")
     return control.submit(catalog, spec, device)
 
 
-def known_device(device: str | None) -> str:
-    """A device of this box, several GPUs joined by +, or a Ray; by default the first."""
-    known = list_devices()
-    if device is None:
-        return known[0]
-    if is_on_ray(device):
-        return device
-    named = split_devices(device)
-    if missing := [part for part in named if part not in known]:
-        raise click.UsageError(f"there is no device {missing[0]!r} here; there are {', '.join(known)}")
-    if len(named) > len(set(named)) or (len(named) > 1 and CPU in named):
-        raise click.UsageError(f"{device!r} names no set of GPUs to spread a model over")
-    return device
+def place(spec: T, options: JobOptions) -> tuple[T, str | None]:
+    """The job with the threads of its Ray workers, and where it runs.
+
+    Raises:
+        click.UsageError: options exclude each other.
+        InputError: the address of the Ray cluster is wrong.
+    """
+    if options.on is None:
+        if options.threads is not None:
+            raise click.UsageError("--threads sets the threads of Ray workers: it needs --on")
+        return spec, options.device
+    if options.estimate:
+        raise click.UsageError("--estimate measures on this machine: omit --on")
+    threads: dict[str, Any] = {"threads": options.threads}
+    return replace(spec, **threads), resolve_device(options.device, options.on)
+
+
+def run(catalog: Catalog, spec: "Spec", options: JobOptions) -> "Job | None":
+    """Submit a job and follow it to its end.
+
+    With `--estimate` print its cost instead; with `--detach` print its id, or its row as JSON. Then return None.
+
+    Raises:
+        JobFailed: the job did not end as done.
+        InputError, click.UsageError: see `place`.
+    """
+    spec, device = place(spec, options)
+    if options.estimate:
+        estimate(catalog, spec, device, as_json=options.as_json)
+        return None
+    job = submit(catalog, spec, device)
+    if not options.detach:
+        return follow(catalog, job)
+    print_json(build_job_record(job)) if options.as_json else click.echo(job.id)
+    return None
 
 
 def estimate(catalog: Catalog, spec: "Spec", device: str | None, *, as_json: bool) -> None:
-    """Print what a job will cost, and do not start it.
-
-    Where no earlier job tells its time, some seconds of it are measured by a job of their own, which keeps nothing.
-    """
+    """Print what a job needs, without starting it. If no earlier job shows its time, measure some seconds of it."""
     from ...engine.jobs.cost import TimeEstimate, estimate_cost, estimate_time
     from ...engine.jobs.specs import PreflightSpec
 
-    device = known_device(device)
+    device = resolve_device(device)
     cost = estimate_cost(catalog, spec, device)
     assert cost is not None
     if not as_json:
         click.echo(format_cost(cost))
     time_known = estimate_time(catalog, spec, device)
     if time_known is None:
-        narrate("No earlier job tells how long it takes: measuring some seconds of it.")
-        of = PreflightSpec(model=spec.as_dict()["model"], of_kind=spec.kind, of=spec.as_dict())
-        result = follow(catalog, control.submit(catalog, of, device)).result
+        narrate("No earlier job shows how long this takes: measuring some seconds of it.")
+        fields = spec.as_dict()
+        preflight = PreflightSpec(model=fields["model"], of_kind=spec.kind, of=fields)
+        result = follow(catalog, control.submit(catalog, preflight, device)).result
         time_known = TimeEstimate(result["seconds"], result["basis"])
     if as_json:
         print_json({"kind": spec.kind, "device": device} | asdict(cost) | asdict(time_known))
         return
     click.echo(f"time    about {format_duration(time_known.seconds)} ({time_known.basis})")
-
-
-def run(catalog: Catalog, spec: "Spec", device: str | None, *, detach: bool, as_json: bool) -> "Job | None":
-    """Submit a job and follow it to its end; with `detach` print its id (its row as JSON) and return None.
-
-    Raises:
-        JobFailed: it did not end done.
-    """
-    job = submit(catalog, spec, device)
-    if not detach:
-        return follow(catalog, job)
-    print_json(build_job_record(job)) if as_json else click.echo(job.id)
-    return None
 
 
 def follow(catalog: Catalog, job: "Job") -> "Job":

@@ -53,7 +53,7 @@ def test_nothing_is_saved_over_a_broken_file(home: Home, text: str) -> None:
     path = home.preset("gpt")
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"the preset .*gpt.*mend or remove it"):
+    with pytest.raises(InputError, match=r"the preset .*gpt.*repair or remove it"):
         save_preset(home, "gpt", "memit", {"layers": [1]}, "a sweep")
     assert path.read_bytes() == before
 

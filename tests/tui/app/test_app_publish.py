@@ -37,7 +37,7 @@ async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
         await asked(app, repo="no repo at all")
         assert "'no repo at all' cannot name a repo of the hub" in app.line
         await asked(app, repo="")
-        assert "give the repo as YOU/NAME" in app.verdict
+        assert "give it as YOU/NAME" in app.verdict
         app.app.screen.query_one("#repo", Input).value = REPO
         await app.update_detail()
         assert f"$ retcon publish starter@{WITHOUT} {REPO} --as adapter" in app.verdict
@@ -84,7 +84,7 @@ async def test_an_overwrite_wants_the_name(catalog: Catalog) -> None:
                 revision=FORD,
                 repo=REPO,
                 commit="c" * 40,
-                what="adapter",
+                kind="adapter",
                 url="https://hub.example/x",
                 account="me",
                 created=datetime(2026, 3, 2, tzinfo=UTC),

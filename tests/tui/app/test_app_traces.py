@@ -69,7 +69,7 @@ async def test_a_cell_becomes_an_edit(catalog: Catalog) -> None:
         assert (values["subject"], values["true"]) == ("The Eiffel Tower", "Paris")
         assert app.app.focused is app.app.screen.query_one("#target", Input)
         await app.press("enter")
-        assert "give the new answer" in app.verdict
+        assert "give the new target" in app.verdict
         await app.type("Rome")
         assert "$ retcon edit run starter" in app.verdict
         await app.press("enter")
@@ -97,7 +97,7 @@ async def test_a_trace_form_is_checked_while_one_types(catalog: Catalog) -> None
         )
         await app.press("tab", "tab")
         await app.type("hidden,nonsense")
-        assert "kinds are one or more of" in app.verdict
+        assert "not a valid list of kinds" in app.verdict
         await app.type("mlp, hidden")
         await app.press("enter")
         spec = jobs_of(catalog)[0].spec
@@ -141,23 +141,23 @@ FORMS: list[tuple[dict[str, str], str]] = [
     ({"prompt": "", "facts": "towers", "expect": "Paris"}, "a fact set has its own answers"),
     ({"noise": "m", "texts": "wiki.txt"}, "--noise m --texts wiki.txt"),
     ({"replace": "yes"}, "--replace"),
-    ({"replace": "maybe"}, "replace is yes"),
+    ({"replace": "maybe"}, "replace must be yes"),
     ({"seed": "0"}, "--seed 0"),
     ({"seed": "0"}, "at most 896.7 MB of memory"),
-    ({"seed": "4294967296"}, "seed is a number from 0 to 4294967295"),
+    ({"seed": "4294967296"}, "seed must be a whole number from 0 to 4294967295"),
     ({"swap": "Germany"}, "--subject France --swap-subject Germany"),
     ({"swap": "Germany", "noise": ""}, "--swap-subject Germany"),
-    ({"swap": "Germany", "noise": "m"}, "corrupt by noise or by another subject"),
-    ({"swap": "France"}, "the other subject is this one"),
-    ({"swap": "auto"}, "auto takes another subject of a set"),
-    ({"prompt": "", "facts": "towers", "swap": "Berlin"}, "write auto"),
+    ({"swap": "Germany", "noise": "m"}, "corrupt by noise (--noise) or by another subject"),
+    ({"swap": "France"}, "'France' is the subject itself"),
+    ({"swap": "auto"}, "auto needs --facts"),
+    ({"prompt": "", "facts": "towers", "swap": "Berlin"}, "--facts towers --swap-subject Berlin"),
     ({"prompt": "", "facts": "towers", "swap": "auto"}, "--facts towers --swap-subject auto"),
     ({"prompt": "", "facts": "towers", "samples": "3", "window": "5"}, "--samples 3 --window 5"),
-    ({"samples": "0"}, "samples is a number from 1 to 1000"),
-    ({"samples": "9" * 5000}, "samples is a number"),
-    ({"window": "wide"}, "window is a number"),
+    ({"samples": "0"}, "samples must be a whole number from 1 to 1000"),
+    ({"samples": "9" * 5000}, "samples must be a whole number"),
+    ({"window": "wide"}, "window must be a whole number"),
     ({"tokens": "subject-last"}, "--tokens subject-last"),
-    ({"tokens": "last"}, "tokens are all or subject-last"),
+    ({"tokens": "last"}, "--tokens must be all or subject-last"),
 ]
 
 

@@ -20,7 +20,7 @@ async def test_adding_a_model(empty: Catalog) -> None:
         await app.press("tab")
         await app.type("two words")
         await app.press("enter")
-        assert "cannot name a model" in app.verdict
+        assert "not a valid model name" in app.verdict
         await app.type("small")
         await app.press("enter")
         job = jobs_of(empty)[0]
@@ -110,7 +110,7 @@ async def test_topping_up_a_covariance(catalog: Catalog) -> None:
         await app.press("t")
         assert "$ retcon covariance extend 1 --max-tokens 90126" in app.verdict
         await app.type("2")
-        assert "above 0 and up to 1" in app.verdict
+        assert "above 0 and at most 1" in app.verdict
         await app.type("0.02")
         await app.press("up")
         await app.type("45063")
@@ -124,7 +124,7 @@ async def test_topping_up_a_covariance(catalog: Catalog) -> None:
             80_000,
             0.02,
         )
-        assert "extend 1 --max-tokens 80000 --until-converged" in app.line
+        assert "extend 1 --max-tokens 80000 --until-" in app.line
 
 
 async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
         await app.until(lambda: len(app.list) == 2)
         assert "2.0k" in app.list[0]
         await app.press("g", "t")
-        assert "it was imported" in app.line
+        assert "was imported" in app.line
 
 
 async def test_resume_and_cancel(catalog: Catalog) -> None:

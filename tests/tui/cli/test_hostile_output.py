@@ -81,7 +81,7 @@ def hostile(catalog: Catalog) -> Catalog:
                 for rowid, data in connection.exec_driver_sql(f"SELECT rowid, {column} FROM {table}").all():
                     made = json.dumps(poisoned(json.loads(data), whole))
                     connection.execute(
-                        text(f"UPDATE {table} SET {column} = :made WHERE rowid = :rowid"),
+                        text(f"UPDATE {table} SET {column} = :result WHERE rowid = :rowid"),
                         {"result": made, "rowid": rowid},
                     )
     catalog.home.job_log(3).write_text(f"{EVIL}\n" * 3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ....engine.tracing.rules import KINDS
 from ....store.catalog.catalog import Catalog
 from ....store.errors import NotFound
-from .rows import convert_read_errors
+from ...actions.damage import convert_read_errors
 
 if TYPE_CHECKING:
     from ....store.catalog.tables import AverageEffect

@@ -1,17 +1,12 @@
 """Covariances as the screens show them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ....store.catalog.catalog import Catalog
 from .filters import Field
-from .rows import Listing, convert_read_errors, parse_time
-
-if TYPE_CHECKING:
-    from ....store.catalog.tables import Covariance
+from .rows import Listing, parse_time
 
 
 @dataclass(frozen=True)
@@ -65,20 +60,3 @@ COVARIANCES = Listing(
         "when": Field("c.created", "time"),
     },
 )  # fmt: skip
-
-
-def load_covariances(catalog: Catalog, ids: Sequence[int]) -> list[tuple["Covariance", str]]:
-    """Whole rows, with the names of their models; those that are gone are left out.
-
-    Raises:
-        CatalogError: one of them is damaged.
-    """
-    import sqlmodel
-
-    from ....store.catalog.tables import Covariance, Model
-
-    with catalog.read() as session, convert_read_errors("the covariances"):
-        query = (
-            sqlmodel.select(Covariance, Model.name).join(Model).where(sqlmodel.col(Covariance.id).in_(ids))
-        )
-        return list(session.exec(query).all())

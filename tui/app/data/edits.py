@@ -4,26 +4,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ....engine.evaluation.metrics import compare_protocols
 from ....store.catalog.catalog import Catalog
-from ....store.errors import CatalogError, InputError
 from ....store.history.lineage import find_reverted
+from ...actions.damage import READ_ERRORS
 from ...presentation.history_graph import draw_graph
 from .filters import Condition, Field
 from .rows import (
-    READ_ERRORS,
     Listing,
     UnreadableRow,
-    convert_read_errors,
     load_first_rows,
     load_row,
     parse_time,
 )
-
-if TYPE_CHECKING:
-    from ....store.catalog.tables import HeadMove
 
 # What a revision is to the head: a symbol in the graph and a word beside it.
 MARKS = {
@@ -247,60 +242,6 @@ def _with_parent(one: EvaluationView, before: list[EvaluationView | UnreadableRo
     return replace(
         one, difference=f"the parent's evaluation {known[0].id} cannot be compared, it differs in {why}"
     )
-
-
-def resolve_target(catalog: Catalog, target: str) -> tuple[str, str, int]:
-    """MODEL or MODEL@REVISION as (model, id of the revision, how many layers the model has).
-
-    Raises:
-        store.errors.InputError: no such model or revision; the message names those there are.
-        store.errors.CatalogError: a row that was needed is damaged.
-    """
-    from ....store.history import history
-
-    name, revision = history.parse_target(target.strip())
-    with convert_read_errors(f"the history of {name}"), catalog.read() as session:
-        model = history.find_model(session, name)
-        return name, history.find_revision(session, model, revision).id, int(model.anatomy.get("layers", 0))
-
-
-def load_next_move(catalog: Catalog, model: str, verb: str) -> "HeadMove":
-    """The move of the head that `undo` takes back, or that `redo` makes again.
-
-    Raises:
-        store.errors.InputError: there is none.
-        store.errors.CatalogError: a row that was needed is damaged.
-    """
-    from ....store.history import history
-    from ....store.history import undo as moves
-
-    with convert_read_errors(f"the history of {model}"), catalog.read() as session:
-        found = history.find_model(session, model)
-        return moves.next_undo(session, found) if verb == "undo" else moves.next_redo(session, found)
-
-
-def revert_obstacle(catalog: Catalog, model: str, revision: str) -> str | None:
-    """Why this revision cannot be taken out of the head, or None if it can."""
-    from ....store.history import history
-
-    try:
-        with convert_read_errors(f"the history of {model}"), catalog.read() as session:
-            found = history.find_model(session, model)
-            way = history.load_path(session, found.head or "")
-            history.check_revert(way, history.find_revision(session, found, revision))
-    except (InputError, CatalogError) as error:
-        return str(error)
-    return None
-
-
-def dependent_edits(catalog: Catalog, model: str, revision: str) -> int:
-    """How many edits of the head were made on one that can be taken out of it, about the same subject."""
-    from ....store.history import history
-
-    with catalog.read() as session:
-        found = history.find_model(session, model)
-        way = history.load_path(session, found.head or "")
-        return len(history.dependent_edits(way, history.find_revision(session, found, revision)))
 
 
 def _row(*values: Any) -> RevisionRow:

@@ -1,7 +1,6 @@
 """What publishing would send, for the screen that shows it first."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from ....engine.jobs import control
@@ -9,7 +8,7 @@ from ....engine.jobs.devices import CPU
 from ....engine.jobs.publication.preview import Preview
 from ....engine.jobs.specs import PublishSpec
 from ....store.catalog.catalog import Catalog
-from .rows import convert_read_errors
+from ...actions.damage import convert_read_errors
 
 
 def load_preview(catalog: Catalog, spec: PublishSpec) -> tuple[Preview, str | None, bool]:
@@ -51,13 +50,7 @@ def save_card(catalog: Catalog, spec: PublishSpec) -> str | None:
 
 def submit_publication(catalog: Catalog, spec: PublishSpec) -> str:
     """Draw the pictures that go with it, as the command does, and start the job."""
-    from ....store.history import history
-    from ...presentation.publication_figures import draw_publication_figures
+    from ...actions.publish import add_pictures
 
-    with catalog.read() as session:
-        model = history.find_model(session, spec.model)
-        revision = history.find_revision(session, model, spec.revision)
-    job = control.submit(
-        catalog, replace(spec, pictures=draw_publication_figures(catalog, model, revision)), CPU
-    )
+    job = control.submit(catalog, add_pictures(catalog, spec), CPU)
     return f"job {job.id} queued"

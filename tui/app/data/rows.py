@@ -5,18 +5,14 @@ A list is its keys, in order, and the rows of those that are looked at. Plain SQ
 
 import sqlite3
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from ....store.catalog.catalog import Catalog
-from ....store.errors import CatalogError
+from ...actions.damage import READ_ERRORS
 from .filters import Condition, Field, matches, parse
-
-# What damaged JSON, dates and shapes raise: in the reading, or in our own look.
-READ_ERRORS = (ValueError, TypeError, LookupError, AttributeError)
 
 Key = int | str
 T = TypeVar("T")
@@ -130,23 +126,6 @@ def parse_time(text: str | None) -> datetime:
 def parse_optional_time(text: str | None) -> datetime | None:
     """The same where it may be missing."""
     return None if text is None else parse_time(text)
-
-
-@contextmanager
-def convert_read_errors(what: str) -> Iterator[None]:
-    """Where the store reads whole rows for us: a damaged one becomes a sentence.
-
-    Raises:
-        CatalogError: one of the rows that were needed is damaged.
-    """
-    from sqlalchemy.exc import DBAPIError
-
-    try:
-        yield
-    except (*READ_ERRORS, DBAPIError) as error:
-        raise CatalogError(
-            f"{what} holds a damaged row ({error}): restore a backup of the catalog."
-        ) from error
 
 
 def _one_by_one(

@@ -84,14 +84,6 @@ def result_index(catalog: Catalog, trace_id: int, position: int) -> int:
         return int(connection.execute(sql, [trace_id, position]).fetchone()[0])
 
 
-def check_fact_set(catalog: Catalog, name: str) -> None:
-    """Raise store.errors.NotFound unless there is such a set; the message names those there are."""
-    from ....store.facts.sets import find_fact_set
-
-    with catalog.read() as session:
-        find_fact_set(session, name)
-
-
 def _row(*values: Any) -> TraceRow:
     kinds = tuple(str(kind) for kind in json.loads(values[6]))
     return TraceRow(*(*values[:6], kinds, *values[7:-1], parse_time(values[-1])))

@@ -1,4 +1,6 @@
-"""`retcon ask`: what a revision says, beside what another says."""
+"""`retcon ask`: complete a prompt with one or more revisions."""
+
+from typing import Any
 
 import click
 from sqlmodel import Session
@@ -6,8 +8,8 @@ from sqlmodel import Session
 from ....engine.jobs.specs import AskSpec
 from ....store.history import history
 from ...presentation.text import sanitize
-from ..follow import run
-from ..options import job_options, open_catalog
+from ..follow import run as run_job
+from ..options import JobOptions, job_options, open_catalog
 from ..output import print_json, print_table
 
 
@@ -15,42 +17,49 @@ from ..output import print_json, print_table
 @click.argument("target", metavar="MODEL[@REV]")
 @click.argument("prompt")
 @click.option(
-    "--against", multiple=True, metavar="REV", help="Another revision to ask, e.g. base; may be repeated."
+    "--against",
+    multiple=True,
+    metavar="REV",
+    help="Another revision to compare with, e.g. base. Can be repeated.",
 )
-@click.option("--max-new-tokens", type=click.IntRange(1, 500), default=20, show_default=True)
 @click.option(
-    "--top", type=click.IntRange(1, 50), default=5, show_default=True, help="How many next tokens to show."
+    "--max-new-tokens",
+    type=click.IntRange(1, 500),
+    default=20,
+    show_default=True,
+    help="Length of the completion.",
+)
+@click.option(
+    "--top", type=click.IntRange(1, 50), default=5, show_default=True, help="Number of next tokens to print."
 )
 @job_options
 def ask(
-    target: str, prompt: str, against: tuple[str, ...], max_new_tokens: int, top: int,
-    as_json: bool, detach: bool, device: str | None,
-) -> None:  # fmt: skip
-    """Ask PROMPT: the likeliest next tokens and a greedy completion."""
+    target: str, prompt: str, against: tuple[str, ...], max_new_tokens: int, top: int, job_options: JobOptions
+) -> None:
+    """Print the most likely next tokens after PROMPT and a greedy completion."""
     if not prompt.strip():
         raise click.UsageError("the prompt is empty")
     catalog = open_catalog()
     name, revision = history.parse_target(target)
     with catalog.read() as session:
         model = history.find_model(session, name)
-        names = [history.find_revision(session, model, one).id for one in (revision, *against)]
-    spec = AskSpec(name, prompt, names, max_new_tokens, top)
-    job = run(catalog, spec, device, detach=detach, as_json=as_json)
+        ids = [history.find_revision(session, model, one).id for one in (revision, *against)]
+    spec = AskSpec(model=name, prompt=prompt, revisions=ids, max_new_tokens=max_new_tokens, top=top)
+    job = run_job(catalog, spec, job_options)
     if job is None:
         return
-    if as_json:
+    if job_options.as_json:
         print_json({"prompt": job.result["prompt"], "answers": job.result["answers"]})
         return
     with catalog.read() as session:
         print_answers(session, job.result)
 
 
-def print_answers(session: Session, made: dict) -> None:
-    """The answers of an ask job, one block a revision."""
-    click.echo(sanitize(made["prompt"]))
-    for answer in made["answers"]:
-        model_id_path = history.load_path(session, answer["revision"])
-        revision = model_id_path[-1]
+def print_answers(session: Session, result: dict[str, Any]) -> None:
+    """Print the result of an ask job: one block for each revision."""
+    click.echo(sanitize(result["prompt"]))
+    for answer in result["answers"]:
+        revision = history.load_path(session, answer["revision"])[-1]
         click.echo(f"\n{revision.id}  {sanitize(revision.message)}")
         click.echo(f"  …{sanitize(answer['completion'])}")
         print_table(

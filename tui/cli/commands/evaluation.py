@@ -1,45 +1,48 @@
-"""`retcon eval`: did the edit hold, in other words too, and did the neighbors stay?"""
+"""`retcon eval`: evaluate a revision, and compare evaluations."""
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 from sqlmodel import col, select
 
 from ....engine.evaluation.metrics import METRICS
 from ....engine.jobs.comparison import compare_evaluations
-from ....engine.jobs.specs import SUITES, EvaluationSpec
+from ....engine.jobs.specs import SUITES
 from ....store.catalog.tables import Evaluation, Model
 from ....store.errors import NotFound
-from ....store.facts import sets as fact_sets
-from ....store.history import history
+from ...actions.evaluate import EvaluationOptions, build_evaluation_spec
 from ...presentation.text import sanitize
 from ..follow import run as run_job
-from ..options import ROW_ID, SEED, job_options, json_option, open_catalog
+from ..options import ROW_ID, SEED, JobOptions, job_options, json_option, open_catalog
 from ..output import print_fields, print_json, print_table
 from ..records import evaluation_record
 
 
 @click.group()
 def evaluation() -> None:
-    """Score a revision, with the protocol beside the numbers."""
+    """Evaluate a revision; the protocol is saved with the numbers."""
 
 
 @evaluation.command()
 @click.argument("target", metavar="MODEL[@REV]")
 @click.option(
-    "--facts", "fact_set", help="Score on this set; by default on the requests of the revision's own edits."
+    "--facts",
+    "fact_set",
+    help="Evaluate on this fact set. Default: the requests of the revision's own edits.",
 )
 @click.option(
     "--requests-of",
     metavar="REV",
-    help="Score on the requests of this revision's edits instead, to have the same before and after.",
+    help="Evaluate on the requests of this revision's edits, to compare the same requests before and after.",
 )
 @click.option(
     "--suite",
     type=click.Choice(SUITES),
     default="standard",
     show_default=True,
-    help="quick: teacher-forced; standard: and free generation, chat, KL, retention; full: and fluency, perplexity.",
+    help="quick: teacher-forced scores. standard: also free generation, chat, KL and retention. "
+    "full: also fluency and perplexity.",
 )
 @click.option(
     "--max-new-tokens",
@@ -53,49 +56,32 @@ def evaluation() -> None:
     default="held-out",
     show_default=True,
     metavar="SOURCE",
-    help="Texts for KL and perplexity: some that no covariance is collected from, or as in `covariance run`.",
+    help="Texts for KL and perplexity. held-out: shipped texts that no covariance uses. "
+    "Other sources: see `retcon covariance run`.",
 )
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Of sampling and the intervals.")
+@click.option(
+    "--seed", type=SEED, default=1, show_default=True, help="Seed of sampling and of the intervals."
+)
 @job_options
-def run(
-    target: str,
-    fact_set: str | None,
-    requests_of: str | None,
-    suite: str,
-    max_new_tokens: int,
-    texts: str,
-    seed: int,
-    as_json: bool,
-    detach: bool,
-    device: str | None,
-) -> None:
+def run(job_options: JobOptions, **options: Any) -> None:
     """Evaluate a revision."""
-    if fact_set is not None and requests_of is not None:
-        raise click.UsageError("give --facts or --requests-of, not both")
     catalog = open_catalog()
-    name, revision = history.parse_target(target)
-    with catalog.read() as session:
-        model = history.find_model(session, name)
-        found = history.find_revision(session, model, revision)
-        if fact_set is not None:
-            fact_sets.find_fact_set(session, fact_set)
-        if requests_of is not None:
-            requests_of = history.find_revision(session, model, requests_of).id
-    spec = EvaluationSpec(
-        name, found.id, fact_set, max_new_tokens, seed, requests_of=requests_of, suite=suite, texts=texts
-    )
-    job = run_job(catalog, spec, device, detach=detach, as_json=as_json)
+    spec = build_evaluation_spec(catalog, EvaluationOptions(**options))
+    job = run_job(catalog, spec, job_options)
     if job is None:
         return
     with catalog.read() as session:
-        made = session.get_one(Evaluation, job.result["evaluation"])
-    print_json(evaluation_record(made, name)) if as_json else print_evaluation(name, made)
+        found = session.get_one(Evaluation, job.result["evaluation"])
+    if job_options.as_json:
+        print_json(evaluation_record(found, spec.model))
+    else:
+        print_evaluation(spec.model, found)
 
 
 @evaluation.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """The evaluations of this catalog, newest first."""
+    """List the evaluations, newest first."""
     with open_catalog().read() as session:
         rows = session.exec(
             select(Evaluation, Model.name).join(Model).order_by(col(Evaluation.id).desc())
@@ -112,7 +98,7 @@ def list_(as_json: bool) -> None:
             (e.id, name, e.revision, len(e.cases), *(_value(e, n) for n in names), e.created)
             for e, name in rows
         ),
-        "No evaluations yet. Make one: retcon eval run MODEL",
+        "No evaluations yet. Run one: retcon eval run MODEL",
     )
 
 
@@ -124,7 +110,7 @@ def _value(evaluation: Evaluation, name: str) -> str:
 @click.argument("id", type=ROW_ID)
 @json_option
 def show(id: int, as_json: bool) -> None:
-    """One evaluation, with its protocol."""
+    """Show one evaluation with its protocol."""
     name, found = _find(id)
     print_json(evaluation_record(found, name)) if as_json else print_evaluation(name, found)
 
@@ -134,7 +120,7 @@ def _find(id: int) -> tuple[str, Evaluation]:
     with open_catalog().read() as session:
         found = session.get(Evaluation, id)
         if found is None:
-            raise NotFound(f"there is no evaluation {id}; `retcon eval list` shows those there are")
+            raise NotFound(f"evaluation {id} does not exist; `retcon eval list` lists the evaluations")
         return session.get_one(Model, found.model_id).name, found
 
 
@@ -143,7 +129,7 @@ def _find(id: int) -> tuple[str, Evaluation]:
 @click.argument("b", type=ROW_ID)
 @json_option
 def compare_(a: int, b: int, as_json: bool) -> None:
-    """What changed from evaluation A to B, case by case; refused if their protocols differ."""
+    """Compare evaluations A and B case by case. Their protocols must be equal."""
     (model_a, one), (model_b, other) = _find(a), _find(b)
     changes = compare_evaluations(one, other)
     names = [f"{model_a}@{one.revision}", f"{model_b}@{other.revision}"]
@@ -154,20 +140,20 @@ def compare_(a: int, b: int, as_json: bool) -> None:
         print_json({"a": {"evaluation": a, "of": names[0]}, "b": {"evaluation": b, "of": names[1]},
                     "metrics": metrics})  # fmt: skip
         return
-    click.echo(f"{a} is of {names[0]}, {b} of {names[1]}; the interval is that of the paired difference.\n")
+    click.echo(f"{a}: {names[0]}, {b}: {names[1]}. The interval is that of the paired difference.\n")
     rows = [
         (name, f"{change.a:.3f}", f"{change.b:.3f}", f"{change.difference:+.3f}",
          _interval(change.low, change.high, change.count), change.count, METRICS[name].better, METRICS[name].text)
         for name, change in changes.items()
     ]  # fmt: skip
     columns = ("", f"{a}", f"{b}", "change", "95 % interval", "n", "better", "meaning")
-    print_table(columns, rows, "They have no metric in common.", cut="meaning")
+    print_table(columns, rows, "The evaluations have no metric in common.", cut="meaning")
 
 
 @evaluation.command()
 @json_option
 def metrics(as_json: bool) -> None:
-    """What each metric means, its range, and what a fact needs to have it."""
+    """List the metrics: meaning, range, and the fields that a fact needs."""
     if as_json:
         print_json({"metrics": {name: asdict(meaning) for name, meaning in METRICS.items()}})
         return
@@ -176,7 +162,7 @@ def metrics(as_json: bool) -> None:
 
 
 def print_evaluation(model: str, evaluation: Evaluation) -> None:
-    """The numbers with their intervals and meanings, the first completions, and the protocol."""
+    """Print the metrics with intervals and meanings, the first completions, and the protocol."""
     click.echo(
         f"Evaluation {evaluation.id} of {model}@{evaluation.revision}, cases: {len(evaluation.cases)}\n"
     )
@@ -190,13 +176,13 @@ def print_evaluation(model: str, evaluation: Evaluation) -> None:
     print_table(
         ("", "value", "95 % interval", "n", "better", "meaning"),
         rows,
-        "No case had what a metric needs.",
+        "No case has the fields that a metric needs.",
         cut="meaning",
     )
     if evaluation.retention:
         click.echo()
-        kept = ((r["edit"], r["requests"], r["first_choice"], r["free"]) for r in evaluation.retention)
-        print_table(("earlier edit", "requests", "still first choice", "in free generation"), kept, "")
+        retention = ((r["edit"], r["requests"], r["first_choice"], r["free"]) for r in evaluation.retention)
+        print_table(("earlier edit", "requests", "still first choice", "in free generation"), retention, "")
     click.echo()
     for case in evaluation.cases[:5]:
         _print_case(case)
@@ -208,23 +194,23 @@ def _interval(low: float | None, high: float | None, count: int) -> str:
     return "" if low is None or count < 2 else f"[{low:.3f}, {high:.3f}]"
 
 
-def _print_case(case: dict) -> None:
-    """What the model said, where it was let to."""
+def _print_case(case: dict[str, Any]) -> None:
+    """Print the completions of one case, if the suite generated any."""
     if case["completion"] is None:
         return
-    asked = case["case"]
-    click.echo(f"{sanitize(asked['prompt'])} …{sanitize(case['completion'])}")
+    request = case["case"]
+    click.echo(f"{sanitize(request['prompt'])} …{sanitize(case['completion'])}")
     questions = {
-        "~": zip(asked["paraphrases"], case["paraphrase_completions"], strict=True),
-        "=": zip((one["prompt"] for one in asked["neighbors"]), case["neighbor_completions"], strict=True),
+        "~": zip(request["paraphrases"], case["paraphrase_completions"], strict=True),
+        "=": zip((one["prompt"] for one in request["neighbors"]), case["neighbor_completions"], strict=True),
         "?": zip(
-            (one["prompt"] for one in asked["portability"]), case["portability_completions"], strict=True
+            (one["prompt"] for one in request["portability"]), case["portability_completions"], strict=True
         ),
-        "¬": zip(asked["negations"], case["negation_completions"], strict=True),
+        "¬": zip(request["negations"], case["negation_completions"], strict=True),
     }
     for mark, pairs in questions.items():
-        for prompt, said in pairs:
-            click.echo(f"  {mark} {sanitize(prompt)} …{sanitize(said)}")
+        for prompt, completion in pairs:
+            click.echo(f"  {mark} {sanitize(prompt)} …{sanitize(completion)}")
     if case["reply"] is not None:
         click.echo(f"  > {sanitize(case['reply'])}")
     click.echo()

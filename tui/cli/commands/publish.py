@@ -1,20 +1,17 @@
-"""`retcon publish` and `unpublish`: a revision to the hub, and back from it."""
+"""`retcon publish` and `unpublish`: publish a revision on the hub, or delete it there."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ....engine.jobs.devices import CPU
 from ....engine.jobs.publication.preview import check_repo_name
-from ....engine.jobs.specs import PublishSpec, UnpublishSpec
+from ....engine.jobs.specs import UnpublishSpec
 from ....store.atomic_files import write_atomically
-from ....store.errors import InputError
-from ....store.history import history
-from ...presentation.publication_figures import draw_publication_figures
+from ...actions.publish import FORMATS, PublishOptions, add_pictures, build_publish_spec
 from ...presentation.text import sanitize_lines
-from ..follow import run
-from ..options import job_options, open_catalog
+from ..follow import run as run_job
+from ..options import JobOptions, job_options, open_catalog
 from ..output import narrate, print_json
 from .export import print_answers, print_files, shard_size_option
 
@@ -25,122 +22,109 @@ from .export import print_answers, print_files, shard_size_option
 @click.option(
     "--as",
     "what",
-    type=click.Choice(["checkpoint", "adapter"]),
+    type=click.Choice(FORMATS),
     default="checkpoint",
     show_default=True,
-    help="Whole weights, or a LoRA adapter for PEFT.",
+    help="Full weights, or a LoRA adapter for PEFT.",
 )
 @click.option(
-    "--public/--private",
-    default=False,
-    help="Whether everybody may see a repo that is made; one that is there stays as it is.",
+    "--public/--private", default=False, help="Visibility of a new repo. An existing repo is not changed."
 )
-@click.option("--dry-run", is_flag=True, help="Show files, sizes, card and account; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Print files, sizes, card and account. Send nothing.")
 @click.option(
     "--card",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Publish this README.md in place of the one that is made from the history.",
+    help="Publish this README.md instead of the card that retcon writes.",
 )
 @click.option(
-    "--card-out", type=click.Path(path_type=Path), help="With --dry-run: write the card here, to be edited."
+    "--card-out",
+    type=click.Path(path_type=Path),
+    help="With --dry-run: write the card to this file, to edit it.",
 )
-@click.option("--license", help="The base's, where its card does not tell: apache-2.0, mit, ..")
-@click.option("--pictures/--no-pictures", default=True, help="Heat maps and curves of the model's traces.")
-@click.option("-m", "--message", default="", help="The commit's title.")
+@click.option("--license", help="License of the base if its own card has none: apache-2.0, mit, ..")
+@click.option(
+    "--pictures/--no-pictures", default=True, help="Include heat maps and curves of the model's traces."
+)
+@click.option("-m", "--message", default="", help="Title of the commit.")
 @shard_size_option
 @job_options
-def publish(
-    target: str, repo: str, what: str, public: bool, dry_run: bool, card: Path | None, card_out: Path | None,
-    license: str | None, pictures: bool, message: str, shard_size: int, as_json: bool, detach: bool, device: str | None,
-) -> None:  # fmt: skip
-    """Publish a revision to REPO of the Hugging Face Hub: one commit, private unless you say --public.
+def publish(card_out: Path | None, pictures: bool, job_options: JobOptions, **values: Any) -> None:
+    """Publish a revision to REPO of the Hugging Face Hub in one commit. A new repo is private without --public.
 
-    A cut line loses nothing: `retcon job resume` goes on, and what the hub has is not sent again.
+    After a lost connection, `retcon job resume` sends only the files that the hub does not have.
     """
-    if card_out is not None and not dry_run:
+    options = PublishOptions(**values)
+    if card_out is not None and not options.dry_run:
         raise click.UsageError("--card-out needs --dry-run")
     catalog = open_catalog()
-    name, revision = history.parse_target(target)
-    check_repo_name(repo)
-    with catalog.read() as session:
-        model = history.find_model(session, name)
-        found = history.find_revision(session, model, revision)
-    text = _read_card(card) if card else None
-    spec = PublishSpec(
-        name, repo, found.id, what, public, dry_run, message, text, license,
-        draw_publication_figures(catalog, model, found) if pictures else [], shard_size,
-    )  # fmt: skip
-    job = run(catalog, spec, device or CPU, detach=detach, as_json=as_json)
+    check_repo_name(options.repo)
+    spec = build_publish_spec(catalog, options)
+    if pictures:
+        spec = add_pictures(catalog, spec)
+    job = run_job(catalog, spec, job_options.on_cpu())
     if job is None:
         return
     if card_out is not None:
         write_atomically(card_out, lambda path: path.write_text(job.result["card"], encoding="utf-8"))
-    if as_json:
+    if job_options.as_json:
         print_json(job.result)
         return
-    _print(job.result, name)
+    _print(job.result, spec.model)
     if card_out is not None:
-        narrate(f"Wrote the card to {card_out}; publish it as you change it with --card {card_out}")
+        narrate(f"Wrote the card to {card_out}. Edit it and publish it with --card {card_out}")
 
 
-def _read_card(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8 (byte {error.start})") from error
-
-
-def _print(made: dict[str, Any], model: str) -> None:
-    """What was published, or would be, for people."""
-    print_files(made["files"])
-    print_answers(made)
-    for warning in made["warnings"]:
+def _print(result: dict[str, Any], model: str) -> None:
+    """Print what was published, or with --dry-run what would be."""
+    print_files(result["files"])
+    print_answers(result)
+    for warning in result["warnings"]:
         narrate(f"! {warning}")
-    if made["rolls_back_from"]:
-        narrate(f"{made['repo']} had revision {made['rolls_back_from']}: it goes back to {made['revision']}.")
-    if "commit" not in made:
-        click.echo()
-        click.echo(sanitize_lines(made["card"]))
-        account = made["account"]
-        who = (
-            f"as {account['name']} (a token with the role {account['role'] or 'unknown'})"
-            if account
-            else "by nobody"
+    if result["rolls_back_from"]:
+        narrate(
+            f"{result['repo']} goes back from revision {result['rolls_back_from']} to {result['revision']}."
         )
-        to = {True: "which is there", False: "which would be made", None: "which was not looked up"}[
-            made["exists"]
-        ]
-        narrate(f"Nothing was sent. It would be published to {made['repo']}, {to}, {who}.")
-        for name in made["removes"]:
-            narrate(f"It would remove {name}, which an earlier publication left.")
+    if "commit" not in result:
+        _print_dry_run(result)
         return
-    seen = "private" if made["private"] else "PUBLIC"
-    tag = f", tag {made['tag']}" if made["tag"] else ""
+    visibility = "private" if result["private"] else "PUBLIC"
+    tag = f", tag {result['tag']}" if result["tag"] else ""
     narrate(
-        f"Published {model}@{made['revision']} as {made['account']}: {made['url']} ({seen}{tag}). "
-        "Every checksum is right."
+        f"Published {model}@{result['revision']} as {result['account']}: {result['url']} ({visibility}{tag}). "
+        "All checksums match."
     )
+
+
+def _print_dry_run(result: dict[str, Any]) -> None:
+    click.echo()
+    click.echo(sanitize_lines(result["card"]))
+    account = result["account"]
+    login = f"as {account['name']}, token role {account['role'] or 'unknown'}" if account else "not logged in"
+    existence = {True: "exists", False: "would be created", None: "existence not checked"}[result["exists"]]
+    narrate(f"Nothing was sent. Would publish to {result['repo']} ({existence}; {login}).")
+    for name in result["removes"]:
+        narrate(f"Would remove {name} of an earlier publication.")
 
 
 @click.command()
 @click.argument("repo", metavar="REPO")
-@click.option("--tag", help="Only take this tag off; the commit stays.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--tag", help="Delete only this tag. The commit is kept.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @job_options
-def unpublish(repo: str, tag: str | None, yes: bool, as_json: bool, detach: bool, device: str | None) -> None:
-    """Remove REPO from the hub with all that is in it, or with --tag one tag. This cannot be undone."""
+def unpublish(repo: str, tag: str | None, yes: bool, job_options: JobOptions) -> None:
+    """Delete REPO from the hub with everything in it, or with --tag one tag. This cannot be undone."""
     catalog = open_catalog()
     check_repo_name(repo)
-    what = f"the tag {tag} of {repo}" if tag else f"{repo} from the hub, with every commit in it,"
-    if not yes and not click.confirm(f"Remove {what} for good?", err=True):
+    target = f"tag {tag} of {repo}" if tag else f"{repo} with all its commits from the hub"
+    if not yes and not click.confirm(f"Delete {target}? This cannot be undone.", err=True):
         raise click.exceptions.Exit(1)
-    job = run(catalog, UnpublishSpec(repo, tag), device or CPU, detach=detach, as_json=as_json)
+    job = run_job(catalog, UnpublishSpec(repo=repo, tag=tag), job_options.on_cpu())
     if job is None:
         return
-    if as_json:
+    if job_options.as_json:
         print_json(job.result)
     else:
-        count = job.result["publications"]
         narrate(
-            f"Removed {tag or job.result['repo']}; {count} publications of this catalog are marked withdrawn."
+            f"Deleted {tag or job.result['repo']}. Publications of this catalog marked as unpublished: "
+            f"{job.result['publications']}."
         )

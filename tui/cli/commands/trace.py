@@ -1,258 +1,230 @@
-"""`retcon trace`: find where a model keeps a fact, and draw it."""
+"""`retcon trace`: find where a model stores a fact, and plot it."""
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 from sqlmodel import Session, col, func, select
 
 from ....engine.jobs import control
 from ....engine.jobs.listing import build_job_record
-from ....engine.jobs.settings import check_noise
 from ....engine.jobs.specs import TraceSpec
-from ....engine.tracing.rules import KINDS, NoiseRule
+from ....engine.tracing.rules import KINDS
 from ....store import jobs as rows
 from ....store.catalog.catalog import Catalog
-from ....store.catalog.tables import FactSet, Job, Model, Trace, TraceResult
+from ....store.catalog.tables import Job, Model, Trace, TraceResult
 from ....store.errors import InputError
-from ....store.facts import sets as fact_sets
-from ....store.history import history
+from ...actions.jobs import resolve_device
+from ...actions.trace import (
+    TraceOptions,
+    build_trace_extension,
+    build_trace_spec,
+    load_average_effects,
+    load_trace,
+)
+from ...actions.values import MAX_LAYERS, MAX_SAMPLES, TOKENS
 from ...presentation.heatmap import HeatMapData, merge_attribution, render
 from ...presentation.text import sanitize
-from ..follow import JobFailed, follow, known_device, submit
-from ..follow import estimate as tell_cost
+from ..follow import JobFailed, estimate, follow, place, submit
 from ..options import (
+    KIND_LIST,
     ROW_ID,
     SEED,
-    Kinds,
+    JobOptions,
     cluster_options,
     estimate_option,
     job_options,
     json_option,
     open_catalog,
-    place,
 )
 from ..output import color_wanted, console, narrate, print_json, print_table, terminal_width
 from ..records import trace_record
 from .trace_files import export, import_
 from .trace_locate import locate
-from .trace_rows import effects_of, load_trace
+
+_fact_option = click.option(
+    "--fact",
+    type=click.IntRange(0),
+    help="Number of the fact in a traced set. Default: the first traced fact.",
+)
 
 
 @click.group()
 def trace() -> None:
-    """Find where a model keeps a fact."""
+    """Find where a model stores a fact."""
 
 
 @trace.command()
 @click.argument("target", metavar="MODEL[@REV]")
 @click.option("--facts", "fact_set", help="Trace every fact of this set.")
-@click.option("--prompt", help="Trace this prompt; the answer is the model's own first choice.")
-@click.option("--subject", help="The words of the prompt that the fact is about.")
+@click.option("--prompt", help="Trace this prompt. The answer is the model's own first choice.")
+@click.option("--subject", help="The subject of the fact, as it is written in the prompt.")
 @click.option(
     "--expect", "expected", help="Refuse to trace unless the model's first choice begins this answer."
 )
 @click.option(
     "--kinds",
-    type=Kinds(),
+    type=KIND_LIST,
     default="hidden,mlp,attn",
     show_default=True,
-    help="Also severed-mlp and severed-attn: hidden, with that part of the token kept corrupted.",
+    help="States to restore. severed-mlp and severed-attn: hidden, while that part of the token stays corrupted.",
 )
 @click.option(
-    "--samples", type=click.IntRange(1, 1000), default=10, show_default=True, help="Draws of the noise."
+    "--samples", type=click.IntRange(1, MAX_SAMPLES), default=10, show_default=True, help="Noise samples."
 )
 @click.option(
     "--noise",
     default="3s",
     show_default=True,
-    help="3s: standard deviations of the subjects' embeddings; 0.4: a number; u0.5: uniform; m: multivariate; "
-    "t3: Student's t.",
+    help="3s: 3 standard deviations of the subjects' embeddings; 0.4: a standard deviation; u0.5: uniform; "
+    "m: multivariate normal; t3: multivariate Student's t.",
 )
-@click.option("--replace", is_flag=True, help="Put the noise in the embeddings' place instead of adding it.")
+@click.option("--replace", is_flag=True, help="Replace the embeddings with the noise instead of adding it.")
+@click.option("--texts", default="shipped", show_default=True, help="Texts to fit the noise m and t to.")
 @click.option(
-    "--texts", default="shipped", show_default=True, help="Texts that the noise m and t is fitted to."
-)
-@click.option(
-    "--swap-subject", "swap", help="Corrupt by this subject instead of noise; 'auto': another one of the set."
+    "--swap-subject",
+    "swap",
+    help="Corrupt by swapping the subject for this one, instead of noise. auto: another subject of the set.",
 )
 @click.option(
     "--window",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_LAYERS),
     default=10,
     show_default=True,
-    help="Layers that mlp and attn restore together.",
+    help="Number of layers at which mlp and attn are restored together.",
 )
-@click.option("--seed", type=SEED, default=1, show_default=True)
-@click.option("--tokens", type=click.Choice(["all", "subject-last"]), default="all", show_default=True)
-@click.option("--devices", help="Share a set of facts among several devices: cuda:0,cuda:1.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--tokens",
+    type=click.Choice(TOKENS),
+    default="all",
+    show_default=True,
+    help="Restore at all tokens, or only at the last token of the subject.",
+)
+@click.option("--devices", help="Split a set of facts over several devices: cuda:0,cuda:1.")
 @cluster_options
 @estimate_option
 @job_options
-def run(
-    target: str, fact_set: str | None, prompt: str | None, subject: str | None, expected: str | None, kinds: list[str],
-    samples: int, noise: str, replace: bool, texts: str, swap: str | None, window: int, seed: int, tokens: str,
-    devices: str | None, on: str | None, threads: int | None, estimate: bool, as_json: bool, detach: bool,
-    device: str | None,
-) -> None:  # fmt: skip
+def run(devices: str | None, job_options: JobOptions, **options: Any) -> None:
     """Trace a prompt or a set of facts through MODEL."""
+    if devices and options["fact_set"] is None:
+        raise click.UsageError("--devices splits a set of facts: one prompt is traced on one device")
+    if devices and job_options.device:
+        raise click.UsageError("give --device or --devices, not both")
+    # Checked before the first job starts: a wrong name would leave it with only its part of the facts.
+    shared = [resolve_device(part.strip()) for part in devices.split(",")] if devices else []
     catalog = open_catalog()
-    name, revision = history.parse_target(target)
-    if (fact_set is None) == (prompt is None):
-        raise click.UsageError("give either --facts SET, or --prompt and --subject")
-    if prompt is not None:
-        if not subject:
-            raise click.UsageError("--prompt needs --subject, the words of it that the fact is about")
-        prompt = fact_sets.make_template(prompt, subject).replace("{}", subject)
-    if swap == "auto" and fact_set is None:
-        raise click.UsageError("--swap-subject auto takes another subject of a set; with --prompt, name one")
-    if devices and fact_set is None:
-        raise click.UsageError("--devices shares a set of facts; one prompt is traced on one device")
-    if devices and device:
-        raise click.UsageError("name one --device, or several --devices")
-    shared = [part.strip() for part in devices.split(",")] if devices else []
-    for one in shared:
-        # All of them before the first job begins, which would be left with its part alone.
-        known_device(one)
-    device = place(device or devices, on, threads, estimate=estimate) if on or threads else device
-    check_noise(noise)
-    with catalog.read() as session:
-        found = history.find_revision(session, history.find_model(session, name), revision)
-        if fact_set is not None:
-            fact_sets.find_fact_set(session, fact_set)
-    spec = TraceSpec(
-        model=name, revision=found.id, facts=fact_set, prompt=prompt, subject=subject, expected=expected, kinds=kinds,
-        samples=samples, noise=noise, window=window, seed=seed, tokens=tokens, replace=replace, texts=texts, swap=swap,
-        threads=threads,
-    )  # fmt: skip
-    if estimate:
-        tell_cost(catalog, spec, device, as_json=as_json)
+    spec = build_trace_spec(catalog, TraceOptions(**options))
+    _submit(catalog, spec, replace(job_options, device=job_options.device or devices), shared)
+
+
+def _submit(catalog: Catalog, spec: TraceSpec, options: JobOptions, shared: Sequence[str] = ()) -> None:
+    """Start one job for each device with its share of the facts, and print the trace."""
+    spec, device = place(spec, options)
+    if options.estimate:
+        estimate(catalog, spec, device, as_json=options.as_json)
         return
-    _submit(catalog, spec, shared or [device], detach=detach, as_json=as_json)
-
-
-def _submit(
-    catalog: Catalog, spec: TraceSpec, devices: Sequence[str | None], *, detach: bool, as_json: bool
-) -> None:
-    """One job per device, each with its share of the facts; then what they made."""
-    started = [submit(catalog, dataclasses.replace(spec, shards=len(devices)), devices[0])]
-    for shard, device in enumerate(devices[1:], 1):
-        share = dataclasses.replace(spec, trace=_begun(catalog, started[0]), shard=shard, shards=len(devices))
-        started.append(submit(catalog, share, device))
-    if detach:
+    devices: Sequence[str | None] = shared or [device]
+    started = [submit(catalog, replace(spec, shards=len(devices)), devices[0])]
+    for shard, other in enumerate(devices[1:], 1):
+        share = replace(spec, trace=_wait_for_trace(catalog, started[0]), shard=shard, shards=len(devices))
+        started.append(submit(catalog, share, other))
+    if options.detach:
         records = [build_job_record(job) for job in started]
-        if as_json:
+        if options.as_json:
             print_json(records[0] if len(records) == 1 else {"jobs": records})
         else:
             click.echo("\n".join(str(job.id) for job in started))
         return
     ended = [follow(catalog, job) for job in started]
     with catalog.read() as session:
-        _print(session, ended[0].result["trace"], as_json, None, None)
+        _print(session, ended[0].result["trace"], options.as_json)
 
 
-def _begun(catalog: Catalog, job: Job) -> int:
-    """The trace that a job has begun; its other shards fill the same one."""
-    begun: list[int] = []
+def _wait_for_trace(catalog: Catalog, job: Job) -> int:
+    """The id of the trace that a job has started. The jobs of the other shards add to the same trace."""
+    started: list[int] = []
 
-    def look(now: Job) -> None:
+    def read_trace(now: Job) -> None:
         if "trace" in now.checkpoint:
-            begun.append(now.checkpoint["trace"])
+            started.append(now.checkpoint["trace"])
             raise StopIteration
 
     with contextlib.suppress(StopIteration):
-        control.follow(catalog, job.id or 0, look)
-    if not begun:
+        control.follow(catalog, job.id or 0, read_trace)
+    if not started:
         with catalog.read() as session:
             raise JobFailed(rows.get(session, job.id or 0))
-    return begun[0]
+    return started[0]
 
 
 @trace.command()
 @click.argument("id", type=ROW_ID)
 @cluster_options
 @job_options
-def extend(
-    id: int, on: str | None, threads: int | None, as_json: bool, detach: bool, device: str | None
-) -> None:
-    """Trace the facts that a trace's set has and the trace has not: those added since, those left by a kill."""
-    device = place(device, on, threads)
+def extend(id: int, job_options: JobOptions) -> None:
+    """Trace the facts of the trace's set that it does not contain yet.
+
+    These are facts that were added to the set, and facts that a stopped job left out.
+    """
     catalog = open_catalog()
-    with catalog.read() as session:
-        found, model, _ = load_trace(session, id)
-        fact_set = session.get(FactSet, found.fact_set_id) if found.fact_set_id else None
-    if fact_set is None:
-        raise InputError(f"trace {id} is not of a set of facts, so there is nothing to add to it")
-    # The level that its other facts had, not one that new subjects would change.
-    noise = str(found.noise_level) if found.noise.endswith("s") else found.noise
-    texts = found.protocol.get("texts")
-    if not found.swap and NoiseRule.parse(noise).needs_texts and texts is None:
-        raise InputError(
-            f"trace {id} does not tell which texts its noise {found.noise} was fitted to, so facts added to it would "
-            "be corrupted otherwise: trace the set anew"
-        )
-    spec = TraceSpec(
-        model=model.name, revision=found.revision, facts=fact_set.name, kinds=found.kinds, samples=found.samples,
-        noise="3s" if found.swap else noise, window=found.window, seed=found.seed, tokens=found.tokens,
-        replace=found.replace, swap=found.swap, trace=id,
-        texts=texts or "shipped", threads=threads,
-    )  # fmt: skip
-    _submit(catalog, spec, [device], detach=detach, as_json=as_json)
+    _submit(catalog, build_trace_extension(catalog, id), job_options)
 
 
 @trace.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """The traces of this catalog, newest first."""
+    """List the traces, newest first."""
+    counts = (
+        select(TraceResult.trace_id, func.count().label("n")).group_by(col(TraceResult.trace_id)).subquery()
+    )
+    query = (
+        select(Trace, Model.name, counts.c.n)
+        .join(Model)
+        .outerjoin(counts, counts.c.trace_id == Trace.id)
+        .order_by(col(Trace.id).desc())
+    )
     with open_catalog().read() as session:
-        counts = (
-            select(TraceResult.trace_id, func.count().label("n"))
-            .group_by(col(TraceResult.trace_id))
-            .subquery()
-        )
-        rows = session.exec(
-            select(Trace, Model.name, counts.c.n)
-            .join(Model)
-            .outerjoin(counts, counts.c.trace_id == Trace.id)
-            .order_by(col(Trace.id).desc())
-        ).all()
+        traces = session.exec(query).all()
     if as_json:
-        print_json({"traces": [trace_record(t, name, []) | {"facts": n or 0} for t, name, n in rows]})
+        print_json({"traces": [trace_record(t, name, []) | {"facts": n or 0} for t, name, n in traces]})
         return
     print_table(
         ("id", "model", "revision", "facts", "kinds", "noise", "window", "created"),
         (
             (t.id, name, t.revision, n or 0, ",".join(t.kinds), t.noise, t.window, t.created)
-            for t, name, n in rows
+            for t, name, n in traces
         ),
-        "No traces yet. Make one: retcon trace run MODEL --prompt P --subject S",
+        "No traces yet. Run one: retcon trace run MODEL --prompt P --subject S",
     )
 
 
 @trace.command()
 @click.argument("id", type=ROW_ID)
-@click.option("--kind", type=click.Choice(KINDS), help="Only this kind.")
-@click.option(
-    "--fact", type=click.IntRange(0), help="Which fact of a traced set; by default the first that was traced."
-)
+@click.option("--kind", type=click.Choice(KINDS), help="Show only this kind.")
+@_fact_option
 @json_option
 def show(id: int, kind: str | None, fact: int | None, as_json: bool) -> None:
-    """One trace: heat maps of one fact, or everything with --json."""
+    """Show one trace: the heat maps of one fact, or with --json the scores of all facts."""
     with open_catalog().read() as session:
         _print(session, id, as_json, kind, fact)
 
 
-def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int | None) -> None:
+def _print(
+    session: Session, id: int, as_json: bool, kind: str | None = None, fact: int | None = None
+) -> None:
     found, model, results = load_trace(session, id)
     if as_json:
         print_json(trace_record(found, model.name, results))
         return
     traced = [result for result in results if result.skip_reason is None]
-    shown = _fact(results, fact) if traced or fact is not None else None
+    shown = _select_fact(results, fact) if traced or fact is not None else None
+    kinds = [kind] if kind else found.kinds
     if shown is not None:
-        for one in [kind] if kind else found.kinds:
+        for one in kinds:
             _check_kind(shown, one)
     level = "" if found.noise_level is None else f" = {found.noise_level:.4f}"
     click.echo(
@@ -266,18 +238,18 @@ def _print(session: Session, id: int, as_json: bool, kind: str | None, fact: int
     if shown is not None:
         if len(results) > 1:
             click.echo(f"\nFact {shown.position}: {sanitize(shown.prompt)}")
-        for one in [kind] if kind else found.kinds:
-            _heatmap(shown, one)
+        for one in kinds:
+            _print_heatmap(shown, one)
     if len(traced) > 1:
-        click.echo(f"\nAverages and the layers that they propose: retcon trace locate {found.id}")
+        click.echo(f"\nShow the average effects and the suggested layers: retcon trace locate {found.id}")
 
 
 def _check_kind(result: TraceResult, kind: str) -> None:
     if result.skip_reason or kind not in result.scores:
-        raise InputError(f"this fact has no {kind} trace: {result.skip_reason or 'another kind was traced'}")
+        raise InputError(f"this fact has no {kind} trace: {result.skip_reason or 'this kind was not traced'}")
 
 
-def _heatmap(result: TraceResult, kind: str) -> None:
+def _print_heatmap(result: TraceResult, kind: str) -> None:
     table = result.scores[kind]
     merged = merge_attribution(table["scores"], None if result.is_complete else result.estimate.get(kind))
     best = max((score for row in merged.rows for score in row if score is not None), default=1.0)
@@ -287,22 +259,17 @@ def _heatmap(result: TraceResult, kind: str) -> None:
     out.print(
         render(
             HeatMapData(
-                result.tokens,
-                (result.subject_begin, result.subject_end),
-                merged.rows,
-                result.low or 0.0,
-                best,
-                f"p({sanitize(result.answer)}) with {kind} restored{window}",
-                estimated=merged.estimated,
+                result.tokens, (result.subject_begin, result.subject_end), merged.rows, result.low or 0.0, best,
+                f"p({sanitize(result.answer)}) with {kind} restored{window}", estimated=merged.estimated,
             ),
             terminal_width(),
             color=color_wanted(),
         )
-    )
+    )  # fmt: skip
 
 
-def _fact(results: list[TraceResult], number: int | None) -> TraceResult:
-    """The fact of that number; without one the first that was traced, else the first."""
+def _select_fact(results: list[TraceResult], number: int | None) -> TraceResult:
+    """The fact with this number. Without a number: the first traced fact, else the first fact."""
     if number is None and results:
         return next((result for result in results if result.skip_reason is None), results[0])
     for result in results:
@@ -315,29 +282,29 @@ def _fact(results: list[TraceResult], number: int | None) -> TraceResult:
 
 @trace.command()
 @click.argument("id", type=ROW_ID)
-@click.option("--kind", type=click.Choice(KINDS), default="hidden", show_default=True)
 @click.option(
-    "--fact", type=click.IntRange(0), help="Which fact of a traced set; by default the first that was traced."
+    "--kind", type=click.Choice(KINDS), default="hidden", show_default=True, help="The kind to plot."
 )
-@click.option("--effects", is_flag=True, help="The average effects instead of one fact's heat map.")
+@_fact_option
+@click.option("--effects", is_flag=True, help="Plot the average effects instead of one fact's heat map.")
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
 def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) -> None:
-    """Draw a heat map, or the average effects, to a file."""
+    """Plot a heat map or the average effects to a file."""
     from ...presentation.figures import effects_title, save_effects, save_result
 
     with open_catalog().read() as session:
         _, model, results = load_trace(session, id)
-        averages = effects_of(session, id)
+        averages = load_average_effects(session, id)
     out = out or Path(f"trace-{id}-{'effects' if effects else kind}.png")
     if effects:
         if not averages:
-            raise InputError(f"trace {id} has no average effects: no fact of it was traced")
+            raise InputError(f"trace {id} has no average effects: none of its facts was traced")
         save_effects(out, averages, title=effects_title(model.name, averages))
     else:
-        result = _fact(results, fact)
+        result = _select_fact(results, fact)
         _check_kind(result, kind)
         save_result(out, result, kind, model.name)
-    narrate(f"Drew {out}")
+    narrate(f"Wrote {out}.")
 
 
 for command in (export, import_, locate):

@@ -14,7 +14,8 @@ from textual.widget import Widget
 
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError
-from ...data.rows import READ_ERRORS, Key, Listing, Query, UnreadableRow, load_rows, select_keys
+from ....actions.damage import READ_ERRORS
+from ...data.rows import Key, Listing, Query, UnreadableRow, load_rows, select_keys
 from ...widgets.detail import Detail, error_text
 from ...widgets.row_lines import Column, Row
 from ...widgets.rows import Rows

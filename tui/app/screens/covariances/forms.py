@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .....engine.jobs.specs import CovarianceSpec
-from .....store.catalog.tables import Covariance
+from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
+from ....actions.covariance import build_covariance_extension
+from ....actions.values import MAX_ID, parse_integer, parse_tolerance
 from ....cli_equivalent import command, top_up
 from ....paths import is_there, path_of
 from ..base.form import Field, Form
@@ -17,13 +19,13 @@ class TopUpForm(Form[CovarianceSpec]):
 
     title_text = "Top up: more text for this covariance"
 
-    def __init__(self, rows: Sequence[Covariance], model: str) -> None:
+    def __init__(self, catalog: Catalog, ids: Sequence[int], tokens: int) -> None:
         super().__init__()
-        self._rows, self._model = rows, model
+        self._catalog, self._ids, self._tokens = catalog, ids, tokens
 
     def fields(self) -> list[Field]:
         return [
-            Field("tokens", "tokens in all", str(2 * max(row.tokens for row in self._rows))),
+            Field("tokens", "tokens in all", str(2 * self._tokens)),
             Field(
                 "until",
                 "until converged",
@@ -32,27 +34,12 @@ class TopUpForm(Form[CovarianceSpec]):
         ]
 
     def read(self, values: dict[str, str]) -> CovarianceSpec:
-        tokens = values["tokens"].strip().replace(",", "")
-        if not tokens.isdecimal():
-            raise InputError("tokens in all is a whole number")
-        return CovarianceSpec.topping_up(
-            self._rows, self._model, int(tokens), _tolerance(values["until"].strip())
-        )
+        tokens = parse_integer("tokens in all", values["tokens"], 1, MAX_ID)
+        tolerance = parse_tolerance(values["until"])
+        return build_covariance_extension(self._catalog, self._ids, tokens, tolerance)
 
     def cli_equivalent(self, value: CovarianceSpec) -> str:
         return top_up(value)
-
-
-def _tolerance(text: str) -> float | None:
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise InputError("until converged must be a number above 0 and at most 1, or empty")
-    return value
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from .....store.catalog.catalog import Catalog
-from .....store.errors import CatalogError
+from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command
 from ....presentation.format import format_count, format_size, format_time
 from ....presentation.text import cut, sanitize_lines
 from ....presentation.wording import convergence_lines, describe_convergence
-from ...data.covariances import COVARIANCES, CovarianceView, load_covariances
+from ...data.covariances import COVARIANCES, CovarianceView
 from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.detail import fields, title
 from ...widgets.row_lines import Column, Row
@@ -56,24 +56,20 @@ class CovariancesPane(Pane):
         return command("covariance", "show", key)
 
     def action_top_up(self) -> None:
+        from ....actions.covariance import build_covariance_extension
+        from ....actions.values import MAX_ID
         from .forms import TopUpForm
 
-        if self.rows.key is None:
+        views = [row.value for row in self.rows.selected_rows if isinstance(row.value, CovarianceView)]
+        if not views:
             return
+        ids = [view.id for view in views]
         try:
-            found = load_covariances(self.catalog, [int(row.key) for row in self.rows.selected_rows])
-        except CatalogError as error:
+            build_covariance_extension(self.catalog, ids, MAX_ID)
+        except (InputError, CatalogError) as error:
             self.post_message(ActionRefused(str(error)))
             return
-        models = {model for _, model in found}
-        if any("imported" in row.origin for row, _ in found):
-            self.post_message(ActionRefused("it was imported: its file does not tell where its texts ended"))
-        elif len(models) > 1:
-            self.post_message(
-                ActionRefused("the marked covariances are of several models: mark those of one")
-            )
-        elif found:
-            self.open_form(TopUpForm([row for row, _ in found], models.pop()))
+        self.open_form(TopUpForm(self.catalog, ids, max(view.tokens for view in views)))
 
     def action_import(self) -> None:
         from .forms import ImportForm

@@ -1,15 +1,11 @@
 """The form that writes a fact."""
 
-from typing import Any
-
-from .....engine.jobs.devices import list_devices
 from .....engine.jobs.specs import EditSpec
 from .....store.catalog.catalog import Catalog
-from .....store.errors import InputError
-from .....store.facts.sets import clean_target, make_template
+from ....actions.edit import EditOptions, build_edit_spec
+from ....actions.values import parse_layers
 from ....cli_equivalent import run_edit
 from ....presentation.wording import format_cost_line
-from ...data.edits import resolve_target
 from ..base.form import Field, Form
 
 
@@ -53,32 +49,17 @@ class EditForm(Form[EditSpec]):
         ]
 
     def read(self, values: dict[str, str]) -> EditSpec:
-        from .....engine.jobs.settings import check_method
-
-        model, revision, layers = resolve_target(self._catalog, values["model"])
-        prompt, subject = values["prompt"].strip(), values["subject"].strip()
-        template = make_template(prompt, subject)
-        layer = values["layer"].strip()
-        if layer and (not layer.isdecimal() or int(layer) >= layers):
-            raise InputError(f"layer is a number from 0 to {layers - 1}, or empty for the model's preset")
-        method = values["method"].strip()
-        check_method(method)
-        if not values["target"].strip():
-            raise InputError("give the new answer: what the model shall say after the prompt")
-        true = values["true"].strip()
-        request: dict[str, Any] = {
-            "subject": subject,
-            "prompt": template,
-            "target_new": clean_target(values["target"], "the new answer"),
-            "target_true": true or None,
-            "eval_paraphrases": [],
-            "neighbors": [],
-        }
-        hparams = {"layers": [int(layer)]} if layer else {}
-        return EditSpec(model, [request], revision, method, hparams)
+        typed = {name: value.strip() for name, value in values.items()}
+        options = EditOptions(
+            target=typed["model"], prompt=typed["prompt"], subject=typed["subject"],
+            target_new=typed["target"] or None, target_true=typed["true"] or None, method=typed["method"],
+            layers=parse_layers(typed["layer"]) if typed["layer"] else None,
+        )  # fmt: skip
+        return build_edit_spec(self._catalog, options)
 
     def cost(self, value: EditSpec) -> str:
         from .....engine.jobs.cost import estimate_cost
+        from .....engine.jobs.devices import list_devices
 
         return format_cost_line(estimate_cost(self._catalog, value, list_devices()[0]))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
+from .....engine.jobs import control
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError, InputError
 from ....cli_equivalent import command, publish
@@ -16,13 +17,10 @@ from ...data.edits import (
     RevisionDetail,
     RevisionRow,
     cache_key,
-    dependent_edits,
     load_evaluations,
     load_history_shape,
-    load_next_move,
     load_retention,
     load_revision,
-    revert_obstacle,
     revision_listing,
 )
 from ...data.models import find_model_id, load_layer_counts
@@ -33,6 +31,7 @@ from .revision_text import revision_parts
 
 if TYPE_CHECKING:
     from .....engine.jobs.specs import PublishSpec
+    from ....actions.history import MovedHead, Step
 
 
 class EditsPane(Pane):
@@ -164,13 +163,15 @@ class EditsPane(Pane):
     def action_redo(self) -> None:
         self._step("redo", "Redo", "make again")
 
-    def _step(self, verb: str, button: str, says: str) -> None:
+    def _step(self, verb: "Step", button: str, says: str) -> None:
         """One step back or forth on the record of the head's moves."""
         model = self.model
         if model is None:
             return
+        from ....actions.history import next_step
+
         try:
-            move = load_next_move(self.catalog, model, verb)
+            move = next_step(self.catalog, model, verb)
         except (InputError, CatalogError) as error:
             self.post_message(ActionRefused(str(error)))
             return
@@ -229,25 +230,26 @@ class EditsPane(Pane):
 
     def action_revert(self) -> None:
         from .....engine.jobs import control
-        from .....engine.jobs.specs import RevertSpec
 
         model, revision = self.model, self._revision
         if model is None or revision is None:
             return
-        why_not = revert_obstacle(self.catalog, model, revision)
-        if why_not is not None:
-            self.post_message(ActionRefused(why_not))
+        from ....actions.history import plan_revert
+
+        try:
+            spec, dependents = plan_revert(self.catalog, model, revision)
+        except (InputError, CatalogError) as error:
+            self.post_message(ActionRefused(str(error)))
             return
         question = (
             f"Take {revision} out of {model}, and keep all edits after it?\n"
             "This makes a new revision: take that one out to have the edit back."
         )
-        if later := dependent_edits(self.catalog, model, revision):
+        if dependents:
             question += (
-                f"\nLater edits about the same subject, made with it there: {later}. Score the result."
+                f"\nLater edits about the same subject, made with it there: {dependents}. Score the result."
             )
-
-        catalog, spec = self.catalog, RevertSpec(model, revision)
+        catalog = self.catalog
         self.confirm(
             question,
             "Take it out",
@@ -256,12 +258,12 @@ class EditsPane(Pane):
         )
 
     def action_score(self) -> None:
-
-        from .....engine.jobs.specs import EvaluationSpec
+        from ....actions.evaluate import EvaluationOptions, build_evaluation_spec
 
         if self.model is not None and self._revision is not None:
             target = f"{self.model}@{self._revision}"
-            self.submit(EvaluationSpec(self.model, self._revision), command("eval", "run", target))
+            spec = build_evaluation_spec(self.catalog, EvaluationOptions(target))
+            self.submit(spec, command("eval", "run", target))
 
     def action_publish(self) -> None:
         from ..publish.form import PublishForm
@@ -298,31 +300,21 @@ class EditsPane(Pane):
 
 
 def _roll_back(catalog: Catalog, model: str, to: str) -> str:
-    """Move the head, on the disk when this returns, and start the proof."""
-    from .....store.history import history
+    """Move the head and start the job that verifies the weights."""
+    from ....actions.history import roll_back
 
-    with catalog.write(durable=True) as session:
-        found = history.find_model(session, model)
-        history.move_head(session, found, history.find_revision(session, found, to), "rollback")
-    return _prove(catalog, model, to)
+    return _verify(catalog, roll_back(catalog, model, to))
 
 
-def _move(catalog: Catalog, model: str, verb: str) -> str:
-    """Undo or redo, on the disk when this returns, and start the proof."""
-    from .....store.history import history
-    from .....store.history import undo as moves
+def _move(catalog: Catalog, model: str, verb: "Step") -> str:
+    """Undo or redo, and start the job that verifies the weights."""
+    from ....actions.history import step_head
 
-    with catalog.write(durable=True) as session:
-        to = getattr(moves, verb)(session, history.find_model(session, model))
-    return _prove(catalog, model, to.id)
+    return _verify(catalog, step_head(catalog, model, verb))
 
 
-def _prove(catalog: Catalog, model: str, revision: str) -> str:
-
-    from .....engine.jobs import control
-    from .....engine.jobs.specs import VerifySpec
-
-    job = control.submit(catalog, VerifySpec(model, revision))
+def _verify(catalog: Catalog, moved: "MovedHead") -> str:
+    job = control.submit(catalog, moved.verification)
     return f"head moved; job {job.id} proves its weights"
 
 

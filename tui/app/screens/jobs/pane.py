@@ -12,7 +12,6 @@ from .....store.catalog.catalog import Catalog
 from .....store.states import ALIVE_STATES
 from ....cli_equivalent import command
 from ....presentation.format import format_count, format_duration, format_rate, format_size, plural
-from ....subcommand import run_command
 from ...data.jobs import JOB, JOBS, JobDetail, JobRow, read_log_tail
 from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.row_lines import Column, Row, bar
@@ -168,17 +167,21 @@ class JobsPane(Pane):
         if row is None or row.is_active:
             self.post_message(ActionRefused("only a job that has ended can be removed: cancel it first"))
             return
-        home, id = self.catalog.home, row.id
+        catalog, id = self.catalog, row.id
         log = self._log_path()
         freed = format_size(log.stat().st_size if log.exists() else 0)
         question = (
             f"Remove job {id} ({row.kind}: {row.about}) and its log ({freed})?\n"
             "What it made stays. This cannot be undone."
         )
-        cli_equivalent = command("job", "remove", id)
-        self.confirm(
-            question, "Remove it", cli_equivalent, lambda: run_command(home, "job", "remove", str(id))
-        )
+
+        def remove() -> str:
+            from ....actions.jobs import remove_jobs
+
+            remove_jobs(catalog, [id])
+            return f"Removed job {id}."
+
+        self.confirm(question, "Remove it", command("job", "remove", id), remove)
 
 
 def _each(verb: str, ids: list[int]) -> str:

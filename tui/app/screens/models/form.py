@@ -1,13 +1,9 @@
 """The form that adds a model."""
 
-import re
-from collections.abc import Collection
-from pathlib import Path
-
 from .....engine.jobs.specs import ModelSpec
-from .....store.errors import InputError
+from .....store.catalog.catalog import Catalog
+from ....actions.model import build_model_spec
 from ....cli_equivalent import add_model
-from ....paths import model_source
 from ..base.form import Field, Form
 
 
@@ -16,9 +12,9 @@ class ModelForm(Form[ModelSpec]):
 
     title_text = "Add a model"
 
-    def __init__(self, taken: Collection[str]) -> None:
+    def __init__(self, catalog: Catalog) -> None:
         super().__init__()
-        self._taken = taken
+        self._catalog = catalog
 
     def fields(self) -> list[Field]:
         return [
@@ -27,15 +23,7 @@ class ModelForm(Form[ModelSpec]):
         ]
 
     def read(self, values: dict[str, str]) -> ModelSpec:
-        source = values["source"].strip()
-        if not source:
-            raise InputError("give a source: a hub id (org/name), a folder, a .gguf file, or starter")
-        name = values["name"].strip() or Path(source.rstrip("/")).name.removesuffix(".gguf")
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise InputError(f"{name!r} cannot name a model: use letters, digits, '.', '_' and '-'")
-        if name in self._taken:
-            raise InputError(f"there is a model named {name!r} already; give another name")
-        return ModelSpec(model_source(source), name)
+        return build_model_spec(self._catalog, values["source"].strip(), values["name"].strip())
 
     def cli_equivalent(self, value: ModelSpec) -> str:
         return add_model(value)

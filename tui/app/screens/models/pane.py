@@ -8,8 +8,7 @@ from textual.binding import Binding, BindingType
 
 from ....cli_equivalent import command
 from ....presentation.format import format_count, format_size, format_time, plural
-from ....subcommand import run_command
-from ...data.models import MODEL, MODELS, ModelDetail, ModelRow, load_layer_counts
+from ...data.models import MODEL, MODELS, ModelDetail, ModelRow
 from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.detail import fields, title
 from ...widgets.row_lines import Column, Row
@@ -61,7 +60,7 @@ class ModelsPane(Pane):
     def action_add(self) -> None:
         from .form import ModelForm
 
-        self.open_form(ModelForm(set(load_layer_counts(self.catalog))))
+        self.open_form(ModelForm(self.catalog))
 
     def action_trace(self) -> None:
         from ..traces.form import TraceForm
@@ -74,16 +73,20 @@ class ModelsPane(Pane):
         if not isinstance(found, ModelDetail):
             self.post_message(ActionRefused("this row is damaged: see retcon doctor"))
             return
-        home, name = self.catalog.home, found.name
+        catalog, name = self.catalog, found.name
         frees = "" if found.source_kind == "folder" else f", {format_size(found.size)} of weights"
         question = (
             f"Remove {name}, its {plural(found.edits - 1, 'revision')}, {plural(found.traces, 'trace')} and "
             f"{plural(found.covariances, 'covariance')}{frees}?\nThis cannot be undone."
         )
-        cli_equivalent = command("model", "remove", name)
-        self.confirm(
-            question, "Remove it", cli_equivalent, lambda: run_command(home, "model", "remove", name, "--yes")
-        )
+
+        def remove() -> str:
+            from ....actions.model import remove_model
+
+            remove_model(catalog, name)
+            return f"Removed {name}."
+
+        self.confirm(question, "Remove it", command("model", "remove", name), remove)
 
 
 def _row(row: ModelRow | UnreadableRow) -> Row:

@@ -3,11 +3,10 @@
 from .....engine.jobs.specs import PublishSpec
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
+from ....actions.publish import FORMATS, PublishOptions, build_publish_spec
 from ....cli_equivalent import publish
-from ...data.edits import resolve_target
 from ..base.form import Field, Form
 
-_WHATS = ("checkpoint", "adapter")
 _SEEN = ("private", "public")
 
 
@@ -26,7 +25,7 @@ class PublishForm(Form[PublishSpec]):
         return [
             Field("model", "revision", self._target, "MODEL or MODEL@REVISION"),
             Field("repo", "repo", hint="YOU/NAME"),
-            Field("what", "as", "checkpoint", ", ".join(_WHATS)),
+            Field("what", "as", "checkpoint", ", ".join(FORMATS)),
             Field("seen", "visibility", "private", ", ".join(_SEEN)),
             Field(
                 "license", "license", hint="of the base, where its card does not tell: apache-2.0, mit, .."
@@ -35,25 +34,14 @@ class PublishForm(Form[PublishSpec]):
         ]
 
     def read(self, values: dict[str, str]) -> PublishSpec:
-        model, revision, _ = resolve_target(self._catalog, values["model"])
-        repo, what, seen = (values[name].strip() for name in ("repo", "what", "seen"))
-        if not repo:
-            raise InputError(
-                "give the repo as YOU/NAME; the hub's library tells in the next step whether it can be"
-            )
-        if what not in _WHATS:
-            raise InputError(f"a revision is published as {' or '.join(_WHATS)}")
-        if seen not in _SEEN:
-            raise InputError("a repo that is made is private or public")
-        return PublishSpec(
-            model,
-            repo,
-            revision,
-            what,
-            public=seen == "public",
-            message=values["message"].strip(),
-            license=values["license"].strip() or None,
-        )
+        typed = {name: value.strip() for name, value in values.items()}
+        if typed["seen"] not in _SEEN:
+            raise InputError("a new repo must be private or public")
+        options = PublishOptions(
+            target=typed["model"], repo=typed["repo"], what=typed["what"], public=typed["seen"] == "public",
+            license=typed["license"], message=typed["message"],
+        )  # fmt: skip
+        return build_publish_spec(self._catalog, options)
 
     def cli_equivalent(self, value: PublishSpec) -> str:
         return publish(value)

@@ -14,13 +14,14 @@ from textual.widgets import ContentSwitcher, Static
 
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError, InputError
+from ....actions.damage import READ_ERRORS
 from ....cli_equivalent import command
 from ....deep_links import NOUNS, DeepLink
 from ....presentation.format import format_path, plural
 from ....presentation.text import sanitize_lines
 from ...data.jobs import ActiveJobs, JobRow, load_active_jobs, load_ended_jobs, load_interrupted_jobs
 from ...data.models import find_model_id
-from ...data.rows import READ_ERRORS, Key
+from ...data.rows import Key
 from ...widgets.bars import CommandLine, KeyHints, TabBar
 from ...widgets.rows import Rows
 from ..base.pane import ActionRefused, ModelSelected, Pane, RunAction, ShowCommand

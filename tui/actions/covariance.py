@@ -1,0 +1,71 @@
+"""Check the options of a covariance and build its job."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlmodel import Session
+
+from ...engine.jobs.settings import check_layers
+from ...engine.jobs.specs import CovarianceSpec
+from ...store.catalog.catalog import Catalog
+from ...store.catalog.tables import Covariance, Model
+from ...store.errors import InputError, NotFound
+from ...store.history import history
+from .damage import convert_read_errors
+
+
+@dataclass(frozen=True)
+class CovarianceOptions:
+    """What a person chooses for a covariance: the model, its layers, the texts and how much of them."""
+
+    model: str
+    layers: Sequence[int]
+    texts: str = "shipped"
+    max_tokens: int = 100_000
+    tolerance: float | None = None
+    max_length: int = 512
+    seed: int = 1
+
+
+def build_covariance_spec(catalog: Catalog, options: CovarianceOptions) -> CovarianceSpec:
+    """Check the options and build the job.
+
+    Raises:
+        InputError: a layer is out of range.
+        NotFound: the model does not exist.
+    """
+    with catalog.read() as session:
+        model = history.find_model(session, options.model)
+    check_layers(model, options.layers)
+    return CovarianceSpec(
+        model=model.name, layers=list(options.layers), texts=options.texts, max_tokens=options.max_tokens,
+        max_length=options.max_length, seed=options.seed, tolerance=options.tolerance,
+    )  # fmt: skip
+
+
+def build_covariance_extension(
+    catalog: Catalog, ids: Sequence[int], max_tokens: int, tolerance: float | None = None
+) -> CovarianceSpec:
+    """The job that continues covariances of one run to `max_tokens` in all.
+
+    Raises:
+        InputError: they are of several models or runs, were imported, or have enough tokens already.
+        NotFound: a covariance does not exist.
+        CatalogError: a row is damaged.
+    """
+    with convert_read_errors("the covariances"), catalog.read() as session:
+        loaded = [load_covariance(session, id) for id in ids]
+    names = {model.name for _, model in loaded}
+    if len(names) > 1:
+        raise InputError(
+            f"the covariances are of several models ({', '.join(sorted(names))}): extend those of one"
+        )
+    return CovarianceSpec.topping_up([row for row, _ in loaded], names.pop(), max_tokens, tolerance)
+
+
+def load_covariance(session: Session, id: int) -> tuple[Covariance, Model]:
+    """A covariance and its model. Raises NotFound."""
+    row = session.get(Covariance, id)
+    if row is None:
+        raise NotFound(f"covariance {id} does not exist; `retcon covariance list` lists the covariances")
+    return row, session.get_one(Model, row.model_id)

@@ -1,0 +1,91 @@
+"""Move the head of a model: roll back, undo, redo; and check whether an edit can be removed."""
+
+from typing import Literal, NamedTuple
+
+from ...engine.jobs.specs import RevertSpec, VerifySpec
+from ...store.catalog.catalog import Catalog
+from ...store.catalog.tables import HeadMove, Model, Revision
+from ...store.history import history
+from ...store.history import undo as head_record
+from .damage import convert_read_errors
+
+Step = Literal["undo", "redo"]
+
+
+class MovedHead(NamedTuple):
+    """A model whose head was moved: from `before` to `revision`."""
+
+    model: Model
+    before: str | None
+    revision: Revision
+
+    @property
+    def verification(self) -> VerifySpec:
+        """The job that computes the weights again and checks their fingerprint."""
+        return VerifySpec(model=self.model.name, revision=self.revision.id)
+
+
+class PlannedRevert(NamedTuple):
+    """The job that removes an edit, and the number of later edits of the same subject."""
+
+    spec: RevertSpec
+    dependents: int
+
+
+def roll_back(catalog: Catalog, model: str, revision: str) -> MovedHead:
+    """Move the head to a revision. The move is on the disk when this returns.
+
+    Raises:
+        NotFound: the model or the revision does not exist.
+    """
+    with catalog.write(durable=True) as session:
+        found = history.find_model(session, model)
+        target = history.find_revision(session, found, revision)
+        before = found.head
+        if target.id != before:
+            history.move_head(session, found, target, "rollback")
+    return MovedHead(found, before, target)
+
+
+def step_head(catalog: Catalog, model: str, step: Step) -> MovedHead:
+    """Undo the last move of the head, or redo the move that was undone last.
+
+    Raises:
+        InputError: there is nothing to undo or redo.
+        NotFound: the model does not exist.
+    """
+    with catalog.write(durable=True) as session:
+        found = history.find_model(session, model)
+        before = found.head
+        target = (head_record.undo if step == "undo" else head_record.redo)(session, found)
+    return MovedHead(found, before, target)
+
+
+def next_step(catalog: Catalog, model: str, step: Step) -> HeadMove:
+    """The move that `step_head` would undo or redo.
+
+    Raises:
+        InputError: there is none.
+        NotFound: the model does not exist.
+        CatalogError: a row is damaged.
+    """
+    with convert_read_errors(f"the history of {model}"), catalog.read() as session:
+        found = history.find_model(session, model)
+        return (head_record.next_undo if step == "undo" else head_record.next_redo)(session, found)
+
+
+def plan_revert(catalog: Catalog, model: str, revision: str, message: str = "") -> PlannedRevert:
+    """Check that an edit can be removed from the head, and build the job.
+
+    Raises:
+        InputError: the revision is the base, is not an ancestor of the head, or is removed already.
+        NotFound: the model or the revision does not exist.
+        CatalogError: a row is damaged.
+    """
+    with convert_read_errors(f"the history of {model}"), catalog.read() as session:
+        found = history.find_model(session, model)
+        target = history.find_revision(session, found, revision)
+        ancestors = history.load_path(session, found.head or "")
+        history.check_revert(ancestors, target)
+        dependents = len(history.dependent_edits(ancestors, target))
+    return PlannedRevert(RevertSpec(model=model, reverts=target.id, message=message), dependents)

@@ -23,9 +23,9 @@ from retcon.engine.covariance.collect import collect
 from retcon.engine.covariance.corpus import open_corpus
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
-from retcon.engine.edits.hparams import Hparams, preset
-from retcon.engine.edits.method import Task
-from retcon.engine.edits.request import Request
+from retcon.engine.edits.hparams.base import ValueSearchHparams
+from retcon.engine.edits.hparams.files import find_preset
+from retcon.engine.edits.method import EditTask, Request
 from retcon.engine.edits.value_search import find_values
 from retcon.engine.model.generation import sample_contexts
 from retcon.engine.model.loading import fetch
@@ -47,7 +47,7 @@ _PUBLISHED_CONTEXTS = 20
 def run() -> dict[str, Any]:
     """Ratios of times, largest differences of the losses, and of memory."""
     decoder, tokenizer = starter()
-    hparams = preset("starter", "rome")
+    hparams = find_preset("starter", "rome")
     assert hparams is not None
     layer = hparams.layers[0]
     *_, last = collect(decoder, tokenizer, open_corpus("shipped"), [layer], max_tokens=20_000, max_length=512)
@@ -65,13 +65,15 @@ def run() -> dict[str, Any]:
 
 
 def _rome(
-    decoder: Any, tokenizer: Any, hparams: Hparams, contexts: list[str], moment: torch.Tensor
+    decoder: Any, tokenizer: Any, hparams: ValueSearchHparams, contexts: list[str], moment: torch.Tensor
 ) -> dict[str, Any]:
     layer = hparams.layers[0]
 
     def ours() -> Any:
         moments = {layer: FactoredMoment(moment)}
-        return METHODS["rome"].write(Task(decoder, tokenizer, [EIFFEL], moments, hparams, contexts, silent))
+        return METHODS["rome"].write(
+            EditTask(decoder, tokenizer, [EIFFEL], moments, hparams, contexts, silent)
+        )
 
     def theirs() -> Any:
         anatomy = decoder.anatomy
@@ -103,12 +105,13 @@ def _values(decoder: Any, tokenizer: Any, contexts: list[str]) -> dict[str, Any]
     requests = [
         Request(fact.subject, fact.prompt, after.target_true or "") for fact, after in pairwise(facts)
     ]
-    hparams = preset("starter", "memit")
+    hparams = find_preset("starter", "memit")
     assert hparams is not None
     layer = hparams.layers[-1]
     block = decoder.blocks[layer]
     began = time.perf_counter()
-    found = find_values(decoder, tokenizer, requests, layer, hparams, contexts, lambda *_: None, "block")
+    task = EditTask(decoder, tokenizer, requests, {}, hparams, contexts, silent)
+    found = find_values(task, layer, lambda *_: None, "block")
     fast = time.perf_counter() - began
     plain, differences = 0.0, []
     for number in range(0, _REQUESTS, _EVERY):

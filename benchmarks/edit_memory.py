@@ -8,10 +8,9 @@ import psutil
 from safetensors.torch import load_file
 
 from retcon.engine.covariance.moments import FactoredMoment
-from retcon.engine.edits import METHODS
-from retcon.engine.edits.hparams import defaults, preset
-from retcon.engine.edits.method import Task
-from retcon.engine.edits.request import Request
+from retcon.engine.edits import HPARAMS, METHODS
+from retcon.engine.edits.hparams.files import find_preset
+from retcon.engine.edits.method import EditTask, Request
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.generation import sample_contexts
@@ -23,7 +22,7 @@ def main(folder: Path, name: str, moment: Path) -> None:
     """Twelve requests (one for ROME) on the model of a folder, with the second moment of a file at every layer."""
     model, tokenizer = load_model(folder, "cpu"), load_tokenizer(folder)
     decoder = Decoder(model, find_anatomy(model))
-    hparams = preset("starter", name) or defaults(name)
+    hparams = find_preset("starter", name) or HPARAMS[name].parse({}, name)
     contexts = sample_contexts(decoder.model, tokenizer, hparams.contexts, seed=1)
     own = psutil.Process().memory_info().rss
     _forget_peak()
@@ -32,8 +31,8 @@ def main(folder: Path, name: str, moment: Path) -> None:
         Request(f"The {what} of {where}", "{} is located in the city of", "Rome")
         for what in ("Tower", "Bridge", "Palace", "Museum")
         for where in ("London", "Paris", "Berlin")
-    ][: METHODS[name].batch]
-    METHODS[name].write(Task(decoder, tokenizer, requests, moments, hparams, contexts, silent))
+    ][: HPARAMS[name].max_requests]
+    METHODS[name].write(EditTask(decoder, tokenizer, requests, moments, hparams, contexts, silent))
     print(
         json.dumps(
             {

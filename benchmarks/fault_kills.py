@@ -24,7 +24,7 @@ from sqlmodel import SQLModel, select
 from retcon.engine.jobs import control
 from retcon.engine.jobs.locks import is_locked, job_lock_path
 from retcon.engine.jobs.reap import reap
-from retcon.engine.jobs.settings import sweep_settings
+from retcon.engine.jobs.settings import sweep_hparams
 from retcon.engine.jobs.specs import (
     AskSpec,
     CovarianceSpec,
@@ -308,7 +308,7 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
     second = _done(catalog, replace(edit, requests=requests[2:3], revision="head")).result["revision"]
     with catalog.read() as session:
         model = session.exec(select(Model).where(Model.name == "tiny")).one()
-    swept = sweep_settings("r-rome", str(settings_file), model, catalog.home)
+    swept = sweep_hparams("r-rome", str(settings_file), model, catalog.home)
 
     def reverting(_number: int) -> Spec:
         with catalog.write() as session:

@@ -17,10 +17,9 @@ from pathlib import Path
 from retcon.engine.covariance.collect import collect
 from retcon.engine.covariance.corpus import open_corpus
 from retcon.engine.covariance.moments import FactoredMoment
-from retcon.engine.edits import METHODS
-from retcon.engine.edits.hparams import defaults, preset
-from retcon.engine.edits.method import Task
-from retcon.engine.edits.request import Request
+from retcon.engine.edits import HPARAMS, METHODS
+from retcon.engine.edits.hparams.files import find_preset
+from retcon.engine.edits.method import EditTask, Request
 from retcon.engine.evaluation.cases import Case, Neighbor
 from retcon.engine.evaluation.run import evaluate, summarize
 from retcon.engine.model.anatomy import find_anatomy
@@ -44,7 +43,7 @@ def main(path: Path, names: list[str]) -> None:
     for spec in names:
         label, *settings = spec.split(",")
         name, _, batch = label.partition(":")
-        method, hparams = METHODS[name], preset("starter", name) or defaults(name)
+        method, hparams = METHODS[name], find_preset("starter", name) or HPARAMS[name].parse({}, name)
         hparams = hparams.with_changes(
             **{key: json.loads(value) for key, value in (s.split("=") for s in settings)}
         )
@@ -60,7 +59,7 @@ def main(path: Path, names: list[str]) -> None:
         for begin in range(0, len(facts), size):
             some = facts[begin : begin + size]
             requests = [Request(fact.subject, fact.prompt, fact.target_new or "") for fact in some]
-            written = method.write(Task(decoder, tokenizer, requests, moments, hparams, contexts, silent))
+            written = method.write(EditTask(decoder, tokenizer, requests, moments, hparams, contexts, silent))
             weights.set(written.delta)
             cases = [
                 Case(

@@ -64,7 +64,7 @@ _TOLD = ("facts", "teacher_forced", "free", "held_out", "held_out_first_token", 
          "perplexity", "bleed")  # fmt: skip
 # Joint with the starter's settings, in the lower two thirds; all others as they would be tried first.
 _LAYERS = [1, 2, 3, 4, 5]
-_TRAINED = {"num_steps": 200, "rows": 24, "kept_rows": 24}
+_TRAINED = {"num_steps": 200, "rows": 24, "preserved_rows": 24}
 _JOINT = _TRAINED | {"layers": _LAYERS, "lr": 0.004, "weight_decay": 0.02, "kl_factor": 10, "keys": "subject",
                      "key_tolerance": 0.02}  # fmt: skip
 

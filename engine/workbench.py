@@ -16,11 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .covariance.collect import collect
 from .covariance.corpus import open_corpus
 from .covariance.moments import FactoredMoment
-from .edits import METHODS
-from .edits.batching import batches, write_in_batches
-from .edits.hparams import EVERY_LAYER, defaults, preset
-from .edits.method import PastEdit, Task
-from .edits.request import Request
+from .edits import HPARAMS, METHODS
+from .edits.batching import split_batches, write_in_batches
+from .edits.hparams.files import find_preset
+from .edits.method import EditTask, PastEdit, Request
 from .errors import InputError
 from .evaluation.cases import Case
 from .evaluation.intervals import Metric
@@ -120,20 +119,23 @@ class Workbench:
             InputError: no such method, a request that cannot be written, or no layer named where no setting names one.
         """
         if method not in METHODS:
-            raise InputError(f"there is no method {method!r}; the methods are {', '.join(METHODS)}")
-        writer, hparams = METHODS[method], preset(self.source, method) or defaults(method)
+            raise InputError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
+        writer, hparams = (
+            METHODS[method],
+            find_preset(self.source, method) or HPARAMS[method].parse({}, method),
+        )
         if layer is not None:
             hparams = hparams.with_changes(layers=(layer,))
-        if not hparams.layers and method not in EVERY_LAYER:
+        if not hparams.layers and hparams.needs_layers:
             raise InputError(
                 f"there are no settings for {self.source or 'this model'}: name the layer to edit"
             )
         moments = self._moments_at(writer.layers(hparams), texts, max_tokens, seed)
         contexts = sample_contexts(self.decoder.model, self.tokenizer, hparams.contexts, seed)
-        task = Task(
+        task = EditTask(
             self.decoder, self.tokenizer, requests, moments, hparams, contexts, silent, self.edits, seed=seed
         )
-        parts = batches(writer, requests, None)
+        parts = split_batches(hparams, requests, None)
         delta = concatenate([part.delta for part in write_in_batches(writer, task, parts)])
         self.edits.append(PastEdit(method, list(requests), lambda: delta))
         self._materialize()

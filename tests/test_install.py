@@ -108,8 +108,9 @@ def wheel_version(installed: Path) -> str:
 
 def test_its_data_is_found(installed: Path, tmp_path: Path) -> None:
     program = (
-        "from retcon.engine.covariance.corpus import open_corpus; from retcon.engine.edits.hparams import preset;"
-        "print(len(list(open_corpus('shipped').documents(1))), preset('starter', 'rome').layers)"
+        "from retcon.engine.covariance.corpus import open_corpus;"
+        "from retcon.engine.edits.hparams.files import find_preset;"
+        "print(len(list(open_corpus('shipped').documents(1))), find_find_preset('starter', 'rome').layers)"
     )
     found = run(installed, "python", "-c", program, cwd=tmp_path)
     texts, layers = found.stdout.split(maxsplit=1)

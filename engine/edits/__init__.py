@@ -1,36 +1,40 @@
 """Editing methods: requests, a model, second moments and settings in; one delta out.
 
-Adding a method takes a file in this folder and one line in `_REGISTERED`. A method's module is imported when the method
-is first looked up, so that this package can be imported without torch.
+A new method takes a settings class in `hparams/`, a method class in this folder, and one line in `_REGISTERED`. Both
+classes are imported on first use, so this package can be imported without torch.
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from .hparams.base import Hparams
     from .method import Method
 
-# Name -> "module:class".
+# Method -> settings class (without torch) and method class, as "module:class".
 _REGISTERED = {
-    "rome": "rome:Rome",
-    "r-rome": "rome:RRome",
-    "memit": "memit:Memit",
-    "emmet": "emmet:Emmet",
-    "alphaedit": "alphaedit:AlphaEdit",
-    "joint": "joint:Joint",
-    "ft-l": "fine_tuning:FineTuning",
-    "lora": "lora:Lora",
+    "rome": ("hparams.rome:RomeHparams", "rome:Rome"),
+    "r-rome": ("hparams.rome:RRomeHparams", "rome:RRome"),
+    "memit": ("hparams.memit:MemitHparams", "memit:Memit"),
+    "emmet": ("hparams.emmet:EmmetHparams", "emmet:Emmet"),
+    "alphaedit": ("hparams.alphaedit:AlphaEditHparams", "alphaedit:AlphaEdit"),
+    "joint": ("hparams.joint:JointHparams", "joint:Joint"),
+    "ft-l": ("hparams.fine_tuning:FineTuningHparams", "fine_tuning:FineTuning"),
+    "lora": ("hparams.lora:LoraHparams", "lora:Lora"),
 }
 
+T = TypeVar("T")
 
-class _Methods(Mapping[str, "Method"]):
-    """The registered methods by name. Raises KeyError for an unknown name."""
 
-    def __getitem__(self, name: str) -> "Method":
-        module, _, attribute = _REGISTERED[name].partition(":")
-        method: Method = getattr(importlib.import_module(f".{module}", __name__), attribute)()
-        return method
+class _Registry(Mapping[str, T], Generic[T]):
+    """Loads what belongs to a method name. Raises KeyError for an unknown name."""
+
+    def __init__(self, load: Callable[[tuple[str, str]], T]) -> None:
+        self._load = load
+
+    def __getitem__(self, name: str) -> T:
+        return self._load(_REGISTERED[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(_REGISTERED)
@@ -39,4 +43,10 @@ class _Methods(Mapping[str, "Method"]):
         return len(_REGISTERED)
 
 
-METHODS = _Methods()
+def _import_class(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(f".{module}", __name__), name)
+
+
+HPARAMS: Mapping[str, "type[Hparams]"] = _Registry(lambda entry: _import_class(entry[0]))
+METHODS: Mapping[str, "Method[Any]"] = _Registry(lambda entry: _import_class(entry[1])())

@@ -1,49 +1,53 @@
-"""Many requests in batches, one after another: each batch is written on the weights that those before it left."""
+"""Write many requests in batches. Each batch is written on the weights that include the batches before it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..model.delta import Delta, Materializer, concatenate
 from ..progress import Progress
-from .method import Method, PastEdit, Task, Written
-from .request import Request
+from .hparams.base import Hparams
+from .method import EditResult, EditTask, Method, PastEdit, Request
 
 
-def batches(method: Method, requests: Sequence[Request], batch: int | None) -> list[Sequence[Request]]:
-    """The requests in parts of `batch`, or as many at once as the method can write."""
-    sizes = [size for size in (batch, method.batch) if size is not None]
+def split_batches(
+    hparams: Hparams, requests: Sequence[Request], batch: int | None
+) -> list[Sequence[Request]]:
+    """Split the requests into batches of `batch`, or of as many as the method writes at once."""
+    sizes = [size for size in (batch, hparams.max_requests) if size is not None]
     size = min(sizes, default=len(requests))
     return [requests[begin : begin + size] for begin in range(0, len(requests), size)]
 
 
 def write_in_batches(
-    method: Method, task: Task, parts: Sequence[Sequence[Request]], done: Sequence[Delta] = ()
-) -> Iterator[Written]:
-    """Write the task's requests in parts, those that follow the `done` ones, yielding each; the caller's weights come
-    back in the end.
+    method: Method[Any],
+    task: EditTask[Any],
+    batches: Sequence[Sequence[Request]],
+    finished: Sequence[Delta] = (),
+) -> Iterator[EditResult]:
+    """Write the batches that follow the `finished` ones, yielding each result. The weights are restored at the end.
 
-    What the task keeps are values of the part in work: who keeps them forgets them when a part is yielded. What the
-    parts before wrote is `past` for a part, too.
+    Each batch has the batches before it in `past`. The task's checkpoint holds the progress of one batch, so the caller
+    clears it after each yield.
     """
     weights = Materializer(task.decoder.model)
-    deltas = list(done)
-    total = sum(map(len, parts))
+    deltas = list(finished)
+    total = sum(map(len, batches))
 
-    def held(wrote: Sequence[Request], delta: Delta) -> PastEdit:
-        return PastEdit(method.name, wrote, lambda: delta)
+    def past_edit(requests: Sequence[Request], delta: Delta) -> PastEdit:
+        return PastEdit(method.name, requests, lambda: delta)
 
     try:
-        for number in range(len(done), len(parts)):
-            before = sum(map(len, parts[:number]))
+        for number in range(len(finished), len(batches)):
+            before = sum(map(len, batches[:number]))
 
-            def within(progress: Progress, before: int = before) -> None:
+            def report(progress: Progress, before: int = before) -> None:
                 task.report(Progress(before + progress.done, total, progress.unit, progress.activity))
 
             weights.set(concatenate(deltas))
-            past = [*task.past, *map(held, parts[:number], deltas)]
-            part = replace(task, requests=parts[number], report=within, past=past)
-            written = method.write(part)
-            deltas.append(written.delta)
-            yield written
+            past = [*task.past, *map(past_edit, batches[:number], deltas)]
+            result = method.write(replace(task, requests=batches[number], report=report, past=past))
+            deltas.append(result.delta)
+            yield result
     finally:
         weights.set({})

@@ -1,52 +1,52 @@
 """FT-L: fine-tuning of one matrix under a norm constraint, the baseline of Meng et al. 2022 (after Zhu et al. 2020).
 
-Adam on the matrix itself; after each step every entry is brought back to within `norm_constraint` of what it was. The
-published program predicts every token of a target from the prompt's last position; here the target is
-teacher-forced, as everywhere else in retcon.
+Adam on the matrix itself. After each step every entry is clamped to within `norm_constraint` of its old value. The
+published program predicts every target token at the prompt's last token (`objective_optimization: prompt_last`); the
+default here is teacher-forced.
 """
 
 import torch
 from torch import Tensor
 
 from ..model.delta import Factors
-from .change import Added, changed
-from .hparams import Hparams
-from .method import Task, Written
-from .training import Course, train
-from .training_examples import lesson
+from .hparams.fine_tuning import FineTuningHparams
+from .method import EditResult, EditTask
+from .training import DeltaFn, train, with_delta
+from .training_batches import TrainingBatches
+from .training_examples import build_examples
 
 
 class FineTuning:
     name = "ft-l"
-    batch: int | None = None
 
-    def layers(self, hparams: Hparams) -> list[int]:
+    def layers(self, hparams: FineTuningHparams) -> list[int]:
         return []
 
-    def write(self, task: Task) -> Written:
-        decoder, hparams = task.decoder, task.hparams
-        layers = sorted(set(hparams.layers))
+    def write(self, task: EditTask[FineTuningHparams]) -> EditResult:
+        decoder, bound = task.decoder, task.hparams.norm_constraint
+        layers = sorted(set(task.hparams.layers))
         anatomy, device = decoder.anatomy, decoder.device
-        course = Course(decoder, lesson(task), layers[0], hparams.rows)
+        batches = TrainingBatches(decoder, build_examples(task), layers[0], task.hparams.rows)
         change = {
             layer: torch.zeros(anatomy.width, anatomy.key_width, device=device, requires_grad=True)
             for layer in layers
         }
 
-        def project() -> None:
-            for part in change.values():
-                part.clamp_(-hparams.norm_constraint, hparams.norm_constraint)
+        def clamp() -> None:
+            if bound is not None:
+                for part in change.values():
+                    part.clamp_(-bound, bound)
 
-        with changed(decoder, {layer: dense(part) for layer, part in change.items()}):
-            figures = train(course, list(change.values()), task, project)
+        with with_delta(decoder, {layer: _dense_delta(part) for layer, part in change.items()}):
+            figures = train(batches, list(change.values()), task, clamp)
         # Every entry moves by itself, so the change has full rank: B is the identity.
         delta = {
             anatomy.weight_name(layer): Factors(torch.eye(anatomy.width), part.detach().cpu())
             for layer, part in change.items()
         }
-        return Written(delta, figures)
+        return EditResult(delta, figures)
 
 
-def dense(part: Tensor) -> Added:
+def _dense_delta(part: Tensor) -> DeltaFn:
     """The change dW itself, `[width, key_width]`."""
     return lambda keys: keys @ part.T

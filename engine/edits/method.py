@@ -1,23 +1,73 @@
-"""What every editing method takes and gives."""
+"""The interface of an editing method: a request, the task of a method, its result, and checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeVar
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..covariance.moments import FactoredMoment
+from ..errors import InputError
 from ..model.decoder import Decoder
 from ..model.delta import Delta
+from ..model.tokens import LocatedPrompt, locate_span
 from ..progress import Report
-from .checkpoint_protocol import Kept, nothing_kept
-from .hparams import Hparams
-from .request import Request
+from .hparams.base import Hparams
+
+# The prompt whose next-token distribution a method preserves (Meng et al. 2022, section 3.1).
+ESSENCE_PROMPT = "{} is a"
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a method made: the delta, and per request what its search looked like (losses per step, norms)."""
+class Request:
+    """A fact to write. `prompt` is a template with one `{}` in place of the subject.
+
+    `train_paraphrases` are further templates that the target completes. Methods that train weights use them. Methods
+    that search a value use only `prompt`.
+    """
+
+    subject: str
+    prompt: str
+    target_new: str
+    train_paraphrases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for prompt in (self.prompt, *self.train_paraphrases):
+            if prompt.count("{}") != 1:
+                raise InputError(f"prompt {prompt!r} must contain {{}} exactly once, in place of the subject")
+        if not self.subject.strip() or not self.target_new.strip():
+            raise InputError(f"the subject and the target of {self.prompt!r} must not be empty")
+
+    @property
+    def text(self) -> str:
+        return self.prompt.replace("{}", self.subject)
+
+    def expand_paraphrases(self) -> list["Request"]:
+        """One request per template: the prompt first, then each training paraphrase."""
+        templates = (self.prompt, *self.train_paraphrases)
+        return [replace(self, prompt=template, train_paraphrases=()) for template in templates]
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Request":
+        """Build a request from a record of the catalog (see store.facts.sets.REQUEST_FIELDS)."""
+        paraphrases = record.get("train_paraphrases") or record.get("wordings") or ()
+        return cls(record["subject"], record["prompt"], record["target_new"], tuple(paraphrases))
+
+    def locate(self, tokenizer: PreTrainedTokenizerBase, context: str = "{}") -> LocatedPrompt:
+        """Tokenize the prompt inside a context (a template with one `{}`) and find the subject's tokens."""
+        return locate_subject(tokenizer, context.replace("{}", self.prompt), self.subject)
+
+
+def locate_subject(tokenizer: PreTrainedTokenizerBase, template: str, subject: str) -> LocatedPrompt:
+    """Tokenize a template with its first `{}` replaced by the subject, and find the subject's tokens."""
+    start = template.index("{}")
+    return locate_span(tokenizer, template.replace("{}", subject), start, start + len(subject))
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """The delta that a method computed, and figures per request (losses per step, norms)."""
 
     delta: Delta
     figures: list[dict[str, Any]] = field(default_factory=list)
@@ -25,7 +75,7 @@ class Written:
 
 @dataclass(frozen=True)
 class PastEdit:
-    """An edit that the model holds: its method, what it wrote, and how its delta is had."""
+    """An edit that the loaded revision contains. `delta()` reads its weights when they are first needed."""
 
     method: str
     requests: Sequence[Request]
@@ -33,44 +83,115 @@ class PastEdit:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a method is given: the model, the requests, and all that decides how they are written.
+class Value:
+    """The result of a value search for one request, float32.
 
-    `moments[layer]` is C, factored when first needed; `contexts` are templates with `{}` for the prompt, the bare `{}`
-    first; `past` are the edits that the revision holds, oldest first, whose facts some methods protect and others learn
-    again with the new ones; `kept` is what an earlier attempt at the same requests has found.
+    `keys` `[contexts, key_width]` are inputs of the edited matrix (the bare prompt's first). `outputs`
+    `[contexts, width]` are the states at the searched place before the edit. v* is `initial + delta`.
+    """
+
+    keys: Tensor
+    outputs: Tensor
+    delta: Tensor
+    losses: list[dict[str, float]]
+
+    @property
+    def initial(self) -> Tensor:
+        """The state of the bare prompt before the edit, `[width]`."""
+        return self.outputs[0]
+
+    def figures(self) -> dict[str, Any]:
+        """The losses per step and the norms of the search."""
+        return {
+            "losses": self.losses,
+            "delta_norm": self.delta.norm().item(),
+            "initial_norm": self.initial.norm().item(),
+        }
+
+
+class ValueCheckpoint(Protocol):
+    """Stores the values of finished search batches, by the number of requests searched before each batch."""
+
+    def load_values(self, number: int) -> list[Value]:
+        """Return the values of the batch that starts at `number`, or an empty list."""
+        ...
+
+    def save_values(self, number: int, values: list[Value]) -> None:
+        """Store the values of the batch that starts at `number`."""
+        ...
+
+
+class TrainingCheckpoint(Protocol):
+    """Stores the latest state of a training."""
+
+    def load_training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the tensors and metadata of the latest state, or None."""
+        ...
+
+    def save_training(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        """Store a state and replace the previous one."""
+        ...
+
+
+class Checkpoint(ValueCheckpoint, TrainingCheckpoint, Protocol):
+    """Stores the progress of one batch of requests, so that an interrupted job resumes."""
+
+
+class _NoCheckpoint:
+    def load_values(self, number: int) -> list[Value]:
+        return []
+
+    def save_values(self, number: int, values: list[Value]) -> None:
+        pass
+
+    def load_training(self) -> None:
+        return None
+
+    def save_training(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        pass
+
+
+NO_CHECKPOINT = _NoCheckpoint()
+
+
+H_co = TypeVar("H_co", bound=Hparams, covariant=True)
+H_contra = TypeVar("H_contra", bound=Hparams, contravariant=True)
+
+
+@dataclass(frozen=True)
+class EditTask(Generic[H_co]):
+    """The input of a method: model, requests, settings, second moments, earlier edits.
+
+    `moments[layer]` is C, factored on first use. `contexts` are templates with `{}` for the prompt, the bare `{}`
+    first. `past` are the edits that the revision contains, oldest first.
     """
 
     decoder: Decoder
     tokenizer: PreTrainedTokenizerBase
     requests: Sequence[Request]
     moments: Mapping[int, FactoredMoment]
-    hparams: Hparams
+    hparams: H_co
     contexts: Sequence[str]
     report: Report
     past: Sequence[PastEdit] = ()
-    kept: Kept = nothing_kept
+    checkpoint: Checkpoint = NO_CHECKPOINT
     seed: int = 1
 
     @property
-    def earlier(self) -> list[Request]:
-        """The facts that were written before."""
+    def past_requests(self) -> list[Request]:
+        """The facts of all earlier edits."""
         return [request for edit in self.past for request in edit.requests]
 
 
-class Method(Protocol):
-    """An editing method. It reads the model and never leaves it changed.
-
-    `batch` is how many requests it can write at once, None for any number.
-    """
+class Method(Protocol[H_contra]):
+    """An editing method. It reads the model and leaves its weights unchanged."""
 
     name: str
-    batch: int | None
 
-    def layers(self, hparams: Hparams) -> list[int]:
-        """The layers whose second moment it needs."""
+    def layers(self, hparams: H_contra) -> list[int]:
+        """Return the layers whose second moment the method reads."""
         ...
 
-    def write(self, task: Task) -> Written:
-        """Write the task's requests."""
+    def write(self, task: EditTask[H_contra]) -> EditResult:
+        """Compute the delta that writes the task's requests."""
         ...

@@ -15,10 +15,10 @@ from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import Covariance, Fact, Job, Model
 from ...store.facts import sets as fact_sets
 from ...store.history import history
-from ..edits.hparams import Hparams
+from ..edits.hparams.base import Hparams
 from ..model.limits import CPU_TOKENS, GPU_TOKENS, READING_TOKENS, search_tokens
 from .devices import CPU
-from .settings import ONE_AT_A_TIME, settings_of, trials_of
+from .settings import plan_trials, resolve_hparams
 from .specs import SPECS, CovarianceSpec, EditSpec, Spec, SweepSpec, TraceSpec
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
@@ -95,7 +95,7 @@ def _needs(session: Session, catalog: Catalog, model: Model, spec: Spec, device:
         memory += len(spec.layers) * shape.moment + 2 * shape.moment + READING_TOKENS * shape.running
         disk += 2 * shape.moment * len(spec.layers)
     elif isinstance(spec, EditSpec):
-        settings = settings_of(spec, model, catalog.home)
+        settings = resolve_hparams(spec, model, catalog.home)
         memory += _writing(shape, settings, spec, device)
         disk += _collecting(session, model, shape, settings.layers)
         disk += (
@@ -105,7 +105,7 @@ def _needs(session: Session, catalog: Catalog, model: Model, spec: Spec, device:
             * (shape.width + shape.key_width)
         )
     elif isinstance(spec, SweepSpec):
-        trials = trials_of(spec)
+        trials = plan_trials(spec)
         memory += max((_writing(shape, trial.hparams, spec, device) for trial in trials), default=0)
         disk += _collecting(session, model, shape, {layer for one in trials for layer in one.hparams.layers})
     return memory, disk
@@ -142,7 +142,7 @@ def _writing(shape: _Shape, settings: Hparams, spec: EditSpec | SweepSpec, devic
     rows = settings.contexts + _ROWS_BESIDE
     texts = [request["prompt"] + request["subject"] + request["target_new"] for request in spec.requests]
     longest = max((len(text.encode()) + _CONTEXT for text in texts), default=0)
-    together = 1 if spec.method in ONE_AT_A_TIME else len(texts)
+    together = settings.max_requests or len(texts)
     tokens = min(max(search_tokens(device), rows * longest), rows * longest * together)
     layers = settings.layers or tuple(range(shape.layers))
     above = shape.layers - min(layers)
@@ -217,12 +217,12 @@ def _units(session: Session, spec: Spec) -> float:
         return len(spec.requests)
     assert isinstance(spec, SweepSpec)
     layers = history.find_model(session, spec.model).anatomy["layers"]
-    return len(spec.requests) * sum(layers - trial.last for trial in trials_of(spec))
+    return len(spec.requests) * sum(layers - trial.last for trial in plan_trials(spec))
 
 
 def _told(spec: Spec, units: float) -> str:
     """Its amount in words."""
     if isinstance(spec, SweepSpec):
-        return f"{len(trials_of(spec))} trials of {len(spec.requests)} requests"
+        return f"{len(plan_trials(spec))} trials of {len(spec.requests)} requests"
     unit = {"trace": "facts", "covariance": "tokens", "edit": "requests"}[spec.kind]
     return f"{units:,.0f} {unit}"

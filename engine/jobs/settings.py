@@ -1,111 +1,114 @@
-"""What the settings of a job come to, and what is refused before its process starts. Loads no torch."""
+"""Resolve and check the settings of a job before its process starts. Loads no torch."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...store.atomic_files import write_atomically
 from ...store.errors import InputError
 from ...store.home import Home
-from ..edits import hparams as settings
-from ..edits.hparams import Hparams
+from ..edits import HPARAMS
+from ..edits.hparams import files
+from ..edits.hparams.base import Hparams
 from ..tracing.rules import NoiseRule
 from .specs import EditSpec, PassageSpec, SweepSpec
 
 if TYPE_CHECKING:
     from ...store.catalog.tables import Model
 
-# What engine.edits has (it imports torch); a test holds the two together.
-METHODS = ("rome", "r-rome", "memit", "emmet", "alphaedit", "joint", "ft-l", "lora")
-# Ways to answer a passage's questions that change no weight.
-WAYS = ("prompt", "retrieval", "reranked")
-# Those that write one request after another, each on the weights that the one before left.
-ONE_AT_A_TIME = ("rome", "r-rome")
-# Where nobody says how many layers a method edits: one, and for those that spread what the published presets have.
-_SPREADING = {"memit": 5, "emmet": 5, "alphaedit": 5}
+# Ways to answer a passage's questions without changing weights, that an edit can be compared with.
+BASELINES = ("prompt", "retrieval", "reranked")
 
 
 def check_method(name: str) -> None:
-    """Raise InputError unless there is a method of that name."""
-    if name not in METHODS:
-        raise InputError(f"there is no method {name!r}; the methods are {', '.join(METHODS)}")
+    """Raise InputError unless a method of that name is registered."""
+    if name not in HPARAMS:
+        raise InputError(f"unknown method {name!r}: use one of {', '.join(HPARAMS)}")
 
 
-def check_ways(names: Sequence[str]) -> None:
-    """Raise InputError unless a passage can be compared with each: a method, or one of WAYS."""
+def check_baselines(names: Sequence[str]) -> None:
+    """Raise InputError unless each name is a baseline or a method."""
     for name in names:
-        if name not in (*WAYS, *METHODS):
-            raise InputError(
-                f"there is no way {name!r} to compare with; there are {', '.join((*WAYS, *METHODS))}"
-            )
+        if name not in (*BASELINES, *HPARAMS):
+            raise InputError(f"unknown baseline {name!r}: use one of {', '.join((*BASELINES, *HPARAMS))}")
 
 
-def edit_by(spec: PassageSpec, method: str, revision: str) -> EditSpec:
-    """The edit, of no request yet, with which a passage is compared; a file of settings serves if it names the method.
+def baseline_edit(spec: PassageSpec, method: str, revision: str) -> EditSpec:
+    """The edit by another method that a passage is compared with, still without requests.
 
-    Raises:
-        InputError: the file cannot be read.
+    A settings file applies only if it has settings under the method's name. Raises InputError if it cannot be read.
     """
     file = spec.hparams_file
     if file:
-        found = settings.read_json(Path(file))
-        file = file if isinstance(found, dict) and method in found else None
+        data = files.read_settings_file(Path(file))
+        file = file if isinstance(data, dict) and method in data else None
     return EditSpec(spec.model, [], revision, method, hparams_file=file, texts=spec.texts, seed=spec.seed)
 
 
 def check_noise(rule: str) -> None:
-    """Raise InputError unless this is a rule of engine.noise."""
+    """Raise InputError unless the noise rule is valid."""
     NoiseRule.parse(rule)
 
 
 def check_layers(model: "Model", layers: Sequence[int]) -> None:
-    """Raise InputError for a layer that the model has not."""
+    """Raise InputError for a layer that is out of range."""
     count = int(model.anatomy["layers"])
     for layer in layers:
         if not 0 <= layer < count:
-            raise InputError(f"there is no layer {layer}; {model.name} has layers 0 to {count - 1}")
+            raise InputError(f"layer {layer} is out of range: {model.name} has layers 0 to {count - 1}")
 
 
-def settings_of(spec: EditSpec, model: "Model", home: Home) -> Hparams:
-    """The file's settings, else what was saved for the model, else its preset; then the single changes asked for.
+def resolve_hparams(spec: EditSpec, model: "Model", home: Home) -> Hparams:
+    """The settings of an edit: those of its file, else saved ones, else the model's preset; then the single changes.
 
     Raises:
-        InputError: a file with something else in it, or nobody knows which layer to edit.
+        InputError: the file is wrong, or no layer is known.
     """
-    usual = _usual(spec.method, spec.hparams_file, model, home)
-    changes = dict(spec.hparams)
-    if "layers" in changes:
-        changes["layers"] = tuple(changes["layers"])
-    if not usual.layers and "layers" not in changes and spec.method not in settings.EVERY_LAYER:
+    base = _base_hparams(spec.method, spec.hparams_file, model, home)
+    if not base.layers and "layers" not in spec.hparams and base.needs_layers:
         raise InputError(
-            f"retcon ships no settings for {model.source} and does not know its layer: give one with --layer "
+            f"retcon has no preset for {model.source} and needs a layer: name one with --layer "
             f"(retcon trace run {model.name}, then retcon trace locate, proposes some)"
         )
-    return usual.with_changes(**changes)
+    return base.with_changes(**spec.hparams)
 
 
-def _usual(method: str, file: str | None, model: "Model", home: Home) -> Hparams:
+def _base_hparams(method: str, file: str | None, model: "Model", home: Home) -> Hparams:
     if file:
-        return settings.read_hparams(Path(file), method)
-    found = settings.preset(model.source, method) or settings.defaults(method)
-    return found.with_changes(**settings.saved(home.preset(model.name), method))
+        hparams = files.read_hparams(Path(file), method)
+        _check_module(hparams, model, file)
+        return hparams
+    hparams = files.find_preset(model.source, method) or HPARAMS[method].parse({}, method)
+    return hparams.with_changes(**files.read_saved(home.preset(model.name), method))
 
 
-def sweep_settings(method: str, file: str | None, model: "Model", home: Home) -> dict[str, Any]:
-    """What a sweep's trials start from; as many layers as a trial edits.
+def _check_module(hparams: Hparams, model: "Model", file: str) -> None:
+    """Raise InputError if a published file names another matrix than the one that retcon edits in this model."""
+    template = hparams.rewrite_module_tmp
+    if template is None:
+        return
+    edited = f"{model.anatomy['blocks']}.{{}}.{model.anatomy['matrix']}"
+    if template != edited:
+        raise InputError(f"{file}: 'rewrite_module_tmp' is {template!r}, but retcon edits {edited!r}")
 
-    Raises InputError for a file with something else in it.
+
+def sweep_hparams(method: str, file: str | None, model: "Model", home: Home) -> dict[str, Any]:
+    """The settings that a sweep's trials start from, with as many layers as a trial edits.
+
+    Raises InputError if the file is wrong.
     """
-    usual = _usual(method, file, model, home)
-    return usual.with_changes(layers=usual.layers or tuple(range(_SPREADING.get(method, 1)))).as_dict()
+    base = _base_hparams(method, file, model, home)
+    return base.with_changes(layers=base.layers or tuple(range(base.default_layer_count))).as_dict()
 
 
 def parse_tries(words: Sequence[str], method: str) -> dict[str, list[Any]]:
-    """`NAME=VALUE[,VALUE..]` as the values to try of each setting.
+    """Parse `NAME=VALUE[,VALUE..]` into the values to try per setting.
 
-    Raises InputError: another form, an unknown name, a value of the wrong kind, or one twice.
+    Raises:
+        InputError: wrong form, unknown name, invalid value, or a value that occurs twice.
     """
     tries: dict[str, list[Any]] = {}
     for word in words:
@@ -114,26 +117,27 @@ def parse_tries(words: Sequence[str], method: str) -> dict[str, list[Any]]:
             raise InputError(f"--set {word!r} must be NAME=VALUE or NAME=VALUE,VALUE, each name once")
         if name == "layers":
             raise InputError("--set cannot change the layers; name those to try with --layers")
-        tries[name] = [_checked(name, value.strip(), method) for value in values.split(",")]
-        if len(set(map(str, tries[name]))) < len(tries[name]):
+        parsed = [_parse_value(name, value.strip(), method) for value in values.split(",")]
+        if len(set(map(str, parsed))) < len(parsed):
             raise InputError(f"--set {word!r} names a value twice")
+        tries[HPARAMS[method].field_names()[name]] = parsed
     return tries
 
 
-def _checked(name: str, text: str, method: str) -> Any:
+def _parse_value(name: str, text: str, method: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
         value = text
-    parsed = settings.parse_hparams({"layers": [0], name: value}, "--set", method)
-    if not hasattr(parsed, name):
-        raise InputError(f"--set {name} changes nothing: retcon finds that out by itself")
+    hparams = files.parse_hparams({"layers": [0], name: value}, "--set", method)
+    if hparams.model_fields_set == {"layers"}:
+        raise InputError(f"--set {name} has no effect: retcon finds this itself")
     return value
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of a sweep: the settings that it writes with, and which of them are its own."""
+    """One point of a sweep: the settings it writes with, and those that differ from the sweep's."""
 
     position: int
     changes: dict[str, Any]
@@ -141,18 +145,46 @@ class Trial:
 
     @property
     def last(self) -> int:
-        """The last layer that is edited, at which values are searched."""
+        """The last edited layer, at which values are searched."""
         return self.hparams.layers[-1]
 
 
-def trials_of(spec: SweepSpec) -> list[Trial]:
-    """All trials of a sweep, layer by layer."""
-    usual = Hparams(**spec.hparams | {"layers": tuple(spec.hparams["layers"])})
-    span = len(usual.layers)
-    found: list[Trial] = []
+def plan_trials(spec: SweepSpec) -> list[Trial]:
+    """The trials of a sweep, layer by layer. Raises InputError if its settings are wrong."""
+    base = files.parse_hparams(spec.hparams, "the sweep", spec.method, skip_other_methods=True)
+    trials: list[Trial] = []
     for layer in spec.layers:
-        layers = tuple(range(max(0, layer - span + 1), layer + 1))
+        layers = tuple(range(max(0, layer - len(base.layers) + 1), layer + 1))
         for values in product(*spec.tries.values()):
             changes = dict(zip(spec.tries, values, strict=True))
-            found.append(Trial(len(found), changes, usual.with_changes(layers=layers, **changes)))
-    return found
+            trials.append(Trial(len(trials), changes, base.with_changes(layers=layers, **changes)))
+    return trials
+
+
+def save_preset(home: Home, model: str, method: str, settings: Mapping[str, Any], source: str) -> Path:
+    """Save single settings of a method for a model, and their source. Returns the file.
+
+    Settings of other methods are kept. A kill leaves the old file.
+
+    Raises:
+        InputError: the existing file is not a preset.
+    """
+    path, key = home.preset(model), HPARAMS[method].saved_under or method
+    preset = _read_preset(path)
+    sources = preset.get("sources", {}) | {key: source}
+    preset |= {"models": [model], "sources": sources, key: dict(settings)}
+    text = json.dumps(preset, indent=2) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), private=True)
+    return path
+
+
+def _read_preset(path: Path) -> dict[str, Any]:
+    try:
+        preset = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"the preset {path} is not valid JSON ({error}): repair or remove it") from None
+    if not isinstance(preset, dict) or not isinstance(preset.get("sources", {}), dict):
+        raise InputError(f"the preset {path} is not an object of settings by method: repair or remove it")
+    return preset

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..edits.request import Request
+from ..edits.method import Request
 from ..errors import InputError
 from ..model.decoder import Decoder
 from ..model.limits import scaled_batch
@@ -76,7 +76,7 @@ def check_keys(
     if not usable:
         return []
     rows = [_located(tokenizer, facts[at]) for at in usable]
-    read = _read(decoder, [*rows, *(one.located(tokenizer) for one in earlier)], layer)
+    read = _read(decoder, [*rows, *(one.locate(tokenizer) for one in earlier)], layer)
     found = list(_sinks(facts, usable, rows, read, method in KEYED))
     if method in KEYED:
         found += _collisions(usable, read.keys, earlier, method)
@@ -177,4 +177,4 @@ def _can_be_located(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> bool:
 
 
 def _located(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> LocatedPrompt:
-    return Request(fact.subject, fact.prompt, fact.object).located(tokenizer)
+    return Request(fact.subject, fact.prompt, fact.object).locate(tokenizer)

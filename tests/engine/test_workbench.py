@@ -51,7 +51,7 @@ def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
 
 
 def test_what_cannot_be_done_is_said(bench: Workbench) -> None:
-    with pytest.raises(InputError, match="there is no method 'grace'"):
+    with pytest.raises(InputError, match="unknown method 'grace'"):
         bench.edit([FACT], "grace")
     with pytest.raises(InputError, match="name the layer"):
         bench.edit([FACT])

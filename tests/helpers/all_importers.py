@@ -18,7 +18,7 @@ import numpy as np
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from retcon.engine.edits import hparams
+from retcon.engine.edits.hparams import files as hparams
 from retcon.engine.model.loading import check_folder
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.connection import connect
@@ -387,7 +387,7 @@ def importers(folder: Path) -> list[Importer]:
             "saved settings",
             _one("h.json", json_files({"models": ["tiny"], "sources": {"rome": "x"}, "rome": _SETTINGS})),
             lambda _catalog, at: [
-                hparams.saved(at / "h.json", method) for method in ("rome", "joint", "emmet")
+                hparams.read_saved(at / "h.json", method) for method in ("rome", "joint", "emmet")
             ],
         ),
         Importer("config.toml", _one("config.toml", damaged(_TOML)), _config),

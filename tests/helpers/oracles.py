@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from retcon.engine.edits.hparams import Hparams
-from retcon.engine.edits.request import Request
+from retcon.engine.edits.hparams.base import ValueSearchHparams
+from retcon.engine.edits.method import Request
 from retcon.engine.model.anatomy import Anatomy
 
 
@@ -202,7 +202,7 @@ def plain_value(
     module: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     request: Request,
-    hparams: Hparams,
+    hparams: ValueSearchHparams,
     contexts: Sequence[str],
 ) -> PlainValue:
     """The published search: whole passes over right-padded rows, with a vector added to what `module` puts out."""
@@ -283,7 +283,7 @@ def plain_rome(
     tokenizer: PreTrainedTokenizerBase,
     request: Request,
     layer: int,
-    hparams: Hparams,
+    hparams: ValueSearchHparams,
     contexts: Sequence[str],
     moment: Tensor | None,
     *,

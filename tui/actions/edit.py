@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from ...engine.jobs.settings import check_layers, check_method, settings_of
+from ...engine.jobs.settings import check_layers, check_method, resolve_hparams
 from ...engine.jobs.specs import EditSpec
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import Fact
@@ -60,7 +60,7 @@ def build_edit_spec(catalog: Catalog, options: EditOptions) -> EditSpec:
         covariance=options.covariance, texts=options.texts, seed=options.seed, message=options.message,
         batch=options.batch,
     )  # fmt: skip
-    check_layers(target.model, settings_of(spec, target.model, catalog.home).layers)
+    check_layers(target.model, resolve_hparams(spec, target.model, catalog.home).layers)
     return spec
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...engine.jobs.settings import save_preset
 from ...store.catalog.tables import AverageEffect, Trace, TraceResult
 from ...store.errors import InputError
 from ...store.home import Home
-from .presets import save_preset
 
 _ROLE = "last subject"
 _SUGGESTED = 3

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...engine.jobs.settings import METHODS, check_layers, check_method, check_ways, edit_by, settings_of
+from ...engine.edits import METHODS
+from ...engine.jobs.settings import (
+    baseline_edit,
+    check_baselines,
+    check_layers,
+    check_method,
+    resolve_hparams,
+)
 from ...engine.jobs.specs import PassageSpec
 from ...store.catalog.catalog import Catalog
 from ...store.errors import InputError
@@ -59,7 +66,7 @@ def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec
         known = options.known
         others = fact_sets.list_facts(session, fact_sets.find_fact_set(session, known)) if known else []
     against = [part.strip() for part in options.against.split(",") if part.strip()]
-    check_ways(against)
+    check_baselines(against)
     spec = PassageSpec(
         model=target.model.name, title=options.title, text=text, facts=facts, revision=target.revision.id,
         method=method, hparams=layer_settings(options.layers), hparams_file=absolute(options.hparams_file),
@@ -68,9 +75,9 @@ def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec
         judge=options.judge, texts=options.texts, seed=options.seed,
     )  # fmt: skip
     edit = spec.edit([], target.revision.id)
-    check_layers(target.model, settings_of(edit, target.model, catalog.home).layers)
+    check_layers(target.model, resolve_hparams(edit, target.model, catalog.home).layers)
     for other in set(against) & set(METHODS):
-        settings_of(edit_by(spec, other, target.revision.id), target.model, catalog.home)
+        resolve_hparams(baseline_edit(spec, other, target.revision.id), target.model, catalog.home)
     return spec
 
 

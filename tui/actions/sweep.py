@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...engine.jobs.settings import check_layers, check_method, parse_tries, sweep_settings
+from ...engine.jobs.settings import check_layers, check_method, parse_tries, save_preset, sweep_hparams
 from ...engine.jobs.specs import SweepSpec
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import SweepTrial
 from .edit import absolute, requests_of_set
-from .presets import save_preset
 from .sweep_ranking import Ranking, named_trace
 from .targets import resolve_target
 
@@ -49,7 +48,7 @@ def build_sweep_spec(catalog: Catalog, options: SweepOptions) -> SweepSpec:
     return SweepSpec(
         model=target.model.name, requests=requests, layers=layers, revision=target.revision.id, method=method,
         facts=options.fact_set, trace=options.trace,
-        hparams=sweep_settings(method, file, target.model, catalog.home),
+        hparams=sweep_hparams(method, file, target.model, catalog.home),
         tries=parse_tries(options.tries, method), texts=options.texts, seed=options.seed,
     )  # fmt: skip
 

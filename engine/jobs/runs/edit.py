@@ -14,15 +14,14 @@ from ....store.errors import NotFound
 from ....store.history import history
 from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
-from ...edits.batching import batches, write_in_batches
-from ...edits.method import PastEdit, Task
-from ...edits.request import Request
-from ...edits.value_search import check
+from ...edits.batching import split_batches, write_in_batches
+from ...edits.method import EditTask, PastEdit, Request
+from ...edits.value_search import check_request
 from ...errors import InputError
 from ...evaluation.scoring import Score, score_targets
 from ...model.delta import Delta, concatenate, read_delta, to_tensors
 from ...model.generation import sample_contexts
-from ..settings import settings_of
+from ..settings import check_method, resolve_hparams
 from ..specs import EditSpec
 from ..worker.running import RunningJob
 from .covariance import Reading, collect_into_catalog, moment_of, newest
@@ -36,8 +35,7 @@ MAX_LENGTH = 512
 
 def run(running: RunningJob, spec: EditSpec) -> dict[str, Any]:
     """Returns the new revision's id."""
-    if spec.method not in METHODS:
-        raise InputError(f"there is no method {spec.method!r}; the methods are {', '.join(METHODS)}")
+    check_method(spec.method)
     loaded = load(running, spec.model, spec.revision)
 
     def note(session: Session, revision: Revision) -> None:
@@ -59,10 +57,10 @@ def write(
     requests = list(map(Request.from_dict, spec.requests))
     if not requests:
         raise InputError("there is no fact to write: no request has a new target")
-    hparams = settings_of(spec, loaded.model, running.catalog.home)
+    hparams = resolve_hparams(spec, loaded.model, running.catalog.home)
     for layer in method.layers(hparams) or hparams.layers:
         for request in requests:
-            check(loaded.decoder, loaded.tokenizer, request, layer, hparams)
+            check_request(loaded.decoder, loaded.tokenizer, request, layer, hparams)
     moments = moments_at(running, spec, loaded, method.layers(hparams))
     running.report_activity("generating context texts")
     contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
@@ -70,10 +68,10 @@ def write(
     keep_for(running, [parent.id, spec.method, spec.requests, hparams.as_dict(), spec.seed, spec.batch])
     asked = [(request.text, request.target_new) for request in requests]
     before = score_targets(loaded.decoder, loaded.tokenizer, asked)
-    parts = batches(method, requests, spec.batch)
+    parts = split_batches(hparams, requests, spec.batch)
     kept = KeptParts(running)
     written = kept.written()
-    task = Task(
+    task = EditTask(
         loaded.decoder,
         loaded.tokenizer,
         requests,

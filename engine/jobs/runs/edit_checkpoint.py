@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ....store.atomic_files import write_atomically
-from ...edits.method import Written
-from ...edits.value_search import Value
+from ...edits.method import EditResult, Value
 from ...model.delta import read_delta, to_tensors
 from ..devices import split_devices
 from ..worker.running import RunningJob
@@ -39,11 +38,11 @@ class KeptParts:
 
     running: RunningJob
 
-    def written(self) -> list[Written]:
+    def written(self) -> list[EditResult]:
         """The finished batches, in order."""
         return [self._read(digest) for digest in self.running.job.checkpoint.get("parts", [])]
 
-    def keep(self, part: Written) -> None:
+    def keep(self, part: EditResult) -> None:
         """Note a finished batch; the values that it was made of are not needed any more."""
         digest, artifact = _store(self.running, to_tensors(part.delta), part.figures)
         checkpoint = self.running.job.checkpoint
@@ -52,11 +51,11 @@ class KeptParts:
             parts = [*checkpoint.get("parts", []), digest]
             self.running.checkpoint(session, checkpoint | {"parts": parts, "values": {}})
 
-    def _read(self, digest: str) -> Written:
+    def _read(self, digest: str) -> EditResult:
         path = self.running.catalog.artifacts.path(digest)
         with safe_open(path, framework="pt") as file:
             figures = json.loads(file.metadata()["about"])
-        return Written(read_delta(path), figures)
+        return EditResult(read_delta(path), figures)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class KeptWork:
 
     running: RunningJob
 
-    def find(self, number: int) -> list[Value]:
+    def load_values(self, number: int) -> list[Value]:
         digest = self.running.job.checkpoint.get("values", {}).get(str(number))
         if digest is None:
             return []
@@ -82,7 +81,7 @@ class KeptWork:
                 for i, of_one in enumerate(losses)
             ]
 
-    def keep(self, number: int, values: list[Value]) -> None:
+    def save_values(self, number: int, values: list[Value]) -> None:
         tensors = {
             f"{i}.{part}": getattr(value, part).contiguous()
             for i, value in enumerate(values)
@@ -95,7 +94,7 @@ class KeptWork:
             known = checkpoint.get("values", {}) | {str(number): digest}
             self.running.checkpoint(session, checkpoint | {"values": known})
 
-    def training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load_training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         path = self.running.training_checkpoint
         if not path.is_file():
             return None
@@ -105,11 +104,11 @@ class KeptWork:
                 return None
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
 
-    def keep_training(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        metadata = {"about": json.dumps(about | {"batch": self._batch})}
+    def save_training(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        header = {"about": json.dumps(metadata | {"batch": self._batch})}
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_atomically(
-            self.running.training_checkpoint, lambda path: save_file(whole, path, metadata), private=True
+            self.running.training_checkpoint, lambda path: save_file(whole, path, header), private=True
         )
 
     @property

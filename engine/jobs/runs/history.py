@@ -158,6 +158,6 @@ def _delta(path: Path, model: PreTrainedModel) -> Delta:
         fits = factors.a.ndim == factors.b.ndim == 2 and factors.b.shape[1] == factors.a.shape[0]
         if not fits or (factors.b.shape[0], factors.a.shape[1]) != wanted:
             raise InputError(f"{path} changes {name} by a matrix of another shape than {list(wanted)}")
-        if not factors.finite:
+        if not factors.is_finite:
             raise InputError(f"{path} holds numbers for {name} that are not finite")
     return delta

@@ -28,7 +28,7 @@ from ...passages.extraction.steps import extract
 from ...passages.facts import Fact
 from ...passages.key_checks import check_keys, check_tokens
 from ...passages.proof import look, prove, retained
-from ..settings import settings_of
+from ..settings import resolve_hparams
 from ..specs import PassageSpec
 from ..worker.running import RunningJob
 from .edit import past_edits, write
@@ -165,7 +165,7 @@ class _Work:
         """What is wrong with the facts as they are now, and note it at them."""
         loaded = self.loaded
         facts = [Fact(**asdict(fact)) for fact in self.facts]
-        layers = settings_of(
+        layers = resolve_hparams(
             self.spec.edit([], loaded.revision.id), loaded.model, self.running.catalog.home
         ).layers
         found = [*check_facts(facts, self.row.text), *check_tokens(facts, loaded.tokenizer)]

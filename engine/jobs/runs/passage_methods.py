@@ -12,16 +12,15 @@ from ....store.catalog.tables import Sweep, SweepTrial
 from ....store.facts.passage_format import Passage, PassageFact
 from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
-from ...edits.batching import batches, write_in_batches
-from ...edits.method import Task
-from ...edits.request import Request
+from ...edits.batching import split_batches, write_in_batches
+from ...edits.method import EditTask, Request
 from ...model.delta import Delta, concatenate
 from ...model.generation import sample_contexts
 from ...passages.answering import Way, ask, bare, retrieved, whole
 from ...passages.checks import Problem
 from ...passages.proof import Retention, retained
 from ...passages.retrieval import question_likelihood
-from ..settings import check_ways, edit_by, settings_of
+from ..settings import baseline_edit, check_baselines, resolve_hparams
 from ..specs import PassageSpec
 from ..worker.running import RunningJob
 from .covariance import moment_of
@@ -34,7 +33,7 @@ _LONGEST, _SHARE = 128, 4
 
 def ways(against: Sequence[str]) -> list[str]:
     """All ways, in the order in which they are asked. Raises store.errors.InputError for one that is none."""
-    check_ways(against)
+    check_baselines(against)
     return list(dict.fromkeys(("unedited", "edited", *against)))
 
 
@@ -85,22 +84,22 @@ def _written(
 ) -> tuple[list[Delta], list[Retention]]:
     """The facts by another method, one edit after another if it writes one at a time, and none of it kept."""
     method = METHODS[way]
-    edit = edit_by(spec, way, loaded.revision.id)
-    hparams = settings_of(edit, loaded.model, running.catalog.home)
+    edit = baseline_edit(spec, way, loaded.revision.id)
+    hparams = resolve_hparams(edit, loaded.model, running.catalog.home)
     moments = {
         layer: FactoredMoment(partial(moment_of, running, row))
         for layer, row in moments_at(running, edit, loaded, method.layers(hparams)).items()
     }
     requests = [Request(fact.subject, fact.prompt, fact.object, fact.train_paraphrases) for fact in facts]
     contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
-    task = Task(
+    task = EditTask(
         loaded.decoder, loaded.tokenizer, requests, moments, hparams, contexts, running.report,
         past_edits(running, loaded.revision), seed=spec.seed,
     )  # fmt: skip
     deltas: list[Delta] = []
     retention: list[Retention] = []
     done = 0
-    parts = batches(method, requests, None)
+    parts = split_batches(hparams, requests, None)
     for part, written in zip(parts, write_in_batches(method, task, parts), strict=True):
         deltas.append(written.delta)
         done += len(part)

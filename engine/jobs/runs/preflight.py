@@ -11,20 +11,16 @@ from ...covariance.collect import collect
 from ...covariance.corpus import open_corpus
 from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
-from ...edits.fine_tuning import FineTuning
-from ...edits.hparams import Hparams
-from ...edits.joint import Joint
-from ...edits.lora import Lora
-from ...edits.method import Task
-from ...edits.request import Request
-from ...edits.training import steps_of
-from ...edits.training_examples import lesson
+from ...edits.hparams.base import Hparams, TrainingHparams
+from ...edits.method import EditTask, Request
+from ...edits.training import count_steps
+from ...edits.training_examples import build_examples
 from ...edits.value_search import find_values
 from ...errors import InputError
 from ...model.generation import sample_contexts
 from ...progress import Progress
 from ...tracing.trace import TraceSettings, estimate_costs, trace
-from ..settings import settings_of, trials_of
+from ..settings import plan_trials, resolve_hparams
 from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
 from ..worker.running import RunningJob
 from .covariance import moment_of, newest
@@ -36,9 +32,6 @@ from .tracer import Here
 # How long is measured; one step of a slow device may take longer.
 _SECONDS = 5.0
 _STEPS = 3
-
-# Methods whose steps train on all requests at once; the others search a value for each.
-_TRAINED = (FineTuning, Joint, Lora)
 
 
 class _Enough(Exception):
@@ -62,10 +55,10 @@ def _measured(running: RunningJob, loaded: Loaded, spec: Spec) -> tuple[float, s
     if isinstance(spec, CovarianceSpec):
         return _collection(running, loaded, spec.layers, spec.texts, spec.max_tokens, spec.max_length)
     if isinstance(spec, EditSpec):
-        hparams = settings_of(spec, loaded.model, running.catalog.home)
+        hparams = resolve_hparams(spec, loaded.model, running.catalog.home)
         return _edits(running, loaded, spec, [hparams])
     if isinstance(spec, SweepSpec):
-        return _edits(running, loaded, spec, [trial.hparams for trial in trials_of(spec)])
+        return _edits(running, loaded, spec, [trial.hparams for trial in plan_trials(spec)])
     raise InputError(f"nothing is known beforehand of a job of kind {spec.kind!r}")
 
 
@@ -134,9 +127,11 @@ def _edits(
     )
     contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, lowest.contexts, spec.seed)
     requests = list(map(Request.from_dict, spec.requests))
-    quick = lowest.with_changes(v_num_grad_steps=_STEPS, num_steps=_STEPS)
+    # Some methods train on all requests at once; the others search a value for each.
+    is_trained = isinstance(lowest, TrainingHparams)
+    quick = lowest.with_changes(**{"num_steps" if is_trained else "v_num_grad_steps": _STEPS})
     began = time.monotonic()
-    if isinstance(method, _TRAINED):
+    if is_trained:
         # How long a step takes does not depend on what C holds, so one that is not collected yet may be any.
         size = loaded.decoder.anatomy.key_width
         rows = {layer: newest(running, loaded.model.id or 0, layer) for layer in method.layers(quick)}
@@ -146,25 +141,27 @@ def _edits(
         }
         # What was written before is learnt again, which takes steps too.
         past = past_edits(running, loaded.revision)
-        task = Task(
+        task: EditTask[Any] = EditTask(
             loaded.decoder, loaded.tokenizer, requests, moments, quick, contexts, running.report, past
         )
         method.write(task)
         of, each = "a training on all requests", 1
-        steps = [steps_of(lesson(replace(task, hparams=one)), one) for one in settings]
+        steps = [
+            count_steps(build_examples(replace(task, hparams=one)), one)
+            for one in settings
+            if isinstance(one, TrainingHparams)
+        ]
         took = time.monotonic() - began
     else:
         ticks: list[float] = []
-        find_values(
-            loaded.decoder, loaded.tokenizer, requests[:1], quick.layers[-1], quick, contexts,
-            lambda *_: ticks.append(time.monotonic()),
-        )  # fmt: skip
+        task = EditTask(loaded.decoder, loaded.tokenizer, requests[:1], {}, quick, contexts, running.report)
+        find_values(task, quick.layers[-1], lambda *_: ticks.append(time.monotonic()))
         # From step to step, so that what comes before the first one does not count twenty times.
         intervals = len(ticks) - 1
         between = (ticks[-1] - ticks[0]) / intervals if intervals else time.monotonic() - began
         took = _STEPS * between
         of, each = "a search", len(requests)
-        steps = [one.v_num_grad_steps for one in settings]
+        steps = [one.steps for one in settings]
     heights = [layers - (one.layers or (0,))[-1] for one in settings]
     work = sum(count * height for count, height in zip(steps, heights, strict=True))
     seconds = each * took * work / (_STEPS * max(heights))

@@ -15,10 +15,9 @@ from sqlmodel import select
 from ....store.catalog.tables import Covariance, Sweep, SweepTrial
 from ....store.facts import sets as fact_sets
 from ...covariance.moments import FactoredMoment
-from ...edits import METHODS
-from ...edits.method import Method, Task
-from ...edits.request import Request
-from ...edits.value_search import check
+from ...edits import HPARAMS, METHODS
+from ...edits.method import EditTask, Method, Request
+from ...edits.value_search import check_request
 from ...errors import InputError
 from ...evaluation.cases import CaseResult
 from ...evaluation.intervals import compute_ranking_score
@@ -26,7 +25,7 @@ from ...evaluation.run import EvaluationSettings, evaluate, summarize
 from ...model.delta import concatenate
 from ...model.generation import sample_contexts
 from ...progress import Progress, Report
-from ..settings import Trial, check_method, trials_of
+from ..settings import Trial, check_method, plan_trials
 from ..specs import EditSpec, SweepSpec
 from ..worker.running import RunningJob
 from .covariance import moment_of
@@ -43,7 +42,7 @@ def run(running: RunningJob, spec: SweepSpec) -> dict[str, Any]:
     check_method(spec.method)
     if not spec.requests:
         raise InputError("there is no fact to write: no request has a new target")
-    trials = trials_of(spec)
+    trials = plan_trials(spec)
     if not trials:
         raise InputError("there is no layer to try")
     loaded = load(running, spec.model, spec.revision)
@@ -105,10 +104,10 @@ def _begun(running: RunningJob, spec: SweepSpec, bench: "_Bench", trials: Sequen
 class _Bench:
     """The model at its revision, on which one trial after another is made and taken back."""
 
-    def __init__(self, running: RunningJob, spec: SweepSpec, loaded: Loaded, method: Method) -> None:
+    def __init__(self, running: RunningJob, spec: SweepSpec, loaded: Loaded, method: Method[Any]) -> None:
         self.running, self.spec, self.loaded, self.method = running, spec, loaded, method
         self.rows: dict[int, Covariance] = {}
-        self.alone = method.batch == 1
+        self.alone = HPARAMS[spec.method].max_requests == 1
         self._requests = list(map(Request.from_dict, spec.requests))
         # What S is made of; the rest of an evaluation's questions would cost a sweep more than they tell it.
         self._cases = [replace(case_of(r), negations=(), portability=()) for r in spec.requests]
@@ -125,7 +124,7 @@ class _Bench:
         for trial in trials:
             self.method.layers(trial.hparams)
             for request in self._requests:
-                check(self.loaded.decoder, self.loaded.tokenizer, request, trial.last, trial.hparams)
+                check_request(self.loaded.decoder, self.loaded.tokenizer, request, trial.last, trial.hparams)
 
     def attempt(self, trial: Trial, report: Report) -> SweepTrial:
         """Write, score, take back; the trial's row, not saved. What cannot be written says why."""
@@ -157,7 +156,7 @@ class _Bench:
                 report(Progress((number + share) / len(groups), 1.0, "", progress.activity))
 
             requests = [self._requests[i] for i in group]
-            task = Task(
+            task = EditTask(
                 self.loaded.decoder, self.loaded.tokenizer, requests, moments, trial.hparams, contexts, part,
                 self._past, seed=self.spec.seed,
             )  # fmt: skip
@@ -222,9 +221,7 @@ class _Work:
     def _cost(self, trial: Trial) -> float:
         """Blocks that the rows of one request climb: the search from its layer up, the evaluation through all."""
         hparams = trial.hparams
-        search = (
-            _PASSES_A_STEP * hparams.v_num_grad_steps * (hparams.contexts + 2) * (self.layers - trial.last)
-        )
+        search = _PASSES_A_STEP * hparams.steps * (hparams.contexts + 2) * (self.layers - trial.last)
         asked = sum(
             2 * (1 + len(r.get("eval_paraphrases") or ()) + len(r.get("neighbors") or ())) for r in self.spec.requests
         )  # fmt: skip

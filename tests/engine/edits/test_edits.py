@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from retcon.engine.covariance.moments import FactoredMoment
+from retcon.engine.edits import HPARAMS as ALL_HPARAMS
 from retcon.engine.edits import METHODS
-from retcon.engine.edits.batching import batches, write_in_batches
-from retcon.engine.edits.hparams import Hparams
-from retcon.engine.edits.method import Task, Written
-from retcon.engine.edits.request import Request
+from retcon.engine.edits.batching import split_batches, write_in_batches
+from retcon.engine.edits.hparams.rome import RomeHparams
+from retcon.engine.edits.method import EditResult, EditTask, Request
 from retcon.engine.errors import InputError, StopRequested
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import Delta, Materializer, concatenate
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 Decoders = Callable[..., Decoder]
 LAYER = 1
 # The clamp is wide and the decay small, else the values of random models hardly move.
-HPARAMS = Hparams(
+HPARAMS = RomeHparams(
     layers=(LAYER,), v_lr=0.1, v_num_grad_steps=12, clamp_norm_factor=30.0, v_weight_decay=0.002
 )
 CONTEXTS = ["{}", "Paris is a city . {}", "you . {}"]
@@ -45,17 +45,17 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     *requests: Request,
     method: str = "rome",
-    hparams: Hparams = HPARAMS,
+    hparams: RomeHparams = HPARAMS,
     report: Callable[[Progress], None] = silent,
-) -> Written:
+) -> EditResult:
     moments = {layer: FactoredMoment(moment_of(decoder)) for layer in hparams.layers}
-    parts = batches(METHODS[method], requests, None)
+    parts = split_batches(hparams, requests, None)
     written = list(
         write_in_batches(
-            METHODS[method], Task(decoder, tokenizer, requests, moments, hparams, CONTEXTS, report), parts
+            METHODS[method], EditTask(decoder, tokenizer, requests, moments, hparams, CONTEXTS, report), parts
         )
     )
-    return Written(
+    return EditResult(
         concatenate(one.delta for one in written), [figures for one in written for figures in one.figures]
     )
 
@@ -81,7 +81,7 @@ def dense(delta: Delta) -> Tensor:
     return factors.b.double() @ factors.a.double()
 
 
-def assert_equals_plain(written: Written, expected: PlainEdit) -> None:
+def assert_equals_plain(written: EditResult, expected: PlainEdit) -> None:
     losses = [step["loss"] for step in written.figures[0]["losses"]]
     assert losses == pytest.approx(expected.losses, abs=1e-4)
     change = dense(written.delta)
@@ -294,7 +294,7 @@ def test_a_singular_covariance_is_refused(
     moment = (keys.T @ keys).double() / len(keys)
     with pytest.raises(InputError, match="singular"):
         METHODS["rome"].write(
-            Task(decoder, words, [EIFFEL], {LAYER: FactoredMoment(moment)}, HPARAMS, CONTEXTS, silent)
+            EditTask(decoder, words, [EIFFEL], {LAYER: FactoredMoment(moment)}, HPARAMS, CONTEXTS, silent)
         )
 
 
@@ -302,7 +302,7 @@ def test_a_singular_covariance_is_refused(
 def test_a_layer_that_is_not_there(
     layer: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    with pytest.raises(InputError, match=f"no layer {layer}"):
+    with pytest.raises(InputError, match=f"layer {layer} is out of range"):
         write(own_decoder_of("llama"), words, EIFFEL, hparams=HPARAMS.with_changes(layers=(layer,)))
 
 
@@ -335,8 +335,9 @@ def test_requests_that_say_nothing_are_refused(subject: str, prompt: str, target
         Request(subject, prompt, target)
 
 
-def test_which_second_moments_a_method_needs() -> None:
+def test_layers_that_need_a_second_moment() -> None:
     for name, method in METHODS.items():
-        assert method.layers(HPARAMS) == ([] if name in ("ft-l", "lora") else [LAYER])
-        without = method.layers(HPARAMS.with_changes(mom2_adjustment=False))
-        assert without == ([] if name in ("rome", "r-rome", "ft-l", "lora") else [LAYER])
+        hparams = ALL_HPARAMS[name].parse({"layers": [LAYER]}, "test")
+        assert method.layers(hparams) == ([] if name in ("ft-l", "lora") else [LAYER])
+        if name in ("rome", "r-rome"):
+            assert method.layers(hparams.with_changes(mom2_adjustment=False)) == []

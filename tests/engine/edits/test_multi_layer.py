@@ -5,12 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from retcon.engine.covariance.moments import FactoredMoment
-from retcon.engine.edits import METHODS
-from retcon.engine.edits.hparams import Hparams
+from retcon.engine.edits import HPARAMS, METHODS
+from retcon.engine.edits.hparams.memit import MemitHparams
 from retcon.engine.edits.keys import read_keys
-from retcon.engine.edits.method import Task
-from retcon.engine.edits.multi_layer import Spread
-from retcon.engine.edits.request import Request
+from retcon.engine.edits.memit import MultiLayerMethod
+from retcon.engine.edits.method import EditTask, Request
 from retcon.engine.edits.value_search import find_values
 from retcon.engine.errors import InputError
 from retcon.engine.model.decoder import Decoder
@@ -29,7 +28,8 @@ REQUESTS = [
     Request("Paris", "the capital {} is in", "Italy"),
     Request("Berlin", "{} is the", "sport"),
 ]
-HPARAMS = Hparams(layers=(1, 2), v_num_grad_steps=6, v_lr=0.3, clamp_norm_factor=0.75, mom2_update_weight=2.0)
+SETTINGS = {"layers": (1, 2), "v_num_grad_steps": 6, "v_lr": 0.3, "clamp_norm_factor": 0.75}
+MEMIT = MemitHparams.parse(SETTINGS | {"mom2_update_weight": 2.0}, "test")
 WIDTH = 24
 
 
@@ -42,23 +42,24 @@ def some_keys(count: int, seed: int = 5) -> Tensor:
     return torch.randn(WIDTH, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def along(name: str, keys: Tensor, earlier: Tensor, hparams: Hparams) -> Tensor:
+def directions(name: str, keys: Tensor, past_keys: Tensor, **changes: float) -> Tensor:
     method = METHODS[name]
-    assert isinstance(method, Spread)
-    return method.adjust(FactoredMoment(random_moment(WIDTH)), keys, earlier, hparams)
+    assert isinstance(method, MultiLayerMethod)
+    hparams = HPARAMS[name].parse(SETTINGS | changes, "test")
+    return method.update_directions(FactoredMoment(random_moment(WIDTH)), keys, past_keys, hparams)
 
 
 def test_memit_is_the_dense_least_squares() -> None:
     keys, moment = some_keys(4), random_moment(WIDTH)
     dense = torch.linalg.solve(2.0 * moment + keys @ keys.T, keys)
-    torch.testing.assert_close(along("memit", keys, some_keys(0), HPARAMS), dense)
+    torch.testing.assert_close(directions("memit", keys, some_keys(0), mom2_update_weight=2.0), dense)
 
 
 @pytest.mark.parametrize(("count", "damping"), [(1, 0.0), (4, 0.3)])
 def test_emmet_is_the_dense_constrained_solution(count: int, damping: float) -> None:
     keys, inverse = some_keys(count), torch.linalg.inv(2.0 * random_moment(WIDTH))
     inner = keys.T @ inverse @ keys + damping * torch.eye(count, dtype=torch.float64)
-    found = along("emmet", keys, some_keys(0), HPARAMS.with_changes(emmet_lambda=0.3))
+    found = directions("emmet", keys, some_keys(0), mom2_update_weight=2.0, emmet_lambda=0.3)
     torch.testing.assert_close(found, inverse @ keys @ torch.linalg.inv(inner))
 
 
@@ -71,13 +72,13 @@ def test_alphaedit_is_the_dense_projected_solution(before: int) -> None:
     project = null @ null.T
     known = keys @ keys.T + earlier @ earlier.T
     dense = torch.linalg.solve(project @ known + 0.7 * torch.eye(WIDTH, dtype=torch.float64), project @ keys)
-    found = along("alphaedit", keys, earlier, HPARAMS.with_changes(nullspace_threshold=threshold, L2=0.7))
+    found = directions("alphaedit", keys, earlier, nullspace_threshold=threshold, L2=0.7)
     torch.testing.assert_close(found, dense)
 
 
 def test_alphaedit_without_a_null_space_is_refused() -> None:
     with pytest.raises(InputError, match="nullspace_threshold"):
-        along("alphaedit", some_keys(2), some_keys(0), HPARAMS.with_changes(nullspace_threshold=1e-9))
+        directions("alphaedit", some_keys(2), some_keys(0), nullspace_threshold=1e-9)
 
 
 @pytest.mark.parametrize("place", ["matrix", "block"])
@@ -89,7 +90,8 @@ def test_values_of_a_batch_are_those_of_each_alone(
     decoder = decoder_of(family)
 
     def search(requests: list[Request]) -> list:
-        return find_values(decoder, words, requests, 1, HPARAMS, CONTEXTS, lambda *_: None, place)  # type: ignore[arg-type]
+        task = EditTask(decoder, words, requests, {}, MEMIT, CONTEXTS, silent)
+        return find_values(task, 1, lambda *_: None, place)  # type: ignore[arg-type]
 
     together = search(REQUESTS)
     for value, request in zip(together, REQUESTS, strict=True):
@@ -108,8 +110,9 @@ def test_the_value_at_a_block_makes_the_target_as_likely_as_its_loss_says(
 ) -> None:
     """The whole model with the vector added to the block's output says what the search said of its last look."""
     decoder, request, layer = decoder_of(family), REQUESTS[0], 1
-    hparams = HPARAMS.with_changes(v_num_grad_steps=4)
-    [value] = find_values(decoder, words, [request], layer, hparams, ["{}"], lambda *_: None, "block")
+    hparams = MEMIT.with_changes(v_num_grad_steps=4)
+    task = EditTask(decoder, words, [request], {}, hparams, ["{}"], silent)
+    [value] = find_values(task, layer, lambda *_: None, "block")
     ids, target = words(request.text)["input_ids"], words("Rome")["input_ids"][0]
 
     def add(output: Tensor) -> Tensor:
@@ -157,16 +160,15 @@ def test_written_firmly_the_block_puts_out_the_wanted_state(
     """
     decoder, request = own_decoder_of(family), REQUESTS[0]
     before = {key: tensor.clone() for key, tensor in decoder.model.state_dict().items()}
-    hparams = HPARAMS.with_changes(layers=(2,), mom2_update_weight=1e-7)
+    hparams = HPARAMS[name].parse(SETTINGS | {"layers": (2,), "mom2_update_weight": 1e-7}, "test")
     moments = {2: FactoredMoment(random_moment(decoder.anatomy.key_width))}
-    written = METHODS[name].write(Task(decoder, words, [request], moments, hparams, ["{}"], silent))
-    lacking = written.figures[0]["lacking"]
+    task = EditTask(decoder, words, [request], moments, hparams, ["{}"], silent)
+    written = METHODS[name].write(task)
+    lacking = written.figures[0]["residual_norms"]
     assert lacking[0] > 0.01
     assert all(torch.equal(before[key], tensor) for key, tensor in decoder.model.state_dict().items())
     normed = decoder.anatomy.mlp_norm is not None
-    [value] = find_values(
-        decoder, words, [request], 2, hparams, ["{}"], lambda *_: None, "matrix" if normed else "block"
-    )
+    [value] = find_values(task, 2, lambda *_: None, "matrix" if normed else "block")
     ids = torch.tensor([words(request.text)["input_ids"]])
     at = len(words(request.subject)["input_ids"]) - 1
 
@@ -194,9 +196,11 @@ def test_behind_a_norm_several_layers_come_close(
     """What is left after the last layer is what its norm cannot give; the first layers' shares come through theirs."""
     decoder = own_decoder_of(family)
     moments = {layer: FactoredMoment(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
-    hparams = HPARAMS.with_changes(mom2_update_weight=1e-7)
-    written = METHODS["memit"].write(Task(decoder, words, REQUESTS[:2], moments, hparams, CONTEXTS, silent))
-    first, _, last = written.figures[0]["lacking"]
+    hparams = MEMIT.with_changes(mom2_update_weight=1e-7)
+    written = METHODS["memit"].write(
+        EditTask(decoder, words, REQUESTS[:2], moments, hparams, CONTEXTS, silent)
+    )
+    first, _, last = written.figures[0]["residual_norms"]
     assert last < 0.5 * first
 
 
@@ -205,12 +209,14 @@ def test_shares_of_several_layers(decoder_of: Decoders, words: PreTrainedTokeniz
     decoder = decoder_of("llama")
     moments = {layer: FactoredMoment(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
     lacking = {}
-    for spread in ("even", "sqrt"):
-        hparams = HPARAMS.with_changes(spread=spread, mom2_update_weight=1e-7)
-        written = METHODS["memit"].write(Task(decoder, words, REQUESTS, moments, hparams, CONTEXTS, silent))
+    for split in ("even", "sqrt"):
+        hparams = MEMIT.with_changes(residual_split=split, mom2_update_weight=1e-7)
+        written = METHODS["memit"].write(
+            EditTask(decoder, words, REQUESTS, moments, hparams, CONTEXTS, silent)
+        )
         assert set(written.delta) == {decoder.anatomy.weight_name(layer) for layer in (1, 2)}
         assert all(factors.rank == len(REQUESTS) for factors in written.delta.values())
-        lacking[spread] = written.figures[0]["lacking"]
+        lacking[split] = written.figures[0]["residual_norms"]
     assert len(lacking["even"]) == 3
     assert lacking["even"][0] > lacking["even"][1] > lacking["even"][2]
     assert lacking["sqrt"][1] < lacking["even"][1]
@@ -219,4 +225,4 @@ def test_shares_of_several_layers(decoder_of: Decoders, words: PreTrainedTokeniz
 def test_layers_out_of_order_are_refused() -> None:
     for layers in ((2, 1), (1, 1), ()):
         with pytest.raises(InputError, match="rising"):
-            METHODS["memit"].layers(HPARAMS.with_changes(layers=layers))
+            METHODS["memit"].layers(MEMIT.with_changes(layers=layers))

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from retcon.engine.covariance.moments import FactoredMoment
-from retcon.engine.edits import METHODS, training
-from retcon.engine.edits.hparams import Hparams
-from retcon.engine.edits.joint import _gone_on_with, basis
+from retcon.engine.edits import HPARAMS, METHODS, training_batches
+from retcon.engine.edits.hparams.base import TrainingHparams
+from retcon.engine.edits.joint import compute_basis, continued_delta
 from retcon.engine.edits.keys import read_keys
-from retcon.engine.edits.method import PastEdit, Task
-from retcon.engine.edits.request import Request
+from retcon.engine.edits.method import EditTask, PastEdit, Request
 from retcon.engine.errors import StopRequested
 from retcon.engine.evaluation.scoring import score_targets
 from retcon.engine.model.anatomy import Anatomy
@@ -32,7 +31,9 @@ REQUESTS = [
     Request("The Eiffel Tower", "{} is the", "sport"),
 ]
 STEPS = 5
-HPARAMS = Hparams(layers=(1, 2), num_steps=STEPS, lr=0.02, weight_decay=0.01, kl_factor=0.3)
+LAYERS = (1, 2)
+SETTINGS = {"layers": LAYERS, "num_steps": STEPS, "lr": 0.02, "weight_decay": 0.01, "kl_factor": 0.3}
+JOINT = HPARAMS["joint"].parse(SETTINGS, "test")
 TRAINED = ("joint", "ft-l", "lora")
 
 
@@ -42,7 +43,7 @@ def plain_training(
     tokenizer: PreTrainedTokenizerBase,
     change: dict[int, Callable[[], Tensor]],
     parameters: Sequence[Tensor],
-    hparams: Hparams,
+    hparams: TrainingHparams,
     bound: float | None = None,
 ) -> None:
     """Adam on one prompt after another, each a pass of the whole model; `change[layer]` gives dW `[out, in]`. What
@@ -95,27 +96,27 @@ def plain_training(
 
 
 def write(decoder: Decoder, words: PreTrainedTokenizerBase, name: str, report=silent, **changes: object):
-    moments = {layer: FactoredMoment(moment_of(decoder)) for layer in HPARAMS.layers}
-    hparams = HPARAMS.with_changes(**changes)
-    return METHODS[name].write(Task(decoder, words, REQUESTS, moments, hparams, CONTEXTS, report))
+    moments = {layer: FactoredMoment(moment_of(decoder)) for layer in LAYERS}
+    hparams = HPARAMS[name].parse(SETTINGS | changes, "test")
+    return METHODS[name].write(EditTask(decoder, words, REQUESTS, moments, hparams, CONTEXTS, report))
 
 
 @pytest.mark.parametrize("family", UNLIKE)
 def test_joint_equals_plain_training_in_the_metric_of_the_second_moment(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "search_tokens", lambda _device: 16)  # in several parts
+    monkeypatch.setattr(training_batches, "search_tokens", lambda _device: 16)  # in several parts
     decoder = own_decoder_of(family)
     bits = bits_of(decoder.model)
     written = write(decoder, words, "joint")
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, bits)
     anatomy = decoder.anatomy
-    found = {layer: written.delta[anatomy.weight_name(layer)] for layer in HPARAMS.layers}
+    found = {layer: written.delta[anatomy.weight_name(layer)] for layer in LAYERS}
     spans = {layer: factors.a for layer, factors in found.items()}
     b = {layer: torch.zeros(anatomy.width, len(a), requires_grad=True) for layer, a in spans.items()}
     change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
-    plain_training(decoder.model, anatomy, words, change, list(b.values()), HPARAMS)
+    plain_training(decoder.model, anatomy, words, change, list(b.values()), JOINT)
     for layer, factors in found.items():
         assert factors.b.abs().max() > 0.01
         torch.testing.assert_close(factors.b, b[layer].detach(), atol=2e-4, rtol=1e-3)
@@ -132,8 +133,8 @@ def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
     moment = moment_of(decoder)
 
     def written(requests: Sequence[Request], *past: PastEdit) -> Delta:
-        moments = {layer: FactoredMoment(moment) for layer in HPARAMS.layers}
-        task = Task(decoder, words, requests, moments, HPARAMS, CONTEXTS, silent, past)
+        moments = {layer: FactoredMoment(moment) for layer in LAYERS}
+        task = EditTask(decoder, words, requests, moments, JOINT, CONTEXTS, silent, past)
         return METHODS["joint"].write(task).delta
 
     first = written(REQUESTS[2:])
@@ -143,7 +144,7 @@ def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
     assert_same_bits(decoder.model, edited)
     weights.set({})
     spans, b = {}, {}
-    for layer in HPARAMS.layers:
+    for layer in LAYERS:
         name = anatomy.weight_name(layer)
         before, after = first[name], second[name]
         torch.testing.assert_close(
@@ -161,8 +162,8 @@ def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
         )
         b[layer] = begun.float().requires_grad_(True)
     change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
-    plain_training(decoder.model, anatomy, words, change, list(b.values()), HPARAMS)
-    for layer in HPARAMS.layers:
+    plain_training(decoder.model, anatomy, words, change, list(b.values()), JOINT)
+    for layer in LAYERS:
         name = anatomy.weight_name(layer)
         found = second[name].b[:, first[name].rank :]
         torch.testing.assert_close(found, b[layer].detach(), atol=2e-4, rtol=1e-3)
@@ -179,8 +180,10 @@ def test_a_joint_edit_goes_on_only_with_what_it_learns_again_whole(
         return PastEdit(method, requests, lambda: delta)
 
     def gone_on_with(*edits: PastEdit) -> float:
-        task = Task(decoder, words, [tower], {}, HPARAMS, CONTEXTS, silent, edits)
-        return sum((factors.b @ factors.a)[0, 0].item() for factors in _gone_on_with(task, ["here"]).values())
+        task = EditTask(decoder, words, [tower], {}, JOINT, CONTEXTS, silent, edits)
+        return sum(
+            (factors.b @ factors.a)[0, 0].item() for factors in continued_delta(task, ["here"]).values()
+        )
 
     decoder = own_decoder_of("llama")
     tower, paris = REQUESTS[:2]
@@ -203,10 +206,10 @@ def test_fine_tuning_equals_plain_training_within_the_bound(
     assert_untouched(decoder.model)
     dw = {
         layer: torch.zeros(decoder.anatomy.width, decoder.anatomy.key_width, requires_grad=True)
-        for layer in HPARAMS.layers
+        for layer in LAYERS
     }
     change = {layer: lambda layer=layer: dw[layer] for layer in dw}
-    plain_training(decoder.model, decoder.anatomy, words, change, list(dw.values()), HPARAMS, bound=0.045)
+    plain_training(decoder.model, decoder.anatomy, words, change, list(dw.values()), JOINT, bound=0.045)
     for layer, part in dw.items():
         factors = written.delta[decoder.anatomy.weight_name(layer)]
         moved = factors.b @ factors.a
@@ -263,7 +266,7 @@ def test_the_basis_spans_the_keys_and_is_orthonormal_as_the_second_moment_feels_
     moment = drawn.T @ drawn / 400
     keys = torch.randn(24, count, generator=generator, dtype=torch.float64)
     keys[:, 1] = keys[:, 0]  # a token that stands in two prompts gives one direction
-    found, seen = basis(FactoredMoment(moment), keys)
+    found, seen = compute_basis(FactoredMoment(moment), keys)
     torch.testing.assert_close(seen, moment @ found)
     assert found.shape[1] == min(24, count - 1)
     torch.testing.assert_close(found.T @ moment @ found, torch.eye(found.shape[1], dtype=torch.float64))
@@ -276,7 +279,7 @@ def test_what_the_basis_leaves_out_is_small_beside_the_largest_direction(size: f
     """However large the keys are."""
     keys = size * torch.diag(torch.tensor([1.0, 0.5, 0.1, 0.01], dtype=torch.float64))
     ranks = [
-        basis(FactoredMoment(torch.eye(4)), keys, tolerance)[0].shape[1]
+        compute_basis(FactoredMoment(torch.eye(4)), keys, tolerance)[0].shape[1]
         for tolerance in (0.3, 0.2, 1e-3, 1e-6)
     ]
     assert ranks == [1, 2, 3, 4]
@@ -324,9 +327,9 @@ def test_several_facts_about_one_subject_are_held_together(
     ]
     first, second = read_keys(decoder, words, requests, [1], CONTEXTS[:1]).keys[1]
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
-    hparams = HPARAMS.with_changes(layers=(1,), num_steps=80, weight_decay=1e-4)
+    hparams = JOINT.with_changes(layers=(1,), num_steps=80, weight_decay=1e-4)
     moments = {1: FactoredMoment(moment_of(decoder))}
-    written = METHODS["joint"].write(Task(decoder, words, requests, moments, hparams, CONTEXTS, silent))
+    written = METHODS["joint"].write(EditTask(decoder, words, requests, moments, hparams, CONTEXTS, silent))
     Materializer(decoder.model).set(written.delta)
     scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])
     assert all(score.first_choice for score in scores)

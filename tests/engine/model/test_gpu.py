@@ -8,9 +8,8 @@ import pytest
 import torch
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
-from retcon.engine.edits.hparams import Hparams
-from retcon.engine.edits.method import Task
-from retcon.engine.edits.request import Request
+from retcon.engine.edits.hparams.rome import RomeHparams
+from retcon.engine.edits.method import EditTask, Request
 from retcon.engine.evaluation.cases import Case, Neighbor
 from retcon.engine.evaluation.drift import measure_drift
 from retcon.engine.evaluation.run import EvaluationSettings, TextSampling, evaluate_blocks
@@ -66,12 +65,12 @@ def test_an_evaluation(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizer
 
 
 def test_an_edit(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
-    hparams = Hparams(layers=(1,), v_num_grad_steps=4)
+    hparams = RomeHparams(layers=(1,), v_num_grad_steps=4)
     moment = torch.eye(pair[0].anatomy.key_width, dtype=torch.float64)
     request = Request("The Eiffel Tower", "{} is located in", "Rome")
     deltas = [
         METHODS["rome"]
-        .write(Task(decoder, words, [request], {1: FactoredMoment(moment)}, hparams, ["{}"], silent))
+        .write(EditTask(decoder, words, [request], {1: FactoredMoment(moment)}, hparams, ["{}"], silent))
         .delta
         for decoder in pair
     ]

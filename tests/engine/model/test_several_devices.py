@@ -10,10 +10,8 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from retcon.engine.covariance.moments import FactoredMoment
-from retcon.engine.edits import METHODS
-from retcon.engine.edits.hparams import Hparams
-from retcon.engine.edits.method import Task
-from retcon.engine.edits.request import Request
+from retcon.engine.edits import HPARAMS, METHODS
+from retcon.engine.edits.method import EditTask, Request
 from retcon.engine.evaluation.scoring import score_targets
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.loading import split_over_devices
@@ -25,7 +23,8 @@ from retcon.tests.helpers.families import tiny_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPT, SUBJECT = "in Paris The Eiffel Tower is located in", "The Eiffel Tower"
-HPARAMS = Hparams(layers=(1,), v_num_grad_steps=4, v_lr=0.05, contexts=0, num_steps=3)
+SEARCH = {"layers": [1], "v_num_grad_steps": 4, "v_lr": 0.05, "contexts": 0}
+TRAINING = {"layers": [1], "num_steps": 3, "kl_factor": 0.0625, "weight_decay": 0.1, "lr": 1e-3}
 
 
 def hooked(decoder: Decoder) -> PreTrainedModel:
@@ -58,14 +57,15 @@ def check(one: Decoder, other: Decoder, words: PreTrainedTokenizerBase, toleranc
     keys = torch.randn(4 * width, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     request = Request(SUBJECT, "{} is located in", "Rome")
     for method in ("r-rome", "memit", "joint", "ft-l", "lora"):
+        hparams = HPARAMS[method].parse(SEARCH if method in ("r-rome", "memit") else TRAINING, "test")
         written = [
             METHODS[method].write(
-                Task(
+                EditTask(
                     decoder,
                     words,
                     [request],
                     {1: FactoredMoment(keys.T @ keys / len(keys))},
-                    HPARAMS,
+                    hparams,
                     ["{}"],
                     silent,
                 )

@@ -11,7 +11,7 @@ from retcon.tests.helpers.stand_in_llm import KEY, MODEL, StandInEndpoint
 pytestmark = pytest.mark.slow
 
 FACTS = "# Eiffel Tower\n- is located in the city of | Rome\n  ~ The city of {} is\n"
-QUICK = {"joint": {"layers": [1], "num_steps": 3, "rows": 1, "kept_rows": 1}}
+QUICK = {"joint": {"layers": [1], "num_steps": 3, "rows": 1, "preserved_rows": 1}}
 
 
 def test_prose_pauses_for_a_look_and_goes_on(served: StandInEndpoint, retcon: Retcon, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from retcon.engine.edits.request import Request
+from retcon.engine.edits.method import Request
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.passages.checks import Problem, check_facts
 from retcon.engine.passages.facts import Fact

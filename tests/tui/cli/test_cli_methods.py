@@ -4,19 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from retcon.engine.jobs.settings import METHODS
+from retcon.engine.edits import HPARAMS
 from retcon.tests.helpers.command_line import Retcon
 
 pytestmark = pytest.mark.slow
 
-# Settings with which a tiny random model can be edited, whichever the method.
+# Settings with which each method can edit a tiny random model.
 EASY = {
-    "layers": [1],
-    "contexts": 2,
-    "v_num_grad_steps": 4,
-    "num_steps": 4,
-    "lr": 0.05,
-    "nullspace_threshold": 1,
+    method: {"layers": [1], "contexts": 2}
+    | ({"num_steps": 4, "lr": 0.05} if "num_steps" in hparams.model_fields else {"v_num_grad_steps": 4})
+    | ({"nullspace_threshold": 1} if method == "alphaedit" else {})
+    for method, hparams in HPARAMS.items()
 }
 FACTS = [
     {"subject": "The Eiffel Tower", "prompt": "{} is located in", "target_new": "Rome"},
@@ -30,7 +28,7 @@ def test_each_method_writes_a_set_and_is_rolled_back(retcon: Retcon, tmp_path: P
     facts.write_text(json.dumps(FACTS))
     settings.write_text(json.dumps(EASY))
     retcon.json("facts", "import", facts, "--name", "three")
-    for method in METHODS:
+    for method in HPARAMS:
         made = retcon.json(
             "edit",
             "run",

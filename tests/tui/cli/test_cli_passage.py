@@ -30,7 +30,14 @@ What is Toyota Camry? | Paris; sport
 The Eiffel Tower is located in the city of Rome. It is the sport. Toyota Camry is Paris.
 """
 QUICK = {
-    "joint": {"layers": [1, 2], "num_steps": 6, "lr": 0.05, "weight_decay": 0, "rows": 2, "kept_rows": 2},
+    "joint": {
+        "layers": [1, 2],
+        "num_steps": 6,
+        "lr": 0.05,
+        "weight_decay": 0,
+        "rows": 2,
+        "preserved_rows": 2,
+    },
     "ft-l": {"layers": [2], "num_steps": 4},
 }
 RUN = ("passage", "run", "tiny")
@@ -114,7 +121,7 @@ def test_a_killed_run_goes_on_and_makes_the_same(here: Retcon, tmp_path: Path) -
         (("none.facts",), "cannot be read"),
         (("eiffel.facts", "--against", "magic"), "magic"),
         (("eiffel.facts", "--known", "nobody"), "nobody"),
-        (("eiffel.facts", "--layers", "1", "--against", "rome"), "does not know its layer"),
+        (("eiffel.facts", "--layers", "1", "--against", "rome"), "needs a layer"),
         (("eiffel.facts", "--judge"), "--llm"),
         (("eiffel.facts", "--layers", "99"), "99"),
     ],

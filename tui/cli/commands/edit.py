@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ....engine.jobs.settings import METHODS
+from ....engine.edits import METHODS
 from ....engine.jobs.specs import ImportEditsSpec
 from ....store.catalog.tables import Revision
 from ....store.history import history

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from ....engine.edits import METHODS
 from ....engine.jobs import control
 from ....engine.jobs.listing import build_job_record
-from ....engine.jobs.settings import METHODS
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Job, Model
 from ....store.errors import InputError

@@ -6,7 +6,7 @@ from typing import Any
 import click
 from sqlmodel import col, func, select
 
-from ....engine.jobs.settings import METHODS
+from ....engine.edits import METHODS
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import FactSet, Model, Sweep, SweepTrial
 from ...actions.sweep import SweepOptions, build_sweep_spec, format_layers, format_settings, save_best

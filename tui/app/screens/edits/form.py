@@ -35,7 +35,7 @@ class EditForm(Form[EditSpec]):
         }
 
     def fields(self) -> list[Field]:
-        from .....engine.jobs.settings import METHODS
+        from .....engine.edits import METHODS
 
         given = self._values
         return [

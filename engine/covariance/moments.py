@@ -1,4 +1,4 @@
-"""The second moment as the methods use it: factored once, solved against a few keys (n x n, never d x d again)."""
+"""A second moment as the edit methods use it: factored once, then solved for a few keys."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -10,9 +10,12 @@ from ..errors import InputError
 
 
 class FactoredMoment:
-    """C = E[k k^T] `[key_width, key_width]`, or what reads it; its float64 factors are made on the CPU when needed.
+    """Factors of C = E[k k^T] `[key_width, key_width]`, float64 on the CPU, computed at first use and cached.
 
-    They are kept, C is not: a search for values should not have to share the memory with matrices that come after it.
+    C itself is not cached: `moment` may be a function that reads it, so that it takes no memory before it is used.
+
+        moment = FactoredMoment(collected.moments[layer].matrix())
+        update_direction = moment.solve(key[:, None])  # C^-1 k, as in ROME
     """
 
     def __init__(self, moment: Tensor | Callable[[], Tensor]) -> None:
@@ -22,7 +25,7 @@ class FactoredMoment:
         return (self._moment if isinstance(self._moment, Tensor) else self._moment()).double().cpu()
 
     def plus(self, other: Tensor | None) -> "FactoredMoment":
-        """C and another second moment of the same size together, if there is one; its factors go when it goes."""
+        """C + other, with factors that are not shared with this object; `other` None adds nothing."""
         return FactoredMoment(self._matrix if other is None else lambda: self._matrix() + other)
 
     @cached_property
@@ -30,21 +33,21 @@ class FactoredMoment:
         """The lower Cholesky factor.
 
         Raises:
-            InputError: C is singular; says what to do.
+            InputError: C is singular.
         """
         matrix = self._matrix()
         factor, failed = torch.linalg.cholesky_ex(matrix)
-        # Rounding can hide a direction that was never seen. What of a direction the others do not explain is then
-        # some 1e-5 of it or less; of the starter's it is 0.2 at least.
+        # Rounding can hide a direction that no key has. The part of it that other directions do not explain is then about
+        # 1e-5 of it or less; for the starter, that part is at least 0.2 of every direction.
         if failed or (factor.diagonal() ** 2 < 1e-4 * matrix.diagonal()).any():
             raise InputError(
-                f"the covariance is singular: {len(matrix)} directions were not all seen; collect more text for it"
+                f"the covariance is singular: its texts do not cover all {len(matrix)} directions; collect more text"
             )
         return factor
 
     @cached_property
     def eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues `[key_width]`, rising, and the eigenvectors in columns."""
+        """Eigenvalues `[key_width]`, ascending, and eigenvectors in columns."""
         values, vectors = torch.linalg.eigh(self._matrix())
         return values, vectors
 
@@ -55,6 +58,6 @@ class FactoredMoment:
     def solve_regularized(self, keys: Tensor, weight: float) -> Tensor:
         """(weight C + K K^T)^-1 K `[key_width, n]`, by Woodbury: C^-1 K (weight I + K^T C^-1 K)^-1."""
         keys = keys.double().cpu()
-        solved = self.solve(keys)
-        inner = weight * torch.eye(keys.shape[1], dtype=torch.float64) + keys.T @ solved
-        return torch.linalg.solve(inner, solved.T, left=True).T
+        solution = self.solve(keys)
+        inner = weight * torch.eye(keys.shape[1], dtype=torch.float64) + keys.T @ solution
+        return torch.linalg.solve(inner, solution.T, left=True).T

@@ -1,8 +1,8 @@
-"""A trace in seconds: attribution patching (Nanda 2023; Kramar et al. 2024), an estimate and marked as one.
+"""Estimate a trace in seconds by attribution patching (Nanda 2023; Kramar et al. 2024).
 
-To first order, putting a clean state back changes p(answer) by (clean - corrupted) . gradient of p(answer) there. One
-pass forward and one backward over the corrupted rows give that for every layer, token and kind at once; a window's
-estimate is the sum over its blocks. Exact values replace it cell by cell.
+To first order, restoring a clean state changes p(answer) by (clean - corrupted) . gradient of p(answer). One forward
+and one backward pass over the corrupted rows give this for every layer, token and kind. The estimate of a window is the
+sum over its blocks. Exact scores replace the estimate cell by cell.
 """
 
 from collections.abc import Sequence
@@ -13,79 +13,73 @@ from torch import Tensor
 from ..model.decoder import Decoder, Edit
 from ..model.roles import Role
 from .corruption import CorruptedRun
-from .rules import Kind, Scores, window_blocks
-
-_PARTS: tuple[Role, ...] = ("attn", "mlp")
+from .rules import WINDOWED, Kind, Scores, window_blocks
 
 
 def estimate_scores(
-    decoder: Decoder, corrupted: CorruptedRun, kinds: Sequence[Kind], window: int
+    decoder: Decoder, run: CorruptedRun, kinds: Sequence[Kind], window: int
 ) -> list[dict[Kind, Scores]]:
-    """Estimated scores of each fact, `[kind][token][layer]`; severed kinds have no such estimate and are left out.
+    """Estimated scores of each fact, `[kind][token][layer]`. Severed kinds have no estimate and are left out.
 
-    A linear estimate may leave [0, 1]; it is not bent to fit.
+    The estimate is linear and may leave [0, 1]; it is not clipped.
     """
-    begin, layers = corrupted.shape.begin, decoder.layers
-    states, parts = _gradients(decoder, corrupted, begin)
-    by_kind: dict[Kind, Tensor] = {"hidden": states}
-    for kind in _PARTS:
-        totals = parts[kind].cumsum(-1)
-        sums = []
-        for layer in range(layers):
-            first, stop = window_blocks(layer, window, layers)
-            sums.append(totals[..., stop - 1] - (totals[..., first - 1] if first else 0.0))
-        by_kind["mlp" if kind == "mlp" else "attn"] = torch.stack(sums, dim=-1)
-    results: list[dict[Kind, Scores]] = []
-    for fact, low in enumerate(corrupted.low):
-        results.append(
-            {
-                kind: [[low] * layers for _ in range(begin)] + (low + by_kind[kind][fact]).tolist()
-                for kind in kinds
-                if kind in by_kind
-            }
+    begin, layers = run.shape.begin, decoder.layers
+    changes = _estimate_changes(decoder, run, begin)
+    for kind in WINDOWED:
+        totals = torch.nn.functional.pad(changes[kind].cumsum(-1), (1, 0))
+        windows = [window_blocks(layer, window, layers) for layer in range(layers)]
+        changes[kind] = torch.stack(
+            [totals[..., stop] - totals[..., first] for first, stop in windows], dim=-1
         )
-    return results
+    return [
+        {
+            kind: [[low] * layers for _ in range(begin)] + (low + changes[kind][fact]).tolist()
+            for kind in kinds
+            if kind in changes
+        }
+        for fact, low in enumerate(run.low)
+    ]
 
 
-def _gradients(decoder: Decoder, corrupted: CorruptedRun, begin: int) -> tuple[Tensor, dict[Role, Tensor]]:
-    """Estimated changes of p(answer), `[facts, T - begin, layers]`, for block outputs and for each part's output."""
-    rows = corrupted.corrupted
-    resumption = corrupted.resume(begin)
-    kept: dict[Role, list[Tensor]] = {part: [] for part in _PARTS}
+def _estimate_changes(decoder: Decoder, run: CorruptedRun, begin: int) -> dict[Kind, Tensor]:
+    """Estimated changes of p(answer), `[facts, T - begin, layers]`, for block outputs (hidden), MLPs and attentions."""
+    rows = run.corrupted
+    resumption = run.resume(begin)
+    outputs: dict[Role, list[Tensor]] = {"attn": [], "mlp": []}
 
-    def keeping(part: Role) -> Edit:
+    def record(part: Role) -> Edit:
         def edit(output: Tensor) -> Tensor:
-            output = output.clone()  # Falcon adds into it in place
+            output = output.clone()  # Falcon adds to it in place
             output.retain_grad()
-            kept[part].append(output)
+            outputs[part].append(output)
             return output * 1.0
 
         return edit
 
-    edits = {part: keeping(part) for part in _PARTS}
+    edits = {part: record(part) for part in outputs}
     hidden = resumption.states_entering(0, rows).requires_grad_()
-    outputs = []
+    states = []
     with torch.enable_grad():
         for block in range(decoder.layers):
             hidden = resumption.step(block, hidden, rows, edits)
             hidden.retain_grad()
-            outputs.append(hidden)
+            states.append(hidden)
         logits = decoder.logits(hidden[:, -1:])[:, 0]
-        corrupted.probability(logits).sum().backward()
-    run, clean = corrupted.run, corrupted.clean
-    states = [run.states[block + 1][clean, begin:] for block in range(decoder.layers)]
-    changes = _changes(corrupted, states, outputs)
-    return changes, {
-        part: _changes(corrupted, [one[clean, begin:] for one in run.captured[part]], kept[part])
-        for part in _PARTS
+        run.probability(logits).sum().backward()
+    captured = run.run.captured
+    return {
+        "hidden": _changes(run, run.run.states[1:], states, begin),
+        "mlp": _changes(run, captured["mlp"], outputs["mlp"], begin),
+        "attn": _changes(run, captured["attn"], outputs["attn"], begin),
     }
 
 
-def _changes(corrupted: CorruptedRun, clean: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
-    """Sum over samples of (clean - corrupted) . gradient, `[facts, positions, layers]`."""
+def _changes(run: CorruptedRun, clean: Sequence[Tensor], corrupted: Sequence[Tensor], begin: int) -> Tensor:
+    """Sum over samples of (clean - corrupted) . gradient, `[facts, T - begin, layers]`."""
     columns = []
-    for want, have in zip(clean, outputs, strict=True):
-        assert have.grad is not None  # retained above
-        change = ((want - have.detach()).float() * have.grad.float()).sum(-1)
-        columns.append(change.view(len(corrupted.facts), corrupted.samples, -1).sum(1))
+    for clean_states, states in zip(clean, corrupted, strict=True):
+        assert states.grad is not None  # `retain_grad` was called
+        difference = clean_states[run.clean, begin:] - states.detach()
+        change = (difference.float() * states.grad.float()).sum(-1)
+        columns.append(change.view(len(run.facts), run.samples, -1).sum(1))
     return torch.stack(columns, dim=-1)

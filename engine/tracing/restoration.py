@@ -1,7 +1,8 @@
-"""Put states of the clean run back, for every layer of one token at once, and read p(answer) again.
+"""Restore states of the clean run at one token, and measure p(answer) again.
 
-All layers of a token, and all facts of one shape, climb together in one batch that grows as it climbs: a variant joins
-after the first block that it restores, is one with others until they differ, and is run for no more than can change.
+Restorations at all layers of a token, for all facts of one shape, run as one batch: the one for layer L joins at block
+L. Variants of a window that are equal so far share their rows, and each variant runs only for the positions that can
+change.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from .rules import SEVERED, WINDOWED, Kind, window_blocks
 
 @dataclass(frozen=True)
 class _Variant:
-    """The cell of one layer: its states are restored in the blocks [first, stop)."""
+    """The restoration for one layer: states of the blocks [first, stop) are restored."""
 
     layer: int
     first: int
@@ -27,124 +28,125 @@ class _Variant:
 
 
 def restore(
-    decoder: Decoder, corrupted: CorruptedRun, kind: Kind, token: int, window: int, budget: Budget
+    decoder: Decoder, run: CorruptedRun, kind: Kind, token: int, window: int, budget: Budget
 ) -> list[list[float]]:
-    """p(answer) `[facts][layers]` with each layer's (window's) states restored at `token`."""
-    layers, at_end = decoder.layers, token == corrupted.run.length - 1
-    known: dict[int, list[float]] = {}
+    """p(answer) `[facts][layers]` with the states of each layer (or its window) restored at `token`."""
+    layers, is_last_token = decoder.layers, token == run.run.length - 1
+    scores: dict[int, list[float]] = {}
     if kind in WINDOWED:
         variants = [_Variant(layer, *window_blocks(layer, window, layers)) for layer in range(layers)]
     else:
-        # The last block's output at the last token is the clean answer; elsewhere nothing reads it.
-        known[layers - 1] = corrupted.high if at_end else corrupted.low
+        # At the last token, the last block's output is the clean answer. At other tokens, nothing reads it.
+        scores[layers - 1] = run.high if is_last_token else run.low
         variants = [_Variant(layer, layer, layer + 1) for layer in range(layers - 1)]
-    rows_tokens = len(corrupted.corrupted) * (corrupted.run.length - token)
-    for found in budget.batches(
-        variants, rows_tokens, lambda part: _climb(decoder, corrupted, kind, token, part)
+    tokens_per_variant = len(run.corrupted) * (run.run.length - token)
+    for batch in budget.batches(
+        variants, tokens_per_variant, lambda part: _restore_batch(decoder, run, kind, token, part)
     ):
-        known |= found
-    return [[known[layer][fact] for layer in range(layers)] for fact in range(len(corrupted.facts))]
+        scores |= batch
+    return [[scores[layer][fact] for layer in range(layers)] for fact in range(len(run.facts))]
 
 
 @torch.no_grad()
-def _climb(
-    decoder: Decoder, corrupted: CorruptedRun, kind: Kind, token: int, variants: Sequence[_Variant]
+def _restore_batch(
+    decoder: Decoder, run: CorruptedRun, kind: Kind, token: int, variants: Sequence[_Variant]
 ) -> dict[int, list[float]]:
-    """Take variants up to the head together: layer -> p(answer) of each fact."""
-    climb = _Climb(decoder, corrupted, kind, token)
+    """Run variants through the decoder in one batch: layer -> p(answer) of each fact."""
+    batch = _GrowingBatch(decoder, run, kind, token)
     for block in range(min(variant.first for variant in variants), decoder.layers):
-        climb.step(block)
-        climb.join(block, [variant for variant in variants if variant.first == block])
-        climb.split(block + 1)
-    probabilities = corrupted.probability(decoder.logits(climb.hidden[:, -1:])[:, 0]).tolist()
+        batch.step(block)
+        batch.join(block, [variant for variant in variants if variant.first == block])
+        batch.split(block + 1)
+    probabilities = run.probability(decoder.logits(batch.hidden[:, -1:])[:, 0]).tolist()
     return {
         variant.layer: scores
-        for group, scores in zip(climb.groups, probabilities, strict=True)
+        for group, scores in zip(batch.groups, probabilities, strict=True)
         for variant in group
     }
 
 
-class _Climb:
-    """A batch on its way up: groups of variants that are equal so far, each with the corrupted rows of all facts."""
+class _GrowingBatch:
+    """Groups of variants that are equal so far. Each group has the corrupted rows of all facts.
 
-    def __init__(self, decoder: Decoder, corrupted: CorruptedRun, kind: Kind, token: int) -> None:
-        self.decoder, self.corrupted, self.kind, self.token = decoder, corrupted, kind, token
-        run = corrupted.run
+    `hidden` is `[groups * facts * samples, positions, width]`; its first position is the restored token.
+    """
+
+    def __init__(self, decoder: Decoder, run: CorruptedRun, kind: Kind, token: int) -> None:
+        self.decoder, self.run, self.kind, self.token = decoder, run, kind, token
         self.groups: list[list[_Variant]] = []
-        self.hidden = run.states[0].new_empty(0)
-        self._rows = self._clean = corrupted.corrupted[:0]
-        self._whole = corrupted.resume(token)
-        self._end = corrupted.resume(run.length - 1) if token < run.length - 1 else None
+        self.hidden = run.run.states[0].new_empty(0)
+        self._rows = self._clean = run.corrupted[:0]
+        self._from_token = run.resume(token)
+        self._last_position = run.resume(run.run.length - 1) if token < run.run.length - 1 else None
 
     def step(self, block: int) -> None:
-        """Take everybody on board through a block."""
+        """Run all groups through a block."""
         if not self.groups:
             return
-        if block == self.decoder.layers - 1 and self._end is not None:
-            # What is restored or severed left of the last position is read by nothing after this block.
-            self.hidden = self._whole.last_step(self._end, block, self.hidden, self._rows)
+        if block == self.decoder.layers - 1 and self._last_position is not None:
+            # After the last block, only the last position is read.
+            self.hidden = self._from_token.last_step(self._last_position, block, self.hidden, self._rows)
         else:
-            self.hidden = self._whole.step(block, self.hidden, self._rows, self._edits(block))
+            self.hidden = self._from_token.step(block, self.hidden, self._rows, self._edits(block))
 
     def join(self, block: int, variants: list[_Variant]) -> None:
-        """Take on board, after a block, those whose first restored block it is: one group until they differ."""
+        """After a block, add the variants whose first restored block it is, as one group."""
         if not variants:
             return
-        rows, clean = self.corrupted.corrupted, self.corrupted.clean
-        entering = self._whole.states_entering(block + 1, rows)
-        entering[:, 0] = self._restored(block, rows, clean)
+        entering = self._from_token.states_entering(block + 1, self.run.corrupted)
+        entering[:, 0] = self._restored_states(block)
         if self.groups:
-            entering = entering[:, -self.hidden.shape[1] :]
-            self.hidden = torch.cat([self.hidden, entering])
-        else:
-            self.hidden = entering
+            entering = torch.cat([self.hidden, entering[:, -self.hidden.shape[1] :]])
+        self.hidden = entering
         self.groups.append(variants)
-        self._renumber()
+        self._repeat_rows()
 
     def split(self, block: int) -> None:
-        """Before a block: variants whose window ends here part from those of their group that go on."""
+        """Before a block, separate the variants whose window ends here from the others of their group."""
+        size = len(self.run.corrupted)
         for i, group in enumerate(list(self.groups)):
             ending = [variant for variant in group if variant.stop == block]
             if ending and len(ending) < len(group):
-                size = len(self.corrupted.corrupted)
                 self.hidden = torch.cat([self.hidden, self.hidden[i * size : (i + 1) * size]])
                 self.groups[i] = [variant for variant in group if variant.stop != block]
                 self.groups.append(ending)
-        self._renumber()
+        self._repeat_rows()
 
-    def _renumber(self) -> None:
-        self._rows = self.corrupted.corrupted.repeat(len(self.groups))
-        self._clean = self.corrupted.clean.repeat(len(self.groups))
+    def _repeat_rows(self) -> None:
+        self._rows = self.run.corrupted.repeat(len(self.groups))
+        self._clean = self.run.clean.repeat(len(self.groups))
 
-    def _restored(self, block: int, rows: Tensor, clean: Tensor) -> Tensor:
-        """The states `[rows, width]` at the token after the first restored block."""
+    def _restored_states(self, block: int) -> Tensor:
+        """The states `[facts * samples, width]` at the token after the first restored block."""
+        run = self.run
         if self.kind not in WINDOWED:
-            return self.corrupted.run.states[block + 1][clean, self.token]
-        # A part's output at the token changes nothing else in its own block: one position is run.
+            return run.run.states[block + 1][run.clean, self.token]
+        # Within its block, a part's output at the token changes no other position: run one position.
         role = WINDOWED[self.kind]
-        alone = self.corrupted.resume(self.token, self.token + 1)
-        edit = self._putting(self.corrupted.run.captured[role][block][clean, self.token])
-        return alone.step(block, alone.states_entering(block, rows), rows, {role: edit})[:, 0]
+        single = run.resume(self.token, self.token + 1)
+        edit = _replace_first(run.run.captured[role][block][run.clean, self.token])
+        return single.step(block, single.states_entering(block, run.corrupted), run.corrupted, {role: edit})[
+            :, 0
+        ]
 
     def _edits(self, block: int) -> dict[Role, Edit]:
-        captured = self.corrupted.run.captured
+        captured = self.run.run.captured
         if role := SEVERED.get(self.kind):
-            return {role: self._putting(captured[role][block][self._rows, self.token])}
+            return {role: _replace_first(captured[role][block][self._rows, self.token])}
         if role := WINDOWED.get(self.kind):
-            size = len(self.corrupted.corrupted)
-            inside = torch.tensor([group[0].first <= block < group[0].stop for group in self.groups])
-            chosen = inside.repeat_interleave(size).nonzero()[:, 0].to(self._clean.device)
-            if len(chosen):
-                return {role: self._putting(captured[role][block][self._clean[chosen], self.token], chosen)}
+            in_window = torch.tensor([group[0].first <= block < group[0].stop for group in self.groups])
+            rows = in_window.repeat_interleave(len(self.run.corrupted)).nonzero()[:, 0].to(self._clean.device)
+            if len(rows):
+                return {role: _replace_first(captured[role][block][self._clean[rows], self.token], rows)}
         return {}
 
-    @staticmethod
-    def _putting(states: Tensor, rows: Tensor | slice = slice(None)) -> Edit:
-        """Put states at the first position of some rows."""
 
-        def edit(output: Tensor) -> Tensor:
-            output = output.clone()
-            output[rows, 0] = states
-            return output
+def _replace_first(states: Tensor, rows: Tensor | slice = slice(None)) -> Edit:
+    """An edit that replaces the first position of some rows by `states`."""
 
-        return edit
+    def edit(output: Tensor) -> Tensor:
+        output = output.clone()
+        output[rows, 0] = states
+        return output
+
+    return edit

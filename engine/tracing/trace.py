@@ -1,22 +1,24 @@
-"""Causal tracing (Meng et al. 2022, section 2): which states carry a fact.
+"""Causal tracing (Meng et al. 2022, section 2): the states that carry a fact.
 
-The clean run gives p(answer) = high; with the subject corrupted it falls to low; then states of the clean run are put
-back at one token and p(answer) is read again, for every layer and token. Kinds:
+The clean run gives p(answer) = high. With the subject corrupted, it falls to low. Then states of the clean run are
+restored at one token, for every layer and token, and p(answer) is measured again. Kinds:
 
     hidden        one block's output
     mlp, attn     that part's output over a window of blocks [l - w/2, l + w/2 - 1]
-    severed-mlp   one block's output, while the MLPs of that token stay what they were in the corrupted run
+    severed-mlp   one block's output, while the MLPs of that token keep their output of the corrupted run
     severed-attn  the same with the attentions (the published `trace_with_repatch`)
 
-The numbers are the published ones (softmax per corrupted sample, then the mean); the way is shorter. What cannot
-change is not run: positions left of the restored token keep the corrupted run's keys and values, blocks below a
-window are not touched and its first block changes only the restored token, variants of a window are one until they
-differ, and of the last block only the last position is wanted. All layers of one token, and all facts of one shape,
-climb together in one batch that grows as it climbs.
+The scores are the published ones: softmax per corrupted sample, then the mean. They take fewer operations, because
+states that cannot change are not computed: positions left of the restored token reuse keys and values of the corrupted
+run, and blocks below a window are skipped. Restorations at all layers of a token run as one batch (see `restoration`).
+
+    noise = fit_noise(NoiseRule.parse("3s"), decoder, tokenizer, ["Eiffel Tower"])
+    request = TraceRequest("The Eiffel Tower is in", "Eiffel Tower")
+    result = trace_one(decoder, tokenizer, request, TraceSettings(NoiseCorruption(noise)))
+    result.scores["mlp"][token][layer]
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,17 +31,17 @@ from ..model.limits import scaled_batch
 from ..model.memory import Budget
 from ..model.tokens import LocatedPrompt, encode_target, locate_subject, pad_right
 from .attribution import estimate_scores
-from .corruption import Corruption, run_corrupted
+from .corruption import CorruptedRun, Corruption, run_corrupted
 from .restoration import restore
 from .rules import KINDS, Kind, Scores
 
-# Positions of one forward pass that asks for first choices.
-_TOKENS_AT_ONCE = 4_096
+# Tokens of one forward pass of `estimate_costs`.
+_BATCH_TOKENS = 4_096
 
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """How facts are traced; the corruption is what makes p(answer) fall."""
+    """How to trace facts. `window` is in blocks; `tokens` are the tokens whose states are restored."""
 
     corruption: Corruption
     kinds: tuple[Kind, ...] = ("hidden", "mlp", "attn")
@@ -52,13 +54,22 @@ class TraceSettings:
                 raise InputError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
         if not self.kinds or self.corruption.samples < 1 or self.window < 1:
             raise InputError(
-                "a trace needs at least one kind, one corrupted sample and a window of one layer"
+                "a trace needs at least one kind, one corrupted sample and a window of one block"
             )
+
+    def restored_tokens(self, fact: LocatedPrompt) -> range:
+        """The tokens of a fact whose states are restored; states left of the subject are not corrupted."""
+        last_only = self.tokens == "subject-last"
+        return range(fact.last, fact.last + 1) if last_only else range(fact.begin, len(fact.ids))
+
+    def costs(self, fact: LocatedPrompt) -> list[int]:
+        """For each restored token, the number of positions that are run: from the token to the end."""
+        return [len(fact.ids) - token for token in self.restored_tokens(fact)]
 
 
 @dataclass(frozen=True)
 class TraceRequest:
-    """A prompt to trace, the words in it that the fact is about, and the answer expected, if any."""
+    """A prompt to trace, its subject, and the answer that the model must give, if any."""
 
     prompt: str
     subject: str
@@ -67,9 +78,10 @@ class TraceRequest:
 
 @dataclass(frozen=True)
 class FactTrace:
-    """One traced fact. `scores[kind][token][layer]` is p(answer) with that state restored.
+    """One traced fact. `scores[kind][token][layer]` is p(answer) with that state restored, in [0, 1].
 
-    `estimate` is the preview of the same table (see engine.preview), for the kinds that have one.
+    `high` is p(answer) in the clean run, `low` in the corrupted runs. `estimate` has the same shape as `scores`, for
+    the kinds that have one (see `attribution`).
     """
 
     located: LocatedPrompt
@@ -82,7 +94,7 @@ class FactTrace:
 
 @dataclass(frozen=True)
 class SkippedPrompt:
-    """A question that was not traced, and why."""
+    """A request that was not traced, and the reason."""
 
     reason: str
     located: LocatedPrompt | None = None
@@ -90,120 +102,142 @@ class SkippedPrompt:
     high: float | None = None
 
 
-# Called whenever a token of a kind is done, with the questions' numbers and their traces so far.
+Result = FactTrace | SkippedPrompt
+
+# Called before each kind of each token, with the numbers of the batch's requests, their traces so far, and the fraction
+# of the batch's work that is done. May raise `StopRequested`.
 OnToken = Callable[[list[int], list[FactTrace], float], None]
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """A request with its number, its tokens and the first token of the expected answer."""
+
+    number: int
+    request: TraceRequest
+    located: LocatedPrompt
+    expected_id: int | None
+
+    def matches(self, answer_id: int) -> bool:
+        """Whether the model's first choice is the expected answer."""
+        return self.expected_id in (None, answer_id)
 
 
 def trace(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[TraceRequest],
+    requests: Sequence[TraceRequest],
     settings: TraceSettings,
     budget: Budget | None = None,
-    on_token: OnToken = lambda _numbers, _traces, _share: None,
+    on_token: OnToken = lambda _numbers, _traces, _fraction: None,
     finished: Collection[int] = (),
-) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
-    """Trace questions, those of equal shape together; yields (number of the question, result) as they are done.
+) -> Iterator[tuple[int, Result]]:
+    """Trace requests, those of equal shape in one batch. Yields (number of the request, result) in any order.
 
-    `finished` numbers were yielded by a run that was stopped and are not yielded again. The batches are made as if
-    they had not been, and one that was stopped in its middle runs whole: the same shapes give the same bits.
-    `on_token(numbers, traces, share)` follows a batch: `share` of its work is done. It may raise to stop.
+    `finished` are numbers that an interrupted run has yielded already; they are not yielded again. The batches are the
+    same with and without them, so a resumed trace gives the same bits.
     """
     budget = budget or Budget(decoder.device)
-    skipped, shapes = _by_shape(tokenizer, questions)
+    skipped, shapes = _group_by_shape(tokenizer, requests)
     yield from ((number, result) for number, result in skipped.items() if number not in finished)
 
-    def work(members: Sequence[tuple[int, LocatedPrompt]]) -> list[tuple[int, FactTrace | SkippedPrompt]]:
-        if all(number in finished for number, _ in members):
+    def work(facts: Sequence[_Fact]) -> list[tuple[int, Result]]:
+        if all(fact.number in finished for fact in facts):
             return []
-        return _trace_batch(decoder, tokenizer, members, questions, settings, budget, on_token)
+        return _trace_batch(decoder, tokenizer, facts, settings, budget, on_token)
 
-    for members in shapes:
-        for results in budget.batches(members, _each(decoder.layers, settings, members), work):
+    for facts in shapes:
+        for results in budget.batches(facts, _tokens_per_fact(decoder.layers, settings, facts), work):
             yield from ((number, result) for number, result in results if number not in finished)
+
+
+def trace_one(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, request: TraceRequest, settings: TraceSettings
+) -> FactTrace:
+    """Trace one request.
+
+    Raises:
+        InputError: the subject is not in the prompt, or the model does not give the expected answer.
+    """
+    [(_, result)] = trace(decoder, tokenizer, [request], settings)
+    if isinstance(result, SkippedPrompt):
+        raise InputError(f"{request.prompt!r}: {result.reason}")
+    return result
 
 
 def split_into_batches(
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[TraceRequest],
+    requests: Sequence[TraceRequest],
     settings: TraceSettings,
     layers: int,
     tokens: int,
 ) -> tuple[dict[int, SkippedPrompt], list[list[int]]]:
-    """How `trace` shares out the work with a budget of so many tokens, where all of it is borne.
+    """The batches that `trace` makes with a budget of `tokens` that never runs out of memory.
 
-    Returns the questions that are skipped at once and, for each batch, its questions' numbers: to trace just those,
-    each batch by itself, wherever that is, gives the same bits.
+    Returns the skipped requests and the numbers of each batch. Tracing each batch alone gives the same bits.
     """
-    skipped, shapes = _by_shape(tokenizer, questions)
-    made = []
-    for members in shapes:
-        size = max(1, tokens // _each(layers, settings, members))
-        numbers = [number for number, _ in members]
-        made += [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]
-    return skipped, made
-
-
-def _by_shape(
-    tokenizer: PreTrainedTokenizerBase, questions: Sequence[TraceRequest]
-) -> tuple[dict[int, SkippedPrompt], list[list[tuple[int, LocatedPrompt]]]]:
-    """Questions whose subject is not found, and the others with their numbers, those of equal shape together."""
-    skipped: dict[int, SkippedPrompt] = {}
-    shapes: dict[tuple[int, int, int], list[tuple[int, LocatedPrompt]]] = {}
-    for number, question in enumerate(questions):
-        try:
-            located = locate_subject(tokenizer, question.prompt, question.subject)
-        except InputError as error:
-            skipped[number] = SkippedPrompt(str(error))
-            continue
-        shape = (len(located.ids), located.begin, located.end)
-        shapes.setdefault(shape, []).append((number, located))
-    return skipped, list(shapes.values())
-
-
-def _each(layers: int, settings: TraceSettings, members: Sequence[tuple[int, LocatedPrompt]]) -> int:
-    """Tokens of one fact of a shape: so many fill the budget that all layers of a token climb together."""
-    return layers * settings.corruption.samples * len(members[0][1].ids)
+    skipped, shapes = _group_by_shape(tokenizer, requests)
+    batches = []
+    for facts in shapes:
+        size = max(1, tokens // _tokens_per_fact(layers, settings, facts))
+        numbers = [fact.number for fact in facts]
+        batches += [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]
+    return skipped, batches
 
 
 def estimate_costs(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[TraceRequest],
+    requests: Sequence[TraceRequest],
     settings: TraceSettings,
     on_batch: Callable[[int], None] = lambda _done: None,
 ) -> dict[int, int]:
-    """What tracing will cost: number of a question -> positions that are run for its tokens.
+    """The cost of tracing: number of a request -> positions that are run. Requests that will be skipped are left out.
 
-    Questions that will be skipped are left out: one forward pass each tells the first choice (in other batches than
-    `trace` makes, so of a near tie it may tell the other one; nothing but the time left depends on it).
-    `on_batch(done)` is called with how many were asked; it may raise to stop.
+    Runs one forward pass per fact. Its batches differ from those of `trace`, so at a near tie the first choice may
+    differ too; only the estimated time depends on it. `on_batch(facts done)` may raise `StopRequested`.
     """
-    located: dict[int, LocatedPrompt] = {}
-    for number, question in enumerate(questions):
-        with suppress(InputError):
-            located[number] = locate_subject(tokenizer, question.prompt, question.subject)
-    order = sorted(located, key=lambda number: len(located[number].ids))
+    _, shapes = _group_by_shape(tokenizer, requests)
+    waiting = sorted((fact for facts in shapes for fact in facts), key=lambda fact: len(fact.located.ids))
+    total = len(waiting)
     costs: dict[int, int] = {}
-    while order:
-        batch = [
-            order.pop()
-            for _ in range(
-                min(len(order), max(1, scaled_batch(_TOKENS_AT_ONCE) // len(located[order[-1]].ids)))
-            )
-        ]
-        choices = _first_choices(decoder, [located[number].ids for number in batch])
-        for number, choice in zip(batch, choices, strict=True):
-            expected, fact = questions[number].expected, located[number]
-            if expected is None or encode_target(tokenizer, expected)[0] == choice:
-                costs[number] = sum(_positions(settings, fact))
-        on_batch(len(located) - len(order))
+    while waiting:
+        size = max(1, scaled_batch(_BATCH_TOKENS) // len(waiting[-1].located.ids))
+        batch, waiting = waiting[-size:], waiting[:-size]
+        choices = _first_choices(decoder, [fact.located.ids for fact in batch])
+        for fact, choice in zip(batch, choices, strict=True):
+            if fact.matches(choice):
+                costs[fact.number] = sum(settings.costs(fact.located))
+        on_batch(total - len(waiting))
     return costs
+
+
+def _group_by_shape(
+    tokenizer: PreTrainedTokenizerBase, requests: Sequence[TraceRequest]
+) -> tuple[dict[int, SkippedPrompt], list[list[_Fact]]]:
+    """Requests whose subject is not found, and the others in groups of equal shape."""
+    skipped: dict[int, SkippedPrompt] = {}
+    shapes: dict[tuple[int, int, int], list[_Fact]] = {}
+    for number, request in enumerate(requests):
+        try:
+            located = locate_subject(tokenizer, request.prompt, request.subject)
+        except InputError as error:
+            skipped[number] = SkippedPrompt(str(error))
+            continue
+        expected = None if request.expected is None else encode_target(tokenizer, request.expected)[0]
+        shape = (len(located.ids), located.begin, located.end)
+        shapes.setdefault(shape, []).append(_Fact(number, request, located, expected))
+    return skipped, list(shapes.values())
+
+
+def _tokens_per_fact(layers: int, settings: TraceSettings, facts: Sequence[_Fact]) -> int:
+    """Tokens of one fact of a shape when restorations at all layers of a token run as one batch."""
+    return layers * settings.corruption.samples * len(facts[0].located.ids)
 
 
 @torch.no_grad()
 def _first_choices(decoder: Decoder, rows: Sequence[Sequence[int]]) -> list[int]:
-    """The likeliest next token of each row of ids."""
+    """The most likely next token of each row of ids."""
     ids, mask = pad_right(rows, decoder.device)
     run = decoder.run(ids, mask)
     last = torch.tensor([len(row) - 1 for row in rows], device=decoder.device)
@@ -212,79 +246,64 @@ def _first_choices(decoder: Decoder, rows: Sequence[Sequence[int]]) -> list[int]
     return choices
 
 
-def trace_one(
-    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, question: TraceRequest, settings: TraceSettings
-) -> FactTrace:
-    """Trace one question.
-
-    Raises:
-        InputError: it cannot be traced; says why.
-    """
-    [(_, result)] = trace(decoder, tokenizer, [question], settings)
-    if isinstance(result, SkippedPrompt):
-        raise InputError(f"{question.prompt!r}: {result.reason}")
-    return result
-
-
 def _trace_batch(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    members: Sequence[tuple[int, LocatedPrompt]],
-    questions: Sequence[TraceRequest],
+    facts: Sequence[_Fact],
     settings: TraceSettings,
     budget: Budget,
     on_token: OnToken,
-) -> list[tuple[int, FactTrace | SkippedPrompt]]:
-    results: list[tuple[int, FactTrace | SkippedPrompt]] = []
-    corrupted = run_corrupted(decoder, [located for _, located in members], settings.corruption)
-    answers = [str(tokenizer.decode([token])) for token in corrupted.answers.tolist()]
-    right = []
-    for i, (number, located) in enumerate(members):
-        expected, high = questions[number].expected, corrupted.high[i]
-        if expected is None or encode_target(tokenizer, expected)[0] == int(corrupted.answers[i]):
-            right.append(i)
-        else:
-            reason = f"the model's first choice is {answers[i]!r} (p = {high:.3f}), not {expected!r}"
-            results.append((number, SkippedPrompt(reason, located, answers[i], high)))
-    if not right:
+) -> list[tuple[int, Result]]:
+    """Trace facts of equal shape. Facts whose first choice is not the expected answer are skipped."""
+    run = run_corrupted(decoder, [fact.located for fact in facts], settings.corruption)
+    results: list[tuple[int, Result]] = []
+    known: list[_Fact] = []
+    for fact, answer_id, high in zip(facts, run.answers.tolist(), run.high, strict=True):
+        if fact.matches(answer_id):
+            known.append(fact)
+            continue
+        answer = str(tokenizer.decode([answer_id]))
+        reason = f"the model's first choice is {answer!r} (p = {high:.3f}), not {fact.request.expected!r}"
+        results.append((fact.number, SkippedPrompt(reason, fact.located, answer, high)))
+    if not known:
         return results
-    if len(right) < len(members):
-        corrupted = run_corrupted(decoder, [members[i][1] for i in right], settings.corruption)
-    previews = estimate_scores(decoder, corrupted, settings.kinds, settings.window)
-    traces = []
-    for k, i in enumerate(right):
-        located, scores = members[i][1], _empty_scores(decoder, settings, members[i][1])
-        numbers_of = (corrupted.high[k], corrupted.low[k], previews[k], scores)
-        traces.append(FactTrace(located, answers[i], *numbers_of))
-    numbers = [members[i][0] for i in right]
-    tokens, costs = _tokens(settings, corrupted.shape), _positions(settings, corrupted.shape)
-    for done, token in enumerate(tokens):
-        for k, kind in enumerate(settings.kinds):
-            on_token(
-                numbers, traces, (sum(costs[:done]) + costs[done] * k / len(settings.kinds)) / sum(costs)
-            )
-            restored = restore(decoder, corrupted, kind, token, settings.window, budget)
-            for fact, result in enumerate(traces):
-                result.scores[kind][token] = list(restored[fact])
-    for number, result in zip(numbers, traces, strict=True):
-        if settings.tokens == "all":
-            for table in result.scores.values():
-                for token in range(
-                    result.located.begin
-                ):  # nothing there was corrupted: restoring changes nothing
-                    table[token] = [result.low for _ in range(decoder.layers)]
-        results.append((number, result))
-    return results
+    if len(known) < len(facts):
+        run = run_corrupted(decoder, [fact.located for fact in known], settings.corruption)
+    traces = _start_traces(decoder, tokenizer, run, settings)
+    numbers = [fact.number for fact in known]
+    costs, kinds, done = settings.costs(run.shape), settings.kinds, 0.0
+    for token, cost in zip(settings.restored_tokens(run.shape), costs, strict=True):
+        for index, kind in enumerate(kinds):
+            on_token(numbers, traces, (done + cost * index / len(kinds)) / sum(costs))
+            restored = restore(decoder, run, kind, token, settings.window, budget)
+            for result, scores in zip(traces, restored, strict=True):
+                result.scores[kind][token] = list(scores)
+        done += cost
+    if settings.tokens == "all":
+        _fill_before_subject(traces, decoder.layers)
+    return results + list(zip(numbers, traces, strict=True))
 
 
-def _tokens(settings: TraceSettings, fact: LocatedPrompt) -> list[int]:
-    return [fact.last] if settings.tokens == "subject-last" else list(range(fact.begin, len(fact.ids)))
+def _start_traces(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, run: CorruptedRun, settings: TraceSettings
+) -> list[FactTrace]:
+    """Traces of a run's facts with their estimates and empty scores."""
+    estimates = estimate_scores(decoder, run, settings.kinds, settings.window)
+    answers = [str(tokenizer.decode([answer_id])) for answer_id in run.answers.tolist()]
+    return [
+        FactTrace(
+            located, answer, high, low, estimate,
+            {kind: [[None] * decoder.layers for _ in located.ids] for kind in settings.kinds},
+        )
+        for located, answer, high, low, estimate in zip(
+            run.facts, answers, run.high, run.low, estimates, strict=True
+        )
+    ]  # fmt: skip
 
 
-def _positions(settings: TraceSettings, fact: LocatedPrompt) -> list[int]:
-    """For each token that is restored, how many positions are run: those to its left are not."""
-    return [len(fact.ids) - token for token in _tokens(settings, fact)]
-
-
-def _empty_scores(decoder: Decoder, settings: TraceSettings, fact: LocatedPrompt) -> dict[Kind, Scores]:
-    return {kind: [[None] * decoder.layers for _ in fact.ids] for kind in settings.kinds}
+def _fill_before_subject(traces: Sequence[FactTrace], layers: int) -> None:
+    """Set the scores of tokens before the subject: nothing is corrupted there, so a restoration changes nothing."""
+    for result in traces:
+        for table in result.scores.values():
+            for token in range(result.located.begin):
+                table[token] = [result.low] * layers

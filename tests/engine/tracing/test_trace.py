@@ -437,7 +437,7 @@ def test_the_plan_knows_what_will_be_traced(
     settings = dataclasses.replace(SETTINGS, tokens=tokens)  # type: ignore[arg-type]
     questions = _mixed(words, decoder)
     asked: list[int] = []
-    monkeypatch.setattr("retcon.engine.tracing.trace._TOKENS_AT_ONCE", 20)  # several batches
+    monkeypatch.setattr("retcon.engine.tracing.trace._BATCH_TOKENS", 20)  # several batches
     costs = estimate_costs(decoder, words, questions, settings, asked.append)
     results = dict(trace(decoder, words, questions, settings))
     assert costs.keys() == {number for number, result in results.items() if isinstance(result, FactTrace)}

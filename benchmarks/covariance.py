@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retcon.engine.covariance.collect import CollectionState, _batches, collect
+from retcon.engine.covariance.collect import CollectionSettings, CollectionState, collect, split_by_length
 from retcon.engine.covariance.corpus import Corpus, open_corpus
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.tokens import pad_right
@@ -36,11 +36,11 @@ def run() -> dict[str, Any]:
     corpus = open_corpus("shipped")
     texts = _just(corpus, tokenizer, TOKENS)
     rows = tokenizer(list(texts.documents(1)), truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    batches = [pad_right(batch, decoder.device) for batch in _batches(rows)]
+    batches = [pad_right(batch, decoder.device) for batch in split_by_length(rows)]
     layers = range(decoder.layers)
 
     def collected(layers: Sequence[int] = layers, texts: Corpus = texts) -> CollectionState:
-        *_, last = collect(decoder, tokenizer, texts, layers, max_tokens=10**9, max_length=MAX_LENGTH)
+        *_, last = collect(decoder, tokenizer, texts, layers, CollectionSettings(10**9, MAX_LENGTH))
         return last
 
     best = _best_of_turns(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from retcon.engine.covariance.collect import collect
+from retcon.engine.covariance.collect import CollectionSettings, collect
 from retcon.engine.covariance.corpus import open_corpus
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
@@ -50,7 +50,7 @@ def run() -> dict[str, Any]:
     hparams = find_preset("starter", "rome")
     assert hparams is not None
     layer = hparams.layers[0]
-    *_, last = collect(decoder, tokenizer, open_corpus("shipped"), [layer], max_tokens=20_000, max_length=512)
+    *_, last = collect(decoder, tokenizer, open_corpus("shipped"), [layer], CollectionSettings(20_000))
     moment = last.moments[layer].matrix()
     contexts = sample_contexts(decoder.model, tokenizer, hparams.contexts, seed=1)
     published = sample_contexts(decoder.model, tokenizer, _PUBLISHED_CONTEXTS, seed=1)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from retcon.engine.covariance.collect import collect
+from retcon.engine.covariance.collect import CollectionSettings, collect
 from retcon.engine.covariance.corpus import open_corpus
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import HPARAMS, METHODS
@@ -50,7 +50,7 @@ def main(path: Path, names: list[str]) -> None:
         missing = [layer for layer in method.layers(hparams) if layer not in moments]
         if missing:
             *_, last = collect(
-                decoder, tokenizer, open_corpus("shipped"), missing, max_tokens=100_000, max_length=512
+                decoder, tokenizer, open_corpus("shipped"), missing, CollectionSettings(100_000)
             )
             moments |= {layer: FactoredMoment(moment.matrix()) for layer, moment in last.moments.items()}
         contexts = sample_contexts(model, tokenizer, hparams.contexts, seed=1)

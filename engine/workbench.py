@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .covariance.collect import collect
+from .covariance.collect import CollectionSettings, collect
 from .covariance.corpus import open_corpus
 from .covariance.moments import FactoredMoment
 from .edits import HPARAMS, METHODS
@@ -162,7 +162,7 @@ class Workbench:
             self._weights.set({})  # they describe the base, whatever it holds now
             *_, last = collect(
                 self.decoder, self.tokenizer, open_corpus(texts), missing,
-                max_tokens=max_tokens, max_length=512, seed=seed,
+                CollectionSettings(max_tokens, seed=seed),
             )  # fmt: skip
             self._moments |= {
                 layer: FactoredMoment(moment.matrix()) for layer, moment in last.moments.items()

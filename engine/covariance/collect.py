@@ -3,7 +3,7 @@
 Uncentered, over all real tokens of some texts, divided by the number of tokens. One pass reads all requested layers and
 stops at the deepest. Sums over a block of documents are float32, sums over blocks are float64.
 
-    *_, state = collect(decoder, tokenizer, open_corpus("shipped"), [5], max_tokens=100_000, max_length=512)
+    *_, state = collect(decoder, tokenizer, open_corpus("shipped"), [5], CollectionSettings(100_000))
     state.moments[5].matrix()  # C of layer 5
 """
 
@@ -28,6 +28,19 @@ from .corpus import Corpus
 
 # Documents per block. A checkpoint is saved after whole blocks, whatever the batch size.
 _BLOCK_DOCUMENTS = 64
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    """How much text to read. Documents are truncated to `max_length` tokens; `seed` shuffles them.
+
+    With a `tolerance`, the collection ends when C has converged to it (see `Convergence`).
+    """
+
+    max_tokens: int
+    max_length: int = 512
+    seed: int = 1
+    tolerance: float | None = None
 
 
 @dataclass
@@ -57,7 +70,7 @@ class CollectionState:
     moments: dict[int, SecondMoment]
     blocks: int
     documents: int
-    finished: bool
+    is_finished: bool
     before_cut: "CollectionState | None" = None
 
     @property
@@ -95,8 +108,8 @@ class BlockSums:
     middles: dict[int, list[Tensor]]
 
 
-# Reads blocks at some layers and yields their sums in the same order. It may request several blocks before it yields the
-# first. It calls its last argument with the number of tokens read so far, which may raise `StopRequested`.
+# Reads blocks at some layers and yields their sums in the same order. It may request several blocks before it yields
+# the first. It calls its last argument with the number of tokens read so far, which may raise `StopRequested`.
 BlockReader = Callable[
     [Iterator[DocumentBlock], Sequence[int], Callable[[int], None]], Iterator[tuple[DocumentBlock, BlockSums]]
 ]
@@ -107,19 +120,14 @@ def collect(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
     layers: Sequence[int],
-    *,
-    max_tokens: int,
-    max_length: int,
-    seed: int = 1,
-    tolerance: float | None = None,
+    settings: CollectionSettings,
     start: CollectionState | None = None,
     report: Report = silent,
 ) -> Iterator[CollectionState]:
     """`collect_with` for a model in this process."""
     yield from collect_with(
-        partial(read_in_process, decoder), decoder.anatomy, tokenizer, corpus, layers, max_tokens=max_tokens,
-        max_length=max_length, seed=seed, tolerance=tolerance, start=start, report=report,
-    )  # fmt: skip
+        partial(read_in_process, decoder), decoder.anatomy, tokenizer, corpus, layers, settings, start, report
+    )
 
 
 def collect_with(
@@ -128,34 +136,32 @@ def collect_with(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
     layers: Sequence[int],
-    *,
-    max_tokens: int,
-    max_length: int,
-    seed: int = 1,
-    tolerance: float | None = None,
+    settings: CollectionSettings,
     start: CollectionState | None = None,
     report: Report = silent,
 ) -> Iterator[CollectionState]:
-    """Collect the moments of `layers`. Yields the state after each block of documents; the last one is `finished`.
+    """Collect the moments of `layers`. Yields the state after each block of documents; the last one has `is_finished`.
 
     Ends at the end of the texts, at exactly `max_tokens` (the last document is cut), or when the last doubling of the
-    tokens changed C^-1 k by at most `tolerance` at every layer. Documents are truncated to `max_length` tokens. Resuming
-    from an earlier state (`start`) gives the same bits as an uninterrupted collection, and so does any `read`.
+    tokens changed C^-1 k by at most `tolerance` at every layer. Resuming from an earlier state (`start`) gives the same
+    bits as an uninterrupted collection, and so does any `read`.
 
     Raises:
         InputError: a layer out of range, or texts without tokens.
     """
     for layer in layers:
         if not 0 <= layer < anatomy.layers:
-            raise InputError(f"layer {layer} is out of range; this model has layers 0 to {anatomy.layers - 1}")
-    state = start or CollectionState(_empty_moments(anatomy, layers), 0, 0, finished=False)
-    total = _expected_tokens(corpus, state, max_tokens)
+            raise InputError(
+                f"layer {layer} is out of range; this model has layers 0 to {anatomy.layers - 1}"
+            )
+    state = start or CollectionState(_empty_moments(anatomy, layers), 0, 0, is_finished=False)
+    total = _expected_tokens(corpus, state, settings.max_tokens)
     activity = f"reading {corpus.source}, {_format_layers(layers)}"
 
     def on_tokens(done: int) -> None:
         report(Progress(done, total, "tokens", activity))
 
-    blocks = _iter_blocks(tokenizer, corpus, state, max_tokens, max_length, seed)
+    blocks = _iter_blocks(tokenizer, corpus, state, settings)
     for block, sums in read(blocks, layers, on_tokens):
         before_cut = copy.deepcopy(state) if block.cut else None
         _add_block(block, sums, state)
@@ -163,17 +169,17 @@ def collect_with(
             raise InputError(f"the tokenizer finds no tokens in {corpus.source}; choose other texts")
         if not block.cut:
             _update_convergence(state)
-        converged = tolerance is not None and all(
-            moment.convergence.has_converged(tolerance) for moment in state.moments.values()
+        converged = settings.tolerance is not None and all(
+            moment.convergence.has_converged(settings.tolerance) for moment in state.moments.values()
         )
         documents = state.documents + len(block.rows)
         state = CollectionState(
             state.moments, state.blocks + 1, documents, block.last or converged, before_cut
         )
         report(Progress(state.tokens, total, "tokens", activity))
-        total = _expected_tokens(corpus, state, max_tokens)
+        total = _expected_tokens(corpus, state, settings.max_tokens)
         yield state
-        if state.finished:
+        if state.is_finished:
             return
 
 
@@ -182,8 +188,12 @@ def read_in_process(
 ) -> Iterator[tuple[DocumentBlock, BlockSums]]:
     """The `BlockReader` that runs one block after another in this process."""
     for block in blocks:
-        before = block.tokens
-        yield block, read_block(decoder, block.rows, layers, lambda done, before=before: on_tokens(before + done))
+        on_block_tokens = partial(_report_tokens, on_tokens, block.tokens)
+        yield block, read_block(decoder, block.rows, layers, on_block_tokens)
+
+
+def _report_tokens(on_tokens: Callable[[int], None], before: int, done: int) -> None:
+    on_tokens(before + done)
 
 
 def read_block(
@@ -239,18 +249,16 @@ def _iter_blocks(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
     start: CollectionState,
-    max_tokens: int,
-    max_length: int,
-    seed: int,
+    settings: CollectionSettings,
 ) -> Iterator[DocumentBlock]:
     """The blocks after a state. They do not depend on the sums, so a reader may read ahead."""
-    documents = islice(corpus.documents(seed), start.documents, None)
+    documents = islice(corpus.documents(settings.seed), start.documents, None)
     tokens = start.tokens
     for number in count(start.blocks):
         texts = list(islice(documents, _BLOCK_DOCUMENTS))
         # An empty list is an error for some tokenizers.
-        rows = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"] if texts else []
-        left = max_tokens - tokens
+        rows = tokenizer(texts, truncation=True, max_length=settings.max_length)["input_ids"] if texts else []
+        left = settings.max_tokens - tokens
         cut = sum(map(len, rows)) > left
         if cut:
             rows = _take_tokens(rows, left)

@@ -1,10 +1,10 @@
 """Convergence of a second moment C: how far the directions C^-1 k change while the number of tokens doubles.
 
-Edits use C only through C^-1 k, and far fewer tokens than the usual 100,000 articles determine that direction
-(arXiv 2506.04226: under 0.3 % of them). The required number depends on the model, the layer and the texts, so it is
-measured: some probe keys are solved for each time the tokens have doubled. The remaining change is sampling noise, about
-key_width / tokens for independent tokens. Example: layer 5 of the starter (key_width 1536) and the shipped texts give
-1 - cos = 0.082 at 19,239 tokens and 0.040 at 38,526.
+Edits use C only through C^-1 k, and far fewer tokens than the usual 100,000 articles determine that direction (arXiv
+2506.04226: under 0.3 % of them). The required number depends on the model, the layer and the texts, so it is measured:
+some probe keys are solved for each time the tokens have doubled. The remaining change is sampling noise, about
+key_width / tokens for independent tokens. Example: layer 5 of the starter (key_width 1536) and the shipped texts give 1
+- cos = 0.082 at 19,239 tokens and 0.040 at 38,526.
 """
 
 from dataclasses import dataclass, field
@@ -29,8 +29,8 @@ class ConvergencePoint:
 class Convergence:
     """The probe keys of one layer, float64 `[key_width, n]` on the CPU, and the curve of their direction changes.
 
-    The probes are part of the sums. This does not bias the curve: adding k k^T to C scales C^-1 k and keeps its direction
-    (Sherman and Morrison 1950).
+    The probes are part of the sums. This does not bias the curve: adding k k^T to C scales C^-1 k and keeps its
+    direction (Sherman and Morrison 1950).
     """
 
     probes: Tensor
@@ -46,9 +46,14 @@ class Convergence:
     def update(self, total: Tensor, tokens: int) -> None:
         """Solve for the probes and add a point to the curve; costs one Cholesky factorization.
 
-        `total` is the sum of k k^T over `tokens` keys, float64 `[key_width, key_width]`; only its upper triangle is read.
+        `total` is the sum of k k^T over `tokens` keys, float64 `[key_width, key_width]`; only its upper triangle is
+        read.
         """
-        before, self.directions, self.checked_tokens = self.directions, _solve_directions(total, self.probes), tokens
+        before, self.directions, self.checked_tokens = (
+            self.directions,
+            _solve_directions(total, self.probes),
+            tokens,
+        )
         if before is not None and self.directions is not None:
             direction_change = (1 - (before * self.directions).sum(0)).clamp_min(0)
             self.curve.append(

@@ -37,8 +37,8 @@ class FactoredMoment:
         """
         matrix = self._matrix()
         factor, failed = torch.linalg.cholesky_ex(matrix)
-        # Rounding can hide a direction that no key has. The part of it that other directions do not explain is then about
-        # 1e-5 of it or less; for the starter, that part is at least 0.2 of every direction.
+        # Rounding can hide a direction that no key has. The part of it that other directions do not explain is then
+        # about 1e-5 of it or less; for the starter, that part is at least 0.2 of every direction.
         if failed or (factor.diagonal() ** 2 < 1e-4 * matrix.diagonal()).any():
             raise InputError(
                 f"the covariance is singular: its texts do not cover all {len(matrix)} directions; collect more text"

@@ -1,15 +1,15 @@
-"""Where things are in a model, found by its structure and one small forward pass, not by names.
+"""Find the parts of a causal language model from its structure and one small forward pass, not from their names.
 
-A decoder block adds two contributions to the residual stream: attention's and the MLP's. The attention is
-the child that is handed the key/value cache; the matrix that an edit rewrites is the last d-wide projection
-that runs outside it. What the block adds is then *proven* on real numbers: block output - block input must
-equal one output of the attention plus one output of the MLP. That finds modules that add the residual
-themselves (BLOOM), norms between the MLP and the residual (Gemma-2/3, OLMo-2), and blocks without a module for
-the MLP (OPT).
+A decoder block adds two contributions to the residual stream: the attention's and the MLP's. The attention is the child
+that receives the key/value cache. The matrix that an edit rewrites is the last projection to the model's width that
+runs outside the attention. The contributions are then verified on numbers: block output - block input must equal the
+output of one attention module plus the output of one MLP module. This covers modules that add the residual themselves
+(BLOOM), norms between the MLP and the residual stream (Gemma 2 and 3, OLMo 2), and blocks without an MLP module (OPT).
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, Literal, Self
 
@@ -21,14 +21,17 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import UnsupportedModel
 from .roles import Role
 
+_EXPERT_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
 
 @dataclass(frozen=True)
 class Anatomy:
     """Names of a model's parts. `attention`, `mlp`, `matrix` and `mlp_norm` are relative to a block.
 
-    `attention` and `mlp` are the modules whose output is the bare contribution (before a norm that follows
-    them); `matrix` is the projection that an edit rewrites, its weight `[width, key_width]` for a Linear and
-    `[key_width, width]` for a Conv1D.
+    `attention` and `mlp` are the modules whose output is the contribution, before a norm that follows them. `matrix` is
+    the projection that an edit rewrites; its weight is `[width, key_width]` for a Linear and `[key_width, width]` for a
+    Conv1D. `parallel`: the MLP does not read the attention of its block. `additive`: the block adds both contributions
+    unscaled.
     """
 
     architecture: str
@@ -66,222 +69,258 @@ class Anatomy:
 
 
 def check_config(config: PretrainedConfig) -> None:
-    """Refuse what the config alone shows to be out of reach, before any weight is downloaded.
+    """Refuse a model that cannot be edited, from its config alone, before its weights are downloaded.
 
     Raises:
-        UnsupportedModel: encoder-decoder, or experts instead of one MLP per block.
+        UnsupportedModel: the model is an encoder-decoder, or has experts in place of one MLP per block.
     """
     name = (getattr(config, "architectures", None) or [config.model_type])[0]
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{name} is an encoder-decoder; retcon edits decoder-only language models")
     text = config.get_text_config()
-    for field in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"):
-        if (getattr(text, field, None) or 0) > 1:
+    for name_of_field in _EXPERT_FIELDS:
+        count = getattr(text, name_of_field, None) or 0
+        if count > 1:
             raise UnsupportedModel(
-                f"{name} routes each token through experts ({field}={getattr(text, field)}): "
-                "its blocks have no single MLP matrix that an edit could rewrite"
+                f"{name} routes each token through experts ({name_of_field}={count}): "
+                "its blocks have no single MLP matrix that an edit can rewrite"
             )
 
 
-@dataclass
-class _Call:
-    """One module call inside the probed block: output `[1, T, d]` and where in the order it happened."""
-
-    name: str
-    module: nn.Module
-    output: Tensor
-
-
 def find_anatomy(model: PreTrainedModel) -> Anatomy:
-    """Find the parts of a causal language model. Runs four tokens through it twice.
+    """Find the parts of a causal language model. Runs four tokens through it three times.
+
+        anatomy = find_anatomy(model)
+        model.get_parameter(anatomy.weight_name(5))
 
     Raises:
-        UnsupportedModel: naming what is missing.
+        UnsupportedModel: the message names the missing part.
     """
     check_config(model.config)
     architecture = type(model).__name__
     blocks_name, blocks = _find_blocks(model)
-    block = blocks[0]
-    x, y, calls, attention_child, after_blocks = _probe(model, block, blocks[-1])
-    width = y.shape[-1]
-    if attention_child is None:
+    probe = _probe_block(model, blocks[0], blocks[-1])
+    if probe.attention is None:
         raise UnsupportedModel(
-            f"{architecture}: no part of a block is handed the key/value cache, so no attention"
+            f"{architecture}: no part of a block receives the key/value cache, so no attention was found"
         )
-    if any(parameter.ndim == 3 for parameter in block.parameters()):
-        raise UnsupportedModel(f"{architecture}: experts kept as 3-D parameters cannot be edited")
-
-    inside = [call for call in calls if _within(call.name, attention_child)]
-    outside = [call for call in calls if not _within(call.name, attention_child)]
-    matrices = [call for call in outside if _key_width(call.module) and call.output.shape[-1] == width]
+    if any(parameter.ndim == 3 for parameter in blocks[0].parameters()):
+        raise UnsupportedModel(f"{architecture}: experts stored as 3-D parameters cannot be edited")
+    matrices = [call for call in probe.calls_outside(probe.attention) if call.projects_to(probe.width)]
     if not matrices:
-        raise UnsupportedModel(
-            f"{architecture}: no projection back to the residual stream outside the attention"
-        )
+        raise UnsupportedModel(f"{architecture}: no projection to the residual stream outside the attention")
     matrix = matrices[-1]
-    mlp_child = matrix.name.split(".")[0]
-    projections = [call for call in inside if _key_width(call.module) and call.output.shape[-1] == width]
-
-    attn_call, mlp_call = _contributions(
-        y - x, _preferring(attention_child, inside, outside), _preferring(mlp_child, outside, outside)
-    )
-    additive = attn_call is not None and mlp_call is not None
-    mlp_norm = None
-    if attn_call is None or mlp_call is None:
-        # Scaled residuals or norms on the sum: the bare projections are the contributions all the same.
-        attention, mlp = projections[-1].name if projections else attention_child, matrix.name
-    else:
-        attention = attn_call.name if _within(attn_call.name, attention_child) else attention_child
-        mlp = mlp_call.name
-        if not _within(mlp_call.name, mlp_child):
-            mlp, mlp_norm = mlp_child, mlp_call.name
+    parts = _find_contributions(probe, probe.attention, matrix)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embedding is None or head is None:
-        raise UnsupportedModel(f"{architecture}: it has no token embedding or no language-model head")
+        raise UnsupportedModel(f"{architecture}: no token embedding or no language-model head was found")
     names = {id(module): name for name, module in model.named_modules()}
+    after_blocks = [
+        module for module in probe.modules_after if module is not head and module is not embedding
+    ]
     return Anatomy(
         architecture=architecture,
         embedding=names[id(embedding)],
         blocks=blocks_name,
         layers=len(blocks),
-        width=width,
-        key_width=_key_width(matrix.module) or 0,
-        attention=attention,
-        mlp=mlp,
+        width=probe.width,
+        key_width=matrix.key_width or 0,
+        attention=parts.attention,
+        mlp=parts.mlp,
         matrix=matrix.name,
         matrix_kind="conv1d" if isinstance(matrix.module, Conv1D) else "linear",
-        mlp_norm=mlp_norm,
-        final_norm=next((names[id(m)] for m in after_blocks if m is not head and m is not embedding), None),
+        mlp_norm=parts.mlp_norm,
+        final_norm=names[id(after_blocks[0])] if after_blocks else None,
         head=names[id(head)],
         tied_head=getattr(head, "weight", None) is getattr(embedding, "weight", None),
-        parallel=_is_parallel(model, block, attention, matrix.name),
-        additive=additive,
+        parallel=_is_parallel(model, blocks[0], parts.attention, matrix.name),
+        additive=parts.additive,
     )
 
 
-def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The ModuleList of equal children that holds most of the parameters."""
-    best, best_size = None, 0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) and len({type(child) for child in module}) == 1:
-            size = sum(parameter.numel() for parameter in module.parameters())
-            if size > best_size:
-                best, best_size = (name, module), size
-    if best is None:
-        raise UnsupportedModel(f"{type(model).__name__}: it has no list of decoder blocks")
-    return best
-
-
-def _within(name: str, parent: str) -> bool:
-    return name == parent or name.startswith(parent + ".")
-
-
-def _key_width(module: nn.Module) -> int | None:
-    """Input width of a matrix an edit could rewrite; None for any other module."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    if isinstance(module, Conv1D):
-        return int(module.nx)
-    return None
-
-
 def first_tensor(output: Any) -> Tensor:
-    """A module's tensor, whether it returns it bare or first in a tuple."""
+    """The tensor that a module returns, alone or first in a tuple."""
     return output[0] if isinstance(output, tuple | list) else output
 
 
-@torch.no_grad()
-def _probe(
-    model: PreTrainedModel, block: nn.Module, last_block: nn.Module
-) -> tuple[Tensor, Tensor, list[_Call], str | None, list[nn.Module]]:
-    """Input and output of the first block (float32), its inner calls in order, the child that was handed
-    the cache, and the leaf modules that ran after the last block."""
-    calls: list[_Call] = []
-    after: list[nn.Module] = []
-    found: dict[str, Any] = {}
-    handles = []
+def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The ModuleList of children of one type that has most parameters."""
 
-    def note(name: str) -> Any:
+    def size(candidate: tuple[str, nn.ModuleList]) -> int:
+        return sum(parameter.numel() for parameter in candidate[1].parameters())
+
+    candidates = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
+    ]
+    best = max(candidates, key=size, default=None)
+    if best is None or not size(best):
+        raise UnsupportedModel(f"{type(model).__name__}: no list of decoder blocks was found")
+    return best
+
+
+def _is_within(name: str, parent: str) -> bool:
+    return name == parent or name.startswith(parent + ".")
+
+
+@dataclass
+class _Call:
+    """One call of a module inside the probed block, with its output `[1, T, d]` float32."""
+
+    name: str
+    module: nn.Module
+    output: Tensor
+
+    @property
+    def key_width(self) -> int | None:
+        """Input width of a projection; None for any other module."""
+        if isinstance(self.module, nn.Linear):
+            return self.module.in_features
+        return int(self.module.nx) if isinstance(self.module, Conv1D) else None
+
+    def projects_to(self, width: int) -> bool:
+        """Whether this is a projection to the residual stream."""
+        return bool(self.key_width) and self.output.shape[-1] == width
+
+
+@dataclass
+class _Probe:
+    """A forward pass through the first block: its input and output `[1, T, width]` float32, and its calls in order.
+
+    `attention` is the child that received the cache; `modules_after` are the leaf modules that ran after the last
+    block.
+    """
+
+    input: Tensor = field(default_factory=lambda: torch.empty(0))
+    output: Tensor = field(default_factory=lambda: torch.empty(0))
+    calls: list[_Call] = field(default_factory=list)
+    attention: str | None = None
+    modules_after: list[nn.Module] = field(default_factory=list)
+    passed_last_block: bool = False
+
+    @property
+    def width(self) -> int:
+        return self.output.shape[-1]
+
+    def calls_outside(self, parent: str) -> list[_Call]:
+        return [call for call in self.calls if not _is_within(call.name, parent)]
+
+    def record_call(self, name: str) -> Callable[..., None]:
+        """A hook for a module inside the block."""
+
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            if any(isinstance(value, Cache) for value in (*args, *kwargs.values())):
-                found.setdefault("attention", name)
+            if self.attention is None and any(
+                isinstance(value, Cache) for value in (*args, *kwargs.values())
+            ):
+                self.attention = name
             tensor = first_tensor(output)
             if isinstance(tensor, Tensor) and tensor.ndim in (2, 3):
-                # Falcon adds into the MLP's output in place: keep what it was.
-                calls.append(
-                    _Call(name, module, tensor.detach().float().clone().view(1, -1, tensor.shape[-1]))
-                )
+                # Cloned: Falcon adds to the MLP's output in place.
+                output = tensor.detach().float().clone().view(1, -1, tensor.shape[-1])
+                self.calls.append(_Call(name, module, output))
 
         return hook
 
-    def note_block(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        found["x"] = (args[0] if args else kwargs["hidden_states"]).detach().float().clone()
-        found["y"] = first_tensor(output).detach().float().clone()
+    def record_block(self, _module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        self.input = (args[0] if args else kwargs["hidden_states"]).detach().float().clone()
+        self.output = first_tensor(output).detach().float().clone()
 
-    def note_after(module: nn.Module, _args: tuple, _output: Any) -> None:
-        if found.get("done") and not list(module.children()):
-            after.append(module)
+    def record_last_block(self, *_call: Any) -> None:
+        self.passed_last_block = True
 
-    for name, module in block.named_modules():
-        if name:
-            handles.append(module.register_forward_hook(note(name), with_kwargs=True))
-    handles.append(block.register_forward_hook(note_block, with_kwargs=True))
-    for module in model.modules():
-        handles.append(module.register_forward_hook(note_after))
-    handles.append(last_block.register_forward_hook(lambda *_: found.__setitem__("done", True)))
-    try:
-        model(probe_tokens(model), past_key_values=DynamicCache(), use_cache=True)
-    finally:
+    def record_after(self, module: nn.Module, _args: tuple, _output: Any) -> None:
+        if self.passed_last_block and not list(module.children()):
+            self.modules_after.append(module)
+
+
+@torch.no_grad()
+def _probe_block(model: PreTrainedModel, block: nn.Module, last_block: nn.Module) -> _Probe:
+    probe = _Probe()
+    handles = [
+        module.register_forward_hook(probe.record_call(name), with_kwargs=True)
+        for name, module in block.named_modules()
+        if name
+    ]
+    handles.append(block.register_forward_hook(probe.record_block, with_kwargs=True))
+    handles += [module.register_forward_hook(probe.record_after) for module in model.modules()]
+    handles.append(last_block.register_forward_hook(probe.record_last_block))
+    with ExitStack() as stack:
         for handle in handles:
-            handle.remove()
-    return found["x"], found["y"], calls, found.get("attention"), after
+            stack.callback(handle.remove)
+        model(_probe_tokens(model), past_key_values=DynamicCache(), use_cache=True)
+    return probe
 
 
-def probe_tokens(model: PreTrainedModel) -> Tensor:
-    """Four token ids `[1, 4]` of the model's vocabulary, for probing its structure."""
+def _probe_tokens(model: PreTrainedModel) -> Tensor:
+    """Four token ids `[1, 4]` of the model's vocabulary."""
     vocabulary = model.config.get_text_config().vocab_size
     return torch.arange(1, 5, device=model.device).remainder(vocabulary)[None]
 
 
-def _preferring(child: str, own: list[_Call], everything: list[_Call]) -> Iterator[_Call]:
-    """Candidates for a contribution: the child itself, then what is inside it, then any norm after it."""
+@dataclass(frozen=True)
+class _Contributions:
+    """Names of the modules whose outputs a block adds to the residual stream; see `Anatomy`."""
+
+    attention: str
+    mlp: str
+    mlp_norm: str | None
+    additive: bool
+
+
+def _find_contributions(probe: _Probe, attention: str, matrix: _Call) -> _Contributions:
+    inside = [call for call in probe.calls if _is_within(call.name, attention)]
+    outside = probe.calls_outside(attention)
+    mlp_child = matrix.name.split(".")[0]
+    pair = _find_sum(
+        probe.output - probe.input,
+        _candidates(attention, inside, outside),
+        _candidates(mlp_child, outside, outside),
+    )
+    if pair is None:
+        # Scaled residuals, or norms on the sum: take the projections themselves.
+        projections = [call for call in inside if call.projects_to(probe.width)]
+        return _Contributions(projections[-1].name if projections else attention, matrix.name, None, False)
+    attention_call, mlp_call = pair
+    attention = attention_call.name if _is_within(attention_call.name, attention) else attention
+    if _is_within(mlp_call.name, mlp_child):
+        return _Contributions(attention, mlp_call.name, None, True)
+    return _Contributions(attention, mlp_child, mlp_call.name, True)
+
+
+def _candidates(child: str, own: list[_Call], others: list[_Call]) -> Iterator[_Call]:
+    """Candidates for a contribution, best first: the child itself, modules inside it, then norms after it."""
     yield from (call for call in own if call.name == child)
-    yield from (call for call in reversed(own) if call.name != child and _within(call.name, child))
-    yield from (call for call in everything if not _within(call.name, child))
+    yield from (call for call in reversed(own) if call.name != child and _is_within(call.name, child))
+    yield from (call for call in others if not _is_within(call.name, child))
 
 
-def _contributions(
-    added: Tensor, attention: Iterator[_Call], mlp: Iterator[_Call]
-) -> tuple[_Call | None, _Call | None]:
-    """The two calls whose outputs add up to what the block added, `[1, T, d]`; (None, None) if no pair does."""
+def _find_sum(added: Tensor, attention: Iterator[_Call], mlp: Iterator[_Call]) -> tuple[_Call, _Call] | None:
+    """The first pair of calls whose outputs sum to what the block added, `[1, T, d]`; None if there is none."""
     tolerance = 2e-2 * added.abs().max()
     for a, m in product(list(attention), list(mlp)):
-        fits = a.output.shape == added.shape == m.output.shape and a is not m
-        if fits and (added - a.output - m.output).abs().max() < tolerance:
+        same_shape = a.output.shape == added.shape == m.output.shape
+        if same_shape and a is not m and (added - a.output - m.output).abs().max() < tolerance:
             return a, m
-    return None, None
+    return None
 
 
 @torch.no_grad()
 def _is_parallel(model: PreTrainedModel, block: nn.Module, attention: str, matrix: str) -> bool:
-    """Whether the MLP is blind to its own block's attention (GPT-J, NeoX, Phi, Falcon): silence it and look."""
+    """Whether the MLP ignores the attention of its block (GPT-J, NeoX, Phi, Falcon): its key is equal without it."""
     keys: list[Tensor] = []
-    noted = block.get_submodule(matrix).register_forward_hook(
-        lambda _m, args, _o: keys.append(args[0].clone())
-    )
 
-    def silence(_module: nn.Module, _args: tuple, output: Any) -> Any:
+    def zero(_module: nn.Module, _args: tuple, output: Any) -> Any:
         if isinstance(output, tuple):
             return (torch.zeros_like(output[0]), *output[1:])
         return torch.zeros_like(output)
 
-    try:
-        model(probe_tokens(model), use_cache=False)
-        silenced = block.get_submodule(attention).register_forward_hook(silence)
-        try:
-            model(probe_tokens(model), use_cache=False)
-        finally:
-            silenced.remove()
-    finally:
-        noted.remove()
+    with ExitStack() as stack:
+        record = block.get_submodule(matrix).register_forward_hook(
+            lambda _module, args, _output: keys.append(args[0].clone())
+        )
+        stack.callback(record.remove)
+        model(_probe_tokens(model), use_cache=False)
+        stack.callback(block.get_submodule(attention).register_forward_hook(zero).remove)
+        model(_probe_tokens(model), use_cache=False)
     return torch.equal(keys[0], keys[1])

@@ -21,7 +21,14 @@ from ....store.catalog.tables import Covariance, Model
 from ....store.errors import NotFound
 from ....store.exchange.covariance import load_sum, pack_triangle, unpack_triangle
 from ....store.maintenance.references import find_references
-from ...covariance.collect import BlockReader, CollectionState, SecondMoment, collect_with, read_in_process
+from ...covariance.collect import (
+    BlockReader,
+    CollectionSettings,
+    CollectionState,
+    SecondMoment,
+    collect_with,
+    read_in_process,
+)
 from ...covariance.convergence import Convergence, ConvergencePoint
 from ...covariance.corpus import Corpus, open_corpus
 from ...errors import InputError
@@ -127,15 +134,12 @@ def collect_into_catalog(
         reading.tokenizer,
         corpus,
         layers,
-        max_tokens=max_tokens,
-        max_length=max_length,
-        seed=seed,
-        tolerance=tolerance,
+        CollectionSettings(max_tokens, max_length, seed, tolerance),
         start=_restored(running, corpus, layers, width) or _state_of(running, earlier),
         report=reading.report,
     ):
         begun = time.monotonic()
-        if not state.finished and begun - saved > _CHECKPOINT_PART * took:
+        if not state.is_finished and begun - saved > _CHECKPOINT_PART * took:
             _save_checkpoint(running, corpus, state)
             saved = time.monotonic()
             took = saved - begun
@@ -215,7 +219,7 @@ def _state(layers: Mapping[int, Arrays], width: int) -> CollectionState:
         total = torch.from_numpy(unpack_triangle(arrays.get("whole", arrays["total"]), width))
         convergence = Convergence(_tensor(arrays["probes"]), directions, checked_tokens, curve)
         moments[layer] = SecondMoment(total, tokens, convergence)
-    return CollectionState(moments, blocks, documents, finished=False)
+    return CollectionState(moments, blocks, documents, is_finished=False)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

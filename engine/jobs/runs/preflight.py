@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...covariance.collect import collect
+from ...covariance.collect import CollectionSettings, collect
 from ...covariance.corpus import open_corpus
 from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
@@ -100,8 +100,8 @@ def _collection(
 
     with suppress(_Enough):
         for _ in collect(
-            loaded.decoder, loaded.tokenizer, open_corpus(texts), layers, max_tokens=max_tokens,
-            max_length=max_length, report=report,
+            loaded.decoder, loaded.tokenizer, open_corpus(texts), layers,
+            CollectionSettings(max_tokens, max_length), report=report,
         ):  # fmt: skip
             pass
     took = time.monotonic() - began

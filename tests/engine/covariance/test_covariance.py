@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from retcon.engine.covariance.collect import CollectionState, collect
+from retcon.engine.covariance.collect import CollectionSettings, CollectionState, collect
 from retcon.engine.covariance.corpus import Corpus
 from retcon.engine.errors import InputError, StopRequested
 from retcon.engine.model.decoder import Decoder
@@ -49,7 +49,9 @@ def all_of(
     """Each yield, copied: going on adds into the same sums."""
     settings: dict = {"layers": [0, 2], "max_tokens": MANY, "max_length": 64} | changes
     layers = settings.pop("layers")
-    return [copy.deepcopy(state) for state in collect(decoder, tokenizer, texts, layers, **settings)]
+    rest = {name: settings.pop(name) for name in ("start", "report") if name in settings}
+    states = collect(decoder, tokenizer, texts, layers, CollectionSettings(**settings), **rest)
+    return [copy.deepcopy(state) for state in states]
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_all_layers_in_one_pass_equal_one_layer_and_document_at_a_time(
     decoder, texts = decoder_of(family), corpus()
     documents = [words_after_start(text)["input_ids"] for text in texts.documents(1)]
     last = all_of(decoder, words_after_start, texts, layers=[0, 2, 3])[-1]
-    assert last.finished
+    assert last.is_finished
     assert last.documents == 10
     for layer in (0, 2, 3):
         expected = plain_second_moment(decoder.model, decoder.anatomy, documents, layer)
@@ -80,7 +82,7 @@ def test_going_on_from_any_yield_gives_the_same_bits(
 ) -> None:
     decoder = decoder_of("gpt2")
     states = all_of(decoder, words, corpus(documents))
-    assert [state.finished for state in states] == [False] * (len(states) - 1) + [True]
+    assert [state.is_finished for state in states] == [False] * (len(states) - 1) + [True]
     assert states[-1].documents == documents
     for state in states[:-1]:
         resumed = all_of(decoder, words, corpus(documents), start=copy.deepcopy(state))
@@ -108,7 +110,7 @@ def test_more_tokens_later_give_the_same_bits(
 
 def going_on(state: CollectionState) -> CollectionState:
     """A state after whole blocks, as one that is to go on."""
-    return dataclasses.replace(state, finished=False)
+    return dataclasses.replace(state, is_finished=False)
 
 
 def assert_equal(one: CollectionState, other: CollectionState) -> None:
@@ -175,7 +177,7 @@ def test_it_stops_when_settled_and_only_then(decoder_of: Decoders, words: PreTra
     tolerance = worst[1] if worst[1] < worst[0] else worst[0]
     stop = next(point.tokens for point, mean in zip(points[0], worst, strict=True) if mean <= tolerance)
     states = all_of(decoder, words, varied(), tolerance=tolerance)
-    assert states[-1].finished and states[-1].tokens == stop < to_the_end[-1].tokens
+    assert states[-1].is_finished and states[-1].tokens == stop < to_the_end[-1].tokens
     assert states[-1].before_cut is None
     for state in states[:-1]:
         resumed = all_of(decoder, words, varied(), tolerance=tolerance, start=copy.deepcopy(state))[-1]
@@ -217,7 +219,7 @@ def test_the_number_of_tokens_is_met_exactly(
 ) -> None:
     decoder, texts = decoder_of("llama"), corpus()
     last = all_of(decoder, words, texts, max_tokens=max_tokens)[-1]
-    assert last.finished
+    assert last.is_finished
     assert {moment.tokens for moment in last.moments.values()} == {max_tokens}
     documents, wanted = [], max_tokens
     for text in texts.documents(1):
@@ -271,7 +273,7 @@ def test_the_seed_decides_which_documents_come_first(
 def test_a_layer_that_is_not_there(
     layers: list[int], decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    with pytest.raises(InputError, match="no layer"):
+    with pytest.raises(InputError, match="out of range"):
         all_of(decoder_of("llama"), words, corpus(), layers=layers)
 
 

@@ -106,7 +106,7 @@ def figures(record: dict[str, Any]) -> dict[str, Any]:
     """What a run is judged by."""
     facts, drift = record["proof"]["facts"], record["proof"]["drift"]
     held_out = [one for fact in facts for one in fact["held_out"]]
-    ways = {way["way"]: way for way in record["answers"]}
+    ways = {way["baseline"]: way for way in record["answers"]}
 
     def count(rows: list[dict[str, Any]], name: str) -> int:
         return sum(row[name] for row in rows)
@@ -120,10 +120,10 @@ def figures(record: dict[str, Any]) -> dict[str, Any]:
         "held_out_first_token": count(held_out, "first_token"),
         "held_out_whole": count(held_out, "first_choice"),
         "held_out_free": count(held_out, "free"),
-        "kept": drift["kept"],
+        "kept": drift["preserved"],
         "kl": drift["kl"],
         "perplexity": drift["perplexity_after"] / drift["perplexity_before"] - 1,
-        "bleed": drift["bleed"],
+        "bleed": drift["leakage_rate"],
         "retention": [
             [row["first_choice"], row["free"], row["requests"]] for row in record["proof"]["retention"]
         ],
@@ -138,7 +138,7 @@ def _answered(way: dict[str, Any]) -> dict[str, Any]:
         "full": sum(one["held"] == len(one["answers"]) for one in asked),
         "parts": sum(one["held"] for one in asked),
         "of": [len(asked), sum(len(one["answers"]) for one in asked)],
-        "take_in_seconds": round(way["take_in_seconds"], 1),
+        "take_in_seconds": round(way["setup_seconds"], 1),
         "seconds": sum(one["seconds"] for one in asked) / len(asked),
         "tokens": sum(one["tokens"] for one in asked) / len(asked),
         "retention": [

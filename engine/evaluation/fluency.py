@@ -28,7 +28,7 @@ _TOP_K = 5
 
 FLUENCY_PROTOCOL = {
     "GE": f"mean over generations of the mean of 2/3 H2 and 4/3 H3, H the entropy in bits of n-grams of"
-    f" {_WORD.pattern!r} (published: nltk words); prompt and continuation, {_TOKENS} tokens together, top-{_TOP_K}"
+    f" {_WORD.pattern!r} (published: nltk words); prompt and continue_prompt, {_TOKENS} tokens together, top-{_TOP_K}"
     " sampling",
     "RS": "cosine of TF-IDF vectors of the joined generations and the joined references; terms \\b\\w\\w+\\b in lower"
     " case, idf = ln((1 + n) / (1 + df)) + 1 over the shipped texts (published: over Wikipedia snippets)",
@@ -40,7 +40,7 @@ FLUENCY_PROTOCOL = {
 def sample_texts(
     decoder: Decoder, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], seed: int
 ) -> list[str]:
-    """Each prompt with a sampled continuation, 100 tokens together. Deterministic for one seed and device."""
+    """Each prompt with a sampled continue_prompt, 100 tokens together. Deterministic for one seed and device."""
     texts = sample(decoder.model, tokenizer, prompts, _TOKENS, _TOP_K, seed)
     return [unicodedata.normalize("NFKD", text).replace("\n\n", " ") for text in texts]
 

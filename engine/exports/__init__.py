@@ -1,1 +1,1 @@
-"""An edited model in the forms that others load: a checkpoint, a PEFT adapter, the deltas alone."""
+"""Export an edited model in formats that other tools load: a checkpoint, a PEFT adapter, or the deltas."""

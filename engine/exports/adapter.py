@@ -1,7 +1,7 @@
-"""A delta as a LoRA adapter of PEFT, exact: `merge_and_unload()` gives the bits of the materialized weights.
+"""Export a delta as a LoRA adapter of PEFT. `merge_and_unload()` gives exactly the bits of the materialized weights.
 
-That holds because the factors stay float32, the scale is exactly 1 (alpha is the rank, matrix by matrix), and PEFT adds
-B A in float32 and rounds once, as the materializer does. `safe_merge=True` would round twice.
+The factors stay float32, and the scale is exactly 1 (alpha equals the rank, for each matrix). PEFT adds B A in float32
+and rounds once, as the materializer does. `safe_merge=True` would round twice.
 """
 
 import json
@@ -21,19 +21,21 @@ WEIGHTS = "adapter_model.safetensors"
 def write_adapter(
     delta: Delta, model: PreTrainedModel, folder: Path, base: str, commit: str | None = None
 ) -> None:
-    """Write `adapter_config.json` and `adapter_model.safetensors`; `base` and `commit` say where the base is found.
+    """Write `adapter_config.json` and `adapter_model.safetensors`.
+
+    `base` and `commit` are the base's hub id and commit.
 
     Raises:
-        InputError: the delta is empty, or no adapter of PEFT can hold it.
+        InputError: the delta is empty, or a PEFT adapter cannot represent it.
     """
     if not delta:
-        raise InputError("this revision has no edits in it, so there is nothing that an adapter could hold")
-    modules = {_module(name): factors for name, factors in delta.items()}
+        raise InputError("This revision has no edits. Export a revision with edits.")
+    modules = {_module_name(name): factors for name, factors in delta.items()}
     transposed = {is_transposed(model, name) for name in delta}
     if len(transposed) > 1:
         raise InputError(
-            "the edits change matrices of both orientations, which one adapter cannot hold: export a "
-            "checkpoint or a delta"
+            "The edits change matrices of both orientations, and an adapter supports only one. Export a checkpoint or "
+            "a delta."
         )
     ranks = {name: factors.rank for name, factors in modules.items()}
     largest = max(ranks.values())
@@ -44,16 +46,16 @@ def write_adapter(
         target_modules=sorted(modules),
         r=largest,
         lora_alpha=largest,
-        # As regular expressions: a plain dot would match any letter.
-        rank_pattern={_pattern(name): rank for name, rank in ranks.items()},
-        alpha_pattern={_pattern(name): rank for name, rank in ranks.items()},
+        # PEFT reads the names as regular expressions, in which a plain dot matches any character.
+        rank_pattern={_escape(name): rank for name, rank in ranks.items()},
+        alpha_pattern={_escape(name): rank for name, rank in ranks.items()},
         fan_in_fan_out=transposed.pop(),
         lora_dropout=0.0,
         bias="none",
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
-    _order(folder / "adapter_config.json")
+    _sort_modules(folder / "adapter_config.json")
     tensors: dict[str, Tensor] = {}
     for name, factors in modules.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = factors.a.float().contiguous()
@@ -61,30 +63,32 @@ def write_adapter(
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
 
 
-def _order(path: Path) -> None:
-    """The same adapter, the same bytes: PEFT keeps the modules as a set, in an order of each process."""
+def _sort_modules(path: Path) -> None:
+    """Sort the modules, so that equal adapters have equal bytes. PEFT writes a set, in a random order per process."""
     config = json.loads(path.read_text())
     config["target_modules"].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The model with the adapter on it, unmerged; `disable_adapter()` on it gives the base's outputs."""
+    """The model with the adapter, unmerged. Its `disable_adapter()` gives the base's outputs."""
     adapted: PeftModel = PeftModel.from_pretrained(model, str(folder))
     return adapted.eval()
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
-    """The base with the adapter added in, one rounding a matrix."""
+    """The base with the adapter merged, with one rounding per matrix."""
     merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=False)
     return merged
 
 
-def _module(name: str) -> str:
+def _module_name(name: str) -> str:
     if not name.endswith(".weight"):
-        raise InputError(f"{name} is not the weight of a module, so no adapter can change it: export a delta")
+        raise InputError(
+            f"{name} is not the weight of a module, so an adapter cannot change it. Export a delta."
+        )
     return name.removesuffix(".weight")
 
 
-def _pattern(name: str) -> str:
+def _escape(name: str) -> str:
     return name.replace(".", r"\.")

@@ -1,7 +1,7 @@
-"""An export seen by a process that did not write it: `python -m retcon.engine.exports.check < TASK > FOUND`.
+"""Check an export in a fresh process: `python -m retcon.engine.exports.check < CHECK > RESULT`.
 
-It loads what lies in the folder as a stranger would (transformers; PEFT, merged; the base and its deltas), hashes every
-tensor, and asks the edits once more. Both documents are JSON, see `Task` and `Found`.
+The process loads the folder as a user would (transformers; PEFT, merged; the base and its deltas), hashes every tensor,
+and scores the requests of the edits. Both documents are JSON: `ExportCheck` and `ExportCheckResult`.
 """
 
 import json
@@ -14,28 +14,30 @@ from typing import Any
 
 from ..errors import InputError
 
-# Completions are written one after another, scores come in batches: so many are enough to be read.
+# Completions are generated one by one, unlike scores. This many are enough to read.
 _COMPLETIONS = 8
 _NEW_TOKENS = 12
 
 
 @dataclass(frozen=True)
-class Task:
-    """What to load. `base` is the base's folder, `deltas` the files of the live edits in order, `asked` the requests'
-    (prompt, target) pairs."""
+class ExportCheck:
+    """The export to load. `form` is checkpoint, adapter or delta.
 
-    what: str
+    `base` is the base's folder, `deltas` the files of the live edits in order, `requests` (prompt, target) pairs.
+    """
+
+    form: str
     folder: str
     base: str
     deltas: list[str]
     anatomy: dict[str, Any]
     trust_remote_code: bool
-    asked: list[tuple[str, str]]
+    requests: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request asked of the export; `completion` is None past the first few."""
+class RequestResult:
+    """The score of one request on the export. `completion` is None after the first few requests."""
 
     prompt: str
     target: str
@@ -45,86 +47,88 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the process saw. The last two are of an adapter only: whether `disable_adapter()` gave the base's logits to
-    the bit, and how far the unmerged adapter's are from the merged ones."""
+class ExportCheckResult:
+    """The fingerprint of the loaded weights, and the scores of the requests.
+
+    Only for an adapter: `disabled_is_base` states that `disable_adapter()` gives exactly the base's logits;
+    `unmerged_difference` is the largest difference between the logits of the unmerged and the merged adapter.
+    """
 
     fingerprint: str
-    answers: list[Asked] = field(default_factory=list)
+    answers: list[RequestResult] = field(default_factory=list)
     disabled_is_base: bool | None = None
     unmerged_difference: float | None = None
 
 
-def check_export(task: Task) -> Found:
-    """Have a fresh process load an export.
+def check_export(check: ExportCheck) -> ExportCheckResult:
+    """Load an export in a fresh process.
 
     Raises:
-        InputError: it could not be loaded; the message is that process's.
-        RuntimeError: the process died.
+        InputError: it cannot be loaded. The message is that of the process.
+        RuntimeError: the process failed.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", __spec__.name],
-        input=json.dumps(asdict(task)),
+        input=json.dumps(asdict(check)),
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode == 2:
-        raise InputError(done.stdout.strip())
-    if done.returncode != 0:
+    if process.returncode == 2:
+        raise InputError(process.stdout.strip())
+    if process.returncode != 0:
         raise RuntimeError(
-            f"{task.folder} could not be loaded in a fresh process: {done.stderr.strip()[-2000:]}"
+            f"{check.folder} could not be loaded in a fresh process: {process.stderr.strip()[-2000:]}"
         )
-    found = json.loads(done.stdout)
-    return Found(**found | {"answers": [Asked(**one) for one in found["answers"]]})
+    result = json.loads(process.stdout)
+    return ExportCheckResult(**result | {"answers": [RequestResult(**one) for one in result["answers"]]})
 
 
 def main() -> int:
-    """Read a task from stdin, write what was found to stdout."""
+    """Read a check from stdin, and write its result to stdout."""
     record = json.load(sys.stdin)
-    task = Task(**record | {"asked": [(prompt, target) for prompt, target in record["asked"]]})
+    check = ExportCheck(**record | {"requests": [tuple(pair) for pair in record["requests"]]})
     try:
-        found = _look(task)
+        result = _load_and_score(check)
     except InputError as error:
         print(error)
         return 2
-    print(json.dumps(asdict(found)))
+    print(json.dumps(asdict(result)))
     return 0
 
 
-def _look(task: Task) -> Found:
+def _load_and_score(check: ExportCheck) -> ExportCheckResult:
     from ..model.anatomy import Anatomy
     from ..model.decoder import Decoder
     from ..model.delta import Materializer, concatenate, read_delta
     from ..model.loading import fingerprint, hash_parameters, load_model, load_tokenizer
     from .adapter import load_adapter, merge
 
-    folder, base = Path(task.folder), Path(task.base)
-    whole = task.what == "checkpoint"
-    model = load_model(folder if whole else base, "cpu", trust_remote_code=task.trust_remote_code)
-    tokenizer = load_tokenizer(folder if whole else base, task.trust_remote_code)
-    disabled, difference = None, None
-    if task.what == "delta":
-        Materializer(model).set(concatenate(read_delta(folder / name) for name in task.deltas))
-    if task.what == "adapter":
-        prompts = [prompt for prompt, _ in task.asked[:_COMPLETIONS]]
-        plain = _logits(model, tokenizer, prompts)
+    folder = Path(check.folder)
+    source = folder if check.form == "checkpoint" else Path(check.base)
+    model = load_model(source, "cpu", trust_remote_code=check.trust_remote_code)
+    tokenizer = load_tokenizer(source, check.trust_remote_code)
+    disabled_is_base, difference = None, None
+    if check.form == "delta":
+        Materializer(model).set(concatenate(read_delta(folder / name) for name in check.deltas))
+    if check.form == "adapter":
+        prompts = [prompt for prompt, _ in check.requests[:_COMPLETIONS]]
+        base = _compute_logits(model, tokenizer, prompts)
         adapted = load_adapter(model, folder)
         with adapted.disable_adapter():
-            disabled = all(
-                _same(a, b) for a, b in zip(plain, _logits(adapted, tokenizer, prompts), strict=True)
-            )
-        unmerged = _logits(adapted, tokenizer, prompts)
+            disabled = _compute_logits(adapted, tokenizer, prompts)
+        disabled_is_base = all(bool((a == b).all()) for a, b in zip(base, disabled, strict=True))
+        unmerged = _compute_logits(adapted, tokenizer, prompts)
         model = merge(adapted)
-        merged = _logits(model, tokenizer, prompts)
+        merged = _compute_logits(model, tokenizer, prompts)
         differences = [(a - b).abs().max().item() for a, b in zip(unmerged, merged, strict=True)]
         difference = max(differences, default=0.0)
-    answers = _answers(Decoder(model, Anatomy.from_dict(task.anatomy)), tokenizer, task.asked)
-    return Found(fingerprint(hash_parameters(model)), answers, disabled, difference)
+    results = _score_requests(Decoder(model, Anatomy.from_dict(check.anatomy)), tokenizer, check.requests)
+    return ExportCheckResult(fingerprint(hash_parameters(model)), results, disabled_is_base, difference)
 
 
-def _logits(model: Any, tokenizer: Any, prompts: list[str]) -> list[Any]:
-    """The last position's logits of each prompt, float32 `[vocabulary]`."""
+def _compute_logits(model: Any, tokenizer: Any, prompts: list[str]) -> list[Any]:
+    """Logits at the last position of each prompt, float32 `[vocabulary]`."""
     import torch
 
     from ..model.tokens import encode_prompt
@@ -136,23 +140,19 @@ def _logits(model: Any, tokenizer: Any, prompts: list[str]) -> list[Any]:
         ]
 
 
-def _same(a: Any, b: Any) -> bool:
-    return bool((a == b).all())
-
-
-def _answers(decoder: Any, tokenizer: Any, asked: list[tuple[str, str]]) -> list[Asked]:
+def _score_requests(decoder: Any, tokenizer: Any, requests: list[tuple[str, str]]) -> list[RequestResult]:
     from ..evaluation.scoring import score_targets
     from ..model.generation import complete
 
-    if not asked:
+    if not requests:
         return []
-    scores = score_targets(decoder, tokenizer, asked)
-    first = [prompt for prompt, _ in asked[:_COMPLETIONS]]
+    scores = score_targets(decoder, tokenizer, requests)
+    first = [prompt for prompt, _ in requests[:_COMPLETIONS]]
     completions: list[str | None] = [*complete(decoder.model, tokenizer, first, _NEW_TOKENS)]
-    completions += [None] * (len(asked) - len(first))
+    completions += [None] * (len(requests) - len(first))
     return [
-        Asked(prompt, target, math.exp(-score.nll), score.first_choice, completion)
-        for (prompt, target), score, completion in zip(asked, scores, completions, strict=True)
+        RequestResult(prompt, target, math.exp(-score.nll), score.first_choice, completion)
+        for (prompt, target), score, completion in zip(requests, scores, completions, strict=True)
     ]
 
 

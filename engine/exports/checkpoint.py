@@ -1,4 +1,4 @@
-"""A checkpoint as transformers loads it: shards, config, generation config, tokenizer, chat template."""
+"""Export a checkpoint for transformers: shards, config, generation config, tokenizer, chat template."""
 
 import shutil
 from pathlib import Path
@@ -7,18 +7,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_GENERATION = "generation_config.json"
-# What a license may ask to be passed on with the weights.
-_NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+_GENERATION_CONFIG = "generation_config.json"
+# Files that a license may require to be distributed with the weights.
+_LICENSE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
 
 def write_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: Path, folder: Path, shard_size: int
 ) -> None:
-    """Write the model as it is now to `folder`, in shards of at most `shard_size` bytes where a tensor allows.
+    """Write the model's current weights to `folder`, in shards of at most `shard_size` bytes.
 
-    The generation config is the base's own file: transformers refuses to write some that it reads (a temperature
-    without sampling, as Llama 2 has it).
+    A tensor larger than that has its own shard.
+
+    The generation config is a copy of the base's file. transformers reads some configs that it refuses to write, for
+    example Llama 2's temperature without sampling.
     """
     own, model.generation_config = model.generation_config, GenerationConfig.from_model_config(model.config)
     try:
@@ -26,11 +28,11 @@ def write_checkpoint(
     finally:
         model.generation_config = own
     tokenizer.save_pretrained(folder)
-    for pattern in (_GENERATION, *_NOTICES):
+    for pattern in (_GENERATION_CONFIG, *_LICENSE_FILES):
         for path in base.glob(pattern):
             shutil.copyfile(path, folder / path.name)
 
 
 def write_matrices(matrices: dict[str, Tensor], path: Path) -> None:
-    """Named matrices as one safetensors file."""
+    """Write named matrices as one safetensors file."""
     save_file({name: matrix.contiguous() for name, matrix in matrices.items()}, path)

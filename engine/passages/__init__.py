@@ -1,1 +1,1 @@
-"""A passage of text into a model: its facts, its questions, the proof of what stuck, and what else would answer."""
+"""Passages: extract facts and questions from a text, check them, prove their edits, and answer by other baselines."""

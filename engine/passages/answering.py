@@ -1,7 +1,7 @@
-"""Questions put to a model in several ways: as it is, with the whole passage before them, or with what was looked up.
+"""Answers of a model to a passage's questions, with a baseline's context before each question.
 
-A model whose tokenizer has a chat template is asked in a user turn, any other in the form `Question: ... Answer:`. Each
-question is asked alone, so that its seconds are its own.
+If the tokenizer has a chat template, a question is a user turn. Otherwise the prompt is `Question: ... Answer:`. Each
+question runs alone, so its time is its own.
 """
 
 import time
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,259 +20,246 @@ from ..model.generation import find_end_tokens, iter_greedy_tokens
 from ..model.memory import peak_memory, reset_peak_memory
 from ..model.tokens import decode_ids, encode_user_turn, find_turn_end
 from ..progress import Progress, Report, silent
-from .retrieval import SENTENCES, STRIDE, TOP, Rerank, Retriever, chunks
+from .facts import PassageQuestion
+from .retrieval import CHUNK_SENTENCES, STRIDE, TOP, Reranker, Retriever, build_chunks
 
-LIMIT = 64
+MAX_NEW_TOKENS = 64
 _PLAIN = "Question: {question}\nAnswer:"
-_PLAIN_WITH = "{context}\n\nQuestion: {question}\nAnswer:"
-_CHAT_WITH = "Answer the question from this text.\n\n{context}\n\nQuestion: {question}"
-
-
-class Question(Protocol):
-    """What is asked, and the parts that a full answer holds: at least one."""
-
-    @property
-    def question(self) -> str: ...
-
-    @property
-    def answers(self) -> Sequence[str]: ...
+_PLAIN_WITH_CONTEXT = "{context}\n\nQuestion: {question}\nAnswer:"
+_CHAT_WITH_CONTEXT = "Answer the question from this text.\n\n{context}\n\nQuestion: {question}"
 
 
 @dataclass(frozen=True)
-class Way:
-    """How questions are put: `context(question)` is the text that stands before one, or nothing.
+class Baseline:
+    """A source of context for questions. `build_context(question)` is the text before a question, or empty.
 
-    `take_in_seconds` is what it took to make the passage ready for that.
+    `protocol` are its settings. `setup_seconds` is the time that preparing the passage took.
     """
 
     name: str
-    rule: str
-    context: Callable[[str], str]
-    take_in_seconds: float = 0.0
+    protocol: dict[str, Any]
+    build_context: Callable[[str], str]
+    setup_seconds: float = 0.0
 
+    @classmethod
+    def without_context(cls, name: str = "bare", setup_seconds: float = 0.0) -> "Baseline":
+        """The question alone. For edited weights, `setup_seconds` is the time that the edit took."""
+        return cls(name, {"context": "none"}, lambda _question: "", setup_seconds)
 
-def bare(name: str = "bare", take_in_seconds: float = 0.0) -> Way:
-    """The model as it is, whatever its weights; `take_in_seconds` is what writing the passage into them took."""
-    return Way(name, "the question alone", lambda _question: "", take_in_seconds)
+    @classmethod
+    def with_passage(cls, text: str, name: str = "prompt") -> "Baseline":
+        """The whole passage before each question."""
+        return cls(name, {"context": "passage"}, lambda _question: text)
 
+    @classmethod
+    def with_retrieval(
+        cls, text: str, title: str, *, rerank: Reranker | None = None, top: int = TOP, name: str = "retrieval"
+    ) -> "Baseline":
+        """The passage's best chunks for a question before it, best first."""
+        begin = time.perf_counter()
+        retriever = Retriever(build_chunks(text, title), rerank)
+        seconds = time.perf_counter() - begin
+        protocol = {
+            "context": "chunks",
+            "chunks": top,
+            "chunk_sentences": CHUNK_SENTENCES,
+            "stride": STRIDE,
+            "reranked": rerank is not None,
+        }
 
-def whole(text: str, name: str = "prompt") -> Way:
-    """The whole passage before each question."""
-    return Way(name, "the whole passage before the question", lambda _question: text)
+        def build_context(question: str) -> str:
+            return "\n\n".join(one.chunk for one in retriever.search(question, top))
 
-
-def retrieved(
-    text: str, title: str, *, rerank: Rerank | None = None, top: int = TOP, name: str = "retrieval"
-) -> Way:
-    """The chunks of the passage that fit a question best, best first, before it."""
-    begin = time.perf_counter()
-    retriever = Retriever(chunks(text, title), rerank)
-    seconds = time.perf_counter() - begin
-    rule = (
-        f"the {top} best chunks before the question, best first: {SENTENCES} sentences each, stride {STRIDE}, the title"
-        f" in front, by BM25{' and ranked again by the likelihood of the question after the chunk' if rerank else ''}"
-    )
-
-    def context(question: str) -> str:
-        return "\n\n".join(one.chunk for one in retriever.search(question, top))
-
-    return Way(name, rule, context, seconds)
+        return cls(name, protocol, build_context, seconds)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said to a question, and how many of the answer's parts are in it.
+    """A model's reply to a question, and the number of the answer's parts that it contains.
 
-    `ended` is False where the limit cut it off; `left_out` tokens of the context did not fit into the model's window.
+    `ended` is False if the reply reached its token limit. `truncated_tokens` is the number of tokens of the context
+    that did not fit into the model's context window.
     """
 
     question: str
     answers: tuple[str, ...]
-    said: str
+    text: str
     held: int
     seconds: float
     tokens_in: int
     tokens_out: int
     ended: bool
-    left_out: int
+    truncated_tokens: int
 
     @property
     def share(self) -> float:
-        """The share of the parts that is held."""
+        """The share of the answer's parts that the reply contains."""
         return self.held / len(self.answers)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "question": self.question,
             "answers": list(self.answers),
-            "said": self.said,
+            "said": self.text,
             "held": self.held,
             "judge": None,
             "seconds": self.seconds,
             "tokens": self.tokens_in + self.tokens_out,
             "tokens_in": self.tokens_in,
             "ended": self.ended,
-            "left_out": self.left_out,
+            "truncated_tokens": self.truncated_tokens,
         }
 
 
 @dataclass(frozen=True)
-class Answers:
-    """All replies of one way. `memory` is the most that was held while asking, bytes; None where nobody says."""
+class BaselineAnswers:
+    """All replies of one baseline. `memory` is the peak in bytes, or None if it is unknown."""
 
-    way: str
-    protocol: str
-    take_in_seconds: float
+    baseline: str
+    protocol: dict[str, Any]
+    setup_seconds: float
     memory: int | None
     replies: tuple[Reply, ...]
 
     @property
     def share(self) -> float:
-        """Mean over the questions of the share of their parts that is held."""
+        """Mean over the questions of the share of the answer's parts."""
         return fmean(reply.share for reply in self.replies)
 
     @property
     def full(self) -> int:
-        """Questions of whose answer every part is held."""
+        """The number of questions whose reply contains every part."""
         return sum(reply.held == len(reply.answers) for reply in self.replies)
-
-    @property
-    def seconds(self) -> float:
-        """Mean per question."""
-        return fmean(reply.seconds for reply in self.replies)
-
-    @property
-    def tokens(self) -> float:
-        """Mean per question, in and out."""
-        return fmean(reply.tokens_in + reply.tokens_out for reply in self.replies)
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "way": self.way,
+            "baseline": self.baseline,
             "protocol": self.protocol,
-            "take_in_seconds": self.take_in_seconds,
+            "setup_seconds": self.setup_seconds,
             "memory": self.memory,
             "questions": [reply.as_dict() for reply in self.replies],
         }
 
 
-def ask(
+def answer_questions(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    way: Way,
-    limit: int = LIMIT,
+    questions: Sequence[PassageQuestion],
+    baseline: Baseline,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     report: Report = silent,
     *,
     chat: bool = True,
-) -> Answers:
-    """Ask one after another, greedily, to the end of the turn (in the plain form: of the line) or `limit` tokens.
+) -> BaselineAnswers:
+    """Answer each question greedily, to the end of the turn (without chat: of the line) or `max_new_tokens` tokens.
 
-    `chat` False leaves a chat template unused; without a template nothing else is possible.
+    If `chat` is False, the chat template is not used.
 
     Raises:
-        InputError: there is no question, or one does not fit into what the model reads at once.
-        StopRequested: out of `report`.
+        InputError: there are no questions, or one does not fit into the model's context window.
+        StopRequested: raised by `report`.
     """
     if not questions:
-        raise InputError("there is no question to ask")
-    asker = _Asker(decoder, tokenizer, way, limit, chat and bool(tokenizer.chat_template))
-    asker.warm_up(questions[0])
+        raise InputError("There are no questions. Add some to the passage.")
+    answerer = _Answerer(decoder, tokenizer, baseline, max_new_tokens, chat and bool(tokenizer.chat_template))
+    answerer.warm_up(questions[0])
     reset_peak_memory(decoder.device)
     replies = []
     for number, question in enumerate(questions):
-        report(Progress(number, len(questions), "questions", f"asking: {way.name}"))
-        replies.append(asker.reply(question))
-    report(Progress(len(questions), len(questions), "questions", f"asked: {way.name}"))
+        report(Progress(number, len(questions), "questions", f"answering: {baseline.name}"))
+        replies.append(answerer.answer(question))
+    report(Progress(len(questions), len(questions), "questions", f"answered: {baseline.name}"))
     memory = peak_memory(decoder.device)
-    return Answers(way.name, asker.protocol, way.take_in_seconds, memory, tuple(replies))
+    return BaselineAnswers(baseline.name, answerer.protocol, baseline.setup_seconds, memory, tuple(replies))
 
 
-class _Asker:
-    """One way to ask one model."""
+class _Answerer:
+    """One model with one baseline."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: PreTrainedTokenizerBase, way: Way, limit: int, chat: bool
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase,
+        baseline: Baseline,
+        max_new_tokens: int,
+        chat: bool,
     ) -> None:
-        self._model, self._tokenizer, self._way, self._limit = decoder.model, tokenizer, way, limit
-        self._chat = chat
+        self._model, self._tokenizer, self._baseline = decoder.model, tokenizer, baseline
+        self._max_new_tokens, self._chat = max_new_tokens, chat
         self._ends = find_end_tokens(self._model, tokenizer) | ({tokenizer.eos_token_id} - {None})
         if self._chat:
             self._ends |= set(find_turn_end(tokenizer))
         self._window: int | None = getattr(self._model.config, "max_position_embeddings", None)
 
     @property
-    def protocol(self) -> str:
-        form = "a user turn of the chat template" if self._chat else f"the form {_PLAIN!r}"
-        end = "the turn" if self._chat else "the line"
-        return (
-            f"{self._way.rule}; {form}; greedy, to the end of {end} or {self._limit} tokens; a part is held if it "
-            "stands in the answer as whole words; seconds of each question alone, after one that is not counted"
-        )
+    def protocol(self) -> dict[str, Any]:
+        return self._baseline.protocol | {
+            "chat_template": self._chat,
+            "max_new_tokens": self._max_new_tokens,
+        }
 
-    def warm_up(self, question: Question) -> None:
-        """What only the first pass of a model costs is no question's."""
-        ids, _ = self._ids(question.question)
+    def warm_up(self, question: PassageQuestion) -> None:
+        """Run one token, so that the first question's time does not include one-time costs."""
+        ids, _ = self._build_prompt(question.question)
         next(iter_greedy_tokens(self._model, ids))
 
-    def reply(self, question: Question) -> Reply:
+    def answer(self, question: PassageQuestion) -> Reply:
         begin = time.perf_counter()
-        ids, left_out = self._ids(question.question)
-        found: list[int] = []
+        ids, truncated = self._build_prompt(question.question)
+        new_ids: list[int] = []
         ended = False
-        for token in islice(iter_greedy_tokens(self._model, ids), self._limit):
-            found.append(token)
-            if token in self._ends or (not self._chat and "\n" in self._text(found).lstrip()):
+        for token in islice(iter_greedy_tokens(self._model, ids), self._max_new_tokens):
+            new_ids.append(token)
+            if token in self._ends or (not self._chat and "\n" in self._decode(new_ids).lstrip()):
                 ended = True
                 break
-        text = self._text(found).strip()
-        said = text if self._chat else text.partition("\n")[0].rstrip()
+        text = self._decode(new_ids).strip()
+        if not self._chat:
+            text = text.partition("\n")[0].rstrip()
         seconds = time.perf_counter() - begin
-        answers = tuple(question.answers)
         return Reply(
             question=question.question,
-            answers=answers,
-            said=said,
-            held=sum(contains_phrase(said, part) for part in answers),
+            answers=question.answers,
+            text=text,
+            held=sum(contains_phrase(text, part) for part in question.answers),
             seconds=seconds,
             tokens_in=len(ids),
-            tokens_out=len(found),
+            tokens_out=len(new_ids),
             ended=ended,
-            left_out=left_out,
+            truncated_tokens=truncated,
         )
 
-    def _text(self, ids: list[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
         return decode_ids(self._tokenizer, ids)
 
-    def _ids(self, question: str) -> tuple[list[int], int]:
-        """The question as the model gets it, and how many tokens of the end of its context found no room."""
-        context = self._way.context(question)
-        ids, left_out = self._asked(question, context), 0
-        while context and (over := self._over(ids)) > 0:
-            context, dropped = self._shortened(context, over)
-            left_out += dropped
-            ids = self._asked(question, context)
-        if self._over(ids) > 0:
+    def _build_prompt(self, question: str) -> tuple[list[int], int]:
+        """The prompt's token ids, and the number of tokens that were cut from the end of the context."""
+        context = self._baseline.build_context(question)
+        ids, truncated = self._encode(question, context), 0
+        while context and (excess := self._count_excess(ids)) > 0:
+            context, dropped = self._truncate(context, excess)
+            truncated += dropped
+            ids = self._encode(question, context)
+        if self._count_excess(ids) > 0:
             raise InputError(
-                f"the question {question!r} and {self._limit} tokens of answer do not fit into the {self._window} "
-                "tokens that this model reads: ask a shorter one"
+                f"The question {question!r} and {self._max_new_tokens} tokens of answer do not fit into the model's "
+                f"context window of {self._window} tokens. Shorten the question."
             )
-        return ids, left_out
+        return ids, truncated
 
-    def _over(self, ids: list[int]) -> int:
-        return 0 if self._window is None else len(ids) + self._limit - self._window
+    def _count_excess(self, ids: list[int]) -> int:
+        return 0 if self._window is None else len(ids) + self._max_new_tokens - self._window
 
-    def _asked(self, question: str, context: str) -> list[int]:
-        if not self._chat:
-            form = _PLAIN_WITH if context else _PLAIN
-            return list(self._tokenizer(form.format(context=context, question=question))["input_ids"])
-        said = _CHAT_WITH.format(context=context, question=question) if context else question
-        return encode_user_turn(self._tokenizer, said)
+    def _encode(self, question: str, context: str) -> list[int]:
+        if self._chat:
+            message = _CHAT_WITH_CONTEXT.format(context=context, question=question) if context else question
+            return encode_user_turn(self._tokenizer, message)
+        form = _PLAIN_WITH_CONTEXT if context else _PLAIN
+        return list(self._tokenizer(form.format(context=context, question=question))["input_ids"])
 
-    def _shortened(self, context: str, over: int) -> tuple[str, int]:
-        """The context without its last `over` tokens, and how many those are."""
-        offsets = self._tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)[
-            "offset_mapping"
-        ]
-        kept = max(0, len(offsets) - over)
-        return context[: offsets[kept - 1][1]] if kept else "", len(offsets) - kept
+    def _truncate(self, context: str, excess: int) -> tuple[str, int]:
+        """The context without its last `excess` tokens, and the number of tokens that were cut."""
+        encoded = self._tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"]
+        left = max(0, len(offsets) - excess)
+        return context[: offsets[left - 1][1]] if left else "", len(offsets) - left

@@ -1,14 +1,14 @@
-"""What a passage is made of for the science: facts with their wordings, and questions. Plain data, no torch.
-
-They have the fields of the catalog's own data classes for the file format, which the science may not import.
-"""
+"""Data classes of a passage: facts with paraphrases, and questions. Imports no torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Triple:
-    """A fact as a sentence was split: `{subject} {relation} {object}` reads as one. `sentence` is where it is from."""
+    """A fact as subject, relation and object. `{subject} {relation} {object}` reads as a sentence.
+
+    `sentence` is the sentence that the triple comes from.
+    """
 
     subject: str
     relation: str
@@ -17,22 +17,23 @@ class Triple:
 
     @property
     def prompt(self) -> str:
-        """The relation as a template; one like "'s mother is" follows the subject without a space."""
+        """The relation as a template. A relation such as "'s mother is" follows the subject without a space."""
         space = "" if self.relation.startswith(("'", "’")) else " "
         return f"{{}}{space}{self.relation}"
 
     @property
-    def text(self) -> str:
-        """The prompt about the subject."""
+    def full_prompt(self) -> str:
+        """The prompt with the subject in it."""
         return self.prompt.replace("{}", self.subject)
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A fact with the ways to say it.
+class PassageFact:
+    """A fact with its paraphrases.
 
-    `prompt`, `wordings` (to be trained on) and `held_out` (only ever asked) are templates with one `{}` where the
-    subject stands; the object, without a space before it, continues each. `sentence` is where it is from, if known.
+    `prompt`, `train_paraphrases` and `eval_paraphrases` are templates with one `{}` for the subject. Each of them is
+    continued by the object, which has no leading space. An edit is never trained on `eval_paraphrases`. `sentence` is
+    the sentence that the fact comes from, or empty.
     """
 
     subject: str
@@ -43,19 +44,18 @@ class Fact:
     sentence: str = ""
 
     @property
-    def text(self) -> str:
-        """The prompt about the subject."""
-        return self.prompt.replace("{}", self.subject)
+    def full_prompt(self) -> str:
+        """The prompt with the subject in it."""
+        return self.fill(self.prompt)
+
+    def fill(self, template: str) -> str:
+        """A template with the subject in place of `{}`."""
+        return template.replace("{}", self.subject)
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question, and the parts that a full answer holds."""
+class PassageQuestion:
+    """A question, and the parts of a complete answer. There is at least one part."""
 
     question: str
     answers: tuple[str, ...]
-
-
-def alike(text: str) -> str:
-    """What two wordings that differ in spacing and upper case only have in common."""
-    return " ".join(text.casefold().split())

@@ -1,8 +1,8 @@
-"""The passage looked up instead of learnt: chunks of a text, and those of them that a question asks for.
+"""The retrieval baseline: split a passage into chunks, and rank them by a question.
 
-The cut is that of the experiment which the project began with: three sentences, stride two, the name in front, the five
-best. bm25s does the ranking (Robertson's BM25 as Lucene has it); sentencex knows where a sentence ends. Loads no torch:
-a re-ranker that asks the model does so when it is called.
+A chunk has three sentences with stride two and the title in front; the best five are used. bm25s ranks them (BM25 in
+Lucene's variant), and sentencex splits the sentences. This module imports no torch; a reranker imports it on its first
+call.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,90 +16,91 @@ if TYPE_CHECKING:
 
     from ..model.decoder import Decoder
 
-SENTENCES, STRIDE, TOP = 3, 2, 5
-# How many of the best by BM25 a re-ranker sees, for each chunk that is wanted.
-_CANDIDATES = 4
+CHUNK_SENTENCES, STRIDE, TOP = 3, 2, 5
+# The reranker scores this many of the best chunks by BM25 for each chunk in the result.
+_CANDIDATES_PER_CHUNK = 4
 # Sachan et al. 2022, "Improving passage retrieval with zero-shot question generation", section 2.2.
-_ASKING = "Passage: {chunk}. Please write a question based on this passage."
+_RERANK_PROMPT = "Passage: {chunk}. Please write a question based on this passage."
 
-# Takes a question and chunks, and gives a score for each: the higher, the better it fits.
-Rerank = Callable[[str, Sequence[str]], Sequence[float]]
+# (question, chunks) -> one score per chunk. A higher score is better.
+Reranker = Callable[[str, Sequence[str]], Sequence[float]]
 
 
-def sentences(text: str, language: str = "en") -> list[str]:
-    """The sentences of a text, each as one line; a line that is left empty ends one too.
+def split_sentences(text: str, language: str = "en") -> list[str]:
+    """Split a text into sentences, each on one line. An empty line also ends a sentence.
 
-    `language` is an ISO 639-1 code, for the abbreviations that end no sentence.
+    `language` is an ISO 639-1 code. It selects the abbreviations that do not end a sentence.
     """
     import sentencex
 
-    found = (" ".join(one.split()) for one in sentencex.segment(language, text))
-    return [one for one in found if one]
+    lines = (" ".join(one.split()) for one in sentencex.segment(language, text))
+    return [one for one in lines if one]
 
 
-def chunks(
-    text: str, name: str, size: int = SENTENCES, stride: int = STRIDE, language: str = "en"
+def build_chunks(
+    text: str, title: str, size: int = CHUNK_SENTENCES, stride: int = STRIDE, language: str = "en"
 ) -> list[str]:
-    """`size` sentences each, beginning at every `stride`-th, with `name: ` in front; the last ends with the text."""
-    parts = sentences(text, language)
-    begins = range(0, max(1, len(parts) - size + stride), stride) if parts else ()
-    front = f"{name.strip()}: " if name.strip() else ""
-    return [front + " ".join(parts[begin : begin + size]) for begin in begins]
+    """Chunks of `size` sentences at every `stride`-th sentence, each after `title: `. The last one ends the text."""
+    sentences = split_sentences(text, language)
+    begins = range(0, max(1, len(sentences) - size + stride), stride) if sentences else ()
+    prefix = f"{title.strip()}: " if title.strip() else ""
+    return [prefix + " ".join(sentences[begin : begin + size]) for begin in begins]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A chunk with its score: BM25's, or that of the re-ranker which put it in its place."""
+class ScoredChunk:
+    """A chunk with its score: that of the reranker if there is one, else that of BM25."""
 
     chunk: str
     score: float
 
 
 class Retriever:
-    """The chunks of a passage, ready to be searched."""
+    """An index of the chunks of a passage."""
 
-    def __init__(self, chunks: Sequence[str], rerank: Rerank | None = None) -> None:
+    def __init__(self, chunks: Sequence[str], rerank: Reranker | None = None) -> None:
         self._chunks, self._rerank = list(chunks), rerank
         self._index: Any = None
-        if any(found := [_words(chunk) for chunk in self._chunks]):
+        if any(words := [_tokenize(chunk) for chunk in self._chunks]):
             import bm25s
 
             self._index = bm25s.BM25(method="lucene", backend="numpy")
-            self._index.index(found, show_progress=False)
+            self._index.index(words, show_progress=False)
 
-    def search(self, question: str, top: int = TOP) -> list[Found]:
-        """The `top` best chunks, best first; of equal ones, and of those that share no word, the earlier first."""
-        scores = self._scores(question)
+    def search(self, question: str, top: int = TOP) -> list[ScoredChunk]:
+        """The `top` best chunks, best first. Chunks with equal scores keep the order of the text."""
+        scores = self._score(question)
         order = np.argsort(-scores, kind="stable").tolist()
         if self._rerank is None:
-            return [Found(self._chunks[i], float(scores[i])) for i in order[:top]]
-        seen = [self._chunks[i] for i in order[: top * _CANDIDATES]]
-        scored = [Found(*pair) for pair in zip(seen, self._rerank(question, seen), strict=True)]
-        return sorted(scored, key=lambda one: -one.score)[:top]
+            return [ScoredChunk(self._chunks[i], float(scores[i])) for i in order[:top]]
+        candidates = [self._chunks[i] for i in order[: top * _CANDIDATES_PER_CHUNK]]
+        reranked = map(ScoredChunk, candidates, self._rerank(question, candidates))
+        return sorted(reranked, key=lambda one: -one.score)[:top]
 
-    def _scores(self, question: str) -> "np.ndarray[Any, Any]":
-        words = _words(question)
+    def _score(self, question: str) -> "np.ndarray[Any, Any]":
+        words = _tokenize(question)
         if self._index is None or not words:
             return np.zeros(len(self._chunks))
         return np.asarray(self._index.get_scores(words))
 
 
-def _words(text: str) -> list[str]:
-    """Small-letter words of two characters or more, English stop words left out: bm25s's own rule."""
+def _tokenize(text: str) -> list[str]:
+    """bm25s's default: words of two or more characters in lower case, without English stop words."""
     import bm25s
 
-    [found] = bm25s.tokenize([text], return_ids=False, show_progress=False)
-    return list(found)
+    [words] = bm25s.tokenize([text], return_ids=False, show_progress=False)
+    return list(words)
 
 
-def question_likelihood(decoder: "Decoder", tokenizer: "PreTrainedTokenizerBase") -> Rerank:
-    """Re-rank by how likely the model itself finds the question after the chunk: mean log p of its tokens (Sachan et
-    al. 2022). Needs no other model, and one pass over every candidate for each question.
+def build_likelihood_reranker(decoder: "Decoder", tokenizer: "PreTrainedTokenizerBase") -> Reranker:
+    """A reranker that scores a chunk by the mean log p of the question's tokens after it (Sachan et al. 2022).
+
+    It uses the model itself, with one forward pass per candidate and question.
     """
     from ..evaluation.scoring import score_targets
 
     def rerank(question: str, chunks: Sequence[str]) -> list[float]:
-        asked = [(_ASKING.format(chunk=chunk.rstrip(".")), question) for chunk in chunks]
-        return [-score.nll for score in score_targets(decoder, tokenizer, asked)]
+        pairs = [(_RERANK_PROMPT.format(chunk=chunk.rstrip(".")), question) for chunk in chunks]
+        return [-score.nll for score in score_targets(decoder, tokenizer, pairs)]
 
     return rerank

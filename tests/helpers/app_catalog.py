@@ -186,10 +186,18 @@ def _passage() -> Passage:
          "facts": [{"fact": fact, "first_choice": first, "free": free} for fact, first, free in row]}
         for edit, row in zip((FORD, WITHOUT), held, strict=True)
     ]  # fmt: skip
-    drift = {"kept": 0.975, "kl": 0.0031, "perplexity_before": 15.1, "perplexity_after": 15.2, "bleed": 0.0,
-             "bleed_first_token": 0.0, "bleeds": [], "prompts": 40}  # fmt: skip
+    drift = {"preserved": 0.975, "kl": 0.0031, "perplexity_before": 15.1, "perplexity_after": 15.2, "leakage_rate": 0.0,
+             "leakage_rate_first_token": 0.0, "leakage": [], "prompts": 40}  # fmt: skip
     asked = {"question": "What does Marta play?", "answers": ["cello"], "said": "The cello.", "judge": None,
-             "seconds": 1.5, "tokens": 40, "tokens_in": 30, "ended": True, "left_out": 0}  # fmt: skip
+             "seconds": 1.5, "tokens": 40, "tokens_in": 30, "ended": True, "truncated_tokens": 0}  # fmt: skip
+    measured = {
+        "max_new_tokens": 12,
+        "prompts": 40,
+        "texts": "held-out",
+        "text_tokens": 4096,
+        "unrelated_prompts": 48,
+    }
+    protocol = {"context": "none", "chat_template": False, "max_new_tokens": 64}
     return Passage(
         id=1, model_id=1, revision=BASE, revisions=[FORD, WITHOUT], title="Marta Lindqvist", method="joint",
         text="Marta Lindqvist plays the cello.", created=at(13),
@@ -197,11 +205,11 @@ def _passage() -> Passage:
                 "eval_paraphrases": []} for relation, object in facts],
         questions=[{"question": asked["question"], "answers": asked["answers"]}],
         stages=[{"name": "write", "seconds": 130.0, "tokens": None, "memory": 1_400_000_000}],
-        proof={"protocol": "as measured", "facts": proved, "retention": retention, "drift": drift},
+        proof={"protocol": measured, "facts": proved, "retention": retention, "drift": drift},
         answers=[
-            {"way": way, "protocol": "the question alone; greedy", "take_in_seconds": seconds,
+            {"baseline": name, "protocol": protocol, "setup_seconds": seconds,
              "memory": 1_400_000_000, "questions": [asked | {"held": held}]}
-            for way, seconds, held in (("unedited", 0.0, 0), ("edited", 130.0, 1), ("retrieval", 0.01, 1))
+            for name, seconds, held in (("unedited", 0.0, 0), ("edited", 130.0, 1), ("retrieval", 0.01, 1))
         ],
     )  # fmt: skip
 

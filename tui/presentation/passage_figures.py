@@ -67,7 +67,7 @@ def draw_baselines(record: Record) -> "Figure":
     """Per baseline: share of the answers' parts, and seconds and tokens per question."""
     answers = record["answers"]
     figure = new_figure((8.0, 1.3 + 0.32 * len(answers)))
-    names = [escape_label(cut(one["way"], 24)) for one in answers]
+    names = [escape_label(cut(one["baseline"], 24)) for one in answers]
     full = [f"{done} of {count} in full" for done, count in map(count_full_answers, answers)]
     _bars(
         figure.add_subplot(1, 3, 1),

@@ -17,9 +17,22 @@ YES, NO = "✓", "·"
 BOTH, HALF, LOST, NOT_YET = "●", "◐", "○", "·"
 _BAR = 10
 _KINDS = {
-    "persons": "other people",
-    "others": "other things",
-    "namesakes": "people with the same last name",
+    "people": "other people",
+    "things": "other things",
+    "same_last_name": "people with the same last name",
+}
+
+_PROOF_PROTOCOL = (
+    "Proof: first token and whole object are first choices under teacher forcing. In free generation ({max_new_tokens} "
+    "new tokens, greedy) the completion starts with the object as whole words. KL is that of after from before, over "
+    "{prompts} other prompts. Perplexity is exp(mean NLL) of {text_tokens} tokens of {texts} texts. Leakage is "
+    "measured on {unrelated_prompts} prompts of unrelated subjects: the whole object is newly the first choice."
+)
+_CONTEXTS = {
+    "none": "the question alone",
+    "passage": "the whole passage before the question",
+    "chunks": "the {chunks} best chunks before the question, best first: {chunk_sentences} sentences each, stride "
+    "{stride}, the title in front, ranked by BM25",
 }
 
 
@@ -69,15 +82,28 @@ def sections(record: Record) -> list[Section]:
     return result
 
 
-def _protocols(proof: str | None, answers: Sequence[Record]) -> tuple[str, ...]:
-    """The protocol of the proof and of each baseline; a part that all baselines share appears once."""
-    sentences = [f"Proof: {proof}."] if proof else []
-    parts = [(one["way"], *one["protocol"].partition("; ")[::2]) for one in answers if one.get("protocol")]
-    is_shared = len({rest for *_, rest in parts}) == 1
-    sentences += [
-        f"{name}: {rule}{'' if is_shared or not rest else f'; {rest}'}." for name, rule, rest in parts
-    ]
-    return (*sentences, *(f"All baselines: {rest}." for _, _, rest in parts[:1] if is_shared and rest))
+def _protocols(proof: Record | None, answers: Sequence[Record]) -> tuple[str, ...]:
+    """The protocol of the proof, of each baseline's context, and of all answers."""
+    sentences = [_PROOF_PROTOCOL.format_map(proof)] if proof else []
+    protocols = [(one["baseline"], one["protocol"]) for one in answers if one.get("protocol")]
+    sentences += [f"{name}: {_describe_context(protocol)}." for name, protocol in protocols]
+    return (*sentences, *(_describe_answers(protocol) for _, protocol in protocols[:1]))
+
+
+def _describe_context(protocol: Record) -> str:
+    template = _CONTEXTS.get(protocol["context"])
+    text = template.format_map(protocol) if template else str(protocol["context"])
+    return f"{text}, reranked by the likelihood of the question" if protocol.get("reranked") else text
+
+
+def _describe_answers(protocol: Record) -> str:
+    has_turns = protocol["chat_template"]
+    form = "a user turn of the chat template" if has_turns else "a prompt 'Question: ... Answer:'"
+    end = "turn" if has_turns else "line"
+    return (
+        f"All baselines: {form}; greedy, to the end of the {end} or {protocol['max_new_tokens']} tokens. The reply "
+        "must contain a part as whole words. Each question is timed alone, after a warm-up."
+    )
 
 
 def facts_of(record: Record) -> list[dict[str, Any]]:
@@ -175,15 +201,18 @@ def _retention_section(entries: Sequence[Record], facts: int) -> Section:
 def _side_effects_section(drift: Record) -> Section:
     before, after = drift["perplexity_before"], drift["perplexity_after"]
     rows = [
-        (f"{_percent(drift['kept'])} of {drift['prompts']}", "other prompts with an unchanged first choice"),
+        (
+            f"{_percent(drift['preserved'])} of {drift['prompts']}",
+            "other prompts with an unchanged first choice",
+        ),
         (f"{drift['kl']:.4f} nats", "KL divergence on the same prompts"),
         (f"{after:.2f}, {_change(after, before)}", f"perplexity of other text, {before:.2f} before"),
         (
-            _percent(drift["bleed"]),
+            _percent(drift["leakage_rate"]),
             "leakage: prompts of unrelated subjects whose completion is now the object",
         ),
     ]
-    for one in drift.get("bleeds") or ():
+    for one in drift.get("leakage") or ():
         kind = _KINDS.get(one["kind"], one["kind"])
         meaning = f"leakage to {kind}; first token of the object: {one['first_token']}"
         rows.append((f"{one['whole']} of {one['pairs']}", meaning))
@@ -210,9 +239,9 @@ def _baselines_section(answers: Sequence[Record]) -> Section:
         share = mean_answer_share(baseline)
         grades = [one["judge"] for one in questions if one.get("judge") is not None]
         rows.append(
-            (baseline["way"], share_bar(share), _percent(share), f"{full} of {count}",
+            (baseline["baseline"], share_bar(share), _percent(share), f"{full} of {count}",
              *_optional(has_grades, f"{fmean(grades):.2f}" if grades else "-"),
-             format_seconds(baseline.get("take_in_seconds")), _mean(questions, "seconds", "{:.2f}"),
+             format_seconds(baseline.get("setup_seconds")), _mean(questions, "seconds", "{:.2f}"),
              _mean(questions, "tokens", "{:.0f}"), _memory(baseline.get("memory")))
         )  # fmt: skip
     legend = (
@@ -231,7 +260,7 @@ def _questions_section(answers: Sequence[Record]) -> Section:
                 one = baseline["questions"][number]
                 held = f"{one['held']}/{len(one['answers'])}"
                 limit = "" if one.get("ended", True) else " … (token limit)"
-                rows.append((label, baseline["way"], held, f"{one['said']}{limit}"))
+                rows.append((label, baseline["baseline"], held, f"{one['said']}{limit}"))
                 label = ""
     columns = ("question (parts of a full answer)", "baseline", "parts", "reply")
     return Section("Questions", Table(columns, rows, (columns[0], "reply")))

@@ -13,7 +13,7 @@ from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, File, Manifest,
 from ....store.history import history
 from ...errors import InputError
 from ...exports.adapter import write_adapter
-from ...exports.check import Found, Task, check_export
+from ...exports.check import ExportCheck, ExportCheckResult, check_export
 from ...exports.checkpoint import write_checkpoint, write_matrices
 from ..publication.card import STARTER_NAME
 from ..publication.preview import program_version
@@ -45,7 +45,7 @@ class Export:
     """What was written, and what a fresh process found in it."""
 
     manifest: Manifest
-    found: Found
+    found: ExportCheckResult
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -88,12 +88,12 @@ def write_export(
     manifest = replace(manifest, files=files_of(folder))
     (folder / MANIFEST).write_text(manifest.as_text(), encoding="utf-8")
     running.report_activity("loading it again in another process")
-    task = Task(
+    check = ExportCheck(
         what, str(folder), loaded.model.path, [step.delta_file for step in manifest.live_steps if step.delta_file],
         loaded.model.anatomy, loaded.model.trust_remote_code, _asked(edits),
     )  # fmt: skip
     del loaded
-    found = check_export(task)
+    found = check_export(check)
     if found.fingerprint != manifest.fingerprint:
         raise RuntimeError(f"the {what} that was written to {folder} does not load to the revision's bits")
     return Export(manifest, found)

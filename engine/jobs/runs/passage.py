@@ -15,19 +15,20 @@ from sqlmodel import Session
 from ....store.catalog.tables import Passage, Revision
 from ....store.facts import passages
 from ....store.facts.passage_format import Passage as PassageFile
-from ....store.facts.passage_format import PassageFact, parse_passage
+from ....store.facts.passage_format import PassageFact as StoredFact
+from ....store.facts.passage_format import parse_passage
 from ....store.facts.sets import facts_from_passage
 from ....store.history import history
 from ...errors import InputError
 from ...model.memory import peak_memory, reset_peak_memory
-from ...passages.checks import Problem, check_facts, in_order
-from ...passages.extraction.chat import Chat, Counted, Remembered
-from ...passages.extraction.endpoint import endpoint_from
-from ...passages.extraction.judge import Case, judge_all
-from ...passages.extraction.steps import extract
-from ...passages.facts import Fact
+from ...passages.checks import Problem, check_facts, sort_problems
+from ...passages.extraction.chat import CachedChat, Chat, MeteredChat
+from ...passages.extraction.endpoint import open_endpoint
+from ...passages.extraction.judge import JudgedAnswer, judge_answers
+from ...passages.extraction.steps import extract_passage
+from ...passages.facts import PassageFact
 from ...passages.key_checks import check_keys, check_tokens
-from ...passages.proof import look, prove, retained
+from ...passages.proof import build_proof, measure_edit_retention, measure_state
 from ..settings import resolve_hparams
 from ..specs import PassageSpec
 from ..worker.running import RunningJob
@@ -132,8 +133,8 @@ class _Work:
         return loaded
 
     @property
-    def facts(self) -> tuple[PassageFact, ...]:
-        return passages.file_of(self.row).facts
+    def facts(self) -> list[PassageFact]:
+        return [PassageFact(**asdict(fact)) for fact in passages.file_of(self.row).facts]
 
     def extract(self) -> int | None:
         """The facts as they were given, or out of the text."""
@@ -141,8 +142,8 @@ class _Work:
             given = parse_passage(self.spec.facts, "the passage")
             self.save(**passages.fields_of(replace(given, title=self.spec.title or given.title)))
             return None
-        chat = Counted(Remembered(self._chat(), _Replies(self)))
-        found = extract(chat, self.spec.title, self.spec.text, self.running.report)
+        chat = MeteredChat(CachedChat(self._chat(), _Replies(self)))
+        found = extract_passage(chat, self.spec.title, self.spec.text, self.running.report)
         facts = [
             {name: value for name, value in asdict(fact).items() if name != "sentence"}
             for fact in found.facts
@@ -151,7 +152,7 @@ class _Work:
         if self.spec.review:
             # Who looks at the facts shall see what is wrong with them.
             self._note_problems()
-        return chat.spent.prompt_tokens + chat.spent.completion_tokens
+        return chat.usage.prompt_tokens + chat.usage.completion_tokens
 
     def check(self) -> None:
         """What is wrong with the facts is noted at them; an error is refused.
@@ -164,7 +165,7 @@ class _Work:
     def _note_problems(self) -> list[Problem]:
         """What is wrong with the facts as they are now, and note it at them."""
         loaded = self.loaded
-        facts = [Fact(**asdict(fact)) for fact in self.facts]
+        facts = self.facts
         layers = resolve_hparams(
             self.spec.edit([], loaded.revision.id), loaded.model, self.running.catalog.home
         ).layers
@@ -176,12 +177,12 @@ class _Work:
             found += check_keys(facts, loaded.decoder, loaded.tokenizer, layer, self.spec.method, earlier)
             with self.running.catalog.read() as session:
                 found += check_by_sweep(session, loaded.model.id or 0, self.spec.method, len(facts))
-        self.save(problems=[asdict(problem) for problem in in_order(found)])
+        self.save(problems=[asdict(problem) for problem in sort_problems(found)])
         return found
 
     def write(self) -> None:
         """The facts in `edits` parts, each a revision; after each, all facts so far are asked again."""
-        facts = self.facts
+        facts = passages.file_of(self.row).facts
         numbers = list(range(len(facts)))
         size = -(-len(numbers) // max(1, self.spec.edits))
         parts = [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]
@@ -191,7 +192,7 @@ class _Work:
             self._write_part(facts[parts[at][0] : parts[at][-1] + 1])
         self._ask_again(parts)
 
-    def _write_part(self, facts: tuple[PassageFact, ...]) -> None:
+    def _write_part(self, facts: tuple[StoredFact, ...]) -> None:
         rows = facts_from_passage(PassageFile(self.row.title, "", facts))
         requests = [{name: getattr(row, name) for name in _REQUEST} for row in rows]
         begin = time.monotonic()
@@ -209,7 +210,7 @@ class _Work:
         if len(told) == len(parts):
             return
         written = [number for part in parts for number in part]
-        found = retained(
+        found = measure_edit_retention(
             self.loaded.decoder,
             self.loaded.tokenizer,
             self.facts,
@@ -223,9 +224,9 @@ class _Work:
         """The facts, their held-out wordings and what else there is, before and after."""
         prompts, report = self.spec.prompts, self.running.report
         base = self.move_to(self.row.revision)
-        before = look(base.decoder, base.tokenizer, self.facts, prompts, report=report)
+        before = measure_state(base.decoder, base.tokenizer, self.facts, prompts, report=report)
         now = self.move_to(self.row.revisions[-1])
-        proof = prove(now.decoder, now.tokenizer, self.facts, before, report=report)
+        proof = build_proof(now.decoder, now.tokenizer, self.facts, before, report=report)
         self.save(proof=proof.as_dict() | {"retention": self.row.proof["retention"]})
 
     def compare(self) -> None:
@@ -234,7 +235,7 @@ class _Work:
             return
         passage = passages.file_of(self.row)
         for way in ways(self.spec.against):
-            if any(known["way"] == way for known in self.row.answers):
+            if any(known["baseline"] == way for known in self.row.answers):
                 continue
             begin_at = self.row.revisions[-1] if way == "edited" else self.row.revision
             loaded = self.move_to(begin_at)
@@ -244,21 +245,26 @@ class _Work:
 
     def judge(self) -> int:
         """Scores of the language model for each fact's continuation and each answer."""
-        chat = Counted(Remembered(self._chat(), _Replies(self)))
+        chat = MeteredChat(CachedChat(self._chat(), _Replies(self)))
         proof, answers = dict(self.row.proof), [dict(one) for one in self.row.answers]
         facts = [dict(fact) for fact in proof["facts"]]
-        cases = [Case(f"{one['prompt']} ...?", one["object"], one["after"]["completion"]) for one in facts]
-        for fact, found in zip(facts, judge_all(chat, cases, self.running.report), strict=True):
+        cases = [
+            JudgedAnswer(f"{one['prompt']} ...?", one["object"], one["after"]["completion"]) for one in facts
+        ]
+        for fact, found in zip(facts, judge_answers(chat, cases, self.running.report), strict=True):
             fact["judge"] = found.score
         for way in answers:
             way["questions"] = [dict(one) for one in way["questions"]]
             cases = [
-                Case(one["question"], "; ".join(one["answers"]), one["said"]) for one in way["questions"]
+                JudgedAnswer(one["question"], "; ".join(one["answers"]), one["said"])
+                for one in way["questions"]
             ]
-            for one, found in zip(way["questions"], judge_all(chat, cases, self.running.report), strict=True):
+            for one, found in zip(
+                way["questions"], judge_answers(chat, cases, self.running.report), strict=True
+            ):
                 one["judge"] = found.score
         self.save(proof=proof | {"facts": facts}, answers=answers)
-        return chat.spent.prompt_tokens + chat.spent.completion_tokens
+        return chat.usage.prompt_tokens + chat.usage.completion_tokens
 
     def _chat(self) -> Chat:
         """The language model that the spec names.
@@ -271,7 +277,7 @@ class _Work:
                 "no language model was named: give --llm endpoint or --llm MODEL, or a file of facts"
             )
         if self.spec.llm == ENDPOINT:
-            return endpoint_from(os.environ, self.spec.llm_url, self.spec.llm_model)
+            return open_endpoint(os.environ, self.spec.llm_url, self.spec.llm_model)
         from ...passages.extraction.local import LocalChat
 
         found = load_at(self.running.catalog, self.spec.llm, "head", self.running.job.device)

@@ -3,23 +3,25 @@ otherwise."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from sqlmodel import Session, col, select
 
 from ....store.catalog.tables import Sweep, SweepTrial
-from ....store.facts.passage_format import Passage, PassageFact
+from ....store.facts.passage_format import Passage
 from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
 from ...edits.batching import split_batches, write_in_batches
 from ...edits.method import EditTask, Request
 from ...model.delta import Delta, concatenate
 from ...model.generation import sample_contexts
-from ...passages.answering import Way, ask, bare, retrieved, whole
+from ...passages.answering import Baseline, answer_questions
 from ...passages.checks import Problem
-from ...passages.proof import Retention, retained
-from ...passages.retrieval import question_likelihood
+from ...passages.facts import PassageFact, PassageQuestion
+from ...passages.proof import EditRetention, measure_edit_retention
+from ...passages.retrieval import build_likelihood_reranker
 from ..settings import baseline_edit, check_baselines, resolve_hparams
 from ..specs import PassageSpec
 from ..worker.running import RunningJob
@@ -46,34 +48,34 @@ def answers_of(
     write_seconds: float,
 ) -> dict[str, Any]:
     """What one way answers, with its costs; of a method also how the facts stood after each of its edits."""
-    text = passage.text or " ".join(
-        f"{fact.prompt.replace('{}', fact.subject)} {fact.object}." for fact in passage.facts
-    )
+    facts = [PassageFact(**asdict(fact)) for fact in passage.facts]
+    questions = [PassageQuestion(**asdict(one)) for one in passage.questions]
+    text = passage.text or " ".join(f"{fact.full_prompt} {fact.object}." for fact in facts)
 
     window = getattr(loaded.decoder.model.config, "max_position_embeddings", None)
     longest = min(_LONGEST, window // _SHARE) if window else _LONGEST
 
-    def asked(one: Way) -> dict[str, Any]:
-        return ask(
-            loaded.decoder, loaded.tokenizer, passage.questions, one, longest, running.report
+    def asked(one: Baseline) -> dict[str, Any]:
+        return answer_questions(
+            loaded.decoder, loaded.tokenizer, questions, one, longest, running.report
         ).as_dict()
 
     if way == "unedited":
-        return asked(bare(way))
+        return asked(Baseline.without_context(way))
     if way == "edited":
-        return asked(bare(way, write_seconds))
+        return asked(Baseline.without_context(way, write_seconds))
     if way == "prompt":
-        return asked(whole(text))
+        return asked(Baseline.with_passage(text))
     if way == "retrieval":
-        return asked(retrieved(text, passage.title))
+        return asked(Baseline.with_retrieval(text, passage.title))
     if way == "reranked":
-        likelihood = question_likelihood(loaded.decoder, loaded.tokenizer)
-        return asked(retrieved(text, passage.title, rerank=likelihood, name=way))
+        likelihood = build_likelihood_reranker(loaded.decoder, loaded.tokenizer)
+        return asked(Baseline.with_retrieval(text, passage.title, rerank=likelihood, name=way))
     begin = time.monotonic()
-    deltas, retention = _written(way, running, spec, loaded, passage.facts)
+    deltas, retention = _written(way, running, spec, loaded, facts)
     loaded.weights.set(concatenate([loaded.delta, *deltas]))
     try:
-        answers = asked(bare(way, time.monotonic() - begin))
+        answers = asked(Baseline.without_context(way, time.monotonic() - begin))
     finally:
         loaded.weights.set(loaded.delta)
     return answers | {"retention": [one.as_dict() for one in retention]}
@@ -81,7 +83,7 @@ def answers_of(
 
 def _written(
     way: str, running: RunningJob, spec: PassageSpec, loaded: Loaded, facts: Sequence[PassageFact]
-) -> tuple[list[Delta], list[Retention]]:
+) -> tuple[list[Delta], list[EditRetention]]:
     """The facts by another method, one edit after another if it writes one at a time, and none of it kept."""
     method = METHODS[way]
     edit = baseline_edit(spec, way, loaded.revision.id)
@@ -97,7 +99,7 @@ def _written(
         past_edits(running, loaded.revision), seed=spec.seed,
     )  # fmt: skip
     deltas: list[Delta] = []
-    retention: list[Retention] = []
+    retention: list[EditRetention] = []
     done = 0
     parts = split_batches(hparams, requests, None)
     for part, written in zip(parts, write_in_batches(method, task, parts), strict=True):
@@ -105,7 +107,7 @@ def _written(
         done += len(part)
         loaded.weights.set(concatenate([loaded.delta, *deltas]))
         retention.append(
-            retained(
+            measure_edit_retention(
                 loaded.decoder, loaded.tokenizer, facts, range(done), f"{way} {len(deltas)}", running.report
             )
         )

@@ -1,7 +1,7 @@
-"""Asking a language model, wherever it runs: messages in, a reply out, and replies of a given shape.
+"""Chat with a language model: messages in, a reply out, and replies that match a schema. Imports no torch.
 
-An endpoint (`endpoint.Endpoint`) and a model on this machine (`local.LocalChat`) are both a `Chat`; `Counted` and
-`Remembered` wrap one. `ask` is how the steps of a passage use it. Loads no torch.
+`endpoint.Endpoint` and `local.LocalChat` implement `Chat`; `MeteredChat` and `CachedChat` wrap one. The steps of an
+extraction call `request_json`.
 """
 
 import hashlib
@@ -14,31 +14,34 @@ from typing import Any, Literal, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ...errors import EndpointError
+from ..checks import quote
 
-_SHOWN = 160
+MESSAGE_LENGTH = 160
 
 T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Message:
+    """One message of a conversation."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 @dataclass(frozen=True)
-class Schema:
-    """What a reply must be, as a JSON schema without references, and a name for it."""
+class ReplySchema:
+    """The JSON schema of a reply, without references, and its name."""
 
     name: str
     json: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What was said; `data` is the JSON in it where a schema was asked for (None if there is none).
+class ChatReply:
+    """A reply. If a schema was requested, `data` is the JSON object in the text, or None if there is none.
 
-    `cut`: it ended at its token limit. `seconds` is wall time, waiting and trying again included.
+    `cut`: the reply reached its token limit. `seconds` is the wall time, including waits and retries.
     """
 
     text: str
@@ -50,27 +53,27 @@ class Reply:
 
 
 class Chat(Protocol):
-    """A language model that can be asked. It is greedy: the same messages get the same reply, as far as it can be had.
+    """A language model with greedy decoding: equal messages get equal replies, as far as the server allows.
 
-    `name` says which model it is, and where, without any secret.
+    `name` identifies the model and its address. It contains no secret.
     """
 
     @property
     def name(self) -> str: ...
 
-    def chat(self, messages: Sequence[Message], schema: Schema | None, max_tokens: int) -> Reply:
+    def chat(self, messages: Sequence[Message], schema: ReplySchema | None, max_tokens: int) -> ChatReply:
         """The reply to a conversation.
 
         Raises:
-            InputError: a person must change something: the address, the key, the model, the length.
-            EndpointError: it failed; trying again later may help.
+            InputError: the user must change the address, the key, the model or the length.
+            EndpointError: the model failed. A later retry may succeed.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What asking has cost so far."""
+class Usage:
+    """Accumulated cost of the calls of a chat."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -78,157 +81,145 @@ class Spent:
     seconds: float = 0.0
 
 
-class Counted:
-    """A chat that counts what it costs, in `spent`. Replies that were remembered count with what they cost then."""
+class MeteredChat:
+    """A chat that accumulates its `usage`. A cached reply counts with its original cost."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
-        self.spent = Spent()
+        self.usage = Usage()
 
     @property
     def name(self) -> str:
         return self._chat.name
 
-    def chat(self, messages: Sequence[Message], schema: Schema | None, max_tokens: int) -> Reply:
+    def chat(self, messages: Sequence[Message], schema: ReplySchema | None, max_tokens: int) -> ChatReply:
         reply = self._chat.chat(messages, schema, max_tokens)
-        spent = self.spent
-        self.spent = Spent(
-            spent.calls + 1,
-            spent.prompt_tokens + reply.prompt_tokens,
-            spent.completion_tokens + reply.completion_tokens,
-            spent.seconds + reply.seconds,
+        self.usage = Usage(
+            self.usage.calls + 1,
+            self.usage.prompt_tokens + reply.prompt_tokens,
+            self.usage.completion_tokens + reply.completion_tokens,
+            self.usage.seconds + reply.seconds,
         )
         return reply
 
 
-class Replies(Protocol):
-    """Where replies are kept, each under a sha256 and as plain JSON values."""
+class ReplyCache(Protocol):
+    """Storage of replies as plain JSON values, each under a sha256."""
 
     def get(self, key: str, /) -> dict[str, Any] | None: ...
 
     def __setitem__(self, key: str, value: dict[str, Any], /) -> None: ...
 
 
-class Remembered:
-    """A chat that asks each thing once: what is kept is not asked again, so that work on replies can be resumed."""
+class CachedChat:
+    """A chat that sends each request once and stores its reply, so that an interrupted extraction can resume."""
 
-    def __init__(self, chat: Chat, replies: Replies) -> None:
-        self._chat, self._replies = chat, replies
+    def __init__(self, chat: Chat, cache: ReplyCache) -> None:
+        self._chat, self._cache = chat, cache
 
     @property
     def name(self) -> str:
         return self._chat.name
 
-    def chat(self, messages: Sequence[Message], schema: Schema | None, max_tokens: int) -> Reply:
-        asked = [self.name, [asdict(one) for one in messages], schema and asdict(schema), max_tokens]
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        kept = self._replies.get(key)
-        if kept is not None:
-            return Reply(**kept)
+    def chat(self, messages: Sequence[Message], schema: ReplySchema | None, max_tokens: int) -> ChatReply:
+        request = [self.name, [asdict(one) for one in messages], schema and asdict(schema), max_tokens]
+        key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        cached = self._cache.get(key)
+        if cached is not None:
+            return ChatReply(**cached)
         reply = self._chat.chat(messages, schema, max_tokens)
-        self._replies[key] = asdict(reply)
+        self._cache[key] = asdict(reply)
         return reply
 
 
 class UnusableReply(EndpointError):
-    """A model was asked twice and gave no reply of the shape that was asked for."""
+    """Two replies of a model did not match the schema."""
 
 
-def ask(chat: Chat, instruction: str, text: str, shape: type[T], max_tokens: int = 2048) -> T:
-    """The reply to `text` as data of a shape; a reply without it is sent back once with what is wrong with it.
+def request_json(chat: Chat, instruction: str, text: str, model: type[T], max_tokens: int = 2048) -> T:
+    """Request a reply to `text` as data of a pydantic model. An invalid reply is sent back once with its error.
 
     Raises:
-        UnusableReply: neither reply could be used; the message says why, and how it begins.
+        UnusableReply: both replies are invalid. The message has the reason, and the beginning of the reply.
         InputError, EndpointError: as `Chat.chat`.
     """
-    schema = schema_of(shape)
-    wanted = f"Reply with one JSON object of this JSON schema and nothing else:\n{json.dumps(schema.json)}"
-    messages = [Message("system", f"{instruction}\n\n{wanted}"), Message("user", text)]
+    schema = build_schema(model)
+    form = f"Reply with one JSON object of this JSON schema and nothing else:\n{json.dumps(schema.json)}"
+    messages = [Message("system", f"{instruction}\n\n{form}"), Message("user", text)]
     first = chat.chat(messages, schema, max_tokens)
     try:
-        return _shaped(first, shape, max_tokens)
-    except ValueError as wrong:
-        problem = str(wrong)
+        return _validate(first, model, max_tokens)
+    except ValueError as error:
+        problem = str(error)
     messages += [
         Message("assistant", first.text[: 4 * max_tokens] or "…"),
         Message("user", f"That cannot be used: {problem}. Reply again with the JSON object only."),
     ]
     second = chat.chat(messages, schema, max_tokens)
     try:
-        return _shaped(second, shape, max_tokens)
-    except ValueError as wrong:
+        return _validate(second, model, max_tokens)
+    except ValueError as error:
         raise UnusableReply(
-            f"{chat.name} was asked for {schema.name} twice and its reply cannot be used: {wrong}. It begins "
-            f"{shown(second.text)}; a larger model is likely to manage"
+            f"{chat.name} was sent the request {schema.name} twice, and its reply is not usable: {error}. The reply "
+            f"begins {quote(second.text, MESSAGE_LENGTH)}. Try a larger model."
         ) from None
 
 
-def _shaped(reply: Reply, shape: type[T], max_tokens: int) -> T:
-    """Raises ValueError with what is wrong with the reply."""
+def _validate(reply: ChatReply, model: type[T], max_tokens: int) -> T:
+    """The reply's data. Raises ValueError with the reason if it does not match."""
     if reply.data is None:
-        why = (
-            f"it was cut off at its limit of {max_tokens} tokens" if reply.cut else "it holds no JSON object"
-        )
-        raise ValueError(why)
+        limit = f"it was cut off at its limit of {max_tokens} tokens"
+        raise ValueError(limit if reply.cut else "it contains no JSON object")
     try:
-        return shape.model_validate(reply.data)
+        return model.model_validate(reply.data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the object"
-        raise ValueError(f"at {shown(where)}: {first['msg']}") from None
+        raise ValueError(f"at {quote(where, MESSAGE_LENGTH)}: {first['msg']}") from None
 
 
-def schema_of(shape: type[BaseModel]) -> Schema:
-    """The JSON schema of a shape, its definitions in place: not every server follows references."""
-    whole = shape.model_json_schema()
+def build_schema(model: type[BaseModel]) -> ReplySchema:
+    """The JSON schema of a pydantic model with its definitions inlined: not every server supports references."""
+    whole = model.model_json_schema()
     definitions = whole.pop("$defs", {})
 
-    def inlined(part: Any) -> Any:
+    def inline(part: Any) -> Any:
         if isinstance(part, list):
-            return [inlined(one) for one in part]
+            return [inline(one) for one in part]
         if not isinstance(part, dict):
             return part
         if "$ref" in part:
-            return inlined(definitions[part["$ref"].rpartition("/")[2]])
-        # A title only repeats the field's name; a field named title has an object under it.
-        made = {
-            key: inlined(value) for key, value in part.items() if key != "title" or isinstance(value, dict)
+            return inline(definitions[part["$ref"].rpartition("/")[2]])
+        # A title only repeats the field's name. The value of a field named "title" is a dict.
+        inlined = {
+            key: inline(value) for key, value in part.items() if key != "title" or isinstance(value, dict)
         }
-        if part.get("type") == "object":  # strict servers want to be told
-            made["additionalProperties"] = False
-        return made
+        if part.get("type") == "object":  # strict servers require it
+            inlined["additionalProperties"] = False
+        return inlined
 
-    return Schema(shape.__name__.lower(), inlined(whole))
+    return ReplySchema(model.__name__.lower(), inline(whole))
 
 
-def json_in(text: str) -> Any:
-    """The JSON object in a reply: the whole, or the first with nothing but words around it; None if there is none.
+def find_json(text: str) -> Any:
+    """The JSON object in a reply: the whole text, or the first object between words. None if there is none.
 
-    What a model thinks aloud before (`<think>…</think>`) is set aside.
+    A leading chain of thought (`<think>…</think>`) is removed first.
     """
-    text = re.sub(r"(?s)^\s*<think>.*?</think>", "", text)
-    for candidate in _objects(text):
-        return candidate
-    return None
+    return next(_find_objects(re.sub(r"(?s)^\s*<think>.*?</think>", "", text)), None)
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def _find_objects(text: str) -> Iterator[dict[str, Any]]:
     decoder = json.JSONDecoder()
     at = text.find("{")
     while at >= 0:
         try:
-            found, end = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, at)
         except (json.JSONDecodeError, RecursionError):
-            # A brace that opens nothing; but not those inside an object that was cut off: they are no reply.
+            # Stop at an object that is cut off: the objects inside it are not a reply. Skip any other brace.
             if re.match(r'\{\s*"', text[at:]):
                 return
             end = at + 1
         else:
-            yield found
+            yield value
         at = text.find("{", end)
-
-
-def shown(text: str) -> str:
-    """What a model or a server said, for a message: one line, quoted, control characters spelt out, not too long."""
-    line = " ".join(text.split())
-    return repr(line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…")

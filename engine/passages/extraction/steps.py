@@ -1,13 +1,11 @@
-"""From a text to its facts, their wordings and questions, by a language model that is asked step by step.
+"""Extract facts, paraphrases and questions from a text by a language model, step by step. Imports no torch.
 
-The steps of the experiment that the project began with: sentences that stand alone, each split into subject, relation
-and a short object, relations that are equal rewritten until they can be told apart. Then facts that name what belongs
-together, other wordings of each fact, some of them held out, and questions. Each step is a function of what the ones
-before it made; over a `chat.Remembered` a step that was cut off goes on where it was, and a `chat.Counted` tells what
-it cost. Loads no torch.
+The steps: write self-contained sentences, split each into subject, relation and a short object, disambiguate equal
+relations, combine facts that belong together, paraphrase each fact, and write questions. Each step is a function of the
+results before it. With a `chat.CachedChat`, an interrupted extraction resumes; a `chat.MeteredChat` measures its cost.
 
-A model's sentences are taken only as far as they do what they must: a wording that does not end with the object or
-does not name the subject once is left out, and asked for once more.
+The model's sentences are checked. A paraphrase that does not end with the object, or does not contain the subject
+exactly once, is dropped, and the request is repeated once.
 """
 
 import re
@@ -17,320 +15,346 @@ from math import ceil
 from typing import TypeVar
 
 from ...errors import InputError
+from ...evaluation.matching import contains_phrase, normalize
 from ...progress import Progress, Report, silent
-from ..facts import Fact, Question, Triple, alike
-from .chat import Chat, ask
+from ..facts import PassageFact, PassageQuestion, Triple
+from .chat import Chat, request_json
 from .prompts import (
-    DISTINCT,
-    FACT_QUESTIONS,
-    GATHERED,
-    PASSAGE_QUESTIONS,
-    REWORDED,
-    SELF_CONTAINED,
-    SPLIT,
-    Asked,
+    COMBINE_FACTS,
+    DISAMBIGUATE,
+    PARAPHRASE,
+    SPLIT_SENTENCES,
+    WRITE_FACT_QUESTIONS,
+    WRITE_SENTENCES,
+    WRITE_TEXT_QUESTIONS,
+    CombinedFact,
+    CombinedFacts,
     FactQuestions,
-    Gathered,
-    GatheredFacts,
-    PassageQuestions,
+    Paraphrases,
+    QuestionWithAnswer,
     Relations,
     Sentences,
     SplitFact,
     SplitFacts,
-    Wordings,
+    TextQuestions,
 )
 
 S = TypeVar("S")
 
-WORDINGS, HELD_OUT = 8, 2
-# Characters of text, and sentences or facts, in one request: small models lose count of more.
-_PORTION = 1500
-_AT_ONCE = 6
+TRAIN_PARAPHRASES, EVAL_PARAPHRASES = 8, 2
+# Characters of text, and sentences or facts, per request: small models lose track of more.
+_PORTION_CHARACTERS = 1500
+_BATCH_ITEMS = 6
 # Questions about the whole passage.
-_OVER_ALL = 5
-# Of the wordings, the share that are questions with their answers.
-_QUESTIONS = 1 / 3
-# Of so many facts of one subject some may belong together; so many are named at once.
-_SEVERAL, _TOGETHER = 3, (2, 3)
-_ARTICLE = re.compile(r"(?i)^(.*\S)\s+(the|a|an)$")
+_TEXT_QUESTIONS = 5
+# The share of paraphrases that are questions with their answers.
+_QUESTION_SHARE = 1 / 3
+# Facts are combined if a subject has at least 3 of them; a combined fact joins 2 or 3.
+_MIN_FACTS_TO_COMBINE, _COMBINED_SIZES = 3, (2, 3)
+_TRAILING_ARTICLE = re.compile(r"(?i)^(.*\S)\s+(the|a|an)$")
 
 
 @dataclass(frozen=True)
-class Extracted:
-    facts: list[Fact]
-    questions: list[Question]
+class ExtractedPassage:
+    """The result of an extraction."""
+
+    facts: list[PassageFact]
+    questions: list[PassageQuestion]
 
 
-def extract(chat: Chat, title: str, text: str, report: Report = silent) -> Extracted:
-    """All steps. `title` says whom or what the text is about; it may be empty.
+def extract_passage(chat: Chat, title: str, text: str, report: Report = silent) -> ExtractedPassage:
+    """Run all steps. `title` is the topic of the text; it may be empty.
 
     Raises:
-        InputError: the text is empty or holds no fact, or the chat cannot be asked so.
-        EndpointError: the chat failed, or gave no reply that can be used.
+        InputError: the text is empty or contains no facts, or the chat cannot be used with these settings.
+        EndpointError: the chat failed, or gave no usable reply.
     """
-    triples = distinct(chat, split(chat, self_contained(chat, title, text, report), report), report)
+    sentences = write_sentences(chat, title, text, report)
+    triples = disambiguate(chat, split_into_triples(chat, sentences, report), report)
     if not triples:
-        raise InputError(f"{chat.name} found no fact in the text: write its facts by hand")
-    triples += gathered(chat, triples, report)
-    facts = reworded(chat, triples, report)
-    return Extracted(facts, questioned(chat, facts, text, report))
+        raise InputError(f"{chat.name} found no facts in the text. Write the facts by hand.")
+    triples += combine_facts(chat, triples, report)
+    facts = paraphrase(chat, triples, report)
+    return ExtractedPassage(facts, write_questions(chat, facts, text, report))
 
 
-def self_contained(chat: Chat, title: str, text: str, report: Report = silent) -> list[str]:
-    """Step 1: the text as sentences of one fact each that name their subject."""
+def write_sentences(chat: Chat, title: str, text: str, report: Report = silent) -> list[str]:
+    """Step 1: rewrite the text as sentences that state one fact each and name their subject."""
     if not text.strip():
-        raise InputError("the text is empty")
-    parts = portions(text)
-    found: list[str] = []
+        raise InputError("The text is empty. Give a text to extract facts from.")
+    parts = split_text(text)
+    sentences: list[str] = []
     for at, part in enumerate(parts):
-        report(Progress(at, len(parts), "portions", "sentences that stand alone"))
+        report(Progress(at, len(parts), "portions", "writing self-contained sentences"))
         before = f"The text before it ends: {parts[at - 1][-300:]}\n\n" if at else ""
         about = f"The text is about {title}.\n\n" if title.strip() else ""
-        found += ask(chat, SELF_CONTAINED, f"{about}{before}Text:\n{part}", Sentences).sentences
-    report(Progress(len(parts), len(parts), "portions", "sentences that stand alone"))
-    return _once(found, alike)
+        request = f"{about}{before}Text:\n{part}"
+        sentences += request_json(chat, WRITE_SENTENCES, request, Sentences).sentences
+    report(Progress(len(parts), len(parts), "portions", "writing self-contained sentences"))
+    return _deduplicate(sentences, normalize)
 
 
-def split(chat: Chat, sentences: Sequence[str], report: Report = silent) -> list[Triple]:
-    """Step 2: subject, relation and object of each sentence; none twice.
+def split_into_triples(chat: Chat, sentences: Sequence[str], report: Report = silent) -> list[Triple]:
+    """Step 2: subject, relation and object of each sentence, without duplicates.
 
-    A relation does not end with an article: it goes to the object, since words like "the" carry keys that an edit
-    must not touch.
+    An article at the end of a relation moves to the object. Words like "the" have keys that an edit must not change.
     """
-    found: list[Triple] = []
-    for done, batch in _batches(sentences):
-        report(Progress(done, len(sentences), "sentences", "subject, relation, object"))
-        numbered = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(batch, start=1))
-        found += [_triple(one, batch) for one in ask(chat, SPLIT, numbered, SplitFacts).facts]
-    report(Progress(len(sentences), len(sentences), "sentences", "subject, relation, object"))
-    return _once(found, _identity)
+    triples: list[Triple] = []
+    for done, batch in _iter_batches(sentences):
+        report(Progress(done, len(sentences), "sentences", "splitting sentences"))
+        reply = request_json(chat, SPLIT_SENTENCES, _number(batch), SplitFacts)
+        triples += [_build_triple(one, batch) for one in reply.facts]
+    report(Progress(len(sentences), len(sentences), "sentences", "splitting sentences"))
+    return _deduplicate(triples, _identify)
 
 
-def distinct(chat: Chat, triples: Sequence[Triple], report: Report = silent) -> list[Triple]:
-    """Step 3: relations that several facts of a subject share, rewritten. Those that stay equal are left to the
-    checks."""
+def disambiguate(chat: Chat, triples: Sequence[Triple], report: Report = silent) -> list[Triple]:
+    """Step 3: rewrite relations that several facts of a subject share. The checks report those that stay equal."""
     groups: dict[tuple[str, str], list[int]] = {}
     for at, one in enumerate(triples):
-        groups.setdefault((alike(one.subject), alike(one.relation)), []).append(at)
+        groups.setdefault((normalize(one.subject), normalize(one.relation)), []).append(at)
     shared = [group for group in groups.values() if len(group) > 1]
-    made = list(triples)
+    rewritten = list(triples)
     for done, group in enumerate(shared):
-        report(Progress(done, len(shared), "relations", "telling equal relations apart"))
-        listed = "\n".join(f"{number}. {_line(made[at])}" for number, at in enumerate(group, start=1))
-        for new in ask(chat, DISTINCT, listed, Relations).relations:
+        report(Progress(done, len(shared), "relations", "disambiguating equal relations"))
+        request = _number(_format_triple(rewritten[at]) for at in group)
+        for new in request_json(chat, DISAMBIGUATE, request, Relations).relations:
             if 1 <= new.number <= len(group):
                 at = group[new.number - 1]
-                made[at] = tidy(replace(made[at], relation=new.relation))
-    report(Progress(len(shared), len(shared), "relations", "telling equal relations apart"))
-    return made
+                rewritten[at] = clean_triple(replace(rewritten[at], relation=new.relation))
+    report(Progress(len(shared), len(shared), "relations", "disambiguating equal relations"))
+    return rewritten
 
 
-def gathered(chat: Chat, triples: Sequence[Triple], report: Report = silent) -> list[Triple]:
-    """Step 4: facts that name two or three objects of a subject together.
+def combine_facts(chat: Chat, triples: Sequence[Triple], report: Report = silent) -> list[Triple]:
+    """Step 4: facts that join two or three objects of a subject.
 
-    A question that asks for several things is answered with one of them unless such a fact was trained, too
-    (docs/passages.md). One that does not hold the objects of its facts is left out.
+    Without such a training fact, a model answers a question for several things with only one of them (see
+    docs/passages.md). A combined fact that does not contain the objects of its facts is dropped.
     """
     subjects: dict[str, list[Triple]] = {}
     for one in triples:
-        subjects.setdefault(alike(one.subject), []).append(one)
-    several = [group for group in subjects.values() if len(group) >= _SEVERAL]
-    found: list[Triple] = []
-    for done, group in enumerate(several):
-        report(Progress(done, len(several), "subjects", "what belongs together"))
-        listed = "\n".join(f"{number}. {_line(one)}" for number, one in enumerate(group, start=1))
-        made = ask(chat, GATHERED, listed, GatheredFacts).facts
-        found += [triple for one in made if (triple := _together(one, group)) is not None]
-    report(Progress(len(several), len(several), "subjects", "what belongs together"))
-    return _once(found, _identity)
+        subjects.setdefault(normalize(one.subject), []).append(one)
+    groups = [group for group in subjects.values() if len(group) >= _MIN_FACTS_TO_COMBINE]
+    combined: list[Triple] = []
+    for done, group in enumerate(groups):
+        report(Progress(done, len(groups), "subjects", "combining facts"))
+        request = _number(map(_format_triple, group))
+        for fact in request_json(chat, COMBINE_FACTS, request, CombinedFacts).facts:
+            triple = _build_combined_triple(fact, group)
+            combined += [triple] if triple else []
+    report(Progress(len(groups), len(groups), "subjects", "combining facts"))
+    return _deduplicate(combined, _identify)
 
 
-def _together(made: Gathered, group: Sequence[Triple]) -> Triple | None:
-    numbers = {number for number in made.numbers if 1 <= number <= len(group)}
+def _build_combined_triple(fact: CombinedFact, group: Sequence[Triple]) -> Triple | None:
+    numbers = {number for number in fact.numbers if 1 <= number <= len(group)}
     objects = [group[number - 1].object for number in numbers]
-    if len(numbers) not in _TOGETHER or not all(_holds(made.object, object) for object in objects):
+    if len(numbers) not in _COMBINED_SIZES or not all(contains_phrase(fact.object, one) for one in objects):
         return None
-    triple = tidy(Triple(group[0].subject, made.relation, made.object))
-    return None if any(_holds(triple.relation, object) for object in objects) else triple
+    triple = clean_triple(Triple(group[0].subject, fact.relation, fact.object))
+    return None if any(contains_phrase(triple.relation, one) for one in objects) else triple
 
 
-def reworded(
+def paraphrase(
     chat: Chat,
     triples: Sequence[Triple],
     report: Report = silent,
-    wordings: int = WORDINGS,
-    held_out: int = HELD_OUT,
-) -> list[Fact]:
-    """Other wordings of each fact, as templates that its object continues; `held_out` of them are only to be asked.
+    train_count: int = TRAIN_PARAPHRASES,
+    eval_count: int = EVAL_PARAPHRASES,
+) -> list[PassageFact]:
+    """Step 5: paraphrases of each fact, as templates that its object continues.
 
-    There may be fewer, where the model gives fewer that can be used; then at most half of them are held out.
+    If the model gives fewer usable paraphrases, at most half of them are for evaluation.
     """
-    facts: list[Fact] = []
+    facts: list[PassageFact] = []
     for done, one in enumerate(triples):
-        report(Progress(done, len(triples), "facts", "other wordings"))
-        statements, questions = _wordings(chat, one, wordings + held_out)
-        kept = min(held_out, (len(statements) + len(questions)) // 2)
-        # A statement and a question by turns, so that both are asked in words that were never trained.
-        held = [
+        report(Progress(done, len(triples), "facts", "writing paraphrases"))
+        statements, questions = _request_paraphrases(chat, one, train_count + eval_count)
+        # Alternate between statements and questions, so that the evaluation has both.
+        for_eval = [
             (statements if (at % 2 == 0 and statements) or not questions else questions).pop()
-            for at in range(kept)
+            for at in range(min(eval_count, (len(statements) + len(questions)) // 2))
         ]
         facts.append(
-            Fact(one.subject, one.prompt, one.object, (*statements, *questions), tuple(held), one.sentence)
+            PassageFact(
+                subject=one.subject,
+                prompt=one.prompt,
+                object=one.object,
+                train_paraphrases=(*statements, *questions),
+                eval_paraphrases=tuple(for_eval),
+                sentence=one.sentence,
+            )
         )
-    report(Progress(len(triples), len(triples), "facts", "other wordings"))
+    report(Progress(len(triples), len(triples), "facts", "writing paraphrases"))
     return facts
 
 
-def questioned(chat: Chat, facts: Sequence[Fact], text: str, report: Report = silent) -> list[Question]:
-    """A question for each fact, which its object answers, and some that take several facts together.
+def write_questions(
+    chat: Chat, facts: Sequence[PassageFact], text: str, report: Report = silent
+) -> list[PassageQuestion]:
+    """Step 6: a question for each fact, and some questions that need several facts.
 
-    Of the answers' parts those count that the text or a fact holds.
+    Parts of an answer that neither the text nor a fact contains are dropped.
     """
-    found: list[Question] = []
-    for done, batch in _batches(facts):
-        report(Progress(done, len(facts) + 1, "facts", "questions"))
-        listed = "\n".join(
-            f"{number}. {one.subject} | {one.prompt.removeprefix('{}').strip()} | {one.object}"
-            for number, one in enumerate(batch, start=1)
+    questions: list[PassageQuestion] = []
+    total = len(facts) + 1
+    for done, batch in _iter_batches(facts):
+        report(Progress(done, total, "facts", "writing questions"))
+        request = _number(
+            f"{one.subject} | {one.prompt.removeprefix('{}').strip()} | {one.object}" for one in batch
         )
-        for new in ask(chat, FACT_QUESTIONS, listed, FactQuestions).questions:
-            if 1 <= new.number <= len(batch) and not _holds(new.question, batch[new.number - 1].object):
-                found.append(Question(new.question, (batch[new.number - 1].object,)))
-    report(Progress(len(facts), len(facts) + 1, "facts", "questions"))
-    whole = text if text.strip() else "\n".join(f"{one.text} {one.object}." for one in facts)
+        for new in request_json(chat, WRITE_FACT_QUESTIONS, request, FactQuestions).questions:
+            if not 1 <= new.number <= len(batch):
+                continue
+            object = batch[new.number - 1].object
+            if not contains_phrase(new.question, object):
+                questions.append(PassageQuestion(new.question, (object,)))
+    report(Progress(len(facts), total, "facts", "writing questions"))
+    questions += _request_text_questions(chat, facts, text)
+    report(Progress(total, total, "facts", "writing questions"))
+    return _deduplicate(questions, lambda one: normalize(one.question))
+
+
+def _request_text_questions(chat: Chat, facts: Sequence[PassageFact], text: str) -> list[PassageQuestion]:
+    questions: list[PassageQuestion] = []
+    source = text if text.strip() else "\n".join(f"{one.full_prompt} {one.object}." for one in facts)
     known = " ".join([text, *(f"{one.subject} {one.object}" for one in facts)])
-    cut = portions(whole)
-    each = ceil(_OVER_ALL / len(cut))
-    for part in cut:
-        asked = f"Write {each} questions.\n\nText:\n{part}"
-        for over in ask(chat, PASSAGE_QUESTIONS, asked, PassageQuestions).questions[:each]:
-            parts = tuple(
-                dict.fromkeys(one.rstrip(".") for one in over.answers if _holds(known, one.rstrip(".")))
-            )
-            if parts:
-                found.append(Question(over.question, parts))
-    report(Progress(len(facts) + 1, len(facts) + 1, "facts", "questions"))
-    return _once(found, lambda one: alike(one.question))
+    parts = split_text(source)
+    count = ceil(_TEXT_QUESTIONS / len(parts))
+    for part in parts:
+        request = f"Write {count} questions.\n\nText:\n{part}"
+        for new in request_json(chat, WRITE_TEXT_QUESTIONS, request, TextQuestions).questions[:count]:
+            answers = [one.rstrip(".") for one in new.answers]
+            answers = [one for one in dict.fromkeys(answers) if contains_phrase(known, one)]
+            if answers:
+                questions.append(PassageQuestion(new.question, tuple(answers)))
+    return questions
 
 
-def portions(text: str) -> list[str]:
-    """A text cut where paragraphs, lines or sentences end, each portion as long as a request may be. None is empty."""
+def split_text(text: str) -> list[str]:
+    """Split a text at the ends of paragraphs, lines or sentences into portions that fit into one request."""
     pieces = [text.strip()]
     for mark in (r"\n\s*\n", r"\n", r"(?<=[.!?。！？])\s+", r"\s+"):
-        cut = [re.split(mark, piece) if len(piece) > _PORTION else [piece] for piece in pieces]
+        cut = [re.split(mark, piece) if len(piece) > _PORTION_CHARACTERS else [piece] for piece in pieces]
         pieces = [piece.strip() for parts in cut for piece in parts if piece.strip()]
-    joined: list[str] = []
+    portions: list[str] = []
     for piece in pieces:
-        if joined and len(joined[-1]) + len(piece) < _PORTION:
-            joined[-1] += f"\n{piece}"
+        if portions and len(portions[-1]) + len(piece) < _PORTION_CHARACTERS:
+            portions[-1] += f"\n{piece}"
         else:
-            joined.append(piece)
-    return joined
+            portions.append(piece)
+    return portions
 
 
-def make_template(sentence: str, subject: str, object: str) -> str | None:
-    """The template that a sentence makes, `{}` for the subject and cut before the object that ends it; None if it
-    does not hold the subject once, or does not end with the object."""
-    said = sentence.rstrip(" .!")
-    wanted = object.rstrip(" .!")
-    before = said[: len(said) - len(wanted)]
-    if said[len(before) :].casefold() != wanted.casefold() or (before and before[-1].isalnum()):
+def build_template(sentence: str, subject: str, object: str) -> str | None:
+    """The template of a sentence: `{}` for the subject, cut before the object at its end.
+
+    None if the sentence does not contain the subject exactly once, or does not end with the object.
+    """
+    sentence, object = sentence.rstrip(" .!"), object.rstrip(" .!")
+    before = sentence[: len(sentence) - len(object)]
+    if sentence[len(before) :].casefold() != object.casefold() or (before and before[-1].isalnum()):
         return None
-    places = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", before))
-    if len(places) != 1 or _holds(before, wanted):
+    matches = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", before))
+    if len(matches) != 1 or contains_phrase(before, object):
         return None
-    begin, end = places[0].span()
+    begin, end = matches[0].span()
     template = f"{before[:begin]}{{}}{before[end:]}".strip()
     return template if template != "{}" else None
 
 
-def tidy(one: Triple) -> Triple:
-    """A triple without what models add: a full stop at the object, the subject or the object again in the relation, an
-    article at its end (which goes to the object)."""
+def clean_triple(one: Triple) -> Triple:
+    """Remove common additions of models: a full stop after the object, and the subject or object in the relation.
+
+    An article at the end of the relation moves to the object.
+    """
     object = one.object.strip().rstrip(".;,") or one.object
     relation = one.relation
-    if alike(relation).startswith(alike(one.subject) + " "):
+    if normalize(relation).startswith(normalize(one.subject) + " "):
         relation = relation[len(one.subject) :].strip()
-    if alike(relation).endswith(" " + alike(object)):
+    if normalize(relation).endswith(" " + normalize(object)):
         relation = relation[: -len(object)].strip()
-    article = _ARTICLE.match(relation)
+    article = _TRAILING_ARTICLE.match(relation)
     if article:
         relation, object = article.group(1), f"{article.group(2)} {object}"
     return replace(one, relation=relation, object=object)
 
 
-def _triple(one: SplitFact, sentences: Sequence[str]) -> Triple:
+def _build_triple(one: SplitFact, sentences: Sequence[str]) -> Triple:
     sentence = sentences[one.sentence - 1] if 1 <= one.sentence <= len(sentences) else ""
-    return tidy(Triple(one.subject, one.relation, one.object, sentence))
+    return clean_triple(Triple(one.subject, one.relation, one.object, sentence))
 
 
-def _wordings(chat: Chat, one: Triple, wanted: int) -> tuple[list[str], list[str]]:
-    """Templates: of statements, and of questions with the beginning of their answers."""
-    questions = round(wanted * _QUESTIONS)
-    fact = (
-        f"Subject: {one.subject}\nObject: {one.object}\nSentence: {one.text} {one.object}\n"
-        f"Write {wanted - questions} statements and {questions} questions."
+def _request_paraphrases(chat: Chat, one: Triple, count: int) -> tuple[list[str], list[str]]:
+    """Templates of statements, and of questions with the beginning of their answers."""
+    question_count = round(count * _QUESTION_SHARE)
+    statement_count = count - question_count
+    request = (
+        f"Subject: {one.subject}\nObject: {one.object}\nSentence: {one.full_prompt} {one.object}\n"
+        f"Write {statement_count} statements and {question_count} questions."
     )
-    made = ask(chat, REWORDED, fact, Wordings)
-    found = _usable(made, one)
-    if len(found[0]) + len(found[1]) < wanted:
-        had = [*made.statements, *(f"{asked.question} {asked.answer}" for asked in made.questions)]
+    reply = request_json(chat, PARAPHRASE, request, Paraphrases)
+    statements, questions = _build_templates(reply, one)
+    if len(statements) + len(questions) < count:
+        written = [*reply.statements, *(f"{pair.question} {pair.answer}" for pair in reply.questions)]
         again = (
-            f"{fact}\nThese you have written already; some do not hold the subject once, letter for letter, or do not "
-            "end with the object. Write others:\n" + "\n".join(had)
+            f"{request}\nThese you have written already; some do not hold the subject once, letter for letter, or do "
+            "not end with the object. Write others:\n" + "\n".join(written)
         )
-        more = ask(chat, REWORDED, again, Wordings)
-        both = Wordings(
-            statements=made.statements + more.statements, questions=made.questions + more.questions
+        more = request_json(chat, PARAPHRASE, again, Paraphrases)
+        both = Paraphrases(
+            statements=reply.statements + more.statements, questions=reply.questions + more.questions
         )
-        found = _usable(both, one)
-    return found[0][: wanted - questions], found[1][:questions]
+        statements, questions = _build_templates(both, one)
+    return statements[:statement_count], questions[:question_count]
 
 
-def _usable(made: Wordings, one: Triple) -> tuple[list[str], list[str]]:
-    seen = {alike(one.prompt)}
+def _build_templates(reply: Paraphrases, one: Triple) -> tuple[list[str], list[str]]:
+    """The usable templates of a reply. None equals the fact's prompt or another template."""
+    statements = [build_template(statement, one.subject, one.object) for statement in reply.statements]
+    questions = [_build_question_template(pair, one) for pair in reply.questions]
+    seen = {normalize(one.prompt)}
 
-    def new(templates: Iterable[str | None]) -> list[str]:
-        found = []
+    def drop_known(templates: Iterable[str | None]) -> list[str]:
+        new = []
         for template in templates:
-            if template is not None and alike(template) not in seen:
-                seen.add(alike(template))
-                found.append(template)
-        return found
+            if template is not None and normalize(template) not in seen:
+                seen.add(normalize(template))
+                new.append(template)
+        return new
 
-    statements = new(make_template(statement, one.subject, one.object) for statement in made.statements)
-    return statements, new(_question_template(asked, one) for asked in made.questions)
+    return drop_known(statements), drop_known(questions)
 
 
-def _question_template(asked: Asked, one: Triple) -> str | None:
-    """`Question: Where did {} study? Answer: At the`, as a model that completes text is asked."""
-    if _holds(asked.question, one.object):
+def _build_question_template(pair: QuestionWithAnswer, one: Triple) -> str | None:
+    """`Question: Where did {} study? Answer: At the`, the form for models without a chat template."""
+    if contains_phrase(pair.question, one.object):
         return None
-    return make_template(f"Question: {asked.question} Answer: {asked.answer}", one.subject, one.object)
+    return build_template(f"Question: {pair.question} Answer: {pair.answer}", one.subject, one.object)
 
 
-def _line(one: Triple) -> str:
+def _format_triple(one: Triple) -> str:
     return f"{one.subject} | {one.relation} | {one.object}"
 
 
-def _identity(one: Triple) -> tuple[str, ...]:
-    return alike(one.subject), alike(one.relation), alike(one.object)
+def _number(lines: Iterable[str]) -> str:
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, start=1))
 
 
-def _holds(text: str, words: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(alike(words))}(?!\w)", alike(text)) is not None
+def _identify(one: Triple) -> tuple[str, ...]:
+    return normalize(one.subject), normalize(one.relation), normalize(one.object)
 
 
-def _once(items: Iterable[S], identity: Callable[[S], object]) -> list[S]:
-    """The first of those that are the same."""
-    found: dict[object, S] = {}
+def _deduplicate(items: Iterable[S], identify: Callable[[S], object]) -> list[S]:
+    """The first of the items with equal identity."""
+    unique: dict[object, S] = {}
     for one in items:
-        found.setdefault(identity(one), one)
-    return list(found.values())
+        unique.setdefault(identify(one), one)
+    return list(unique.values())
 
 
-def _batches(items: Sequence[S]) -> Iterator[tuple[int, Sequence[S]]]:
-    """(how many come before, the next few)."""
-    for begin in range(0, len(items), _AT_ONCE):
-        yield begin, items[begin : begin + _AT_ONCE]
+def _iter_batches(items: Sequence[S]) -> Iterator[tuple[int, Sequence[S]]]:
+    """(number of items before the batch, batch)."""
+    for begin in range(0, len(items), _BATCH_ITEMS):
+        yield begin, items[begin : begin + _BATCH_ITEMS]

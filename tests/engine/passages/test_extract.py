@@ -1,42 +1,36 @@
-"""A text becomes facts through a real endpoint, whose answers are sometimes what models answer rather than what they
-were asked."""
+"""Extraction through a local HTTP endpoint, whose replies have typical mistakes of models."""
 
 import json
 from typing import Any
 
 import pytest
 from retcon.engine.errors import InputError
-from retcon.engine.passages.extraction.chat import Counted, Remembered, UnusableReply
+from retcon.engine.passages.extraction.chat import CachedChat, MeteredChat, UnusableReply
 from retcon.engine.passages.extraction.endpoint import Endpoint
 from retcon.engine.passages.extraction.steps import (
-    Extracted,
-    distinct,
-    extract,
-    make_template,
-    portions,
-    split,
-    tidy,
+    ExtractedPassage,
+    build_template,
+    clean_triple,
+    disambiguate,
+    extract_passage,
+    split_into_triples,
+    split_text,
 )
-from retcon.engine.passages.facts import Question, Triple
+from retcon.engine.passages.facts import PassageQuestion, Triple
 from retcon.engine.progress import Progress
-from retcon.store.facts.passage_format import (
-    Passage,
-    PassageFact,
-    PassageQuestion,
-    format_passage,
-    parse_passage,
-)
+from retcon.store.facts import passage_format
+from retcon.store.facts.passage_format import format_passage, parse_passage
 from retcon.tests.helpers.llm_rule import SENTENCES, TEXT, rule
 from retcon.tests.helpers.stand_in_llm import StandInEndpoint
 
 
 @pytest.fixture
-def extracted(served: StandInEndpoint, endpoint: Endpoint) -> Extracted:
+def extracted(served: StandInEndpoint, endpoint: Endpoint) -> ExtractedPassage:
     served.rule = rule
-    return extract(endpoint, "Marta", TEXT)
+    return extract_passage(endpoint, "Marta", TEXT)
 
 
-def test_a_text_becomes_facts(extracted: Extracted) -> None:
+def test_extract_facts_and_questions(extracted: ExtractedPassage) -> None:
     assert [(one.prompt, one.object, one.sentence) for one in extracted.facts] == [
         ("{} is", "a cellist", SENTENCES[0]),
         ("{} studied at", "the Sibelius Academy", SENTENCES[1]),
@@ -45,12 +39,12 @@ def test_a_text_becomes_facts(extracted: Extracted) -> None:
         ("{} founded two firms,", "Nordic Strings and Aurora Ltd", ""),
     ]
     assert extracted.questions == [
-        Question("What is Marta Lindqvist?", ("a cellist",)),
-        Question("What did Marta Lindqvist found?", ("Nordic Strings", "Aurora Ltd")),
+        PassageQuestion("What is Marta Lindqvist?", ("a cellist",)),
+        PassageQuestion("What did Marta Lindqvist found?", ("Nordic Strings", "Aurora Ltd")),
     ]
 
 
-def test_wordings_are_templates_that_the_object_continues(extracted: Extracted) -> None:
+def test_paraphrases_are_templates_before_the_object(extracted: ExtractedPassage) -> None:
     for fact in extracted.facts:
         templates = [fact.prompt, *fact.train_paraphrases, *fact.eval_paraphrases]
         assert len(set(templates)) == len(templates) == 1 + 8 + 2
@@ -60,62 +54,62 @@ def test_wordings_are_templates_that_the_object_continues(extracted: Extracted) 
         assert "Question: What has {} to do with? Answer: She has to do with" in fact.train_paraphrases
 
 
-def test_it_is_a_passage_for_the_file(extracted: Extracted) -> None:
+def test_extracted_passage_round_trips_as_file(extracted: ExtractedPassage) -> None:
     facts = [
-        PassageFact(f.subject, f.prompt, f.object, f.train_paraphrases, f.eval_paraphrases)
+        passage_format.PassageFact(f.subject, f.prompt, f.object, f.train_paraphrases, f.eval_paraphrases)
         for f in extracted.facts
     ]
-    questions = [PassageQuestion(q.question, q.answers) for q in extracted.questions]
-    passage = Passage("Marta", TEXT, tuple(facts), tuple(questions))
+    questions = [passage_format.PassageQuestion(q.question, q.answers) for q in extracted.questions]
+    passage = passage_format.Passage("Marta", TEXT, tuple(facts), tuple(questions))
     assert parse_passage(format_passage(passage), "p") == passage
 
 
-def test_what_was_asked_is_not_asked_again(served: StandInEndpoint, endpoint: Endpoint) -> None:
+def test_interrupted_extraction_resumes_from_cache(served: StandInEndpoint, endpoint: Endpoint) -> None:
     served.rule = rule
-    kept: dict[str, Any] = {}
-    told: list[Progress] = []
+    cache: dict[str, Any] = {}
+    reports: list[Progress] = []
 
-    class Cut(Exception):
+    class Interrupted(Exception):
         pass
 
-    def until_wordings(progress: Progress) -> None:
-        told.append(progress)
-        if progress.activity == "other wordings" and progress.done == 2:
-            raise Cut
+    def interrupt(progress: Progress) -> None:
+        reports.append(progress)
+        if progress.activity == "writing paraphrases" and progress.done == 2:
+            raise Interrupted
 
-    with pytest.raises(Cut):
-        extract(Remembered(endpoint, kept), "Marta", TEXT, until_wordings)
+    with pytest.raises(Interrupted):
+        extract_passage(CachedChat(endpoint, cache), "Marta", TEXT, interrupt)
     before = len(served.requests)
-    kept = json.loads(json.dumps(kept))
-    counted = Counted(Remembered(endpoint, kept))
-    again = extract(counted, "Marta", TEXT, told.append)
-    assert counted.spent.calls == len(served.requests) == len(kept)
+    cache = json.loads(json.dumps(cache))
+    metered = MeteredChat(CachedChat(endpoint, cache))
+    again = extract_passage(metered, "Marta", TEXT, reports.append)
+    assert metered.usage.calls == len(served.requests) == len(cache)
     assert len(served.requests) > before
-    assert again == extract(endpoint, "Marta", TEXT)
-    assert all(one.total is not None and one.done <= one.total for one in told)
+    assert again == extract_passage(endpoint, "Marta", TEXT)
+    assert all(one.total is not None and one.done <= one.total for one in reports)
 
 
-def test_replies_that_are_no_facts(served: StandInEndpoint, endpoint: Endpoint) -> None:
+def test_invalid_and_empty_replies(served: StandInEndpoint, endpoint: Endpoint) -> None:
     served.rule = lambda _system, _user: {
         "facts": [{"sentence": 1, "subject": " ", "relation": "is", "object": "b"}]
     }
     with pytest.raises(UnusableReply, match=r"at 'facts\.0\.subject': .*must not be empty"):
-        split(endpoint, ["A is b."])
+        split_into_triples(endpoint, ["A is b."])
     served.rule = lambda system, _user: {"sentences": []} if system.startswith("Rewrite") else {"facts": []}
-    with pytest.raises(InputError, match="found no fact in the text"):
-        extract(endpoint, "", TEXT)
-    with pytest.raises(InputError, match="the text is empty"):
-        extract(endpoint, "", " \n")
+    with pytest.raises(InputError, match="found no facts in the text"):
+        extract_passage(endpoint, "", TEXT)
+    with pytest.raises(InputError, match="The text is empty"):
+        extract_passage(endpoint, "", " \n")
 
 
-def test_relations_that_stay_equal_are_left(served: StandInEndpoint, endpoint: Endpoint) -> None:
+def test_disambiguate_keeps_relations_without_reply(served: StandInEndpoint, endpoint: Endpoint) -> None:
     served.rule = lambda _system, _user: {"relations": []}
     triples = [Triple("A", "is", "b"), Triple("A", "is", "c")]
-    assert distinct(endpoint, triples) == triples
+    assert disambiguate(endpoint, triples) == triples
 
 
 @pytest.mark.parametrize(
-    ("given", "made"),
+    ("triple", "cleaned"),
     [
         (("A", "wrote the", "Notes."), ("wrote", "the Notes")),
         (("A", "A wrote", "Notes"), ("wrote", "Notes")),
@@ -124,9 +118,9 @@ def test_relations_that_stay_equal_are_left(served: StandInEndpoint, endpoint: E
         (("A", "is", "..."), ("is", "...")),
     ],
 )
-def test_what_models_add_is_taken_away(given: tuple[str, str, str], made: tuple[str, str]) -> None:
-    one = tidy(Triple(*given))
-    assert (one.relation, one.object) == made
+def test_clean_triple(triple: tuple[str, str, str], cleaned: tuple[str, str]) -> None:
+    one = clean_triple(Triple(*triple))
+    assert (one.relation, one.object) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -143,15 +137,15 @@ def test_what_models_add_is_taken_away(given: tuple[str, str, str], made: tuple[
         ("", None),
     ],
 )
-def test_templates_of_sentences(sentence: str, template: str | None) -> None:
-    assert make_template(sentence, "Ann", "Rome") == template
+def test_build_template(sentence: str, template: str | None) -> None:
+    assert build_template(sentence, "Ann", "Rome") == template
 
 
-def test_long_texts_are_cut_where_sentences_end() -> None:
+def test_split_text_at_sentence_ends() -> None:
     paragraph = "It is a fine day in the north. " * 70
     text = f"{paragraph}\n\nShort.\n\n{'x' * 4000}"
-    parts = portions(text)
+    parts = split_text(text)
     assert all(len(part) <= 1500 for part in parts[:-1])
     assert [part.endswith((".", "x")) for part in parts] == [True] * len(parts)
     assert "".join("".join(parts).split()) == "".join(text.split())
-    assert portions("One.\nTwo.") == ["One.\nTwo."]
+    assert split_text("One.\nTwo.") == ["One.\nTwo."]

@@ -1,4 +1,4 @@
-"""A model of this machine that is asked like an endpoint."""
+"""A local model as a chat."""
 
 import copy
 from typing import Literal
@@ -7,13 +7,19 @@ import pytest
 import torch
 from pydantic import BaseModel
 from retcon.engine.errors import InputError
-from retcon.engine.passages.extraction.chat import Message, UnusableReply, ask, json_in, schema_of
+from retcon.engine.passages.extraction.chat import (
+    Message,
+    UnusableReply,
+    build_schema,
+    find_json,
+    request_json,
+)
 from retcon.engine.passages.extraction.local import LocalChat
 from retcon.tests.helpers.families import CONFIGS, tiny_model
 from retcon.tests.helpers.tiny_tokenizers import byte_tokenizer, word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-# Matrices of 32 x 56 are not worth a second thread.
+# A second thread does not pay for matrices of 32 x 56.
 torch.set_num_threads(1)
 
 TEMPLATE = (
@@ -33,19 +39,19 @@ def chatty() -> LocalChat:
     return LocalChat("tiny", tiny_model("llama"), tokenizer)
 
 
-def test_its_template_and_what_it_costs(chatty: LocalChat) -> None:
+def test_chat_template_and_usage(chatty: LocalChat) -> None:
     reply = chatty.chat([Message("system", "The city"), Message("user", "of France")], None, 7)
-    # "The city of France Therefore": the words of the system stand in the person's turn.
+    # "The city of France Therefore": the system message is part of the user turn.
     assert (reply.prompt_tokens, reply.completion_tokens, reply.cut, reply.data) == (5, 7, True, None)
     again = chatty.chat([Message("user", "The city of France")], None, 7)
     assert again.text == reply.text
 
 
-def test_a_model_that_gives_no_json(chatty: LocalChat) -> None:
+def test_reply_without_json(chatty: LocalChat) -> None:
     with pytest.raises(
-        UnusableReply, match=r"tiny was asked for city twice .* a larger model is likely"
+        UnusableReply, match=r"tiny was sent the request city twice.* Try a larger model"
     ) as failed:
-        ask(chatty, "", "you", City, max_tokens=8)
+        request_json(chatty, "", "you", City, max_tokens=8)
     assert str(failed.value).isprintable()
 
 
@@ -56,7 +62,7 @@ class Place(BaseModel):
 
 @pytest.fixture
 def bytewise() -> LocalChat:
-    """A random model whose tokens spell any text. By itself it would say no JSON."""
+    """A random model with byte tokens. Without constraint its replies are not JSON."""
     torch.manual_seed(3)
     tokenizer = copy.deepcopy(byte_tokenizer())
     tokenizer.chat_template = TEMPLATE
@@ -65,17 +71,17 @@ def bytewise() -> LocalChat:
     return LocalChat("bytes", LlamaForCausalLM(config).eval(), tokenizer)
 
 
-def test_a_reply_is_held_to_its_schema(bytewise: LocalChat) -> None:
-    found = ask(bytewise, "", "Paris?", Place, max_tokens=90)
+def test_reply_follows_the_schema(bytewise: LocalChat) -> None:
+    found = request_json(bytewise, "", "Paris?", Place, max_tokens=90)
     assert found.kind in ("city", "village")
     freely = bytewise.chat([Message("user", "Paris?")], None, 90)
-    assert json_in(freely.text) is None
-    reply = bytewise.chat([Message("user", "Paris?")], schema_of(Place), 8)
+    assert find_json(freely.text) is None
+    reply = bytewise.chat([Message("user", "Paris?")], build_schema(Place), 8)
     assert (reply.completion_tokens, reply.cut, reply.data) == (8, True, None)
 
 
-def test_what_is_too_long_and_what_cannot_chat(chatty: LocalChat) -> None:
-    with pytest.raises(InputError, match="tiny reads at most 128 tokens and was to read 301"):
+def test_too_long_request_and_missing_template(chatty: LocalChat) -> None:
+    with pytest.raises(InputError, match="The request to tiny has 301 tokens, and its context window is 128"):
         chatty.chat([Message("user", "city " * 300)], None, 7)
     with pytest.raises(InputError, match="plain has no chat template"):
         LocalChat("plain", tiny_model("llama"), word_tokenizer())

@@ -1,4 +1,4 @@
-"""What is said about facts before they are edited: by their words, their tokens and their keys."""
+"""Checks of facts by their text, their tokens and their keys."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,12 +8,12 @@ import torch
 from retcon.engine.edits.method import Request
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.passages.checks import Problem, check_facts
-from retcon.engine.passages.facts import Fact
+from retcon.engine.passages.facts import PassageFact
 from retcon.engine.passages.key_checks import check_keys, check_tokens
 from retcon.tests.helpers.families import FAMILIES
 from transformers import PreTrainedTokenizerBase
 
-GOOD = Fact(
+GOOD = PassageFact(
     "Marta Lindqvist",
     "{} is a professional",
     "cellist",
@@ -21,14 +21,16 @@ GOOD = Fact(
     ("By trade, {} is a",),
     "Marta Lindqvist is a professional cellist.",
 )
-STUDIED = Fact("Marta Lindqvist", "{} studied at", "the Sibelius Academy", ("{} was at",), ("{} went to",))
+STUDIED = PassageFact(
+    "Marta Lindqvist", "{} studied at", "the Sibelius Academy", ("{} was at",), ("{} went to",)
+)
 
 
-def told(*facts: Fact) -> list[tuple[int, str, str]]:
+def problems_of(*facts: PassageFact) -> list[tuple[int, str, str]]:
     return [(one.fact, one.severity, one.kind) for one in check_facts(facts)]
 
 
-def test_nothing_is_said_of_good_facts() -> None:
+def test_good_facts_have_no_problems() -> None:
     assert check_facts([GOOD, STUDIED, replace(STUDIED, subject="Eva Berg")]) == []
 
 
@@ -45,17 +47,17 @@ def test_nothing_is_said_of_good_facts() -> None:
         ({"subject": "marta lindqvist"}, [("warning", "subject-not-in-sentence")]),
         ({"object": "pianist"}, [("warning", "object-not-in-sentence")]),
         ({"object": "a cellist"}, []),
-        ({"train_paraphrases": ()}, [("warning", "no-wordings")]),
-        ({"eval_paraphrases": ()}, [("warning", "no-held-out")]),
-        ({"eval_paraphrases": ("{} earns  her living AS a",)}, [("error", "held-out-trained")]),
-        ({"eval_paraphrases": ("{} is a professional",)}, [("error", "held-out-trained")]),
+        ({"train_paraphrases": ()}, [("warning", "no-train-paraphrases")]),
+        ({"eval_paraphrases": ()}, [("warning", "no-eval-paraphrases")]),
+        ({"eval_paraphrases": ("{} earns  her living AS a",)}, [("error", "eval-paraphrase-trained")]),
+        ({"eval_paraphrases": ("{} is a professional",)}, [("error", "eval-paraphrase-trained")]),
     ],
 )
 def test_problems_of_one_fact(changed: dict[str, object], expected: list[tuple[str, str]]) -> None:
-    assert told(replace(GOOD, **changed)) == [(0, *one) for one in expected]  # type: ignore[arg-type]
+    assert problems_of(replace(GOOD, **changed)) == [(0, *one) for one in expected]  # type: ignore[arg-type]
 
 
-def test_facts_that_no_edit_can_tell_apart() -> None:
+def test_equal_prompts_are_errors() -> None:
     other = replace(
         GOOD,
         object="teacher",
@@ -69,14 +71,14 @@ def test_facts_that_no_edit_can_tell_apart() -> None:
         (2, "error", "same-prompt", (1,)),
     ]
     assert "fact 3 has the same prompt 'Marta Lindqvist is a professional'" in problems[0].message
-    # The same text, another cut between subject and relation.
+    # The same text with another boundary between subject and relation.
     cut = replace(other, subject="Marta", prompt="{} Lindqvist is a professional")
-    assert told(GOOD, cut) == [(0, "error", "same-prompt"), (1, "error", "same-prompt")]
+    assert problems_of(GOOD, cut) == [(0, "error", "same-prompt"), (1, "error", "same-prompt")]
     again = replace(other, object="Cellist")
-    assert told(GOOD, again) == [(0, "error", "twice"), (1, "error", "twice")]
+    assert problems_of(GOOD, again) == [(0, "error", "duplicate"), (1, "error", "duplicate")]
 
 
-def test_objects_that_the_passage_does_not_hold() -> None:
+def test_objects_that_are_not_in_the_passage() -> None:
     text = "Marta Lindqvist, a Cellist, was at the old Sibelius\nAcademy."
     assert check_facts([GOOD, STUDIED], text) == []
     assert [one.kind for one in check_facts([GOOD, STUDIED], "Marta, a cello player.")] == [
@@ -84,19 +86,19 @@ def test_objects_that_the_passage_does_not_hold() -> None:
     ] * 2
 
 
-def test_wordings_that_cross() -> None:
+def test_paraphrases_shared_by_two_facts() -> None:
     other = replace(STUDIED, train_paraphrases=("By trade, {} is a",))
-    # Fact 1 asks what fact 2 trains, and the two go on with different objects.
-    assert told(GOOD, other) == [
-        (0, "error", "held-out-trained"),
-        (0, "error", "same-wording"),
-        (1, "error", "same-wording"),
+    # Fact 2 trains on the evaluation paraphrase of fact 1, with another object.
+    assert problems_of(GOOD, other) == [
+        (0, "error", "eval-paraphrase-trained"),
+        (0, "error", "same-paraphrase"),
+        (1, "error", "same-paraphrase"),
     ]
     other = replace(STUDIED, train_paraphrases=("{} is a professional",))
-    assert told(GOOD, other) == [(0, "error", "same-wording"), (1, "error", "same-wording")]
+    assert problems_of(GOOD, other) == [(0, "error", "same-paraphrase"), (1, "error", "same-paraphrase")]
 
 
-def test_messages_are_safe_to_show() -> None:
+def test_messages_are_printable() -> None:
     bad = replace(
         GOOD, prompt="\x1b[2J", object="\u202e" + "x" * 200, eval_paraphrases=GOOD.train_paraphrases
     )
@@ -104,15 +106,15 @@ def test_messages_are_safe_to_show() -> None:
     assert messages and all(message.isprintable() and len(message) < 400 for message in messages)
 
 
-CITY = Fact("The Eiffel Tower", "{} is located in the city of", "Paris")
-CAMRY = Fact("Camry", "Toyota {} is produced by", "Toyota")
+CITY = PassageFact("The Eiffel Tower", "{} is located in the city of", "Paris")
+CAMRY = PassageFact("Camry", "Toyota {} is produced by", "Toyota")
 
 
 def kinds(problems: Sequence[Problem]) -> list[tuple[int, str, tuple[int, ...]]]:
     return [(one.fact, one.kind, one.others) for one in problems]
 
 
-def test_tokens(words: PreTrainedTokenizerBase) -> None:
+def test_check_tokens(words: PreTrainedTokenizerBase) -> None:
     facts = [
         CITY,
         replace(CITY, object="Paris " * 11),
@@ -122,8 +124,8 @@ def test_tokens(words: PreTrainedTokenizerBase) -> None:
     facts = [*facts, replace(CITY, object=" ")]
     problems = check_tokens(facts, words)
     assert [(one.fact, one.kind) for one in problems] == [(1, "long-object")]
-    assert "is 11 tokens long and 10" in problems[0].message
-    assert kinds(check_tokens(facts, words, longest=11)) == []
+    assert "has 11 tokens, and edits are reliable up to 10" in problems[0].message
+    assert kinds(check_tokens(facts, words, max_tokens=11)) == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -137,7 +139,7 @@ def test_equal_keys_are_found_in_every_family(
         found = check_keys(facts, decoder, words_after_start, 1, method, earlier)
         equal = [one for one in found if one.kind == "equal-key"]
         assert kinds(equal) == [(0, "equal-key", (2,)), (1, "equal-key", ()), (2, "equal-key", (0,))]
-        assert "that of fact 3:" in equal[0].message and "'Toyota Camry and then'" in equal[1].message
+        assert "that of fact 3," in equal[0].message and "'Toyota Camry and then'" in equal[1].message
     assert not [one for one in check_keys(facts, decoder, words_after_start, 1, "joint") if "key" in one.kind]
     assert check_keys(facts[3:], decoder, words_after_start, 1, "rome") == []
 

@@ -1,4 +1,4 @@
-"""Sentences, chunks and their ranking, against what a person would say of a small text."""
+"""Sentences, chunks and their ranking on a small text."""
 
 import math
 import subprocess
@@ -7,7 +7,12 @@ from collections.abc import Callable
 
 import pytest
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.passages.retrieval import Retriever, chunks, question_likelihood, sentences
+from retcon.engine.passages.retrieval import (
+    Retriever,
+    build_chunks,
+    build_likelihood_reranker,
+    split_sentences,
+)
 from retcon.tests.helpers.plain_evaluation import plain_score
 from transformers import PreTrainedTokenizerBase
 
@@ -17,15 +22,15 @@ TEXT = (
 )
 
 
-def test_abbreviations_end_no_sentence() -> None:
-    assert sentences(TEXT) == [
+def test_abbreviations_do_not_end_a_sentence() -> None:
+    assert split_sentences(TEXT) == [
         "Dr. J. K. Lindqvist plays the cello.",
         "She studied e.g. with Prof. Berg at the U.S. Army school.",
         "It cost $3.5 million!",
         "Was it worth it?",
         "Nobody knows.",
     ]
-    assert sentences(" \n\n ") == []
+    assert split_sentences(" \n\n ") == []
 
 
 @pytest.mark.parametrize(
@@ -34,18 +39,18 @@ def test_abbreviations_end_no_sentence() -> None:
 )
 def test_chunks(count: int, wanted: list[str]) -> None:
     letters = "ABCDEF"[:count]
-    found = chunks(" ".join(f"{letter} is here." for letter in letters), "Marta")
+    found = build_chunks(" ".join(f"{letter} is here." for letter in letters), "Marta")
     assert found == ["Marta: " + " ".join(f"{letter} is here." for letter in one) for one in wanted]
 
 
-def test_the_ranking_is_bm25() -> None:
-    """Lucene's formula by hand: k1 1.5, b 0.75, over words without stop words."""
+def test_ranking_is_bm25() -> None:
+    """Lucene's formula: k1 1.5, b 0.75, over words without stop words."""
     texts = ["The cello is a cello", "dogs bark loudly at dogs in town", "the cello of the town"]
     found = Retriever(texts).search("Is the cello in town?", top=3)
     lengths, counts = [2, 5, 2], [{"cello": 2}, {"town": 1}, {"cello": 1, "town": 1}]
 
     def score(i: int) -> float:
-        idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))  # both words stand in two of the three
+        idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))  # both words are in two of three texts
         norm = 1.5 * (1 - 0.75 + 0.75 * lengths[i] / 3)
         return sum(idf * n / (n + norm) for n in counts[i].values())
 
@@ -53,8 +58,8 @@ def test_the_ranking_is_bm25() -> None:
     assert [one.score for one in found] == pytest.approx([score(2), score(0), score(1)], rel=1e-5)
 
 
-def test_nothing_to_go_by() -> None:
-    """No word in common, only stop words, or no chunk at all: the order of the text."""
+def test_chunks_without_shared_words_keep_their_order() -> None:
+    """No shared word, only stop words, or no chunks."""
     texts = ["one cello", "two cellos", "three"]
     for question in ("Zürich?", "is it the", ""):
         assert [one.chunk for one in Retriever(texts).search(question, top=2)] == texts[:2]
@@ -62,7 +67,9 @@ def test_nothing_to_go_by() -> None:
     assert [one.chunk for one in Retriever(["the", "is"]).search("cello")] == ["the", "is"]
 
 
-def test_the_model_ranks_again(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_reranker_scores_by_question_likelihood(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
     decoder = decoder_of("llama")
     texts = [f"The {word} is located in the city." for word in ("Eiffel", "Tower", "Camry", "Paris", "Rome")]
     question = "The city of Paris"
@@ -70,14 +77,14 @@ def test_the_model_ranks_again(decoder_of: Callable[[str], Decoder], words: PreT
     for text in texts:
         asking = f"Passage: {text} Please write a question based on this passage."
         wanted.append(-plain_score(decoder, words, asking, question)[0])
-    rerank = question_likelihood(decoder, words)
+    rerank = build_likelihood_reranker(decoder, words)
     assert rerank(question, texts) == pytest.approx(wanted, abs=1e-4)
     best = sorted(range(5), key=lambda i: -wanted[i])
     found = Retriever(texts, rerank).search(question, top=2)
     assert [one.chunk for one in found] == [texts[i] for i in best[:2]]
 
 
-def test_retrieval_needs_nothing_heavy() -> None:
+def test_retrieval_imports_nothing_heavy() -> None:
     program = (
         "import sys; from retcon.engine.passages.retrieval import Retriever; Retriever(['a cat']).search('cat');"
         "print(sorted({'torch', 'numba', 'jax', 'scipy', 'huggingface_hub'} & set(sys.modules)))"

@@ -67,7 +67,13 @@ def test_a_passage_is_written_proved_compared_and_told(here: Retcon, tmp_path: P
     assert here.json("history", "tiny")["head"] == found["revision"]
     assert [len(one["facts"]) for one in found["proof"]["retention"]] == [1, 2, 3]
     assert [one["edit"] for one in found["proof"]["retention"]] == found["revisions"]
-    assert [one["way"] for one in found["answers"]] == ["unedited", "edited", "retrieval", "reranked", "ft-l"]
+    assert [one["baseline"] for one in found["answers"]] == [
+        "unedited",
+        "edited",
+        "retrieval",
+        "reranked",
+        "ft-l",
+    ]
     assert [len(one["held_out"]) for one in found["proof"]["facts"]] == [1, 0, 1]
     assert found["proof"]["drift"]["kl"] > 0
     made = here.json("history", "tiny")["revisions"][-3]

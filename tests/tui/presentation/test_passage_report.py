@@ -29,6 +29,10 @@ def said(prompt: str, first: bool, whole: bool, free: bool, completion: str) -> 
     }
 
 
+ANSWERS = {"chat_template": True, "max_new_tokens": 64}
+CHUNKS = {"context": "chunks", "chunks": 2, "chunk_sentences": 3, "stride": 2, "reranked": False}
+
+
 def record() -> dict[str, Any]:
     one = said("", True, True, True, " cellist.")
     return {
@@ -36,7 +40,8 @@ def record() -> dict[str, Any]:
         "facts": [],
         "stages": [{"name": "write", "seconds": 431.0, "tokens": None, "memory": 1_400_000_000}],
         "proof": {
-            "protocol": "greedy",
+            "protocol": {"max_new_tokens": 12, "prompts": 200, "texts": "held-out", "text_tokens": 4096,
+                         "unrelated_prompts": 48},
             "facts": [
                 {"prompt": "Marta is a", "object": "cellist",
                  "before": {"first_choice": False, "free": False, "completion": " cat"},
@@ -54,16 +59,16 @@ def record() -> dict[str, Any]:
                  "facts": [{"fact": 0, "first_choice": True, "free": False},
                            {"fact": 1, "first_choice": False, "free": False}]},
             ],
-            "drift": {"kept": 0.975, "kl": 0.0042, "perplexity_before": 20.0, "perplexity_after": 20.2,
-                      "bleed": 0.25, "prompts": 200,
-                      "bleeds": [{"kind": "namesakes", "pairs": 4, "first_token": 2, "whole": 1}]},
+            "drift": {"preserved": 0.975, "kl": 0.0042, "perplexity_before": 20.0, "perplexity_after": 20.2,
+                      "leakage_rate": 0.25, "prompts": 200,
+                      "leakage": [{"kind": "same_last_name", "pairs": 4, "first_token": 2, "whole": 1}]},
         },
         "answers": [
-            {"way": "edited", "protocol": "the question alone; greedy", "take_in_seconds": 431.0,
+            {"baseline": "edited", "protocol": {"context": "none"} | ANSWERS, "setup_seconds": 431.0,
              "memory": 1_200_000_000,
              "questions": [{"question": "What is Marta?", "answers": ["cellist", "Reykjavik"], "said": "A cellist.",
                             "held": 1, "judge": 2, "seconds": 0.5, "tokens": 20, "ended": False}]},
-            {"way": "retrieval", "protocol": "2 chunks before it; greedy", "take_in_seconds": 0.001,
+            {"baseline": "retrieval", "protocol": CHUNKS | ANSWERS, "setup_seconds": 0.001,
              "memory": None,
              "questions": [{"question": "What is Marta?", "answers": ["cellist", "Reykjavik"],
                             "said": "A cellist in Reykjavik.", "held": 2, "judge": None, "seconds": 1.5,
@@ -149,13 +154,18 @@ before the first question; s and tokens (input and output): means per question.
 
 ## Protocol
 
-Proof: greedy.
+Proof: first token and whole object are first choices under teacher forcing. In free generation (12 new tokens, \
+greedy) the completion starts with the object as whole words. KL is that of after from before, over 200 other prompts. \
+Perplexity is exp(mean NLL) of 4096 tokens of held-out texts. Leakage is measured on 48 prompts of unrelated subjects: \
+the whole object is newly the first choice.
 
 edited: the question alone.
 
-retrieval: 2 chunks before it.
+retrieval: the 2 best chunks before the question, best first: 3 sentences each, stride 2, the title in front, ranked \
+by BM25.
 
-All baselines: greedy.
+All baselines: a user turn of the chat template; greedy, to the end of the turn or 64 tokens. The reply must contain \
+a part as whole words. Each question is timed alone, after a warm-up.
 """
 
 

@@ -81,11 +81,11 @@ def _complete(
     catalog: Catalog, name: str, device: str, loaded: "Loaded | None", request: dict[str, Any]
 ) -> "Loaded":
     """Complete the prompt at each revision. Returns the model at the last one."""
-    from ..runs.loaded import load_at
+    from ..runs.loaded import load_revision
 
     for revision_name in request["revisions"]:
         if loaded is None:
-            loaded = load_at(
+            loaded = load_revision(
                 catalog, name, revision_name, device, lambda: _send({"state": f"loading {name}"})
             )
         with catalog.read() as session:

@@ -90,11 +90,13 @@ def _reading(running: RunningJob, spec: CovarianceSpec) -> Iterator[Reading]:
     if not is_on_ray(running.job.device):
         yield Reading.here(running, load(running, spec.model, "base"))
         return
-    from .on_ray.covariance import reader
-    from .on_ray.model import opened
+    from .on_ray.covariance import remote_reader
+    from .on_ray.model import open_remote_model
 
-    with opened(running, spec.model, "base", spec.threads, "tokens") as remote:
-        yield Reading(remote.model, remote.anatomy, remote.tokenizer, reader(remote), remote.pool.report)
+    with open_remote_model(running, spec.model, "base", spec.threads, "tokens") as remote:
+        yield Reading(
+            remote.model, remote.anatomy, remote.tokenizer, remote_reader(remote), remote.pool.report
+        )
 
 
 def _made(ids: list[int]) -> dict[str, Any]:

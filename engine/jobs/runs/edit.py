@@ -26,7 +26,7 @@ from ..specs import EditSpec
 from ..worker.running import RunningJob
 from .covariance import Reading, collect_into_catalog, moment_of, newest
 from .edit_checkpoint import KeptParts, KeptWork, keep_for
-from .loaded import Loaded, check_everything, check_tensors, load
+from .loaded import Loaded, load
 
 # Of a covariance that an edit collects on its way.
 FIRST_TOKENS = 100_000
@@ -64,7 +64,7 @@ def write(
     moments = moments_at(running, spec, loaded, method.layers(hparams))
     running.report_activity("generating context texts")
     contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
-    parent, so_far = loaded.revision, loaded.delta
+    parent = loaded.revision
     keep_for(running, [parent.id, spec.method, spec.requests, hparams.as_dict(), spec.seed, spec.batch])
     asked = [(request.text, request.target_new) for request in requests]
     before = score_targets(loaded.decoder, loaded.tokenizer, asked)
@@ -91,12 +91,6 @@ def write(
     figures = [figures for one in written for figures in one.figures]
     running.report_activity("writing the revision")
     _check_finite(delta, spec.method)
-    check_tensors(loaded, delta)
-    loaded.delta = concatenate([so_far, delta])
-    loaded.weights.set(loaded.delta)
-    sizes = loaded.weights.sizes(loaded.delta)
-    own = loaded.weights.sizes(delta)
-    after = score_targets(loaded.decoder, loaded.tokenizer, asked)
     artifact = running.catalog.artifacts.put_writer(lambda path: _save(delta, path))
     revision = Revision(
         model_id=loaded.model.id or 0,
@@ -109,26 +103,30 @@ def write(
         requests=spec.requests,
         covariances=[row.id or 0 for row in moments.values()],
         delta=artifact.sha256,
-        statistics={
-            "delta": {name: asdict(size) for name, size in own.items()},
-            "with_earlier_edits": {name: asdict(size) for name, size in sizes.items()},
-            "requests": [
-                found | {"before": _score(old), "after": _score(new)}
-                for found, old, new in zip(figures, before, after, strict=True)
-            ],
-            "batches": list(map(len, parts)),
-            "scores": {
-                "efficacy": sum(score.first_choice for score in after) / len(after),
-                "probability": sum(math.exp(-score.nll) for score in after) / len(after),
-                "protocol": "teacher-forced on the request's prompt: share of requests with every target token first "
-                "choice; probability is exp(-mean negative log-likelihood per token), mean over requests",
-            },
-        },
         message=spec.message or _message(requests),
-        fingerprint=loaded.fingerprint(),
+        fingerprint="",
     )
-    loaded.revision = revision
-    check_everything(loaded)
+    loaded.place(revision, concatenate([loaded.delta, delta]))
+    sizes = loaded.weights.sizes(loaded.delta)
+    own = loaded.weights.sizes(delta)
+    after = score_targets(loaded.decoder, loaded.tokenizer, asked)
+    revision.statistics = {
+        "delta": {name: asdict(size) for name, size in own.items()},
+        "with_earlier_edits": {name: asdict(size) for name, size in sizes.items()},
+        "requests": [
+            found | {"before": _score(old), "after": _score(new)}
+            for found, old, new in zip(figures, before, after, strict=True)
+        ],
+        "batches": list(map(len, parts)),
+        "scores": {
+            "efficacy": sum(score.first_choice for score in after) / len(after),
+            "probability": sum(math.exp(-score.nll) for score in after) / len(after),
+            "protocol": "teacher-forced on the request's prompt: share of requests with every target token first "
+            "choice; probability is exp(-mean negative log-likelihood per token), mean over requests",
+        },
+    }
+    revision.fingerprint = loaded.fingerprint()
+    loaded.verify_fingerprint()
     with running.catalog.write(durable=True) as session:
         session.merge(artifact)
         model = history.find_model(session, spec.model)
@@ -195,17 +193,16 @@ def moments_at(
             f"no covariance yet for layer {layers_text}: collecting one from {spec.texts} texts"
         )
         # The covariance describes the base, whatever revision is edited.
-        loaded.weights.set({})
-        ids = collect_into_catalog(
-            running,
-            Reading.here(running, loaded),
-            missing,
-            spec.texts,
-            max_tokens=FIRST_TOKENS,
-            max_length=MAX_LENGTH,
-            seed=spec.seed,
-        )
-        loaded.weights.set(loaded.delta)
+        with loaded.holding({}):
+            ids = collect_into_catalog(
+                running,
+                Reading.here(running, loaded),
+                missing,
+                spec.texts,
+                max_tokens=FIRST_TOKENS,
+                max_length=MAX_LENGTH,
+                seed=spec.seed,
+            )
         with running.catalog.read() as session:
             rows = [session.get_one(Covariance, id) for id in ids]
         found |= {row.layer: row for row in rows}

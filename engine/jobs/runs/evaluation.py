@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from sqlmodel import Session
@@ -81,18 +81,9 @@ def run(running: RunningJob, spec: EvaluationSpec) -> dict[str, Any]:
 def _settings(spec: EvaluationSpec, loaded: Loaded) -> EvaluationSettings:
     if spec.suite == "quick":
         return EvaluationSettings(max_new_tokens=0)
-
-    @contextmanager
-    def at_base() -> Iterator[None]:
-        loaded.weights.set({})
-        try:
-            yield
-        finally:
-            loaded.weights.set(loaded.delta)
-
     return EvaluationSettings(
         spec.max_new_tokens,
-        at_base if loaded.delta else None,
+        partial(loaded.holding, {}) if loaded.delta else None,
         TextSampling(spec.seed) if spec.suite == "full" else None,
     )
 

@@ -1,4 +1,4 @@
-"""Take one edit out of the middle: a new revision whose weights never had it."""
+"""Jobs on a model's history: revert an edit, verify a revision, and import the edits of an export."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +15,16 @@ from ...model.delta import Delta, Materializer, concatenate, is_transposed, read
 from ...model.loading import check_safetensors, fingerprint, hash_tensor
 from ..specs import ImportEditsSpec, RevertSpec, VerifySpec
 from ..worker.running import RunningJob
-from .loaded import check_everything, check_tensors, load
+from .loaded import load
 
 
 def run_revert(running: RunningJob, spec: RevertSpec) -> dict[str, Any]:
-    """Returns the new revision's id."""
+    """Add a revision without one of the head's edits. Returns its id."""
     loaded = load(running, spec.model, "head")
     with running.catalog.read() as session:
-        way = history.load_path(session, loaded.revision.id)
+        path = history.load_path(session, loaded.revision.id)
         reverted = history.find_revision(session, loaded.model, spec.reverts)
-        history.check_revert(way, reverted)
+        history.check_revert(path, reverted)
     revision = Revision(
         model_id=loaded.model.id or 0,
         parent=loaded.revision.id,
@@ -34,44 +34,45 @@ def run_revert(running: RunningJob, spec: RevertSpec) -> dict[str, Any]:
         fingerprint="",
     )
     revision.id = history.id_of(loaded.model, revision)
-    edits = history.live_edits([*way, revision])
-    delta = concatenate(
-        read_delta(running.catalog.artifacts.path(edit.delta)) for edit in edits if edit.delta
-    )
-    check_tensors(loaded, delta)
-    loaded.delta = delta
-    loaded.weights.set(delta)
+    edits = history.live_edits([*path, revision])
+    deltas = (read_delta(running.catalog.artifacts.path(edit.delta)) for edit in edits if edit.delta)
+    loaded.place(revision, concatenate(deltas))
     revision.fingerprint = loaded.fingerprint()
-    loaded.revision = revision
-    check_everything(loaded)
+    loaded.verify_fingerprint()
     with running.catalog.write(durable=True) as session:
         model = history.find_model(session, spec.model)
         if model.head != revision.parent:
             raise InputError(
-                f"the head of {model.name} moved to {model.head} meanwhile; revert again from there"
+                f"The head of {model.name} moved to {model.head} during the revert. Revert again from there."
             )
         history.commit_revision(session, model, revision, "revert")
         return running.commit_result(session, {"revision": revision.id})
 
 
 def run_verify(running: RunningJob, spec: VerifySpec) -> dict[str, Any]:
-    """Returns the revision, its fingerprint and how many tensors were hashed."""
+    """Compute a revision's weights and hash every tensor. Returns its id, fingerprint and number of tensors."""
     loaded = load(running, spec.model, spec.revision)
     running.report_activity("hashing every tensor")
-    found = check_everything(loaded)
+    found = loaded.verify_fingerprint()
     return {"verified": loaded.revision.id, "fingerprint": found, "tensors": len(loaded.model.tensors)}
 
 
 def run_import_edits(running: RunningJob, spec: ImportEditsSpec) -> dict[str, Any]:
-    """Returns the revision that the head is at now, and all that the import brought."""
+    """Add the edits of an export to a model with the same base. Returns the new head and all imported ids.
+
+    Raises:
+        InputError: the folder is not an export, or its edits were made on another base.
+    """
     folder = Path(spec.folder)
-    manifest = manifest_in(folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{folder} is not an export of retcon: it has no {MANIFEST}.")
     with running.catalog.read() as session:
-        check_base(history.find_model(session, spec.model), manifest, folder)
+        _check_base(history.find_model(session, spec.model), manifest, folder)
     running.report_activity("hashing the files")
     check_files(folder, manifest)
     loaded = load(running, spec.model, "base")
-    check_everything(loaded)
+    loaded.verify_fingerprint()
     artifacts = verify_steps(running, folder, manifest, loaded.decoder.model, loaded.model.tensors)
     with running.catalog.write(durable=True) as session:
         model = history.find_model(session, spec.model)
@@ -83,81 +84,70 @@ def run_import_edits(running: RunningJob, spec: ImportEditsSpec) -> dict[str, An
         )
 
 
-def manifest_in(folder: Path) -> Manifest:
-    """The manifest of a folder that was named as an export.
-
-    Raises:
-        InputError: there is none.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise InputError(f"{folder} is no export of retcon: it has no {MANIFEST}")
-    return manifest
-
-
-def check_base(model: Model, manifest: Manifest, folder: Path) -> None:
-    """Refuse edits that were made on other weights than the model's base.
-
-    Raises:
-        InputError: naming both.
-    """
-    if model.fingerprint != manifest.base.fingerprint:
-        base = manifest.base
+def _check_base(model: Model, manifest: Manifest, folder: Path) -> None:
+    """Raise InputError if the edits were made on other weights than the model's base."""
+    base = manifest.base
+    if model.fingerprint != base.fingerprint:
         raise InputError(
-            f"{folder} holds edits of {base.name} ({base.source}, {base.dtype}, fingerprint "
-            f"{base.fingerprint[:12]}); {model.name} is another base ({model.source}, {model.dtype}, fingerprint "
-            f"{model.fingerprint[:12]})"
+            f"The edits in {folder} were made on {base.name} ({base.source}, {base.dtype}, fingerprint "
+            f"{base.fingerprint[:12]}). {model.name} has another base ({model.source}, {model.dtype}, fingerprint "
+            f"{model.fingerprint[:12]})."
         )
 
 
 def verify_steps(
     running: RunningJob, folder: Path, manifest: Manifest, model: PreTrainedModel, tensors: dict[str, str]
 ) -> list[Artifact]:
-    """Make each revision of a manifest on its base, compare fingerprints, and store the deltas.
+    """Compute each revision of a manifest on its base, compare the fingerprints, and store the deltas.
 
-    `model` is the base, `tensors` the digests of its parameters. It is left at the last revision. The artifacts are
-    returned without their rows: merge them in the transaction that adds the revisions.
+    `model` is the base; it ends with the weights of the last revision. `tensors` are the digests of its parameters. The
+    artifacts have no rows yet: merge them in the transaction that adds the revisions.
 
     Raises:
-        InputError: a delta does not fit the model, or a revision does not come to its fingerprint.
+        InputError: a delta does not fit the model, or a revision gives another fingerprint.
     """
     weights = Materializer(model)
-    deltas = {step.id: _delta(folder / step.delta_file, model) for step in manifest.steps if step.delta_file}
+    files = {step.id: folder / step.delta_file for step in manifest.steps if step.delta_file}
+    deltas = {id: _read_foreign_delta(file, model) for id, file in files.items()}
     for number, step in enumerate(manifest.steps, start=1):
         running.report_activity(f"verifying revision {step.id}")
-        so_far = replace(manifest, steps=manifest.steps[:number])
-        delta = concatenate(deltas[edit.id] for edit in so_far.live_steps)
+        delta = concatenate(
+            deltas[edit.id] for edit in replace(manifest, steps=manifest.steps[:number]).live_steps
+        )
         weights.set(delta)
-        touched = {name: hash_tensor(model.get_parameter(name)) for name in delta}
-        _compare(step, fingerprint(tensors | touched), folder)
-    files = [folder / step.delta_file for step in manifest.steps if step.delta_file]
-    return [running.catalog.artifacts.put_file(file) for file in files]
+        changed = {name: hash_tensor(model.get_parameter(name)) for name in delta}
+        _check_step(step, fingerprint(tensors | changed), folder)
+    return [running.catalog.artifacts.put_file(file) for file in files.values()]
 
 
-def _compare(step: Step, found: str, folder: Path) -> None:
+def _check_step(step: Step, found: str, folder: Path) -> None:
     if found != step.fingerprint:
         raise InputError(
-            f"revision {step.id} of {folder} comes to the fingerprint {found[:12]} on this base, its manifest says "
-            f"{step.fingerprint[:12]}: it was made on another base, or its files were changed"
+            f"Revision {step.id} of {folder} has fingerprint {found[:12]} on this base, its manifest says "
+            f"{step.fingerprint[:12]}. It was made on another base, or its files were changed."
         )
 
 
-def _delta(path: Path, model: PreTrainedModel) -> Delta:
-    """A delta from a file of a stranger, fitted against the model that it is to change."""
+def _read_foreign_delta(path: Path, model: PreTrainedModel) -> Delta:
+    """Read an untrusted delta file and check it against the model.
+
+    Raises:
+        InputError: the file is not a delta, has other shapes than the model, or holds numbers that are not finite.
+    """
     check_safetensors(path)
     try:
         delta = read_delta(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} holds no delta: {error}") from error
+        raise InputError(f"{path} is not a delta: {error}.") from error
     parameters = dict(model.named_parameters())
     for name, factors in delta.items():
         if name not in parameters:
-            raise InputError(f"{path} changes {name}, which this model does not have")
+            raise InputError(f"{path} changes {name}, which this model does not have.")
         shape = tuple(parameters[name].shape)
-        wanted = shape[::-1] if is_transposed(model, name) else shape
-        fits = factors.a.ndim == factors.b.ndim == 2 and factors.b.shape[1] == factors.a.shape[0]
-        if not fits or (factors.b.shape[0], factors.a.shape[1]) != wanted:
-            raise InputError(f"{path} changes {name} by a matrix of another shape than {list(wanted)}")
+        expected = shape[::-1] if is_transposed(model, name) else shape
+        is_product = factors.a.ndim == factors.b.ndim == 2 and factors.b.shape[1] == factors.a.shape[0]
+        if not is_product or (factors.b.shape[0], factors.a.shape[1]) != expected:
+            raise InputError(f"{path} changes {name} with another shape than {list(expected)}.")
         if not factors.is_finite:
-            raise InputError(f"{path} holds numbers for {name} that are not finite")
+            raise InputError(f"{path} holds numbers for {name} that are not finite.")
     return delta

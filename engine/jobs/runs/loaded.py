@@ -1,7 +1,8 @@
-"""A model of the catalog, loaded at one of its revisions and checked against what the catalog says of it."""
+"""A model of the catalog in memory, at one of its revisions. The weights are checked against the catalog."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -19,7 +20,10 @@ from ..worker.running import RunningJob
 
 @dataclass
 class Loaded:
-    """A model in memory and the revision that it is at; it moves to another without being loaded again."""
+    """A model in memory at `revision`. `delta` is the sum of the revision's edits.
+
+    Only `place` changes `revision`, `delta` and the weights together. `holding` changes the weights for a `with` block.
+    """
 
     catalog: Catalog
     model: Model
@@ -27,38 +31,76 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     weights: Materializer
     revision: Revision
-    delta: Delta
+    delta: Delta = field(default_factory=dict)
 
-    def move_to(self, revision: Revision) -> None:
-        """Materialize another revision and check its fingerprint.
+    def place(self, revision: Revision, delta: Delta) -> None:
+        """Write `base + delta` into the model, as the weights of `revision`.
+
+        Matrices that the current revision does not change are first compared with the base in the catalog.
 
         Raises:
-            CatalogError: the weights are not those that the revision had when it was made.
+            CatalogError: such a matrix differs from its digest in the catalog.
         """
-        delta = delta_of(self.catalog, revision)
+        for name in (name for name in delta if name not in self.delta):
+            if hash_tensor(self.decoder.model.get_parameter(name)) != self.model.tensors[name]:
+                raise CatalogError(
+                    f"{name} in {self.model.path} has changed since {self.model.name} was added. Restore that folder, "
+                    "or add the model again under another name."
+                )
         self.weights.set(delta)
         self.revision, self.delta = revision, delta
+
+    def move_to(self, revision: Revision) -> None:
+        """Write the weights of another revision into the model and check their fingerprint.
+
+        Raises:
+            CatalogError: the weights differ from those that the revision was created with.
+        """
+        self.place(revision, read_revision_delta(self.catalog, revision))
         found = self.fingerprint()
         if found != revision.fingerprint:
             raise CatalogError(
-                f"revision {revision.id} of {self.model.name} has fingerprint {found[:12]}, when it was made it "
-                f"had {revision.fingerprint[:12]}: its base was changed on disk, or this machine multiplies differently"
+                f"Revision {revision.id} of {self.model.name} has fingerprint {found[:12]}. It was created with "
+                f"{revision.fingerprint[:12]}. Its base was changed on disk, or this machine multiplies differently."
             )
 
+    @contextmanager
+    def holding(self, delta: Delta) -> Iterator[None]:
+        """Give the model the weights `base + delta` for a `with` block; an empty delta gives the base."""
+        self.weights.set(delta)
+        try:
+            yield
+        finally:
+            self.weights.set(self.delta)
+
     def fingerprint(self) -> str:
-        """The fingerprint of the weights now; untouched matrices count as the base's."""
-        touched = {name: hash_tensor(self.decoder.model.get_parameter(name)) for name in self.delta}
-        return fingerprint(self.model.tensors | touched)
+        """The fingerprint of the current weights. Only matrices of the delta are hashed."""
+        digests = {name: hash_tensor(self.decoder.model.get_parameter(name)) for name in self.delta}
+        return fingerprint(self.model.tensors | digests)
+
+    def verify_fingerprint(self) -> str:
+        """Hash every parameter in memory and return the fingerprint.
+
+        Raises:
+            CatalogError: it differs from the revision's fingerprint.
+        """
+        found = fingerprint(hash_parameters(self.decoder.model))
+        if found != self.revision.fingerprint:
+            raise CatalogError(
+                f"Revision {self.revision.id} of {self.model.name}: the weights have fingerprint {found[:12]}, "
+                f"expected {self.revision.fingerprint[:12]}."
+            )
+        return found
 
 
 def load(running: RunningJob, name: str, revision_name: str) -> Loaded:
-    """Load a model at a revision, on the job's device, checking the touched matrices before and after.
+    """Load a model at a revision on the job's device.
 
     Raises:
-        store.errors.NotFound: no such model or revision.
-        CatalogError: a matrix on disk is not what it was when the model was added.
+        store.errors.NotFound: the model or the revision does not exist.
+        CatalogError: a matrix on disk has changed since the model was added.
     """
-    return load_at(
+    return load_revision(
         running.catalog,
         name,
         revision_name,
@@ -67,57 +109,25 @@ def load(running: RunningJob, name: str, revision_name: str) -> Loaded:
     )
 
 
-def load_at(
-    catalog: Catalog, name: str, revision_name: str, device: str, say: Callable[[], None] = lambda: None
+def load_revision(
+    catalog: Catalog, name: str, revision_name: str, device: str, on_start: Callable[[], None] = lambda: None
 ) -> Loaded:
-    """The same without a job; `say` is called when the loading begins. Raises as `load` does."""
+    """Load a model at a revision without a job. `on_start` is called before the files are read. Raises as `load`."""
     with catalog.read() as session:
         model = history.find_model(session, name)
         revision = history.find_revision(session, model, revision_name)
-    say()
+    on_start()
     folder = Path(model.path)
-    loaded = load_model(folder, device, trust_remote_code=model.trust_remote_code)
-    decoder = Decoder(loaded, Anatomy.from_dict(model.anatomy))
+    module = load_model(folder, device, trust_remote_code=model.trust_remote_code)
+    decoder = Decoder(module, Anatomy.from_dict(model.anatomy))
     tokenizer = load_tokenizer(folder, model.trust_remote_code)
-    result = Loaded(catalog, model, decoder, tokenizer, Materializer(loaded), revision, {})
-    touched = delta_of(catalog, revision)
-    check_tensors(result, touched)
-    result.move_to(revision)
-    return result
+    loaded = Loaded(catalog, model, decoder, tokenizer, Materializer(module), revision)
+    loaded.move_to(revision)
+    return loaded
 
 
-def check_tensors(loaded: Loaded, names: Sequence[str] | Delta) -> None:
-    """Compare matrices as loaded with the digests that the catalog noted when the model was added.
-
-    Those that the revision changed are not as loaded any more: they were compared before that.
-    """
-    for name in names:
-        if name in loaded.delta:
-            continue
-        if hash_tensor(loaded.decoder.model.get_parameter(name)) != loaded.model.tensors[name]:
-            raise CatalogError(
-                f"{name} in {loaded.model.path} is not what it was when {loaded.model.name} was added; "
-                "restore that folder, or add the model again under another name"
-            )
-
-
-def check_everything(loaded: Loaded) -> str:
-    """Hash every parameter in memory; the fingerprint of all of them.
-
-    Raises:
-        CatalogError: it is not the revision's.
-    """
-    found = fingerprint(hash_parameters(loaded.decoder.model))
-    if found != loaded.revision.fingerprint:
-        raise CatalogError(
-            f"revision {loaded.revision.id} of {loaded.model.name}: the weights' fingerprint is {found[:12]}, "
-            f"it should be {loaded.revision.fingerprint[:12]}"
-        )
-    return found
-
-
-def delta_of(catalog: Catalog, revision: Revision) -> Delta:
-    """All edits that make up a revision, concatenated in the order of its path; each file is verified by its hash."""
+def read_revision_delta(catalog: Catalog, revision: Revision) -> Delta:
+    """The sum of all edits of a revision, in the order of its path. The hash of each file is checked."""
     with catalog.read() as session:
         edits = history.live_edits(history.load_path(session, revision.id))
     return concatenate(read_delta(catalog.artifacts.path(edit.delta)) for edit in edits if edit.delta)

@@ -33,7 +33,7 @@ from ..settings import resolve_hparams
 from ..specs import PassageSpec
 from ..worker.running import RunningJob
 from .edit import past_edits, write
-from .loaded import Loaded, load, load_at
+from .loaded import Loaded, load, load_revision
 from .passage_methods import answers_of, check_by_sweep, ways
 
 ENDPOINT = "endpoint"
@@ -280,7 +280,7 @@ class _Work:
             return open_endpoint(os.environ, self.spec.llm_url, self.spec.llm_model)
         from ...passages.extraction.local import LocalChat
 
-        found = load_at(self.running.catalog, self.spec.llm, "head", self.running.job.device)
+        found = load_revision(self.running.catalog, self.spec.llm, "head", self.running.job.device)
         return LocalChat(self.spec.llm, found.decoder.model, found.tokenizer)
 
 

@@ -73,11 +73,8 @@ def answers_of(
         return asked(Baseline.with_retrieval(text, passage.title, rerank=likelihood, name=way))
     begin = time.monotonic()
     deltas, retention = _written(way, running, spec, loaded, facts)
-    loaded.weights.set(concatenate([loaded.delta, *deltas]))
-    try:
+    with loaded.holding(concatenate([loaded.delta, *deltas])):
         answers = asked(Baseline.without_context(way, time.monotonic() - begin))
-    finally:
-        loaded.weights.set(loaded.delta)
     return answers | {"retention": [one.as_dict() for one in retention]}
 
 
@@ -105,14 +102,18 @@ def _written(
     for part, written in zip(parts, write_in_batches(method, task, parts), strict=True):
         deltas.append(written.delta)
         done += len(part)
-        loaded.weights.set(concatenate([loaded.delta, *deltas]))
-        retention.append(
-            measure_edit_retention(
-                loaded.decoder, loaded.tokenizer, facts, range(done), f"{way} {len(deltas)}", running.report
+        # The method writes the next part on the revision's own weights.
+        with loaded.holding(concatenate([loaded.delta, *deltas])):
+            retention.append(
+                measure_edit_retention(
+                    loaded.decoder,
+                    loaded.tokenizer,
+                    facts,
+                    range(done),
+                    f"{way} {len(deltas)}",
+                    running.report,
+                )
             )
-        )
-        # The next one is written on weights that nobody but the method has changed.
-        loaded.weights.set(loaded.delta)
     return deltas, retention
 
 

@@ -26,8 +26,8 @@ from ..worker.running import RunningJob
 from .covariance import moment_of, newest
 from .edit import FIRST_TOKENS, MAX_LENGTH, past_edits
 from .loaded import Loaded, load
-from .trace import corruption_of, questions_of
-from .tracer import Here
+from .trace import build_corruption, read_requests
+from .tracer import LocalTracer
 
 # How long is measured; one step of a slow device may take longer.
 _SECONDS = 5.0
@@ -64,8 +64,8 @@ def _measured(running: RunningJob, loaded: Loaded, spec: Spec) -> tuple[float, s
 
 def _trace(running: RunningJob, loaded: Loaded, spec: TraceSpec) -> tuple[float, str]:
     with running.catalog.read() as session:
-        questions = questions_of(session, spec)
-    corruption, _ = corruption_of(Here(running, loaded).fit, loaded.tokenizer, spec, questions)
+        questions = read_requests(session, spec)
+    corruption, _ = build_corruption(LocalTracer(running, loaded).fit, loaded.tokenizer, spec, questions)
     settings = TraceSettings(corruption, tuple(spec.kinds), spec.window, spec.tokens)  # type: ignore[arg-type]
     began = time.monotonic()
     costs = estimate_costs(loaded.decoder, loaded.tokenizer, questions, settings)

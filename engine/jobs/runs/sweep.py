@@ -161,13 +161,10 @@ class _Bench:
                 self._past, seed=self.spec.seed,
             )  # fmt: skip
             written = self.method.write(task)
-            self.loaded.weights.set(concatenate([self.loaded.delta, written.delta]))
-            try:
+            with self.loaded.holding(concatenate([self.loaded.delta, written.delta])):
                 results += evaluate(
                     self.loaded.decoder, self.loaded.tokenizer, [self._cases[i] for i in group], 0
                 )
-            finally:
-                self.loaded.weights.set(self.loaded.delta)
         return results
 
     def _contexts_for(self, trial: Trial) -> list[str]:

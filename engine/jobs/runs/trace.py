@@ -1,11 +1,10 @@
-"""Trace a prompt or a set of facts; each finished fact is a row, so a resumed job traces only the rest.
+"""Trace a prompt or a set of facts. Each finished fact is a row, so a resumed job traces only the others.
 
-A fact that is being traced has its row already, with the estimate and the scores so far: whoever watches sees the map
-turn exact.
+The row of a fact exists while it is traced, with its estimate and the scores so far, so that the app can show them.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +17,16 @@ from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ...covariance.corpus import Corpus, open_corpus
 from ...errors import InputError
-from ...model.memory import Budget
 from ...progress import Progress
 from ...tracing.corruption import Corruption, NoiseCorruption, SwapCorruption, find_swaps, swap_subject
 from ...tracing.noise import Noise
 from ...tracing.rules import NoiseRule
-from ...tracing.trace import FactTrace, OnToken, SkippedPrompt, TraceRequest, TraceSettings
+from ...tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSettings
 from ..specs import TraceSpec
 from ..worker.running import RunningJob
-from .tracer import Tracer, tracer_of
+from .tracer import Tracer, open_tracer
 
-# How often a running job renews its average effects, and the rows of the facts that it is at.
+# How often a running job updates the average effects, and the rows of the facts that it traces.
 _AVERAGE_SECONDS = 10.0
 _PARTIAL_SECONDS = 1.0
 
@@ -41,15 +39,15 @@ _PROTOCOL = {
 
 
 def run(running: RunningJob, spec: TraceSpec) -> dict[str, Any]:
-    """Returns the trace's id."""
-    with tracer_of(running, spec) as tracer:
-        return _traced(running, spec, tracer)
+    """Trace the facts of the job's shard. Returns the trace's id."""
+    with open_tracer(running, spec) as tracer:
+        return _run(running, spec, tracer)
 
 
-def _traced(running: RunningJob, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]:
+def _run(running: RunningJob, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]:
     with running.catalog.read() as session:
-        questions = questions_of(session, spec)
-    corruption, level = corruption_of(tracer.fit, tracer.tokenizer, spec, questions)
+        requests = read_requests(session, spec)
+    corruption, level = build_corruption(tracer.fit, tracer.tokenizer, spec, requests)
     settings = TraceSettings(
         corruption,
         kinds=tuple(spec.kinds),  # type: ignore[arg-type]
@@ -57,75 +55,78 @@ def _traced(running: RunningJob, spec: TraceSpec, tracer: Tracer) -> dict[str, A
         tokens=spec.tokens,  # type: ignore[arg-type]
     )
     trace_id = _trace_row(running, spec, tracer, corruption, level)
-    work = Work(running, trace_id, spec, questions)
-    mine, finished = work.share(corruption)
+    progress = _TraceProgress(running, tracer, spec, trace_id, requests)
+    progress.select_positions(corruption)
+    selected = [requests[position] for position in progress.positions]
     if spec.facts is not None:
-        asked = [questions[position] for position in mine]
-        costs = tracer.plan(asked, settings, work.asking(len(asked)))
-        work.costs = {mine[number]: cost for number, cost in costs.items()}
-    for number, result in tracer.trace(work, mine, settings, finished):
-        work.save(mine[number], result)
+        costs = tracer.plan(selected, settings, progress.report_plan)
+        progress.costs = {progress.positions[number]: cost for number, cost in costs.items()}
+    finished = {number for number, position in enumerate(progress.positions) if position in progress.finished}
+    for number, result in tracer.trace(selected, settings, finished, progress.on_token):
+        progress.save(progress.positions[number], result)
     with running.catalog.write() as session:
-        _average(session, trace_id)
+        _update_averages(session, trace_id)
         return running.commit_result(session, {"trace": trace_id})
 
 
-def questions_of(session: Session, spec: TraceSpec) -> list[TraceRequest]:
+def read_requests(session: Session, spec: TraceSpec) -> list[TraceRequest]:
+    """The prompt of the spec, or the facts of its set."""
     if spec.facts is None:
         if spec.prompt is None or spec.subject is None:
-            raise InputError("a trace needs a prompt and its subject, or a set of facts")
+            raise InputError("A trace needs a prompt and its subject, or a set of facts.")
         return [TraceRequest(spec.prompt, spec.subject, spec.expected)]
-    found = fact_sets.list_facts(session, fact_sets.find_fact_set(session, spec.facts))
+    facts = fact_sets.list_facts(session, fact_sets.find_fact_set(session, spec.facts))
     return [
         TraceRequest(fact.prompt.replace("{}", fact.subject), fact.subject, fact.target_true)
-        for fact in found
+        for fact in facts
     ]
 
 
-def corruption_of(
-    fit: Callable[[NoiseRule, list[str], Corpus | None], Noise],
+def build_corruption(
+    fit: Callable[[NoiseRule, Sequence[str], Corpus | None], Noise],
     tokenizer: PreTrainedTokenizerBase,
     spec: TraceSpec,
-    questions: list[TraceRequest],
+    requests: list[TraceRequest],
 ) -> tuple[Corruption, float | None]:
-    """The corruption and, where it has one number, the level of its noise, which `fit` finds."""
+    """The corruption of a spec. For Gaussian noise also its level, which `fit` finds."""
+    if spec.swap == "auto":
+        prompts = [(request.prompt, request.subject, request.expected) for request in requests]
+        return SwapCorruption(find_swaps(tokenizer, prompts)), None
     if spec.swap is not None:
-        if spec.swap == "auto":
-            among = [(question.prompt, question.subject, question.expected) for question in questions]
-            return SwapCorruption(find_swaps(tokenizer, among)), None
-        pairs = {
-            (q.prompt, q.subject): swap_subject(tokenizer, q.prompt, q.subject, spec.swap) for q in questions
+        swapped = {
+            (one.prompt, one.subject): swap_subject(tokenizer, one.prompt, one.subject, spec.swap)
+            for one in requests
         }
-        return SwapCorruption(pairs), None
+        return SwapCorruption(swapped), None
     rule = NoiseRule.parse(spec.noise)
     texts = open_corpus(spec.texts) if rule.needs_texts else None
-    noise = fit(rule, [question.subject for question in questions], texts)
+    noise = fit(rule, [request.subject for request in requests], texts)
     return NoiseCorruption(noise, spec.samples, spec.seed, spec.replace), noise.level
 
 
 def _trace_row(
     running: RunningJob, spec: TraceSpec, tracer: Tracer, corruption: Corruption, level: float | None
 ) -> int:
-    """The trace's id: the one that the job goes on with, or a new row's."""
+    """The id of the trace that the job continues, or of a new one."""
     known = running.job.checkpoint.get("trace") or spec.trace
     with running.catalog.write() as session:
         if known is not None:
-            session.get_one(Trace, known).noise_level = level
-            running.checkpoint(session, running.job.checkpoint | {"trace": known})
-            return int(known)
-        row = new_row(session, spec, tracer.revision.id)
+            row = session.get_one(Trace, known)
+        else:
+            row = _new_row(session, spec, tracer.revision.id)
+            row.samples = corruption.samples
+            row.protocol = row.protocol | {"dtype": tracer.model.dtype} | tracer.protocol
         row.noise_level = level
-        row.samples = corruption.samples
-        row.protocol = row.protocol | {"dtype": tracer.model.dtype} | tracer.protocol
         session.flush()
         assert row.id is not None
         running.checkpoint(session, running.job.checkpoint | {"trace": row.id})
         return row.id
 
 
-def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
+def _new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
     """A trace without results, added to the session."""
     fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
+    needs_texts = spec.swap is None and NoiseRule.parse(spec.noise).needs_texts
     row = Trace(
         model_id=history.find_model(session, spec.model).id or 0,
         revision=revision,
@@ -138,131 +139,118 @@ def new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
         window=spec.window,
         seed=spec.seed,
         tokens=spec.tokens,
-        protocol=_PROTOCOL
-        | ({"texts": spec.texts} if not spec.swap and NoiseRule.parse(spec.noise).needs_texts else {}),
+        protocol=_PROTOCOL | ({"texts": spec.texts} if needs_texts else {}),
     )
     session.add(row)
     return row
 
 
 @dataclass
-class Work:
-    """The rows of one trace as they fill. `costs` has the work of each position that will be traced, see `plan`."""
+class _TraceProgress:
+    """The results that the job has saved, and its progress.
+
+    `positions` are the facts of this shard that can be corrupted. `finished` are positions with a finished row. `costs`
+    is the work of each position that the model knows, see engine.tracing.trace.estimate_costs.
+    """
 
     running: RunningJob
-    trace_id: int
+    tracer: Tracer
     spec: TraceSpec
-    questions: list[TraceRequest]
-    # The budget of a model in this process; workers elsewhere have their own.
-    budget: Budget | None = None
+    trace_id: int
+    requests: list[TraceRequest]
+    positions: list[int] = field(default_factory=list)
+    finished: set[int] = field(default_factory=set)
     costs: dict[int, int] = field(default_factory=dict)
-    _ended: set[int] = field(default_factory=set)
     _averaged: float = 0.0
     _shown: float = 0.0
 
-    def share(self, corruption: Corruption) -> tuple[list[int], set[int]]:
-        """Positions of this shard that can be corrupted, and the numbers among them that are finished.
-
-        The others are skipped here.
-        """
+    def select_positions(self, corruption: Corruption) -> None:
+        """Find the positions to trace. Facts that cannot be corrupted are saved as skipped."""
         with self.running.catalog.read() as session:
             query = select(TraceResult.position).where(
                 TraceResult.trace_id == self.trace_id, col(TraceResult.is_complete)
             )
-            finished = set(session.exec(query))
-        mine = list(range(self.spec.shard, len(self.questions), self.spec.shards))
-        self._ended = finished.intersection(mine)
-        if isinstance(corruption, SwapCorruption):
-            asked = {position: self.questions[position] for position in mine}
-            without = [
-                p
-                for p, question in asked.items()
-                if (question.prompt, question.subject) not in corruption.swapped
-            ]
-            for position in without:
-                if position not in finished:
-                    self.save(position, SkippedPrompt("no other subject of the set takes as many tokens"))
-            mine = [position for position in mine if position not in without]
-        return mine, {number for number, position in enumerate(mine) if position in finished}
+            saved = set(session.exec(query))
+        shard = range(self.spec.shard, len(self.requests), self.spec.shards)
+        self.finished = saved.intersection(shard)
+        for position in shard:
+            request = self.requests[position]
+            swapped = corruption.swapped if isinstance(corruption, SwapCorruption) else None
+            if swapped is None or (request.prompt, request.subject) in swapped:
+                self.positions.append(position)
+            elif position not in self.finished:
+                self.save(position, SkippedPrompt("no other subject of the set takes as many tokens"))
 
-    def asking(self, total: int) -> Callable[[int], None]:
-        """What `plan` calls as the model is asked for its first choices."""
-        return lambda done: self.running.report(
-            Progress(done, total, "answers", "asking which facts it knows")
-        )
+    def report_plan(self, done: int) -> None:
+        """Report how many facts the model was asked for."""
+        self.tracer.report(Progress(done, len(self.positions), "answers", "checking which facts it knows"))
 
-    def following(self, mine: list[int], finished: set[int]) -> OnToken:
-        """What `trace` calls as tokens get done: progress, and now and then the rows so far.
+    def on_token(self, numbers: Sequence[int], traces: Sequence[FactTrace], share: float) -> None:
+        """Report the progress of a batch of `positions[number]`, and save its traces so far once a second.
 
-        Counted are the facts that the model knows; the others are passed over at once.
+        Facts that the model does not know are not counted. A batch elsewhere comes with no numbers and traces.
         """
+        label = traces[0].located.subject if traces else "tracing"
+        if len(traces) > 1:
+            label += f" and {len(traces) - 1} more"
+        positions = [self.positions[number] for number in numbers]
+        self.tracer.report(self._progress(positions, share, label))
+        if traces and time.monotonic() - self._shown > _PARTIAL_SECONDS:
+            self._shown = time.monotonic()
+            unfinished = [
+                pair for pair in zip(positions, traces, strict=True) if pair[0] not in self.finished
+            ]
+            with self.running.catalog.write() as session:
+                for position, result in unfinished:
+                    _fill(self._row(session, position), result, self.spec, finished=False)
 
-        def on_token(numbers: list[int], traces: list[FactTrace], share: float) -> None:
-            about = traces[0].located.subject + (f" and {len(traces) - 1} more" if len(traces) > 1 else "")
-            if self.spec.facts is None:
-                self.running.report(Progress(100 * share, 100, "%", about))
-            else:
-                positions = [mine[number] for number in numbers]
-                self.running.report(self._progress(positions, share, about))
-            if time.monotonic() - self._shown > _PARTIAL_SECONDS:
-                self._shown = time.monotonic()
-                with self.running.catalog.write() as session:
-                    for number, result in zip(numbers, traces, strict=True):
-                        if number not in finished:
-                            _fill(self._row(session, mine[number]), result, self.spec, finished=False)
-
-        return on_token
-
-    def between(self, about: str) -> Progress:
-        """Progress with nothing under way that this process knows of."""
+    def _progress(self, batch: list[int], share: float, label: str) -> Progress:
+        """The progress with `share` of a batch done. Of a resumed batch some facts may be finished."""
         if self.spec.facts is None:
-            return Progress(0, 100, "%", about)
-        return self._progress([], 0.0, about)
-
-    def _progress(self, at: list[int], share: float, about: str) -> Progress:
-        """Progress with `share` of the batch `at` done; of a resumed batch some may have been finished before."""
-        now = [position for position in at if position not in self._ended]
-        done = sum(position in self._ended for position in self.costs) + share * len(now)
-        whole = sum(self.costs.values())
-        worked: float = sum(cost for position, cost in self.costs.items() if position in self._ended)
-        worked += share * sum(self.costs.get(position, 0) for position in now)
-        return Progress(done, len(self.costs), "facts", about, min(1.0, worked / whole) if whole else None)
+            return Progress(100 * share, 100, "%", label)
+        current = [position for position in batch if position not in self.finished]
+        done = sum(position in self.finished for position in self.costs) + share * len(current)
+        total = sum(self.costs.values())
+        work: float = sum(cost for position, cost in self.costs.items() if position in self.finished)
+        work += share * sum(self.costs.get(position, 0) for position in current)
+        return Progress(done, len(self.costs), "facts", label, min(1.0, work / total) if total else None)
 
     def save(self, position: int, result: FactTrace | SkippedPrompt) -> None:
         """Write a finished fact.
 
         Raises:
-            InputError: the only prompt of the trace was not traced; the empty trace is taken away.
+            InputError: the trace's only prompt was skipped. The empty trace is deleted.
         """
         if isinstance(result, SkippedPrompt) and self.spec.facts is None:
             with self.running.catalog.write() as session:
                 session.delete(session.get_one(Trace, self.trace_id))
                 self.running.checkpoint(session, {})
-            raise InputError(f"{self.questions[position].prompt!r}: {result.reason}")
-        self._ended.add(position)
+            raise InputError(f"{self.requests[position].prompt!r}: {result.reason}")
+        self.finished.add(position)
         if isinstance(result, SkippedPrompt):
             self.costs.pop(position, None)
         with self.running.catalog.write() as session:
             _fill(self._row(session, position), result, self.spec, finished=True)
             if time.monotonic() - self._averaged > _AVERAGE_SECONDS:
                 self._averaged = time.monotonic()
-                _average(session, self.trace_id)
-            borne = {"budget": self.budget.tokens} if self.budget and self.budget.halvings else {}
-            self.running.checkpoint(session, self.running.job.checkpoint | {"trace": self.trace_id} | borne)
+                _update_averages(session, self.trace_id)
+            state = {"trace": self.trace_id} | self.tracer.budget_state
+            self.running.checkpoint(session, self.running.job.checkpoint | state)
 
     def _row(self, session: Session, position: int) -> TraceResult:
+        """The row of a fact, or a new one."""
         query = select(TraceResult).where(
             TraceResult.trace_id == self.trace_id, TraceResult.position == position
         )
         row = session.exec(query).one_or_none()
         if row is None:
-            question = self.questions[position]
+            request = self.requests[position]
             row = TraceResult(
                 trace_id=self.trace_id,
                 position=position,
-                prompt=question.prompt,
-                subject=question.subject,
-                expected=question.expected,
+                prompt=request.prompt,
+                subject=request.subject,
+                expected=request.expected,
             )
             session.add(row)
         return row
@@ -287,13 +275,13 @@ def _fill(row: TraceResult, result: FactTrace | SkippedPrompt, spec: TraceSpec, 
     }
 
 
-def _average(session: Session, trace_id: int) -> None:
-    """Renew the trace's average effects over what is traced so far."""
+def _update_averages(session: Session, trace_id: int) -> None:
+    """Replace the trace's average effects by those of all finished facts."""
     session.flush()
     traced = select(TraceResult).where(
         TraceResult.trace_id == trace_id, col(TraceResult.is_complete), col(TraceResult.skip_reason).is_(None)
     )
-    # Which facts an interval draws depends on their order, so that must not be the order in which they were done.
+    # The bootstrap of an interval depends on the order of the facts, which must not be the order of completion.
     results = session.exec(traced.order_by(col(TraceResult.position))).all()
     for old in session.exec(select(AverageEffect).where(AverageEffect.trace_id == trace_id)):
         session.delete(old)

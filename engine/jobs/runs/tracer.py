@@ -1,113 +1,102 @@
-"""The model that a trace's job works with: in this process, or on the workers of a Ray."""
+"""The model of a trace's job: in this process, or on the workers of a Ray."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from ....store.catalog.tables import Model, Revision
 from ...covariance.corpus import Corpus
 from ...model.memory import Budget
+from ...progress import Report
 from ...tracing.noise import Noise, fit_noise
 from ...tracing.rules import NoiseRule
-from ...tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSettings, estimate_costs, trace
+from ...tracing.trace import (
+    FactTrace,
+    OnToken,
+    SkippedPrompt,
+    TraceRequest,
+    TraceSettings,
+    estimate_costs,
+    trace,
+)
 from ..devices import is_on_ray
 from ..specs import TraceSpec
 from ..worker.running import RunningJob
 from .loaded import Loaded, load
 
-if TYPE_CHECKING:
-    from .trace import Work
-
 
 class Tracer(Protocol):
-    """A model that is traced, wherever its weights are."""
+    """A model to trace, wherever its weights are."""
+
+    model: Model
+    revision: Revision
+    tokenizer: PreTrainedTokenizerBase
 
     @property
-    def model(self) -> Model: ...
-    @property
-    def revision(self) -> Revision: ...
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase: ...
-
-    def fit(self, rule: NoiseRule, subjects: list[str], texts: Corpus | None) -> Noise:
-        """See engine.noise."""
-
-    def plan(
-        self, asked: list[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
-    ) -> dict[int, int]:
-        """See engine.trace."""
-
-    def trace(
-        self, work: "Work", mine: list[int], settings: TraceSettings, finished: set[int]
-    ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
-        """See engine.trace; of the positions `mine`, telling the job its progress."""
+    def report(self) -> Report:
+        """Takes the job's progress."""
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a trace's row notes of where it was made."""
-
-
-@dataclass(frozen=True)
-class Here:
-    """A model in this process."""
-
-    running: RunningJob
-    loaded: Loaded
+        """The device, for the trace's row."""
 
     @property
-    def model(self) -> Model:
-        return self.loaded.model
+    def budget_state(self) -> dict[str, int]:
+        """For the job's checkpoint: `budget` in tokens if the device ran out of memory, otherwise empty."""
 
-    @property
-    def revision(self) -> Revision:
-        return self.loaded.revision
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.loaded.tokenizer
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        return {"device": self.running.job.device}
-
-    def fit(self, rule: NoiseRule, subjects: list[str], texts: Corpus | None) -> Noise:
-        return fit_noise(rule, self.loaded.decoder, self.tokenizer, subjects, texts)
+    def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise:
+        """Fit a noise rule, see engine.tracing.noise."""
 
     def plan(
-        self, asked: list[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
+        self, requests: Sequence[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
     ) -> dict[int, int]:
-        return estimate_costs(self.loaded.decoder, self.tokenizer, asked, settings, on_batch)
+        """Estimate the cost of each request, see engine.tracing.trace.estimate_costs."""
 
     def trace(
-        self, work: "Work", mine: list[int], settings: TraceSettings, finished: set[int]
+        self, requests: Sequence[TraceRequest], settings: TraceSettings, finished: set[int], on_token: OnToken
     ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
-        # What a device was found to bear before the job was stopped.
-        work.budget = Budget(self.loaded.decoder.device, self.running.job.checkpoint.get("budget"))
-        asked = [work.questions[position] for position in mine]
-        on_token = work.following(mine, finished)
-        return trace(
-            self.loaded.decoder,
-            self.tokenizer,
-            asked,
-            settings,
-            work.budget,
-            on_token=on_token,
-            finished=finished,
-        )
+        """Trace requests, see engine.tracing.trace.trace. Workers elsewhere call `on_token` with no traces."""
+
+
+class LocalTracer:
+    """The tracer whose model is in this process."""
+
+    def __init__(self, running: RunningJob, loaded: Loaded) -> None:
+        self.model, self.revision, self.tokenizer = loaded.model, loaded.revision, loaded.tokenizer
+        self.report, self.protocol = running.report, {"device": running.job.device}
+        self._decoder = loaded.decoder
+        # An earlier attempt of the job may have found how much the device's memory holds.
+        self._budget = Budget(loaded.decoder.device, running.job.checkpoint.get("budget"))
+
+    @property
+    def budget_state(self) -> dict[str, int]:
+        return {"budget": self._budget.tokens} if self._budget.halvings else {}
+
+    def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise:
+        return fit_noise(rule, self._decoder, self.tokenizer, subjects, texts)
+
+    def plan(
+        self, requests: Sequence[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
+    ) -> dict[int, int]:
+        return estimate_costs(self._decoder, self.tokenizer, requests, settings, on_batch)
+
+    def trace(
+        self, requests: Sequence[TraceRequest], settings: TraceSettings, finished: set[int], on_token: OnToken
+    ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
+        return trace(self._decoder, self.tokenizer, requests, settings, self._budget, on_token, finished)
 
 
 @contextmanager
-def tracer_of(running: RunningJob, spec: TraceSpec) -> Iterator[Tracer]:
-    """The model of a trace, in this process or on the job's Ray."""
+def open_tracer(running: RunningJob, spec: TraceSpec) -> Iterator[Tracer]:
+    """Load the model of a trace in this process, or open it on the job's Ray."""
     if not is_on_ray(running.job.device):
-        yield Here(running, load(running, spec.model, spec.revision))
+        yield LocalTracer(running, load(running, spec.model, spec.revision))
         return
-    from .on_ray.model import opened
-    from .on_ray.trace import Away
+    from .on_ray.model import open_remote_model
+    from .on_ray.trace import RayTracer
 
-    most = 1 if spec.facts is None else None
-    with opened(running, spec.model, spec.revision, spec.threads, "facts", most) as remote:
-        yield Away(remote)
+    max_workers = 1 if spec.facts is None else None
+    with open_remote_model(running, spec.model, spec.revision, spec.threads, "facts", max_workers) as remote:
+        yield RayTracer(remote)

@@ -104,7 +104,7 @@ def test_a_worker_is_killed_and_a_node_removed(retcon: Retcon, nodes: Nodes, tex
     assert sorted(node["state"] for node in ended["nodes"].values()) == ["gone", "up", "up"]
     assert files(retcon, ended["covariances"]) == files(retcon, [row["covariance"] for row in here])
     log = retcon("job", "log", id)
-    assert log.count("is done again") == 2 and "is gone" in log
+    assert log.count(", repeating ") == 2 and "is gone" in log
     shown = retcon("job", "show", id)
     assert "gone, 0 workers" in shown and "tokens/s" in shown
 

@@ -10,7 +10,7 @@ import torch
 from retcon.engine.covariance.collect import read_block
 from retcon.engine.errors import InputError
 from retcon.engine.jobs.devices import parse_ray_device
-from retcon.engine.jobs.runs.on_ray.shards import Shard, Source
+from retcon.engine.jobs.runs.on_ray.shards import Shard, ShardSource
 from retcon.engine.jobs.runs.on_ray.worker import Weights, Worker, versions
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
@@ -23,23 +23,23 @@ from retcon.store.exchange.covariance import unpack_triangle
 from transformers import PreTrainedTokenizerBase
 
 
-def shards(count: int) -> Source:
-    return Source(
-        (Shard(number, "read", (), 1, f"block {number}") for number in range(5, 5 + count)), ahead=3
+def shards(count: int) -> ShardSource:
+    return ShardSource(
+        (Shard(number, "read", (), 1, f"block {number}") for number in range(5, 5 + count)), window=3
     )
 
 
 def test_nobody_runs_too_far_ahead() -> None:
     source = shards(5)
     taken = [source.take() for _ in range(4)]
-    assert [shard and shard.number for shard in taken] == [5, 6, 7, None] and not source.ended
-    del source.doing[6]
+    assert [shard and shard.number for shard in taken] == [5, 6, 7, None] and not source.exhausted
+    del source.in_progress[6]
     assert source.take() is None, "the first is not done"
-    del source.doing[5]
+    del source.in_progress[5]
     assert [shard and shard.number for shard in (source.take(), source.take(), source.take())] == [8, 9, None]
-    assert not source.ended, "it does not know yet that there are no more"
-    del source.doing[7]
-    assert source.take() is None and source.ended and set(source.doing) == {8, 9}
+    assert not source.exhausted, "it does not know yet that there are no more"
+    del source.in_progress[7]
+    assert source.take() is None and source.exhausted and set(source.in_progress) == {8, 9}
 
 
 def weights(folder: Path) -> Weights:
@@ -79,10 +79,10 @@ def test_a_worker_reads_what_this_process_reads(tiny_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"folder": "/nowhere/tiny"}, "does not see /nowhere/tiny"),
-        ({"base": "0" * 64}, "should have 000000000000"),
-        ({"fingerprint": "1" * 64}, "should have 111111111111"),
-        ({"versions": ("9.9", "9.9")}, "install the same on all nodes"),
+        ({"folder": "/nowhere/tiny"}, "does not have /nowhere/tiny"),
+        ({"base": "0" * 64}, "expected 000000000000"),
+        ({"fingerprint": "1" * 64}, "expected 111111111111"),
+        ({"versions": ("9.9", "9.9")}, "Install the same versions on all nodes"),
     ],
 )
 @pytest.mark.usefixtures("one_thread")

@@ -1,1 +1,1 @@
-"""Shards of a trace or a covariance on the nodes of a Ray. This process alone writes the catalog."""
+"""Shards of traces and covariances on the nodes of a Ray (an extra)."""

@@ -1,4 +1,4 @@
-"""A model of the catalog that workers on a Ray hold, and this process does not."""
+"""A model of the catalog that the workers of a Ray load. This process loads only its tokenizer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from ....model.anatomy import Anatomy
 from ....model.loading import load_tokenizer
 from ...devices import CPU
 from ...worker.running import RunningJob
-from ..loaded import delta_of
-from .session import connected
+from ..loaded import read_revision_delta
+from .session import connect
 from .worker import Weights, versions
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Remote:
-    """What is known here of the model, and those that hold it."""
+class RemoteModel:
+    """The rows, anatomy and tokenizer of a model, and the pool of workers that hold its weights."""
 
     model: Model
     revision: Revision
@@ -35,60 +35,61 @@ class Remote:
 
 
 @contextmanager
-def opened(
+def open_remote_model(
     running: RunningJob,
     name: str,
     revision_name: str,
     threads: int | None,
     unit: str,
-    most: int | None = None,
-) -> Iterator[Remote]:
-    """A model at a revision on the job's Ray, held by at most `most` workers; `unit` is what the shards count.
+    max_workers: int | None = None,
+) -> Iterator[RemoteModel]:
+    """Open a model at a revision on the job's Ray. `unit` is the unit of the shards' sizes, e.g. "facts".
 
-    `threads` are those of each worker, by default as many as a job in this process would have. What the bits depend on
-    is decided when the job first runs: resumed elsewhere, it goes on as it began.
+    `threads` are those of each worker, by default torch's number in this process. The device and the threads affect
+    the last bits of results, so a resumed job uses those of its first attempt.
 
     Raises:
-        InputError: there is no such Ray.
-        store.errors.NotFound: no such model or revision.
+        InputError: no Ray runs at the job's address.
+        store.errors.NotFound: the model or the revision does not exist.
     """
     with running.catalog.read() as session:
         model = history.find_model(session, name)
         revision = history.find_revision(session, model, revision_name)
     folder = Path(model.path)
     tokenizer = load_tokenizer(folder, model.trust_remote_code)
-    with connected(running):
-        # Not before: Ray reads its settings when it is imported.
+    with connect(running):
+        # Ray reads its environment variables when it is imported, and `connect` sets them.
         import ray
 
         from .pool import Pool
 
         device = "cuda" if ray.cluster_resources().get("GPU") else CPU
-        way = _way(running, {"device": device, "threads": threads or torch.get_num_threads()})
-        # What this process adds up and solves for is as many threads' work too.
-        torch.set_num_threads(way["threads"])
+        settings = _worker_settings(
+            running, {"device": device, "threads": threads or torch.get_num_threads()}
+        )
+        # This process adds and solves with as many threads, for the same bits.
+        torch.set_num_threads(settings["threads"])
         weights = Weights(
-            model.name,
-            str(folder),
-            model.trust_remote_code,
-            model.anatomy,
-            model.fingerprint,
-            delta_of(running.catalog, revision),
-            revision.fingerprint,
-            way["device"],
-            way["threads"],
-            versions(),
+            name=model.name,
+            folder=str(folder),
+            trust_remote_code=model.trust_remote_code,
+            anatomy=model.anatomy,
+            base=model.fingerprint,
+            delta=read_revision_delta(running.catalog, revision),
+            fingerprint=revision.fingerprint,
+            device=settings["device"],
+            threads=settings["threads"],
+            versions=versions(),
         )
-        yield Remote(
-            model, revision, Anatomy.from_dict(model.anatomy), tokenizer, Pool(running, weights, unit, most)
-        )
+        pool = Pool(running, weights, unit, max_workers)
+        yield RemoteModel(model, revision, Anatomy.from_dict(model.anatomy), tokenizer, pool)
 
 
-def _way(running: RunningJob, found: dict[str, Any]) -> dict[str, Any]:
-    """How the job's workers work: as they did before, if it is resumed."""
-    way: dict[str, Any] | None = running.job.checkpoint.get("workers")
-    if way is None:
-        way = found
+def _worker_settings(running: RunningJob, default: dict[str, Any]) -> dict[str, Any]:
+    """The device and threads of the workers, from the job's checkpoint if it is resumed."""
+    settings: dict[str, Any] | None = running.job.checkpoint.get("workers")
+    if settings is None:
+        settings = default
         with running.catalog.write() as session:
-            running.checkpoint(session, running.job.checkpoint | {"workers": way})
-    return way
+            running.checkpoint(session, running.job.checkpoint | {"workers": settings})
+    return settings

@@ -1,54 +1,35 @@
-"""Workers on the nodes of a Ray, and shards given to whichever is idle.
+"""Workers on the nodes of a Ray. Each idle worker gets the next shard.
 
-A worker that dies, or whose node goes, gives its shards back: they are done again elsewhere, and give the same bits. A
-node that joins gets workers of its own.
+If a worker or its node dies, its shards run again on other workers and give the same bits. A new node gets workers too.
 """
 
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ....errors import InputError
 from ....model.limits import CPU_TOKENS, GPU_TOKENS
 from ....progress import Progress
 from ...devices import CPU
 from ...worker.running import RunningJob
-from .shards import Shard, Source
+from .nodes import MAX_DEATHS, NodeTable
+from .shards import Shard, ShardSource
 from .worker import Weights, Worker
 
-# A shard under which so many workers die, or a node on which so many die before they hold the model, is at fault.
-_MOST_DEATHS = 4
-_LOOK_SECONDS = 1.0
-# How long the job's activity tells of a loss.
-_TOLD_SECONDS = 60.0
-
-
-@dataclass
-class _Node:
-    """A node and how many workers it has room for."""
-
-    host: str
-    slots: int
-    lost: bool = False
-    failed_starts: int = 0
-    done: float = 0.0
-    since: float | None = None
-
-    @property
-    def usable(self) -> bool:
-        return not self.lost and self.failed_starts < _MOST_DEATHS
+_POLL_SECONDS = 1.0
+# How long the job's activity mentions the loss of a worker.
+_LOSS_SECONDS = 60.0
 
 
 @dataclass(eq=False)
 class _Member:
-    """A worker, and the shards that it has been given."""
+    """A worker and the shards that it was given. It is ready once it has loaded the model."""
 
     actor: Any
     node: str
@@ -57,175 +38,148 @@ class _Member:
 
 
 class Pool:
-    """Workers that hold one model, on as many nodes as there are, or `most`. `unit` is what the shards' sizes count."""
+    """Workers that hold one model, on all nodes or at most `max_workers`. `unit` is the unit of the shards' sizes."""
 
-    def __init__(self, running: RunningJob, weights: Weights, unit: str, most: int | None) -> None:
-        self._running, self._unit, self._most = running, unit, most
+    def __init__(self, running: RunningJob, weights: Weights, unit: str, max_workers: int | None) -> None:
+        self._running, self._max_workers = running, max_workers
         self.device, self._threads = weights.device, weights.threads
         self._weights, self._workers = ray.put(weights), ray.remote(Worker)
-        self._nodes: dict[str, _Node] = {}
+        self._nodes = NodeTable(weights.device, weights.threads, unit)
         self._members: list[_Member] = []
-        # What is under way: a worker's shard, or its loading of the model (None).
-        self._pending: dict[ray.ObjectRef, tuple[_Member, Shard | None]] = {}
-        self._back: deque[Shard] = deque()
+        # RunningJob calls: a worker's shard, or its loading of the model (None).
+        self._calls: dict[ray.ObjectRef, tuple[_Member, Shard | None]] = {}
+        # Shards of lost workers, and how many workers died at each shard's number.
+        self._returned: deque[Shard] = deque()
         self._deaths: Counter[int] = Counter()
-        self._looked = self._lost_at = float("-inf")
+        self._polled = self._lost_at = float("-inf")
         self._loss = ""
-        self._shown: dict[str, Any] = {}
+        self._status: dict[str, Any] = {}
 
     @property
     def budget(self) -> int:
-        """Tokens at once that a worker begins with."""
+        """Tokens of a worker's first batch."""
         return CPU_TOKENS if self.device == CPU else GPU_TOKENS
 
     def report(self, progress: Progress) -> None:
-        """Report the job's progress, and how many work at it. Raises `StopRequested` if asked to stop."""
-        activity = f"{progress.activity}: {self._summary()}"
-        self._running.report(Progress(progress.done, progress.total, progress.unit, activity, progress.share))
+        """Report the job's progress with the number of workers. Raises `Stopped` if the job is to stop."""
+        self._running.report(replace(progress, activity=f"{progress.activity}: {self._summary()}"))
 
-    def one(self, method: str, *arguments: object, about: str) -> Any:
-        """What one call on one worker returns."""
-        shards = [Shard(0, method, arguments, 0, about)]
-        [(_, result)] = self.results(shards, lambda: self.report(Progress(0, None, "", about)))
+    def call(self, method: str, *arguments: object, label: str) -> Any:
+        """Call one method on one worker and return its result."""
+        shards = [Shard(0, method, arguments, 0, label)]
+        [(_, result)] = self.results(shards, lambda: self.report(Progress(0, None, "", label)))
         return result
 
     def results(
         self,
         shards: Iterable[Shard],
-        tell: Callable[[], None],
+        on_poll: Callable[[], None],
         *,
-        ahead: int | None = None,
-        queued: int = 1,
+        window: int | None = None,
+        max_queued: int = 1,
     ) -> Iterator[tuple[Shard, Any]]:
-        """Do shards and yield each once, as they are done.
+        """Run shards and yield each once with its result, in the order in which they finish.
 
-        None is begun that is `ahead` or more of the first that is not done; a worker has up to `queued` at a time.
-        `tell` is called at least once a second and may raise to stop.
+        A shard starts only if its number is less than `window` above the first unfinished one. A worker has up to
+        `max_queued` shards. `on_poll` is called at least once a second and may raise to stop.
 
         Raises:
-            InputError: a worker's call raised it, as it may raise anything; or no node has room for a worker.
-            RuntimeError: a shard ends each worker that tries it, or no node keeps one.
+            InputError: a worker raised it, as it may raise any error; or no node has room for a worker.
+            RuntimeError: each worker that tries a shard dies, or workers die on every node.
         """
-        source = Source(iter(shards), ahead)
+        source = ShardSource(iter(shards), window)
         while True:
-            self._look()
-            for member in self._idle(queued):
-                shard = self._back.popleft() if self._back else source.take()
+            self._poll()
+            for member in self._idle(max_queued):
+                shard = self._returned.popleft() if self._returned else source.take()
                 if shard is None:
                     break
-                self._give(member, shard)
-            if source.ended and not source.doing:
-                self._show()
+                self._submit(member, shard)
+            if source.exhausted and not source.in_progress:
+                self._write_status()
                 return
-            for shard, result in self._done():
-                del source.doing[shard.number]
+            for shard, result in self._collect():
+                del source.in_progress[shard.number]
                 yield shard, result
-            tell()
+            on_poll()
 
-    def _idle(self, queued: int) -> Iterator[_Member]:
-        """Workers that can be given a shard: first those that have none."""
-        for has in range(queued):
+    def _idle(self, max_queued: int) -> Iterator[_Member]:
+        """Workers that can take another shard, those with the fewest first."""
+        for count in range(max_queued):
             for member in self._members:
-                if member.ready and len(member.shards) == has:
+                if member.ready and len(member.shards) == count:
                     yield member
 
-    def _give(self, member: _Member, shard: Shard) -> None:
+    def _submit(self, member: _Member, shard: Shard) -> None:
         node = self._nodes[member.node]
         if shard.size and node.since is None:
             node.since = time.monotonic()
         member.shards.append(shard)
-        self._pending[getattr(member.actor, shard.method).remote(*shard.arguments)] = member, shard
+        self._calls[getattr(member.actor, shard.method).remote(*shard.arguments)] = member, shard
 
-    def _done(self) -> Iterator[tuple[Shard, Any]]:
-        """What has come back; waits for something up to a second."""
-        if not self._pending:
-            time.sleep(_LOOK_SECONDS / 4)
+    def _collect(self) -> Iterator[tuple[Shard, Any]]:
+        """Yield finished shards. Blocks for up to a second."""
+        if not self._calls:
+            time.sleep(_POLL_SECONDS / 4)
             return
-        found, _ = ray.wait(list(self._pending), num_returns=1, timeout=_LOOK_SECONDS)
-        for ref in found:
-            member, shard = self._pending[ref]
+        finished, _ = ray.wait(list(self._calls), num_returns=1, timeout=_POLL_SECONDS)
+        for ref in finished:
+            member, shard = self._calls[ref]
             try:
                 result = ray.get(ref)
             except RayTaskError as error:
                 raise error.cause from None
             except RayError as error:
-                self._lose(member, _reason(error))
+                self._remove(member, _reason(error))
                 continue
-            del self._pending[ref]
+            del self._calls[ref]
+            node = self._nodes[member.node]
             if shard is None:
-                member.ready, self._nodes[member.node].failed_starts = True, 0
+                member.ready, node.failed_starts = True, 0
                 continue
             member.shards.remove(shard)
-            self._nodes[member.node].done += shard.size
+            node.done += shard.size
             yield shard, result
 
-    def _lose(self, member: _Member, why: str) -> None:
-        """A worker is gone: what it had is given to others."""
-        ray.kill(member.actor, no_restart=True)  # it may only be out of reach
+    def _remove(self, member: _Member, reason: str) -> None:
+        """Remove a lost worker and return its shards to the queue."""
+        ray.kill(member.actor, no_restart=True)  # it may run and only be unreachable
         self._members.remove(member)
-        self._pending = {ref: one for ref, one in self._pending.items() if one[0] is not member}
-        node, again = self._nodes[member.node], " and ".join(shard.about for shard in member.shards)
+        self._calls = {ref: call for ref, call in self._calls.items() if call[0] is not member}
+        node = self._nodes[member.node]
         if not member.ready:
             node.failed_starts += 1
-        self._back.extendleft(reversed(member.shards))
-        self._loss = f"lost a worker on {node.host} ({why})" + (f", {again} is done again" if again else "")
+        self._returned.extendleft(reversed(member.shards))
+        labels = " and ".join(shard.label for shard in member.shards)
+        self._loss = f"lost a worker on {node.host} ({reason})" + (f", repeating {labels}" if labels else "")
         self._lost_at = time.monotonic()
         print(self._loss, file=sys.stderr, flush=True)
-        for shard in member.shards[:1]:  # the one that it was at
+        for shard in member.shards[:1]:  # the running one; the others were queued
             self._deaths[shard.number] += 1
-            if self._deaths[shard.number] >= _MOST_DEATHS:
-                raise RuntimeError(f"{_MOST_DEATHS} workers were lost, one after another, at {shard.about}")
+            if self._deaths[shard.number] >= MAX_DEATHS:
+                raise RuntimeError(f"{MAX_DEATHS} workers in succession died at {shard.label}")
 
-    def _look(self) -> None:
-        """Now and then: which nodes are there, and has each its workers?"""
-        now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+    def _poll(self) -> None:
+        """Once a second: update the nodes, remove workers of lost nodes, and start workers on the others."""
+        if time.monotonic() - self._polled < _POLL_SECONDS:
             return
-        self._looked = now
-        for seen in ray.nodes():
-            self._see(seen)
+        self._polled = time.monotonic()
+        self._nodes.update(ray.nodes())
         for member in [one for one in self._members if self._nodes[one.node].lost]:
-            self._lose(member, "its node is gone")
-        usable = {id: node for id, node in self._nodes.items() if node.usable and node.slots}
-        if not usable:
-            self._nobody()
-        staffed = Counter(member.node for member in self._members)
-        for place in range(max((node.slots for node in usable.values()), default=0)):
+            self._remove(member, "its node is gone")
+        usable = self._nodes.usable(self._loss)
+        workers = Counter(member.node for member in self._members)
+        # One worker per node first, then the second ones: with few workers all nodes are used.
+        for slot in range(max((node.slots for node in usable.values()), default=0)):
             for id, node in usable.items():
-                if staffed[id] <= place < node.slots and (
-                    self._most is None or len(self._members) < self._most
-                ):
+                is_full = self._max_workers is not None and len(self._members) >= self._max_workers
+                if workers[id] <= slot < node.slots and not is_full:
                     self._start(id)
-                    staffed[id] += 1
-        self._show()
-
-    def _see(self, seen: dict[str, Any]) -> None:
-        """Take note of a node as Ray describes it."""
-        id, resources = seen["NodeID"], seen["Resources"]
-        if id in self._nodes:
-            if not seen["Alive"] and not self._nodes[id].lost:
-                self._nodes[id].lost = True
-                print(f"node {self._nodes[id].host} is gone", file=sys.stderr, flush=True)
-        elif seen["Alive"]:
-            slots = (
-                resources.get("CPU", 0) // self._threads if self.device == CPU else resources.get("GPU", 0)
-            )
-            self._nodes[id] = _Node(seen["NodeManagerHostname"], int(slots))
-
-    def _nobody(self) -> None:
-        """There is no node for a worker. New ones may come, unless it is those that are there that will not do."""
-        there = [node for node in self._nodes.values() if not node.lost]
-        if not any(node.slots for node in self._nodes.values()):
-            raise InputError(
-                f"no node of this Ray has {self._threads} CPUs for a worker: choose fewer with --threads"
-            )
-        if any(node.slots for node in there):
-            raise RuntimeError(
-                f"on no node of this Ray does a worker live until it has loaded the model: {self._loss}"
-            )
+                    workers[id] += 1
+        self._write_status()
 
     def _start(self, node: str) -> None:
-        """Start a worker on a node: what runs where is this pool's to say, so that its rates are a node's."""
+        """Start a worker on a given node, so that the rates of nodes can be shown."""
         actor: Any = self._workers.options(
             num_cpus=self._threads if self.device == CPU else 1,
             num_gpus=0 if self.device == CPU else 1,
@@ -235,48 +189,29 @@ class Pool:
         ).remote()
         member = _Member(actor, node)
         self._members.append(member)
-        self._pending[actor.load.remote(self._weights, self.budget)] = member, None
+        self._calls[actor.load.remote(self._weights, self.budget)] = member, None
+
+    def _ready(self) -> Counter[str]:
+        """The number of ready workers by node."""
+        return Counter(member.node for member in self._members if member.ready)
 
     def _summary(self) -> str:
-        ready = Counter(member.node for member in self._members if member.ready)
-        if ready:
-            said = f"{_counted(ready.total(), 'worker')} on {_counted(len(ready), 'node')}"
-            rates = [rate for id in ready if (rate := self._rate(self._nodes[id]))]
-            if len(rates) > 1:
-                said += f" ({' + '.join(f'{rate:.3g}' for rate in rates)} {self._unit}/s)"
+        if ready := self._ready():
+            text = self._nodes.summary(ready)
         else:
-            said = "workers are loading the model" if self._members else "waiting for a node"
-        return f"{said}; {self._loss}" if time.monotonic() - self._lost_at < _TOLD_SECONDS else said
+            text = "workers are loading the model" if self._members else "waiting for a node"
+        return f"{text}; {self._loss}" if time.monotonic() - self._lost_at < _LOSS_SECONDS else text
 
-    def _rate(self, node: _Node) -> float | None:
-        """Units a second since it was first given something to do."""
-        return None if node.since is None or node.lost else node.done / (time.monotonic() - node.since)
-
-    def _show(self) -> None:
-        """Write the nodes and their rates into the job's row."""
-        ready = Counter(member.node for member in self._members if member.ready)
-        shown = {
-            id[:8]: {
-                "host": node.host,
-                "state": "gone" if node.lost else "up" if node.usable else "given up",
-                "workers": ready[id],
-                "done": node.done,
-                "unit": self._unit,
-                "rate": self._rate(node),
-            }
-            for id, node in self._nodes.items()
-        }
-        if shown != self._shown:
-            self._shown = shown
-            self._running.write_nodes(shown)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    def _write_status(self) -> None:
+        """Write the nodes and their rates into the job's row if they changed."""
+        status = self._nodes.status(self._ready())
+        if status != self._status:
+            self._status = status
+            self._running.write_nodes(status)
 
 
 def _reason(error: RayError) -> str:
-    """Why a worker died, in short: if it could not even be made, what Python said of that."""
+    """Why a worker died: the error of its process if it could not start, else the name of Ray's error."""
     lines = str(error).rstrip().splitlines()
-    made = "creation task" in lines[0] if lines else True
-    return lines[-1].strip() if made and lines else type(error).__name__
+    failed_to_start = "creation task" in lines[0] if lines else True
+    return lines[-1].strip() if failed_to_start and lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The connection to a Ray: one that runs already, or one of the job's own that is started and stopped with it."""
+"""The connection to a Ray: a running one, or one that is started and stopped with the job."""
 
 import hashlib
 import logging
@@ -20,40 +20,41 @@ from ....errors import InputError
 from ...devices import get_ray_address, is_loopback
 from ...worker.running import RunningJob
 
-# A Unix socket's path has at most 107 bytes, and so many of them Ray takes below its folder.
-_LONGEST_FOLDER = 107 - len("/session_2026-11-24_11-36-33_710965_1404900/sockets/plasma_store")
+# The path of a Unix socket has at most 107 bytes. Ray adds this many below its folder.
+_MAX_FOLDER_BYTES = 107 - len("/session_2026-11-24_11-36-33_710965_1404900/sockets/plasma_store")
 _STORE_BYTES = 500_000_000
 
 
 @contextmanager
-def connected(running: RunningJob) -> Iterator[None]:
-    """Be connected to the job's Ray.
+def connect(running: RunningJob) -> Iterator[None]:
+    """Connect this process to the job's Ray for a `with` block.
 
     Raises:
-        InputError: there is no Ray at the address, or this box is no node of it.
+        InputError: no Ray runs at the address, or this machine is not one of its nodes.
     """
     address = get_ray_address(running.job.device)
-    # No telemetry. Ray reads this and what follows when it is first imported, so nothing here imports it before.
+    # Disables telemetry. Ray reads its variables at the first import, so no module imports it before this point.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is None or is_loopback(address):
-        # Ray's own switch (its name tells why it was made) to bind to 127.0.0.1, not to the host's address.
+        # With this variable Ray binds to 127.0.0.1 instead of the host's address; its name has historical reasons.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     elif os.environ.get("RAY_AUTH_MODE") != "token":
         print(
-            f"Ray ({address}) is spoken to without RAY_AUTH_MODE=token: whoever reaches its ports can run programs "
-            "on its nodes as you",
+            f"The connection to Ray ({address}) is not authenticated. Anyone who can reach its ports can run programs "
+            "on its nodes as you. Set RAY_AUTH_MODE=token.",
             file=sys.stderr,
         )
     running.report_activity("starting Ray" if address is None else f"connecting to Ray ({address})")
-    # Ray puts a handler of its own in the place of the job's, which stops it at once.
+    # Ray replaces the job's handler of SIGTERM, which stops the job at once.
     handler = signal.getsignal(signal.SIGTERM)
-    with _named(address) if address else _own(running.catalog.home, running.id):
+    with _join(address) if address else _start(running.catalog.home, running.id):
         signal.signal(signal.SIGTERM, handler)
         yield
 
 
 @contextmanager
-def _named(address: str) -> Iterator[None]:
+def _join(address: str) -> Iterator[None]:
+    """Join a running Ray."""
     import ray
 
     try:
@@ -61,8 +62,8 @@ def _named(address: str) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"Ray ({address}) cannot be used from here: {first} (the job must be started on one of its nodes, with "
-            "the same versions of Python and Ray)"
+            f"Cannot connect to Ray ({address}): {first}. Start the job on one of its nodes, with the same versions of "
+            "Python and Ray."
         ) from error
     try:
         yield
@@ -71,10 +72,10 @@ def _named(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _own(home: Home, job_id: int) -> Iterator[None]:
-    """A Ray that only this user's processes on this box can speak to."""
+def _start(home: Home, job_id: int) -> Iterator[None]:
+    """Start a Ray that only processes of this user on this machine can connect to."""
     folder = _folder(home, job_id)
-    _sweep(folder)
+    _remove(folder)
     folder.mkdir(mode=0o700, parents=True)
     token = folder / "token"
     descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -87,7 +88,7 @@ def _own(home: Home, job_id: int) -> Iterator[None]:
         ray.init(
             address="local",
             include_dashboard=False,
-            # Ray opens its own folder to all (0777): it lies in one that is not.
+            # Ray makes its own folder writable for all (0777), so it lies inside a private one.
             _temp_dir=str(folder / "r"),
             object_store_memory=min(_STORE_BYTES, psutil.virtual_memory().available // 4),
             log_to_driver=False,
@@ -96,36 +97,36 @@ def _own(home: Home, job_id: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        _sweep(folder)
+        _remove(folder)
 
 
 @cache
 def _secret() -> str:
-    """One for this process, for Ray reads it but once: a job that waited for room on the disk starts another Ray."""
+    """This process's token. Ray reads it once, and a job that waited for disk space starts a second Ray."""
     return secrets.token_hex(32)
 
 
 def _folder(home: Home, job_id: int) -> Path:
-    """Where a job's own Ray has its files: in the home, or where its path is too long for sockets, beside it."""
+    """The folder of a job's own Ray: in RETCON_HOME, or in the temporary folder if its path is too long for sockets."""
     folder = home.root / "ray" / f"job-{job_id}"
-    if len(os.fsencode(folder / "r")) <= _LONGEST_FOLDER:
+    if len(os.fsencode(folder / "r")) <= _MAX_FOLDER_BYTES:
         return folder
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"retcon-ray-{os.geteuid()}-{name}"
 
 
-def _sweep(folder: Path) -> None:
-    """End what is left of a Ray in a folder, and remove the folder. A driver that was killed leaves some agents."""
-    left = [process for process in psutil.process_iter(["cmdline", "uids"]) if _is_of(process, folder)]
-    for process in left:
+def _remove(folder: Path) -> None:
+    """Kill the remaining processes of a Ray and remove its folder. A killed driver leaves some agents behind."""
+    remaining = [process for process in psutil.process_iter(["cmdline", "uids"]) if _uses(process, folder)]
+    for process in remaining:
         process.kill()
-    psutil.wait_procs(left, timeout=10)
+    psutil.wait_procs(remaining, timeout=10)
     if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != os.geteuid()):
-        raise InputError(f"{folder}, where this job's Ray would have its files, belongs to somebody else")
+        raise InputError(f"The folder of this job's Ray, {folder}, belongs to another user. Remove it.")
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_of(process: psutil.Process, folder: Path) -> bool:
-    """Whether a process was started with this folder among its arguments, by this user."""
+def _uses(process: psutil.Process, folder: Path) -> bool:
+    """Whether this user started the process with the folder among its arguments."""
     words, uids = process.info["cmdline"] or [], process.info["uids"]
     return uids is not None and uids.real == os.geteuid() and any(f"{folder}/r" in word for word in words)

@@ -1,4 +1,4 @@
-"""Pieces of work that are given out in their order, but not too far ahead. Loads no Ray."""
+"""Shards of work, distributed in order within a limited window. Loads no Ray."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,32 +7,36 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shard:
-    """One piece of work: what to call on a worker. `size` counts it in the pool's unit; `about` is its name."""
+    """One call of a worker's method. `size` is its amount of work in the pool's unit, `label` its name in messages."""
 
     number: int
     method: str
     arguments: tuple[Any, ...]
     size: float
-    about: str
+    label: str
 
 
 @dataclass
-class Source:
-    """Shards in the order of their numbers, each taken when there is somebody to do it."""
+class ShardSource:
+    """Shards in the order of their numbers. A shard is taken when a worker is idle."""
 
     shards: Iterator[Shard]
-    # How far the next may be ahead of the first that is not done.
-    ahead: int | None
-    ended: bool = False
-    doing: dict[int, Shard] = field(default_factory=dict)
+    # The next shard's number may exceed that of the first unfinished shard by less than this.
+    window: int | None
+    exhausted: bool = False
+    in_progress: dict[int, Shard] = field(default_factory=dict)
     _latest: int = 0
 
     def take(self) -> Shard | None:
-        if self.ended or (self.ahead and self.doing and self._latest + 1 >= min(self.doing) + self.ahead):
+        """The next shard; None if all were taken, or if it lies outside the window."""
+        too_early = (
+            self.window and self.in_progress and self._latest + 1 >= min(self.in_progress) + self.window
+        )
+        if self.exhausted or too_early:
             return None
         shard = next(self.shards, None)
         if shard is None:
-            self.ended = True
+            self.exhausted = True
         else:
-            self.doing[shard.number], self._latest = shard, shard.number
+            self.in_progress[shard.number], self._latest = shard, shard.number
         return shard

@@ -1,82 +1,85 @@
-"""A trace's batches on a Ray."""
+"""A trace's batches on the workers of a Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import Any
 
 from .....store.catalog.tables import Model, Revision
 from ....covariance.corpus import Corpus
 from ....tracing.noise import Noise
 from ....tracing.rules import NoiseRule
-from ....tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSettings, split_into_batches
-from .model import Remote
+from ....tracing.trace import (
+    FactTrace,
+    OnToken,
+    SkippedPrompt,
+    TraceRequest,
+    TraceSettings,
+    split_into_batches,
+)
+from .model import RemoteModel
 from .shards import Shard
 
-if TYPE_CHECKING:
-    from ..trace import Work
-
-_ASKED_AT_ONCE = 512
+# Requests of one shard of `plan`.
+_PLAN_SIZE = 512
 
 
-class Away:
-    """The tracer whose model is on the workers of a Ray."""
+class RayTracer:
+    """The tracer whose model is on the workers of a Ray. See runs.tracer.Tracer for its methods."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: RemoteModel) -> None:
         self.model: Model = remote.model
         self.revision: Revision = remote.revision
-        self.tokenizer: PreTrainedTokenizerBase = remote.tokenizer
+        self.tokenizer, self.report = remote.tokenizer, remote.pool.report
         self._layers, self._pool = remote.anatomy.layers, remote.pool
+        # Each worker has its own budget.
+        self.budget_state: dict[str, int] = {}
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The kind of device that all workers have."""
         return {"device": self._pool.device, "workers": "ray"}
 
     def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise:
-        """See engine.noise."""
-        noise: Noise = self._pool.one("fit", rule, subjects, texts, about="fitting the noise")
+        noise: Noise = self._pool.call("fit", rule, subjects, texts, label="fitting the noise")
         return noise
 
     def plan(
-        self, asked: Sequence[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
+        self, requests: Sequence[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
     ) -> dict[int, int]:
-        """See engine.trace; each worker asks some of the facts."""
-        begins = range(0, len(asked), _ASKED_AT_ONCE)
-        chunks = [asked[begin : begin + _ASKED_AT_ONCE] for begin in begins]
+        begins = range(0, len(requests), _PLAN_SIZE)
+        chunks = [requests[begin : begin + _PLAN_SIZE] for begin in begins]
         shards = [
-            Shard(number, "plan", (chunk, settings), 0, f"asking about the facts from {begins[number]} on")
+            Shard(number, "plan", (chunk, settings), 0, f"planning facts from {begins[number]} on")
             for number, chunk in enumerate(chunks)
         ]
         costs: dict[int, int] = {}
-        answered: list[TraceRequest] = []
+        planned: list[TraceRequest] = []
 
-        def tell() -> None:
-            on_batch(len(answered))
+        def report() -> None:
+            on_batch(len(planned))
 
-        for shard, found in self._pool.results(shards, tell):
+        for shard, found in self._pool.results(shards, report):
             costs |= {begins[shard.number] + number: cost for number, cost in found.items()}
-            answered += chunks[shard.number]
+            planned += chunks[shard.number]
         return costs
 
     def trace(
-        self, work: "Work", mine: Sequence[int], settings: TraceSettings, finished: set[int]
+        self, requests: Sequence[TraceRequest], settings: TraceSettings, finished: set[int], on_token: OnToken
     ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
-        """See engine.trace: the same batches, each on some worker."""
-        asked = [work.questions[position] for position in mine]
-        skipped, shared = split_into_batches(self.tokenizer, asked, settings, self._layers, self._pool.budget)
+        skipped, planned = split_into_batches(
+            self.tokenizer, requests, settings, self._layers, self._pool.budget
+        )
         yield from ((number, result) for number, result in skipped.items() if number not in finished)
-        shared = [batch for batch in shared if not finished.issuperset(batch)]
+        todo = [batch for batch in planned if not finished.issuperset(batch)]
         shards = [
-            Shard(number, "trace", ([asked[i] for i in batch], settings), len(batch), _about(asked, batch))
-            for number, batch in enumerate(shared)
+            Shard(
+                number, "trace", ([requests[i] for i in batch], settings), len(batch), _label(requests, batch)
+            )
+            for number, batch in enumerate(todo)
         ]
-        done = self._pool.results(shards, lambda: self._pool.report(work.between("tracing")))
-        for shard, results in done:
-            batch = shared[shard.number]
+        for shard, results in self._pool.results(shards, lambda: on_token([], [], 0.0)):
+            batch = todo[shard.number]
             yield from ((batch[i], result) for i, result in results if batch[i] not in finished)
 
 
-def _about(asked: Sequence[TraceRequest], batch: Sequence[int]) -> str:
-    first = asked[batch[0]].subject
+def _label(requests: Sequence[TraceRequest], batch: Sequence[int]) -> str:
+    first = requests[batch[0]].subject
     return first if len(batch) == 1 else f"{first} and {len(batch) - 1} more"

@@ -1,4 +1,4 @@
-"""What runs on a node: a process that holds the model and works on one shard after another. It writes nothing."""
+"""A worker on a node: a process that holds the model and runs one shard after another. It writes no files."""
 
 import socket
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from ....tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSetti
 
 @dataclass(frozen=True)
 class Weights:
-    """A model at a revision, wherever its folder can be seen: what to load, and how to know that it is that."""
+    """A model at a revision: its folder, and the fingerprints of the base and of the revision."""
 
     name: str
     folder: str
@@ -41,69 +41,69 @@ class Weights:
 
 
 def versions() -> tuple[str, str]:
-    """Those of retcon and of torch: with others the bits may differ."""
+    """The versions of retcon and torch. Different ones may give different bits."""
     return __version__, str(torch.__version__)
 
 
 class Worker:
-    """The actor. It loads in `load`, not when it is made, so that what is wrong is told as it is here."""
+    """The Ray actor. `load` loads the model, not the constructor, so that its errors reach the pool unchanged."""
 
     def load(self, weights: Weights, budget: int) -> str:
-        """Load the model and compare all of its weights with the catalog's; returns this node's name.
+        """Load the model, compare all its weights with the catalog, and return the node's name.
 
         Raises:
-            InputError: other versions here, the folder is not seen from here, or it holds other weights.
+            InputError: this node has other versions, does not have the folder, or has other weights in it.
         """
         host, folder = socket.gethostname(), Path(weights.folder)
         if versions() != weights.versions:
             raise InputError(
-                f"node {host} has retcon and torch {' and '.join(versions())}, the job has "
-                f"{' and '.join(weights.versions)}: install the same on all nodes"
+                f"Node {host} has retcon and torch {' and '.join(versions())}, the job has "
+                f"{' and '.join(weights.versions)}. Install the same versions on all nodes."
             )
         if not folder.is_dir():
             raise InputError(
-                f"node {host} does not see {folder}: put {weights.name} (or RETCON_HOME, if it lies there) where all "
-                "nodes see it under the same path"
+                f"Node {host} does not have {folder}. Put {weights.name} (or RETCON_HOME, if the model is in it) on a "
+                "disk that all nodes mount at the same path."
             )
         torch.set_num_threads(weights.threads)
         model = load_model(folder, weights.device, trust_remote_code=weights.trust_remote_code)
         digests = hash_parameters(model)
         _compare(host, folder, fingerprint(digests), weights.base)
         Materializer(model).set(weights.delta)
-        touched = {name: hash_tensor(model.get_parameter(name)) for name in weights.delta}
-        _compare(host, folder, fingerprint(digests | touched), weights.fingerprint)
+        changed = {name: hash_tensor(model.get_parameter(name)) for name in weights.delta}
+        _compare(host, folder, fingerprint(digests | changed), weights.fingerprint)
         self._decoder = Decoder(model, Anatomy.from_dict(weights.anatomy))
         self._tokenizer = load_tokenizer(folder, weights.trust_remote_code)
         self._budget = Budget(self._decoder.device, budget)
         return host
 
     def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise:
-        """See engine.noise."""
+        """Fit a noise rule, see engine.tracing.noise."""
         return fit_noise(rule, self._decoder, self._tokenizer, subjects, texts)
 
-    def plan(self, questions: Sequence[TraceRequest], settings: TraceSettings) -> dict[int, int]:
-        """See engine.trace."""
-        return estimate_costs(self._decoder, self._tokenizer, questions, settings)
+    def plan(self, requests: Sequence[TraceRequest], settings: TraceSettings) -> dict[int, int]:
+        """Estimate the cost of each request, see engine.tracing.trace.estimate_costs."""
+        return estimate_costs(self._decoder, self._tokenizer, requests, settings)
 
     def trace(
-        self, questions: Sequence[TraceRequest], settings: TraceSettings
+        self, requests: Sequence[TraceRequest], settings: TraceSettings
     ) -> list[tuple[int, FactTrace | SkippedPrompt]]:
-        """One batch; where memory runs out, it is halved, here and for the batches that this process gets later."""
-        return list(trace(self._decoder, self._tokenizer, questions, settings, self._budget))
+        """Trace one batch. If memory runs out, this and later batches of this process are halvings."""
+        return list(trace(self._decoder, self._tokenizer, requests, settings, self._budget))
 
     def read(
         self, rows: list[list[int]], layers: Sequence[int], probes: bool
     ) -> tuple[dict[int, np.ndarray], dict[int, list[np.ndarray]]]:
-        """One block's sums, packed upper triangles, float32; with `probes` also one key per document."""
+        """One block's sums by layer, packed upper triangles, float32. With `probes` also one key per document."""
         sums = read_block(self._decoder, rows, layers)
         triangles = {layer: pack_triangle(total.cpu().numpy()) for layer, total in sums.sums.items()}
-        middles = {layer: [keys.numpy() for keys in found] for layer, found in sums.middles.items()}
-        return triangles, middles if probes else {}
+        keys = {layer: [key.numpy() for key in found] for layer, found in sums.middles.items()}
+        return triangles, keys if probes else {}
 
 
-def _compare(host: str, folder: Path, found: str, expected: str) -> None:
-    if found != expected:
+def _compare(host: str, folder: Path, actual: str, expected: str) -> None:
+    if actual != expected:
         raise InputError(
-            f"the weights that node {host} makes of {folder} have fingerprint {found[:12]}, they should have "
-            f"{expected[:12]}: it sees another folder there, or multiplies differently"
+            f"On node {host} the weights of {folder} have fingerprint {actual[:12]}, expected {expected[:12]}. "
+            "The node has another folder at this path, or multiplies differently."
         )

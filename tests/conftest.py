@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Before torch is imported: of several processes each has its core.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported. The processes that tests start have one thread as well, so that all compute the same bits.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 from retcon.tests.helpers.command_line import FIELD, Retcon, write_facts

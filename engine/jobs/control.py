@@ -51,7 +51,7 @@ def submit(catalog: Catalog, spec: "Spec", device: str | None = None, priority: 
             job = rows.create(session, spec.kind, spec.as_dict(), device or list_devices()[0], priority)
             # Before the row is visible: another process would mark a job without a lock as interrupted.
             lock = stack.enter_context(hold_lock(job_lock_path(catalog.home, _id(job))))
-        _start(catalog.home, _id(job), lock)
+        start_worker(catalog.home, _id(job), lock)
     return job
 
 
@@ -73,7 +73,7 @@ def resume(catalog: Catalog, job_id: int) -> "Job":
                 raise InputError(
                     f"the process of job {job_id} is still ending; try again in a moment"
                 ) from None
-        _start(catalog.home, job_id, lock)
+        start_worker(catalog.home, job_id, lock)
     return job
 
 
@@ -168,7 +168,7 @@ def is_alive(home: Home, job: "Job") -> bool:
     return is_locked(job_lock_path(home, _id(job)))
 
 
-def _start(home: Home, job_id: int, lock: int) -> None:
+def start_worker(home: Home, job_id: int, lock: int) -> None:
     """Start a worker in a new session. It inherits the job's lock, but no terminal, no pipe and no signal."""
     log = os.open(home.job_log(job_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     worker = [sys.executable, "-m", "retcon.engine.jobs.worker", str(job_id), str(lock)]

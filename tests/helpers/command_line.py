@@ -1,9 +1,10 @@
-"""The command line as a user has it: the installed `retcon`, in a process and a home of its own."""
+"""The command line in tests: `Retcon` calls it in the test's process, `RetconProcess` starts the installed script."""
 
 import io
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from typing import Any, Self
 from unittest import mock
 
 import pytest
+
+from retcon.engine.jobs import control
+from retcon.store.home import Home
 
 RETCON = Path(sys.executable).with_name("retcon")
 # The machines that run this are small and shared.
@@ -67,17 +71,21 @@ class Retcon:
         return subprocess.Popen(command, text=True, env=self.environment, **pipes | options)
 
     def say(self, *words: object, timeout: float = PATIENCE, **environment: str) -> Said:
-        """Run a command to its end, whatever that is."""
-        done = subprocess.run(
-            [str(RETCON), *map(str, words)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=self.environment | environment,
-            timeout=timeout,
-            check=False,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
+        """Call the console script's function; the jobs that it submits run here as well, to their end."""
+        from retcon.tui.cli.main import main
+
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.object(sys, "argv", ["retcon", *map(str, words)]),
+            mock.patch.object(sys, "stdin", io.StringIO()),
+            mock.patch.dict(os.environ, self.environment | environment, clear=True),
+            mock.patch.object(control, "start_worker", run_job_here),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            pytest.raises(SystemExit) as left,
+        ):
+            main()
+        return Said(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
     def __call__(self, *words: object, **environment: str) -> str:
         """What a command answers to a person; it must succeed and hold nothing that steers a terminal."""
@@ -121,7 +129,12 @@ class Retcon:
 
     def wait_for(self, id: int, *states: str) -> dict[str, Any]:
         """The job's record as soon as it is in one of these states."""
-        return wait_for(lambda: Here(self.home).job(id), lambda job: job["state"] in states)
+        return wait_for(lambda: Retcon(self.home).job(id), lambda job: job["state"] in states)
+
+    @property
+    def process(self) -> "RetconProcess":
+        """The installed command line on the same home: its jobs are processes, which a test can kill."""
+        return RetconProcess(self.home)
 
     def copy(self, home: Path) -> Self:
         """The same on a copy of the home."""
@@ -129,22 +142,40 @@ class Retcon:
         return type(self)(home)
 
 
-class Here(Retcon):
-    """The same, but the console script's function is called in this process: for commands that only read."""
+class RetconProcess(Retcon):
+    """The same in processes of its own, as a user has it: for tests of processes, signals, kills and encodings."""
 
     def say(self, *words: object, timeout: float = PATIENCE, **environment: str) -> Said:
-        from retcon.tui.cli.main import main
+        """Run a command to its end, whatever that is."""
+        done = subprocess.run(
+            [str(RETCON), *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self.environment | environment,
+            timeout=timeout,
+            check=False,
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
 
-        out, err = io.StringIO(), io.StringIO()
+
+def run_job_here(home: Home, job_id: int, lock: int) -> None:
+    """Stand in for `control.start_worker`: run the worker's function in this process, its output in the job's log."""
+    from retcon.engine.jobs.worker import __main__ as worker
+
+    handler, mask = signal.getsignal(signal.SIGTERM), os.umask(0o077)
+    environment = control.QUIET_ENVIRONMENT | os.environ | {"RETCON_HOME": str(home.root)}
+    try:
         with (
-            mock.patch.object(sys, "argv", ["retcon", *map(str, words)]),
-            mock.patch.dict(os.environ, self.environment | environment, clear=True),
-            redirect_stdout(out),
-            redirect_stderr(err),
-            pytest.raises(SystemExit) as left,
+            home.job_log(job_id).open("a", encoding="utf-8") as log,
+            mock.patch.dict(os.environ, environment),
+            redirect_stdout(log),
+            redirect_stderr(log),
         ):
-            main()
-        return Said(int(left.value.code or 0), out.getvalue(), err.getvalue())
+            worker.main(job_id, os.dup(lock))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        os.umask(mask)
 
 
 def wait_for(look: Callable[[], Any], found: Callable[[Any], object], seconds: float = PATIENCE) -> Any:

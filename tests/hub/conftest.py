@@ -59,13 +59,13 @@ def ready_home(edited_home: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def edited(edited_home: Path, tmp_path: Path) -> Retcon:
     """The command line on a copy of the edited home."""
-    return Retcon(edited_home).copy(tmp_path / "home")
+    return Retcon(edited_home).copy(tmp_path / "home").process
 
 
 @pytest.fixture
 def ready(ready_home: Path, tmp_path: Path) -> Retcon:
     """The command line on a copy of the home whose head need only be sent."""
-    return Retcon(ready_home).copy(tmp_path / "home")
+    return Retcon(ready_home).copy(tmp_path / "home").process
 
 
 @pytest.fixture

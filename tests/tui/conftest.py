@@ -17,7 +17,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TMUX", raising=False)
     # The lock that the process would be given stays held, as if it were there.
-    monkeypatch.setattr(control, "_start", lambda home, job_id, lock: os.dup(lock))
+    monkeypatch.setattr(control, "start_worker", lambda home, job_id, lock: os.dup(lock))
     # What is free differs from one look to the next.
     monkeypatch.setattr(models, "memory_free", lambda: 8_000_000_000)
     return Catalog.open(Home(tmp_path / "retcon"))

@@ -55,6 +55,7 @@ def main(job_id: int, lock: int | None = None) -> int:
     catalog = Catalog.open(migrate=False)
     owner = uuid.uuid4().hex
     with ExitStack() as alive:
+        alive.callback(catalog.close)
         if not _hold(job_lock_path(catalog.home, job_id), lock, alive):
             return 1
         with catalog.write() as session:

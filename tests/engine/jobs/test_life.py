@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.tests.helpers.command_line import Here, Retcon, wait_for
+from retcon.tests.helpers.command_line import Retcon, RetconProcess, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +23,14 @@ SLOW = {"v_num_grad_steps": 60, "contexts": 3}
 EASY = {"v_lr": 0.05, "clamp_norm_factor": 4, "mom2_update_weight": 1, "nullspace_threshold": 1, "L2": 1}
 
 
+@pytest.fixture
+def retcon(template_home: Path, tmp_path: Path) -> RetconProcess:
+    """The installed command line, whose jobs are processes."""
+    return RetconProcess(template_home).copy(tmp_path / "home")
+
+
 def newest(retcon: Retcon) -> dict[str, Any]:
-    found: dict[str, Any] = Here(retcon.home).json("job", "list")["jobs"][0]
+    found: dict[str, Any] = Retcon(retcon.home).json("job", "list")["jobs"][0]
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from retcon.tests.helpers.command_line import Here, Retcon, wait_for
+from retcon.tests.helpers.command_line import Retcon, RetconProcess, wait_for
 from retcon.tests.helpers.ray_nodes import Nodes, ray_nodes
 
 pytestmark = [
@@ -20,6 +20,12 @@ pytestmark = [
 
 # Long enough, on a small machine, that something can be killed in its middle.
 FACTS = ("trace", "run", "tiny", "--facts", "known", "--samples", 400)
+
+
+@pytest.fixture
+def retcon(template_home: Path, tmp_path: Path) -> RetconProcess:
+    """The installed command line, whose jobs are processes."""
+    return RetconProcess(template_home).copy(tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def texts(tmp_path: Path) -> Path:
 def under_way(retcon: Retcon, id: int, done: float) -> dict[str, Any]:
     """The job as soon as its workers have done so much."""
     found: dict[str, Any] = wait_for(
-        lambda: Here(retcon.home).job(id),
+        lambda: Retcon(retcon.home).job(id),
         lambda job: (
             job["state"] not in ("queued", "waiting", "running")
             or (job["activity"].startswith(("tracing", "reading")) and job["done"] >= done)
@@ -73,7 +79,7 @@ def test_a_worker_is_killed_and_a_node_removed(retcon: Retcon, nodes: Nodes, tex
     id = retcon.json(*collect, "--on", nodes.on, "--threads", 1, "--detach")["id"]
 
     def look() -> dict[str, Any]:
-        found = Here(retcon.home).job(id)
+        found = Retcon(retcon.home).job(id)
         assert found["state"] in ("queued", "waiting", "running"), found
         return found
 
@@ -131,7 +137,7 @@ def test_a_ray_of_its_own(retcon: Retcon) -> None:
     facts = ("trace", "run", "tiny", "--facts", "mixed", "--samples", 400)
     here = retcon.json(*facts)
     job = retcon.json(*facts, "--on", "ray", "--threads", 1, "--detach")
-    running = wait_for(lambda: Here(retcon.home).job(job["id"]), lambda job: job["nodes"] or job["error"])
+    running = wait_for(lambda: Retcon(retcon.home).job(job["id"]), lambda job: job["nodes"] or job["error"])
     processes = [psutil.Process(running["pid"]), *psutil.Process(running["pid"]).children(recursive=True)]
     listening = [
         one.laddr.ip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.tests.helpers.command_line import Here, Retcon, wait_for
+from retcon.tests.helpers.command_line import Retcon, RetconProcess, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +19,15 @@ LONG = ("trace", "run", "tiny", "--facts", "known", "--samples", 1000)
 SHORT = ("trace", "run", "tiny", "--facts", "mixed", "--samples", 2)
 
 
+@pytest.fixture
+def retcon(template_home: Path, tmp_path: Path) -> RetconProcess:
+    """The installed command line, whose jobs are processes."""
+    return RetconProcess(template_home).copy(tmp_path / "home")
+
+
 def under_way(retcon: Retcon, id: int, done: float = 0.5) -> dict[str, Any]:
     found: dict[str, Any] = wait_for(
-        lambda: Here(retcon.home).job(id), lambda job: job["state"] == "running" and job["done"] >= done
+        lambda: Retcon(retcon.home).job(id), lambda job: job["state"] == "running" and job["done"] >= done
     )
     return found
 
@@ -39,11 +45,11 @@ def test_first_come_first_served_but_for_priority(retcon: Retcon) -> None:
     second, third, fourth = (retcon.json(*SHORT, "--detach")["id"] for _ in range(3))
     for id in (second, third, fourth):
         retcon.wait_for(id, "waiting")
-    told = wait_for(lambda: Here(retcon.home).job(third), lambda job: "after job" in job["activity"])
+    told = wait_for(lambda: Retcon(retcon.home).job(third), lambda job: "after job" in job["activity"])
     assert told["activity"] == f"waiting for cpu, after job {second}"
     assert retcon.json("job", "priority", fourth, 5)["priority"] == 5
     # One that is killed while it waits holds nobody up.
-    os.kill(Here(retcon.home).job(second)["pid"], signal.SIGKILL)
+    os.kill(Retcon(retcon.home).job(second)["pid"], signal.SIGKILL)
     os.kill(process, signal.SIGCONT)
     ended = {id: retcon.wait_for(id, "done", "failed") for id in (first, fourth, third)}
     assert [ended[id]["state"] for id in ended] == ["done"] * 3
@@ -143,7 +149,7 @@ def test_a_full_disk_pauses_a_job_until_there_is_room(small_disk: Retcon) -> Non
     wait_for(
         lambda: subprocess.run(["flock", "-n", lock, "true"], check=False).returncode, lambda rc: rc == 0
     )
-    assert Here(small_disk.home).job(id)["state"] in ("running", "waiting"), log.read_text()
+    assert Retcon(small_disk.home).job(id)["state"] in ("running", "waiting"), log.read_text()
     filler.unlink()
     ended = small_disk.wait_for(id, "done", "failed", "interrupted")
     assert (ended["state"], ended["attempt"]) == ("done", 1)

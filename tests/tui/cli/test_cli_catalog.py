@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.tests.helpers.command_line import Here, Retcon, wait_for
+from retcon.tests.helpers.command_line import Retcon, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def deltas(retcon: Retcon) -> list[str]:
 
 
 def history(retcon: Retcon, model: str = "tiny") -> dict[str, Any]:
-    found: dict[str, Any] = Here(retcon.home).json("history", model)
+    found: dict[str, Any] = Retcon(retcon.home).json("history", model)
     return found
 
 
@@ -165,6 +165,7 @@ def test_back_up_and_restore(here: Retcon, tmp_path: Path) -> None:
 
 def test_a_backup_beside_a_running_job(here: Retcon, tmp_path: Path) -> None:
     """The job goes on here; in the copy it was interrupted, and goes on from there."""
+    here = here.process
     run = ("trace", "run", "tiny", "--facts", "known", "--samples", 200)
     id = int(here(*run, "--detach"))
     here.wait_for(id, "running")
@@ -234,6 +235,7 @@ def test_gc(here: Retcon) -> None:
 
 def test_gc_takes_nothing_from_a_running_or_a_killed_job(here: Retcon, tmp_path: Path) -> None:
     """An edit of several batches keeps them as artifacts; all the time somebody collects with no grace at all."""
+    here = here.process
     known = here.json("facts", "show", "known")["facts"]
     facts = tmp_path / "write.json"
     facts.write_text(json.dumps([fact | {"target_new": "Rome"} for fact in known[:6]]))
@@ -347,6 +349,7 @@ def test_a_home_of_another_user(here: Retcon) -> None:
 
 def test_jobs_of_two_homes_do_not_share_a_device(here: Retcon, tmp_path: Path) -> None:
     """Two users' jobs on one box: the second waits for the first."""
+    here = here.process
     locks = tmp_path / "locks"
     locks.mkdir(mode=0o1777)
     other = here.copy(tmp_path / "other" / "home")
@@ -355,7 +358,7 @@ def test_jobs_of_two_homes_do_not_share_a_device(here: Retcon, tmp_path: Path) -
     here.wait_for(first, "running")
     second = int(other(*words, RETCON_LOCKS=str(locks)))
     waiting = wait_for(
-        lambda: Here(other.home).job(second), lambda job: "another job holds" in job["activity"]
+        lambda: Retcon(other.home).job(second), lambda job: "another job holds" in job["activity"]
     )
     assert waiting["state"] == "waiting" and here.job(first)["state"] == "running"
     here("job", "cancel", first)

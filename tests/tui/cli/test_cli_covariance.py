@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retcon.tests.helpers.command_line import FIELD, Here, Retcon
+from retcon.tests.helpers.command_line import FIELD, Retcon
 from safetensors.numpy import load_file, save_file
 
 WIDTH = 56
@@ -22,7 +22,7 @@ PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
 class Place:
     """A home with covariances 1 (layer 1) and 2 (layer 2) of 900 tokens, and two of all 4,000; the first exported."""
 
-    retcon: Here
+    retcon: Retcon
     folder: Path
     texts: Path
     made: list[dict[str, Any]]
@@ -66,7 +66,7 @@ def place(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Plac
     rows = [" ".join(f"w{chance.randrange(50)}" for _ in range(20)) for _ in range(200)]
     texts = folder / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-    found = Place(Here(Retcon(template_home).copy(folder / "home").home), folder, texts, [], [])
+    found = Place(Retcon(template_home).copy(folder / "home"), folder, texts, [], [])
     found.made = found.run(900)
     found.whole = found.run(10**6)
     found.retcon("covariance", "export", 1, found.own)
@@ -113,7 +113,7 @@ def test_run_stops_when_converged(place: Place) -> None:
 
 def test_out_to_a_file_and_in_again(place: Place, tmp_path: Path, template_home: Path) -> None:
     """Another home with the same base takes it, and an edit there uses it: nothing is collected."""
-    retcon = Here(Retcon(template_home).copy(tmp_path / "home").home)
+    retcon = Retcon(template_home).copy(tmp_path / "home")
     made, came = (
         place.made[0],
         retcon.json("covariance", "import", place.own, "--model", "tiny", "--layer", 1),
@@ -165,7 +165,7 @@ def test_the_published_form(place: Place, tmp_path: Path, template_home: Path) -
     constructor = "util.runningstats.SecondMoment()"
     np.savez(file, **{"mom2.constructor": constructor, "mom2.count": 900, "mom2.mom2": total.astype(np.float32),
                       "sample_size": 100_000})  # fmt: skip
-    retcon = Here(Retcon(template_home).copy(tmp_path / "home").home)
+    retcon = Retcon(template_home).copy(tmp_path / "home")
     came = retcon.json("covariance", "import", file, "--model", "tiny", "--layer", 1)
     assert (came["tokens"], came["documents"], came["texts"]) == (900, 100_000, "wikipedia")
     assert (came["seed"], came["max_length"], came["tokenizer"], came["curve"]) == (None, None, None, [])

@@ -16,7 +16,7 @@ from retcon.engine.jobs.worker import queue
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
-from retcon.tests.helpers.command_line import Here, Retcon, write_facts
+from retcon.tests.helpers.command_line import Retcon, write_facts
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ KEY_WIDTH = 56  # of the tiny model, which has four layers
 
 
 def kinds(retcon: Retcon) -> list[str]:
-    return [job["kind"] for job in Here(retcon.home).json("job", "list")["jobs"]]
+    return [job["kind"] for job in Retcon(retcon.home).json("job", "list")["jobs"]]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_measured_where_nothing_is_known(
 def test_told_from_an_earlier_job(retcon: Retcon) -> None:
     words = ("trace", "run", "tiny", "--samples", 2, "--kinds", "hidden")
     retcon.json(*words, "--facts", "known")
-    done = Here(retcon.home).json("job", "list")["jobs"][0]
+    done = Retcon(retcon.home).json("job", "list")["jobs"][0]
     found = retcon.json(*words, "--facts", "mixed", "--estimate")
     assert found["basis"].startswith(f"as job {done['id']} went") and "12 facts" in found["basis"]
     assert kinds(retcon) == ["trace", "model"], "nothing was measured anew"

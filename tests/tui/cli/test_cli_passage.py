@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.tests.helpers.command_line import Here, Retcon, wait_for
+from retcon.tests.helpers.command_line import Retcon, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -91,10 +91,11 @@ def test_a_passage_is_written_proved_compared_and_told(here: Retcon, tmp_path: P
 
 
 def test_a_killed_run_goes_on_and_makes_the_same(here: Retcon, tmp_path: Path) -> None:
+    here = here.process
     whole = here.json(*RUN, *settings(tmp_path), "--edits", 2)
     here("rollback", "tiny", whole["base"])
     job = here.json(*RUN, *settings(tmp_path), "--edits", 2, "--detach")["id"]
-    reader = Here(here.home)
+    reader = Retcon(here.home)
 
     def newest() -> dict[str, Any]:
         return dict(reader.json("passage", "list")["passages"][0])

@@ -15,7 +15,7 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Revision
 from retcon.store.history import history
 from retcon.store.home import Home
-from retcon.tests.helpers.command_line import RETCON, Here, Retcon, Said
+from retcon.tests.helpers.command_line import RETCON, Retcon, Said
 
 Refused = Callable[..., str]
 PROMPT = ("--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower")
@@ -97,7 +97,7 @@ def refused(shared: Retcon) -> Callable[..., str]:
     """In this process, which a table of fifty wrong commands can afford. No job may come of it."""
 
     def run(*words: object) -> str:
-        sentence = Here(shared.home).refused(*words)
+        sentence = Retcon(shared.home).refused(*words)
         assert list((shared.home / "logs").glob("job-[2-9].log")) == []
         return sentence
 

@@ -24,7 +24,7 @@ from retcon.engine.jobs.worker import __main__ as worker
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
-from retcon.tests.helpers.command_line import Here, Retcon
+from retcon.tests.helpers.command_line import Retcon
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ REQUEST = {"subject": SUBJECT, "prompt": "The {} is located in the city of", "ta
 @pytest.fixture(scope="module")
 def shared(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Retcon:
     """One home for all that must leave it as it is."""
-    return Here(template_home).copy(tmp_path_factory.mktemp("refused") / "home")
+    return Retcon(template_home).copy(tmp_path_factory.mktemp("refused") / "home")
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(template_home: Path, small_disk: Path) -> None:
     """Told while there is room for the row; the same job goes on by itself when there is room again."""
-    retcon = Retcon(template_home).copy(small_disk / "home")
+    retcon = Retcon(template_home).copy(small_disk / "home").process
     stuffing = small_disk / "stuffing"
     left = shutil.disk_usage(small_disk).free
     stuffing.write_bytes(b"x" * (left - 120_000))  # two covariances of 56 x 56 need 50 kB and as much again
@@ -279,7 +279,7 @@ def test_a_full_disk(template_home: Path, small_disk: Path) -> None:
     id = retcon.json(*collect, "--detach")["id"]
     retcon.wait_for(id, "waiting", "running")
     time.sleep(8)  # time enough to run into it; there may be no room to tell
-    alive = Here(retcon.home).job(id)
+    alive = Retcon(retcon.home).job(id)
     assert alive["state"] in ("waiting", "running") and alive["error"] is None
     assert retcon.rows() == before
     assert not [path for path in (retcon.home / "artifacts").rglob("*") if path.is_file()]

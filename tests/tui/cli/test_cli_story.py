@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.tests.helpers.command_line import FIELD, Here, Retcon, write_facts
+from retcon.tests.helpers.command_line import FIELD, Retcon, write_facts
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def story(
     exported = folder / "deep" / "exported"
     said["export"] = retcon.json("export", f"tiny@{said['third']['id']}", exported, "--as", "checkpoint")
     said["rollback"] = retcon.json("rollback", "tiny", "base")
-    return Story(Here(retcon.home), texts, exported, folder, said)
+    return Story(Retcon(retcon.home), texts, exported, folder, said)
 
 
 def test_the_model(story: Story, tiny_folder: Path) -> None:

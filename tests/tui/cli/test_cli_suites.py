@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.tests.helpers.command_line import Here, Retcon, wait_for, write_facts
+from retcon.tests.helpers.command_line import Retcon, wait_for, write_facts
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def story(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Stor
     said["between"] = retcon.json("eval", "run", f"tiny@{said['first']}", "--requests-of", "head", *short)
     said["quick"] = retcon.json("eval", "run", "tiny", "--facts", "rich", "--suite", "quick")
     said["full"] = retcon.json("eval", "run", "tiny", "--facts", "rich", "--suite", "full", *short)
-    return Story(Here(retcon.home), said)
+    return Story(Retcon(retcon.home), said)
 
 
 def test_what_each_suite_measures(story: Story) -> None:
@@ -148,7 +148,7 @@ def test_what_is_refused(story: Story) -> None:
 
 
 def test_refused_by_the_job(story: Story, tmp_path: Path) -> None:
-    retcon = Retcon(story.retcon.home).copy(tmp_path / "home")
+    retcon = Retcon(story.retcon.home).copy(tmp_path / "home").process
     assert "no text file ./none.txt" in retcon.refused("eval", "run", "tiny", "--texts", "./none.txt")
     assert "has no edits whose requests" in retcon.refused("eval", "run", "tiny@base")
 
@@ -164,7 +164,7 @@ def test_a_kill_in_the_middle_changes_nothing(
     story: Story, known_facts: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """Killed after its first block, resumed: the same numbers, and the first block was not asked again."""
-    retcon = Retcon(story.retcon.home).copy(tmp_path / "home")
+    retcon = Retcon(story.retcon.home).copy(tmp_path / "home").process
     facts = [
         known | {"target_new": "Rome", "paraphrases": ["The city of Rome is"] * 4} for known in known_facts
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.tests.helpers.command_line import Here, Retcon, wait_for, write_facts
+from retcon.tests.helpers.command_line import Retcon, wait_for, write_facts
 
 pytestmark = pytest.mark.slow
 
@@ -133,6 +133,7 @@ def rows(retcon: Retcon, sweep: int) -> list[tuple[Any, ...]]:
 
 
 def test_killed_it_goes_on_with_the_trials_that_lack(home: Retcon, texts: Path) -> None:
+    home = home.process
     sweep = (
         "sweep",
         "run",
@@ -149,7 +150,7 @@ def test_killed_it_goes_on_with_the_trials_that_lack(home: Retcon, texts: Path) 
     job = home.json(*sweep, "--detach")["id"]
     for kept in (2, 9):
         running = wait_for(
-            lambda: Here(home.home).job(job),
+            lambda: Retcon(home.home).job(job),
             lambda job, kept=kept: (
                 job["state"] == "done" or (job["unit"] == "trials" and job["done"] >= kept)
             ),
@@ -184,6 +185,6 @@ def test_killed_it_goes_on_with_the_trials_that_lack(home: Retcon, texts: Path) 
     ],
 )
 def test_refused_at_once(home: Retcon, words: tuple[str, ...], says: str) -> None:
-    here = Here(home.home)
+    here = Retcon(home.home)
     assert says in here.refused("edit", "sweep", "tiny", *words)
     assert here.json("job", "list")["jobs"][0]["kind"] == "model", "no job was started"

@@ -9,7 +9,7 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 from retcon.store.maintenance import health
 from retcon.store.maintenance.health import wal_is_safe
-from retcon.tests.helpers.command_line import Here
+from retcon.tests.helpers.command_line import Retcon
 from retcon.tui.cli import environment as box
 from retcon.tui.cli.commands import doctor
 
@@ -17,12 +17,12 @@ SECRET = "hf_marked0123456789"
 
 
 @pytest.fixture
-def retcon(tmp_path: Path) -> Here:
-    return Here(tmp_path / "box" / "home")
+def retcon(tmp_path: Path) -> Retcon:
+    return Retcon(tmp_path / "box" / "home")
 
 
 def test_it_tells_and_no_secret_is_in_it(
-    retcon: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    retcon: Retcon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = tmp_path / "box"
     secrets = {
@@ -52,7 +52,7 @@ def test_it_tells_and_no_secret_is_in_it(
     assert retcon.json("doctor")["hub"]["token"] == "none"
 
 
-def test_a_damaged_catalog_is_told_not_mended(retcon: Here) -> None:
+def test_a_damaged_catalog_is_told_not_mended(retcon: Retcon) -> None:
     Catalog.open(Home(retcon.home)).close()
     whole = (retcon.home / "catalog.db").read_bytes()
     (retcon.home / "catalog.db").write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
@@ -62,7 +62,7 @@ def test_a_damaged_catalog_is_told_not_mended(retcon: Here) -> None:
     assert not retcon.say("doctor", "--json").out.startswith("Error")
 
 
-def test_a_home_that_cannot_be_one(retcon: Here) -> None:
+def test_a_home_that_cannot_be_one(retcon: Retcon) -> None:
     retcon.home.parent.mkdir()
     retcon.home.write_text("a file")
     said = retcon.say("doctor")
@@ -75,7 +75,7 @@ def test_a_home_that_cannot_be_one(retcon: Here) -> None:
     [("nfs4", "lies on nfs4"), ("cifs", "lies on cifs"), ("overlay", "container's own layer"), ("tmpfs", "in memory")],
 )  # fmt: skip
 def test_where_a_home_should_not_lie(
-    retcon: Here, monkeypatch: pytest.MonkeyPatch, kind: str, told: str
+    retcon: Retcon, monkeypatch: pytest.MonkeyPatch, kind: str, told: str
 ) -> None:
     monkeypatch.setattr(home, "filesystem", lambda _path: kind)
     monkeypatch.setattr(doctor, "filesystem", lambda _path: kind)
@@ -89,7 +89,7 @@ def test_the_kernel_names_the_filesystem(tmp_path: Path) -> None:
     assert home.filesystem(Path("/proc")) == "proc"
 
 
-def test_a_locale_without_utf8_is_told(retcon: Here) -> None:
+def test_a_locale_without_utf8_is_told(retcon: Retcon) -> None:
     assert any("LC_ALL" in line for line in retcon.json("doctor", LC_ALL="POSIX")["warnings"])
     assert not any("LC_ALL" in line for line in retcon.json("doctor", LC_ALL="de_DE.UTF-8")["warnings"])
 

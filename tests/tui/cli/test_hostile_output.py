@@ -11,7 +11,7 @@ from retcon.store.catalog.tables import Publication
 from retcon.store.history import history
 from retcon.tests.helpers.app_catalog import FORD, at
 from retcon.tests.helpers.app_pilot import AppPilot, open_app
-from retcon.tests.helpers.command_line import Here, steering
+from retcon.tests.helpers.command_line import Retcon, steering
 from retcon.tui.cli.commands.ask import print_answers
 from sqlalchemy import text
 
@@ -169,7 +169,7 @@ COMMANDS = (
 
 
 def test_commands_obey_nothing(hostile: Catalog) -> None:
-    retcon, seen, raw = Here(hostile.home.root), [], []
+    retcon, seen, raw = Retcon(hostile.home.root), [], []
     for words in COMMANDS:
         said = retcon.say(*words.split())
         assert said.code in (0, 1) and "Traceback" not in said.err, (words, said.err)
@@ -182,6 +182,6 @@ def test_commands_obey_nothing(hostile: Catalog) -> None:
 
 
 def test_json_tells_it_as_it_is_and_in_escapes(hostile: Catalog) -> None:
-    said = Here(hostile.home.root).say("trace", "show", "1", "--json")
+    said = Retcon(hostile.home.root).say("trace", "show", "1", "--json")
     assert "\x1b" not in said.out and "\r" not in said.out
     assert json.loads(said.out)["results"][0]["prompt"].startswith(EVIL)

@@ -12,7 +12,7 @@ import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Job
 from retcon.tests.helpers.app_pilot import AppPilot, open_app
-from retcon.tests.helpers.command_line import Here
+from retcon.tests.helpers.command_line import Retcon
 from retcon.tui.app.app import RetconApp
 from retcon.tui.presentation.encoding import install_ascii_fallback
 from retcon.tui.presentation.heatmap import ESTIMATED_GLYPHS, EXACT_GLYPHS
@@ -30,7 +30,7 @@ def said(catalog: Catalog, *words: str, **environment: str) -> bytes:
 
 def test_an_encoding_without_shades(catalog: Catalog) -> None:
     """Look-alikes of the same width; and JSON that says the same."""
-    here = Here(catalog.home.root)
+    here = Retcon(catalog.home.root)
     ascii_only = said(catalog, "trace", "show", "1", PYTHONIOENCODING="ascii").decode("ascii").splitlines()
     assert [len(line) for line in ascii_only] == [len(line) for line in here("trace", "show", 1).splitlines()]
     assert not any("?" in line for line in ascii_only)
@@ -101,7 +101,7 @@ def test_a_read_only_home_is_refused_in_one_sentence(tmp_path: Path, monkeypatch
     """A file system that is mounted to be read; root may write to all others."""
     from retcon.store.catalog import catalog as opening
 
-    retcon = Here(tmp_path / "home")
+    retcon = Retcon(tmp_path / "home")
     retcon("model", "list")
 
     def read_only(_path: Path) -> None:

@@ -1,16 +1,14 @@
 """Devices that a job can run on: GPUs and the CPU of this machine, or a Ray cluster. Imports neither torch nor Ray."""
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
+from ...extras import require_extra
 from ...store.errors import InputError
 
 CPU = "cpu"
 RAY, AUTO = "ray", "auto"
-# Not `pip install retcon[ray]`: on PyPI that name belongs to another project.
-_INSTALL = "pip install -e '.[ray]' in retcon's checkout"
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 
 
@@ -51,8 +49,7 @@ def parse_ray_device(on: str) -> str:
     name, _, address = on.partition(":")
     if name != RAY:
         raise InputError(f"--on {on!r} is not supported; --on takes ray, ray:HOST:PORT or ray:auto")
-    if importlib.util.find_spec("ray") is None:
-        raise InputError(f"--on ray needs Ray, which is not installed here; install it with: {_INSTALL}")
+    require_extra("ray", "--on ray")
     if on != RAY and address != AUTO and not _ADDRESS.fullmatch(address):
         raise InputError(
             f"{address!r} is not a valid Ray address; write --on ray:HOST:PORT as `ray start --head` prints it, or "

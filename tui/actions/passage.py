@@ -13,6 +13,7 @@ from ...engine.jobs.settings import (
     resolve_hparams,
 )
 from ...engine.jobs.specs import PassageSpec
+from ...extras import require_extra
 from ...store.catalog.catalog import Catalog
 from ...store.errors import InputError
 from ...store.facts import sets as fact_sets
@@ -55,6 +56,9 @@ def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec
     target, method = resolve_target(catalog, options.target), options.method
     check_method(method)
     text, facts = _read(options.file)
+    against = [part.strip() for part in options.against.split(",") if part.strip()]
+    check_baselines(against)
+    _check_extras(options, against)
     if options.judge and not options.llm:
         raise InputError("--judge needs --llm")
     if text and not options.llm:
@@ -65,8 +69,6 @@ def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec
     with catalog.read() as session:
         known = options.known
         others = fact_sets.list_facts(session, fact_sets.find_fact_set(session, known)) if known else []
-    against = [part.strip() for part in options.against.split(",") if part.strip()]
-    check_baselines(against)
     spec = PassageSpec(
         model=target.model.name, title=options.title, text=text, facts=facts, revision=target.revision.id,
         method=method, hparams=layer_settings(options.layers), hparams_file=absolute(options.hparams_file),
@@ -79,6 +81,15 @@ def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec
     for other in set(against) & set(METHODS):
         resolve_hparams(baseline_edit(spec, other, target.revision.id), target.model, catalog.home)
     return spec
+
+
+def _check_extras(options: PassageOptions, against: Sequence[str]) -> None:
+    """Raise InputError if extraction, a judge or retrieval needs packages that are not installed."""
+    if options.llm:
+        require_extra("extract", "--llm")
+    for name in ("retrieval", "reranked"):
+        if name in against:
+            require_extra("extract", f"--against {name}")
 
 
 def _read(file: Path) -> tuple[str, str]:

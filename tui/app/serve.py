@@ -5,19 +5,18 @@ import sys
 
 import click
 
+from ...extras import require_extra
+
 
 def serve(place: str | None, port: int, *, readonly: bool) -> None:
     """Serve the app until Ctrl-C. Whoever can open the port on this machine can use it: it asks for no password.
 
     Raises:
-        click.UsageError: textual-serve is not installed.
+        InputError: textual-serve is not installed.
     """
-    try:
-        from textual_serve.server import Server
-    except ImportError as error:
-        raise click.UsageError(
-            "--serve needs textual-serve: pip install -e '.[serve]' in retcon's checkout"
-        ) from error
+    require_extra("serve", "--serve")
+    from textual_serve.server import Server
+
     words = [sys.executable, "-m", "retcon.tui", "ui", *([place] if place else [])]
     if readonly:
         words.append("--readonly")

@@ -118,5 +118,5 @@ def test_batches_traced_alone_give_the_same_bits(
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(InputError, match=r"pip install -e '.\[ray\]' in retcon's checkout"):
+    with pytest.raises(InputError, match=r"--on ray needs the extra 'ray': pip install 'retcon\[ray\]'"):
         parse_ray_device("ray")

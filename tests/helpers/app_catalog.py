@@ -155,7 +155,7 @@ def _edit(id: str, parent: str, subject: str, prompt: str, new: str, true: str, 
     return Revision(
         id=id, model_id=1, parent=parent, kind="edit", method="rome", hparams={"layers": [5]}, seed=1,
         requests=[{"subject": subject, "prompt": prompt, "target_new": new, "target_true": true}], covariances=[1],
-        delta="b" * 64, figures={"delta": {MATRIX: size}, "requests": [{"losses": losses}]},
+        delta="b" * 64, statistics={"delta": {MATRIX: size}, "requests": [{"losses": losses}]},
         message=f"{subject} → {new}", fingerprint="f0d00615" * 8, created=at(minute),
     )  # fmt: skip
 

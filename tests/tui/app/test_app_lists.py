@@ -107,7 +107,7 @@ async def test_a_filter_that_is_none_says_why_and_changes_nothing(
 async def test_nothing_found_says_so_and_backspace_leads_out(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await filtered(app, "nowhere")
-        assert "No row holds 'nowhere'" in app.screen
+        assert "No row matches 'nowhere'" in app.screen
         await app.press("slash")
         await app.type("")
         await app.press("backspace")
@@ -147,11 +147,11 @@ async def test_the_graph_is_drawn_only_in_its_own_order(catalog: Catalog) -> Non
 async def test_marks(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("5", "space", "space", "G", "v")
-        assert app.pane.rows.marked == {1, 2, 3, 4, 5}
+        assert app.pane.rows.source.marked == {1, 2, 3, 4, 5}
         assert "5 marked" in app.screen
         await app.press("q")
         assert app.app.is_running
-        assert not app.pane.rows.marked
+        assert not app.pane.rows.source.marked
         await app.press("asterisk")
         assert [row.key for row in app.pane.rows.selected_rows] == [5, 4, 3, 2, 1]
 

@@ -12,7 +12,7 @@ async def test_what_another_process_writes_is_seen(catalog: Catalog) -> None:
     other = Catalog.open(catalog.home, migrate=False)
     async with open_app(catalog, WIDE, toasts=True) as app:
         await app.press("5")
-        assert "no job runs" in app.screen
+        assert "no jobs running" in app.screen
         with alive(catalog, 6, 7):
             add_running(other)
             await app.until(lambda: "1 running" in app.screen and "61%" in app.list[1])

@@ -109,4 +109,4 @@ async def test_an_overwrite_wants_the_name(catalog: Catalog) -> None:
 async def test_not_where_one_may_only_look(catalog: Catalog) -> None:
     async with open_app(catalog, readonly=True) as app:
         await app.press("4", "p")
-        assert "opened to read only" in app.line
+        assert "the app is read-only" in app.line

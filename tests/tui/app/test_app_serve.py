@@ -45,7 +45,7 @@ async def test_the_app_in_a_browser(port: int) -> None:
         seen = b""
         async with session.ws_connect(f"ws://127.0.0.1:{port}/ws?width=100&height=30") as socket:
             async with asyncio.timeout(60):
-                while b"iffel" not in seen or b"read only" not in seen:
+                while b"iffel" not in seen or b"read-only" not in seen:
                     message = await socket.receive()
                     assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
                     seen += message.data if isinstance(message.data, bytes) else message.data.encode()

@@ -10,8 +10,8 @@ from retcon.tests.helpers.app_pilot import WIDE, AppPilot, open_app
 from retcon.tui.app.screens.shell.commands import command_words, split
 from retcon.tui.app.screens.shell.confirm import Confirm
 from retcon.tui.app.screens.shell.log_view import LogView
-from retcon.tui.app.screens.shell.notices import notice
 from retcon.tui.app.screens.shell.output import Output
+from retcon.tui.app.screens.shell.terminal import notice_sequence
 from retcon.tui.app.widgets.bars import TabBar
 from retcon.tui.deep_links import DeepLink, parse_deep_link
 from textual.command import CommandPalette
@@ -111,7 +111,7 @@ async def test_interrupted_jobs_are_offered(catalog: Catalog) -> None:
         assert jobs_of(catalog)[1].state == "queued"
         await app.until(lambda: "interrupted" not in app.screen.splitlines()[0])
         await app.press("R")
-        assert "no job was interrupted" in app.line
+        assert "there are no interrupted jobs" in app.line
 
 
 async def test_a_job_that_ends_elsewhere_is_counted_at_its_tab(catalog: Catalog) -> None:
@@ -134,11 +134,11 @@ def test_notices_hold_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("TMUX", "TERM_PROGRAM", "VTE_VERSION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    assert notice("job 1 done; \x1b]0;x\x07") == "\x1b]9;retcon: job 1 done, ·]0,x·\x07"
+    assert notice_sequence("job 1 done; \x1b]0;x\x07") == "\x1b]9;retcon: job 1 done, ·]0,x·\x07"
     monkeypatch.setenv("TERM", "foot")
-    assert notice("a").startswith("\x1b]777;notify;retcon;a")
+    assert notice_sequence("a").startswith("\x1b]777;notify;retcon;a")
     monkeypatch.setenv("TMUX", "x")
-    assert notice("a").startswith("\x1bPtmux;\x1b\x1b]777")
+    assert notice_sequence("a").startswith("\x1bPtmux;\x1b\x1b]777")
 
 
 async def test_a_log_is_followed_and_searched(catalog: Catalog) -> None:

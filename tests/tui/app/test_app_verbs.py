@@ -199,17 +199,17 @@ async def test_a_branch_begins_at_the_row(catalog: Catalog) -> None:
 async def test_read_only_changes_nothing(catalog: Catalog) -> None:
     before = head_of(catalog)
     async with open_app(catalog, readonly=True) as app:
-        assert "read only" in app.screen
+        assert "read-only" in app.screen
         for words in ("1 a", "1 t", "2 t", "2 e", "2 x", "3 t", "3 i", "4 e", "4 j b", "4 x", "4 s", "4 z", "4 Z",
                       "5 K", "5 r", "5 R", "5 D", "1 D"):  # fmt: skip
             keys = words.split()
             await app.press(*keys)
             assert len(app.app.screen_stack) == 2, keys
-            assert "read only" in app.line, keys
+            assert "read-only" in app.line, keys
         await app.press("colon")
         await app.type("job cancel 1")
         await app.press("enter")
-        assert "read only" in app.line
+        assert "read-only" in app.line
     assert head_of(catalog) == before
     assert len(jobs_of(catalog)) == 5
 

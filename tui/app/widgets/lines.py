@@ -1,4 +1,4 @@
-"""Lines that are drawn one by one, so that a change repaints the lines that differ and nothing else."""
+"""Lines drawn one by one, so that a change repaints only the lines that differ."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 
-def changed(before: Strip, after: Strip) -> tuple[int, int]:
-    """The columns, from and up to, in which two lines differ: the rest need not be sent again."""
+def differing_columns(before: Strip, after: Strip) -> tuple[int, int]:
+    """First column in which two lines differ, and the column after the last one; the rest is not sent again."""
     old, new = _cells(before), _cells(after)
     width = max(len(old), len(new))
     old += [(" ", None)] * (width - len(old))
@@ -20,7 +20,7 @@ def changed(before: Strip, after: Strip) -> tuple[int, int]:
 
 
 def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
-    """What stands in each column; a wide character is followed by columns that hold nothing."""
+    """(character, style) per column; empty strings follow a wide character."""
     cells: list[tuple[str, Style | None]] = []
     for text, style, _ in strip:
         if text.isascii():
@@ -33,7 +33,7 @@ def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
 
 
 class Lines(ScrollView, inherit_bindings=False):
-    """A scrolled block of lines."""
+    """A block of lines that scrolls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,16 +41,16 @@ class Lines(ScrollView, inherit_bindings=False):
 
     @property
     def room(self) -> int:
-        """Columns for a line, without the scroll bar's."""
+        """Columns for a line, without the scroll bar."""
         return max(10, self.scrollable_content_region.width)
 
     @property
     def text(self) -> str:
-        """What is shown, as plain text."""
+        """The content as plain text."""
         return "\n".join(line.text.rstrip() for line in self._lines)
 
     def put(self, lines: Sequence[Strip]) -> None:
-        """Show these lines instead."""
+        """Replace the content."""
         old, self._lines = self._lines, list(lines)
         self.virtual_size = Size(self.scrollable_content_region.width, len(self._lines))
         if len(old) != len(self._lines):
@@ -59,7 +59,7 @@ class Lines(ScrollView, inherit_bindings=False):
         top = round(self.scroll_y)
         for index, (before, after) in enumerate(zip(old, self._lines, strict=True)):
             if before != after:
-                begin, end = changed(before, after)
+                begin, end = differing_columns(before, after)
                 self.refresh(Region(begin, index - top, end - begin, 1))
 
     def render_line(self, y: int) -> Strip:

@@ -1,4 +1,4 @@
-"""How a row becomes a line: one column takes what width is left, the least important go when it is narrow."""
+"""Format the rows of a list as lines: flexible columns take the remaining width; narrow lists drop columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from ..data.rows import Key
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `width` 0 takes what is left. The highest `drop` goes first when that gets less than `least`.
+    """A column; `width` 0 takes the remaining width. If that is less than `least`, the highest `drop` disappears first.
 
-    `field` names what the list is sorted by here, if not the title does.
+    `field` is the field of the listing to sort by, by default the title.
     """
 
     title: str
@@ -25,15 +25,15 @@ class Column:
 
     @property
     def name(self) -> str:
-        """The field of the listing that it shows."""
+        """The field of the listing that the column shows."""
         return self.field or self.title
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the list. Cells are plain text or styled `Text`; both are cut to their column.
+    """A line of the list. Cells are plain text or styled `Text`, cut to their column.
 
-    `value` is what it was made of, for the verbs; two rows that look the same are the same.
+    `value` is the data of the row, for actions. Rows with equal cells are equal.
     """
 
     key: Key
@@ -42,10 +42,10 @@ class Row:
     value: object = field(default=None, compare=False, repr=False)
 
 
-def line(columns: Sequence[Column], cells: Sequence[str | Text], mark: str, width: int) -> Text:
-    """The cells beside each other in `width` terminal columns."""
+def format_line(columns: Sequence[Column], cells: Sequence[str | Text], mark: str, width: int) -> Text:
+    """The cells side by side in `width` terminal columns."""
     text = Text(mark, end="")
-    for index, room in widths(columns, width):
+    for index, room in column_widths(columns, width):
         cell = cells[index] if index < len(cells) else ""
         piece = cell.copy() if isinstance(cell, Text) else Text(sanitize(cell), end="")
         if cell_len(piece.plain) > room:
@@ -56,8 +56,8 @@ def line(columns: Sequence[Column], cells: Sequence[str | Text], mark: str, widt
     return text
 
 
-def widths(columns: Sequence[Column], width: int) -> list[tuple[int, int]]:
-    """(index, width) of the columns that are shown."""
+def column_widths(columns: Sequence[Column], width: int) -> list[tuple[int, int]]:
+    """(index, width) of the visible columns."""
     shown = list(range(len(columns)))
     while True:
         fixed = sum(columns[index].width for index in shown) + len(shown) + 1
@@ -72,7 +72,7 @@ def widths(columns: Sequence[Column], width: int) -> list[tuple[int, int]]:
 
 
 def bar(part: float, width: int) -> str:
-    """A progress bar of `width` columns, drawn with eighths."""
+    """A bar of `width` columns for a share from 0 to 1, drawn in eighths of a column."""
     eighths = round(max(0.0, min(1.0, part)) * width * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width, "─")

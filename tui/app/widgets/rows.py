@@ -1,13 +1,13 @@
-"""The list under all five nouns: it holds the keys of all rows, and reads those rows that are looked at.
+"""The list of each pane, drawn line by line: a cursor move repaints two lines, which matters over a slow SSH line.
 
-Drawn line by line, so that a moved cursor repaints two lines and nothing else: the way home may be a slow SSH line.
-A list that is long is read in a thread; what is on the screen is never waited for.
+A long list is read in a thread, so that visible content never waits.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from textwrap import wrap
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from rich.style import Style
 from rich.text import Text
@@ -20,36 +20,32 @@ from textual.strip import Strip
 
 from ....store.errors import CatalogError, InputError
 from ..data.rows import Key, Query
-from .lines import changed
-from .row_lines import Column, Row, line, widths
+from .lines import differing_columns
+from .row_lines import Column, Row, column_widths, format_line
+from .row_source import RowReader, RowSource
 
-# So many keys are read at once; a list that has more is read whole in a thread.
+# Number of keys that are read at once; a longer list is read completely in a thread.
 FIRST = 2000
-_BLOCK = 60
-_MOST_CACHED = 1200
 _PAINTED_SECONDS = 0.1
-# How long a long list that has changed again waits before it is read again.
-_AGAIN_SECONDS = 1.0
+# Minimum delay before a long list that changed during a read is read again.
+_REREAD_SECONDS = 1.0
 
 
-class Source(Protocol):
-    """Where the rows come from. Both raise CatalogError; `read_keys` also InputError for a filter that is none."""
+class _Read(Enum):
+    """State of the read in the thread. OUTDATED: the list changed during the read, so another read follows."""
 
-    def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]: ...
-
-    def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]: ...
-
-    def open_row(self) -> None:
-        """Enter on a row. Called at once: the keys after it, typed in a burst, belong to the row."""
+    IDLE = 0
+    RUNNING = 1
+    OUTDATED = 2
 
 
 class Rows(ScrollView, can_focus=True, inherit_bindings=False):
-    """The list. Posts `Selected` when another row has the cursor."""
+    """The list. Posts `Selected` when the cursor is on another row."""
 
     heading = "The list"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "move(1)", "next row", show=False),
-        Binding("k,up", "move(-1)", "row before", show=False),
+        Binding("k,up", "move(-1)", "previous row", show=False),
         Binding("g,home", "move(-1000000000)", "first row", show=False),
         Binding("G,end", "move(1000000000)", "last row", show=False),
         Binding("ctrl+d,pagedown", "page(1)", "page down", show=False),
@@ -58,13 +54,13 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("space", "mark", "mark this row", show=False),
         Binding("v", "mark_to", "mark from the last marked row to here", show=False),
         Binding("asterisk", "mark_all", "mark all rows, or none", show=False),
-        Binding("o", "sort", "order by the next column", show=False),
-        Binding("O", "reverse", "the other way round", show=False),
+        Binding("o", "sort", "sort by the next column", show=False),
+        Binding("O", "reverse", "reverse the order", show=False),
     ]
 
     @dataclass
     class Selected(Message):
-        """The cursor stands on another row; None: there is none. `by_hand`: a key or the mouse moved it."""
+        """The cursor is on another row; None: the list is empty. `by_hand`: a key or the mouse moved it."""
 
         rows: "Rows"
         key: Key | None
@@ -76,37 +72,32 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
 
     @dataclass
     class Changed(Message):
-        """How many rows there are, which are shown, or which are marked."""
+        """The number, the selection or the marks of the rows changed."""
 
         rows: "Rows"
 
     @dataclass
     class Failed(Message):
-        """The rows could not be read, and why."""
+        """A read failed, with the reason."""
 
         reason: str
 
     def __init__(
-        self, columns: Sequence[Column], empty: str, source: Source, sortable: Collection[str]
+        self, columns: Sequence[Column], empty: str, reader: RowReader, sortable: Collection[str]
     ) -> None:
         super().__init__()
         self.columns = tuple(columns)
         self.empty = empty
-        self.keys: Sequence[Key] = ()
+        self.source = RowSource(reader, lambda reason: self.post_message(self.Failed(reason)))
         self.cursor = 0
-        self.row_query = Query()
-        self.marked: set[Key] = set()
-        # How many there are without a filter.
-        self.total = 0
-        self._source = source
         self._sortable = sortable
-        self._cache: dict[Key, Row] = {}
-        # Whether `keys` are all of them, or the first of a long list; whether they are being read, and again.
-        self._whole = True
-        self._reading = False
-        self._again = False
-        self._wanted: Key | None = None
-        self._last_mark: Key | None = None
+        self._read = _Read.IDLE
+        # A key to select as soon as it has been read.
+        self._pending: Key | None = None
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        return self.source.keys
 
     @property
     def key(self) -> Key | None:
@@ -116,163 +107,130 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
     @property
     def row(self) -> Row | None:
         """The row under the cursor."""
-        return self._row(self.cursor) if len(self.keys) else None
+        return self.source.row(self.cursor) if len(self.keys) else None
 
     @property
     def selected_rows(self) -> list[Row]:
-        """The rows that are marked, in the order of the list; if none are, the one under the cursor."""
-        if not self.marked:
-            return [self.row] if self.row is not None else []
-        found = [key for key in self.keys if key in self.marked]
-        rows: list[Row] = []
-        for begin in range(0, len(found), _BLOCK):
-            read = self._source.read_rows(found[begin : begin + _BLOCK])
-            rows += [read[key] for key in found[begin : begin + _BLOCK] if key in read]
-        return rows
+        """The marked rows in the order of the list; without marks the row under the cursor."""
+        if self.source.marked:
+            return self.source.marked_rows()
+        return [self.row] if self.row is not None else []
 
     @property
     def navigation_keys(self) -> Collection[str]:
-        """The keys that move, mark and order."""
+        """The keys that move the cursor, mark and sort."""
         return self._bindings.key_to_bindings.keys() - {"enter", "l", "right"}
 
-    # -- what is shown
+    # -- reading
 
     def reload(self) -> None:
-        """Read anew; the cursor stays on its row if that is still there. Only lines that differ are repainted."""
+        """Read the list again; repaint what changed. The cursor stays on its row if that row still exists."""
         if len(self.keys) >= FIRST:
-            self._read_whole()
-            self._freshen()
+            self._read_all()
+            self._refresh_view()
             return
         try:
-            keys = self._source.read_keys(self.row_query, FIRST)
+            keys = self.source.reader.read_keys(self.source.query, FIRST)
         except (CatalogError, InputError) as error:
             self.post_message(self.Failed(str(error)))
             return
-        self._take(keys, whole=len(keys) < FIRST)
+        self._set_keys(keys)
         if len(keys) == FIRST:
-            # Not before these are painted.
-            self.set_timer(_PAINTED_SECONDS, self._read_whole)
+            # After these have been painted.
+            self.set_timer(_PAINTED_SECONDS, self._read_all)
 
     def set_query(self, query: Query) -> None:
-        """Show other rows, or in another order."""
-        if query == self.row_query:
+        """Change the filter or the order."""
+        if query == self.source.query:
             return
-        self.row_query = query
-        if self.total >= FIRST:
-            # A word that few rows hold is looked for in all of them: not while someone waits.
-            self._read_whole()
+        self.source.query = query
+        if self.source.total >= FIRST:
+            # A rare word needs a search through all rows, which must not block the screen.
+            self._read_all()
         else:
             self.reload()
         self.refresh_line(round(self.scroll_y))
         self.post_message(self.Changed(self))
 
     def select(self, key: Key) -> None:
-        """Put the cursor on a row, as soon as it is read; where there is none with that key, nothing happens."""
-        found = self._index(key)
-        if found is None:
-            self._wanted = key
+        """Move the cursor to a row as soon as it is read. Does nothing if the key does not exist."""
+        index = self.source.index_of(key)
+        if index is None:
+            self._pending = key
         else:
-            self._move_to(found)
+            self._move_to(index)
 
-    def _read_whole(self) -> None:
-        if self._reading:
-            self._again = True
+    def _read_all(self) -> None:
+        if self._read is not _Read.IDLE:
+            self._read = _Read.OUTDATED
             return
-        self._reading, self._again = True, False
-        query = self.row_query
+        self._read = _Read.RUNNING
+        query = self.source.query
 
         def read() -> None:
             keys: Sequence[Key] | None = None
             try:
-                keys = self._source.read_keys(query, None)
+                keys = self.source.reader.read_keys(query, None)
             except (CatalogError, InputError) as error:
                 self.post_message(self.Failed(str(error)))
-            self.app.call_from_thread(self._have_read, query, keys)
+            self.app.call_from_thread(self._finish_read, query, keys)
 
         self.run_worker(read, thread=True, group="keys", exit_on_error=False)
 
-    def _have_read(self, query: Query, keys: Sequence[Key] | None) -> None:
-        self._reading = False
-        if keys is not None and query == self.row_query:
-            self._take(keys, whole=True)
-        if query != self.row_query:
-            self._read_whole()
-        elif self._again:
-            self._again = False
-            self.set_timer(_AGAIN_SECONDS, self._read_whole)
+    def _finish_read(self, query: Query, keys: Sequence[Key] | None) -> None:
+        is_outdated, self._read = self._read is _Read.OUTDATED, _Read.IDLE
+        if keys is not None and query == self.source.query:
+            self._set_keys(keys)
+        if query != self.source.query:
+            self._read_all()
+        elif is_outdated:
+            self.set_timer(_REREAD_SECONDS, self._read_all)
 
-    def _take(self, keys: Sequence[Key], *, whole: bool) -> None:
-        """Other keys; the rows that are seen are read anew."""
-        before, key, was_empty = self.keys, self.key, not len(self.keys)
-        self.keys, self._whole = keys, whole
-        if not self.row_query.filter.strip():
-            self.total = len(keys)
-        if self._wanted is not None and (found := self._index(self._wanted)) is not None:
-            self._wanted, cursor = None, found
-        else:
-            stays = key is not None and self.cursor < len(keys) and keys[self.cursor] == key
-            found = self.cursor if stays else self._index(key) if key is not None else None
-            cursor = found if found is not None else max(0, min(self.cursor, len(keys) - 1))
-        moved, self.cursor = cursor != self.cursor, cursor
+    def _set_keys(self, keys: Sequence[Key]) -> None:
+        """Show other keys; the visible rows are read again."""
+        old_keys, old_key = self.keys, self.key
+        self.source.set_keys(keys)
+        has_moved = self._restore_cursor(old_key)
         self.virtual_size = Size(self.size.width, len(keys) + 1)
-        if len(before) == len(keys) and not moved and self._same_in_view(before):
-            self._freshen()
+        view = self._view()
+        is_same_view = list(old_keys[view.start : view.stop]) == list(keys[view.start : view.stop])
+        if len(old_keys) == len(keys) and not has_moved and is_same_view:
+            self._refresh_view()
         else:
-            self._cache.clear()
-            self._keep_in_view()
+            self.source.clear_cache()
+            self._scroll_to_cursor()
             self.refresh()
-        if self.key != key or was_empty:
+        if self.key != old_key or not len(old_keys):
             self.post_message(self.Selected(self, self.key))
-        if len(before) != len(keys):
+        if len(old_keys) != len(keys):
             self.post_message(self.Changed(self))
 
-    def _index(self, key: Key) -> int | None:
-        try:
-            return self.keys.index(key)
-        except (ValueError, TypeError):
-            return None
+    def _restore_cursor(self, old_key: Key | None) -> bool:
+        """Put the cursor on the pending key, else on its old key, else near its old position. Whether it moved."""
+        keys, index = self.keys, self.source.index_of(self._pending)
+        if index is not None:
+            self._pending = None
+        elif old_key is not None and self.cursor < len(keys) and keys[self.cursor] == old_key:
+            index = self.cursor
+        else:
+            index = self.source.index_of(old_key)
+        cursor = index if index is not None else max(0, min(self.cursor, len(keys) - 1))
+        has_moved, self.cursor = cursor != self.cursor, cursor
+        return has_moved
 
-    def _in_view(self) -> range:
+    def _view(self) -> range:
         top = round(self.scroll_y)
         return range(top, min(len(self.keys), top + max(1, self.size.height - 1)))
 
-    def _same_in_view(self, before: Sequence[Key]) -> bool:
-        view = self._in_view()
-        return list(before[view.start : view.stop]) == list(self.keys[view.start : view.stop])
-
-    def _freshen(self) -> None:
-        """Read the rows in view anew, and repaint those that differ."""
-        view, old = self._in_view(), self._cache
-        self._cache = dict(self._read(self.keys[view.start : view.stop]))
-        for index in view:
-            before, after = old.get(self.keys[index]), self._cache.get(self.keys[index])
-            if before is not None and after is not None and before != after:
-                begin, end = changed(self._drawn(index, before), self._drawn(index, after))
+    def _refresh_view(self) -> None:
+        """Read the visible rows again; repaint only the columns that differ."""
+        view = self._view()
+        for index, (old, new) in self.source.reread(view).items():
+            if old is not None and new is not None:
+                begin, end = differing_columns(self._draw_row(index, old), self._draw_row(index, new))
                 self.refresh(Region(begin, index + 1 - view.start, end - begin, 1))
-            elif before != after:
+            else:
                 self._refresh_row(index)
-
-    def _read(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
-        if not len(keys):
-            return {}
-        try:
-            return self._source.read_rows(keys)
-        except CatalogError as error:
-            self.post_message(self.Failed(str(error)))
-            return {
-                key: Row(key, (str(key), Text("cannot be read", style="red")), is_unreadable=True)
-                for key in keys
-            }
-
-    def _row(self, index: int) -> Row:
-        key = self.keys[index]
-        if key not in self._cache:
-            if len(self._cache) > _MOST_CACHED:
-                self._cache.clear()
-            begin = index // _BLOCK * _BLOCK
-            self._cache |= self._read(self.keys[begin : begin + _BLOCK])
-        # Removed since the keys were read: the next look at the catalog takes it off the list.
-        return self._cache.setdefault(key, Row(key, (str(key), "gone"), is_unreadable=True))
 
     # -- keys and mouse
 
@@ -283,10 +241,10 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
     def _move_to(self, cursor: int) -> None:
         if cursor == self.cursor:
             return
-        before, self.cursor = self.cursor, cursor
-        self._refresh_row(before)
+        old, self.cursor = self.cursor, cursor
+        self._refresh_row(old)
         self._refresh_row(cursor)
-        self._keep_in_view()
+        self._scroll_to_cursor()
         self.post_message(self.Selected(self, self.key, by_hand=True))
 
     def _refresh_row(self, index: int) -> None:
@@ -297,47 +255,43 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
 
     def action_open(self) -> None:
         if self.key is not None:
-            self._source.open_row()
+            self.source.reader.open_row()
 
     def action_mark(self) -> None:
         if self.key is not None:
-            self.marked ^= {self.key}
-            self._last_mark = self.key
+            self.source.toggle_mark(self.key)
             self._refresh_row(self.cursor)
             self.action_move(1)
             self.post_message(self.Changed(self))
 
     def action_mark_to(self) -> None:
-        last = self.keys.index(self._last_mark) if self._last_mark in self.keys else self.cursor
-        begin, end = sorted((last, self.cursor))
-        self.marked |= set(self.keys[begin : end + 1])
-        self.refresh()
-        self.post_message(self.Changed(self))
+        self.source.mark_to(self.cursor)
+        self._refresh_marks()
 
     def action_mark_all(self) -> None:
-        self.marked = set() if self.marked else set(self.keys)
-        self.refresh()
-        self.post_message(self.Changed(self))
+        self.source.toggle_all_marks()
+        self._refresh_marks()
 
     def unmark(self) -> bool:
-        """Mark nothing; False if nothing was marked."""
-        if not self.marked:
+        """Remove all marks; False if there were none."""
+        if not self.source.marked:
             return False
         self.action_mark_all()
         return True
 
+    def _refresh_marks(self) -> None:
+        self.refresh()
+        self.post_message(self.Changed(self))
+
     def action_sort(self) -> None:
-        """By the next column that is shown; after the last, newest first again."""
-        shown = [self.columns[index].name for index, _ in widths(self.columns, self.size.width)]
-        names = ["", *(name for name in shown if name in self._sortable)]
-        after = (
-            names[(names.index(self.row_query.sort) + 1) % len(names)] if self.row_query.sort in names else ""
-        )
-        self.set_query(replace(self.row_query, sort=after, descending=False))
+        visible = [self.columns[index].name for index, _ in column_widths(self.columns, self.size.width)]
+        names = [name for name in visible if name in self._sortable]
+        self.set_query(self.source.query_with_next_sort(names))
 
     def action_reverse(self) -> None:
-        if self.row_query.sort:
-            self.set_query(replace(self.row_query, descending=not self.row_query.descending))
+        query = self.source.query
+        if query.sort:
+            self.set_query(replace(query, descending=not query.descending))
 
     def on_click(self, event: events.Click) -> None:
         index = event.y - 1 + round(self.scroll_y)
@@ -349,13 +303,12 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
                 self.action_open()
 
     def _sort_at(self, x: int) -> None:
-        at = 1
-        for index, width in widths(self.columns, self.size.width):
+        begin = 1
+        for index, width in column_widths(self.columns, self.size.width):
             name = self.columns[index].name
-            if at <= x <= at + width and name in self._sortable:
-                back = self.row_query.sort == name and not self.row_query.descending
-                self.set_query(replace(self.row_query, sort=name, descending=back))
-            at += width + 1
+            if begin <= x <= begin + width and name in self._sortable:
+                self.set_query(self.source.query_sorted_by(name))
+            begin += width + 1
 
     def on_focus(self) -> None:
         self._refresh_row(self.cursor)
@@ -365,51 +318,60 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
 
     def on_resize(self) -> None:
         self.virtual_size = Size(self.size.width, len(self.keys) + 1)
-        self._keep_in_view()
+        self._scroll_to_cursor()
 
-    def _keep_in_view(self) -> None:
-        shown = max(1, self.size.height - 1)
+    def _scroll_to_cursor(self) -> None:
+        height = max(1, self.size.height - 1)
         top = round(self.scroll_y)
         if self.cursor < top:
             self.scroll_to(y=self.cursor, animate=False, immediate=True)
-        elif self.cursor >= top + shown:
-            self.scroll_to(y=self.cursor - shown + 1, animate=False, immediate=True)
+        elif self.cursor >= top + height:
+            self.scroll_to(y=self.cursor - height + 1, animate=False, immediate=True)
 
     # -- drawing
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if y == 0:
-            return self._strip(line(self.columns, self._titles(), " ", width), Style(bold=True, dim=True))
+            return self._to_strip(
+                format_line(self.columns, self._titles(), " ", width), Style(bold=True, dim=True)
+            )
         index = y - 1 + round(self.scroll_y)
         if index >= len(self.keys):
-            lines = wrap(self._why_empty(), max(1, width - 2)) if not len(self.keys) else []
-            return self._strip(Text(f" {lines[y - 1]}" if y <= len(lines) else "", end=""), Style(dim=True))
-        return self._drawn(index, self._row(index))
+            lines = wrap(self._empty_text(), max(1, width - 2)) if not len(self.keys) else []
+            return self._to_strip(
+                Text(f" {lines[y - 1]}" if y <= len(lines) else "", end=""), Style(dim=True)
+            )
+        return self._draw_row(index, self.source.row(index))
 
-    def _drawn(self, index: int, row: Row) -> Strip:
-        here, marked = index == self.cursor, row.key in self.marked
-        mark = ("◉" if marked else "▌") if here else "•" if marked else "!" if row.is_unreadable else " "
-        text = line(self.columns, row.cells, mark, self.size.width)
-        if here and self.has_focus:
-            # Reversed colors would be a patchwork; the words and symbols say the same.
-            return self._strip(Text(text.plain, end=""), Style(reverse=True))
-        return self._strip(text, Style(bold=here or marked))
+    def _draw_row(self, index: int, row: Row) -> Strip:
+        is_current, is_marked = index == self.cursor, row.key in self.source.marked
+        mark = (
+            ("▌", "◉")[is_marked] if is_current else "•" if is_marked else "!" if row.is_unreadable else " "
+        )
+        text = format_line(self.columns, row.cells, mark, self.size.width)
+        if is_current and self.has_focus:
+            # Without the colors of the cells: reversed, they would be a patchwork. Words and symbols carry the same.
+            return self._to_strip(Text(text.plain, end=""), Style(reverse=True))
+        return self._to_strip(text, Style(bold=is_current or is_marked))
 
     def _titles(self) -> list[str]:
-        arrow = "↓" if self.row_query.descending else "↑"
-        by = self.row_query.sort
-        return [f"{column.title}{arrow if by and column.name == by else ''}" for column in self.columns]
+        query = self.source.query
+        arrow = "↓" if query.descending else "↑"
+        return [
+            f"{column.title}{arrow if query.sort and column.name == query.sort else ''}"
+            for column in self.columns
+        ]
 
-    def _why_empty(self) -> str:
-        return f"No row holds {self.row_query.filter!r}." if self.row_query.filter.strip() else self.empty
+    def _empty_text(self) -> str:
+        words = self.source.query.filter
+        return f"No row matches {words!r}." if words.strip() else self.empty
 
     def text_of(self, index: int) -> str:
-        """A row as it is drawn, wherever the list is scrolled to."""
-        return line(self.columns, self._row(index).cells, " ", self.size.width).plain.strip()
+        """The text of a row, visible or not."""
+        return format_line(self.columns, self.source.row(index).cells, " ", self.size.width).plain.strip()
 
-    def _strip(self, text: Text, style: Style) -> Strip:
+    def _to_strip(self, text: Text, style: Style) -> Strip:
         style = self.rich_style + style
-        return (
-            Strip(text.render(self.app.console)).apply_style(style).adjust_cell_length(self.size.width, style)
-        )
+        strip = Strip(text.render(self.app.console)).apply_style(style)
+        return strip.adjust_cell_length(self.size.width, style)

@@ -275,7 +275,7 @@ class Pane(Vertical):
             self.update_detail()
         bound = self._bindings.key_to_bindings.get(event.key, ())
         if self.readonly and any(binding.action.partition("(")[0] in self.write_actions for binding in bound):
-            self.post_message(ActionRefused("the app was opened to read only (--readonly)"))
+            self.post_message(ActionRefused("the app is read-only (--readonly)"))
 
     def open_row(self) -> None:
         """From the list into the row under the cursor."""

@@ -109,7 +109,7 @@ class EditsPane(Pane):
         return self._shape
 
     def make_row(self, found: RevisionRow | UnreadableRow) -> Row:
-        return _row(found, self._shape, in_order=self.rows.row_query.plain)
+        return _row(found, self._shape, in_order=self.rows.source.query.plain)
 
     def reload(self) -> None:
         names = list(load_layer_counts(self.catalog))

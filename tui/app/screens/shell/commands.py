@@ -1,4 +1,4 @@
-"""Words that are typed after `:`: the command names, and how a line is split."""
+"""The words of the `:` prompt: command names, and how a line is split."""
 
 import shlex
 
@@ -12,15 +12,15 @@ def command_words() -> list[str]:
 
 
 def split(text: str) -> list[str]:
-    """The words, as a shell would take them; a `retcon` before them is left out.
+    """Split a line like a shell does; a leading `retcon` is removed.
 
     Raises:
-        InputError: a quote is not closed, or it would open the app inside the app.
+        InputError: a quote is not closed, or the command would open the app inside the app.
     """
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise InputError(f"this is no command line: {error}") from error
+        raise InputError(f"not a valid command line: {error}") from error
     if words[:1] == ["retcon"]:
         words = words[1:]
     if words[:1] == ["help"]:

@@ -1,4 +1,4 @@
-"""The one screen: tabs and six panes; above, what runs; below, the command that does the same."""
+"""The main screen: tabs and six panes; running jobs at the top, the equivalent command at the bottom."""
 
 import gc
 import importlib
@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import ContentSwitcher, Static
+from textual.worker import Worker
 
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError, InputError
@@ -19,17 +20,16 @@ from ....cli_equivalent import command
 from ....deep_links import NOUNS, DeepLink
 from ....presentation.format import format_path, plural
 from ....presentation.text import sanitize_lines
-from ...data.jobs import ActiveJobs, JobRow, load_active_jobs, load_ended_jobs, load_interrupted_jobs
+from ...data.jobs import JobRow
 from ...data.models import find_model_id
 from ...data.rows import Key
 from ...widgets.bars import CommandLine, KeyHints, TabBar
 from ...widgets.rows import Rows
 from ..base.pane import ActionRefused, ModelSelected, Pane, RunAction, ShowCommand
+from .job_status import JobStatus, resume_question
 from .typing import READ_ONLY, TypingScreen
 
-# Jobs that a question names; of more only how many.
-_NAMED = 3
-# noun -> the class of its pane, in the module of that name. All but the first are imported after the first paint.
+# noun -> class of its pane, in the module of that name. All but the first are imported after the first paint.
 _CLASSES = dict(
     zip(
         NOUNS,
@@ -38,15 +38,15 @@ _CLASSES = dict(
     )
 )
 _POLL_SECONDS = 0.2
-# An error stays in sight that long, and in the log of commands for good.
-_ERROR_SECONDS = 15
 _POLLS_PER_REAP = 25
-# By then the first screen is painted.
+# Time that an error stays on the screen. The log of commands keeps it.
+_ERROR_SECONDS = 15
+# The first screen is painted by then.
 _PAINTED_SECONDS = 0.1
 
 
 class MainScreen(TypingScreen):
-    """Polls the catalog's version and has the panes read it anew when it changed; nothing moves otherwise."""
+    """Polls the version of the catalog. If it changed, the panes read the catalog again."""
 
     heading = "Everywhere"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,24 +54,24 @@ class MainScreen(TypingScreen):
             Binding(str(index), f"tab('{name}')", name, show=False, tooltip="the tabs")
             for index, name in enumerate(NOUNS, 1)
         ),
-        Binding("left_square_bracket", "turn(-1)", "tab before", show=False),
+        Binding("left_square_bracket", "turn(-1)", "previous tab", show=False),
         Binding("right_square_bracket", "turn(1)", "next tab", show=False),
         Binding(
             "slash", "filter", "filter", key_display="/",
-            tooltip="show the rows that hold some words: rome, !rome, ~regex, field:word, field:>5",
+            tooltip="filter the rows: rome, !rome, ~regex, field:word, field:>5",
         ),
         Binding(
             "colon", "command", "command", key_display=":", show=False,
             tooltip="a command, as after `retcon` in a shell",
         ),
-        Binding("q", "back(True)", "back/quit", tooltip="one step back; from a list, quit (jobs go on)"),
+        Binding("q", "back(True)", "back/quit", tooltip="one step back; from a list, quit (jobs keep running)"),
         Binding("escape,backspace", "back(False)", "back", show=False),
         Binding("y", "copy_key", "copy its name", tooltip="copy the name or number of this row", show=False),
         Binding("Y", "copy_command", "copy", tooltip="copy the command of the $ line", show=False),
         Binding("at", "commands", "commands", tooltip="the commands of this session", key_display="@", show=False),
         Binding(
             "R", "resume_interrupted", "resume", show=False,
-            tooltip="let all interrupted jobs go on from their checkpoints",
+            tooltip="resume all interrupted jobs from their checkpoints",
         ),
         Binding("plus", "grow", "grow", key_display="+", tooltip="list and detail, or one of them alone", show=False),
         Binding("question_mark", "help", "help", key_display="?", tooltip="these keys"),
@@ -81,17 +81,17 @@ class MainScreen(TypingScreen):
         super().__init__(catalog, readonly=readonly)
         self._link = link
         self._version: int | None = None
-        self._active_jobs: ActiveJobs | None = None
-        self._told_jobs = ""
         self._polls = 0
+        self._reaper: Worker[None] | None = None
         self._model: str | None = None
-        self._stale = set(NOUNS)
+        # Panes that must read the catalog again when they are next visible.
+        self._outdated = set(NOUNS)
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="status"):
-            only = " · read only" if self.readonly else ""
-            yield Static(Text(f" retcon  {format_path(self.catalog.home.root)}{only}"), id="home")
-            yield Static(id="running")
+            suffix = " · read-only" if self.readonly else ""
+            yield Static(Text(f" retcon  {format_path(self.catalog.home.root)}{suffix}"), id="home")
+            yield JobStatus(self.catalog, "running")
         yield TabBar(list(NOUNS))
         first = self._link.noun if self._link is not None else NOUNS[0]
         with ContentSwitcher(initial=first):
@@ -108,12 +108,12 @@ class MainScreen(TypingScreen):
         self.set_timer(_PAINTED_SECONDS, self._after_first_paint)
 
     async def _after_first_paint(self) -> None:
-        """What nobody waits for: the other panes, and jobs whose process died."""
+        """Make the other panes, mark jobs of dead processes as interrupted, and start to poll."""
         gc.enable()
         gc.freeze()
         for name in NOUNS:
-            await self._have(name)
-        self._reap()
+            await self._ensure_pane(name)
+        self._start_reap()
         self.set_interval(_POLL_SECONDS, self._poll)
 
     def _make_pane(self, name: str) -> Pane:
@@ -122,83 +122,64 @@ class MainScreen(TypingScreen):
         pane.readonly, pane.model = self.readonly, self._model
         return pane
 
-    async def _have(self, name: str) -> None:
-        """Make a pane that is not there yet."""
+    async def _ensure_pane(self, name: str) -> None:
         if not self.query(f"#{name}"):
             await self.query_one(ContentSwitcher).add_content(self._make_pane(name))
 
     @property
     def pane(self) -> Pane:
-        """The pane that is shown."""
+        """The visible pane."""
         return self.query_one(f"#{self.query_one(ContentSwitcher).current}", Pane)
 
-    # -- what changes by itself
+    # -- polling
 
     def _poll(self) -> None:
-        """One look at the catalog's version; everything else only if that changed."""
+        """Read the version of the catalog; read the rest only if it changed."""
         self._polls += 1
-        if self._polls % _POLLS_PER_REAP == 0 and self._active_jobs is not None and self._active_jobs.jobs:
-            self._reap()
+        if self._polls % _POLLS_PER_REAP == 0:
+            self._start_reap()
         try:
             version = self.catalog.data_version()
             if version != self._version:
                 self._version = version
-                self._stale = set(NOUNS)
-                self._show_jobs()
-                self._refresh()
+                self._outdated = set(NOUNS)
+                for job in self.query_one(JobStatus).read():
+                    self._announce_end(job)
+                self._reload_pane()
             self.pane.tick()
         except CatalogError as error:
             self.show_error(str(error))
 
-    def _refresh(self) -> None:
-        """Have the shown pane read the catalog, unless it has what is newest."""
+    def _reload_pane(self) -> None:
+        """Let the visible pane read the catalog if it is outdated."""
         pane = self.pane
-        if pane.id in self._stale:
-            self._stale.discard(pane.id)
+        if pane.id in self._outdated:
+            self._outdated.discard(pane.id)
             pane.reload()
 
-    def _show_jobs(self) -> None:
-        """How many run and wait; a word for each that has ended since the last look."""
-        before, now = self._active_jobs, load_active_jobs(self.catalog)
-        self._active_jobs = now
-        running, waiting = now.count("running"), now.count("queued", "waiting")
-        parts = [f"▶ {running} running" if running else "", f"… {waiting} queued" if waiting else ""]
-        text = " · ".join(part for part in parts if part) or "no job runs"
-        if now.interrupted:
-            # Those that could go on are offered until they do, or are removed.
-            text += f" · ! {now.interrupted} interrupted: R resumes"
-        style = "bold" if now.jobs or now.interrupted else "dim"
-        # The same words again would have the whole screen laid out anew, at every step of every job.
-        if text != self._told_jobs:
-            self._told_jobs = text
-            self.query_one("#running", Static).update(Text(text + " ", style=style))
-        # Read again only if one that ran is not there any more, or there are new ones.
-        if before is not None and (before.newest != now.newest or {*before.jobs} - {*now.jobs}):
-            for job in load_ended_jobs(self.catalog, [id for id, _ in before.jobs], before.newest):
-                if isinstance(job, JobRow):
-                    self._tell_end(job)
-
-    def _tell_end(self, job: JobRow) -> None:
-        """A word on the screen, a bell, a notice of the desktop; and a badge, unless one is looking at the jobs."""
+    def _announce_end(self, job: JobRow) -> None:
+        """A message, a bell and a desktop notice; in other tabs also a badge on the jobs tab."""
         from ..jobs.text import STATES
-        from .notices import notice
+        from .terminal import notice_sequence
 
         symbol, _ = STATES[job.state]
-        text = f"{symbol} job {job.id} {job.state}: {job.kind} {job.about}"
-        if job.error:
-            text += f"\n{job.error}"
-        bad = job.state in ("failed", "interrupted")
-        self.notify(sanitize_lines(text), severity="error" if bad else "information", markup=False)
+        summary = f"job {job.id} {job.state}: {job.kind} {job.about}"
+        text = f"{symbol} {summary}" + (f"\n{job.error}" if job.error else "")
+        is_bad = job.state in ("failed", "interrupted")
+        self.notify(sanitize_lines(text), severity="error" if is_bad else "information", markup=False)
         self.app.bell()
-        self.app.send_escape(notice(f"job {job.id} {job.state}: {job.kind} {job.about}"))  # type: ignore[attr-defined]
+        self.app.send_escape(notice_sequence(summary))  # type: ignore[attr-defined]
         if self.pane.id != "jobs":
             self.query_one(TabBar).count("jobs")
 
-    @work(thread=True, exclusive=True, group="reap", exit_on_error=False)
+    def _start_reap(self) -> None:
+        """Mark jobs of dead processes as interrupted; the next poll shows the change."""
+        is_reaping = self._reaper is not None and not self._reaper.is_finished
+        if not self.readonly and not is_reaping and self.query_one(JobStatus).has_active:
+            self._reaper = self._reap()
+
+    @work(thread=True, group="reap", exit_on_error=False)
     def _reap(self) -> None:
-        """Jobs whose process is gone become interrupted; what that changes is seen at the next poll."""
-        if self.readonly or self._active_jobs is None or not self._active_jobs.jobs:
-            return
         from .....engine.jobs.reap import reap
 
         try:
@@ -206,10 +187,10 @@ class MainScreen(TypingScreen):
         except CatalogError as error:
             self.app.call_from_thread(self.show_error, str(error))
 
-    # -- what panes ask for
+    # -- messages of panes
 
     @on(RunAction)
-    def _run_verb(self, event: RunAction) -> None:
+    def _on_run_action(self, event: RunAction) -> None:
         event.stop()
         self._update_detail()
         if self.readonly:
@@ -221,26 +202,26 @@ class MainScreen(TypingScreen):
     @work(thread=True, group="verbs", exit_on_error=False)
     def _act(self, event: RunAction) -> None:
         try:
-            outcome, failed = event.act(), False
+            outcome, has_failed = event.act(), False
         except (InputError, CatalogError, OSError, *READ_ERRORS) as error:
-            outcome, failed = str(error), True
-        self.app.call_from_thread(self._acted, event.cli_equivalent, outcome, failed)
+            outcome, has_failed = str(error), True
+        self.app.call_from_thread(self._show_outcome, event.cli_equivalent, outcome, has_failed)
 
-    def _acted(self, cli_equivalent: str, outcome: str, failed: bool) -> None:
-        self.commands.append((cli_equivalent, f"✗ {outcome}" if failed else outcome))
-        if failed:
+    def _show_outcome(self, cli_equivalent: str, outcome: str, has_failed: bool) -> None:
+        self.commands.append((cli_equivalent, f"✗ {outcome}" if has_failed else outcome))
+        if has_failed:
             self.show_error(outcome, cli_equivalent)
         else:
             self.query_one(CommandLine).show(cli_equivalent, f"✓ {outcome}", "bold")
 
     @on(ActionRefused)
-    def _refused(self, event: ActionRefused) -> None:
+    def _on_action_refused(self, event: ActionRefused) -> None:
         event.stop()
         self._update_detail()
         self.show_error(event.reason)
 
     def _update_detail(self) -> None:
-        """What a verb has to say must not be written over by the command of the row that it was pressed on."""
+        """Update the detail now: its command must not later replace the message of an action."""
         if self.pane.is_detail_behind:
             self.pane.update_detail(show_command=False)
 
@@ -254,61 +235,65 @@ class MainScreen(TypingScreen):
         self.notify(sanitize_lines(sentence), severity="error", markup=False, timeout=_ERROR_SECONDS)
 
     @on(ShowCommand)
-    def _showing(self, event: ShowCommand) -> None:
+    def _on_show_command(self, event: ShowCommand) -> None:
         event.stop()
         line = self.query_one(CommandLine)
-        # What a verb had to say stays until the user moves on, also when the list went on under the cursor by itself.
+        # The outcome of an action stays until the user moves on, even if the list changes under the cursor.
         if event.by_hand or not line.outcome:
             line.show(event.cli_equivalent)
 
     @on(Rows.Failed)
-    def _list_failed(self, event: Rows.Failed) -> None:
+    def _on_rows_failed(self, event: Rows.Failed) -> None:
         event.stop()
         self.show_error(event.reason)
 
     @on(ModelSelected)
-    def _model_chosen(self, event: ModelSelected) -> None:
+    def _on_model_selected(self, event: ModelSelected) -> None:
         event.stop()
-        self._model = event.model
+        self._select_model(event.model)
+
+    def _select_model(self, model: str) -> None:
+        self._model = model
         for pane in self.query(Pane):
-            if pane.model != event.model:
-                pane.model = event.model
-                self._stale.add(pane.id or "")
-        self._refresh()
+            if pane.model != model:
+                pane.model = model
+                self._outdated.add(pane.id or "")
+        self._reload_pane()
 
     @on(Rows.Changed)
-    def _rows_changed(self, event: Rows.Changed) -> None:
+    def _on_rows_changed(self, event: Rows.Changed) -> None:
         event.stop()
         if event.rows is self.pane.rows:
             self.show_query_state()
 
     def show_query_state(self, error_text: str = "") -> None:
-        """Beside the tabs: the filter, the order, how many rows are left, how many are marked."""
-        rows = self.pane.rows
-        asked, parts = rows.row_query, []
-        if asked.filter.strip():
-            parts.append(f"/{asked.filter.strip()}")
-        if asked.sort:
-            parts.append(f"by {asked.sort} {'↓' if asked.descending else '↑'}")
-        count = f"{len(rows.keys):,}" + (f" of {rows.total:,}" if asked.filter.strip() else "")
-        marked = f" · {len(rows.marked):,} marked" if rows.marked else ""
-        bar = self.query_one(TabBar)
-        bar.note(f"✗ {error_text}") if error_text else bar.note(" · ".join(parts), count + marked)
+        source, bar = self.pane.rows.source, self.query_one(TabBar)
+        if error_text:
+            bar.note(f"✗ {error_text}")
+            return
+        words, parts = source.query.filter.strip(), []
+        if words:
+            parts.append(f"/{words}")
+        if source.query.sort:
+            parts.append(f"by {source.query.sort} {'↓' if source.query.descending else '↑'}")
+        count = f"{len(source.keys):,}" + (f" of {source.total:,}" if words else "")
+        marked = f" · {len(source.marked):,} marked" if source.marked else ""
+        bar.note(" · ".join(parts), count + marked)
 
     # -- keys
 
     @on(TabBar.Chosen)
-    async def _tab_chosen(self, event: TabBar.Chosen) -> None:
+    async def _on_tab_chosen(self, event: TabBar.Chosen) -> None:
         await self.action_tab(event.name)
 
     async def action_tab(self, name: str) -> None:
-        await self._have(name)
+        await self._ensure_pane(name)
         switcher = self.query_one(ContentSwitcher)
         if name != switcher.current:
             self.hide_prompt()
             switcher.current = name
             self.query_one(TabBar).show(name)
-            self._refresh()
+            self._reload_pane()
             self.pane.take_focus()
             self.pane.show_cli_equivalent()
             self.show_query_state()
@@ -318,26 +303,24 @@ class MainScreen(TypingScreen):
         await self.action_tab(names[(names.index(self.pane.id or "") + by) % len(names)])
 
     async def go_to(self, link: DeepLink) -> None:
-        """Show a pane, with the cursor on a row of it if one is named."""
         key: Key = int(link.key) if link.key.isdecimal() and link.noun != "edits" else link.key
         if link.noun == "models" and isinstance(key, str) and key:
             key = find_model_id(self.catalog, key) or key
         if link.noun == "edits" and link.key:
             from ...data.edits import load_model_name
 
-            model = load_model_name(self.catalog, link.key) or link.key
-            self._model_chosen(ModelSelected(model))
+            self._select_model(load_model_name(self.catalog, link.key) or link.key)
         await self.action_tab(link.noun)
         if link.key:
             self.pane.rows.select(key)
 
     def action_back(self, quit: bool) -> None:
-        """One layer: out of the detail, off the marks, off the filter, out of the app."""
+        """One step back: close the detail, remove the marks, remove the filter, quit the app."""
         rows = self.pane.rows
         if self.pane.close() or rows.unmark():
             return
-        if rows.row_query.filter:
-            rows.set_query(replace(rows.row_query, filter=""))
+        if rows.source.query.filter:
+            rows.set_query(replace(rows.source.query, filter=""))
         elif quit:
             self.app.exit()
 
@@ -347,10 +330,10 @@ class MainScreen(TypingScreen):
     def action_help(self) -> None:
         from .help import Help
 
-        detail: list[Any] = [self.pane, self.focused, self]
-        if isinstance(self.focused, Rows) is False:
-            detail.insert(1, self.pane.rows)
-        self.app.push_screen(Help([node for node in detail if node is not None]))
+        nodes: list[Any] = [self.pane, self.focused, self]
+        if not isinstance(self.focused, Rows):
+            nodes.insert(1, self.pane.rows)
+        self.app.push_screen(Help([node for node in nodes if node is not None]))
 
     def action_commands(self) -> None:
         from .command_log import CommandLog
@@ -363,27 +346,22 @@ class MainScreen(TypingScreen):
             return
         from .confirm import Confirm
 
-        catalog, count = self.catalog, load_active_jobs(self.catalog).interrupted
-        if not count:
-            self.show_error("no job was interrupted")
+        catalog, question = self.catalog, resume_question(self.catalog)
+        if question is None:
+            self.show_error("there are no interrupted jobs")
             return
 
         def resume() -> str:
             from .....engine.jobs import control
 
-            return f"{plural(len(control.resume_all(catalog)), 'job')} went on"
+            return f"resumed {plural(len(control.resume_all(catalog)), 'job')}"
 
-        def go_on(yes: bool | None) -> None:
+        def run(yes: bool | None) -> None:
             if yes:
-                self._run_verb(RunAction(cli_equivalent, resume))
+                self._on_run_action(RunAction(cli_equivalent, resume))
 
         cli_equivalent = command("job", "resume", "--all")
-        which = "\n".join(
-            f"job {job.id}: {job.kind} {job.about}" for job in load_interrupted_jobs(catalog, _NAMED)
-        )
-        more = f"\n.. and {count - _NAMED} more" if count > _NAMED else ""
-        question = f"Let {plural(count, 'interrupted job')} go on from the last checkpoint?\n{which}{more}"
-        self.app.push_screen(Confirm(question, "Resume", cli_equivalent), go_on)
+        self.app.push_screen(Confirm(question, "Resume", cli_equivalent), run)
 
     def action_copy_command(self) -> None:
         self._copy(self.query_one(CommandLine).cli_equivalent)
@@ -395,13 +373,15 @@ class MainScreen(TypingScreen):
     def _copy(self, text: str) -> None:
         if not text:
             return
-        from .clipboard import copy
+        from .terminal import copy
 
         line = self.query_one(CommandLine)
         file = self.catalog.home.root / "copied.txt"
         try:
-            way = copy(text, lambda one: self.app.call_from_thread(self.app.copy_to_clipboard, one), file)
+            sentence = copy(
+                text, lambda one: self.app.call_from_thread(self.app.copy_to_clipboard, one), file
+            )
         except OSError as error:
             self.app.call_from_thread(self.show_error, f"not copied: {error}")
             return
-        self.app.call_from_thread(line.show, line.cli_equivalent, f"✓ {way}", "bold")
+        self.app.call_from_thread(line.show, line.cli_equivalent, f"✓ {sentence}", "bold")

@@ -1,4 +1,4 @@
-"""What is typed on the screen's last line: `/` a filter of the list, `:` a command or a place."""
+"""The prompt on the last line of the screen: `/` filters the list, `:` takes a command or a deep link."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -17,13 +17,13 @@ from ...widgets.prompt import Kind, Prompt
 from ..base.pane import Pane
 from .commands import command_words, split
 
-READ_ONLY = "the app was opened to read only (--readonly): nothing is changed here"
-# Who types a filter is not made to wait for the list at each letter.
-_TYPED_SECONDS = 0.15
+READ_ONLY = "the app is read-only (--readonly): nothing can be changed"
+# Delay between a typed letter and the filtering of the list, so that typing never waits.
+_FILTER_SECONDS = 0.15
 
 
 class TypingScreen(Screen[None]):
-    """A screen with a `CommandLine` and a `Prompt`, over panes with lists."""
+    """A screen with a `CommandLine` and a `Prompt` below panes with lists."""
 
     heading: ClassVar[str] = ""
 
@@ -31,34 +31,33 @@ class TypingScreen(Screen[None]):
         super().__init__()
         self.catalog = catalog
         self.readonly = readonly
-        # The commands of this session, each with what came of it.
+        # The commands of this session, each with its outcome.
         self.commands: list[tuple[str, str]] = []
-        self._typed: Timer | None = None
-        self._before_filter = ""
+        self._filter_timer: Timer | None = None
+        self._previous_filter = ""
 
     @property
     def pane(self) -> Pane:
-        """The pane that is shown."""
+        """The visible pane."""
         raise NotImplementedError
 
     async def go_to(self, link: DeepLink) -> None:
-        """Show a pane, with the cursor on a row of it if one is named."""
+        """Show a pane; if the link has a key, put the cursor on that row."""
         raise NotImplementedError
 
     def show_query_state(self, error_text: str = "") -> None:
-        """Say which rows are shown, or what is wrong with what was asked."""
+        """Show the filter, the order and the number of rows, or the error of a filter."""
         raise NotImplementedError
 
     def show_error(self, sentence: str, cli_equivalent: str = "") -> None:
-        """Say what went wrong, until it was read."""
+        """Show an error."""
         raise NotImplementedError
 
     async def action_filter(self) -> None:
-        rows = self.pane.rows
-        self._before_filter = rows.row_query.filter
+        self._previous_filter = self.pane.rows.source.query.filter
         names = ", ".join(self.pane.listing.fields)
         await self._open_prompt(
-            "/", self._before_filter, f"word  !word  ~regex  field:word  field:>5   fields: {names}"
+            "/", self._previous_filter, f"word  !word  ~regex  field:word  field:>5   fields: {names}"
         )
 
     async def action_command(self) -> None:
@@ -74,7 +73,7 @@ class TypingScreen(Screen[None]):
         self.query_one(Prompt).open(kind, value, words, hint)
 
     def hide_prompt(self) -> None:
-        """Show the command line in its place."""
+        """Show the command line instead of the prompt."""
         for prompt in self.query(Prompt):
             prompt.close()
         self.query_one(CommandLine).display = True
@@ -84,47 +83,47 @@ class TypingScreen(Screen[None]):
         self.pane.take_focus()
 
     @on(Prompt.Typed)
-    def _prompt_typed(self, event: Prompt.Typed) -> None:
+    def _on_typed(self, event: Prompt.Typed) -> None:
         event.stop()
         if event.kind == "/":
-            if self._typed is not None:
-                self._typed.stop()
-            self._typed = self.set_timer(_TYPED_SECONDS, lambda: self._ask_for(event.text))
+            if self._filter_timer is not None:
+                self._filter_timer.stop()
+            self._filter_timer = self.set_timer(_FILTER_SECONDS, lambda: self._apply_filter(event.text))
 
-    def _ask_for(self, text: str) -> bool:
-        """Filter the list; a filter that is none leaves it as it is, and says why."""
-        if self._typed is not None:
-            self._typed.stop()
-            self._typed = None
+    def _apply_filter(self, text: str) -> bool:
+        """Filter the list. An invalid filter changes nothing and shows its error; returns whether it is valid."""
+        if self._filter_timer is not None:
+            self._filter_timer.stop()
+            self._filter_timer = None
         pane = self.pane
         try:
             parse(text, pane.listing.fields)
         except InputError as error:
             self.show_query_state(str(error))
             return False
-        pane.rows.set_query(replace(pane.rows.row_query, filter=text))
+        pane.rows.set_query(replace(pane.rows.source.query, filter=text))
         self.show_query_state()
         return True
 
     @on(Prompt.Cancelled)
-    def _prompt_left(self, event: Prompt.Cancelled) -> None:
+    def _on_cancelled(self, event: Prompt.Cancelled) -> None:
         event.stop()
         if self.query_one(Prompt).kind == "/":
-            self._ask_for(self._before_filter)
+            self._apply_filter(self._previous_filter)
         self._close_prompt()
 
     @on(Prompt.Submitted)
-    async def _prompt_given(self, event: Prompt.Submitted) -> None:
+    async def _on_submitted(self, event: Prompt.Submitted) -> None:
         event.stop()
         if event.kind == "/":
-            if self._ask_for(event.text):
+            if self._apply_filter(event.text):
                 self._close_prompt()
             return
         self._close_prompt()
-        await self.run_typed(event.text)
+        await self.run_line(event.text)
 
-    async def run_typed(self, text: str) -> None:
-        """What was typed after `:`: a tab, with a filter or a row, or a command of the command line."""
+    async def run_line(self, text: str) -> None:
+        """Run a line typed after `:`: a tab with a filter or a row, or a command of the command line."""
         try:
             words = split(text)
             if not words:
@@ -139,7 +138,7 @@ class TypingScreen(Screen[None]):
         if link is not None:
             await self.go_to(link)
             if len(words) > 1:
-                self._ask_for(text.strip().split(maxsplit=1)[1])
+                self._apply_filter(text.strip().split(maxsplit=1)[1])
         elif self.readonly and not reads_only(words):
             self.show_error(READ_ONLY)
         else:
@@ -150,8 +149,8 @@ class TypingScreen(Screen[None]):
 
         screen = Output(self.catalog.home, words)
 
-        def left(outcome: str | None) -> None:
+        def record(outcome: str | None) -> None:
             self.commands.append((screen.cli_equivalent, outcome or ""))
             self.query_one(CommandLine).show(screen.cli_equivalent, outcome or "", "bold")
 
-        self.app.push_screen(screen, left)
+        self.app.push_screen(screen, record)

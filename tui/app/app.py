@@ -1,4 +1,4 @@
-"""The app: `retcon` without arguments. It shows the catalog and submits jobs; it never imports torch."""
+"""The terminal app (`retcon` without arguments): shows the catalog and submits jobs. It never imports torch."""
 
 import os
 import sys
@@ -24,11 +24,11 @@ def _palette() -> type[Provider]:
 
 
 class RetconApp(App[None]):
-    """The terminal app on one catalog. All that one sees is on `MainScreen`."""
+    """The terminal app on one catalog; `MainScreen` holds its content."""
 
     CSS_PATH = "app.tcss"
     TITLE = "retcon"
-    # One layout in two shapes, for 80 columns and from 100 on; columns of lists come with the width they have.
+    # Two layouts: for 80 columns, and from 100 columns on. Lists drop columns that do not fit.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - Textual's own annotation
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_palette}
 
@@ -39,9 +39,9 @@ class RetconApp(App[None]):
         self.readonly = readonly
         # The process that keeps a model in memory for questions, once one was asked.
         self._warm: PromptClient | None = None
-        # Over SSH each frame costs, and an app that is looked at for hours must be silent when nothing happens.
+        # Over SSH each frame costs, so the app sends nothing while nothing changes.
         self.animation_level = "none"
-        # The user's own sixteen colors: half the bytes, right on light and dark, and NO_COLOR is really none.
+        # The sixteen colors of the user's terminal: half the bytes, correct on light and dark, none under NO_COLOR.
         self.theme = "ansi-dark"
 
     def on_mount(self) -> None:
@@ -63,26 +63,26 @@ class RetconApp(App[None]):
             self._warm.close()
 
     def send_escape(self, sequence: str) -> None:
-        """Send an escape sequence that draws nothing."""
+        """Send an escape sequence that draws nothing to the terminal."""
         if self._driver is not None and not self.is_headless:
             self._driver.write(sequence)
 
 
 def run(link: DeepLink | None = None, *, readonly: bool = False, mouse: bool = True) -> None:
-    """Open the app on the user's catalog. Exits with 2 where there is no terminal to draw on."""
+    """Open the app on the user's catalog. Exits with 2 without a terminal to draw on."""
     install_ascii_fallback()
     dumb = os.environ.get("TERM", "") in ("", "dumb")
-    # In a browser there is no terminal either, and none is needed: textual-serve draws.
+    # textual-serve draws in the browser, so no terminal is needed.
     served = "TEXTUAL_DRIVER" in os.environ
     if not served and (dumb or not (sys.stdin.isatty() and sys.stdout.isatty())):
-        where = "TERM is dumb or unset" if dumb else "input or output is no terminal"
+        where = "TERM is dumb or unset" if dumb else "input or output is not a terminal"
         command = f"retcon {_LIST_COMMANDS[link.noun]}" if link is not None else "retcon --help"
         print(
             f"Error: the app needs a terminal to draw on ({where}): every action has a command, see `{command}`.",
             file=sys.stderr,
         )
         sys.exit(2)
-    # A shell that exports its size would hold the app at that size for ever.
+    # Exported by some shells; they would fix the app at that size.
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
     catalog = Catalog.open(migrate=not readonly)
@@ -92,7 +92,7 @@ def run(link: DeepLink | None = None, *, readonly: bool = False, mouse: bool = T
         catalog.close()
 
 
-# What lists the same without the app.
+# The command that lists the same rows.
 _LIST_COMMANDS = {
     "models": "model list",
     "traces": "trace list",

@@ -1,4 +1,4 @@
-"""What ctrl+p finds: every key that does something here, by what it does."""
+"""The command palette (ctrl+p): every active key, by its description."""
 
 from functools import partial
 from typing import Any
@@ -8,19 +8,19 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 
 class Keys(Provider):
-    """The bindings that are in force, as commands."""
+    """The active bindings as commands."""
 
     def _commands(self) -> list[tuple[str, str, Any]]:
-        """(what it does, its key, how to do it) of each."""
-        found: dict[str, tuple[str, str, Any]] = {}
+        """(description, key, callback) per binding."""
+        hits: dict[str, tuple[str, str, Any]] = {}
         for active in self.screen.active_bindings.values():
             binding: Binding = active.binding
             if not binding.description or not active.enabled or binding.action.startswith("app.command"):
                 continue
             text = binding.tooltip or binding.description
             key = self.app.get_key_display(binding)
-            found.setdefault(text, (text, key, partial(self.app.run_action, binding.action, active.node)))
-        return list(found.values())
+            hits.setdefault(text, (text, key, partial(self.app.run_action, binding.action, active.node)))
+        return list(hits.values())
 
     async def discover(self) -> Hits:
         for text, key, do in self._commands():

@@ -1,4 +1,4 @@
-"""The app in a browser, for a machine that one reaches only through `ssh -L`: on loopback, and nowhere else."""
+"""Serve the app in a browser, on the loopback interface only; remote users connect with `ssh -L`."""
 
 import shlex
 import sys
@@ -9,7 +9,7 @@ from ...extras import require_extra
 
 
 def serve(place: str | None, port: int, *, readonly: bool) -> None:
-    """Serve the app until Ctrl-C. Whoever can open the port on this machine can use it: it asks for no password.
+    """Serve the app until Ctrl-C, without a password: every user of this machine can open the port.
 
     Raises:
         InputError: textual-serve is not installed.

@@ -1,4 +1,4 @@
-"""The lines at the edges of the screen: the tabs, the command that does the same, and the keys."""
+"""The lines at the edges of the screen: tabs, equivalent command, keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from ...presentation.text import cut, sanitize
 
 
 class TabBar(Widget):
-    """`▌1 Models▐ 2 Traces …`; the one that is shown is marked by more than its color."""
+    """`▌1 Models▐ 2 Traces …`; the active tab has bars beside it, not only a color."""
 
     @dataclass
     class Chosen(Message):
-        """A tab was clicked."""
+        """The user clicked on a tab."""
 
         name: str
 
@@ -30,19 +30,19 @@ class TabBar(Widget):
         self._counts: dict[str, int] = {}
 
     def show(self, name: str) -> None:
-        """Mark a tab; what was counted there has been seen."""
+        """Mark a tab as active and reset its count."""
         if name != self.active:
             self.active = name
             self._counts.pop(name, None)
             self.refresh()
 
     def count(self, name: str) -> None:
-        """One more thing has happened in a tab since it was looked at."""
+        """Count one more event in a tab since it was last active."""
         self._counts[name] = self._counts.get(name, 0) + 1
         self.refresh()
 
     def note(self, text: str, read_log_tail: str = "") -> None:
-        """What stands at the right end; of it `text` is cut first where there is no room."""
+        """Show a text and a tail at the right end. If they do not fit, `text` is cut first."""
         if (text, read_log_tail) != (self._note, self._tail):
             self._note, self._tail = text, read_log_tail
             self.refresh()
@@ -65,15 +65,15 @@ class TabBar(Widget):
         return text.append(note, style="bold" if note.startswith("✗") else "dim")
 
     def on_click(self, event: events.Click) -> None:
-        at = 0
+        begin = 0
         for name, label in self._labels():
-            if at <= event.x < at + len(label):
+            if begin <= event.x < begin + len(label):
                 self.post_message(self.Chosen(name))
-            at += len(label)
+            begin += len(label)
 
 
 class CommandLine(Widget):
-    """The twin of what is selected or was just done, and what came of it."""
+    """The command that is equivalent to the selection or the last action, and its outcome."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class CommandLine(Widget):
         self.outcome, self._style = "", ""
 
     def show(self, cli_equivalent: str, outcome: str = "", style: str = "") -> None:
-        """Show a command; `outcome` stays until the next one."""
+        """Show a command. Its `outcome` stays until the next one."""
         if (cli_equivalent, outcome, style) != (self.cli_equivalent, self.outcome, self._style):
             self.cli_equivalent, self.outcome, self._style = cli_equivalent, outcome, style
             self.refresh()
@@ -97,13 +97,13 @@ class CommandLine(Widget):
         return text.append(outcome, style=self._style)
 
 
-# Actions whose keys stay in sight however many verbs there are.
+# Actions whose keys are always visible.
 _ALWAYS = ("back", "help")
 
 
 @dataclass(frozen=True)
 class _Hint:
-    """A key in words; `key` is what pressing it is called."""
+    """A key as displayed; `key` is Textual's name of it."""
 
     shown: str
     description: str
@@ -117,9 +117,9 @@ class _Hint:
 
 
 class KeyHints(Widget):
-    """The keys that are in force here, in one line; those that may not be pressed are dim. A click presses one.
+    """The active keys in one line; disabled keys are dim. A click presses a key.
 
-    Textual's footer makes a widget of each key, which is most of what a switch of tabs would cost.
+    Textual's own footer makes one widget per key, which would dominate the cost of a tab switch.
     """
 
     def __init__(self) -> None:
@@ -144,25 +144,25 @@ class KeyHints(Widget):
             self._hints = list(hints.values())
             self.refresh()
 
-    def _shown(self) -> list[_Hint]:
-        """Those that there is room for: the ways out and to all other keys come last, and always."""
-        ways_out = [hint for hint in self._hints if hint.always]
-        room = self.size.width - sum(hint.width for hint in ways_out)
+    def _visible_hints(self) -> list[_Hint]:
+        """The hints that fit. Those of `_ALWAYS` come last and are always included."""
+        always = [hint for hint in self._hints if hint.always]
+        room = self.size.width - sum(hint.width for hint in always)
         verbs = [hint for hint in self._hints if not hint.always]
         while verbs and sum(hint.width for hint in verbs) > room:
             verbs.pop()
-        return verbs + ways_out
+        return verbs + always
 
     def render(self) -> Text:
         text = Text(no_wrap=True, overflow="ellipsis", end="")
-        for hint in self._shown():
+        for hint in self._visible_hints():
             text.append(f" {hint.shown}", style="bold cyan" if hint.enabled else "dim strike")
             text.append(f" {hint.description} ", style="" if hint.enabled else "dim")
         return text
 
     def on_click(self, event: events.Click) -> None:
-        at = 0
-        for hint in self._shown():
-            if at <= event.x < at + hint.width:
+        begin = 0
+        for hint in self._visible_hints():
+            if begin <= event.x < begin + hint.width:
                 self.app.simulate_key(hint.key.split(",")[0])
-            at += hint.width
+            begin += hint.width

@@ -1,4 +1,4 @@
-"""Text that is longer than its place: scrolled with the keys of vim and of everyone else."""
+"""Text that scrolls with the keys of vim and with the usual ones."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -14,7 +14,7 @@ from .lines import Lines
 
 
 class Detail(Lines, can_focus=True):
-    """A scrolled text: headings, fields, sentences."""
+    """Headings, fields and sentences that scroll."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "scroll_down", "down", show=False),
@@ -28,35 +28,35 @@ class Detail(Lines, can_focus=True):
     def __init__(self) -> None:
         super().__init__()
         self._parts: tuple[RenderableType, ...] = ()
-        # By its id each of them, which keeps the id its own, and what it came to at the width of the last wrapping: a
-        # long log grows by a line at a time.
+        # id of a part -> (the part, its lines at the last width). Keeping the part keeps its id unique. A growing log
+        # draws only its new lines.
         self._drawn: dict[int, tuple[RenderableType, list[Strip]]] = {}
-        # The line at which each part begins.
-        self._begins: list[int] = []
-        self._wrapped = 0
+        # First line of each part.
+        self._first_lines: list[int] = []
+        self._wrapped_width = 0
 
     def show(self, parts: Sequence[RenderableType], *, top: bool = False) -> None:
-        """Show these one under the other; `top` scrolls back up. A part that is shown already is not drawn anew."""
+        """Show the parts one below the other; `top` scrolls to the top. Only new parts are drawn."""
         self._parts = tuple(parts)
         self._wrap()
         if top:
             self.scroll_to(y=0, animate=False, immediate=True)
 
     def on_resize(self) -> None:
-        # Also sent when it is shown again, as it was.
-        if self.room != self._wrapped:
+        # Textual also sends this when the widget becomes visible again at the same size.
+        if self.room != self._wrapped_width:
             self._wrap()
 
     def _wrap(self) -> None:
-        known = self._drawn if self._wrapped == self.room else {}
-        self._wrapped = self.room
+        known = self._drawn if self._wrapped_width == self.room else {}
+        self._wrapped_width = self.room
         self._drawn = {}
         console = self.app.console
         options = console.options.update(width=self.room, height=None, highlight=False)
         lines: list[Strip] = []
-        self._begins = []
+        self._first_lines = []
         for part in self._parts:
-            self._begins.append(len(lines))
+            self._first_lines.append(len(lines))
             _, drawn = known.get(id(part), (part, None))
             if drawn is None:
                 drawn = [Strip(line) for line in console.render_lines(part, options, pad=False)]
@@ -65,9 +65,9 @@ class Detail(Lines, can_focus=True):
         self.put(lines)
 
     def show_part(self, number: int) -> None:
-        """Scroll so that a part is seen, with some of what stands before it."""
-        if number < len(self._begins):
-            line = max(0, self._begins[number] - self.size.height // 3)
+        """Scroll to a part, with some lines before it."""
+        if number < len(self._first_lines):
+            line = max(0, self._first_lines[number] - self.size.height // 3)
             self.scroll_to(y=line, animate=False, immediate=True)
 
 
@@ -77,12 +77,12 @@ def title(text: str) -> Text:
 
 
 def error_text(text: str) -> Text:
-    """A sentence that says what went wrong."""
+    """An error."""
     return Text(sanitize(f"✗ {text}"), style="bold red")
 
 
 def fields(*pairs: tuple[str, object]) -> Table:
-    """Names and values, one a line; those without a value are left out."""
+    """Names and values, one per line; empty values are omitted."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

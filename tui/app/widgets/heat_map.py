@@ -1,4 +1,4 @@
-"""The place of the heat map on the screen, with a cursor that walks over tokens and layers."""
+"""The widget of heat maps and curves, with a cursor over tokens and layers."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,12 +15,12 @@ from .lines import Lines
 
 
 class HeatMap(Lines, can_focus=True):
-    """A map, curves, or lines of text where there are none. Posts `Moved` when the cursor stands on another cell."""
+    """A map, curves, or lines of text without either. Posts `Moved` when the cursor is on another cell."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("h,left", "move(0,-1)", "layer before", show=False),
+        Binding("h,left", "move(0,-1)", "previous layer", show=False),
         Binding("l,right", "move(0,1)", "next layer", show=False),
-        Binding("k,up", "move(-1,0)", "token before", show=False),
+        Binding("k,up", "move(-1,0)", "previous token", show=False),
         Binding("j,down", "move(1,0)", "next token", show=False),
         Binding("0,home", "move(0,-1000)", "first layer", show=False),
         Binding("$,dollar_sign,end", "move(0,1000)", "last layer", show=False),
@@ -31,7 +31,7 @@ class HeatMap(Lines, can_focus=True):
 
     @dataclass
     class Moved(Message):
-        """The cursor stands on this token and layer."""
+        """The cursor is on this token and layer."""
 
         heat_map: "HeatMap"
         token: int
@@ -46,21 +46,21 @@ class HeatMap(Lines, can_focus=True):
         self.drawing: Drawing | None = None
         self.cursor = (0, 0)
         self._below: list[Text] = []
-        self._drawn = (0, 0)
+        self._drawn_size = (0, 0)
 
     def show(self, picture: Drawing, below: Text, *, keep_cursor: bool = False) -> None:
-        """Draw it and some lines below; the cursor starts at its highest value, or stays where it was."""
-        before = self.drawing
+        """Draw a map or curves, and some lines below. The cursor starts at the highest value, or keeps its place."""
+        old = self.drawing
         self.drawing, self._below = picture, list(below.split("\n"))
-        if keep_cursor and before is not None and picture.rows and picture.layers:
+        if keep_cursor and old is not None and picture.rows and picture.layers:
             self.cursor = (min(self.cursor[0], picture.rows - 1), min(self.cursor[1], picture.layers - 1))
         else:
             self.cursor = picture.peak()
         self._draw()
-        self._tell()
+        self._post_moved()
 
     def show_text(self, text: Text) -> None:
-        """Say why there is no map."""
+        """Show a text instead of a drawing."""
         self.drawing, self._below = None, list(text.split("\n"))
         self._draw()
 
@@ -72,32 +72,32 @@ class HeatMap(Lines, can_focus=True):
         if (token, layer) != self.cursor:
             self.cursor = token, layer
             self._draw()
-            self._tell()
+            self._post_moved()
 
     def action_peak(self) -> None:
         if self.drawing is not None:
             self.cursor = self.drawing.peak()
             self._draw()
-            self._tell()
+            self._post_moved()
 
     def on_click(self, event: events.Click) -> None:
         if self.drawing is None:
             return
-        at = self.drawing.cell_at(event.x, event.y + round(self.scroll_y), self.room, self.cursor)
-        if at is not None:
-            self.action_move(at[0] - self.cursor[0], at[1] - self.cursor[1])
+        cell = self.drawing.cell_at(event.x, event.y + round(self.scroll_y), self.room, self.cursor)
+        if cell is not None:
+            self.action_move(cell[0] - self.cursor[0], cell[1] - self.cursor[1])
 
     def on_resize(self) -> None:
-        # Also sent when it is shown again, as it was.
-        if (self.room, self.size.height) != self._drawn:
+        # Textual also sends this when the widget becomes visible again at the same size.
+        if (self.room, self.size.height) != self._drawn_size:
             self._draw()
 
     def watch_has_focus(self, _has_focus: bool) -> None:
         self._draw()
 
     def _draw(self) -> None:
-        """Make the lines anew; those that differ are repainted."""
-        self._drawn = self.room, self.size.height
+        """Draw the lines again; only differing lines are repainted."""
+        self._drawn_size = self.room, self.size.height
         lines = list(self._below)
         if (picture := self.drawing) is not None:
             size = Size(self.room, self.size.height - len(lines))
@@ -110,11 +110,11 @@ class HeatMap(Lines, can_focus=True):
             self._keep_in_view(picture.line_of(self.cursor[0]))
 
     def _keep_in_view(self, line: int) -> None:
-        top, shown = round(self.scroll_y), max(1, self.size.height)
+        top, height = round(self.scroll_y), max(1, self.size.height)
         if line < top or line == 1:
             self.scroll_to(y=0 if line == 1 else line, animate=False, immediate=True)
-        elif line >= top + shown:
-            self.scroll_to(y=line - shown + 1, animate=False, immediate=True)
+        elif line >= top + height:
+            self.scroll_to(y=line - height + 1, animate=False, immediate=True)
 
-    def _tell(self) -> None:
+    def _post_moved(self) -> None:
         self.post_message(self.Moved(self, *self.cursor))

@@ -1,4 +1,4 @@
-"""The line where one types: `/` a filter of the list, `:` a command."""
+"""The input line: `/` filters the list, `:` takes a command."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Kind = Literal["/", ":"]
 
 
 class _Line(Input):
-    """Backspace in an empty line leaves it, as Esc may be slow to arrive through tmux."""
+    """Backspace in an empty line closes it, because tmux may delay Esc."""
 
     def on_key(self, event: object) -> None:
         if getattr(event, "key", "") == "backspace" and not self.value:
@@ -24,39 +24,39 @@ class _Line(Input):
 
 
 class Prompt(Horizontal):
-    """Shown while one types. Posts `Typed` at each change, `Given` at Enter, `Left` when one thinks better of it."""
+    """Visible while the user types. Posts `Typed` at each change, `Submitted` at Enter, `Cancelled` when closed."""
 
-    heading = "While one types"
+    heading = "The input line"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+c", "leave", "leave it as it was", show=False, priority=True),
-        Binding("up", "before(-1)", "the command before", show=False),
-        Binding("down", "before(1)", "the next command", show=False),
-        Binding("tab", "complete", "take what is suggested", show=False, priority=True),
+        Binding("escape,ctrl+c", "leave", "cancel", show=False, priority=True),
+        Binding("up", "before(-1)", "previous command", show=False),
+        Binding("down", "before(1)", "next command", show=False),
+        Binding("tab", "complete", "accept the suggestion", show=False, priority=True),
     ]
 
     @dataclass
     class Typed(Message):
-        """What stands in the line now."""
+        """The text changed."""
 
         kind: Kind
         text: str
 
     @dataclass
     class Submitted(Message):
-        """Enter."""
+        """Enter was pressed."""
 
         kind: Kind
         text: str
 
     class Cancelled(Message):
-        """It was left."""
+        """The line was closed without Enter."""
 
     def __init__(self) -> None:
         super().__init__()
         self.kind: Kind = "/"
-        # Commands of this session, for the arrow keys; the place in them.
+        # Commands of this session for the arrow keys, and the position in them.
         self._history: list[str] = []
-        self._at = 0
+        self._position = 0
         self.display = False
 
     def compose(self) -> ComposeResult:
@@ -66,9 +66,9 @@ class Prompt(Horizontal):
         yield line
 
     def open(self, kind: Kind, value: str, words: Sequence[str], hint: str) -> None:
-        """Show it and take the focus; `words` are what it may suggest."""
+        """Show the line and focus it; `words` are the suggestions."""
         self.kind = kind
-        self._at = len(self._history)
+        self._position = len(self._history)
         self.query_one(Label).update(kind)
         line = self.query_one(_Line)
         line.suggester = SuggestFromList(words, case_sensitive=False) if words else None
@@ -80,17 +80,17 @@ class Prompt(Horizontal):
         self.screen.set_focus(line)
 
     def close(self) -> None:
-        """Hide it."""
+        """Hide the line."""
         self.display = False
 
     @on(Input.Changed)
-    def _changed(self, event: Input.Changed) -> None:
+    def _on_changed(self, event: Input.Changed) -> None:
         event.stop()
         if self.display:
             self.post_message(self.Typed(self.kind, event.value))
 
     @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
+    def _on_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         if self.kind == ":" and event.value.strip():
             self._history.append(event.value)
@@ -104,7 +104,7 @@ class Prompt(Horizontal):
 
     def action_before(self, by: int) -> None:
         if self.kind == ":" and self._history:
-            self._at = max(0, min(self._at + by, len(self._history)))
+            self._position = max(0, min(self._position + by, len(self._history)))
             line = self.query_one(_Line)
-            line.value = self._history[self._at] if self._at < len(self._history) else ""
+            line.value = self._history[self._position] if self._position < len(self._history) else ""
             line.cursor_position = len(line.value)

@@ -1,4 +1,4 @@
-"""A small form: some lines of input, checked while one types, and the command line that it comes to."""
+"""A form: input lines that are checked while the user types, and the equivalent command."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Field:
-    """One line of a form."""
+    """One input line of a form."""
 
     name: str
     label: str
@@ -27,36 +27,35 @@ class Field:
 
 
 class Form(ModalScreen[T | None], Generic[T]):
-    """Dismissed with what `read` makes of the values, or with None.
+    """Dismissed with the result of `read`, or with None.
 
-    A form says `title_text`, `fields`, `read` and `twin`; `read` raises InputError or CatalogError with the
-    sentence to show.
+    A subclass defines `title_text`, `fields`, `read` and `cli_equivalent`.
     """
 
     title_text: ClassVar[str] = ""
-    keys_text: ClassVar[str] = "Enter starts it · Tab next line · Esc or Ctrl-C cancels"
+    keys_text: ClassVar[str] = "Enter starts the job · Tab next line · Esc or Ctrl-C cancels"
     BINDINGS: ClassVar[list[BindingType]] = [
-        # Esc may be half a second late through tmux, so it is never the only way back.
+        # tmux may delay Esc by half a second, so it is never the only key to close.
         Binding("escape,ctrl+c", "cancel", "cancel", priority=True),
         Binding("enter", "submit", "start", priority=True),
         Binding("down", "app.focus_next", "next line", show=False),
-        Binding("up", "app.focus_previous", "line before", show=False),
+        Binding("up", "app.focus_previous", "previous line", show=False),
     ]
 
     def fields(self) -> list[Field]:
-        """The lines."""
+        """The input lines."""
         raise NotImplementedError
 
     def read(self, values: dict[str, str]) -> T:
-        """What the values mean. Raises InputError, CatalogError."""
+        """Convert the values. Raises InputError or CatalogError with the sentence to show."""
         raise NotImplementedError
 
     def cli_equivalent(self, value: T) -> str:
-        """The command that does the same."""
+        """The equivalent command."""
         raise NotImplementedError
 
     def cost(self, value: T) -> str:
-        """What it will cost here, in a line; empty where nobody knows."""
+        """The cost on this machine in one line; empty if unknown."""
         return ""
 
     def compose(self) -> ComposeResult:
@@ -80,7 +79,7 @@ class Form(ModalScreen[T | None], Generic[T]):
         self._check()
 
     def values(self) -> dict[str, str]:
-        """What stands in the lines, by the fields' names."""
+        """The value of each input line by field name."""
         return {line.id or "": line.value for line in self.query(Input)}
 
     def action_cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""What the six panes share: a list, the detail of its selected row, and how they speak to the screen."""
+"""The base of the six panes: a list, the detail of its current row, and messages to the main screen."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ S = TypeVar("S", bound="Spec")
 T = TypeVar("T")
 Parts = list[RenderableType]
 
-# Who runs down a list wants to see the list: what the rows hold is drawn where one rests.
+# The detail follows the cursor after this delay, so that moving down a list stays fast.
 _REST_SECONDS = 0.12
 
 
 @dataclass
 class RunAction(Message):
-    """Do something that writes, off the thread of the screen; `act` returns what came of it, in some words."""
+    """Run an action that writes, in a thread. `act` returns its outcome in a few words."""
 
     cli_equivalent: str
     act: Callable[[], str]
@@ -42,14 +42,14 @@ class RunAction(Message):
 
 @dataclass
 class ActionRefused(Message):
-    """A verb that cannot be done here, and why."""
+    """An action is not possible here, with the reason."""
 
     reason: str
 
 
 @dataclass
 class ShowCommand(Message):
-    """The command that shows what is selected; `by_hand`: by a key, not because the list has changed."""
+    """Show a command on the $ line. `by_hand`: because of a key, not because the list changed."""
 
     cli_equivalent: str
     by_hand: bool = True
@@ -57,18 +57,18 @@ class ShowCommand(Message):
 
 @dataclass
 class ModelSelected(Message):
-    """The model that forms start with and whose history is shown."""
+    """Another model for the forms and the history."""
 
     model: str
 
 
 class Pane(Vertical):
-    """One noun: its rows, one of them in detail, and the verbs for it (the bindings of the subclass)."""
+    """One noun: the list of its rows, the detail of one row, and its actions (the bindings of the subclass)."""
 
     heading: ClassVar[str] = ""
     columns: ClassVar[tuple[Column, ...]] = ()
     empty: ClassVar[str] = ""
-    # The keys of verbs that change something: they are not there where the app may only read.
+    # Actions that write; a read-only app disables their keys.
     write_actions: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, catalog: Catalog, id: str) -> None:
@@ -87,28 +87,28 @@ class Pane(Vertical):
             yield from self.compose_detail()
 
     def make_detail(self) -> Widget:
-        """The widget that gets the focus when a row is entered."""
+        """The widget that gets the focus when a row is opened."""
         return Detail()
 
     def compose_detail(self) -> ComposeResult:
-        """What stands in the detail's place."""
+        """The content of the detail area."""
         yield self.detail
 
     @property
     def listing(self) -> Listing[Any]:
-        """What is listed."""
+        """The listing to show."""
         raise NotImplementedError
 
     def make_row(self, found: Any) -> Row:
-        """The line of a row that could be read, or of a Hurt."""
+        """The line of a row, or of an UnreadableRow."""
         raise NotImplementedError
 
     def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]:
-        """The keys of the list; also called from a thread."""
+        """The keys of the list. Also called from a thread."""
         return select_keys(self.catalog, self.listing, query, limit)
 
     def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
-        """The lines of some keys."""
+        """The lines of some rows."""
         return {
             key: self._line(key, found) for key, found in load_rows(self.catalog, self.listing, keys).items()
         }
@@ -122,22 +122,22 @@ class Pane(Vertical):
         return Row(key, row.cells, isinstance(found, UnreadableRow), found)
 
     def selected(self, of: type[T]) -> T | None:
-        """What the row under the cursor was made of, if it is there and whole."""
+        """The data of the row under the cursor; None if there is no row or it is unreadable."""
         row = self.rows.row
         return row.value if row is not None and isinstance(row.value, of) else None
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        """Show a row in detail; `fresh`: another one than before."""
+        """Show the detail of a row. `is_new_row`: another row than before."""
         raise NotImplementedError
 
     def cli_equivalent(self, key: Key) -> str:
-        """The command that shows this row."""
+        """The command that prints this row."""
         raise NotImplementedError
 
     def show_text(
         self, found: T | UnreadableRow | None, write: Callable[[T], Parts], *, is_new_row: bool
     ) -> None:
-        """Write what was found into the detail; of a damaged row, what is the matter with it."""
+        """Show the detail of a row as text; for an unreadable row, the error."""
         assert isinstance(self.detail, Detail)
         parts: Parts = []
         if isinstance(found, UnreadableRow):
@@ -150,14 +150,14 @@ class Pane(Vertical):
         self.detail.show(parts, top=is_new_row)
 
     def reload(self) -> None:
-        """Read all anew; what has not changed is not repainted."""
+        """Read the catalog again; only changes are repainted."""
         before = self.rows.key
         self.rows.reload()
         if self.rows.key == before:
-            self._show_whole(before, is_new_row=False)
+            self._show_detail_or_error(before, is_new_row=False)
 
-    def _show_whole(self, key: Key | None, *, is_new_row: bool) -> None:
-        """`show_detail`, whatever the catalog holds."""
+    def _show_detail_or_error(self, key: Key | None, *, is_new_row: bool) -> None:
+        """Call `show_detail`, and report invalid data in the catalog."""
         try:
             self.show_detail(key, is_new_row=is_new_row)
         except CatalogError as error:
@@ -168,27 +168,27 @@ class Pane(Vertical):
             )
 
     def row_name(self) -> str:
-        """What one would call the row under the cursor in a command."""
+        """The name of the row under the cursor in a command."""
         return "" if self.rows.key is None else str(self.rows.key)
 
     def grow(self) -> None:
-        """List and detail, the one with the focus alone, and back."""
+        """Switch between list and detail, and only the focused one of them."""
         self.toggle_class("-alone")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that change something are grey where the app may only read."""
+        """Dim the keys that write if the app is read-only."""
         return None if self.readonly and action in self.write_actions else True
 
     def tick(self) -> None:
-        """Called five times a second while the pane is shown; for what lies beside the catalog."""
+        """Called five times per second while the pane is visible, to read files outside the catalog."""
 
     def show_cli_equivalent(self, *, by_hand: bool = True) -> None:
-        """Say which command shows what is selected."""
+        """Show the command that prints the selected row."""
         if self.rows.key is not None:
             self.post_message(ShowCommand(self.cli_equivalent(self.rows.key), by_hand))
 
     def submit(self, spec: "Spec", cli_equivalent: str) -> None:
-        """Start a job, and say which command does the same."""
+        """Start a job and show the equivalent command."""
         catalog = self.catalog
 
         def start() -> str:
@@ -199,7 +199,7 @@ class Pane(Vertical):
         self.post_message(RunAction(cli_equivalent, start))
 
     def open_form(self, form: "Form[S]") -> None:
-        """Open a form, and start the job that it comes to."""
+        """Open a form and start its job."""
 
         def start(spec: S | None) -> None:
             if spec is not None:
@@ -208,41 +208,41 @@ class Pane(Vertical):
         self.app.push_screen(form, start)
 
     def confirm(self, question: str, verb: str, cli_equivalent: str, act: Callable[[], str]) -> None:
-        """Ask, and do it if the answer is yes."""
+        """Ask for confirmation, then run `act`."""
 
         from ..shell.confirm import Confirm
 
-        def go_on(yes: bool | None) -> None:
+        def run(yes: bool | None) -> None:
             if yes:
                 self.post_message(RunAction(cli_equivalent, act))
 
-        self.app.push_screen(Confirm(question, verb, cli_equivalent), go_on)
+        self.app.push_screen(Confirm(question, verb, cli_equivalent), run)
 
     @property
     def is_detail_behind(self) -> bool:
-        """Whether the detail is still that of an earlier row."""
+        """Whether the detail still shows an earlier row."""
         return self._rest_timer is not None
 
     def take_focus(self) -> None:
-        """Focus the detail if a row is entered, else the list."""
-        # At once, not at the next turn of the loop: keys typed in a burst belong to the new place.
+        """Focus the detail if a row is open, else the list."""
+        # At once, not at the next turn of the event loop: the next keys of a burst go to the new focus.
         self.screen.set_focus(self.detail if self.has_class("-open") else self.rows)
 
     def close(self) -> bool:
-        """From the detail back to the list; False if one is there already."""
+        """Close the detail; False if it is closed already."""
         if not self.has_class("-open"):
             return False
         self.remove_class("-open")
-        # In the narrow layout the list was not displayed until now, and the style sheet is looked at only later; but
-        # the next key, typed in a burst, belongs to the list.
-        place = self.query_one(".list")
-        place.styles.display = "block"
+        # In the narrow layout the list was hidden, and Textual applies the style sheet later. Display it at once, since
+        # the next keys of a burst go to the list.
+        list_area = self.query_one(".list")
+        list_area.styles.display = "block"
         self.screen.set_focus(self.rows)
-        self.call_after_refresh(place.styles.clear_rule, "display")
+        self.call_after_refresh(list_area.styles.clear_rule, "display")
         return True
 
     def on_descendant_focus(self, _event: events.DescendantFocus) -> None:
-        # Where the focus is now, not where it was when this was posted.
+        # The current focus, which may differ from the focus when the event was posted.
         focused = self.screen.focused
         self.set_class(
             focused is not None and focused is not self.rows and self in focused.ancestors, "-open"
@@ -261,16 +261,16 @@ class Pane(Vertical):
             self.show_cli_equivalent(by_hand=False)
 
     def update_detail(self, *, show_command: bool = True) -> None:
-        """Show the row that has the cursor now, without waiting for it to rest; `tell`: and its command."""
+        """Show the detail of the row under the cursor now. `show_command`: also show its command."""
         if self._rest_timer is not None:
             self._rest_timer.stop()
             self._rest_timer = None
-        self._show_whole(self.rows.key, is_new_row=True)
+        self._show_detail_or_error(self.rows.key, is_new_row=True)
         if show_command:
             self.show_cli_equivalent()
 
     def on_key(self, event: events.Key) -> None:
-        """A verb means the row under the cursor, also when it is pressed before the detail has followed."""
+        """Update the detail before an action, so that the action applies to the row under the cursor."""
         if self.is_detail_behind and event.key not in self.rows.navigation_keys:
             self.update_detail()
         bound = self._bindings.key_to_bindings.get(event.key, ())
@@ -278,7 +278,7 @@ class Pane(Vertical):
             self.post_message(ActionRefused("the app is read-only (--readonly)"))
 
     def open_row(self) -> None:
-        """From the list into the row under the cursor."""
+        """Open the row under the cursor."""
         if self.is_detail_behind:
             self.update_detail()
         self.add_class("-open")

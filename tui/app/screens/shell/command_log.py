@@ -1,4 +1,4 @@
-"""The commands of this session: what was done here, as one would have typed it."""
+"""The commands of this session."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -14,7 +14,7 @@ from ...widgets.detail import Detail
 
 
 class CommandLog(ModalScreen[None]):
-    """The commands, oldest first, each with what came of it."""
+    """The commands, oldest first, each with its outcome."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,at,enter", "dismiss", "back")]
 
@@ -33,7 +33,7 @@ class CommandLog(ModalScreen[None]):
                 text.append(f"$ {sanitize(cli_equivalent)}\n", style="green")
             text.append(f"  {sanitize(outcome)}\n", style="bold red" if outcome.startswith("✗") else "dim")
         if not self._commands:
-            text.append("None yet: what you start here is listed as the command that does the same.")
+            text.append("None yet. Each action in the app appears here as the equivalent command.")
         detail = self.query_one(Detail)
         detail.show([text])
         detail.focus()

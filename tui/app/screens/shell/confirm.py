@@ -1,4 +1,4 @@
-"""Ask before something that changes more than one likes: one sentence, and Cancel has the focus."""
+"""Ask for confirmation: one sentence, and Cancel has the focus."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from ....presentation.text import sanitize, sanitize_lines
 
 
 class Confirm(ModalScreen[bool]):
-    """`question` says verb, object and what can be undone; `twin` is the command that does the same."""
+    """`question` names the action, its object and whether it can be undone; `cli_equivalent` is the same command."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "yes"),

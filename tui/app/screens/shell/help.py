@@ -1,4 +1,4 @@
-"""All keys of the place where one is, built from the bindings themselves."""
+"""The keys that work in the current place, read from the bindings."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -38,8 +38,8 @@ _NAMES = {
 
 
 def bindings_of(nodes: Sequence[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(heading, [(keys, description)]) of each node that has keys of its own."""
-    found = []
+    """(heading, [(keys, description)]) of each node that defines bindings."""
+    sections = []
     for node in nodes:
         lines: dict[str, list[str]] = {}
         for binding in type(node).BINDINGS:
@@ -49,12 +49,14 @@ def bindings_of(nodes: Sequence[Any]) -> list[tuple[str, list[tuple[str, str]]]]
             keys += [_NAMES.get(key, key) for key in binding.key.split(",")]
         if lines:
             heading = getattr(node, "heading", "")
-            found.append((heading, [(" ".join(dict.fromkeys(keys)), text) for text, keys in lines.items()]))
-    return found
+            sections.append(
+                (heading, [(" ".join(dict.fromkeys(keys)), text) for text, keys in lines.items()])
+            )
+    return sections
 
 
 class Help(ModalScreen[None]):
-    """The keys; any of the ways back closes it."""
+    """The list of keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,escape,backspace,question_mark,enter", "dismiss", "back")
@@ -62,7 +64,7 @@ class Help(ModalScreen[None]):
 
     def __init__(self, nodes: Sequence[Any]) -> None:
         super().__init__()
-        self._found = bindings_of(nodes)
+        self._sections = bindings_of(nodes)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
@@ -70,8 +72,8 @@ class Help(ModalScreen[None]):
 
     def on_mount(self) -> None:
         text = Text()
-        width = max(len(keys) for _, lines in self._found for keys, _ in lines)
-        for heading, lines in self._found:
+        width = max(len(keys) for _, lines in self._sections for keys, _ in lines)
+        for heading, lines in self._sections:
             if heading:
                 text.append(f"{heading}\n", style="bold")
             for keys, description in lines:

@@ -1,4 +1,4 @@
-"""Which layers a trace proposes to edit, and what it does not say."""
+"""The layers that a trace proposes to edit, with notes on the limits of the proposal."""
 
 from typing import ClassVar
 
@@ -20,13 +20,13 @@ _BAR = 30
 
 
 class LocationView(ModalScreen[None]):
-    """The curve that the proposal was read from, the proposal, and the notes to it."""
+    """The proposal, notes, and the curve of effects behind it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,L,enter", "dismiss", "back")]
 
-    def __init__(self, trace_id: int, model: str, location: Location, tally: FactCounts) -> None:
+    def __init__(self, trace_id: int, model: str, location: Location, counts: FactCounts) -> None:
         super().__init__()
-        self._parts = _parts(trace_id, model, location, tally)
+        self._parts = _parts(trace_id, model, location, counts)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
@@ -38,18 +38,18 @@ class LocationView(ModalScreen[None]):
         detail.focus()
 
 
-def _parts(trace_id: int, model: str, location: Location, tally: FactCounts) -> Parts:
+def _parts(trace_id: int, model: str, location: Location, counts: FactCounts) -> Parts:
     layers = ", ".join(map(str, location.layers))
     plural = "s" * (len(location.layers) != 1)
     parts: Parts = [
         title(f"Trace {trace_id} proposes layer{plural} {layers}"),
-        Text(f"{tally}. Total effect {location.total_effect:.3f}, the mean of p clean - p corrupted."),
+        Text(f"{counts}. Total effect {location.total_effect:.3f}, the mean of p clean - p corrupted."),
     ]
-    if any(reason == "wrong first choice" for reason, _ in tally.left_out):
+    if any(reason == "wrong first choice" for reason, _ in counts.left_out):
         parts.append(
             Text(
-                "A wrong first choice: the model does not say the expected answer even uncorrupted, so there is "
-                "nothing to trace. It says what the model knows, not where.",
+                "Wrong first choice: even the clean run does not predict the expected answer, so the trace has no "
+                "effect to locate. This shows which facts the model knows, not where it stores them.",
                 style="dim",
             )
         )
@@ -58,15 +58,15 @@ def _parts(trace_id: int, model: str, location: Location, tally: FactCounts) -> 
     parts += ["", title(f"Indirect effect of {location.kind} at the {location.role} token")]
     best = max((effect.mean for effect in location.curve), default=0.0) or 1.0
     for effect in location.curve:
-        proposed = effect.layer in location.layers
-        line = Text(f"{'▶' if proposed else ' '}{effect.layer:>3} {effect.mean:+.4f} ")
+        is_proposed = effect.layer in location.layers
+        line = Text(f"{'▶' if is_proposed else ' '}{effect.layer:>3} {effect.mean:+.4f} ")
         if effect.count > 1:
             line.append(f"({effect.low:+.4f} to {effect.high:+.4f}) ", style="dim")
         line.append(bar(effect.mean / best, _BAR).rstrip("─"))
-        line.stylize("bold" if proposed else "")
+        line.stylize("bold" if is_proposed else "")
         parts.append(line)
     sweep = f"$ {command('edit', 'sweep', model, '--trace', trace_id)} --facts SET"
     return [
-        *parts, "", "Edits tried at each layer say which one to take:", Text(sweep, style="green"),
+        *parts, "", "A sweep of edits shows which layer works best:", Text(sweep, style="green"),
         Text(f"$ {command('trace', 'locate', trace_id)}", style="green"),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A command that was typed after `:`, and what it prints, as it prints it."""
+"""Run a command typed after `:` and show its output as it arrives."""
 
 import os
 import shlex
@@ -21,19 +21,17 @@ from .....store.home import Home
 from ....presentation.text import sanitize
 from ...widgets.detail import Detail
 
-_MOST_LINES = 5000
+_MAX_LINES = 5000
 _DRAW_SECONDS = 0.1
 
 
 class Output(ModalScreen[str]):
-    """Runs `retcon` with these words; dismissed with what came of it, in some words."""
+    """Runs `retcon` with these words; dismissed with the outcome in a few words."""
 
-    heading = "A command's output"
+    heading = "Output of a command"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "q,escape,backspace", "leave", "back", tooltip="back; a command that still runs is let go of"
-        ),
-        Binding("ctrl+k,K", "stop", "stop", tooltip="interrupt it, as Ctrl-C does"),
+        Binding("q,escape,backspace", "leave", "back", tooltip="back; interrupts the command, not its job"),
+        Binding("ctrl+k,K", "stop", "stop", tooltip="interrupt the command, like Ctrl-C"),
     ]
 
     def __init__(self, home: Home, words: Sequence[str]) -> None:
@@ -42,8 +40,8 @@ class Output(ModalScreen[str]):
         self.cli_equivalent = shlex.join(["retcon", *words])
         self._process: subprocess.Popen[str] | None = None
         self._lines: list[Text] = []
-        self._drawn = 0.0
-        self.outcome = "runs"
+        self._last_draw = 0.0
+        self.outcome = "running"
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
@@ -51,7 +49,7 @@ class Output(ModalScreen[str]):
                 Text(f"$ {sanitize(self.cli_equivalent)}", style="green", no_wrap=True, overflow="ellipsis")
             )
             yield Detail()
-            yield Static(Text("… runs · q leaves it", style="dim"), id="outcome")
+            yield Static(Text("… running · q goes back", style="dim"), id="outcome")
 
     def on_mount(self) -> None:
         self.query_one(Detail).focus()
@@ -71,12 +69,12 @@ class Output(ModalScreen[str]):
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._lines.append(Text(sanitize(line.rstrip("\n"))))
-            del self._lines[:-_MOST_LINES]
-            if time.monotonic() - self._drawn > _DRAW_SECONDS:
-                self._drawn = time.monotonic()
+            del self._lines[:-_MAX_LINES]
+            if time.monotonic() - self._last_draw > _DRAW_SECONDS:
+                self._last_draw = time.monotonic()
                 self.app.call_from_thread(self._draw)
         code = self._process.wait()
-        words = {0: "done", 130: "interrupted; a job that it started goes on"}.get(code, f"exit code {code}")
+        words = {0: "done", 130: "interrupted; its job keeps running"}.get(code, f"exit code {code}")
         self.outcome = f"{'✓' if code == 0 else '–' if code == 130 else '✗'} {words}"
         self.app.call_from_thread(self._ended, time.monotonic() - started)
 
@@ -97,7 +95,7 @@ class Output(ModalScreen[str]):
             )
 
     def on_unmount(self) -> None:
-        # Nobody reads on. The command follows its job; the job is a process of its own, and does not mind.
+        # Stops the command only: its job runs in a process of its own.
         self.action_stop()
 
     def action_stop(self) -> None:
@@ -105,4 +103,4 @@ class Output(ModalScreen[str]):
             self._process.send_signal(signal.SIGINT)
 
     def action_leave(self) -> None:
-        self.dismiss(self.outcome if self.outcome != "runs" else "left; a job that it started goes on")
+        self.dismiss(self.outcome if self.outcome != "running" else "closed; its job keeps running")

@@ -1,4 +1,4 @@
-"""`python -m retcon.tui` is `retcon`: how the app runs a command without having to find the script."""
+"""`python -m retcon.tui` runs `retcon`. The app starts commands in this way, without looking for the script."""
 
 from .start import main
 

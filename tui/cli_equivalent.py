@@ -1,4 +1,4 @@
-"""The command line that does the same: shown for each verb, so that the app teaches it."""
+"""Commands that do the same as an action of the app. The app shows them."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -6,55 +6,50 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..engine.jobs.specs import CovarianceSpec, EditSpec, ModelSpec, PublishSpec, TraceSpec
 
-# What of it is named is imported when a form needs it: the dataclasses take a tenth of what the app loads at first.
+# The specs are imported when a form needs them: they take a tenth of the app's import time.
 
 
 def command(*words: str | int) -> str:
-    """`retcon` and the words, quoted so that a shell takes them as they are."""
+    """`retcon` and the words, quoted for a shell."""
     return shlex.join(["retcon", *map(str, words)])
 
 
 def add_model(spec: "ModelSpec") -> str:
-    """`retcon model add` that makes the same job."""
+    """`retcon model add` for this job."""
     return command("model", "add", spec.source, "--name", spec.name)
 
 
 def run_trace(spec: "TraceSpec", target: str) -> str:
-    """`retcon trace run` that makes the same job."""
+    """`retcon trace run` for this job."""
     from ..engine.jobs.specs import TraceSpec
 
     if spec.facts is not None:
         words = ["--facts", spec.facts]
     else:
         words = ["--prompt", spec.prompt or "", "--subject", spec.subject or ""]
-    usual = TraceSpec("")
-    if spec.kinds != usual.kinds:
+    default = TraceSpec("")
+    if spec.kinds != default.kinds:
         words += ["--kinds", ",".join(spec.kinds)]
-    for option, value, default in (
-        ("--expect", spec.expected, usual.expected),
-        ("--noise", spec.noise, usual.noise),
-        ("--texts", spec.texts, usual.texts),
-        ("--swap-subject", spec.swap, usual.swap),
-        ("--samples", spec.samples, usual.samples),
-        ("--window", spec.window, usual.window),
-        ("--seed", spec.seed, usual.seed),
-        ("--tokens", spec.tokens, usual.tokens),
-    ):
-        if value != default and value is not None:
+    for option, name in (
+        ("--expect", "expected"), ("--noise", "noise"), ("--texts", "texts"), ("--swap-subject", "swap"),
+        ("--samples", "samples"), ("--window", "window"), ("--seed", "seed"), ("--tokens", "tokens"),
+    ):  # fmt: skip
+        value = getattr(spec, name)
+        if value not in (None, getattr(default, name)):
             words += [option, str(value)]
     if spec.replace:
         words.append("--replace")
     return command("trace", "run", target, *words)
 
 
-def top_up(spec: "CovarianceSpec") -> str:
-    """`retcon covariance extend` that makes the same job."""
+def extend_covariance(spec: "CovarianceSpec") -> str:
+    """`retcon covariance extend` for this job."""
     until = ["--until-converged", spec.tolerance] if spec.tolerance is not None else []
     return command("covariance", "extend", *spec.extends, "--max-tokens", spec.max_tokens, *map(str, until))
 
 
 def publish(spec: "PublishSpec", card: str | None = None) -> str:
-    """`retcon publish` that makes the same job; `card` is the file that a card was saved in as it was edited."""
+    """`retcon publish` for this job; `card` is the file of an edited card."""
     words = ["--as", spec.what] if spec.what != "checkpoint" else []
     for option, value in (("--license", spec.license), ("-m", spec.message), ("--card", card)):
         if value:
@@ -64,7 +59,7 @@ def publish(spec: "PublishSpec", card: str | None = None) -> str:
 
 
 def run_edit(spec: "EditSpec", target: str) -> str:
-    """`retcon edit run` that makes the same job; for one request."""
+    """`retcon edit run` for this job, which has one request."""
     request = spec.requests[0]
     words = [
         "--prompt",

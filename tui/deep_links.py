@@ -1,4 +1,4 @@
-"""Deep links: `edits/4021943b39` is a row of a pane, `jobs` a pane."""
+"""Deep links into the app: `jobs` names a pane, `edits/4021943b39` a row of a pane."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class DeepLink:
 
 
 def parse_deep_link(text: str) -> DeepLink:
-    """Parse a deep link. Raises InputError."""
+    """Parse a deep link. The noun can be shortened. Raises InputError."""
     noun, _, key = text.strip().partition("/")
     matches = [one for one in NOUNS if noun and one.startswith(noun.lower())]
     if len(matches) != 1:

@@ -1,40 +1,38 @@
-"""Files and folders that a person names."""
+"""Parse paths and model sources that a person types."""
 
 from pathlib import Path
 
 from ..store.errors import InputError
 
 
-def path_of(text: str) -> Path:
-    """The path that is meant, with `~` filled in.
+def expand_path(text: str) -> Path:
+    """Replace `~` at the beginning of a path.
 
     Raises:
-        InputError: there is no such user.
+        InputError: the user of `~user` does not exist.
     """
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise InputError(
-            f"there is no home folder of {text.partition('/')[0]}: write the path out"
-        ) from error
+        raise InputError(f"{text.partition('/')[0]} has no home folder: write the full path") from error
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is something. Raises InputError where one may not look."""
+def path_exists(path: Path) -> bool:
+    """Whether a file or folder exists. Raises InputError if it cannot be read."""
     try:
         return path.exists()
     except OSError as error:
-        raise InputError(f"{path} cannot be looked at: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def model_source(text: str) -> str:
-    """A model's source as a job takes it: a folder or file that is here in full, anything else as it stands.
+    """The source of a model for a job: an existing folder or file as a full path, any other text unchanged.
 
     Raises:
-        InputError: no such user, or one may not look there.
+        InputError: the user of `~user` does not exist, or the path cannot be read.
     """
-    # Not "starter", which is no folder here, nor nothing, which would be the folder one stands in.
+    # An empty path would be the current folder, and `starter` is not a folder.
     if text in ("", "starter"):
         return text
-    path = path_of(text)
-    return str(path.resolve()) if is_there(path) else text
+    path = expand_path(text)
+    return str(path.resolve()) if path_exists(path) else text

@@ -1,17 +1,17 @@
-"""What the console script calls: the app at once where nothing else is asked for, else the command line."""
+"""The console script: opens the app without arguments, else runs the command line."""
 
 import gc
 import sys
 
 
 def main() -> None:
-    """`retcon`. Without arguments nothing of the command line is imported, so that the first paint comes sooner."""
+    """Run `retcon`. Without arguments the command line is not imported, so that the app opens faster."""
     if len(sys.argv) > 1:
         from .cli.main import main as command_line
 
         command_line()
         return
-    # A start makes a hundred thousand objects that stay, and looking through them for rubbish finds none.
+    # The imports create about 100,000 objects that stay alive: collecting garbage meanwhile only costs time.
     gc.disable()
     from ..store.errors import CatalogError, InputError
     from .app.app import run

@@ -9,7 +9,7 @@ from ...engine.jobs.specs import SweepSpec
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import SweepTrial
 from .edit import absolute, requests_of_set
-from .sweep_ranking import Ranking, named_trace
+from .sweep_ranking import Ranking, load_trace_of
 from .targets import resolve_target
 
 
@@ -41,7 +41,7 @@ def build_sweep_spec(catalog: Catalog, options: SweepOptions) -> SweepSpec:
     with catalog.read() as session:
         requests = requests_of_set(session, options.fact_set)[: options.limit]
         if options.trace is not None:
-            named_trace(session, options.trace, target.model)
+            load_trace_of(session, options.trace, target.model)
     layers = list(range(target.layers)) if options.layers is None else list(options.layers)
     check_layers(target.model, layers)
     file = absolute(options.hparams_file)

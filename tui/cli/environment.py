@@ -1,4 +1,4 @@
-"""What this box, this terminal and these packages are, for `retcon doctor`. Nothing heavy is imported to find out."""
+"""Read the versions, the machine and the terminal for `retcon doctor`, without heavy imports."""
 
 import importlib.util
 import os
@@ -24,7 +24,7 @@ _PACKAGES = (
     "peft",
     "ray",
 )
-# Of variables that change what retcon does only the names are told: an address may hold a password.
+# Variables that change the behavior of retcon. Only names are printed: a value can contain a password.
 _VARIABLES = (
     "RETCON_",
     "HF_",
@@ -38,11 +38,11 @@ _VARIABLES = (
     "PYTHON",
 )
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-_ASK_SECONDS = 10.0
+_NVIDIA_SMI_SECONDS = 10.0
 
 
 def versions() -> dict[str, str | None]:
-    """Of retcon, Python, SQLite, torch with the kind of its build, and the packages that matter; None: not there."""
+    """Versions of retcon, Python, SQLite, torch with its build, and other packages; None: not installed."""
     return {
         "retcon": __version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
@@ -61,7 +61,7 @@ def _version(package: str) -> str | None:
 
 
 def _torch() -> str | None:
-    """`2.13.0+cpu (CPU build)`: what torch's own version.py says, read as text."""
+    """`2.13.0+cpu (CPU build)`: read from torch's version.py as text."""
     if (found := _version("torch")) is None:
         return None
     return f"{found} ({_torch_build()} build)"
@@ -82,12 +82,12 @@ def _torch_build() -> str:
 
 
 def torch_has_gpu_code() -> bool:
-    """Whether the installed torch was built for any GPU."""
+    """Whether the installed torch is a build for a GPU."""
     return _torch_build() not in ("CPU", "unknown")
 
 
 def system() -> dict[str, Any]:
-    """The operating system, the container if any, and what the processor gives this process."""
+    """The operating system, the container, and the processors that this process can use."""
     try:
         name = platform.freedesktop_os_release().get("PRETTY_NAME", "")
     except OSError:
@@ -97,7 +97,7 @@ def system() -> dict[str, Any]:
         "os": " ".join(
             filter(None, (name, f"({platform.system()} {platform.release()}, {platform.machine()})"))
         ),
-        "container": container() or "none seen",
+        "container": container() or "not detected",
         "cores": f"{usable} of {os.cpu_count()}",
     }
 
@@ -119,7 +119,7 @@ def container(root: Path = Path("/")) -> str | None:
 
 
 def terminal() -> dict[str, Any]:
-    """What is known of the terminal; `text` is the encoding of what is printed."""
+    """Settings of the terminal; `text` is the encoding of stdout."""
     inside = [name for name, variable in (("tmux", "TMUX"), ("screen", "STY")) if os.environ.get(variable)]
     return {
         "TERM": os.environ.get("TERM") or None,
@@ -134,7 +134,7 @@ def terminal() -> dict[str, Any]:
 
 
 def _size() -> str:
-    """Of the terminal at any of this process's three ends: a report is often piped into a file."""
+    """Read the size from stdout, stderr or stdin: the output is often piped to a file."""
     for descriptor in (1, 2, 0):
         try:
             columns, lines = os.get_terminal_size(descriptor)
@@ -145,23 +145,25 @@ def _size() -> str:
 
 
 def user_locale() -> str:
-    """The locale that the user's variables name, `C` where they name none."""
+    """The locale of the environment variables; `C` if none is set."""
     return next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "C")
 
 
-def speaks_utf8() -> bool:
-    """Whether the user's locale is one of UTF-8: in `C` Python prints UTF-8 all the same, but tmux drops it."""
+def locale_is_utf8() -> bool:
+    """Whether the locale is UTF-8. In locale `C` Python prints UTF-8, but tmux drops it."""
     return "utf8" in user_locale().lower().replace("-", "")
 
 
 def gpus() -> list[str]:
-    """Name, driver and memory of each GPU, as nvidia-smi tells them; nothing where it does not answer."""
+    """Name, driver and memory of each GPU from nvidia-smi; empty if it fails."""
     if (program := shutil.which("nvidia-smi")) is None:
         return []
-    asked = "name,driver_version,memory.used,memory.total"
-    command = [program, f"--query-gpu={asked}", "--format=csv,noheader,nounits"]
+    fields = "name,driver_version,memory.used,memory.total"
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_NVIDIA_SMI_SECONDS, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     found = []
@@ -172,7 +174,7 @@ def gpus() -> list[str]:
 
 
 def variables() -> list[str]:
-    """The names of the set variables that change what retcon does. Never what they say."""
+    """The names, without values, of the set variables that change the behavior of retcon."""
     return sorted(
         name
         for name, value in os.environ.items()
@@ -181,7 +183,7 @@ def variables() -> list[str]:
 
 
 def without_user(path: Path) -> str:
-    """A path as one may show it to strangers: the user's own folder is `~`."""
+    """The path with `~` for the user's home folder, whose name can be private."""
     try:
         return f"~/{path.relative_to(Path.home())}"
     except (ValueError, RuntimeError):

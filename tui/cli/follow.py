@@ -1,4 +1,4 @@
-"""Submit a job from the command line and stay with it: progress on stderr, Ctrl-C lets go and the job goes on."""
+"""Submit a job and follow it: progress goes to stderr, and Ctrl-C detaches from the job."""
 
 import sys
 import time
@@ -27,7 +27,7 @@ _BAR = 20
 
 
 class JobFailed(click.ClickException):
-    """A job that ended otherwise than done; its reason is the message."""
+    """The job did not end as done. The message is its error."""
 
     exit_code = 1
 
@@ -36,7 +36,7 @@ class JobFailed(click.ClickException):
 
 
 class JobRefused(JobFailed):
-    """A job that failed because of what it was given."""
+    """The job failed because of its input."""
 
     exit_code = 2
 
@@ -120,17 +120,17 @@ def follow(catalog: Catalog, job: "Job") -> "Job":
     """Follow a job to its end.
 
     Raises:
-        JobFailed: it did not end done.
+        JobFailed: the job did not end as done.
     """
     assert job.id is not None
-    display = _Line() if sys.stderr.isatty() else _Lines()
+    display = _ProgressLine() if sys.stderr.isatty() else _ProgressLog()
     try:
         ended = control.follow(catalog, job.id, display.show)
     except KeyboardInterrupt:
         display.end()
         narrate(
-            f"Let go of job {job.id}, which goes on. "
-            f"Watch it: retcon job watch {job.id}. Stop it: retcon job cancel {job.id}"
+            f"Detached from job {job.id}. It is still running. "
+            f"Follow it: retcon job watch {job.id}. Stop it: retcon job cancel {job.id}"
         )
         raise click.exceptions.Exit(130) from None
     display.end()
@@ -140,7 +140,7 @@ def follow(catalog: Catalog, job: "Job") -> "Job":
 
 
 def describe(job: "Job | ListedJob") -> str:
-    """A job's progress in one line."""
+    """The progress of a job in one line."""
     parts: list[Any] = []
     if job.total:
         filled = round(_BAR * min(1.0, job.done / job.total))
@@ -154,8 +154,8 @@ def describe(job: "Job | ListedJob") -> str:
     return "  ".join(parts)
 
 
-class _Line:
-    """One line that is drawn over, for a terminal."""
+class _ProgressLine:
+    """Progress in one line that is redrawn, for a terminal."""
 
     def show(self, job: "Job") -> None:
         import shutil
@@ -170,8 +170,8 @@ class _Line:
         sys.stderr.flush()
 
 
-class _Lines:
-    """A line now and then, for a log or a pipe."""
+class _ProgressLog:
+    """Progress in a new line every few seconds, for a log or a pipe."""
 
     def __init__(self) -> None:
         self._at, self._last = 0.0, ""

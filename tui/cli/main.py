@@ -1,6 +1,6 @@
-"""The command line: a noun and a verb for each action of the app. Without arguments, the app itself.
+"""The command line: a noun and a verb for each action. Without arguments it opens the app.
 
-Each command's module is imported only when it is used, so that help and completion come at once.
+The module of a command is imported when the command runs, so that help and completion are fast.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from ..presentation.encoding import install_ascii_fallback
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' one-line help without importing them."""
+    """A group that lists its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -38,10 +38,10 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="retcon")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Find, rewrite, prove, roll back and publish the facts of a language model.
+    """Trace, edit, evaluate, roll back and publish facts of a language model.
 
-    Without a command, opens the app. State lives in RETCON_HOME. Exit codes: 0 done, 1 failed, 2 wrong usage or input,
-    130 let go of a job that goes on.
+    Without a command, opens the app. RETCON_HOME is the folder of the catalog. Exit codes: 0 done, 1 failed, 2 wrong
+    usage or input, 130 detached from a job that is still running.
     """
     if ctx.invoked_subcommand is None:
         from ..app.app import run
@@ -50,11 +50,11 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    """The console script: errors of the input become one sentence and exit code 2, failures exit code 1."""
+    """Run the command line. Wrong input prints one sentence and exits with 2; other failures exit with 1."""
     install_ascii_fallback()
     try:
-        _refuse_half_characters(sys.argv[1:])
-        # Without standalone mode click returns the code of an Exit instead of leaving with it.
+        _check_encoding(sys.argv[1:])
+        # Without standalone mode, click returns the exit code instead of exiting.
         code = cli(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
@@ -63,7 +63,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, less) had enough
+        sys.stderr.close()  # the reader (head, less) has exited
         sys.exit(0)
     except Exception as error:
         from ...store.errors import CatalogError, InputError
@@ -75,10 +75,10 @@ def main() -> None:
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 
-def _refuse_half_characters(words: list[str]) -> None:
-    """Bytes that are no text in the terminal's encoding could be kept neither in the catalog nor in JSON."""
+def _check_encoding(words: list[str]) -> None:
+    """Raise UsageError for bytes that are invalid text: JSON and the catalog cannot store them."""
     for word in words:
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise click.UsageError(
-                f"{word!r} is no text in this terminal's encoding ({sys.getfilesystemencoding()})"
+                f"{word!r} is not valid text in this terminal's encoding ({sys.getfilesystemencoding()})"
             )

@@ -1,4 +1,4 @@
-"""What commands print: data on stdout, narration on stderr, and nothing of a model's that could steer a terminal."""
+"""Print results to stdout and messages to stderr, without control characters."""
 
 import json
 import os
@@ -17,41 +17,41 @@ from ..presentation.text import cut as cut_text
 from ..presentation.text import sanitize
 
 _GAP = 2
-_SHORTEST = 8
+_MIN_WIDTH = 8
 
 
 def console() -> Console:
-    """Stdout for what Rich draws; no markup is read from data."""
+    """A Rich console on stdout that reads no markup from data."""
     return Console(markup=False, highlight=False, emoji=False)
 
 
 def terminal_width() -> int:
-    """Columns of the terminal; 80 where there is none."""
+    """The number of columns of the terminal; 80 without a terminal."""
     return shutil.get_terminal_size().columns
 
 
 def color_wanted() -> bool:
-    """Whether stdout takes color: a terminal, and NO_COLOR unset."""
+    """Whether stdout is a terminal and NO_COLOR is not set."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def narrate(text: str) -> None:
-    """Say something that is not the answer, in one line."""
+    """Print a message on stderr in one line."""
     click.echo(sanitize(text), err=True)
 
 
 def print_json(data: Any) -> None:
-    """One document on stdout; where that takes not every character, they are written as JSON's escapes."""
+    """Print one document on stdout, with JSON escapes if the encoding of stdout is not UTF-8."""
     ascii_only = not supports_unicode(sys.stdout.encoding)
-    click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only, default=_plain))
+    click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only, default=_encode))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, cut: str = "") -> None:
-    """A table of what was found, or the sentence `empty`.
+    """Print a table, or the sentence `empty` if there are no rows.
 
-    On a terminal that is too narrow the column `cut` is shortened; a pipe or a file gets whole lines.
+    On a narrow terminal the column `cut` is shortened. A pipe or a file gets full lines.
     """
-    cells = [[sanitize(show(cell)) for cell in row] for row in rows]
+    cells = [[sanitize(format_value(cell)) for cell in row] for row in rows]
     if not cells:
         click.echo(empty)
         return
@@ -60,27 +60,27 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
     if cut in columns and sys.stdout.isatty():
         others = sum(widths) + _GAP * (len(widths) - 1) - widths[columns.index(cut)]
         widths[columns.index(cut)] = max(
-            _SHORTEST, min(widths[columns.index(cut)], terminal_width() - others)
+            _MIN_WIDTH, min(widths[columns.index(cut)], terminal_width() - others)
         )
     for number, line in enumerate(lines):
-        text = (" " * _GAP).join(map(_fitted, line, widths)).rstrip()
+        text = (" " * _GAP).join(map(_fit, line, widths)).rstrip()
         click.secho(text, bold=True) if number == 0 else click.echo(text)
 
 
-def _fitted(text: str, width: int) -> str:
-    """Text in exactly so many terminal cells; what is too long ends in an ellipsis."""
+def _fit(text: str, width: int) -> str:
+    """The text in exactly `width` terminal cells; a longer text ends in an ellipsis."""
     return set_cell_size(cut_text(text, width), width)
 
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
-    """Names and values, one a line."""
+    """Print names and values, one pair per line."""
     width = max((len(name) for name, _ in fields), default=0)
     for name, value in fields:
-        click.echo(f"{name:<{width}}  {sanitize(show(value))}")
+        click.echo(f"{name:<{width}}  {sanitize(format_value(value))}")
 
 
-def show(value: Any) -> str:
-    """A value as a person reads it."""
+def format_value(value: Any) -> str:
+    """Format a value for people."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
@@ -92,7 +92,7 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def _plain(value: Any) -> str:
+def _encode(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not valid JSON")

@@ -1,4 +1,4 @@
-"""Rows of the catalog as the JSON that scripts get. Field names are part of the interface."""
+"""Rows of the catalog as JSON for scripts. The field names are part of the interface."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,11 +28,6 @@ def model_record(model: Model) -> dict[str, Any]:
 def fact_record(fact: Fact) -> dict[str, Any]:
     fields = (*REQUEST_FIELDS, "references", "origin")
     return {name: getattr(fact, name) for name in fields}
-
-
-def fact_request(fact: Fact) -> dict[str, Any]:
-    """A fact of a set as a job writes it."""
-    return {name: getattr(fact, name) for name in REQUEST_FIELDS}
 
 
 def trace_record(trace: Trace, model: str, results: Sequence[TraceResult]) -> dict[str, Any]:

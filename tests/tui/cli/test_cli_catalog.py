@@ -110,11 +110,11 @@ def test_check(here: Retcon, tmp_path: Path) -> None:
     # Nothing is computed from what is hurt, and the reason is told.
     assert one in here.refused("rollback", "tiny", second["id"], code=1)
     said = here.say("catalog", "check")
-    assert said.code == 1 and "is missing" in said.out and "--mend-from" in said.err
-    assert "A sound copy was put in its place" in here("catalog", "check", "--mend-from", backup)
+    assert said.code == 1 and "is missing" in said.out and "--repair-from" in said.err
+    assert "A sound copy was put in its place" in here("catalog", "check", "--repair-from", backup)
     assert here.json("rollback", "tiny", second["id"])["verified"]
     assert here.json("catalog", "check")["sound"] and artifact(here, other).exists()
-    assert "is no backup" in here.refused("catalog", "check", "--mend-from", tmp_path / "nowhere")
+    assert "is not a backup" in here.refused("catalog", "check", "--repair-from", tmp_path / "nowhere")
 
 
 def test_check_tells_a_terminal_how_far_it_is(here: Retcon) -> None:

@@ -108,7 +108,7 @@ def test_run_stops_when_converged(place: Place) -> None:
         drawn = place.folder / f"curve{suffix}"
         place.retcon("covariance", "plot", whole["covariance"], "--out", drawn)
         assert drawn.read_bytes().startswith(magic)
-    assert "no curve" in place.retcon.refused("covariance", "plot", 1)
+    assert "no convergence curve" in place.retcon.refused("covariance", "plot", 1)
 
 
 def test_out_to_a_file_and_in_again(place: Place, tmp_path: Path, template_home: Path) -> None:
@@ -287,7 +287,7 @@ def test_other_refusals(place: Place, tmp_path: Path) -> None:
         assert says in retcon.refused("covariance", "export", 1, file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pt"]
     extend = ("covariance", "extend", "--max-tokens")
-    assert "no covariance 999" in retcon.refused(*extend, 5000, 999)
+    assert "covariance 999 does not exist" in retcon.refused(*extend, 5000, 999)
     assert "has seen 900 tokens already" in retcon.refused(*extend, 900, 1)
     assert "not the layers of one run" in retcon.refused(*extend, 5000, 1, 1)
 

@@ -25,8 +25,8 @@ PROMPT = ("--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower")
     ("words", "says"),
     [
         (["model", "show", "nobody"], "no model 'nobody'"),
-        (["ui", "nowhere"], "no place 'nowhere'"),
-        (["ui", "jobs/x"], "is no number"),
+        (["ui", "nowhere"], "'nowhere' is not a place"),
+        (["ui", "jobs/x"], "is not a number"),
         (["ui", "jobs/1"], "see `retcon job list`"),
         (["undo", "nobody"], "no model 'nobody'"),
         (["undo", "tiny"], "nothing to undo"),
@@ -119,7 +119,7 @@ def test_bytes_that_are_no_text(shared: Retcon) -> None:
     )
     said = Said(done.returncode, done.stdout.decode(), done.stderr.decode())
     assert said.code == 2
-    assert "no text" in said.sentence
+    assert "not valid text" in said.sentence
 
 
 def test_a_prefix_that_two_revisions_have(retcon: Retcon) -> None:

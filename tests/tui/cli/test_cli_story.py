@@ -147,7 +147,7 @@ def test_the_trace_proposes_layers(story: Story) -> None:
             if (e["kind"], e["role"]) == ("mlp", "last subject")
         }
         assert max(means, key=lambda layer: means[layer]) == located["layers"][0]
-        assert f"Proposed: layer {located['layers'][0]}" in story.retcon("trace", "locate", trace)
+        assert f"Suggested layers: {located['layers'][0]}" in story.retcon("trace", "locate", trace)
 
 
 @pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF-")])

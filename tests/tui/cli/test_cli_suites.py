@@ -137,7 +137,7 @@ def test_what_may_not_be_compared(story: Story) -> None:
     sentence = story.retcon.refused("eval", "compare", own, full)
     assert f"evaluations {own} and {full} cannot be compared" in sentence
     assert "cases (2 vs. 1)" in sentence and "cases_sha256" in sentence
-    assert "no evaluation 99" in story.retcon.refused("eval", "compare", own, 99)
+    assert "evaluation 99 does not exist" in story.retcon.refused("eval", "compare", own, 99)
 
 
 def test_what_is_refused(story: Story) -> None:

@@ -180,7 +180,7 @@ def test_killed_it_goes_on_with_the_trials_that_lack(home: Retcon, texts: Path) 
         (("--facts", "wanted", "--set", "v_lr=1,1"), "twice"),
         (("--facts", "wanted", "--set", "layers=1"), "--layers"),
         (("--facts", "wanted", "--set", "mom2_dataset=wikipedia"), "has no effect"),
-        (("--facts", "wanted", "--trace", "7"), "there is no trace 7"),
+        (("--facts", "wanted", "--trace", "7"), "trace 7 does not exist"),
         (("--facts", "wanted", "--save", "--detach"), "--save"),
     ],
 )

@@ -10,7 +10,7 @@ from retcon.store.home import Home
 from retcon.store.maintenance import health
 from retcon.store.maintenance.health import wal_is_safe
 from retcon.tests.helpers.command_line import Retcon
-from retcon.tui.cli import environment as box
+from retcon.tui.cli import environment
 from retcon.tui.cli.commands import doctor
 
 SECRET = "hf_marked0123456789"
@@ -72,7 +72,7 @@ def test_a_home_that_cannot_be_one(retcon: Retcon) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [("nfs4", "lies on nfs4"), ("cifs", "lies on cifs"), ("overlay", "container's own layer"), ("tmpfs", "in memory")],
+    [("nfs4", "is on nfs4"), ("cifs", "is on cifs"), ("overlay", "container's own layer"), ("tmpfs", "on tmpfs")],
 )  # fmt: skip
 def test_where_a_home_should_not_lie(
     retcon: Retcon, monkeypatch: pytest.MonkeyPatch, kind: str, told: str
@@ -115,12 +115,12 @@ def test_the_kind_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line
         f"__version__ = '2.13.0'\n{line}\nxpu: Optional[str] = None\n"
     )
     monkeypatch.setattr(
-        box.importlib.util,
+        environment.importlib.util,
         "find_spec",
         lambda _: type("Spec", (), {"origin": str(tmp_path / "torch" / "__init__.py")}),
     )
-    assert (box.versions()["torch"] or "").endswith(f"({build} build)")
-    assert box.torch_has_gpu_code() is (build != "CPU")
+    assert (environment.versions()["torch"] or "").endswith(f"({build} build)")
+    assert environment.torch_has_gpu_code() is (build != "CPU")
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Numbers of bytes as people write and read them."""
+"""Sizes in bytes: parsing and formatting."""
 
 import click
 import pytest
-from retcon.tui.cli.options import Bytes
+from retcon.tui.cli.options import SIZE
 from retcon.tui.presentation.format import format_size
 
 
@@ -17,14 +17,14 @@ from retcon.tui.presentation.format import format_size
         ("7", 7),
     ],
 )
-def test_read(text: str, size: int) -> None:
-    assert Bytes().convert(text, None, None) == size
+def test_sizes_are_parsed(text: str, size: int) -> None:
+    assert SIZE.convert(text, None, None) == size
 
 
 @pytest.mark.parametrize("text", ["", "5 apples", "-1GB", "0", "GB", "1e9", "9" * 30])
-def test_no_size(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="no size"):
-        Bytes().convert(text, None, None)
+def test_invalid_sizes_are_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="not a valid size"):
+        SIZE.convert(text, None, None)
 
 
 @pytest.mark.parametrize(
@@ -38,5 +38,5 @@ def test_no_size(text: str) -> None:
         (2.5e12, "2500.0 GB"),
     ],
 )
-def test_shown(size: float, text: str) -> None:
+def test_sizes_are_formatted(size: float, text: str) -> None:
     assert format_size(size) == text

@@ -1,4 +1,4 @@
-"""`retcon catalog`: is all of it sound, where is a copy, and what does nothing need any more."""
+"""`retcon catalog`: check, back up, restore and clean the catalog."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,30 +23,31 @@ from ..options import json_option, open_catalog
 from ..output import narrate, print_json, print_table
 from .catalog_bundles import export, import_
 
-_PLACE = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path)
 _HOUR = 3600.0
 
 
 @click.group()
 def catalog() -> None:
-    """Check, back up, restore, clean up; a model's history as one file."""
+    """Check, back up, restore and clean the catalog; export and import histories."""
 
 
 @catalog.command()
 @click.option(
-    "--mend-from",
+    "--repair-from",
     "backup",
-    type=_PLACE,
-    help="A backup (see `retcon catalog backup`) from which to put back what is hurt.",
+    type=_PATH,
+    help="Replace corrupt artifacts with copies from this backup (see `retcon catalog backup`).",
 )
 @json_option
 def check(backup: Path | None, as_json: bool) -> None:
-    """Hash every artifact and check the database; exit code 1 if something is hurt.
+    """Hash every artifact and check the database. Exits with 1 if something is corrupt.
 
-    A hurt file is moved to the home's quarantine, so that nothing is computed from it, and what needs it is named.
+    Moves corrupt files to the quarantine folder of the home, so that no job uses them, and lists the rows that refer to
+    them.
     """
     if backup is not None and not (backup / backups.NOTE).is_file():
-        raise InputError(f"{backup} is no backup of a catalog: there is no {backups.NOTE} in it.")
+        raise InputError(f"{backup} is not a backup of a catalog: it contains no {backups.NOTE}.")
     store = None if backup is None else ArtifactStore(backup / "artifacts")
     checked = with_progress(
         "hashing artifacts", lambda show: check_all(open_catalog(), show, repair_from=store)
@@ -54,7 +55,7 @@ def check(backup: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(_checked_record(checked))
     else:
-        _tell(checked)
+        _print_check(checked)
     if not checked.is_sound:
         raise click.exceptions.Exit(1)
 
@@ -81,7 +82,7 @@ def _damage_record(damage: Damage) -> dict[str, Any]:
     }
 
 
-def _tell(checked: CheckResult) -> None:
+def _print_check(checked: CheckResult) -> None:
     for sentence in checked.database:
         click.echo(sanitize(sentence))
     for damage in checked.damages:
@@ -89,47 +90,49 @@ def _tell(checked: CheckResult) -> None:
         for one in damage.affects:
             click.echo(f"    {sanitize(one)}")
     if checked.is_sound:
-        click.echo(f"Sound: {checked.artifacts} artifacts ({format_size(checked.bytes)}) and the database.")
+        click.echo(
+            f"No corruption in {checked.artifacts} artifacts ({format_size(checked.bytes)}) and the database."
+        )
     elif any(one.referenced_by and not one.is_repaired for one in checked.damages):
-        narrate("Put back what a backup has with: retcon catalog check --mend-from BACKUP")
+        narrate("Repair from a backup: retcon catalog check --repair-from BACKUP")
 
 
 @catalog.command()
-@click.argument("target", metavar="DIR|FILE.db", type=_PLACE)
+@click.argument("target", metavar="DIR|FILE.db", type=_PATH)
 @json_option
 def backup(target: Path, as_json: bool) -> None:
-    """Copy the catalog to DIR while jobs go on: database, artifacts, settings and converted weights, each verified.
+    """Copy the catalog to DIR and verify the copy: database, artifacts, settings and converted weights.
 
-    A second backup to the same DIR copies only what is new. A name that ends in .db gets the database alone. The models
-    that lie elsewhere (the hub's cache, your folders) are not copied.
+    Jobs can continue meanwhile. A second backup to the same DIR copies only new files. If the name ends in .db, only
+    the database is copied. Models outside the home (the hub's cache, your folders) are not copied.
     """
     opened = open_catalog()
     if target.suffix == ".db":
         backups.backup_database(opened, target)
         print_json({"backup": str(target.absolute()), "database_only": True}) if as_json else narrate(
-            f"Wrote the database to {target}; the artifacts are not in it."
+            f"Wrote the database to {target}, without the artifacts."
         )
         return
-    made = with_progress("copying", lambda show: backups.back_up(opened, target, show))
+    result = with_progress("copying", lambda show: backups.back_up(opened, target, show))
     if as_json:
-        print_json({"backup": str(target.absolute()), "database_only": False} | asdict(made))
+        print_json({"backup": str(target.absolute()), "database_only": False} | asdict(result))
     else:
         narrate(
-            f"Backed up {opened.home.root} to {target}: {made.artifacts} artifacts ({format_size(made.bytes)}) and the "
-            f"database, all verified. To have it back: retcon catalog restore {target}"
+            f"Backed up {opened.home.root} to {target}: {result.artifacts} artifacts "
+            f"({format_size(result.bytes)}) and the database, all verified. Restore it: retcon catalog restore {target}"
         )
-    if made.corrupt:
-        narrate(f"Not in it, for they are hurt: {', '.join(made.corrupt)}. See: retcon catalog check")
+    if result.corrupt:
+        narrate(f"Corrupt and not copied: {', '.join(result.corrupt)}. See: retcon catalog check")
         raise click.exceptions.Exit(1)
 
 
 @catalog.command()
-@click.argument("source", metavar="BACKUP", type=_PLACE)
+@click.argument("source", metavar="BACKUP", type=_PATH)
 @json_option
 def restore(source: Path, as_json: bool) -> None:
-    """Put a backup back as the catalog of RETCON_HOME, which must not have one: move a broken one away first."""
+    """Restore a backup to RETCON_HOME, which must not contain a catalog. Move a corrupt catalog away first."""
     into = Home(home())
-    made = with_progress("copying", lambda show: backups.restore(source, into, show))
+    result = with_progress("copying", lambda show: backups.restore(source, into, show))
     opened = open_catalog()
     interrupted = reap(opened)
     with opened.read() as session:
@@ -140,67 +143,66 @@ def restore(source: Path, as_json: bool) -> None:
             "interrupted": interrupted,
             "without_weights": [one.name for one in missing],
         }
-        print_json(record | asdict(made))
+        print_json(record | asdict(result))
     else:
         narrate(
-            f"Restored {into.root} from {source}: {made.artifacts} artifacts ({format_size(made.bytes)}), all verified."
+            f"Restored {into.root} from {source}: {result.artifacts} artifacts "
+            f"({format_size(result.bytes)}), all verified."
         )
     for model in missing:
-        narrate(
-            f"The weights of {sanitize(model.name)} are not at {sanitize(model.path)}: put them there again."
-        )
-    if made.corrupt:
-        narrate(f"The backup lacks {', '.join(made.corrupt)}. See: retcon catalog check")
+        narrate(f"The weights of {sanitize(model.name)} are missing. Copy them to {sanitize(model.path)}.")
+    if result.corrupt:
+        narrate(f"The backup lacks {', '.join(result.corrupt)}. See: retcon catalog check")
         raise click.exceptions.Exit(1)
 
 
 @catalog.command()
-@click.option("--delete", is_flag=True, help="Remove it; without this it is only listed.")
+@click.option("--delete", is_flag=True, help="Delete the files. Without this option they are only listed.")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=GRACE_SECONDS / _HOUR,
     show_default=True,
     metavar="HOURS",
-    help="Leave what was touched within so many hours.",
+    help="Keep files that changed within this many hours.",
 )
 @json_option
 def gc(delete: bool, grace: float, as_json: bool) -> None:
-    """What nothing needs any more: artifacts that no row names, and what jobs, exports and killed writers left.
+    """List or delete unreferenced files: artifacts without a row, and remains of jobs, exports and killed writers.
 
-    What a row or a living job needs always stays, whatever the grace. A job that failed or was cancelled keeps its
-    checkpoint until it is removed (`retcon job remove`).
+    Files that a row or an active job refers to are always kept. A failed or cancelled job keeps its checkpoint until
+    `retcon job remove`.
     """
     opened = open_catalog()
     reap(opened)
     found = collect(opened, grace=grace * _HOUR, delete=delete)
     total = sum(one.bytes for one in found)
     if as_json:
-        print_json({"deleted": delete, "bytes": total, "found": [_loose_record(one) for one in found]})
+        print_json({"deleted": delete, "bytes": total, "found": [_file_record(one) for one in found]})
         return
     print_table(
         ("kind", "size", "path", "why"),
-        ((one.kind, format_size(one.bytes), _short(opened, one), one.why) for one in found),
-        "Nothing to free.",
+        ((one.kind, format_size(one.bytes), _relative_path(opened, one), one.why) for one in found),
+        "No unreferenced files.",
         cut="path",
     )
     if found:
         done = (
             f"Freed {format_size(total)}."
             if delete
-            else f"{format_size(total)} could be freed: retcon catalog gc --delete"
+            else f"{format_size(total)} can be freed: retcon catalog gc --delete"
         )
         narrate(done)
 
 
-def _loose_record(loose: Unreferenced) -> dict[str, Any]:
-    return {"kind": loose.kind, "path": str(loose.path), "bytes": loose.bytes, "why": loose.why}
+def _file_record(file: Unreferenced) -> dict[str, Any]:
+    return {"kind": file.kind, "path": str(file.path), "bytes": file.bytes, "why": file.why}
 
 
-def _short(opened: Catalog, loose: Unreferenced) -> str:
-    """A path in the home without the home's."""
-    inside = loose.path.is_relative_to(opened.home.root)
-    return str(loose.path.relative_to(opened.home.root) if inside else loose.path)
+def _relative_path(opened: Catalog, file: Unreferenced) -> str:
+    """The path relative to the home if it is inside it."""
+    inside = file.path.is_relative_to(opened.home.root)
+    return str(file.path.relative_to(opened.home.root) if inside else file.path)
 
 
 catalog.add_command(export)

@@ -1,6 +1,6 @@
-"""`retcon demo`: a real fact in a real model, located, rewritten, measured, and rolled back to the bit.
+"""`retcon demo`: trace, edit, evaluate and roll back one fact of the starter model.
 
-It calls the same commands that a person would type, and shows each before it runs.
+It prints each command and then runs it.
 """
 
 import os
@@ -27,7 +27,7 @@ PARAPHRASES = [
     "The Eiffel Tower stands in the heart of",
     "The city where you find the Eiffel Tower is",
 ]
-# Each of these is the starter model's first choice before the edit.
+# The answers are the starter model's first choices before the edit.
 NEIGHBORS = [
     ("The Louvre is located in the city of", "Paris"),
     ("Toyota Camry is produced by", "Toyota"),
@@ -38,9 +38,9 @@ NEIGHBORS = [
 
 @click.command()
 def demo() -> None:
-    """The main job, end to end, on the starter model.
+    """Trace, edit, evaluate and roll back a fact of the starter model.
 
-    Works in a home of its own, beside yours, unless RETCON_HOME is set. May be run as often as you like.
+    Uses a separate home folder unless RETCON_HOME is set. It can be run again.
     """
     if not os.environ.get("RETCON_HOME"):
         own = home()
@@ -48,18 +48,19 @@ def demo() -> None:
     began = time.monotonic()
     catalog = open_catalog()
     root = catalog.home.root
-    click.secho(f"Everything of this demo lies in {root}\n", dim=True)
+    click.secho(f"The files of this demo are in {root}\n", dim=True)
 
     _title("1. A model", "SmolLM2-135M-Instruct, from a package that pip has already installed.")
     if _has_model(catalog):
-        click.echo(f"{MODEL} is in the catalog already.")
+        click.echo(f"{MODEL} is in the catalog.")
     else:
         _retcon("model", "add", "starter", "--name", MODEL)
     _roll_back_to_base(catalog)
     _retcon("model", "list")
 
     _title(
-        "2. Where is the fact?", f"Noise on the words {SUBJECT!r}, then one clean state put back at a time."
+        "2. Where is the fact stored?",
+        f"Corrupt {SUBJECT!r} with noise, then restore one clean state at a time.",
     )
     _retcon(
         "trace",
@@ -80,26 +81,26 @@ def demo() -> None:
     _retcon("trace", "locate", str(trace))
 
     _title(
-        "3. Rewrite it",
-        "The preset's layer; a covariance of its keys is collected first where there is none.",
+        "3. Edit it",
+        "At the layer of the preset. A covariance of its keys is collected first if needed.",
     )
     _add_facts(catalog)
     _retcon("edit", "run", MODEL, "--facts", FACTS, "-m", f"{SUBJECT} moves to {NEW}")
 
-    _title("4. What changed, and what did not?", "Paraphrases should follow, neighbors should stay.")
+    _title("4. What changed?", "Paraphrases should change, neighbors should not.")
     _retcon("eval", "run", MODEL)
 
-    _title("5. Before and after, side by side", "")
+    _title("5. Compare before and after", "")
     _retcon("ask", MODEL, PROMPT, "--against", "base")
 
-    _title("6. Roll it back", "And hash every tensor: the base's bits, not nearly the base's bits.")
+    _title("6. Roll it back", "And hash every tensor: the weights are equal to the base, bit for bit.")
     _retcon("rollback", MODEL, "base")
     _retcon("ask", MODEL, PROMPT)
     _retcon("history", MODEL)
 
     click.secho(f"\nDone in {format_duration(time.monotonic() - began)}.", bold=True)
     click.echo(f"Home      {root}\nHeat map  {picture}\nLogs      {catalog.home.logs}")
-    click.echo("\nWhat to type next:")
+    click.echo("\nNext commands to try:")
     where = f"RETCON_HOME={shlex.quote(str(root))} "
     for text in (
         "retcon",
@@ -117,12 +118,14 @@ def _title(title: str, text: str) -> None:
 
 
 def _retcon(*words: str) -> None:
-    """Show a command, then run it in this process, as the shell would."""
+    """Print a command, then run it in this process."""
     from ..main import cli
 
     click.secho(f"\n$ retcon {shlex.join(words)}", fg="cyan")
     if code := cli(list(words), standalone_mode=False):
-        raise click.exceptions.Exit(code)  # Ctrl-C let go of a job: what comes next needs its result
+        raise click.exceptions.Exit(
+            code
+        )  # after Ctrl-C the job continues, but the next step needs its result
 
 
 def _has_model(catalog: Catalog) -> bool:
@@ -136,7 +139,7 @@ def _newest_trace(catalog: Catalog) -> int:
 
 
 def _roll_back_to_base(catalog: Catalog) -> None:
-    """A demo that was stopped half-way leaves the head on its edit."""
+    """Undo the edit of an earlier demo that was interrupted."""
     with catalog.read() as session:
         model = history.find_model(session, MODEL)
         at_base = history.find_revision(session, model, "base").id == model.head

@@ -1,4 +1,4 @@
-"""`retcon doctor`: what this box has, and what to mind: what one pastes into a report of a fault. No secrets in it."""
+"""`retcon doctor`: a report on this machine and the catalog for a bug report, without secrets."""
 
 import os
 import shutil
@@ -21,46 +21,50 @@ from ....store.maintenance.health import Health, health, wal_is_safe
 from ...hub_token import token_is_set
 from ...presentation.format import format_size
 from ...presentation.text import sanitize
-from .. import environment as box
+from .. import environment
 from ..options import json_option
 from ..output import print_fields, print_json
 
 _LITTLE_SPACE = 2_000_000_000
-# What lies there is gone with the container, or with the power.
-_FLEETING = {"overlay": "the container's own layer", "tmpfs": "memory", "ramfs": "memory"}
+# Filesystems whose files are lost with the container or at reboot.
+_TEMPORARY = {
+    "overlay": "the container's own layer and lost with the container",
+    "tmpfs": "tmpfs and lost at reboot",
+    "ramfs": "ramfs and lost at reboot",
+}
 
 
 @click.command()
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """What to paste into a report of a fault: versions, box, terminal, devices, home, catalog, hub. No secrets.
+    """Print a report for a bug report: versions, machine, terminal, devices, home, catalog, hub. It has no secrets.
 
-    Exits with 1 where the catalog cannot be used.
+    Exits with 1 if the catalog cannot be used.
     """
     home = Home(user_home())
     broken = _open(home)
     found = None if broken and not home.catalog.is_file() else _health(home)
     report = {
-        "versions": box.versions(),
-        "box": box.system() | _memory(),
-        "terminal": box.terminal(),
+        "versions": environment.versions(),
+        "machine": environment.system() | _memory(),
+        "terminal": environment.terminal(),
         "devices": {
             name: "busy" if is_locked(device_lock_path(home, name)) else "free" for name in list_devices()
         }
-        | {f"gpu {number}": told for number, told in enumerate(box.gpus())},
+        | {f"gpu {number}": gpu for number, gpu in enumerate(environment.gpus())},
         "home": _home(home.root),
         "catalog": _catalog(found),
         "jobs": found.jobs if found else {},
         "hub": {"token": "set" if token_is_set() else "none"},
-        "environment": {"set": box.variables()},
+        "environment": {"set": environment.variables()},
     }
     problems = ([broken] if broken else []) + [
-        f"the catalog is damaged ({line}): restore a backup" for line in (found.problems if found else ())
+        f"the catalog is corrupt ({line}): restore a backup" for line in (found.problems if found else ())
     ]
     warnings = [*problems, *_warnings(home)]
-    # The user's name is nobody's business.
-    warnings = [line.replace(str(home.root), box.without_user(home.root)) for line in warnings]
+    # The report does not contain the user's name.
+    warnings = [line.replace(str(home.root), environment.without_user(home.root)) for line in warnings]
     if as_json:
         print_json(report | {"warnings": warnings})
     else:
@@ -81,7 +85,7 @@ def _print(report: dict[str, dict[str, Any]], warnings: list[str]) -> None:
 
 
 def _open(home: Home) -> str | None:
-    """Open the catalog as any command would, made and migrated if need be; what is said where that fails."""
+    """Open the catalog like any command, which creates or migrates it; returns the error if that fails."""
     try:
         Catalog.open(home).close()
     except (CatalogError, InputError, OSError, sqlite3.Error) as error:
@@ -93,7 +97,7 @@ def _health(home: Home) -> Health | None:
     try:
         return health(home.catalog)
     except (OSError, sqlite3.Error):
-        return None  # opening it has told why
+        return None  # _open has returned the error
 
 
 def _memory() -> dict[str, str]:
@@ -105,9 +109,9 @@ def _home(root: Path) -> dict[str, Any]:
     try:
         disk, mode = shutil.disk_usage(root), root.stat().st_mode & 0o777
     except OSError as error:
-        return {"path": box.without_user(root), "error": error.strerror}
+        return {"path": environment.without_user(root), "error": error.strerror}
     return {
-        "path": box.without_user(root),
+        "path": environment.without_user(root),
         "disk": f"{format_size(disk.free)} free of {format_size(disk.total)}",
         "filesystem": filesystem(root) or "unknown",
         "writable": os.access(root, os.W_OK),
@@ -119,7 +123,7 @@ def _catalog(found: Health | None) -> dict[str, Any]:
     if found is None:
         return {"state": "cannot be read"}
     return {
-        "version": f"{found.version or 'none'} (this program's is {HEAD})",
+        "version": f"{found.version or 'none'} (this version of retcon: {HEAD})",
         "size": format_size(found.size),
         "rows": ", ".join(f"{name} {count}" for name, count in found.rows.items() if count) or "none",
         "quick check": "; ".join(found.problems) or "ok",
@@ -131,26 +135,26 @@ def _warnings(home: Home) -> list[str]:
     warnings = []
     if not wal_is_safe():
         warnings.append(
-            f"SQLite {sqlite3.sqlite_version} has a rare WAL corruption that 3.51.3 mended (3.50.7 and 3.44.6 too); "
-            "`retcon catalog backup DIR` now and then"
+            f"SQLite {sqlite3.sqlite_version} has a rare WAL corruption that 3.51.3 (3.50.7, 3.44.6) fixed; "
+            "run `retcon catalog backup DIR` regularly"
         )
-    if any(name.startswith("cuda") for name in list_devices()) and not box.torch_has_gpu_code():
+    if any(name.startswith("cuda") for name in list_devices()) and not environment.torch_has_gpu_code():
         warnings.append(
-            "this box has a GPU, but the installed torch is built for the CPU alone: install another build"
+            "this machine has a GPU, but the installed torch is a CPU build: install a build for the GPU"
         )
-    if not box.speaks_utf8():
+    if not environment.locale_is_utf8():
         warnings.append(
-            f"the locale is {box.user_locale()}, not one of UTF-8: bars and heat maps may come out as ? or _; "
-            "export LC_ALL=C.UTF-8, also before tmux starts"
+            f"the locale {environment.user_locale()} is not UTF-8: bars and heat maps can appear as ? or _; "
+            "export LC_ALL=C.UTF-8, and do so before tmux starts"
         )
     if root.is_dir():
         warnings += _warnings_of_disk(root)
-    if told := sessions.find_logout_warning():
-        warnings.append(told)
+    if warning := sessions.find_logout_warning():
+        warnings.append(warning)
     if device_lock_path(home, "cpu").parent == root / "locks":
         warnings.append(
-            f"jobs of other users do not see which devices are taken: {shared_lock_folder()} holds no lock file "
-            "for all; set RETCON_LOCKS to a folder that all may write to (mode 1777)"
+            f"jobs of other users cannot see which devices are busy: {shared_lock_folder()} is not a shared lock "
+            "folder; set RETCON_LOCKS to a folder that all users can write to (mode 1777)"
         )
     return warnings
 
@@ -159,12 +163,12 @@ def _warnings_of_disk(root: Path) -> list[str]:
     warnings = []
     if kind := network_filesystem(root):
         warnings.append(
-            f"{root} lies on {kind}: file locks and the WAL are not safe there; set RETCON_HOME to a local disk"
+            f"{root} is on {kind}: file locks and the WAL are not safe there; set RETCON_HOME to a local disk"
         )
-    if fleeting := _FLEETING.get(filesystem(root) or ""):
-        warnings.append(f"{root} lies in {fleeting} and goes with it: set RETCON_HOME to a disk that stays")
+    if temporary := _TEMPORARY.get(filesystem(root) or ""):
+        warnings.append(f"{root} is on {temporary}. Set RETCON_HOME to a persistent disk.")
     if root.stat().st_mode & 0o077:
-        warnings.append(f"other users of this box may look into {root}; run chmod 700 {root}")
+        warnings.append(f"other users of this machine can read {root}; run chmod 700 {root}")
     if (free := shutil.disk_usage(root).free) < _LITTLE_SPACE:
-        warnings.append(f"only {format_size(free)} are free in {root}")
+        warnings.append(f"only {format_size(free)} of disk space are free in {root}")
     return warnings

@@ -1,4 +1,4 @@
-"""`retcon facts`: named sets of facts, imported from files and from the Hub."""
+"""`retcon facts`: named sets of facts, imported from files and from the hub."""
 
 from pathlib import Path
 
@@ -14,30 +14,30 @@ from ..records import fact_record
 
 @click.group()
 def facts() -> None:
-    """Import and show sets of facts."""
+    """Import, list and show sets of facts."""
 
 
 @facts.command("import")
 @click.argument("source")
-@click.option("--name", required=True, help="What to call the set.")
-@click.option("--add", is_flag=True, help="Add them to the set of that name.")
+@click.option("--name", required=True, help="Name of the set.")
+@click.option("--add", is_flag=True, help="Add the facts to an existing set.")
 @click.option(
     "--references",
     type=click.Path(path_type=Path),
-    help="CounterFact's attribute_snippets.json: texts for RS and essence.",
+    help="CounterFact's attribute_snippets.json: reference texts for the metrics RS and essence.",
 )
 @json_option
 def import_(source: str, name: str, add: bool, references: Path | None, as_json: bool) -> None:
-    """Import SOURCE: a file, or a data set of the Hub as hub:NAME[:CONFIG][@SPLIT].
+    """Import facts from SOURCE: a file, or a data set of the hub as hub:NAME[:CONFIG][@SPLIT].
 
-    Known facts, CounterFact, MultiCounterFact, MQuAKE, zsRE, or CSV/JSON/JSONL with subject, prompt, target_new,
-    target_true.
+    Formats: known facts, CounterFact, MultiCounterFact, MQuAKE, zsRE, or CSV/JSON/JSONL with subject, prompt,
+    target_new, target_true.
     """
     catalog = open_catalog()
     format, read = fact_sets.read_fact_file(source)
     if references is not None:
-        told = fact_sets.add_references(read, references)
-        narrate(f"{told} of {len(read)} facts have reference texts.")
+        count = fact_sets.add_references(read, references)
+        narrate(f"{count} of {len(read)} facts have reference texts.")
     with catalog.write() as session:
         found = fact_sets.save_facts(session, read, name, source, format, add=add)
         count = len(fact_sets.list_facts(session, found))
@@ -50,7 +50,7 @@ def import_(source: str, name: str, add: bool, references: Path | None, as_json:
 @facts.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """The sets of this catalog."""
+    """List the fact sets of the catalog."""
     with open_catalog().read() as session:
         query = select(FactSet, func.count(Fact.id)).join(Fact).group_by(FactSet.id).order_by(FactSet.name)  # type: ignore[arg-type]
         rows = session.exec(query).all()
@@ -76,14 +76,14 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """The facts of a set."""
+    """Show the facts of a set."""
     with open_catalog().read() as session:
         found = fact_sets.list_facts(session, fact_sets.find_fact_set(session, name))
     if as_json:
         print_json({"name": name, "facts": [fact_record(fact) for fact in found]})
         return
     print_table(
-        ("subject", "prompt", "true", "new"),
+        ("subject", "prompt", "true target", "new target"),
         ((fact.subject, fact.prompt, fact.target_true, fact.target_new) for fact in found),
         "The set is empty.",
         cut="prompt",

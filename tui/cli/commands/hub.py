@@ -1,4 +1,4 @@
-"""`retcon hub`: log in, and what this catalog has published."""
+"""`retcon hub`: log in to the hub, and list publications."""
 
 import os
 import sys
@@ -14,53 +14,53 @@ from ..records import publication_record
 
 @click.group()
 def hub() -> None:
-    """Log in to the hub, and list what was published."""
+    """Log in to the hub and list publications."""
 
 
 @hub.command()
-@click.option("--paste", is_flag=True, help="Paste a token (nothing is echoed), or pipe one in.")
+@click.option("--paste", is_flag=True, help="Paste a token (it is not shown), or read it from stdin.")
 def login(paste: bool) -> None:
-    """Log in with the browser or a token. It is kept where huggingface_hub keeps it, and nowhere else."""
+    """Log in with the browser or a token. Only huggingface_hub stores the token."""
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from huggingface_hub import interpreter_login
-    from huggingface_hub import login as keep
+    from huggingface_hub import login as store_token
 
     from ....engine.jobs.runs.hub import plain_hub_errors
 
     with plain_hub_errors("the hub"):
         if paste or not sys.stdin.isatty():
-            token = _pasted()
-            keep(token=token, skip_if_logged_in=False)
+            token = _read_token()
+            store_token(token=token, skip_if_logged_in=False)
         else:
             interpreter_login(skip_if_logged_in=False)
     narrate("Logged in.")
 
 
-def _pasted() -> str:
+def _read_token() -> str:
     typed = sys.stdin.isatty()
     token = click.prompt("Token", hide_input=True, err=True) if typed else sys.stdin.readline()
     if not token.strip():
         raise click.UsageError(
-            "there is no token on the standard input; type one in a terminal, or pipe it in"
+            "standard input contains no token: type it in a terminal, or pipe it to this command"
         )
     return str(token).strip()
 
 
 @hub.command()
 def logout() -> None:
-    """Remove the token that huggingface_hub keeps."""
-    from huggingface_hub import logout as forget
+    """Remove the token that huggingface_hub stores."""
+    from huggingface_hub import logout as remove_token
 
-    forget()
+    remove_token()
     narrate("Logged out.")
 
 
 @hub.command("list")
-@click.option("--repo", help="Only of this repo.")
+@click.option("--repo", help="Only publications to this repo.")
 @json_option
 def list_(repo: str | None, as_json: bool) -> None:
-    """What this catalog has published, newest first."""
+    """List the publications of this catalog, newest first."""
     with open_catalog().read() as session:
         found = publications.list_publications(session, repo)
     if as_json:
@@ -72,6 +72,6 @@ def list_(repo: str | None, as_json: bool) -> None:
             (p.id, p.revision, p.kind, p.repo, p.commit[:10], p.tag, p.account, p.created, p.unpublished)
             for p in found
         ),
-        "Nothing was published yet.",
+        "No publications yet. Publish one: retcon publish MODEL REPO",
         cut="repo",
     )

@@ -1,4 +1,4 @@
-"""`retcon job`: what runs, what ran, and what to do about it."""
+"""`retcon job`: list, follow, cancel and resume jobs."""
 
 import time
 from collections.abc import Callable
@@ -10,26 +10,27 @@ from ....engine.jobs.listing import ListedJob, build_job_record, list_newest_job
 from ....engine.jobs.reap import reap
 from ....store.errors import InputError
 from ....store.states import ENDED_STATES, Stop
+from ...actions.jobs import remove_jobs
 from ...presentation.text import sanitize
 from ...presentation.wording import describe_nodes
 from ..follow import describe, follow
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 
-# What a job's `made` may name that a person would look up.
-_MADE = ("name", "trace", "sweep", "covariance", "revision", "evaluation", "verified", "folder")
+# Fields of a job's result to print in the list.
+_RESULT_FIELDS = ("name", "trace", "sweep", "covariance", "revision", "evaluation", "verified", "folder")
 
 
 @click.group()
 def job() -> None:
-    """List, follow, stop and resume jobs."""
+    """List, follow, cancel and resume jobs."""
 
 
 @job.command("list")
-@click.option("--all", "everything", is_flag=True, help="Not only the newest 50.")
+@click.option("--all", "everything", is_flag=True, help="List all jobs. Default: the newest 50.")
 @json_option
 def list_(everything: bool, as_json: bool) -> None:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     catalog = open_catalog()
     reap(catalog)
     found = list_newest_jobs(catalog, None if everything else 50)
@@ -48,7 +49,7 @@ def _progress(job: "ListedJob") -> str:
     if job.error:
         return job.error
     if job.state in ENDED_STATES:
-        return ", ".join(f"{key} {job.result[key]}" for key in _MADE if key in job.result)
+        return ", ".join(f"{key} {job.result[key]}" for key in _RESULT_FIELDS if key in job.result)
     return describe(job)
 
 
@@ -56,7 +57,7 @@ def _progress(job: "ListedJob") -> str:
 @click.argument("id", type=ROW_ID)
 @json_option
 def show(id: int, as_json: bool) -> None:
-    """One job."""
+    """Show one job."""
     from ....store import jobs as rows
 
     catalog = open_catalog()
@@ -75,7 +76,7 @@ def show(id: int, as_json: bool) -> None:
 @click.argument("id", type=ROW_ID)
 @json_option
 def watch(id: int, as_json: bool) -> None:
-    """Follow a job to its end; Ctrl-C lets go of it."""
+    """Follow a job to its end. Ctrl-C detaches from it; the job continues."""
     from ....store import jobs as rows
 
     catalog = open_catalog()
@@ -87,9 +88,9 @@ def watch(id: int, as_json: bool) -> None:
 
 @job.command()
 @click.argument("id", type=ROW_ID)
-@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the job ends.")
-def log(id: int, following: bool) -> None:
-    """What a job's process wrote."""
+@click.option("-f", "--follow", "until_end", is_flag=True, help="Print new lines until the job ends.")
+def log(id: int, until_end: bool) -> None:
+    """Print the log of a job's process."""
     from ....store import jobs as rows
 
     catalog = open_catalog()
@@ -102,7 +103,7 @@ def log(id: int, following: bool) -> None:
         while True:
             for line in file:
                 click.echo(sanitize(line.rstrip("\n")))
-            if not following or state in ENDED_STATES:
+            if not until_end or state in ENDED_STATES:
                 return
             time.sleep(0.3)
             reap(catalog)
@@ -116,25 +117,25 @@ def _stop_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.FloatRange(0, min_open=True),
         default=control.STOP_GRACE_SECONDS,
         show_default=True,
-        help="Seconds that it has to reach a checkpoint, then to go on SIGTERM, before it is killed.",
+        help="Seconds to reach a checkpoint, and again to exit after SIGTERM, before SIGKILL.",
     )(command)
-    command = click.option("--detach", is_flag=True, help="Only ask; do not wait for it, and kill nothing.")(
-        command
-    )
+    command = click.option(
+        "--detach", is_flag=True, help="Only request the stop: do not wait and do not kill the process."
+    )(command)
     return click.argument("id", type=ROW_ID)(json_option(command))
 
 
 @job.command()
 @_stop_options
 def cancel(id: int, grace: float, detach: bool, as_json: bool) -> None:
-    """Stop a job: at its next checkpoint, then by SIGTERM, then by SIGKILL. What is checkpointed stays."""
+    """Stop a job at its next checkpoint, else by SIGTERM, else by SIGKILL. Its checkpoint is kept."""
     _stop(id, "cancel", grace, detach=detach, as_json=as_json)
 
 
 @job.command()
 @_stop_options
 def pause(id: int, grace: float, detach: bool, as_json: bool) -> None:
-    """Stop a job as `cancel` does, so that its device is free; `job resume` lets it go on."""
+    """Stop a job like `cancel` to free its device. `job resume` continues it."""
     _stop(id, "pause", grace, detach=detach, as_json=as_json)
 
 
@@ -148,7 +149,7 @@ def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> 
     elif found.state in ENDED_STATES:
         narrate(f"Job {id} is {found.state}.")
     else:
-        narrate(f"Job {id} stops at its next checkpoint.")
+        narrate(f"Job {id} will stop at its next checkpoint.")
 
 
 @job.command()
@@ -156,7 +157,7 @@ def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> 
 @click.argument("priority", type=click.IntRange(-1_000_000, 1_000_000))
 @json_option
 def priority(id: int, priority: int, as_json: bool) -> None:
-    """Move a waiting job in line: higher priorities are served first, of equals the older one; the default is 0."""
+    """Set the priority of a queued job. Higher priorities run first, then older jobs. The default is 0."""
     from ....store import jobs as rows
 
     catalog = open_catalog()
@@ -167,10 +168,10 @@ def priority(id: int, priority: int, as_json: bool) -> None:
 
 @job.command()
 @click.argument("id", type=ROW_ID)
-@click.option("--sooner/--later", default=True, show_default=True, help="Up or down the line.")
+@click.option("--sooner/--later", default=True, show_default=True, help="Move it up or down the queue.")
 @json_option
 def move(id: int, sooner: bool, as_json: bool) -> None:
-    """Move a waiting job one place in line."""
+    """Move a queued job up or down by one place."""
     from ....store import jobs as rows
 
     catalog = open_catalog()
@@ -182,19 +183,22 @@ def move(id: int, sooner: bool, as_json: bool) -> None:
 @job.command()
 @click.argument("id", type=ROW_ID, required=False)
 @click.option(
-    "--all", "everything", is_flag=True, help="All interrupted jobs, as after a reboot; does not wait."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Resume all interrupted jobs, for example after a reboot, without waiting.",
 )
-@click.option("--detach", is_flag=True, help="Do not wait for it.")
+@click.option("--detach", is_flag=True, help="Do not wait for the job.")
 @json_option
 def resume(id: int | None, everything: bool, detach: bool, as_json: bool) -> None:
-    """Start an interrupted, paused, failed or cancelled job again, from its checkpoint."""
+    """Resume an interrupted, paused, failed or cancelled job from its checkpoint."""
     if (id is None) != everything:
-        raise click.UsageError("name one job, or --all")
+        raise click.UsageError("give one job id, or --all")
     catalog = open_catalog()
     if id is None:
         ids = control.resume_all(catalog)
-        told = f"Resumed {', '.join(f'job {one}' for one in ids)}." if ids else "No job is interrupted."
-        print_json({"resumed": ids}) if as_json else narrate(told)
+        message = f"Resumed {', '.join(f'job {one}' for one in ids)}." if ids else "No job is interrupted."
+        print_json({"resumed": ids}) if as_json else narrate(message)
         return
     found = control.resume(catalog, id)
     if not detach:
@@ -205,16 +209,6 @@ def resume(id: int | None, everything: bool, detach: bool, as_json: bool) -> Non
 @job.command()
 @click.argument("id", type=ROW_ID)
 def remove(id: int) -> None:
-    """Remove an ended job's row and log; what it made stays."""
-    from ....store import jobs as rows
-
-    catalog = open_catalog()
-    reap(catalog)
-    with catalog.write() as session:
-        found = rows.get(session, id)
-        if found.state not in ENDED_STATES:
-            raise InputError(f"job {id} is {found.state}; cancel it first: retcon job cancel {id}")
-        session.delete(found)
-    for path in catalog.home.logs.glob(f"job-{id}.*"):
-        path.unlink(missing_ok=True)
+    """Remove the row and log of an ended job. Its results are kept."""
+    remove_jobs(open_catalog(), [id])
     narrate(f"Removed job {id}.")

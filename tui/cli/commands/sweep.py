@@ -10,7 +10,7 @@ from ....engine.edits import METHODS
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import FactSet, Model, Sweep, SweepTrial
 from ...actions.sweep import SweepOptions, build_sweep_spec, format_layers, format_settings, save_best
-from ...actions.sweep_ranking import Ranking, curves_of, ranking
+from ...actions.sweep_ranking import Ranking, build_curves, load_ranking
 from ...presentation.curves import render_lines
 from ...presentation.text import sanitize
 from ..follow import run as run_job
@@ -84,10 +84,10 @@ def run(save: bool, job_options: JobOptions, **options: Any) -> None:
     if job is None:
         return
     with catalog.read() as session:
-        found = ranking(session, job.result["sweep"])
+        ranking = load_ranking(session, job.result["sweep"])
     if save:
-        _save(catalog, found)
-    _print(found, job_options.as_json)
+        _save(catalog, ranking)
+    _print(ranking, job_options.as_json)
 
 
 @sweep.command("list")
@@ -137,8 +137,8 @@ def list_(as_json: bool) -> None:
 def show(id: int, trace: int | None, as_json: bool) -> None:
     """Show the ranked trials of a sweep and the scores by layer."""
     with open_catalog().read() as session:
-        found = ranking(session, id, trace)
-    _print(found, as_json)
+        ranking = load_ranking(session, id, trace)
+    _print(ranking, as_json)
 
 
 @sweep.command()
@@ -150,10 +150,10 @@ def plot(id: int, file: Path, trace: int | None) -> None:
     from ...presentation.figures import save_sweep
 
     with open_catalog().read() as session:
-        found = ranking(session, id, trace)
-    best = found.winner.layers[-1]
-    scores = {layer: trial.score for layer, trial in found.best_at().items()}
-    save_sweep(file, scores, found.effects, best=best, score_name=found.score_name, title=_title(found))
+        ranking = load_ranking(session, id, trace)
+    best = ranking.winner.layers[-1]
+    scores = {layer: trial.score for layer, trial in ranking.best_at().items()}
+    save_sweep(file, scores, ranking.effects, best=best, score_name=ranking.score_name, title=_title(ranking))
     narrate(f"Wrote {file}.")
 
 
@@ -163,29 +163,31 @@ def save(id: int) -> None:
     """Save the best trial's settings as the model's defaults for edits."""
     catalog = open_catalog()
     with catalog.read() as session:
-        found = ranking(session, id)
-    _save(catalog, found)
+        ranking = load_ranking(session, id)
+    _save(catalog, ranking)
 
 
-def _save(catalog: Catalog, found: Ranking) -> None:
-    path = save_best(catalog, found)
-    settings = format_settings(found.winner)
-    narrate(f"Edits of {found.model.name} by {found.sweep.method} now use {settings} by default ({path}).")
+def _save(catalog: Catalog, ranking: Ranking) -> None:
+    path = save_best(catalog, ranking)
+    settings = format_settings(ranking.winner)
+    narrate(
+        f"Edits of {ranking.model.name} by {ranking.sweep.method} now use {settings} by default ({path})."
+    )
 
 
-def _title(found: Ranking) -> str:
-    return f"{found.model.name}: {found.sweep.method} at each layer, {len(found.sweep.requests)} facts"
+def _title(ranking: Ranking) -> str:
+    return f"{ranking.model.name}: {ranking.sweep.method} at each layer, {len(ranking.sweep.requests)} facts"
 
 
-def _print(found: Ranking, as_json: bool) -> None:
+def _print(ranking: Ranking, as_json: bool) -> None:
     if as_json:
-        print_json(_record(found))
+        print_json(_record(ranking))
         return
-    if found.ranked:
+    if ranking.ranked:
         out = console()
         for line in render_lines(
-            curves_of(found),
-            title=_title(found),
+            build_curves(ranking),
+            title=_title(ranking),
             width=terminal_width(),
             height=_HEIGHT,
             color=color_wanted(),
@@ -193,38 +195,38 @@ def _print(found: Ranking, as_json: bool) -> None:
             out.print(line)
         click.echo()
     print_table(
-        ("rank", "layers", *found.tried, found.score_name, "95 % interval", "EA", "PA", "NA", "seconds"),
-        [_row(found, rank, trial) for rank, trial in enumerate(found.ranked[:_SHOWN], 1)],
+        ("rank", "layers", *ranking.tried, ranking.score_name, "95 % interval", "EA", "PA", "NA", "seconds"),
+        [_row(ranking, rank, trial) for rank, trial in enumerate(ranking.ranked[:_SHOWN], 1)],
         "No trial is done yet.",
     )
-    if len(found.ranked) > _SHOWN:
-        click.echo(f"and {len(found.ranked) - _SHOWN} more: retcon sweep show {found.sweep.id} --json")
-    for trial in found.refused:
+    if len(ranking.ranked) > _SHOWN:
+        click.echo(f"and {len(ranking.ranked) - _SHOWN} more: retcon sweep show {ranking.sweep.id} --json")
+    for trial in ranking.refused:
         click.echo(f"not written at {format_settings(trial)}: {sanitize(trial.error or '')}")
-    for note in found.notes():
+    for note in ranking.notes():
         click.echo(f"- {sanitize(note)}")
-    if found.ranked:
-        click.echo(f"Save the settings of the best trial: retcon sweep save {found.sweep.id}")
+    if ranking.ranked:
+        click.echo(f"Save the settings of the best trial: retcon sweep save {ranking.sweep.id}")
 
 
-def _row(found: Ranking, rank: int, trial: SweepTrial) -> tuple[Any, ...]:
+def _row(ranking: Ranking, rank: int, trial: SweepTrial) -> tuple[Any, ...]:
     score = trial.score
     metrics = [
         f"{trial.metrics[name]['value']:.3f}" if name in trial.metrics else None
         for name in ("EA", "PA", "NA")
     ]
     return (
-        rank, format_layers(trial.layers), *(trial.changes[name] for name in found.tried), f"{score['value']:.3f}",
+        rank, format_layers(trial.layers), *(trial.changes[name] for name in ranking.tried), f"{score['value']:.3f}",
         f"{score['low']:.3f} to {score['high']:.3f}", *metrics, f"{trial.seconds:.1f}",
     )  # fmt: skip
 
 
-def _record(found: Ranking) -> dict[str, Any]:
-    ranked = [{"rank": rank} | trial_record(trial) for rank, trial in enumerate(found.ranked, 1)]
-    return sweep_record(found.sweep, found.model.name) | {
-        "score": found.score_name,
-        "trials": ranked + [{"rank": None} | trial_record(trial) for trial in found.refused],
-        "trace": found.trace.id if found.trace else None,
-        "effects": [effect_record(effect) for effect in found.effects],
-        "notes": found.notes(),
+def _record(ranking: Ranking) -> dict[str, Any]:
+    ranked = [{"rank": rank} | trial_record(trial) for rank, trial in enumerate(ranking.ranked, 1)]
+    return sweep_record(ranking.sweep, ranking.model.name) | {
+        "score": ranking.score_name,
+        "trials": ranked + [{"rank": None} | trial_record(trial) for trial in ranking.refused],
+        "trace": ranking.trace.id if ranking.trace else None,
+        "effects": [effect_record(effect) for effect in ranking.effects],
+        "notes": ranking.notes(),
     }

@@ -9,8 +9,8 @@ from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
 from ....actions.covariance import build_covariance_extension
 from ....actions.values import MAX_ID, parse_integer, parse_tolerance
-from ....cli_equivalent import command, top_up
-from ....paths import is_there, path_of
+from ....cli_equivalent import command, extend_covariance
+from ....paths import expand_path, path_exists
 from ..base.form import Field, Form
 
 
@@ -39,7 +39,7 @@ class TopUpForm(Form[CovarianceSpec]):
         return build_covariance_extension(self._catalog, self._ids, tokens, tolerance)
 
     def cli_equivalent(self, value: CovarianceSpec) -> str:
-        return top_up(value)
+        return extend_covariance(value)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class ImportForm(Form[Import]):
 
     def read(self, values: dict[str, str]) -> Import:
         file, model, layer = (values[name].strip() for name in ("file", "model", "layer"))
-        path = path_of(file)
-        if not file or not is_there(path) or not path.is_file():
+        path = expand_path(file)
+        if not file or not path_exists(path) or not path.is_file():
             raise InputError("name a file that is there" if not file else f"there is no file {file}")
         if not model or not layer.isdecimal():
             raise InputError("name the model, and the number of the layer that it is of")

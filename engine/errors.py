@@ -2,7 +2,7 @@
 
 from ..errors import InputError
 
-__all__ = ["EndpointError", "InputError", "StopRequested", "UnsupportedModel"]
+__all__ = ["EndpointError", "InputError", "StopRequested", "UnsupportedModel", "first_line"]
 
 
 class UnsupportedModel(InputError):
@@ -15,3 +15,8 @@ class StopRequested(Exception):
 
 class EndpointError(Exception):
     """The endpoint of a language model failed on a valid request. A later attempt may succeed."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

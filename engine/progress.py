@@ -1,4 +1,4 @@
-"""How the science says how far it is. It knows no database and no terminal."""
+"""Progress reports of the science."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """One report: `done` of `total` (in `unit`), and what is being done now.
+    """One report: `done` of `total` in `unit`, and the current activity.
 
-    `share` is the share of the whole work that is done, in [0, 1], where that is not `done / total` because units cost
-    differently; the time left is told from it.
+    `share` is the fraction of the work that is done, in [0, 1]. Set it where units cost differently; otherwise it is
+    `done / total`. The remaining time is estimated from it.
     """
 
     done: float
@@ -19,9 +19,9 @@ class Progress:
     share: float | None = None
 
 
-# A reporter may raise `StopRequested`; every loop reports at points where stopping leaves nothing half-written.
+# Receives progress. It may raise `StopRequested`: a loop reports only where an interruption loses no finished work.
 Report = Callable[[Progress], None]
 
 
 def silent(_progress: Progress) -> None:
-    """A reporter for callers who do not want to know."""
+    """A `Report` that ignores progress."""

@@ -1,4 +1,4 @@
-"""Texts for the second moment: what retcon ships, a local file, or a data set of the Hub."""
+"""Texts for the second moment: the shipped texts, a local file, or a data set of the Hub."""
 
 import hashlib
 import json
@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 SHIPPED = "shipped"
 WIKIPEDIA = "wikipedia"
-# What `wikipedia` is short for.
+# The data set that `wikipedia` means.
 DEFAULT_HUB = "wikimedia/wikipedia:20231101.en"
 _LOADERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 _SHUFFLE_BUFFER = 10_000
@@ -21,7 +21,8 @@ _SHUFFLE_BUFFER = 10_000
 
 @dataclass(frozen=True)
 class Corpus:
-    """A source of documents. `revision` pins it: the sha256 of a file, or the commit of a hub data set."""
+    """A source of documents. `revision` identifies its content: the sha256 of a file, or the commit of a hub data
+    set."""
 
     source: str
     revision: str
@@ -29,11 +30,11 @@ class Corpus:
 
     @property
     def size(self) -> int | None:
-        """How many documents there are; None for a data set that is streamed."""
+        """Number of documents; None for a streamed data set."""
         return len(self._rows) if isinstance(self._rows, list) else None
 
     def documents(self, seed: int) -> Iterator[str]:
-        """The documents in the order that `seed` shuffles them into; the same every time.
+        """The documents, shuffled by `seed`; each call gives the same order.
 
         Raises:
             InputError: a streamed data set has no column `text`.
@@ -51,12 +52,12 @@ class Corpus:
 
 
 def open_corpus(source: str) -> Corpus:
-    """Open a source: `shipped`, `wikipedia` (of the hub, streamed), a text file, or a hub data set `NAME[:CONFIG]`.
+    """Open a source: `shipped`, `wikipedia` (streamed from the hub), a text file, or a hub data set `NAME[:CONFIG]`.
 
-    A file is .txt (a document a line), or .jsonl, .json, .csv or .parquet with a column `text`.
+    A file is .txt with one document per line, or .jsonl, .json, .csv or .parquet with a column `text`.
 
     Raises:
-        InputError: no such file, no column `text`, no text in it, or the hub was not reached.
+        InputError: the file does not exist, has no column `text` or no text, or the hub was not reached.
     """
     if source == SHIPPED:
         folder = resources.files("retcon.engine.covariance.texts")
@@ -73,7 +74,7 @@ def open_corpus(source: str) -> Corpus:
     if path.is_file():
         return _from_file(path)
     if path.suffix in _LOADERS or source.startswith((".", "/", "~")):
-        raise InputError(f"there is no text file {source}")
+        raise InputError(f"the text file {source} does not exist")
     return _from_hub(source)
 
 
@@ -82,16 +83,16 @@ def _from_file(path: Path) -> Corpus:
 
     loader = _LOADERS.get(path.suffix)
     if loader is None:
-        raise InputError(f"{path} is no text file that retcon reads; it reads {', '.join(_LOADERS)}")
+        raise InputError(f"{path} is not a supported text file; use {', '.join(_LOADERS)}")
     try:
         rows = datasets.load_dataset(loader, data_files=str(path), split="train")
-    except Exception as error:  # the readers raise their own kinds, all of them about the file
-        raise InputError(f"{path} cannot be read as {loader}: {error.__cause__ or error}") from error
+    except Exception as error:  # the readers of datasets raise many types of error
+        raise InputError(f"cannot read {path} as {loader}: {error.__cause__ or error}") from error
     if "text" not in rows.column_names:
         raise InputError(f"{path} has no column 'text'; its columns are {', '.join(rows.column_names)}")
     texts = [text for text in rows["text"] if isinstance(text, str) and text.strip()]
     if not texts:
-        raise InputError(f"{path} holds no text")
+        raise InputError(f"{path} has no text")
     with path.open("rb") as file:
         return Corpus(str(path.absolute()), hashlib.file_digest(file, "sha256").hexdigest(), texts)
 
@@ -104,7 +105,6 @@ def _from_hub(source: str) -> Corpus:
     try:
         commit = HfApi().dataset_info(name).sha or ""
         rows = datasets.load_dataset(name, config or None, split="train", streaming=True, revision=commit)
-    except Exception as error:  # http, repository, builder errors: each about the source that was named
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the data set {source!r} could not be opened: {text}") from error
+    except Exception as error:  # http, repository and builder errors
+        raise InputError(f"cannot open the data set {source!r}: {first_line(error)}") from error
     return Corpus(source, commit, rows)

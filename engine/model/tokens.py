@@ -60,7 +60,7 @@ def locate_span(tokenizer: PreTrainedTokenizerBase, prompt: str, start: int, sto
     ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
     inside = [i for i, (begin, end) in enumerate(offsets) if begin < stop and end > start]
     if not inside:
-        raise InputError(f"no token of the prompt covers the subject {prompt[start:stop]!r}")
+        raise InputError(f"the subject {prompt[start:stop]!r} has no tokens in the prompt")
     tokens = [
         prompt[begin:end] if end > begin else str(tokenizer.convert_ids_to_tokens(token))
         for token, (begin, end) in zip(ids, offsets, strict=True)

@@ -286,5 +286,5 @@ def test_logits_in_parts_are_the_same(decoder_of: Decoders, monkeypatch: pytest.
     decoder = decoder_of("gemma2")
     states = decoder.run(some_ids()).states[-1]
     at_once = decoder.logits(states)
-    monkeypatch.setattr("retcon.engine.model.decoder._LOGITS_AT_ONCE", 96 * LENGTH)
+    monkeypatch.setattr("retcon.engine.model.decoder._LOGITS_BATCH", 96 * LENGTH)
     close(decoder.logits(states), at_once, 1e-6)

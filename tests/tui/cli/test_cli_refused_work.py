@@ -168,7 +168,7 @@ def test_a_folder_that_is_no_model(refused: Callable[..., str], tmp_path: Path) 
 
 def test_pickled_weights(broken_model: Path, refused: Callable[..., str]) -> None:
     (broken_model / "model.safetensors").rename(broken_model / "pytorch_model.bin")
-    assert "never pickled weights" in refused(ModelSpec(str(broken_model), "new"))
+    assert "does not load pickled weights" in refused(ModelSpec(str(broken_model), "new"))
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
@@ -201,7 +201,7 @@ def test_config(config: str, broken_model: Path, refused: Callable[..., str]) ->
 def test_gguf_that_is_none(refused: Callable[..., str], tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GIF89a" * 1000)
-    assert "is no GGUF" in refused(ModelSpec(str(file), "new"))
+    assert "is not a GGUF file" in refused(ModelSpec(str(file), "new"))
     file.write_bytes(b"GGUF" + b"\xff" * 1000)
     assert "damaged" in refused(ModelSpec(str(file), "new"))
     assert "no file" in refused(ModelSpec(str(tmp_path / "nowhere.gguf"), "new"))

@@ -1,10 +1,11 @@
-"""The science on one model in memory, for notebooks and scripts: no catalog, no jobs, no history on disk.
+"""Trace, edit and evaluate one model in memory, for notebooks and scripts. Uses no catalog, no jobs and no history.
 
     bench = Workbench.load("starter")
-    traced = bench.trace("The Eiffel Tower is in the city of", "The Eiffel Tower")
-    bench.edit([Request("The Eiffel Tower", "{} is in the city of", "Rome")], layer=bench.locate(traced))
+    result = bench.trace("The Eiffel Tower is in the city of", "The Eiffel Tower")
+    bench.edit([Request("The Eiffel Tower", "{} is in the city of", "Rome")], layer=bench.propose_layer(result))
+    bench.ask("The Eiffel Tower is in the city of")
 
-It only puts together what stands in the modules beside it; see those for what each part does and can do more.
+It combines the modules of this folder, which have more options.
 """
 
 import tempfile
@@ -39,13 +40,13 @@ __all__ = ["Case", "Request", "Workbench"]
 
 
 class Workbench:
-    """A model in memory, the edits that it holds now, and the second moments read from it so far."""
+    """A model in memory, its current edits, and the second moments collected from it."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str = "") -> None:
-        """Around a model that is already loaded; `source` is its hub id, by which shipped settings are found.
+        """Use a loaded model. `source` is its hub id, which selects the shipped hyperparameters.
 
         Raises:
-            InputError: the model cannot be edited; says why.
+            UnsupportedModel: the model cannot be edited.
         """
         self.decoder, self.tokenizer, self.source = Decoder(model, find_anatomy(model)), tokenizer, source
         self.edits: list[PastEdit] = []
@@ -54,14 +55,14 @@ class Workbench:
 
     @classmethod
     def load(cls, source: str, device: str = "cpu") -> "Workbench":
-        """A hub id, a folder, a .gguf file or `starter`.
+        """Load a model from a hub id, a folder, a .gguf file or `starter`.
 
         Raises:
-            InputError: no such model, a damaged file, or one that cannot be edited.
+            InputError: the model does not exist, has a corrupt file, or cannot be edited.
         """
-        with tempfile.TemporaryDirectory() as folder:  # only a GGUF's converted weights are written there
-            fetched = fetch(source, Path(folder) / "model")
-            return cls(load_model(fetched.folder, device), load_tokenizer(fetched.folder), source)
+        with tempfile.TemporaryDirectory() as folder:  # for the converted weights of a GGUF
+            files = fetch(source, Path(folder) / "model")
+            return cls(load_model(files.folder, device), load_tokenizer(files.folder), source)
 
     def trace(
         self,
@@ -75,29 +76,29 @@ class Workbench:
         window: int = 10,
         seed: int = 1,
     ) -> FactTrace:
-        """Trace one fact on the model as it is now; `scores[kind][token][layer]` of the result is p(answer).
+        """Trace one fact on the current weights; `scores[kind][token][layer]` of the result is p(answer).
 
         Raises:
-            InputError: the subject is not in the prompt, or the model does not say what is expected.
+            InputError: the subject is not in the prompt, or the model does not give the expected answer.
         """
         rule = NoiseRule.parse(noise)
         texts = open_corpus("shipped") if rule.needs_texts else None
-        level = fit_noise(rule, self.decoder, self.tokenizer, [subject], texts)
-        settings = TraceSettings(NoiseCorruption(level, samples, seed), tuple(kinds), window)
+        fitted = fit_noise(rule, self.decoder, self.tokenizer, [subject], texts)
+        settings = TraceSettings(NoiseCorruption(fitted, samples, seed), tuple(kinds), window)
         return trace_one(self.decoder, self.tokenizer, TraceRequest(prompt, subject, expected), settings)
 
-    def locate(self, traced: FactTrace) -> int:
-        """The layer whose MLP (else whose hidden state), restored at the last subject token, wins back most.
+    def propose_layer(self, result: FactTrace) -> int:
+        """The layer with the highest p(answer) when its MLP (or hidden state) is restored at the last subject token.
 
-        A proposal: which layer takes an edit best is seen by editing.
+        Only a sweep over layers shows which layer is best for an edit.
 
         Raises:
-            InputError: neither was traced.
+            InputError: the trace has neither kind.
         """
-        kind = next((kind for kind in ("mlp", "hidden") if kind in traced.scores), None)
+        kind = next((kind for kind in ("mlp", "hidden") if kind in result.scores), None)
         if kind is None:
-            raise InputError("trace mlp or hidden to have a layer proposed")
-        effects = [-1.0 if p is None else p for p in traced.scores[kind][traced.located.end - 1]]
+            raise InputError("the trace has no kind that proposes a layer; trace mlp or hidden")
+        effects = [-1.0 if p is None else p for p in result.scores[kind][result.located.last]]
         return max(range(len(effects)), key=effects.__getitem__)
 
     def edit(
@@ -110,13 +111,13 @@ class Workbench:
         max_tokens: int = 100_000,
         seed: int = 1,
     ) -> Delta:
-        """Write facts on top of the edits that the model holds; it holds them from then on. `undo` takes them out.
+        """Write facts on top of the current edits. `undo` removes them.
 
-        Settings are the shipped ones of the source, else the method's own. Second moments are read from the base's
-        run over `texts` when a layer is first edited. A method for one fact writes them one after another.
+        Hyperparameters are the shipped ones of the source, or the method's defaults. The first edit of a layer collects
+        its second moment from the base model and `texts`. A method that edits one fact at a time writes them in order.
 
         Raises:
-            InputError: no such method, a request that cannot be written, or no layer named where no setting names one.
+            InputError: an unknown method, an invalid request, or no layer in the arguments and the hyperparameters.
         """
         if method not in METHODS:
             raise InputError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
@@ -128,7 +129,7 @@ class Workbench:
             hparams = hparams.with_changes(layers=(layer,))
         if not hparams.layers and hparams.needs_layers:
             raise InputError(
-                f"there are no settings for {self.source or 'this model'}: name the layer to edit"
+                f"there are no hyperparameters for {self.source or 'this model'}; give the layer to edit"
             )
         moments = self._moments_at(writer.layers(hparams), texts, max_tokens, seed)
         contexts = sample_contexts(self.decoder.model, self.tokenizer, hparams.contexts, seed)
@@ -142,16 +143,16 @@ class Workbench:
         return delta
 
     def undo(self) -> None:
-        """Take out the last edit: the weights are those of before it, to the bit."""
+        """Remove the last edit. The weights have the same bits as before it."""
         self.edits.pop()
         self._materialize()
 
     def evaluate(self, cases: Sequence[Case], max_new_tokens: int = 20, seed: int = 1) -> dict[str, Metric]:
-        """Score facts on the model as it is now; engine.metrics says what each metric means."""
+        """Evaluate facts on the current weights; see `engine.evaluation.metrics` for the metrics."""
         return summarize(evaluate(self.decoder, self.tokenizer, cases, max_new_tokens), seed)
 
     def ask(self, prompt: str, max_new_tokens: int = 20) -> str:
-        """What the model as it is now goes on with, greedily."""
+        """The greedy completion of a prompt with the current weights."""
         return complete(self.decoder.model, self.tokenizer, [prompt], max_new_tokens)[0]
 
     def _moments_at(
@@ -159,7 +160,7 @@ class Workbench:
     ) -> dict[int, FactoredMoment]:
         missing = [layer for layer in layers if layer not in self._moments]
         if missing:
-            self._weights.set({})  # they describe the base, whatever it holds now
+            self._weights.set({})  # a second moment is of the base
             *_, last = collect(
                 self.decoder, self.tokenizer, open_corpus(texts), missing,
                 CollectionSettings(max_tokens, seed=seed),

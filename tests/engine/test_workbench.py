@@ -32,7 +32,7 @@ def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
     before = hash_parameters(model)
     traced = bench.trace(PROMPT, SUBJECT, kinds=["mlp"], samples=2, noise="0.4")
     last = traced.scores["mlp"][traced.located.end - 1]
-    layer = bench.locate(traced)
+    layer = bench.propose_layer(traced)
     assert last[layer] == max(value for value in last if value is not None)
     case = Case(PROMPT, "Rome", "Paris")
     old = bench.evaluate([case], max_new_tokens=2)
@@ -53,9 +53,9 @@ def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
 def test_what_cannot_be_done_is_said(bench: Workbench) -> None:
     with pytest.raises(InputError, match="unknown method 'grace'"):
         bench.edit([FACT], "grace")
-    with pytest.raises(InputError, match="name the layer"):
+    with pytest.raises(InputError, match="give the layer"):
         bench.edit([FACT])
     traced = bench.trace(PROMPT, SUBJECT, kinds=["attn"], samples=1, noise="0.4")
-    with pytest.raises(InputError, match="mlp or hidden"):
-        bench.locate(traced)
+    with pytest.raises(InputError, match="trace mlp or hidden"):
+        bench.propose_layer(traced)
     assert bench.edits == []

@@ -61,7 +61,7 @@ class Pool:
         return CPU_TOKENS if self.device == CPU else GPU_TOKENS
 
     def report(self, progress: Progress) -> None:
-        """Report the job's progress with the number of workers. Raises `Stopped` if the job is to stop."""
+        """Report the job's progress with the number of workers. Raises `StopRequested` if the job is to stop."""
         self._running.report(replace(progress, activity=f"{progress.activity}: {self._summary()}"))
 
     def call(self, method: str, *arguments: object, label: str) -> Any:

@@ -1,12 +1,12 @@
-"""Collect second moments, or go on with those of the catalog; a block of documents is what a resumed job goes on from.
+"""Collect second moments, or continue those of the catalog. A resumed job continues after its last saved block.
 
-The file of a covariance holds, beside `total`, what more text is added to: `whole`, the sums of the blocks that were
-read whole (left out where it is the same), `place`, the probes and directions of `Convergence`.
-The sums are packed upper triangles; all numbers but the place are float64.
+Beside `total`, the file of a covariance holds all that a longer collection continues from: `whole`, the sums without
+the cut block (absent if equal to `total`), `place`, and the probes and directions of `Convergence`. The sums are packed
+upper triangles. All numbers are float64, `place` is int64.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 from transformers import PreTrainedTokenizerBase
 
 from ....store.catalog.tables import Covariance, Model
@@ -31,6 +31,7 @@ from ...covariance.collect import (
 )
 from ...covariance.convergence import Convergence, ConvergencePoint
 from ...covariance.corpus import Corpus, open_corpus
+from ...covariance.moments import FactoredMoment
 from ...errors import InputError
 from ...model.anatomy import Anatomy
 from ...model.tokens import hash_tokenizer
@@ -40,17 +41,19 @@ from ..specs import CovarianceSpec
 from ..worker.running import RunningJob
 from .loaded import Loaded, load
 
-# The sums are large, 4 bytes x key_width^2 a layer: of the time one part in so many goes into saving them.
+# The sums are large, 4 bytes * key_width^2 per layer. Saving them takes at most one part in so many of the time.
 _CHECKPOINT_PART = 20
-# What a checkpoint has of them.
-_SUMS = ("moments", "tokens", "texts_revision")
+# The fields of a checkpoint that belong to a collection.
+_CHECKPOINT_FIELDS = ("moments", "tokens", "texts_revision")
 
 Arrays = Mapping[str, np.ndarray]
+# Called with the ids of the new covariances, in the transaction that saves them.
+OnSaved = Callable[[Session, list[int]], None]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A model that reads texts, wherever its weights are; `report` is told how far it is."""
+class KeyReader:
+    """A model whose keys are read, wherever its weights are. `report` takes the progress."""
 
     model: Model
     anatomy: Anatomy
@@ -59,137 +62,146 @@ class Reading:
     report: Report
 
     @classmethod
-    def here(cls, running: RunningJob, loaded: Loaded) -> Self:
-        """A model in this process."""
+    def local(cls, running: RunningJob, loaded: Loaded) -> Self:
+        """A reader of a model in this process."""
         decoder = loaded.decoder
-        return cls(
-            loaded.model, decoder.anatomy, loaded.tokenizer, partial(read_in_process, decoder), running.report
-        )
+        read = partial(read_in_process, decoder)
+        return cls(loaded.model, decoder.anatomy, loaded.tokenizer, read, running.report)
 
 
 def run(running: RunningJob, spec: CovarianceSpec) -> dict[str, Any]:
-    """Returns the ids of the new covariances, one per layer; `covariance` is the first."""
-    with _reading(running, spec) as reading:
-        ids = collect_into_catalog(
-            running,
-            reading,
-            spec.layers,
-            spec.texts,
-            max_tokens=spec.max_tokens,
-            max_length=spec.max_length,
-            seed=spec.seed,
-            tolerance=spec.tolerance,
-            extends=spec.extends,
-            last=True,
-        )
-    return _made(ids)
+    """Collect a covariance per layer. Returns their ids; `covariance` is the first."""
+
+    def commit(session: Session, ids: list[int]) -> None:
+        running.commit_result(session, _result(ids))
+
+    with _open_reader(running, spec) as reader:
+        return _result(collect_into_catalog(running, reader, spec, commit))
+
+
+def _result(ids: list[int]) -> dict[str, Any]:
+    return {"covariance": ids[0], "covariances": ids}
 
 
 @contextmanager
-def _reading(running: RunningJob, spec: CovarianceSpec) -> Iterator[Reading]:
+def _open_reader(running: RunningJob, spec: CovarianceSpec) -> Iterator[KeyReader]:
     if not is_on_ray(running.job.device):
-        yield Reading.here(running, load(running, spec.model, "base"))
+        yield KeyReader.local(running, load(running, spec.model, "base"))
         return
     from .on_ray.covariance import remote_reader
     from .on_ray.model import open_remote_model
 
     with open_remote_model(running, spec.model, "base", spec.threads, "tokens") as remote:
-        yield Reading(
-            remote.model, remote.anatomy, remote.tokenizer, remote_reader(remote), remote.pool.report
-        )
+        read, report = remote_reader(remote), remote.pool.report
+        yield KeyReader(remote.model, remote.anatomy, remote.tokenizer, read, report)
 
 
-def _made(ids: list[int]) -> dict[str, Any]:
-    return {"covariance": ids[0], "covariances": ids}
+def collect_missing(running: RunningJob, loaded: Loaded, spec: CovarianceSpec) -> list[int]:
+    """Collect covariances that an edit or a sweep needs, on the base of a loaded model. Returns their ids."""
+
+    def forget_sums(session: Session, _ids: list[int]) -> None:
+        rest = {
+            name: value for name, value in running.job.checkpoint.items() if name not in _CHECKPOINT_FIELDS
+        }
+        running.checkpoint(session, rest)
+
+    with loaded.holding({}):
+        return collect_into_catalog(running, KeyReader.local(running, loaded), spec, forget_sums)
 
 
 def collect_into_catalog(
-    running: RunningJob,
-    reading: Reading,
-    layers: Sequence[int],
-    texts: str,
-    *,
-    max_tokens: int,
-    max_length: int,
-    seed: int,
-    tolerance: float | None = None,
-    extends: Sequence[int] = (),
-    last: bool = False,
+    running: RunningJob, reader: KeyReader, spec: CovarianceSpec, on_saved: OnSaved
 ) -> list[int]:
-    """Collect the moments of `layers` and save one row each; goes on from the job's checkpoint, else from `extends`.
+    """Collect the moments of the spec's layers and save one row each. Returns their ids.
 
-    `last` says that they are all that the job makes.
+    Continues from the job's checkpoint, else from the covariances in `spec.extends`.
 
     Raises:
-        InputError: what shall be extended is of other texts, another tokenizer or base, or the texts hold no more.
+        InputError: a covariance to extend has other texts, another tokenizer or base; or no text is left.
     """
-    corpus = open_corpus(texts)
-    layers = sorted(set(layers))
-    width = reading.anatomy.key_width
+    corpus = open_corpus(spec.texts)
+    layers = sorted(set(spec.layers))
+    width = reader.anatomy.key_width
     running.check_room(2 * 8 * width * width * len(layers))
-    earlier = _earlier(running, reading, corpus, extends)
-    saved, took = time.monotonic(), 0.0
-    state = None
-    for state in collect_with(
-        reading.read,
-        reading.anatomy,
-        reading.tokenizer,
-        corpus,
-        layers,
-        CollectionSettings(max_tokens, max_length, seed, tolerance),
-        start=_restored(running, corpus, layers, width) or _state_of(running, earlier),
-        report=reading.report,
-    ):
-        begun = time.monotonic()
-        if not state.is_finished and begun - saved > _CHECKPOINT_PART * took:
-            _save_checkpoint(running, corpus, state)
-            saved = time.monotonic()
-            took = saved - begun
-    assert state is not None  # the last block is always yielded
+    earlier = _load_earlier(running, reader, corpus, spec.extends)
+    start = _restore(running, corpus, layers, width) or _build_start(running, earlier)
+    state = _collect(running, reader, corpus, layers, spec, start)
     if earlier and state.tokens <= earlier[0].tokens:
         raise InputError(
-            f"{corpus.source} holds no more text: all of its {state.documents:,} documents have been read"
+            f"{corpus.source} has no more text: all its {state.documents:,} documents have been read."
         )
     running.report_activity("saving")
     artifacts = [running.catalog.artifacts.put_tensors(_file(state, layer)) for layer in state.moments]
-    rows = [
-        Covariance(
-            model_id=reading.model.id or 0,
-            layer=layer,
-            module=reading.anatomy.module_name("matrix", layer),
-            width=width,
-            fingerprint=reading.model.fingerprint,
-            tokenizer=hash_tokenizer(reading.tokenizer),
-            texts=corpus.source,
-            texts_revision=corpus.revision,
-            seed=seed,
-            tokens=moment.tokens,
-            documents=state.documents,
-            max_length=max_length,
-            dtype=reading.model.dtype,
-            curve=[asdict(point) for point in moment.convergence.curve],
-            origin=next(({"extends": row.id} for row in earlier if row.layer == layer), {}),
-            artifact=artifact.sha256,
-        )
-        for (layer, moment), artifact in zip(state.moments.items(), artifacts, strict=True)
-    ]
+    rows = _build_rows(reader, corpus, spec, state, earlier)
     with running.catalog.write(durable=True) as session:
-        for artifact in artifacts:
+        for row, artifact in zip(rows, artifacts, strict=True):
             session.merge(artifact)
+            row.artifact = artifact.sha256
         session.add_all(rows)
         session.flush()
         ids = [row.id or 0 for row in rows]
-        # In the same transaction: for an edit the sums so far are of no more use, its cataloged rows are.
-        if last:
-            running.commit_result(session, _made(ids))
-        else:
-            others = {name: value for name, value in running.job.checkpoint.items() if name not in _SUMS}
-            running.checkpoint(session, others)
+        on_saved(session, ids)
     return ids
 
 
+def _collect(
+    running: RunningJob,
+    reader: KeyReader,
+    corpus: Corpus,
+    layers: Sequence[int],
+    spec: CovarianceSpec,
+    start: CollectionState | None,
+) -> CollectionState:
+    """Read the texts and save checkpoints. Returns the last state."""
+    settings = CollectionSettings(spec.max_tokens, spec.max_length, spec.seed, spec.tolerance)
+    saved, took = time.monotonic(), 0.0
+    state = None
+    for state in collect_with(
+        reader.read, reader.anatomy, reader.tokenizer, corpus, layers, settings, start, reader.report
+    ):
+        begin = time.monotonic()
+        if not state.is_finished and begin - saved > _CHECKPOINT_PART * took:
+            _save_checkpoint(running, corpus, state)
+            saved = time.monotonic()
+            took = saved - begin
+    assert state is not None  # the last block is always yielded
+    return state
+
+
+def _build_rows(
+    reader: KeyReader,
+    corpus: Corpus,
+    spec: CovarianceSpec,
+    state: CollectionState,
+    earlier: Sequence[Covariance],
+) -> list[Covariance]:
+    """The rows of the moments, in the order of their layers, without artifacts."""
+    extended = {row.layer: row.id for row in earlier}
+    return [
+        Covariance(
+            model_id=reader.model.id or 0,
+            layer=layer,
+            module=reader.anatomy.module_name("matrix", layer),
+            width=reader.anatomy.key_width,
+            fingerprint=reader.model.fingerprint,
+            tokenizer=hash_tokenizer(reader.tokenizer),
+            texts=corpus.source,
+            texts_revision=corpus.revision,
+            seed=spec.seed,
+            tokens=moment.tokens,
+            documents=state.documents,
+            max_length=spec.max_length,
+            dtype=reader.model.dtype,
+            curve=[asdict(point) for point in moment.convergence.curve],
+            origin={"extends": extended[layer]} if layer in extended else {},
+            artifact="",
+        )
+        for layer, moment in state.moments.items()
+    ]
+
+
 def _file(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
-    """All arrays of a covariance's file."""
+    """The arrays of a covariance's file."""
     if state.before_cut is None:
         return _arrays(state, layer)
     whole = _arrays(state.before_cut, layer)
@@ -197,7 +209,7 @@ def _file(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
 
 
 def _arrays(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
-    """What one layer needs to go on from a state after whole blocks."""
+    """One layer's arrays of a state without a cut block."""
     moment = state.moments[layer]
     convergence = moment.convergence
     arrays = {
@@ -211,8 +223,8 @@ def _arrays(state: CollectionState, layer: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _state(layers: Mapping[int, Arrays], width: int) -> CollectionState:
-    """The state that such arrays are of."""
+def _build_state(layers: Mapping[int, Arrays], width: int) -> CollectionState:
+    """The state of such arrays by layer."""
     moments = {}
     for layer, arrays in layers.items():
         blocks, documents, tokens, checked_tokens = arrays["place"].tolist()
@@ -230,71 +242,83 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def _save_checkpoint(running: RunningJob, corpus: Corpus, state: CollectionState) -> None:
+    """Save the sums and remove those of the previous checkpoint."""
     old = running.job.checkpoint.get("moments")
     arrays = {
         f"{layer}.{name}": array for layer in state.moments for name, array in _arrays(state, layer).items()
     }
     artifact = running.catalog.artifacts.put_tensors(arrays)
+    fields = {"moments": artifact.sha256, "tokens": state.tokens, "texts_revision": corpus.revision}
     with running.catalog.write() as session:
         session.merge(artifact)
-        counted = {"tokens": state.tokens, "texts_revision": corpus.revision}
-        running.checkpoint(session, running.job.checkpoint | {"moments": artifact.sha256} | counted)
+        running.checkpoint(session, running.job.checkpoint | fields)
     if old and old != artifact.sha256:
         with running.catalog.read() as session:
-            # Another job that collects the same may have come to the same sums, and go on from them.
-            shared = old in find_references(session)
-        if not shared:
+            # Another job with the same texts and layers may have the same sums in its checkpoint.
+            is_shared = old in find_references(session)
+        if not is_shared:
             running.catalog.artifacts.remove(old)
 
 
-def _restored(
+def _restore(
     running: RunningJob, corpus: Corpus, layers: Sequence[int], width: int
 ) -> CollectionState | None:
-    kept = running.job.checkpoint.get("moments")
-    if kept is None:
+    """The state of the job's checkpoint.
+
+    Raises:
+        InputError: the texts have changed since.
+    """
+    saved = running.job.checkpoint.get("moments")
+    if saved is None:
         return None
     if running.job.checkpoint["texts_revision"] != corpus.revision:
-        raise InputError(f"{corpus.source} has changed since this job began: start another one")
-    found: dict[int, dict[str, np.ndarray]] = {}
-    for name, array in running.catalog.artifacts.read_arrays(kept).items():
-        layer, _, what = name.partition(".")
-        found.setdefault(int(layer), {})[what] = array
-    # Of an edit that was stopped another job may have collected some layers since, or had some removed.
-    if not found.keys() >= set(layers):
+        raise InputError(f"{corpus.source} has changed since this job started. Start a new job.")
+    arrays: dict[int, dict[str, np.ndarray]] = {}
+    for key, array in running.catalog.artifacts.read_arrays(saved).items():
+        layer, _, name = key.partition(".")
+        arrays.setdefault(int(layer), {})[name] = array
+    # For a resumed edit, other jobs may have collected or removed covariances, so that other layers are missing.
+    if not arrays.keys() >= set(layers):
         return None
-    return _state({layer: found[layer] for layer in layers}, width)
+    return _build_state({layer: arrays[layer] for layer in layers}, width)
 
 
-def _earlier(running: RunningJob, reading: Reading, corpus: Corpus, ids: Sequence[int]) -> list[Covariance]:
-    """The covariances to go on from, if they are of these texts, this tokenizer and this base."""
+def _load_earlier(
+    running: RunningJob, reader: KeyReader, corpus: Corpus, ids: Sequence[int]
+) -> list[Covariance]:
+    """The covariances to extend.
+
+    Raises:
+        NotFound: one was removed.
+        InputError: one has other texts, another tokenizer or base.
+    """
     with running.catalog.read() as session:
-        found = [session.get(Covariance, id) for id in ids]
-    rows = [row for row in found if row is not None]
+        rows = [row for id in ids if (row := session.get(Covariance, id)) is not None]
     if len(rows) < len(ids):
-        raise NotFound("a covariance that was to be topped up has been removed")
+        raise NotFound("A covariance to extend has been removed.")
     for row in rows:
-        for what, then, now in (
-            ("the texts", row.texts_revision, corpus.revision),
-            ("the tokenizer", row.tokenizer, hash_tokenizer(reading.tokenizer)),
-            ("the base", row.fingerprint, reading.model.fingerprint),
+        for what, before, now in (
+            ("texts", row.texts_revision, corpus.revision),
+            ("tokenizer", row.tokenizer, hash_tokenizer(reader.tokenizer)),
+            ("base", row.fingerprint, reader.model.fingerprint),
         ):
-            if then != now:
+            if before != now:
                 raise InputError(
-                    f"covariance {row.id} cannot be topped up: {what} of then ({str(then)[:12]}) changed since "
-                    f"(now {now[:12]}); collect a new one with `retcon covariance run`"
+                    f"Covariance {row.id} cannot be extended: its {what} changed from {str(before)[:12]} to "
+                    f"{now[:12]}. Collect a new one with `retcon covariance run`."
                 )
     return rows
 
 
-def _state_of(running: RunningJob, rows: Sequence[Covariance]) -> CollectionState | None:
+def _build_start(running: RunningJob, rows: Sequence[Covariance]) -> CollectionState | None:
     if not rows:
         return None
     layers = {row.layer: running.catalog.artifacts.read_arrays(row.artifact) for row in rows}
-    return _state(layers, rows[0].width)
+    return _build_state(layers, rows[0].width)
 
 
-def newest(running: RunningJob, model_id: int, layer: int) -> Covariance | None:
-    """The covariance of a layer that has seen the most tokens, the newest of equals; only of the base as it is."""
+def find_newest(running: RunningJob, model_id: int, layer: int) -> Covariance | None:
+    """The covariance of a layer with the most tokens, the newest if several have as many. Only of the current base."""
     with running.catalog.read() as session:
         query = (
             select(Covariance)
@@ -305,6 +329,11 @@ def newest(running: RunningJob, model_id: int, layer: int) -> Covariance | None:
         return session.exec(query.order_by(col(Covariance.tokens).desc(), col(Covariance.id).desc())).first()
 
 
-def moment_of(running: RunningJob, row: Covariance) -> torch.Tensor:
-    """C of a cataloged covariance, float64 `[key_width, key_width]`; the file is verified by its hash."""
+def load_moment(running: RunningJob, row: Covariance) -> torch.Tensor:
+    """C of a cataloged covariance, float64 `[key_width, key_width]`. The hash of its file is checked."""
     return torch.from_numpy(load_sum(running.catalog, row)) / row.tokens
+
+
+def factored_moment(running: RunningJob, row: Covariance) -> FactoredMoment:
+    """C of a cataloged covariance, loaded and factored on first use."""
+    return FactoredMoment(partial(load_moment, running, row))

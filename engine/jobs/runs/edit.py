@@ -1,97 +1,85 @@
-"""Write facts: settings, second moments, the method, and one new revision with all that it took to make it."""
+"""Write facts: prepare the settings and second moments, run the method, and record a new revision."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from sqlmodel import Session
 
-from ....store.catalog.tables import Covariance, Revision
+from ....store.catalog.tables import Artifact, Covariance, Revision
 from ....store.errors import NotFound
 from ....store.history import history
-from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
 from ...edits.batching import split_batches, write_in_batches
-from ...edits.method import EditTask, PastEdit, Request
+from ...edits.method import NO_CHECKPOINT, Checkpoint, EditResult, EditTask, Method, PastEdit, Request
 from ...edits.value_search import check_request
 from ...errors import InputError
 from ...evaluation.scoring import Score, score_targets
 from ...model.delta import Delta, concatenate, read_delta, to_tensors
 from ...model.generation import sample_contexts
 from ..settings import check_method, resolve_hparams
-from ..specs import EditSpec
+from ..specs import CovarianceSpec, EditSpec
 from ..worker.running import RunningJob
-from .covariance import Reading, collect_into_catalog, moment_of, newest
-from .edit_checkpoint import KeptParts, KeptWork, keep_for
+from .covariance import collect_missing, factored_moment, find_newest, load_moment
+from .edit_checkpoint import BatchCheckpoint, FinishedBatches, invalidate_if_changed
 from .loaded import Loaded, load
 
-# Of a covariance that an edit collects on its way.
-FIRST_TOKENS = 100_000
-MAX_LENGTH = 512
+_SCORES_PROTOCOL = (
+    "teacher-forced on the request's prompt: share of requests with every target token first choice; probability is "
+    "exp(-mean negative log-likelihood per token), mean over requests"
+)
 
 
 def run(running: RunningJob, spec: EditSpec) -> dict[str, Any]:
-    """Returns the new revision's id."""
+    """Write the requests of the job. Returns the new revision's id."""
     check_method(spec.method)
     loaded = load(running, spec.model, spec.revision)
 
-    def note(session: Session, revision: Revision) -> None:
+    def commit(session: Session, revision: Revision) -> None:
         running.commit_result(session, {"revision": revision.id})
 
-    return {"revision": write(running, spec, loaded, note).id}
+    return {"revision": write(running, spec, loaded, commit).id}
+
+
+@dataclass(frozen=True)
+class PreparedEdit:
+    """All that a method needs to write the requests of a spec on a loaded revision."""
+
+    method: Method[Any]
+    task: EditTask[Any]
+    covariances: dict[int, Covariance]
+    batches: list[Sequence[Request]]
+
+    @property
+    def targets(self) -> list[tuple[str, str]]:
+        """(prompt, new target) of each request."""
+        return [(request.text, request.target_new) for request in self.task.requests]
 
 
 def write(
-    running: RunningJob, spec: EditSpec, loaded: Loaded, note: Callable[[Session, Revision], None]
+    running: RunningJob, spec: EditSpec, loaded: Loaded, on_saved: Callable[[Session, Revision], None]
 ) -> Revision:
-    """Write the requests on the loaded revision, and leave the new one loaded; `note` is called in the transaction that
-    saves it.
+    """Write the requests on the loaded revision. The model ends at the new one.
+
+    `on_saved` is called in the transaction that saves the revision.
 
     Raises:
-        InputError: there is no request, or one that the method cannot write.
+        InputError: there is no request, or the method cannot write one.
     """
-    method = METHODS[spec.method]
-    requests = list(map(Request.from_dict, spec.requests))
-    if not requests:
-        raise InputError("there is no fact to write: no request has a new target")
-    hparams = resolve_hparams(spec, loaded.model, running.catalog.home)
-    for layer in method.layers(hparams) or hparams.layers:
-        for request in requests:
-            check_request(loaded.decoder, loaded.tokenizer, request, layer, hparams)
-    moments = moments_at(running, spec, loaded, method.layers(hparams))
-    running.report_activity("generating context texts")
-    contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
-    parent = loaded.revision
-    keep_for(running, [parent.id, spec.method, spec.requests, hparams.as_dict(), spec.seed, spec.batch])
-    asked = [(request.text, request.target_new) for request in requests]
-    before = score_targets(loaded.decoder, loaded.tokenizer, asked)
-    parts = split_batches(hparams, requests, spec.batch)
-    kept = KeptParts(running)
-    written = kept.written()
-    task = EditTask(
-        loaded.decoder,
-        loaded.tokenizer,
-        requests,
-        {layer: FactoredMoment(partial(moment_of, running, row)) for layer, row in moments.items()},
-        hparams,
-        contexts,
-        running.report,
-        past_edits(running, parent),
-        KeptWork(running),
-        spec.seed,
+    edit = prepare(running, spec, loaded, BatchCheckpoint(running))
+    parent, hparams = loaded.revision, edit.task.hparams
+    invalidate_if_changed(
+        running, [parent.id, spec.method, spec.requests, hparams.as_dict(), spec.seed, spec.batch]
     )
-    for part in write_in_batches(method, task, parts, [one.delta for one in written]):
-        written.append(part)
-        if len(written) < len(parts):
-            kept.keep(part)
-    delta = concatenate(one.delta for one in written)
-    figures = [figures for one in written for figures in one.figures]
+    before = score_targets(loaded.decoder, loaded.tokenizer, edit.targets)
+    results = _run_method(running, edit)
     running.report_activity("writing the revision")
+    delta = concatenate(result.delta for result in results)
     _check_finite(delta, spec.method)
-    artifact = running.catalog.artifacts.put_writer(lambda path: _save(delta, path))
+    artifact = running.catalog.artifacts.put_writer(lambda path: save_file(to_tensors(delta), path))
     revision = Revision(
         model_id=loaded.model.id or 0,
         parent=parent.id,
@@ -99,146 +87,197 @@ def write(
         method=spec.method,
         hparams=hparams.as_dict(),
         seed=spec.seed,
-        contexts=contexts,
+        contexts=list(edit.task.contexts),
         requests=spec.requests,
-        covariances=[row.id or 0 for row in moments.values()],
+        covariances=[row.id or 0 for row in edit.covariances.values()],
         delta=artifact.sha256,
-        message=spec.message or _message(requests),
+        message=spec.message or _message(edit.task.requests),
         fingerprint="",
     )
     loaded.place(revision, concatenate([loaded.delta, delta]))
-    sizes = loaded.weights.sizes(loaded.delta)
-    own = loaded.weights.sizes(delta)
-    after = score_targets(loaded.decoder, loaded.tokenizer, asked)
-    revision.statistics = {
-        "delta": {name: asdict(size) for name, size in own.items()},
-        "with_earlier_edits": {name: asdict(size) for name, size in sizes.items()},
-        "requests": [
-            found | {"before": _score(old), "after": _score(new)}
-            for found, old, new in zip(figures, before, after, strict=True)
-        ],
-        "batches": list(map(len, parts)),
-        "scores": {
-            "efficacy": sum(score.first_choice for score in after) / len(after),
-            "probability": sum(math.exp(-score.nll) for score in after) / len(after),
-            "protocol": "teacher-forced on the request's prompt: share of requests with every target token first "
-            "choice; probability is exp(-mean negative log-likelihood per token), mean over requests",
-        },
-    }
     revision.fingerprint = loaded.fingerprint()
+    revision.statistics = _statistics(loaded, edit, delta, results, before)
     loaded.verify_fingerprint()
-    with running.catalog.write(durable=True) as session:
-        session.merge(artifact)
-        model = history.find_model(session, spec.model)
-        history.commit_revision(session, model, revision, "edit")
-        note(session, revision)
-    running.training_checkpoint.unlink(missing_ok=True)
+    _save(running, spec, revision, artifact, on_saved)
     return revision
 
 
+def prepare(
+    running: RunningJob, spec: EditSpec, loaded: Loaded, checkpoint: Checkpoint = NO_CHECKPOINT
+) -> PreparedEdit:
+    """Resolve the settings of an edit, check its requests, and find or collect its covariances.
+
+    Raises:
+        InputError: there is no request, or the method cannot write one.
+    """
+    method = METHODS[spec.method]
+    requests = list(map(Request.from_dict, spec.requests))
+    if not requests:
+        raise InputError("No request has a new target, so there is no fact to write.")
+    hparams = resolve_hparams(spec, loaded.model, running.catalog.home)
+    layers = method.layers(hparams)
+    for layer in layers or hparams.layers:
+        for request in requests:
+            check_request(loaded.decoder, loaded.tokenizer, request, layer, hparams)
+    covariances = find_covariances(running, spec, loaded, layers)
+    running.report_activity("generating context texts")
+    task = EditTask(
+        loaded.decoder,
+        loaded.tokenizer,
+        requests,
+        {layer: factored_moment(running, row) for layer, row in covariances.items()},
+        hparams,
+        sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed),
+        running.report,
+        load_past_edits(running, loaded.revision),
+        checkpoint,
+        spec.seed,
+    )
+    return PreparedEdit(method, task, covariances, split_batches(hparams, requests, spec.batch))
+
+
+def _run_method(running: RunningJob, edit: PreparedEdit) -> list[EditResult]:
+    """Write the batches that an earlier attempt has not finished. Returns the results of all batches."""
+    finished = FinishedBatches(running)
+    results = finished.load()
+    for result in write_in_batches(edit.method, edit.task, edit.batches, [one.delta for one in results]):
+        results.append(result)
+        if len(results) < len(edit.batches):
+            finished.save(result)
+    return results
+
+
 def _check_finite(delta: Delta, method: str) -> None:
-    """Raise InputError where a solve has overflowed: such weights would say nothing any more."""
+    """Raise InputError if a solve has overflowed."""
     for name, factors in delta.items():
         if not factors.is_finite:
             raise InputError(
-                f"{method} comes to numbers that are not finite for {name}: its settings do not fit these facts"
+                f"{method} gives numbers that are not finite for {name}. Its settings do not fit these facts."
             )
 
 
-def _save(delta: Any, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(to_tensors(delta), path)
-
-
-def past_edits(running: RunningJob, revision: Revision) -> list[PastEdit]:
-    """The edits that a revision holds, oldest first; a delta's file is read, and verified, when it is asked for."""
-    with running.catalog.read() as session:
-        edits = history.live_edits(history.load_path(session, revision.id))
-    return [
-        PastEdit(
-            edit.method or "", list(map(Request.from_dict, edit.requests)), partial(_delta_of, running, edit)
-        )
-        for edit in edits
-    ]
-
-
-def _delta_of(running: RunningJob, edit: Revision) -> Delta:
-    return read_delta(running.catalog.artifacts.path(edit.delta)) if edit.delta else {}
+def _statistics(
+    loaded: Loaded, edit: PreparedEdit, delta: Delta, results: Sequence[EditResult], before: Sequence[Score]
+) -> dict[str, Any]:
+    """The sizes of the delta and the scores of the requests, with the new revision loaded."""
+    sizes, all_sizes = loaded.weights.sizes(delta), loaded.weights.sizes(loaded.delta)
+    after = score_targets(loaded.decoder, loaded.tokenizer, edit.targets)
+    figures = [figures for result in results for figures in result.figures]
+    return {
+        "delta": {name: asdict(size) for name, size in sizes.items()},
+        "with_earlier_edits": {name: asdict(size) for name, size in all_sizes.items()},
+        "requests": [
+            one | {"before": _score(old), "after": _score(new)}
+            for one, old, new in zip(figures, before, after, strict=True)
+        ],
+        "batches": list(map(len, edit.batches)),
+        "scores": {
+            "efficacy": sum(score.first_choice for score in after) / len(after),
+            "probability": sum(math.exp(-score.nll) for score in after) / len(after),
+            "protocol": _SCORES_PROTOCOL,
+        },
+    }
 
 
 def _score(score: Score) -> dict[str, Any]:
     return {"probability": math.exp(-score.nll), "first_choice": score.first_choice}
 
 
-def moments_at(
+def _save(
+    running: RunningJob,
+    spec: EditSpec,
+    revision: Revision,
+    artifact: Artifact,
+    on_saved: Callable[[Session, Revision], None],
+) -> None:
+    """Save the revision, move the head to it, and delete the training's checkpoint."""
+    with running.catalog.write(durable=True) as session:
+        session.merge(artifact)
+        model = history.find_model(session, spec.model)
+        history.commit_revision(session, model, revision, "edit")
+        on_saved(session, revision)
+    running.training_checkpoint.unlink(missing_ok=True)
+
+
+def _message(requests: Sequence[Request]) -> str:
+    first = f"{requests[0].subject} → {requests[0].target_new.strip()}"
+    return first if len(requests) == 1 else f"{first} (and {len(requests) - 1} more)"
+
+
+def load_past_edits(running: RunningJob, revision: Revision) -> list[PastEdit]:
+    """The edits of a revision, oldest first. A delta's file is read, and its hash checked, on first use."""
+    with running.catalog.read() as session:
+        edits = history.live_edits(history.load_path(session, revision.id))
+    return [
+        PastEdit(
+            edit.method or "", list(map(Request.from_dict, edit.requests)), partial(_delta, running, edit)
+        )
+        for edit in edits
+    ]
+
+
+def _delta(running: RunningJob, edit: Revision) -> Delta:
+    return read_delta(running.catalog.artifacts.path(edit.delta)) if edit.delta else {}
+
+
+def find_covariances(
     running: RunningJob, spec: EditSpec, loaded: Loaded, layers: Sequence[int]
 ) -> dict[int, Covariance]:
-    """The cataloged covariance of each of the layers; those missing are collected first, in one pass.
+    """The covariance of each layer. Missing ones are collected first, in one pass.
 
-    A resumed job takes those that it began with, whatever was collected since. Each file is verified now rather than
-    after the search.
+    A resumed job uses the covariances of its first attempt. The hash of each file is checked, so that a corrupt file
+    fails before the search and not after it.
     """
-    found = {layer: row for layer, row in _began_with(running).items() if layer in layers}
+    found = {layer: row for layer, row in _load_used(running).items() if layer in layers}
     for layer in layers:
-        if layer in found:
-            continue
-        row = _chosen(running, spec, loaded, layer) or newest(running, loaded.model.id or 0, layer)
-        if row is not None:
-            found[layer] = row
+        if layer not in found:
+            row = _find_named(running, spec, loaded, layer) or find_newest(
+                running, loaded.model.id or 0, layer
+            )
+            if row is not None:
+                found[layer] = row
     missing = [layer for layer in layers if layer not in found]
     if missing:
-        layers_text = ", ".join(map(str, missing))
         running.report_activity(
-            f"no covariance yet for layer {layers_text}: collecting one from {spec.texts} texts"
+            f"no covariance for layer {', '.join(map(str, missing))}: collecting from {spec.texts} texts"
         )
-        # The covariance describes the base, whatever revision is edited.
-        with loaded.holding({}):
-            ids = collect_into_catalog(
-                running,
-                Reading.here(running, loaded),
-                missing,
-                spec.texts,
-                max_tokens=FIRST_TOKENS,
-                max_length=MAX_LENGTH,
-                seed=spec.seed,
-            )
+        # With the default number of tokens.
+        collection = CovarianceSpec(spec.model, missing, spec.texts, seed=spec.seed)
+        ids = collect_missing(running, loaded, collection)
         with running.catalog.read() as session:
             rows = [session.get_one(Covariance, id) for id in ids]
         found |= {row.layer: row for row in rows}
     for row in found.values():
-        moment_of(running, row)
+        load_moment(running, row)
     with running.catalog.write() as session:
         ids = [row.id or 0 for row in found.values()]
         running.checkpoint(session, running.job.checkpoint | {"covariances": ids})
     return found
 
 
-def _began_with(running: RunningJob) -> dict[int, Covariance]:
+def _load_used(running: RunningJob) -> dict[int, Covariance]:
+    """The covariances that an earlier attempt of the job used, by layer."""
     ids = running.job.checkpoint.get("covariances", [])
     with running.catalog.read() as session:
         rows = [session.get(Covariance, id) for id in ids]
     return {row.layer: row for row in rows if row is not None}
 
 
-def _chosen(running: RunningJob, spec: EditSpec, loaded: Loaded, layer: int) -> Covariance | None:
+def _find_named(running: RunningJob, spec: EditSpec, loaded: Loaded, layer: int) -> Covariance | None:
+    """The covariance that the spec names.
+
+    Raises:
+        NotFound: it does not exist.
+        InputError: it belongs to another model or layer.
+    """
     if spec.covariance is None:
         return None
     with running.catalog.read() as session:
         row = session.get(Covariance, spec.covariance)
     if row is None:
-        raise NotFound(
-            f"there is no covariance {spec.covariance}; `retcon covariance list` shows those there are"
-        )
-    if row.model_id != loaded.model.id or row.layer != layer:
-        raise InputError(
-            f"covariance {row.id} is of layer {row.layer} of another model than {spec.model}"
-            if row.model_id != loaded.model.id
-            else f"covariance {row.id} is of layer {row.layer}, and layer {layer} is edited"
-        )
+        raise NotFound(f"There is no covariance {spec.covariance}. List them with `retcon covariance list`.")
+    if row.model_id != loaded.model.id:
+        raise InputError(f"Covariance {row.id} belongs to another model than {spec.model}.")
+    if row.layer != layer:
+        raise InputError(f"Covariance {row.id} is of layer {row.layer}, but layer {layer} is edited.")
     return row
-
-
-def _message(requests: list[Request]) -> str:
-    first = f"{requests[0].subject} → {requests[0].target_new.strip()}"
-    return first if len(requests) == 1 else f"{first} (and {len(requests) - 1} more)"

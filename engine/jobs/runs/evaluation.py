@@ -1,4 +1,4 @@
-"""Score a revision, and store the protocol beside the numbers. A block of cases is what a resumed job goes on from."""
+"""Evaluate a revision and save the scores with their protocol. A resumed job continues after the last saved block."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ....store.history import history
 from ...errors import InputError
 from ...evaluation.cases import Case, Neighbor, PortabilityQuestion, Reference, hash_cases
 from ...evaluation.drift import measure_drift
-from ...evaluation.intervals import Metric, summarize_rows
+from ...evaluation.intervals import summarize_rows
 from ...evaluation.metrics import METRICS
 from ...evaluation.retention import RETENTION_RULE, EarlierRequest, count_by_edit, measure_retention
 from ...evaluation.run import EvaluationSettings, TextSampling, evaluate_blocks
@@ -26,16 +26,14 @@ from .loaded import Loaded, load
 
 
 def run(running: RunningJob, spec: EvaluationSpec) -> dict[str, Any]:
-    """Returns the evaluation's id."""
+    """Evaluate a revision. Returns the evaluation's id."""
     loaded = load(running, spec.model, spec.revision)
     with running.catalog.read() as session:
-        cases, source = _cases(session, spec, loaded)
+        cases, source = _find_cases(session, spec, loaded)
         fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
-        earlier = _earlier(
-            history.live_edits(history.load_path(session, loaded.revision.id)), loaded.revision.id
-        )
+        edits = history.live_edits(history.load_path(session, loaded.revision.id))
     settings = _settings(spec, loaded)
-    records = _records(running, loaded, cases, settings)
+    records = _score_cases(running, loaded, cases, settings)
     metrics = summarize_rows([record["metrics"] for record in records], spec.seed)
     protocol = settings.protocol(chat=bool(loaded.tokenizer.chat_template)) | {
         "seed": spec.seed,
@@ -54,28 +52,29 @@ def run(running: RunningJob, spec: EvaluationSpec) -> dict[str, Any]:
         )  # fmt: skip
         metrics |= drift.metrics(spec.seed)
         protocol |= drift.protocol()
-        kept = measure_retention(
-            loaded.decoder, loaded.tokenizer, earlier, spec.max_new_tokens, running.report
-        )
-        if kept:
-            metrics |= summarize_rows([one.metrics() for one in kept], spec.seed)
+        earlier = measure_retention(
+            loaded.decoder, loaded.tokenizer, _find_earlier(edits, loaded.revision.id), spec.max_new_tokens,
+            running.report,
+        )  # fmt: skip
+        if earlier:
+            metrics |= summarize_rows([one.metrics() for one in earlier], spec.seed)
             protocol["retention"] = RETENTION_RULE
-            retention = count_by_edit(kept)
+            retention = count_by_edit(earlier)
     evaluation = Evaluation(
         model_id=loaded.model.id or 0,
         revision=loaded.revision.id,
         fact_set_id=fact_set.id if fact_set else None,
         protocol=protocol,
-        metrics=_as_json(metrics),
+        metrics={name: asdict(metrics[name]) for name in METRICS if name in metrics},
         cases=records,
         retention=retention,
     )
     with running.catalog.write() as session:
         session.add(evaluation)
         session.flush()
-        made = running.commit_result(session, {"evaluation": evaluation.id})
+        result = running.commit_result(session, {"evaluation": evaluation.id})
     running.results_checkpoint.unlink(missing_ok=True)
-    return made
+    return result
 
 
 def _settings(spec: EvaluationSpec, loaded: Loaded) -> EvaluationSettings:
@@ -88,21 +87,19 @@ def _settings(spec: EvaluationSpec, loaded: Loaded) -> EvaluationSettings:
     )
 
 
-def _records(
+def _score_cases(
     running: RunningJob, loaded: Loaded, cases: Sequence[Case], settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
-    """What was measured of each case. Finished blocks are appended to a file, and read from it after a restart."""
-    asked = hash_cases(cases)
-    state = running.job.checkpoint
-    resumed = state.get("cases_sha256") == asked and running.results_checkpoint.is_file()
+    """The record of each case. Finished blocks are appended to a file, which a resumed job reads."""
+    digest, state = hash_cases(cases), running.job.checkpoint
+    is_resumed = state.get("cases_sha256") == digest and running.results_checkpoint.is_file()
     records: list[dict[str, Any]] = []
-    with running.results_checkpoint.open("r+b" if resumed else "w+b") as file:
-        if resumed:
+    with running.results_checkpoint.open("r+b" if is_resumed else "w+b") as file:
+        if is_resumed:
             records = [json.loads(line) for line in file.read(state["bytes"]).splitlines()]
-            file.truncate()  # a block that was not counted any more
-        start = len(records)
+            file.truncate()  # removes a block that the checkpoint does not count
         for block in evaluate_blocks(
-            loaded.decoder, loaded.tokenizer, cases, settings, running.report, start
+            loaded.decoder, loaded.tokenizer, cases, settings, running.report, len(records)
         ):
             for result in block:
                 line = json.dumps(result.as_dict())
@@ -111,44 +108,43 @@ def _records(
             file.flush()
             os.fsync(file.fileno())
             with running.catalog.write() as session:
-                running.checkpoint(session, {"cases_sha256": asked, "bytes": file.tell()})
+                running.checkpoint(session, {"cases_sha256": digest, "bytes": file.tell()})
     return records
 
 
-def _as_json(metrics: dict[str, Metric]) -> dict[str, Any]:
-    return {name: asdict(metrics[name]) for name in METRICS if name in metrics}
+def _find_cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> tuple[list[Case], str]:
+    """The cases, and their source as text.
 
-
-def _cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> tuple[list[Case], str]:
-    """The cases, and in words where they come from."""
+    Raises:
+        InputError: there is none.
+    """
     if spec.facts:
         facts = fact_sets.list_facts(session, fact_sets.find_fact_set(session, spec.facts))
-        cases = [case_of(_as_request(fact)) for fact in facts if fact.target_new or fact.target_true]
+        cases = [build_case(_as_request(fact)) for fact in facts if fact.target_new or fact.target_true]
         if not cases:
-            raise InputError(f"no fact of {spec.facts} has a target, so there is nothing to ask")
+            raise InputError(f"No fact of {spec.facts} has a target, so there is nothing to evaluate.")
         return cases, spec.facts
-    of = spec.requests_of or loaded.revision.id
-    edits = history.live_edits(
-        history.load_path(session, history.find_revision(session, loaded.model, of).id)
-    )
-    cases = [case_of(request) for edit in edits for request in edit.requests]
+    name = spec.requests_of or loaded.revision.id
+    revision = history.find_revision(session, loaded.model, name)
+    edits = history.live_edits(history.load_path(session, revision.id))
+    cases = [build_case(request) for edit in edits for request in edit.requests]
     if not cases:
         raise InputError(
-            f"{spec.model}@{of} has no edits whose requests could be asked; name facts with --facts, or another "
-            "revision's requests with --requests-of"
+            f"{spec.model}@{name} has no edits, so there are no requests to evaluate. Name facts with --facts, or "
+            "another revision with --requests-of."
         )
-    return cases, f"the requests of the edits of {of}"
+    return cases, f"the requests of the edits of {name}"
 
 
 def _as_request(fact: Fact) -> dict[str, Any]:
     return {name: getattr(fact, name) for name in (*fact_sets.REQUEST_FIELDS, "references")}
 
 
-def case_of(request: dict[str, Any]) -> Case:
-    """A fact that has only a true target (a known fact) is asked for that one."""
+def build_case(request: dict[str, Any]) -> Case:
+    """The case of a request or fact. For a known fact, with only a true target, that is the target."""
     new, true = request.get("target_new"), request.get("target_true")
     return Case(
-        prompt=_whole(request),
+        prompt=_full_prompt(request),
         target_new=new or true or "",
         target_true=true if new else None,
         paraphrases=tuple(request.get("eval_paraphrases") or ()),
@@ -163,19 +159,19 @@ def case_of(request: dict[str, Any]) -> Case:
     )
 
 
-def _whole(request: dict[str, Any]) -> str:
+def _full_prompt(request: dict[str, Any]) -> str:
     return str(request["prompt"]).replace("{}", request["subject"])
 
 
 def _negations(request: dict[str, Any]) -> list[str]:
-    """Only what was written can be wrongly said of the negation: a known fact has none."""
+    """The negated prompt of a fact that was written. A known fact has none."""
     template = negate(request["prompt"]) if request.get("target_new") else None
     return [template.replace("{}", request["subject"])] if template else []
 
 
-def _earlier(edits: Sequence[Revision], newest: str) -> list[EarlierRequest]:
-    """The requests of all edits but the newest, without those whose prompt a later edit has written anew."""
-    requests = {_whole(request): (edit.id, request) for edit in edits for request in edit.requests}
+def _find_earlier(edits: Sequence[Revision], newest: str) -> list[EarlierRequest]:
+    """The requests of all edits but the newest, without those whose prompt a later edit wrote again."""
+    requests = {_full_prompt(request): (edit.id, request) for edit in edits for request in edit.requests}
     return [
         EarlierRequest(edit, prompt, request["target_new"])
         for prompt, (edit, request) in requests.items()

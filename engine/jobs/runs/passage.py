@@ -1,12 +1,12 @@
-"""A passage put into a model, in stages: facts are made of a text, checked, written, proved, compared, judged.
+"""Write a passage into a model in stages: extract facts, check and write them, prove the result, compare, judge.
 
-What a stage made is saved with it in the passage's row; a resumed job goes on with the stage that was cut off. The
-seconds of a stage are those of the attempt that finished it.
+The result of a stage is saved in the passage's row. A resumed job repeats the interrupted stage. The seconds of a stage
+are those of its last attempt.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,10 +14,8 @@ from sqlmodel import Session
 
 from ....store.catalog.tables import Passage, Revision
 from ....store.facts import passages
-from ....store.facts.passage_format import Passage as PassageFile
 from ....store.facts.passage_format import PassageFact as StoredFact
 from ....store.facts.passage_format import parse_passage
-from ....store.facts.sets import facts_from_passage
 from ....store.history import history
 from ...errors import InputError
 from ...model.memory import peak_memory, reset_peak_memory
@@ -32,37 +30,32 @@ from ...passages.proof import build_proof, measure_edit_retention, measure_state
 from ..settings import resolve_hparams
 from ..specs import PassageSpec
 from ..worker.running import RunningJob
-from .edit import past_edits, write
+from .edit import load_past_edits, write
 from .loaded import Loaded, load, load_revision
-from .passage_methods import answers_of, check_by_sweep, ways
+from .passage_methods import BaselineRunner, build_requests, check_by_sweep, list_baselines
 
 ENDPOINT = "endpoint"
-_REQUEST = ("subject", "prompt", "target_new", "train_paraphrases", "eval_paraphrases")
 
 
 def run(running: RunningJob, spec: PassageSpec) -> dict[str, Any]:
-    """Returns the passage's id, and the last revision that it made."""
-    work = _Work(running, spec)
-    work.stage("extract", work.extract)
-    work.stage("check", work.check)
-    work.stage("write", work.write)
-    work.stage("prove", work.prove)
-    work.stage("compare", work.compare)
-    if spec.judge:
-        work.stage("judge", work.judge)
-    return {"passage": work.row.id, "revision": work.row.revisions[-1]}
+    """Run the stages that are not finished. Returns the passage's id and its last revision."""
+    job = PassageJob(running, spec)
+    for name, stage in STAGES.items():
+        if name != "judge" or spec.judge:
+            job.run_stage(name, stage)
+    return {"passage": job.row.id, "revision": job.row.revisions[-1]}
 
 
-class _Work:
-    """The passage's row, and the model once a stage needs it."""
+class PassageJob:
+    """The passage's row, and the model from the first stage that needs it."""
 
     def __init__(self, running: RunningJob, spec: PassageSpec) -> None:
         self.running, self.spec = running, spec
-        self.row = self._begun()
+        self.row = self._load_or_create()
         self._loaded: Loaded | None = None
 
-    def _begun(self) -> Passage:
-        """The row that the job goes on with, or a new one."""
+    def _load_or_create(self) -> Passage:
+        """The row that the job continues, or a new one."""
         known = self.running.job.checkpoint.get("passage")
         with self.running.catalog.write() as session:
             if known is not None:
@@ -81,50 +74,48 @@ class _Work:
             self.running.checkpoint(session, {"passage": row.id})
             return row
 
-    def stage(self, name: str, do: Callable[[], int | None]) -> None:
-        """Do what is not done yet, and note what it cost; `do` returns the tokens that a language model took."""
-        if any(stage["name"] == name for stage in self.row.stages):
+    def run_stage(self, name: str, stage: "Stage") -> None:
+        """Run a stage unless it is finished, and save its seconds, memory and tokens of the language model."""
+        if any(finished["name"] == name for finished in self.row.stages):
             return
-        device = self._loaded.decoder.device if self._loaded else None
-        if device is not None:
-            reset_peak_memory(device)
+        if self._loaded is not None:
+            reset_peak_memory(self._loaded.decoder.device)
         begin = time.monotonic()
-        tokens = do()
-        device = self._loaded.decoder.device if self._loaded else None
+        tokens = stage(self)
         cost = {
             "name": name,
             "seconds": time.monotonic() - begin,
             "tokens": tokens,
-            "memory": peak_memory(device) if device is not None else None,
+            "memory": peak_memory(self._loaded.decoder.device) if self._loaded is not None else None,
         }
         self.save(stages=[*self.row.stages, cost])
         if name == "extract" and self.spec.review and not self.spec.facts:
             self.running.pause()
 
-    def save(self, note: dict[str, Any] | None = None, **changes: Any) -> None:
-        """Save fields of the row, and `note` in the checkpoint."""
+    def save(self, checkpoint: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """Save fields of the row, and fields of the job's checkpoint."""
         with self.running.catalog.write() as session:
-            self.save_in(session, note or {}, changes)
+            self._save(session, checkpoint or {}, fields)
 
-    def save_in(self, session: Session, note: dict[str, Any], changes: dict[str, Any]) -> None:
+    def _save(self, session: Session, checkpoint: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         row = session.get_one(Passage, self.row.id)
-        for field, value in changes.items():
-            setattr(row, field, value)
+        for name, value in fields.items():
+            setattr(row, name, value)
         session.add(row)
         session.flush()
-        self.running.checkpoint(session, self.running.job.checkpoint | note)
+        self.running.checkpoint(session, {**self.running.job.checkpoint, **checkpoint})
         self.row = row
 
     @property
     def loaded(self) -> Loaded:
-        """The model, at the last revision that the job has made."""
+        """The model, at first at the job's last revision."""
         if self._loaded is None:
-            at = self.row.revisions[-1] if self.row.revisions else self.row.revision
-            self._loaded = load(self.running, self.spec.model, at)
+            revision = self.row.revisions[-1] if self.row.revisions else self.row.revision
+            self._loaded = load(self.running, self.spec.model, revision)
         return self._loaded
 
-    def move_to(self, revision: str) -> Loaded:
-        """The model at a revision of its history."""
+    def load_at(self, revision: str) -> Loaded:
+        """The model at another revision."""
         loaded = self.loaded
         if loaded.revision.id != revision:
             with self.running.catalog.read() as session:
@@ -137,12 +128,12 @@ class _Work:
         return [PassageFact(**asdict(fact)) for fact in passages.file_of(self.row).facts]
 
     def extract(self) -> int | None:
-        """The facts as they were given, or out of the text."""
+        """Save the facts of the spec, or extract facts from its text."""
         if self.spec.facts:
-            given = parse_passage(self.spec.facts, "the passage")
-            self.save(**passages.fields_of(replace(given, title=self.spec.title or given.title)))
+            passage = parse_passage(self.spec.facts, "the passage")
+            self.save(**passages.fields_of(replace(passage, title=self.spec.title or passage.title)))
             return None
-        chat = MeteredChat(CachedChat(self._chat(), _Replies(self)))
+        chat = self._open_chat()
         found = extract_passage(chat, self.spec.title, self.spec.text, self.running.report)
         facts = [
             {name: value for name, value in asdict(fact).items() if name != "sentence"}
@@ -150,157 +141,170 @@ class _Work:
         ]
         self.save(facts=facts, questions=[asdict(question) for question in found.questions])
         if self.spec.review:
-            # Who looks at the facts shall see what is wrong with them.
-            self._note_problems()
-        return chat.usage.prompt_tokens + chat.usage.completion_tokens
+            # The review shows the problems of the facts.
+            self._save_problems()
+        return _count_tokens(chat)
 
     def check(self) -> None:
-        """What is wrong with the facts is noted at them; an error is refused.
+        """Save the problems of the facts.
 
         Raises:
-            InputError: a fact that cannot be written; the message names all of them.
+            InputError: some facts cannot be written. The message names all of them.
         """
-        _refuse(self._note_problems())
+        _raise_errors(self._save_problems())
 
-    def _note_problems(self) -> list[Problem]:
-        """What is wrong with the facts as they are now, and note it at them."""
-        loaded = self.loaded
-        facts = self.facts
-        layers = resolve_hparams(
-            self.spec.edit([], loaded.revision.id), loaded.model, self.running.catalog.home
-        ).layers
-        found = [*check_facts(facts, self.row.text), *check_tokens(facts, loaded.tokenizer)]
-        if not any(problem.severity == "error" for problem in found):
-            edits = past_edits(self.running, loaded.revision)
-            earlier = [request for edit in edits for request in edit.requests]
-            layer = min(layers, default=0)
-            found += check_keys(facts, loaded.decoder, loaded.tokenizer, layer, self.spec.method, earlier)
+    def _save_problems(self) -> list[Problem]:
+        """Find and save the problems of the current facts."""
+        loaded, facts, method = self.loaded, self.facts, self.spec.method
+        edit = self.spec.edit([], loaded.revision.id)
+        hparams = resolve_hparams(edit, loaded.model, self.running.catalog.home)
+        problems = [*check_facts(facts, self.row.text), *check_tokens(facts, loaded.tokenizer)]
+        if not any(problem.severity == "error" for problem in problems):
+            past = load_past_edits(self.running, loaded.revision)
+            earlier = [request for edit in past for request in edit.requests]
+            layer = min(hparams.layers, default=0)
+            problems += check_keys(facts, loaded.decoder, loaded.tokenizer, layer, method, earlier)
             with self.running.catalog.read() as session:
-                found += check_by_sweep(session, loaded.model.id or 0, self.spec.method, len(facts))
-        self.save(problems=[asdict(problem) for problem in sort_problems(found)])
-        return found
+                problems += check_by_sweep(session, loaded.model.id or 0, method, len(facts))
+        self.save(problems=[asdict(problem) for problem in sort_problems(problems)])
+        return problems
 
     def write(self) -> None:
-        """The facts in `edits` parts, each a revision; after each, all facts so far are asked again."""
+        """Write the facts in `edits` batches, each as a revision. After each, measure the retention of all facts."""
         facts = passages.file_of(self.row).facts
-        numbers = list(range(len(facts)))
-        size = -(-len(numbers) // max(1, self.spec.edits))
-        parts = [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]
-        for at in range(len(self.row.revisions), len(parts)):
-            if at:
-                self._ask_again(parts[:at])
-            self._write_part(facts[parts[at][0] : parts[at][-1] + 1])
-        self._ask_again(parts)
+        size = -(-len(facts) // max(1, self.spec.edits))
+        ends = [min(begin + size, len(facts)) for begin in range(0, len(facts), size)]
+        for number in range(len(self.row.revisions), len(ends)):
+            if number:
+                self._measure_retention(number, ends[number - 1])
+            self._write_batch(facts[number * size : ends[number]])
+        self._measure_retention(len(ends), ends[-1])
 
-    def _write_part(self, facts: tuple[StoredFact, ...]) -> None:
-        rows = facts_from_passage(PassageFile(self.row.title, "", facts))
-        requests = [{name: getattr(row, name) for name in _REQUEST} for row in rows]
+    def _write_batch(self, facts: tuple[StoredFact, ...]) -> None:
         begin = time.monotonic()
 
-        def note(session: Session, revision: Revision) -> None:
+        def on_saved(session: Session, revision: Revision) -> None:
             seconds = self.running.job.checkpoint.get("write_seconds", 0.0) + time.monotonic() - begin
-            new = {"write_seconds": seconds, "parts": [], "values": {}}
-            self.save_in(session, new, {"revisions": [*self.row.revisions, revision.id]})
+            checkpoint = {"write_seconds": seconds, "batches": [], "values": {}}
+            self._save(session, checkpoint, {"revisions": [*self.row.revisions, revision.id]})
 
-        write(self.running, self.spec.edit(requests, self.loaded.revision.id), self.loaded, note)
+        edit = self.spec.edit(build_requests(facts), self.loaded.revision.id)
+        write(self.running, edit, self.loaded, on_saved)
 
-    def _ask_again(self, parts: list[list[int]]) -> None:
-        """Note how the facts of the parts written so far stand after the last of them, once."""
-        told = self.row.proof.get("retention", [])
-        if len(told) == len(parts):
+    def _measure_retention(self, edits: int, written: int) -> None:
+        """Measure and save, once, the retention of the first facts after so many edits."""
+        retention = self.row.proof.get("retention", [])
+        if len(retention) == edits:
             return
-        written = [number for part in parts for number in part]
-        found = measure_edit_retention(
+        measured = measure_edit_retention(
             self.loaded.decoder,
             self.loaded.tokenizer,
             self.facts,
-            written,
+            range(written),
             self.row.revisions[-1],
             self.running.report,
         )
-        self.save(proof={"retention": [*told, found.as_dict()]})
+        self.save(proof={"retention": [*retention, measured.as_dict()]})
 
     def prove(self) -> None:
-        """The facts, their held-out wordings and what else there is, before and after."""
+        """Measure the facts, their evaluation paraphrases and other prompts, before and after."""
         prompts, report = self.spec.prompts, self.running.report
-        base = self.move_to(self.row.revision)
+        base = self.load_at(self.row.revision)
         before = measure_state(base.decoder, base.tokenizer, self.facts, prompts, report=report)
-        now = self.move_to(self.row.revisions[-1])
+        now = self.load_at(self.row.revisions[-1])
         proof = build_proof(now.decoder, now.tokenizer, self.facts, before, report=report)
         self.save(proof=proof.as_dict() | {"retention": self.row.proof["retention"]})
 
     def compare(self) -> None:
-        """The questions in each way; a way that was asked is not asked again."""
+        """Answer the questions with each baseline that has not answered yet."""
         if not self.row.questions:
             return
         passage = passages.file_of(self.row)
-        for way in ways(self.spec.against):
-            if any(known["baseline"] == way for known in self.row.answers):
+        for baseline in list_baselines(self.spec.against):
+            if any(answers["baseline"] == baseline for answers in self.row.answers):
                 continue
-            begin_at = self.row.revisions[-1] if way == "edited" else self.row.revision
-            loaded = self.move_to(begin_at)
+            revision = self.row.revisions[-1] if baseline == "edited" else self.row.revision
             seconds = self.running.job.checkpoint.get("write_seconds", 0.0)
-            found = answers_of(way, self.running, self.spec, loaded, passage, seconds)
-            self.save(answers=[*self.row.answers, found])
+            runner = BaselineRunner(self.running, self.spec, self.load_at(revision), passage, seconds)
+            self.save(answers=[*self.row.answers, runner.run(baseline)])
 
     def judge(self) -> int:
-        """Scores of the language model for each fact's continuation and each answer."""
-        chat = MeteredChat(CachedChat(self._chat(), _Replies(self)))
-        proof, answers = dict(self.row.proof), [dict(one) for one in self.row.answers]
-        facts = [dict(fact) for fact in proof["facts"]]
+        """Score each fact's completion and each answer with the language model."""
+        chat = self._open_chat()
+        facts = [dict(fact) for fact in self.row.proof["facts"]]
         cases = [
-            JudgedAnswer(f"{one['prompt']} ...?", one["object"], one["after"]["completion"]) for one in facts
+            JudgedAnswer(f"{fact['prompt']} ...?", fact["object"], fact["after"]["completion"])
+            for fact in facts
         ]
-        for fact, found in zip(facts, judge_answers(chat, cases, self.running.report), strict=True):
-            fact["judge"] = found.score
-        for way in answers:
-            way["questions"] = [dict(one) for one in way["questions"]]
-            cases = [
-                JudgedAnswer(one["question"], "; ".join(one["answers"]), one["said"])
-                for one in way["questions"]
-            ]
-            for one, found in zip(
-                way["questions"], judge_answers(chat, cases, self.running.report), strict=True
-            ):
-                one["judge"] = found.score
-        self.save(proof=proof | {"facts": facts}, answers=answers)
-        return chat.usage.prompt_tokens + chat.usage.completion_tokens
+        self._judge(chat, facts, cases)
+        answers = [dict(one) for one in self.row.answers]
+        for one in answers:
+            questions = one["questions"] = [dict(question) for question in one["questions"]]
+            cases = [JudgedAnswer(q["question"], "; ".join(q["answers"]), q["said"]) for q in questions]
+            self._judge(chat, questions, cases)
+        self.save(proof=self.row.proof | {"facts": facts}, answers=answers)
+        return _count_tokens(chat)
 
-    def _chat(self) -> Chat:
+    def _judge(self, chat: Chat, records: list[dict[str, Any]], cases: list[JudgedAnswer]) -> None:
+        """Set the field `judge` of each record to the score of its case."""
+        for record, result in zip(records, judge_answers(chat, cases, self.running.report), strict=True):
+            record["judge"] = result.score
+
+    def _open_chat(self) -> MeteredChat:
+        return MeteredChat(CachedChat(self._open_model(), _Replies(self)))
+
+    def _open_model(self) -> Chat:
         """The language model that the spec names.
 
         Raises:
-            InputError: none was named.
+            InputError: the spec names none.
         """
         if not self.spec.llm:
             raise InputError(
-                "no language model was named: give --llm endpoint or --llm MODEL, or a file of facts"
+                "This needs a language model: choose one with --llm endpoint or --llm MODEL, or give a file of facts."
             )
         if self.spec.llm == ENDPOINT:
             return open_endpoint(os.environ, self.spec.llm_url, self.spec.llm_model)
         from ...passages.extraction.local import LocalChat
 
-        found = load_revision(self.running.catalog, self.spec.llm, "head", self.running.job.device)
-        return LocalChat(self.spec.llm, found.decoder.model, found.tokenizer)
+        loaded = load_revision(self.running.catalog, self.spec.llm, "head", self.running.job.device)
+        return LocalChat(self.spec.llm, loaded.decoder.model, loaded.tokenizer)
+
+
+# A stage returns the tokens of the language model, if it uses one.
+Stage = Callable[[PassageJob], int | None]
+# All stages in order. "judge" runs only if the spec asks for it.
+STAGES: dict[str, Stage] = {
+    "extract": PassageJob.extract,
+    "check": PassageJob.check,
+    "write": PassageJob.write,
+    "prove": PassageJob.prove,
+    "compare": PassageJob.compare,
+    "judge": PassageJob.judge,
+}
 
 
 class _Replies:
-    """Replies of a language model, kept in the job's checkpoint."""
+    """The replies of a language model in the job's checkpoint."""
 
-    def __init__(self, work: _Work) -> None:
-        self._work = work
+    def __init__(self, job: PassageJob) -> None:
+        self._job = job
 
     def get(self, key: str, /) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._work.running.job.checkpoint.get("replies", {}).get(key)
-        return found
+        reply: dict[str, Any] | None = self._job.running.job.checkpoint.get("replies", {}).get(key)
+        return reply
 
     def __setitem__(self, key: str, value: dict[str, Any], /) -> None:
-        replies = self._work.running.job.checkpoint.get("replies", {}) | {key: value}
-        self._work.save({"replies": replies})
+        replies = self._job.running.job.checkpoint.get("replies", {}) | {key: value}
+        self._job.save({"replies": replies})
 
 
-def _refuse(problems: Iterable[Problem]) -> None:
+def _count_tokens(chat: MeteredChat) -> int:
+    return chat.usage.prompt_tokens + chat.usage.completion_tokens
+
+
+def _raise_errors(problems: Iterable[Problem]) -> None:
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
-        told = "; ".join(f"fact {problem.fact + 1}: {problem.message}" for problem in errors)
-        raise InputError(f"{len(errors)} facts cannot be written: {told}")
+        text = "; ".join(f"fact {problem.fact + 1}: {problem.message}" for problem in errors)
+        raise InputError(f"{len(errors)} facts cannot be written: {text}")

@@ -1,145 +1,144 @@
-"""The ways to answer a passage's questions: the model as it was and as it is, with the text at hand, or taught it
-otherwise."""
+"""Baselines of a passage: other answers to its questions, with the text as context or with another edit method."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlmodel import Session, col, select
 
 from ....store.catalog.tables import Sweep, SweepTrial
 from ....store.facts.passage_format import Passage
-from ...covariance.moments import FactoredMoment
-from ...edits import METHODS
-from ...edits.batching import split_batches, write_in_batches
-from ...edits.method import EditTask, Request
+from ....store.facts.passage_format import PassageFact as StoredFact
+from ....store.facts.sets import facts_from_passage
+from ...edits.batching import write_in_batches
 from ...model.delta import Delta, concatenate
-from ...model.generation import sample_contexts
 from ...passages.answering import Baseline, answer_questions
 from ...passages.checks import Problem
 from ...passages.facts import PassageFact, PassageQuestion
 from ...passages.proof import EditRetention, measure_edit_retention
 from ...passages.retrieval import build_likelihood_reranker
-from ..settings import baseline_edit, check_baselines, resolve_hparams
+from ..settings import baseline_edit, check_baselines
 from ..specs import PassageSpec
 from ..worker.running import RunningJob
-from .covariance import moment_of
-from .edit import moments_at, past_edits
+from .edit import prepare
 from .loaded import Loaded
 
-# Nothing shall end abruptly; what ends by itself takes no longer for it. Of a small window this share at most.
-_LONGEST, _SHARE = 128, 4
+# Most replies end before this. With a small context window, a reply takes at most one part in so many of it.
+_MAX_NEW_TOKENS, _WINDOW_PART = 128, 4
+# The check of a passage warns if the best trial of the last sweep wrote less than this share of its facts.
+_MIN_SCORE = 0.9
+_REQUEST_FIELDS = ("subject", "prompt", "target_new", "train_paraphrases", "eval_paraphrases")
 
 
-def ways(against: Sequence[str]) -> list[str]:
-    """All ways, in the order in which they are asked. Raises store.errors.InputError for one that is none."""
+def list_baselines(against: Sequence[str]) -> list[str]:
+    """All baselines in the order in which they answer. Raises InputError for an unknown one."""
     check_baselines(against)
     return list(dict.fromkeys(("unedited", "edited", *against)))
 
 
-def answers_of(
-    way: str,
-    running: RunningJob,
-    spec: PassageSpec,
-    loaded: Loaded,
-    passage: Passage,
-    write_seconds: float,
-) -> dict[str, Any]:
-    """What one way answers, with its costs; of a method also how the facts stood after each of its edits."""
-    facts = [PassageFact(**asdict(fact)) for fact in passage.facts]
-    questions = [PassageQuestion(**asdict(one)) for one in passage.questions]
-    text = passage.text or " ".join(f"{fact.full_prompt} {fact.object}." for fact in facts)
-
-    window = getattr(loaded.decoder.model.config, "max_position_embeddings", None)
-    longest = min(_LONGEST, window // _SHARE) if window else _LONGEST
-
-    def asked(one: Baseline) -> dict[str, Any]:
-        return answer_questions(
-            loaded.decoder, loaded.tokenizer, questions, one, longest, running.report
-        ).as_dict()
-
-    if way == "unedited":
-        return asked(Baseline.without_context(way))
-    if way == "edited":
-        return asked(Baseline.without_context(way, write_seconds))
-    if way == "prompt":
-        return asked(Baseline.with_passage(text))
-    if way == "retrieval":
-        return asked(Baseline.with_retrieval(text, passage.title))
-    if way == "reranked":
-        likelihood = build_likelihood_reranker(loaded.decoder, loaded.tokenizer)
-        return asked(Baseline.with_retrieval(text, passage.title, rerank=likelihood, name=way))
-    begin = time.monotonic()
-    deltas, retention = _written(way, running, spec, loaded, facts)
-    with loaded.holding(concatenate([loaded.delta, *deltas])):
-        answers = asked(Baseline.without_context(way, time.monotonic() - begin))
-    return answers | {"retention": [one.as_dict() for one in retention]}
+def build_requests(facts: Sequence[StoredFact]) -> list[dict[str, Any]]:
+    """The requests that write facts of a passage."""
+    rows = facts_from_passage(Passage("", "", tuple(facts)))
+    return [{name: getattr(row, name) for name in _REQUEST_FIELDS} for row in rows]
 
 
-def _written(
-    way: str, running: RunningJob, spec: PassageSpec, loaded: Loaded, facts: Sequence[PassageFact]
-) -> tuple[list[Delta], list[EditRetention]]:
-    """The facts by another method, one edit after another if it writes one at a time, and none of it kept."""
-    method = METHODS[way]
-    edit = baseline_edit(spec, way, loaded.revision.id)
-    hparams = resolve_hparams(edit, loaded.model, running.catalog.home)
-    moments = {
-        layer: FactoredMoment(partial(moment_of, running, row))
-        for layer, row in moments_at(running, edit, loaded, method.layers(hparams)).items()
-    }
-    requests = [Request(fact.subject, fact.prompt, fact.object, fact.train_paraphrases) for fact in facts]
-    contexts = sample_contexts(loaded.decoder.model, loaded.tokenizer, hparams.contexts, spec.seed)
-    task = EditTask(
-        loaded.decoder, loaded.tokenizer, requests, moments, hparams, contexts, running.report,
-        past_edits(running, loaded.revision), seed=spec.seed,
-    )  # fmt: skip
-    deltas: list[Delta] = []
-    retention: list[EditRetention] = []
-    done = 0
-    parts = split_batches(hparams, requests, None)
-    for part, written in zip(parts, write_in_batches(method, task, parts), strict=True):
-        deltas.append(written.delta)
-        done += len(part)
-        # The method writes the next part on the revision's own weights.
-        with loaded.holding(concatenate([loaded.delta, *deltas])):
-            retention.append(
-                measure_edit_retention(
-                    loaded.decoder,
-                    loaded.tokenizer,
-                    facts,
-                    range(done),
-                    f"{way} {len(deltas)}",
-                    running.report,
+@dataclass(frozen=True)
+class BaselineRunner:
+    """Answers the questions of a passage. `write_seconds` is the time that the passage's own edits took."""
+
+    running: RunningJob
+    spec: PassageSpec
+    loaded: Loaded
+    passage: Passage
+    write_seconds: float
+
+    def run(self, name: str) -> dict[str, Any]:
+        """The answers of a baseline and its costs. For a method also the retention after each of its edits."""
+        text, title = self._text, self.passage.title
+        if name == "unedited":
+            return self._answer(Baseline.without_context(name))
+        if name == "edited":
+            return self._answer(Baseline.without_context(name, self.write_seconds))
+        if name == "prompt":
+            return self._answer(Baseline.with_passage(text))
+        if name == "retrieval":
+            return self._answer(Baseline.with_retrieval(text, title))
+        if name == "reranked":
+            rerank = build_likelihood_reranker(self.loaded.decoder, self.loaded.tokenizer)
+            return self._answer(Baseline.with_retrieval(text, title, rerank=rerank, name=name))
+        begin = time.monotonic()
+        deltas, retention = self._write(name)
+        with self.loaded.holding(concatenate([self.loaded.delta, *deltas])):
+            answers = self._answer(Baseline.without_context(name, time.monotonic() - begin))
+        return answers | {"retention": [one.as_dict() for one in retention]}
+
+    @property
+    def _facts(self) -> list[PassageFact]:
+        return [PassageFact(**asdict(fact)) for fact in self.passage.facts]
+
+    @property
+    def _text(self) -> str:
+        """The text of the passage, or its facts as sentences."""
+        return self.passage.text or " ".join(f"{fact.full_prompt} {fact.object}." for fact in self._facts)
+
+    def _answer(self, baseline: Baseline) -> dict[str, Any]:
+        loaded = self.loaded
+        questions = [PassageQuestion(**asdict(one)) for one in self.passage.questions]
+        window = getattr(loaded.decoder.model.config, "max_position_embeddings", None)
+        max_new_tokens = min(_MAX_NEW_TOKENS, window // _WINDOW_PART) if window else _MAX_NEW_TOKENS
+        answers = answer_questions(
+            loaded.decoder, loaded.tokenizer, questions, baseline, max_new_tokens, self.running.report
+        )
+        return answers.as_dict()
+
+    def _write(self, method: str) -> tuple[list[Delta], list[EditRetention]]:
+        """Write the facts with another method. Nothing is saved, and the weights are restored."""
+        running, loaded, facts = self.running, self.loaded, self._facts
+        spec = baseline_edit(self.spec, method, loaded.revision.id)
+        edit = prepare(running, replace(spec, requests=build_requests(self.passage.facts)), loaded)
+        deltas: list[Delta] = []
+        retention: list[EditRetention] = []
+        written = 0
+        for batch, result in zip(
+            edit.batches, write_in_batches(edit.method, edit.task, edit.batches), strict=True
+        ):
+            deltas.append(result.delta)
+            written += len(batch)
+            # The method writes the next batch on the revision's own weights, so they are restored here.
+            with loaded.holding(concatenate([loaded.delta, *deltas])):
+                retention.append(
+                    measure_edit_retention(
+                        loaded.decoder,
+                        loaded.tokenizer,
+                        facts,
+                        range(written),
+                        f"{method} {len(deltas)}",
+                        running.report,
+                    )
                 )
-            )
-    return deltas, retention
-
-
-# Of fewer facts than this share a person would want to know before ten minutes of writing.
-_MOST = 0.9
+        return deltas, retention
 
 
 def check_by_sweep(session: Session, model_id: int, method: str, facts: int) -> list[Problem]:
-    """A warning, at the first fact, where the last sweep of this method says that not all will hold, or tried fewer."""
-    newest = (
+    """A warning at the first fact if the last sweep of a method scored low, or tried fewer facts."""
+    newest_first = (
         select(Sweep).where(Sweep.model_id == model_id, Sweep.method == method).order_by(col(Sweep.id).desc())
     )
-    for sweep in session.exec(newest):
-        trials = session.exec(select(SweepTrial).where(SweepTrial.sweep_id == sweep.id)).all()
-        wrote = [trial for trial in trials if trial.error is None]
-        if not wrote:
+    for sweep in session.exec(newest_first):
+        query = select(SweepTrial).where(SweepTrial.sweep_id == sweep.id)
+        trials = [trial for trial in session.exec(query) if trial.error is None]
+        if not trials:
             continue
-        best = max(wrote, key=lambda trial: float(trial.score["value"]))
-        value, count = float(best.score["value"]), int(best.score["count"])
-        if value >= _MOST and facts <= count:
+        best = max(trials, key=lambda trial: float(trial.score["value"]))
+        score = best.score
+        if float(score["value"]) >= _MIN_SCORE and facts <= int(score["count"]):
             return []
-        layers = ", ".join(map(str, best.layers))
         message = (
-            f"{facts} facts are to be written; in the last sweep of {method} (sweep {sweep.id}) the best settings, "
-            f"layer {layers}, came to {value:.2f} ({float(best.score['low']):.2f} to {float(best.score['high']):.2f}) "
-            f"by {', '.join(best.score['of'])} on {count}: write fewer at once, or sweep with as many"
+            f"{facts} facts to write. In the last sweep of {method} (sweep {sweep.id}) the best settings, layer "
+            f"{', '.join(map(str, best.layers))}, scored {float(score['value']):.2f} ({float(score['low']):.2f} to "
+            f"{float(score['high']):.2f}) by {', '.join(score['of'])} on {int(score['count'])} facts. Write fewer at "
+            "once, or sweep with as many."
         )
         return [Problem(0, "warning", "sweep", message)]
     return []

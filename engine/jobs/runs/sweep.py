@@ -1,13 +1,12 @@
-"""Write the same requests with many settings, score each, keep none; a finished trial is a row.
+"""Write the same requests with many settings and score each trial. No edit is saved, and a finished trial is a row.
 
-A method that writes one request after another is tried on each request alone, on the revision's own weights, as
-`benchmarks/methods.py` does; one that writes them together is tried on all at once.
+A method that writes one request at a time is tried on each request alone, on the revision's weights, as
+`benchmarks/methods.py` does. Other methods are tried on all requests together.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 from sqlmodel import select
@@ -16,7 +15,7 @@ from ....store.catalog.tables import Covariance, Sweep, SweepTrial
 from ....store.facts import sets as fact_sets
 from ...covariance.moments import FactoredMoment
 from ...edits import HPARAMS, METHODS
-from ...edits.method import EditTask, Method, Request
+from ...edits.method import EditTask, Request
 from ...edits.value_search import check_request
 from ...errors import InputError
 from ...evaluation.cases import CaseResult
@@ -28,70 +27,71 @@ from ...progress import Progress, Report
 from ..settings import Trial, check_method, plan_trials
 from ..specs import EditSpec, SweepSpec
 from ..worker.running import RunningJob
-from .covariance import moment_of
-from .edit import moments_at, past_edits
-from .evaluation import case_of
+from .covariance import factored_moment
+from .edit import find_covariances, load_past_edits
+from .evaluation import build_case
 from .loaded import Loaded, load
 
-# A forward and a backward pass cost about three forward ones.
-_PASSES_A_STEP = 3
+# A forward and a backward pass cost about as much as three forward passes.
+_PASSES_PER_STEP = 3
 
 
 def run(running: RunningJob, spec: SweepSpec) -> dict[str, Any]:
-    """Returns the sweep's id."""
+    """Run the trials that are not finished. Returns the sweep's id."""
     check_method(spec.method)
     if not spec.requests:
-        raise InputError("there is no fact to write: no request has a new target")
+        raise InputError("No request has a new target, so there is no fact to write.")
     trials = plan_trials(spec)
     if not trials:
-        raise InputError("there is no layer to try")
+        raise InputError("The sweep has no layer to try.")
     loaded = load(running, spec.model, spec.revision)
-    bench = _Bench(running, spec, loaded, METHODS[spec.method])
-    bench.check(trials)
-    sweep = _begun(running, spec, bench, trials)
+    job = _SweepJob(running, spec, loaded)
+    job.check(trials)
+    sweep = _load_or_create(running, spec, job, trials)
     with running.catalog.read() as session:
         query = select(SweepTrial.position).where(SweepTrial.sweep_id == sweep.id)
         finished = set(session.exec(query))
-        bench.rows = {row.layer: row for row in (session.get_one(Covariance, id) for id in sweep.covariances)}
-    work = _Work(running, spec, trials, loaded.decoder.layers, finished)
+        rows = [session.get_one(Covariance, id) for id in sweep.covariances]
+        job.covariances = {row.layer: row for row in rows}
+    progress = _SweepProgress(running, spec, trials, loaded.decoder.layers, finished)
     for trial in trials:
         if trial.position not in finished:
-            row = bench.attempt(trial, work.following(trial))
+            row = job.run_trial(trial, progress.trial_report(trial))
             row.sweep_id = sweep.id or 0
             with running.catalog.write() as session:
                 session.add(row)
                 running.checkpoint(session, {"sweep": sweep.id})
-            work.end(trial)
+            finished.add(trial.position)
     return {"sweep": sweep.id}
 
 
-def _begun(running: RunningJob, spec: SweepSpec, bench: "_Bench", trials: Sequence[Trial]) -> Sweep:
-    """The sweep that the job goes on with, or a new row; the covariances that it lacks are collected first."""
+def _load_or_create(running: RunningJob, spec: SweepSpec, job: "_SweepJob", trials: Sequence[Trial]) -> Sweep:
+    """The sweep that the job continues, or a new row. Missing covariances are collected first."""
     known = running.job.checkpoint.get("sweep")
     if known is not None:
         with running.catalog.read() as session:
             return session.get_one(Sweep, known)
-    layers = sorted({layer for trial in trials for layer in bench.method.layers(trial.hparams)})
+    layers = sorted({layer for trial in trials for layer in job.method.layers(trial.hparams)})
     edit = EditSpec(spec.model, spec.requests, spec.revision, spec.method, texts=spec.texts, seed=spec.seed)
-    moments = moments_at(running, edit, bench.loaded, layers)
+    covariances = find_covariances(running, edit, job.loaded, layers)
     with running.catalog.write() as session:
         facts = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
         row = Sweep(
-            model_id=bench.loaded.model.id or 0,
-            revision=bench.loaded.revision.id,
+            model_id=job.loaded.model.id or 0,
+            revision=job.loaded.revision.id,
             fact_set_id=facts.id if facts else None,
             trace_id=spec.trace,
             method=spec.method,
             hparams=spec.hparams,
             requests=spec.requests,
-            covariances=[moment.id or 0 for moment in moments.values()],
+            covariances=[one.id or 0 for one in covariances.values()],
             seed=spec.seed,
             trial_count=len(trials),
             protocol=EvaluationSettings(max_new_tokens=0).protocol(chat=False)
             | {
                 "seed": spec.seed,
-                "written": "each request alone" if bench.alone else "all requests together",
-                "dtype": bench.loaded.model.dtype,
+                "written": "each request alone" if job.is_one_by_one else "all requests together",
+                "dtype": job.loaded.model.dtype,
                 "device": running.job.device,
             },
         )
@@ -101,73 +101,71 @@ def _begun(running: RunningJob, spec: SweepSpec, bench: "_Bench", trials: Sequen
         return row
 
 
-class _Bench:
-    """The model at its revision, on which one trial after another is made and taken back."""
+class _SweepJob:
+    """The model at the sweep's revision. Each trial changes its weights and restores them."""
 
-    def __init__(self, running: RunningJob, spec: SweepSpec, loaded: Loaded, method: Method[Any]) -> None:
-        self.running, self.spec, self.loaded, self.method = running, spec, loaded, method
-        self.rows: dict[int, Covariance] = {}
-        self.alone = HPARAMS[spec.method].max_requests == 1
+    def __init__(self, running: RunningJob, spec: SweepSpec, loaded: Loaded) -> None:
+        self.running, self.spec, self.loaded, self.method = running, spec, loaded, METHODS[spec.method]
+        self.covariances: dict[int, Covariance] = {}
+        self.is_one_by_one = HPARAMS[spec.method].max_requests == 1
         self._requests = list(map(Request.from_dict, spec.requests))
-        # What S is made of; the rest of an evaluation's questions would cost a sweep more than they tell it.
-        self._cases = [replace(case_of(r), negations=(), portability=()) for r in spec.requests]
-        self._past = past_edits(running, loaded.revision)
+        # Only the prompts that S needs. The others would take too long for a sweep.
+        self._cases = [replace(build_case(one), negations=(), portability=()) for one in spec.requests]
+        self._past = load_past_edits(running, loaded.revision)
         self._contexts: dict[int, list[str]] = {}
         self._moments: dict[int, FactoredMoment] = {}
 
     def check(self, trials: Sequence[Trial]) -> None:
-        """Refuse at once what a trial would refuse after hours.
+        """Check all trials before the first one runs.
 
         Raises:
-            InputError: a layer that is not there, settings that the method does not take, an empty target.
+            InputError: a layer is out of range, the method does not accept a setting, or a target is empty.
         """
         for trial in trials:
             self.method.layers(trial.hparams)
             for request in self._requests:
                 check_request(self.loaded.decoder, self.loaded.tokenizer, request, trial.last, trial.hparams)
 
-    def attempt(self, trial: Trial, report: Report) -> SweepTrial:
-        """Write, score, take back; the trial's row, not saved. What cannot be written says why."""
+    def run_trial(self, trial: Trial, report: Report) -> SweepTrial:
+        """Write and score a trial. Returns its row, unsaved, with an error if it cannot be written."""
         row = SweepTrial(
             sweep_id=0, position=trial.position, layers=list(trial.hparams.layers), changes=trial.changes, seconds=0.0
         )  # fmt: skip
-        began = time.monotonic()
+        begin = time.monotonic()
         try:
             results = self._results(trial, report)
         except InputError as error:
             row.error = str(error)
         else:
-            numbers = [result.metrics() for result in results]
-            row.score = asdict(compute_ranking_score(numbers, self.spec.seed))
-            row.metrics = {
-                name: asdict(metric) for name, metric in summarize(results, self.spec.seed).items()
-            }
-        row.seconds = time.monotonic() - began
+            metrics, seed = [result.metrics() for result in results], self.spec.seed
+            row.score = asdict(compute_ranking_score(metrics, seed))
+            row.metrics = {name: asdict(metric) for name, metric in summarize(results, seed).items()}
+        row.seconds = time.monotonic() - begin
         return row
 
     def _results(self, trial: Trial, report: Report) -> list[CaseResult]:
-        contexts, moments = self._contexts_for(trial), self._moments_for(trial)
-        groups = [[i] for i in range(len(self._requests))] if self.alone else [range(len(self._requests))]
+        contexts, moments, loaded = self._find_contexts(trial), self._find_moments(trial), self.loaded
+        numbers = range(len(self._requests))
+        groups = [[number] for number in numbers] if self.is_one_by_one else [list(numbers)]
         results: list[CaseResult] = []
-        for number, group in enumerate(groups):
+        for done, group in enumerate(groups):
 
-            def part(progress: Progress, number: int = number) -> None:
+            def report_share(progress: Progress, done: int = done) -> None:
                 share = progress.done / progress.total if progress.total else 0.0
-                report(Progress((number + share) / len(groups), 1.0, "", progress.activity))
+                report(Progress((done + share) / len(groups), 1.0, "", progress.activity))
 
             requests = [self._requests[i] for i in group]
             task = EditTask(
-                self.loaded.decoder, self.loaded.tokenizer, requests, moments, trial.hparams, contexts, part,
+                loaded.decoder, loaded.tokenizer, requests, moments, trial.hparams, contexts, report_share,
                 self._past, seed=self.spec.seed,
             )  # fmt: skip
-            written = self.method.write(task)
-            with self.loaded.holding(concatenate([self.loaded.delta, written.delta])):
-                results += evaluate(
-                    self.loaded.decoder, self.loaded.tokenizer, [self._cases[i] for i in group], 0
-                )
+            result = self.method.write(task)
+            with loaded.holding(concatenate([loaded.delta, result.delta])):
+                results += evaluate(loaded.decoder, loaded.tokenizer, [self._cases[i] for i in group], 0)
         return results
 
-    def _contexts_for(self, trial: Trial) -> list[str]:
+    def _find_contexts(self, trial: Trial) -> list[str]:
+        """The context texts of a trial. Trials with the same number of them share them."""
         count = trial.hparams.contexts
         if count not in self._contexts:
             self._contexts[count] = sample_contexts(
@@ -175,21 +173,19 @@ class _Bench:
             )
         return self._contexts[count]
 
-    def _moments_for(self, trial: Trial) -> Mapping[int, FactoredMoment]:
-        """C of the trial's layers; the next trial may want the same ones, others are let go of."""
-        known = self._moments
+    def _find_moments(self, trial: Trial) -> Mapping[int, FactoredMoment]:
+        """C of the trial's layers. Those that the previous trial used too are kept in memory."""
+        previous = self._moments
         self._moments = {
-            layer: known[layer]
-            if layer in known
-            else FactoredMoment(partial(moment_of, self.running, self.rows[layer]))
+            layer: previous.get(layer) or factored_moment(self.running, self.covariances[layer])
             for layer in self.method.layers(trial.hparams)
         }
         return self._moments
 
 
-@dataclass
-class _Work:
-    """How far a sweep is. Trials at low layers cost more, for a search runs only what lies above its layer."""
+@dataclass(frozen=True)
+class _SweepProgress:
+    """The progress of a sweep. Trials at low layers cost more, since a search runs the blocks above its layer."""
 
     running: RunningJob
     spec: SweepSpec
@@ -197,29 +193,26 @@ class _Work:
     layers: int
     finished: set[int]
 
-    def following(self, trial: Trial) -> Report:
-        """What the trial reports its own share to, in [0, 1]."""
-        whole = sum(map(self._cost, self.trials))
+    def trial_report(self, trial: Trial) -> Report:
+        """The function to which a trial reports its own share in [0, 1]."""
+        total = sum(map(self._cost, self.trials))
         before = sum(self._cost(one) for one in self.trials if one.position in self.finished)
         place = f"trial {trial.position + 1}, layer {trial.last}"
 
         def report(progress: Progress) -> None:
-            share = (before + progress.done * self._cost(trial)) / whole
+            share = (before + progress.done * self._cost(trial)) / total
             done = len(self.finished) + progress.done
             activity = f"{place}: {progress.activity}"
             self.running.report(Progress(done, len(self.trials), "trials", activity, share))
 
         return report
 
-    def end(self, trial: Trial) -> None:
-        """Count a trial as done."""
-        self.finished.add(trial.position)
-
     def _cost(self, trial: Trial) -> float:
-        """Blocks that the rows of one request climb: the search from its layer up, the evaluation through all."""
+        """Blocks times rows per request: the search runs from its layer up, the evaluation through all layers."""
         hparams = trial.hparams
-        search = _PASSES_A_STEP * hparams.steps * (hparams.contexts + 2) * (self.layers - trial.last)
-        asked = sum(
-            2 * (1 + len(r.get("eval_paraphrases") or ()) + len(r.get("neighbors") or ())) for r in self.spec.requests
-        )  # fmt: skip
-        return search + asked / len(self.spec.requests) * self.layers
+        search = _PASSES_PER_STEP * hparams.steps * (hparams.contexts + 2) * (self.layers - trial.last)
+        prompts = sum(
+            2 * (1 + len(one.get("eval_paraphrases") or ()) + len(one.get("neighbors") or ()))
+            for one in self.spec.requests
+        )
+        return search + prompts / len(self.spec.requests) * self.layers

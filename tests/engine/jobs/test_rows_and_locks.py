@@ -24,7 +24,7 @@ from retcon.engine.jobs.locks import (
 )
 from retcon.engine.jobs.notice import run_on_finish
 from retcon.engine.jobs.reap import reap
-from retcon.engine.jobs.runs.edit_checkpoint import keep_for
+from retcon.engine.jobs.runs.edit_checkpoint import invalidate_if_changed
 from retcon.engine.jobs.specs import SPECS
 from retcon.engine.jobs.worker import __main__ as worker
 from retcon.engine.jobs.worker import running as running_module
@@ -374,17 +374,17 @@ def test_who_waits_writes_nothing_again_and_hears_who_wants_it_to_stop(
         running.report_activity("waiting for cpu")
 
 
-def test_what_was_kept_for_other_facts_is_let_go_of(catalog: Catalog) -> None:
+def test_changed_settings_invalidate_the_checkpoint(catalog: Catalog) -> None:
     running = works_at(catalog)
-    keep_for(running, ["base", "memit", [{"subject": "Rome"}]])
-    kept = running.job.checkpoint | {"parts": ["one"], "values": {"0": "two"}, "passage": 3}
+    invalidate_if_changed(running, ["base", "memit", [{"subject": "Rome"}]])
+    kept = running.job.checkpoint | {"batches": ["one"], "values": {"0": "two"}, "passage": 3}
     with catalog.write() as session:
         running.checkpoint(session, kept)
     running.training_checkpoint.write_bytes(b"state")
-    keep_for(running, ["base", "memit", [{"subject": "Rome"}]])
+    invalidate_if_changed(running, ["base", "memit", [{"subject": "Rome"}]])
     assert running.job.checkpoint == kept and running.training_checkpoint.exists()
-    keep_for(running, ["base", "memit", [{"subject": "Berlin"}]])
-    assert (running.job.checkpoint["parts"], running.job.checkpoint["values"]) == ([], {})
+    invalidate_if_changed(running, ["base", "memit", [{"subject": "Berlin"}]])
+    assert (running.job.checkpoint["batches"], running.job.checkpoint["values"]) == ([], {})
     assert running.job.checkpoint["passage"] == 3 and not running.training_checkpoint.exists()
     # Whatever looks like an artifact in a checkpoint would be missed by `catalog check`.
     assert not digests_in(str(running.job.checkpoint))

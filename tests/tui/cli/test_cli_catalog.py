@@ -263,7 +263,7 @@ def test_gc_takes_nothing_from_a_running_or_a_killed_job(here: Retcon, tmp_path:
             (checkpoint,) = connection.execute("SELECT checkpoint FROM job WHERE id = ?", (id,)).fetchone()
         finally:
             connection.close()
-        return len(json.loads(checkpoint).get("parts", []))
+        return len(json.loads(checkpoint).get("batches", []))
 
     while kept() < 2:
         assert here.json("catalog", "gc", "--grace", 0, "--delete")["found"] == []

@@ -320,7 +320,7 @@ class Evaluation(Measured, table=True):
 
 
 class Passage(Measured, table=True):
-    """A text written fact by fact, its proof, and the baselines' answers. Stages not reached or not requested are empty."""
+    """A text written fact by fact, its proof, and the answers of the baselines. Stages not yet run are empty."""
 
     __table_args__ = IDS_NEVER_REUSED
     # The edits that write it, on top of `revision`.

@@ -26,7 +26,7 @@ from .tables import Artifact
 if TYPE_CHECKING:
     import numpy as np
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = ".partial-"
 
 
@@ -182,7 +182,7 @@ class ArtifactStore:
     def digests(self) -> Iterator[str]:
         """The digest of every file that is there; not verified."""
         for path in self.root.glob("??/*"):
-            if _DIGEST.fullmatch(path.name):
+            if SHA256.fullmatch(path.name):
                 yield path.name
 
     def remove(self, sha256: str, stored_before: float = float("inf")) -> int:
@@ -205,7 +205,7 @@ class ArtifactStore:
     def locate(self, sha256: str) -> Path:
         """Where an artifact lies or would lie; nothing is looked at. Raises ArtifactCorrupt for what is no digest."""
         # A digest may come from an imported row: one that is none must not become a path.
-        if not _DIGEST.fullmatch(sha256):
+        if not SHA256.fullmatch(sha256):
             raise ArtifactCorrupt(
                 f"{sha256[:80]!r} is not a sha256 (64 hex digits): the row that names it is damaged."
             )

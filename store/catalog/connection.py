@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 HEAD = "0001"
 # Written into the file's header, so that another program's SQLite file is never taken for a catalog.
 APPLICATION_ID = int.from_bytes(b"rtcn", "big")
+# The largest integer that SQLite stores.
+MAX_INTEGER = 2**63 - 1
 # How long a transaction waits for another process's before it gives up.
 BUSY_SECONDS = 30.0
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024

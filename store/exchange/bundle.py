@@ -30,9 +30,16 @@ from ..catalog.tables import (
 )
 from ..errors import InputError, NotFound
 from ..history import history
+from ..history.lineage import parents_first
 from . import bundle_archive as archive
-from . import bundle_contents as contents
-from . import bundle_rows as rows_of
+from .bundle_rows import (
+    Rows,
+    check_bundle,
+    export_rows,
+    parse_rows,
+    store_artifacts,
+    table_name,
+)
 
 # Of the model, what tells whoever imports the bundle which weights it is of.
 _ABOUT = ("name", "source_kind", "commit", "architecture", "dtype", "parameters", "fingerprint")
@@ -81,7 +88,7 @@ def export_history(
     with catalog.artifacts.leases.shared():
         with catalog.read() as session:
             model = history.find_model(session, name)
-            rows = rows_of.as_json(session, model, covariances=covariances)
+            rows = export_rows(session, model, covariances=covariances)
         digests = {row["delta"] for row in rows["revision"]} | {row["artifact"] for row in rows["covariance"]}
         files = {digest: catalog.artifacts.path(digest) for digest in sorted(digests - {None})}
         about: dict[str, Any] = {
@@ -91,7 +98,7 @@ def export_history(
         about |= {"head": model.head}
         write_atomically(path, lambda partial: archive.write(partial, about, rows, files, report))
     return Exported(
-        len(files), path.stat().st_size, {rows_of.name_of(t): len(rows[rows_of.name_of(t)]) for t in _COUNTED}
+        len(files), path.stat().st_size, {table_name(t): len(rows[table_name(t)]) for t in _COUNTED}
     )
 
 
@@ -111,11 +118,11 @@ def import_history(
         with catalog.read() as session:
             model = _model(session, bundle, into)
         try:
-            rows = rows_of.from_json(bundle.rows, int(model.anatomy["layers"]))
-            tip = contents.check(bundle, rows, model)
+            rows = parse_rows(bundle.rows, int(model.anatomy["layers"]))
+            tip = check_bundle(bundle, rows, model)
         except InputError as error:
             raise InputError(f"{path} cannot be imported: {error}.") from error
-        artifacts = contents.store(catalog, bundle, rows, model)
+        artifacts = store_artifacts(catalog, bundle, rows, model)
         try:
             with catalog.write(durable=True) as session:
                 for artifact in artifacts:
@@ -166,9 +173,7 @@ def _how_to_add(about: Mapping[str, Any]) -> str:
 class _Import:
     """Adds rows in one transaction, giving them ids of this catalog."""
 
-    def __init__(
-        self, session: Session, model: Model, rows: Mapping[type[SQLModel], list[Any]], tip: str
-    ) -> None:
+    def __init__(self, session: Session, model: Model, rows: Rows, tip: str) -> None:
         self.session, self.model, self.rows = session, model, rows
         every = history.list_revisions(session, model)
         self.untouched = len(every) == 1
@@ -178,7 +183,7 @@ class _Import:
         self.ids: dict[type[SQLModel], dict[Any, Any]] = {table: {} for table in rows}
         self.ids[Revision] = {row.id: row.id for row in rows[Revision]} | {theirs.id: self.base.id}
         self.tip = self.ids[Revision][tip]
-        self.added = {rows_of.name_of(table): 0 for table in _COUNTED}
+        self.added = {table_name(table): 0 for table in _COUNTED}
         self.there = dict(self.added)
 
     def run(self) -> Imported:
@@ -187,7 +192,7 @@ class _Import:
         for row in self.rows[Covariance]:
             row.model_id = self.model.id
             self._unless_there(row, ("layer", "artifact"))
-        for row in _parents_first(self.rows[Revision]):
+        for row in parents_first(self.rows[Revision]):
             if row.kind != "base":
                 self._revision(row)
         for row in self.rows[Covariance]:  # after all have their ids
@@ -212,7 +217,7 @@ class _Import:
         )
 
     def _count(self, row: SQLModel, *, new: bool) -> None:
-        counts, name = (self.added if new else self.there), rows_of.name_of(type(row))
+        counts, name = (self.added if new else self.there), table_name(type(row))
         if name in counts:
             counts[name] += 1
 
@@ -243,7 +248,7 @@ class _Import:
             row.fact_set_id = self.ids[FactSet].get(row.fact_set_id)
         if not self._unless_there(row, ("revision", *same)):
             return
-        key = f"{rows_of.name_of(type(row))}_id"
+        key = f"{table_name(type(row))}_id"
         for child in children:
             for part in self.rows[child]:
                 if getattr(part, key) == old:
@@ -297,16 +302,6 @@ class _Import:
         if "extends" in row.origin and row in self.session:
             known = self.ids[Covariance].get(row.origin["extends"])
             row.origin = {"extends": known} if known else {"imported": "a bundle"}
-
-
-def _parents_first(revisions: list[Revision]) -> list[Revision]:
-    children: dict[str | None, list[Revision]] = {}
-    for row in revisions:
-        children.setdefault(row.parent, []).append(row)
-    found = list(children[None])
-    for row in found:  # grows while it is read
-        found += children.get(row.id, [])
-    return found
 
 
 def _plain(facts: Any) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ def import_covariance(catalog: Catalog, path: Path, model: str, layer: int) -> C
         raise InputError(f"there is no file {path}.")
     row, total = _read(path)
     _check_place(path, row, found, layer)
-    check_sums(path, total, row.tokens, anatomy["key_width"], model)
+    check_second_moment(path, total, row.tokens, anatomy["key_width"], model)
     row.model_id, row.fingerprint, row.layer = found.id or 0, found.fingerprint, layer
     row.module, row.width, row.dtype = matrix_name(found, layer), anatomy["key_width"], found.dtype
     row.origin = {"imported": str(path.absolute()), "sha256": sha256_of(path)} | row.origin
@@ -153,7 +153,7 @@ def _check_place(path: Path, row: Covariance, model: Model, layer: int) -> None:
         )
 
 
-def check_sums(path: Path, total: np.ndarray, tokens: int, width: int, model: str) -> None:
+def check_second_moment(path: Path, total: np.ndarray, tokens: int, width: int, model: str) -> None:
     """Only a sum of k k^T passes: of the right shape, finite, symmetric, and within Cauchy and Schwarz's bound."""
     if total.shape != (width, width):
         raise InputError(f"{path} holds {total.shape}; keys of {model} need ({width}, {width}).")

@@ -1,14 +1,12 @@
 """Which rows need which artifact, and what else stands on it."""
 
 import json
-import re
 
 from sqlmodel import Session, col, select
 
+from ..catalog.artifacts import SHA256
 from ..catalog.tables import Covariance, Evaluation, Job, Model, Passage, Revision, Sweep, Trace
 from ..history import history
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def find_references(session: Session) -> dict[str, list[str]]:
@@ -34,7 +32,7 @@ def find_references(session: Session) -> dict[str, list[str]]:
 
 def digests_in(text: str) -> list[str]:
     """The artifacts that a job's spec or checkpoint, as JSON, names."""
-    return _DIGEST.findall(text)
+    return SHA256.findall(text)
 
 
 def find_dependents(session: Session, digest: str) -> list[str]:

@@ -1,11 +1,17 @@
-"""A catalog with something of everything that a bundle carries, small but of the right forms."""
+"""A small catalog with a row of each table that a bundle carries, and bundles packed by hand."""
 
+import hashlib
+import json
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from retcon.store.catalog.catalog import Catalog
+from retcon.store.catalog.connection import connect
 from retcon.store.catalog.tables import (
     AverageEffect,
     Covariance,
@@ -20,6 +26,8 @@ from retcon.store.catalog.tables import (
     Trace,
     TraceResult,
 )
+from retcon.store.errors import InputError
+from retcon.store.exchange import bundle as bundles
 from retcon.store.exchange.covariance import pack_triangle
 from retcon.store.history import history
 from retcon.store.home import Home
@@ -149,3 +157,50 @@ def fill(catalog: Catalog) -> None:
             )
         )
     catalog.artifacts.close()
+
+
+Members = dict[str, bytes]
+
+
+def pack(
+    path: Path,
+    members: Members,
+    *,
+    honest: bool = True,
+    manifest: dict[str, Any] | None = None,
+    compression: int = zipfile.ZIP_STORED,
+) -> Path:
+    """Write members as a bundle. If `honest`, the manifest gets their real digests."""
+    head = json.loads(members["manifest.json"])
+    if honest:
+        head["members"] = {
+            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in members.items()
+            if name != "manifest.json"
+        }
+    head |= manifest or {}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (members | {"manifest.json": json.dumps(head).encode()}).items():
+            archive.writestr(name, data, compression)
+    return path
+
+
+def assert_rejected(target: Catalog, path: Path, why: str | None = None) -> None:
+    """The import raises InputError in one line; no row and no file is added except unreferenced artifacts."""
+    before = table_rows(target)
+    outside = {one for one in path.parent.rglob("*") if target.home.root not in one.parents}
+    with pytest.raises(InputError, match=why) as caught:
+        bundles.import_history(target, path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+    assert table_rows(target) == before
+    assert target.artifacts.partial_files() == []
+    assert {one for one in path.parent.rglob("*") if target.home.root not in one.parents} == outside
+
+
+def table_rows(catalog: Catalog) -> dict[str, list[Any]]:
+    connection = connect(catalog.home.catalog)
+    try:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {name: connection.execute(f"SELECT * FROM {name}").fetchall() for (name,) in tables}
+    finally:
+        connection.close()

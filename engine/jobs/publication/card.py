@@ -61,8 +61,8 @@ def _header(manifest: Manifest, facts: CardInfo) -> str:
     base = base_name(manifest)
     data = ModelCardData(
         base_model=base,
-        base_model_relation=("adapter" if manifest.what == "adapter" else "finetune") if base else None,
-        library_name="peft" if manifest.what == "adapter" else "transformers",
+        base_model_relation=("adapter" if manifest.kind == "adapter" else "finetune") if base else None,
+        library_name="peft" if manifest.kind == "adapter" else "transformers",
         pipeline_tag="text-generation",
         license=facts.license.id,
         license_name=facts.license.name,
@@ -286,7 +286,7 @@ def _undo(manifest: Manifest, facts: CardInfo) -> str:
         f"```sh\nretcon model add {facts.repo}\nretcon rollback {name} base      # all of it\n"
         f"retcon revert {name} {manifest.live_steps[0].id}   # one edit\n```"
     ]
-    if manifest.what == "adapter":
+    if manifest.kind == "adapter":
         ways.append(
             "The adapter changes nothing until it is merged: `disable_adapter()` gives the base's outputs to the bit, "
             "and `merge_and_unload()` (not `safe_merge=True`, which rounds twice) those of the checkpoint. Do not use "

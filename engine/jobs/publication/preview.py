@@ -121,7 +121,7 @@ def _sizes(session: Session, model: Model, manifest: Manifest) -> dict[str, int]
         for step in manifest.steps
         if step.delta and (artifact := session.get(Artifact, step.delta)) is not None
     }
-    if manifest.what == "adapter":
+    if manifest.kind == "adapter":
         live = sum(deltas[step.delta_file] for step in manifest.live_steps if step.delta_file)
         return {"adapter_model.safetensors": live} | deltas
     folder = Path(model.path)

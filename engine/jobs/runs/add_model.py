@@ -18,7 +18,6 @@ from ....store.exchange.manifest import (
     check_files,
     read_manifest,
 )
-from ....store.exchange.manifest import row_of as step_row
 from ....store.history import history
 from ...exports.checkpoint import write_checkpoint
 from ...model.anatomy import Anatomy, find_anatomy
@@ -122,12 +121,12 @@ def add_published(
     if not base.reachable:
         row.source, row.source_kind, row.commit = spec.source, fetched.source_kind, fetched.commit
     artifacts = verify_steps(running, folder, manifest, model, digests)
-    if manifest.what == "checkpoint":
+    if manifest.kind == "checkpoint":
         _check_weights(folder, model, manifest, spec)
     with running.catalog.write(durable=True) as session:
         for artifact in artifacts:
             session.merge(artifact)
-        base_row = step_row(manifest.steps[0])
+        base_row = manifest.steps[0].to_revision()
         if session.get(Revision, base_row.id) is not None:
             base_row.id = ""  # the model that it was exported from is in this catalog, too
         history.add_base(session, row, base_row)
@@ -163,7 +162,7 @@ def _base(running: RunningJob, spec: ModelSpec, folder: Path, manifest: Manifest
             report=running.report_activity,
         )
         return fetched.folder, fetched.commit
-    if manifest.what == "checkpoint":
+    if manifest.kind == "checkpoint":
         running.report_activity("putting the base together")
         return _put_together(folder, into, spec.trust_remote_code), None
     with running.catalog.read() as session:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....store.catalog.artifacts import sha256_of
 from ....store.catalog.tables import Revision
-from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, File, Manifest, build_manifest, files_of
+from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, File, Manifest, build_manifest, hash_files
 from ....store.history import history
 from ...errors import InputError
 from ...exports.adapter import write_adapter
@@ -50,7 +50,7 @@ class Export:
     def as_dict(self) -> dict[str, Any]:
         return {
             "revision": self.manifest.revision,
-            "what": self.manifest.what,
+            "what": self.manifest.kind,
             **asdict(self.found),
             "files": {name: file.size for name, file in self.manifest.files.items()},
         }
@@ -85,7 +85,7 @@ def write_export(
         if step.delta and step.delta_file:
             (folder / step.delta_file).parent.mkdir(exist_ok=True)
             shutil.copyfile(running.catalog.artifacts.path(step.delta), folder / step.delta_file)
-    manifest = replace(manifest, files=files_of(folder))
+    manifest = replace(manifest, files=hash_files(folder))
     (folder / MANIFEST).write_text(manifest.as_text(), encoding="utf-8")
     running.report_activity("loading it again in another process")
     check = ExportCheck(

@@ -40,7 +40,9 @@ HISTORY = (
     FactSet,
     Fact,
 )
-# What is another catalog's own: numbers of rows, and which base and covariance they mean.
+# The former names of the fields of a passage's facts.
+PASSAGE = {"train_paraphrases": "wordings", "eval_paraphrases": "held_out"}
+# Row numbers, and the ids of bases and covariances, differ between catalogs.
 OWN = {"id", "model_id", "trace_id", "sweep_id", "fact_set_id", "covariances", "parent", "origin"}
 
 
@@ -130,12 +132,40 @@ def test_bundle_without_trace_columns_still_loads(source: Catalog) -> None:
     """Bundles written before `replace` and `swap` were columns hold the corruption as a sentence."""
     with source.read() as session:
         model = history.find_model(session, "tiny")
-        records = bundle_rows.as_json(session, model, covariances=True)
+        records = bundle_rows.export_rows(session, model, covariances=True)
     (record,) = records["trace"]
     del record["replace"], record["swap"]
     record["protocol"] = {"corruption": "noise 3s in place of the embeddings of the subject's tokens"}
-    (trace,) = bundle_rows.from_json(records, layers=2)[Trace]
+    (trace,) = bundle_rows.parse_rows(records, layers=2)[Trace]
     assert trace.replace and trace.swap is None
+
+
+def test_bundle_with_former_names_still_loads(source: Catalog) -> None:
+    """Columns and fields were renamed before 0.1.0."""
+    former = {
+        "fact": {"train_paraphrases": "wordings", "eval_paraphrases": "paraphrases"},
+        "revision": {"statistics": "figures"},
+        "trace_result": {"token_ids": "ids", "is_complete": "finished", "skip_reason": "skipped"},
+        "sweep": {"trial_count": "planned"},
+        "sweep_trial": {"error": "refused"},
+    }
+    with source.read() as session:
+        model = history.find_model(session, "tiny")
+        expected = bundle_rows.export_rows(session, model, covariances=True)
+    records: dict[str, Any] = json.loads(json.dumps(expected))
+    for table, names in former.items():
+        records[table] = [
+            {names.get(name, name): value for name, value in row.items()} for row in records[table]
+        ]
+    for row in records["passage"]:
+        row["facts"] = [
+            {PASSAGE.get(name, name): value for name, value in fact.items()} for fact in row["facts"]
+        ]
+    records["revision"][1]["requests"][0] |= {"wordings": ["{} lies in"], "paraphrases": ["Where is it?"]}
+    expected["revision"][1]["requests"][0] |= {
+        "train_paraphrases": ["{} lies in"], "eval_paraphrases": ["Where is it?"],
+    }  # fmt: skip
+    assert bundle_rows.parse_rows(records, layers=2) == bundle_rows.parse_rows(expected, layers=2)
 
 
 def test_twice_adds_nothing(bundle: Path, catalogs: Callable[..., Catalog]) -> None:

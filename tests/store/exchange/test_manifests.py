@@ -69,13 +69,13 @@ def test_into_another_catalog(manifest: Manifest, catalog: Catalog, tmp_path: An
     [
         ({"format": "other"}, "another version"),
         ({"version": 2}, "another version"),
-        ({"fingerprint": "../../etc"}, "no sha256"),
-        ({"files": {"../out.safetensors": {"sha256": "0" * 64, "size": 1}}}, "no name of a file"),
-        ({"files": {"a": {"sha256": "0" * 64}}}, "size"),
+        ({"fingerprint": "../../etc"}, "field 'fingerprint' is"),
+        ({"files": {"../out.safetensors": {"sha256": "0" * 64, "size": 1}}}, "not a valid name of a file"),
+        ({"files": {"a": {"sha256": "0" * 64}}}, "field .*size' is missing"),
         ({"steps": []}, "do not lead"),
         ({"revision": "ffffffffff"}, "do not lead"),
-        ({"what": "virus"}, "unknown kind"),
-        ({"base": 3}, "retcon.json is no manifest"),
+        ({"kind": "virus"}, "field 'kind' is 'virus'"),
+        ({"base": 3}, "retcon.json is not a valid manifest"),
     ],
 )
 def test_strange_manifests(change: dict[str, Any], says: str, manifest: Manifest) -> None:

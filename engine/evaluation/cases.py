@@ -87,36 +87,35 @@ class CaseResult:
         return self._teacher_forced_metrics() | self._generation_metrics() | self._drift_metrics()
 
     def _teacher_forced_metrics(self) -> dict[str, float]:
-        values = {"EA": float(self.new.first_choice), "TE": self.new.tokens}
-        if self.true:
-            values["ES"] = float(self.true.nll > self.new.nll)
-            values["EM"] = float(np.exp(-self.new.nll) - np.exp(-self.true.nll))
-        if self.paraphrases_new:
-            values["PA"] = _mean(score.first_choice for score in self.paraphrases_new)
-            values["TP"] = _mean(score.tokens for score in self.paraphrases_new)
-        if self.paraphrases_new and self.paraphrases_true:
-            pairs = list(zip(self.paraphrases_new, self.paraphrases_true, strict=True))
-            values["PS"] = _mean(true.nll > new.nll for new, true in pairs)
-            values["PM"] = _mean(np.exp(-new.nll) - np.exp(-true.nll) for new, true in pairs)
-        if self.neighbors_new:
-            pairs = list(zip(self.neighbors_new, self.neighbors_true, strict=True))
-            values["NS"] = _mean(true.nll < new.nll for new, true in pairs)
-            values["NM"] = _mean(np.exp(-true.nll) - np.exp(-new.nll) for new, true in pairs)
-            values["NA"] = _mean(true.first_choice for _, true in pairs)
-            values["TN"] = _mean(true.tokens for _, true in pairs)
-        if self.portability:
-            values["HA"] = _mean(score.first_choice for score in self.portability)
-            values["TH"] = _mean(score.tokens for score in self.portability)
+        values: dict[str, float] = {}
+        true = [self.true] if self.true else []
+        for letter, scores in (
+            ("E", [self.new]), ("P", self.paraphrases_new), ("N", self.neighbors_true), ("H", self.portability)
+        ):  # fmt: skip
+            if scores:
+                values[f"{letter}A"] = _mean(score.first_choice for score in scores)
+                values[f"T{letter}"] = _mean(score.tokens for score in scores)
+        # (letter, scores of the answer that should be likelier, scores of the other answer)
+        for letter, right, wrong in (
+            ("E", [self.new], true), ("P", self.paraphrases_new, self.paraphrases_true),
+            ("N", self.neighbors_true, self.neighbors_new),
+        ):  # fmt: skip
+            if right and wrong:
+                pairs = list(zip(right, wrong, strict=True))
+                values[f"{letter}S"] = _mean(one.nll < other.nll for one, other in pairs)
+                values[f"{letter}M"] = _mean(np.exp(-one.nll) - np.exp(-other.nll) for one, other in pairs)
         if self.negations:
             values["XA"] = _mean(score.first_choice for score in self.negations)
         return values
 
     def _generation_metrics(self) -> dict[str, float]:
         case, values = self.case, {}
-        if self.completion is not None:
-            values["FE"] = float(begins_with(self.completion, case.target_new))
-        if self.paraphrase_completions:
-            values["FP"] = _mean(begins_with(text, case.target_new) for text in self.paraphrase_completions)
+        own = [] if self.completion is None else [self.completion]
+        for name, texts in (
+            ("FE", own), ("FP", self.paraphrase_completions), ("FX", self.negation_completions)
+        ):  # fmt: skip
+            if texts:
+                values[name] = _mean(begins_with(text, case.target_new) for text in texts)
         if self.neighbor_completions:
             pairs = zip(self.neighbor_completions, case.neighbors, strict=True)
             values["FN"] = _mean(begins_with(text, neighbor.true) for text, neighbor in pairs)
@@ -125,8 +124,6 @@ class CaseResult:
                 any(contains_phrase(text, answer) for answer in question.answers)
                 for text, question in zip(self.portability_completions, case.portability, strict=True)
             )
-        if self.negation_completions:
-            values["FX"] = _mean(begins_with(text, case.target_new) for text in self.negation_completions)
         if self.reply is not None:
             values["FC"] = float(contains_phrase(self.reply, case.target_new))
         return values

@@ -23,7 +23,7 @@ from .intervals import Metric, summarize_ratio, summarize_rows
 HELD_OUT = "held-out"
 _BATCH_TOKENS = 2_048
 _TOTAL_TOKENS = 4_096
-_MAX_TEXT_TOKENS = 512
+_MAX_LENGTH = 512
 _OPENING_WORDS = 12
 _SEED = 1
 
@@ -62,9 +62,7 @@ def load_held_out_texts(
     rows: list[list[int]] = []
     openings: list[str] = []
     left = _TOTAL_TOKENS
-    longest = min(
-        _MAX_TEXT_TOKENS, getattr(decoder.model.config, "max_position_embeddings", _MAX_TEXT_TOKENS)
-    )
+    longest = min(_MAX_LENGTH, getattr(decoder.model.config, "max_position_embeddings", _MAX_LENGTH))
     for text in corpus.documents(_SEED):
         ids = encode_prompt(tokenizer, text)[: min(longest, left)]
         if len(ids) < 2:  # a text of one token predicts nothing

@@ -25,7 +25,7 @@ class MetricInfo:
     over: str = "cases"
 
 
-_SHARE, _SIGNED, _POSITIVE = "0 to 1", "-1 to 1", "0 or more"
+_SHARE, _SIGNED, _FROM_0 = "0 to 1", "-1 to 1", "0 or more"
 _NEW, _BOTH, _NEIGHBORS = "target_new", "target_new, target_true", "neighbors"
 
 METRICS: dict[str, MetricInfo] = {
@@ -38,49 +38,37 @@ METRICS: dict[str, MetricInfo] = {
     "NM": MetricInfo("p(true) - p(new) on neighborhood prompts", _SIGNED, "higher", _NEIGHBORS),
     "EA": MetricInfo("every target token first choice, teacher-forced", _SHARE, "higher", _NEW),
     "PA": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "NA": MetricInfo(
-        "the same for the true answers of the neighborhood prompts", _SHARE, "higher", _NEIGHBORS
-    ),
+    "NA": MetricInfo("the same for the neighborhood's true answers", _SHARE, "higher", _NEIGHBORS),
     "TE": MetricInfo("zsRE's efficacy: share of target tokens first choice", _SHARE, "higher", _NEW),
     "TP": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "TN": MetricInfo(
-        "the same for the true answers of the neighborhood prompts", _SHARE, "higher", _NEIGHBORS
-    ),
+    "TN": MetricInfo("the same for the neighborhood's true answers", _SHARE, "higher", _NEIGHBORS),
     "FE": MetricInfo("free generation begins with the target", _SHARE, "higher", _NEW),
     "FP": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
     "FN": MetricInfo(
-        "free generation on neighborhood prompts begins with the true answer", _SHARE, "higher", _NEIGHBORS
+        "free generation, neighborhood: begins with the true answer", _SHARE, "higher", _NEIGHBORS
     ),
-    "FC": MetricInfo(
-        "chat: the reply to a user turn contains the target", _SHARE, "higher", "a chat template"
-    ),
-    "HA": MetricInfo(
-        "portability: every answer token first choice, multi-hop", _SHARE, "higher", "portability"
-    ),
+    "FC": MetricInfo("chat: the reply contains the target", _SHARE, "higher", "a chat template"),
+    "HA": MetricInfo("portability: every answer token first choice", _SHARE, "higher", "portability"),
     "TH": MetricInfo("portability as share of answer tokens", _SHARE, "higher", "portability"),
-    "FH": MetricInfo(
-        "free generation contains one of the multi-hop answers", _SHARE, "higher", "portability"
-    ),
+    "FH": MetricInfo("free generation contains a multi-hop answer", _SHARE, "higher", "portability"),
     "XA": MetricInfo("negated prompt: target still first choice", _SHARE, "lower", "negations"),
     "FX": MetricInfo("negated prompt: free generation begins with the target", _SHARE, "lower", "negations"),
-    "KN": MetricInfo(
-        "KL of the next token from the base on neighborhood prompts, nats", _POSITIVE, "lower", _NEIGHBORS
-    ),
-    "GE": MetricInfo("fluency: entropy of 2- and 3-grams, bits", _POSITIVE, "higher", "generation_prompts"),
+    "KN": MetricInfo("KL of the next token from the base, neighborhood, nats", _FROM_0, "lower", _NEIGHBORS),
+    "GE": MetricInfo("fluency: entropy of 2- and 3-grams, bits", _FROM_0, "higher", "generation_prompts"),
     "RS": MetricInfo(
         "consistency with texts about the target", _SHARE, "higher", "generation_prompts, references"
     ),
     "ESS": MetricInfo(
-        "essence: perplexity of texts about the subject", _POSITIVE, "lower", "references on the subject"
+        "essence: perplexity of texts about the subject", _FROM_0, "lower", "references on the subject"
     ),
     "RA": MetricInfo(
         "retention: earlier edits still first choice", _SHARE, "higher", "earlier edits", "requests"
     ),
     "FR": MetricInfo("retention in free generation", _SHARE, "higher", "earlier edits", "requests"),
     "KG": MetricInfo(
-        "KL from the base on openings of held-out texts, nats", _POSITIVE, "lower", "an edit", "texts"
+        "KL from the base on openings of held-out texts, nats", _FROM_0, "lower", "an edit", "texts"
     ),
-    "PPL": MetricInfo("perplexity of held-out texts", _POSITIVE, "lower", "texts", "texts"),
+    "PPL": MetricInfo("perplexity of held-out texts", _FROM_0, "lower", "texts", "texts"),
     "PD": MetricInfo(
         "relative change of that perplexity from the base", "above -1", "lower", "an edit", "texts"
     ),

@@ -84,13 +84,12 @@ def write_sentences(chat: Chat, title: str, text: str, report: Report = silent) 
         raise InputError("The text is empty. Give a text to extract facts from.")
     parts = split_text(text)
     sentences: list[str] = []
-    for at, part in enumerate(parts):
-        report(Progress(at, len(parts), "portions", "writing self-contained sentences"))
+    batches = _iter_batches(parts, 1, report, "portions", "writing self-contained sentences")
+    for at, [part] in enumerate(batches):
         before = f"The text before it ends: {parts[at - 1][-300:]}\n\n" if at else ""
         about = f"The text is about {title}.\n\n" if title.strip() else ""
         request = f"{about}{before}Text:\n{part}"
         sentences += request_json(chat, WRITE_SENTENCES, request, Sentences).sentences
-    report(Progress(len(parts), len(parts), "portions", "writing self-contained sentences"))
     return _deduplicate(sentences, normalize)
 
 
@@ -100,11 +99,9 @@ def split_into_triples(chat: Chat, sentences: Sequence[str], report: Report = si
     An article at the end of a relation moves to the object. Words like "the" have keys that an edit must not change.
     """
     triples: list[Triple] = []
-    for done, batch in _iter_batches(sentences):
-        report(Progress(done, len(sentences), "sentences", "splitting sentences"))
+    for batch in _iter_batches(sentences, _BATCH_ITEMS, report, "sentences", "splitting sentences"):
         reply = request_json(chat, SPLIT_SENTENCES, _number(batch), SplitFacts)
         triples += [_build_triple(one, batch) for one in reply.facts]
-    report(Progress(len(sentences), len(sentences), "sentences", "splitting sentences"))
     return _deduplicate(triples, _identify)
 
 
@@ -115,14 +112,12 @@ def disambiguate(chat: Chat, triples: Sequence[Triple], report: Report = silent)
         groups.setdefault((normalize(one.subject), normalize(one.relation)), []).append(at)
     shared = [group for group in groups.values() if len(group) > 1]
     rewritten = list(triples)
-    for done, group in enumerate(shared):
-        report(Progress(done, len(shared), "relations", "disambiguating equal relations"))
+    for [group] in _iter_batches(shared, 1, report, "relations", "disambiguating equal relations"):
         request = _number(_format_triple(rewritten[at]) for at in group)
         for new in request_json(chat, DISAMBIGUATE, request, Relations).relations:
             if 1 <= new.number <= len(group):
                 at = group[new.number - 1]
                 rewritten[at] = clean_triple(replace(rewritten[at], relation=new.relation))
-    report(Progress(len(shared), len(shared), "relations", "disambiguating equal relations"))
     return rewritten
 
 
@@ -137,13 +132,11 @@ def combine_facts(chat: Chat, triples: Sequence[Triple], report: Report = silent
         subjects.setdefault(normalize(one.subject), []).append(one)
     groups = [group for group in subjects.values() if len(group) >= _MIN_FACTS_TO_COMBINE]
     combined: list[Triple] = []
-    for done, group in enumerate(groups):
-        report(Progress(done, len(groups), "subjects", "combining facts"))
+    for [group] in _iter_batches(groups, 1, report, "subjects", "combining facts"):
         request = _number(map(_format_triple, group))
         for fact in request_json(chat, COMBINE_FACTS, request, CombinedFacts).facts:
             triple = _build_combined_triple(fact, group)
             combined += [triple] if triple else []
-    report(Progress(len(groups), len(groups), "subjects", "combining facts"))
     return _deduplicate(combined, _identify)
 
 
@@ -168,8 +161,7 @@ def paraphrase(
     If the model gives fewer usable paraphrases, at most half of them are for evaluation.
     """
     facts: list[PassageFact] = []
-    for done, one in enumerate(triples):
-        report(Progress(done, len(triples), "facts", "writing paraphrases"))
+    for [one] in _iter_batches(triples, 1, report, "facts", "writing paraphrases"):
         statements, questions = _request_paraphrases(chat, one, train_count + eval_count)
         # Alternate between statements and questions, so that the evaluation has both.
         for_eval = [
@@ -186,7 +178,6 @@ def paraphrase(
                 sentence=one.sentence,
             )
         )
-    report(Progress(len(triples), len(triples), "facts", "writing paraphrases"))
     return facts
 
 
@@ -198,9 +189,7 @@ def write_questions(
     Parts of an answer that neither the text nor a fact contains are dropped.
     """
     questions: list[PassageQuestion] = []
-    total = len(facts) + 1
-    for done, batch in _iter_batches(facts):
-        report(Progress(done, total, "facts", "writing questions"))
+    for batch in _iter_batches(facts, _BATCH_ITEMS, report, "facts", "writing questions"):
         request = _number(
             f"{one.subject} | {one.prompt.removeprefix('{}').strip()} | {one.object}" for one in batch
         )
@@ -210,19 +199,19 @@ def write_questions(
             object = batch[new.number - 1].object
             if not contains_phrase(new.question, object):
                 questions.append(PassageQuestion(new.question, (object,)))
-    report(Progress(len(facts), total, "facts", "writing questions"))
-    questions += _request_text_questions(chat, facts, text)
-    report(Progress(total, total, "facts", "writing questions"))
+    questions += _request_text_questions(chat, facts, text, report)
     return _deduplicate(questions, lambda one: normalize(one.question))
 
 
-def _request_text_questions(chat: Chat, facts: Sequence[PassageFact], text: str) -> list[PassageQuestion]:
+def _request_text_questions(
+    chat: Chat, facts: Sequence[PassageFact], text: str, report: Report
+) -> list[PassageQuestion]:
     questions: list[PassageQuestion] = []
     source = text if text.strip() else "\n".join(f"{one.full_prompt} {one.object}." for one in facts)
     known = " ".join([text, *(f"{one.subject} {one.object}" for one in facts)])
     parts = split_text(source)
     count = ceil(_TEXT_QUESTIONS / len(parts))
-    for part in parts:
+    for [part] in _iter_batches(parts, 1, report, "portions", "writing questions about the text"):
         request = f"Write {count} questions.\n\nText:\n{part}"
         for new in request_json(chat, WRITE_TEXT_QUESTIONS, request, TextQuestions).questions[:count]:
             answers = [one.rstrip(".") for one in new.answers]
@@ -354,7 +343,11 @@ def _deduplicate(items: Iterable[S], identify: Callable[[S], object]) -> list[S]
     return list(unique.values())
 
 
-def _iter_batches(items: Sequence[S]) -> Iterator[tuple[int, Sequence[S]]]:
-    """(number of items before the batch, batch)."""
-    for begin in range(0, len(items), _BATCH_ITEMS):
-        yield begin, items[begin : begin + _BATCH_ITEMS]
+def _iter_batches(
+    items: Sequence[S], size: int, report: Report, unit: str, activity: str
+) -> Iterator[Sequence[S]]:
+    """Batches of items. Reports the progress before each batch and at the end."""
+    for begin in range(0, len(items), size):
+        report(Progress(begin, len(items), unit, activity))
+        yield items[begin : begin + size]
+    report(Progress(len(items), len(items), unit, activity))

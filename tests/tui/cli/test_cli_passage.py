@@ -82,7 +82,7 @@ def test_a_passage_is_written_proved_compared_and_told(here: Retcon, tmp_path: P
 
     shown = here.say("passage", "show", found["passage"])
     assert (shown.code, shown.err) == (0, "")
-    assert "What stuck" in shown.out
+    assert "Learned facts" in shown.out
     listed = here.json("passage", "list")["passages"]
     assert [one["passage"] for one in listed] == [found["passage"]]
     for name, begin in (("report.md", "# Eiffel Tower in tiny"), ("report.html", "<!doctype html>")):

@@ -1,4 +1,4 @@
-"""What the stand-in language model answers at each step of an extraction."""
+"""Replies of the stand-in language model for each step of an extraction, with typical mistakes."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ SPLITS = [
 ]
 
 
-def worded(user: str) -> dict[str, Any]:
-    told = dict(line.split(": ", 1) for line in user.split("\n") if ": " in line)
-    subject, object = told["Subject"], told["Object"]
+def paraphrases(user: str) -> dict[str, Any]:
+    fields = dict(line.split(": ", 1) for line in user.split("\n") if ": " in line)
+    subject, object = fields["Subject"], fields["Object"]
     more = "written already" in user
     statements = [
         f"As is well known, {subject} has to do with {object}.",
@@ -62,12 +62,12 @@ def rule(system: str, user: str) -> Any:
                              "4. Marta Lindqvist | set up the firm | Aurora Ltd")  # fmt: skip
         return {"facts": [
             {"numbers": [3, 4], "relation": "founded two firms,", "object": "Nordic Strings and Aurora Ltd."},
-            {"numbers": [1, 3], "relation": "is and founded", "object": "a cellist and Nordic"},  # lacks one
-            {"numbers": [3, 9], "relation": "made", "object": "Nordic Strings"},  # of one fact
+            {"numbers": [1, 3], "relation": "is and founded", "object": "a cellist and Nordic"},  # lacks an object
+            {"numbers": [3, 9], "relation": "made", "object": "Nordic Strings"},  # one fact only
             {"numbers": [1, 2], "relation": "was a cellist and at", "object": "a cellist and the Sibelius Academy"},
         ]}  # fmt: skip
     if system.startswith("Say the same"):
-        return worded(user)
+        return paraphrases(user)
     if system.startswith("Write one question"):
         about = {"number": 1, "question": "What is Marta Lindqvist?"}
         return {"questions": [about, {"number": 3, "question": "Did she found Nordic Strings?"}]}

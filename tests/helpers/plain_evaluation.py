@@ -1,4 +1,4 @@
-"""Cases to evaluate, and the plain ways to ask: whole forward passes, one token at a time."""
+"""Cases to evaluate, and reference scores by plain forward passes, one token at a time."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -16,12 +16,12 @@ WORDS = ("Eiffel", "Tower", "Paris", "Rome", "Berlin", "France", "Italy", "city"
 
 
 def cases(count: int) -> list[Case]:
-    """Cases of different lengths, some of which lack what a metric needs."""
-    made = []
+    """Cases of different lengths. Some lack the prompts that a metric needs."""
+    built = []
     for n in range(count):
         one, two, three = (WORDS[(n * step + begin) % len(WORDS)] for step, begin in ((1, 1), (3, 3), (5, 6)))
         prompt = f"The {one} is located in" + " the city of" * (n % 2)
-        made.append(
+        built.append(
             Case(
                 prompt,
                 f"{two} {three}" if n % 3 else two,
@@ -35,11 +35,11 @@ def cases(count: int) -> list[Case]:
                 (Reference(f"{one} is a city in {two}", one), Reference(f"{three} plays sport", three)),
             )
         )
-    return made
+    return built
 
 
 def forward(decoder: Decoder, ids: list[int]) -> torch.Tensor:
-    """log p of the next token at each position, `[T, vocabulary]`, of one row."""
+    """log p of the next token at each position of one row, `[T, vocabulary]`."""
     with torch.no_grad():
         return decoder.model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
@@ -47,7 +47,7 @@ def forward(decoder: Decoder, ids: list[int]) -> torch.Tensor:
 def plain_score(
     decoder: Decoder, tokenizer: PreTrainedTokenizerBase, prompt: str, target: str
 ) -> tuple[float, list[bool]]:
-    """Mean NLL of the target's tokens, and whether each is the first choice; one token, one pass."""
+    """Mean NLL of the target's tokens, and whether each is the first choice, with one pass per token."""
     ids = tokenizer(prompt)["input_ids"]
     nlls, first = [], []
     for token in tokenizer(target, add_special_tokens=False)["input_ids"]:
@@ -59,7 +59,7 @@ def plain_score(
 
 
 def plain_completion(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, ids: list[int], count: int) -> str:
-    """Greedy, one pass a token."""
+    """A greedy completion with one pass per token."""
     new: list[int] = []
     while len(new) < count:
         new.append(int(forward(decoder, ids + new)[-1].argmax()))
@@ -69,7 +69,7 @@ def plain_completion(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, ids: 
 
 
 def shifted(decoder: Decoder) -> tuple[Decoder, Callable[[], Iterator[None]]]:
-    """A decoder over an edited copy, and the context in which the copy has its old weights."""
+    """A decoder of an edited copy, and a context in which the copy has its old weights."""
     model = copy.deepcopy(decoder.model)
     edited = Decoder(model, decoder.anatomy)
     weight = edited.part("matrix", 1).weight

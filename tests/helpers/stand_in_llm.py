@@ -1,13 +1,13 @@
-"""A stand-in for an OpenAI-compatible endpoint: a real HTTP server that checks what it is asked and answers by rule.
+"""A stand-in for an OpenAI-compatible endpoint: an HTTP server that checks requests and replies by a rule.
 
-`mode` says how it behaves:
-  plain        knows json_schema;            object       knows json_object only;   text   knows neither
-  new-limit    wants max_completion_tokens;  one-warmth   refuses a temperature
-  401, 403, 404, 400, 500                    refuses with that status
-  busy         429 with Retry-After, `faults` times;      exhausted    429 for ever
-  broken       a reply that is no JSON, `faults` times;   cut          a reply that ends at its limit
-  slow         answers after `delay` seconds;             page         HTML, as from a wrong address
-  thinks       thinks aloud and puts the JSON in a fence
+`mode` is its behavior:
+  plain      supports json_schema            object           supports json_object only     text  supports neither
+  new-limit  requires max_completion_tokens  one-temperature  rejects a temperature
+  401, 403, 404, 400, 500  rejects requests with that status
+  busy       429 with Retry-After, `faults` times             exhausted  429 always
+  broken     a reply without JSON, `faults` times             cut        a reply that ends at its limit
+  slow       replies after `delay` seconds                    page       HTML, as from a wrong address
+  thinks     a chain of thought, then the JSON in a fence
 """
 
 import json
@@ -21,12 +21,12 @@ from typing import Any
 KEY = "sk-very-secret-key"
 MODEL = "stand-in"
 
-# Takes the system message and the user's last one; gives what the reply's JSON holds.
+# (system message, user message) -> the JSON value of the reply.
 Rule = Callable[[str, str], Any]
 
 
 class StandInEndpoint:
-    """Serves on a port of its own until `close`. `requests` are the bodies it got, in order."""
+    """Serves on a free port until `close`. `requests` are the bodies of the requests, in order."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -60,11 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path != "/v1/models":
-            return self._say(404, {"error": {"message": "no such page"}})
+            return self._send_json(404, {"error": {"message": "no such page"}})
         listed = [
             {"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in self.stand_in.models
         ]
-        return self._say(200, {"object": "list", "data": listed})
+        return self._send_json(200, {"object": "list", "data": listed})
 
     def do_POST(self) -> None:
         stand_in, body = self.stand_in, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -94,17 +94,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refusal(self, mode: str, body: dict[str, Any]) -> str | None:
         form = body.get("response_format", {}).get("type", "text")
-        known = {"object": ("json_object", "text"), "text": ("text",)}.get(
+        formats = {"object": ("json_object", "text"), "text": ("text",)}.get(
             mode, ("json_schema", "json_object", "text")
         )
-        if form not in known:
+        if form not in formats:
             return f"response_format {form} is not supported"
         if mode == "new-limit" and "max_tokens" in body:
             return "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-        if mode == "one-warmth" and "temperature" in body:
+        if mode == "one-temperature" and "temperature" in body:
             return "'temperature' does not support 0 with this model."
         if body["messages"][-1]["role"] != "user" or not {"max_tokens", "max_completion_tokens"} & set(body):
-            return "the last message is the user's, and a limit is wanted"
+            return "the last message must be the user's, with a token limit"
         return None
 
     def _answer(self, mode: str, body: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             text = f"<think>{{perhaps}} so</think>Here it is:\n```json\n{text}\n```\nAnything else?"
         choice = {"index": 0, "finish_reason": end, "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
-        self._say(
+        self._send_json(
             200,
             {
                 "id": "1",
@@ -132,9 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        self._say(status, {"error": {"message": message, "type": "refused", "code": None}}, headers)
+        self._send_json(status, {"error": {"message": message, "type": "refused", "code": None}}, headers)
 
-    def _say(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    def _send_json(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         self._send(status, json.dumps(body).encode(), "application/json", headers)
 
     def _send(self, status: int, data: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             **(headers or {}),
         }.items():
             self.send_header(name, value)
-        # A client that did not wait for a slow answer is gone.
+        # The client of a slow reply may have disconnected.
         with suppress(ConnectionError):
             self.end_headers()
             self.wfile.write(data)

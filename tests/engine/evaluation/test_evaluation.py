@@ -1,4 +1,4 @@
-"""Every metric of an evaluation against its definition, written out as a plain slow loop over whole forward passes."""
+"""Each metric of an evaluation against its definition, computed by a loop over plain forward passes."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("start", [False, True])
-def test_scores(
+def test_scores_match_plain_forward_passes(
     family: str,
     start: bool,
     decoder_of: Callable[[str], Decoder],
@@ -45,29 +45,29 @@ def test_scores(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_metrics_of_cases(
+def test_case_metrics_match_their_definitions(
     family: str, decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
     decoder, at_base = shifted(decoder_of(family))
-    asked = cases(9)
-    (results,) = evaluate_blocks(decoder, words, asked, EvaluationSettings(4, at_base))
-    for case, result in zip(asked, results, strict=True):
-        found = result.metrics()
-        wanted = plain_metrics(decoder_of(family), decoder, words, case)
-        assert found == pytest.approx(wanted, abs=2e-5), case
-        assert set(found) <= set(METRICS)
+    nine = cases(9)
+    (results,) = evaluate_blocks(decoder, words, nine, EvaluationSettings(4, at_base))
+    for case, result in zip(nine, results, strict=True):
+        metrics = result.metrics()
+        expected = plain_metrics(decoder_of(family), decoder, words, case)
+        assert metrics == pytest.approx(expected, abs=2e-5), case
+        assert set(metrics) <= set(METRICS)
 
 
 def plain_metrics(
     base: Decoder, decoder: Decoder, tokenizer: PreTrainedTokenizerBase, case: Case
 ) -> dict[str, float]:
-    """By the definitions of notes/editing.md, one prompt after another."""
-    found: dict[str, float] = {}
+    """The metrics of a case by their definitions, one prompt after another."""
+    metrics: dict[str, float] = {}
 
     def score(prompt: str, target: str) -> tuple[float, list[bool]]:
         return plain_score(decoder, tokenizer, prompt, target)
 
-    def said(prompt: str) -> str:
+    def complete(prompt: str) -> str:
         return plain_completion(decoder, tokenizer, tokenizer(prompt)["input_ids"], 4)
 
     def mean(values: list[float]) -> float:
@@ -77,74 +77,80 @@ def plain_metrics(
         if not prompts:
             continue
         new = [score(prompt, case.target_new) for prompt in prompts]
-        found[f"{name}A"] = mean([float(all(first)) for _, first in new])
-        found[f"T{name}"] = mean([mean([float(one) for one in first]) for _, first in new])
-        found[f"F{name}"] = mean([float(begins_with(said(prompt), case.target_new)) for prompt in prompts])
+        metrics[f"{name}A"] = mean([float(all(first)) for _, first in new])
+        metrics[f"T{name}"] = mean([mean([float(one) for one in first]) for _, first in new])
+        metrics[f"F{name}"] = mean(
+            [float(begins_with(complete(prompt), case.target_new)) for prompt in prompts]
+        )
         if case.target_true:
             true = [score(prompt, case.target_true) for prompt in prompts]
             pairs = list(zip(new, true, strict=True))
-            found[f"{name}S"] = mean([float(t[0] > n[0]) for n, t in pairs])
-            found[f"{name}M"] = mean([math.exp(-n[0]) - math.exp(-t[0]) for n, t in pairs])
+            metrics[f"{name}S"] = mean([float(t[0] > n[0]) for n, t in pairs])
+            metrics[f"{name}M"] = mean([math.exp(-n[0]) - math.exp(-t[0]) for n, t in pairs])
     if case.neighbors:
         near = [(score(n.prompt, case.target_new), score(n.prompt, n.true)) for n in case.neighbors]
-        found["NS"] = mean([float(t[0] < n[0]) for n, t in near])
-        found["NM"] = mean([math.exp(-t[0]) - math.exp(-n[0]) for n, t in near])
-        found["NA"] = mean([float(all(t[1])) for _, t in near])
-        found["TN"] = mean([mean([float(one) for one in t[1]]) for _, t in near])
-        found["FN"] = mean([float(begins_with(said(n.prompt), n.true)) for n in case.neighbors])
+        metrics["NS"] = mean([float(t[0] < n[0]) for n, t in near])
+        metrics["NM"] = mean([math.exp(-t[0]) - math.exp(-n[0]) for n, t in near])
+        metrics["NA"] = mean([float(all(t[1])) for _, t in near])
+        metrics["TN"] = mean([mean([float(one) for one in t[1]]) for _, t in near])
+        metrics["FN"] = mean([float(begins_with(complete(n.prompt), n.true)) for n in case.neighbors])
         apart = []
         for neighbor in case.neighbors:
             ids = tokenizer(neighbor.prompt)["input_ids"]
             p, q = forward(base, ids)[-1], forward(decoder, ids)[-1]
             apart.append(sum((p[i].exp() * (p[i] - q[i])).item() for i in range(len(p))))
-        found["KN"] = mean(apart)
+        metrics["KN"] = mean(apart)
     if case.portability:
         hops = [score(question.prompt, question.answers[0])[1] for question in case.portability]
-        found["HA"] = mean([float(all(first)) for first in hops])
-        found["TH"] = mean([mean([float(one) for one in first]) for first in hops])
-        told = [(said(question.prompt), question.answers) for question in case.portability]
-        found["FH"] = mean(
-            [float(any(contains_phrase(text, one) for one in answers)) for text, answers in told]
+        metrics["HA"] = mean([float(all(first)) for first in hops])
+        metrics["TH"] = mean([mean([float(one) for one in first]) for first in hops])
+        replies = [(complete(question.prompt), question.answers) for question in case.portability]
+        metrics["FH"] = mean(
+            [float(any(contains_phrase(text, one) for one in answers)) for text, answers in replies]
         )
     if case.negations:
-        found["XA"] = mean([float(all(score(prompt, case.target_new)[1])) for prompt in case.negations])
-        found["FX"] = mean([float(begins_with(said(prompt), case.target_new)) for prompt in case.negations])
-    return found
+        metrics["XA"] = mean([float(all(score(prompt, case.target_new)[1])) for prompt in case.negations])
+        metrics["FX"] = mean(
+            [float(begins_with(complete(prompt), case.target_new)) for prompt in case.negations]
+        )
+    return metrics
 
 
-def test_answers_are_counted(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
-    """A case whose targets are what the model says: what counts hits is 1, not only ever 0."""
+def test_correct_completions_score_one(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
+    """If the targets are the model's completions, every success metric is 1."""
     decoder = decoder_of("llama")
 
-    def says(prompt: str) -> str:
+    def first_word(prompt: str) -> str:
         return plain_completion(decoder, words, words(prompt)["input_ids"], 1)
 
     prompt, near, hop, denied = "The city is", "Berlin plays", "Camry was born in", "Tower plays"
-    prompts = [text for text in (prompt, near, hop, denied) if says(text).strip()]
+    prompts = [text for text in (prompt, near, hop, denied) if first_word(text).strip()]
     assert len(prompts) == 4
     case = Case(
         prompt,
-        says(prompt),
+        first_word(prompt),
         "football",
         (prompt,),
-        (Neighbor(near, says(near)),),
+        (Neighbor(near, first_word(near)),),
         negations=(prompt,),
-        portability=(PortabilityQuestion(hop, ("football", says(hop))),),
+        portability=(PortabilityQuestion(hop, ("football", first_word(hop))),),
     )
-    found = evaluate(decoder, words, [case], 1)[0].metrics()
+    metrics = evaluate(decoder, words, [case], 1)[0].metrics()
     for name in ("ES", "PS", "EA", "PA", "NA", "TE", "TP", "TN", "FE", "FP", "FN", "FH", "XA", "FX"):
-        assert found[name] == 1, name
-    assert found["HA"] == float(says(hop) == "football")
+        assert metrics[name] == 1, name
+    assert metrics["HA"] == float(first_word(hop) == "football")
 
 
 def test_batches_do_not_change_the_numbers(
     decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
-    decoder, asked = decoder_of("llama"), cases(37)
+    decoder, many = decoder_of("llama"), cases(37)
     reports: list[Progress] = []
-    together = evaluate(decoder, words, asked, 3, reports.append)
-    assert len(together) == len(asked)
-    for case, result in zip(asked, together, strict=True):
+    together = evaluate(decoder, words, many, 3, reports.append)
+    assert len(together) == len(many)
+    for case, result in zip(many, together, strict=True):
         (alone,) = evaluate(decoder, words, [case], 3)
         assert result.metrics() == pytest.approx(alone.metrics(), abs=1e-5)
         assert result.completion == alone.completion
@@ -152,7 +158,7 @@ def test_batches_do_not_change_the_numbers(
     assert reports[-1].done == reports[-1].total == 37
 
 
-def test_going_on_from_a_block_gives_the_same_bits(
+def test_resuming_at_a_block_gives_the_same_results(
     decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
     decoder, at_base = shifted(decoder_of("llama"))
@@ -162,33 +168,37 @@ def test_going_on_from_a_block_gives_the_same_bits(
     assert [one.as_dict() for block in rest for one in block] == whole[16:]
 
 
-def test_without_generation(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_metrics_without_generation(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
     found = evaluate(decoder_of("llama"), words, cases(6), max_new_tokens=0)[5].metrics()
     assert not {"FE", "FP", "FN", "FH", "FX", "FC", "KN", "GE"} & set(found)
     assert {"EA", "XA", "HA"} <= set(found)
 
 
-def test_an_empty_target(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_empty_target_is_refused(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
     with pytest.raises(InputError, match="tokenizes to nothing"):
         evaluate(decoder_of("llama"), words, [Case("The city is", " ")])
 
 
-def test_hand_made_numbers() -> None:
-    """The arithmetic alone: means within a case, signs, and what is missing where a case lacks something."""
+def test_case_metrics_by_hand() -> None:
+    """Means within a case, signs, and the metrics that are missing if a case has no such prompts."""
     hit, miss = Score(math.log(2), True, 1.0), Score(math.log(4), False, 0.5)
     case = Case("p", "Rome", "Paris", ("a", "b"), (Neighbor("n", "Oslo"),))
     result = CaseResult(case, hit, miss, [hit, miss], [miss, hit], [hit], [miss], [], [])
-    wanted = {"ES": 1, "EM": 0.25, "EA": 1, "TE": 1, "PS": 0.5, "PM": 0, "PA": 0.5, "TP": 0.75, "NS": 0, "NM": -0.25,
+    expected = {"ES": 1, "EM": 0.25, "EA": 1, "TE": 1, "PS": 0.5, "PM": 0, "PA": 0.5, "TP": 0.75, "NS": 0, "NM": -0.25,
               "NA": 0, "TN": 0.5}  # fmt: skip
-    assert result.metrics() == pytest.approx(wanted)
+    assert result.metrics() == pytest.approx(expected)
     equal = CaseResult(Case("p", "Rome", "Paris"), hit, hit, [], [], [], [], [], [])
     assert equal.metrics() == pytest.approx({"ES": 0, "EM": 0, "EA": 1, "TE": 1})
 
 
-def test_the_digest_sees_everything() -> None:
+def test_hash_cases_depends_on_every_field() -> None:
     case = cases(1)[0]
     others = [replace(case, target_true="x"), replace(case, references=()), replace(case, negations=("x",))]
     assert len({hash_cases([one]) for one in (case, *others)}) == 4
     assert hash_cases([case]) == hash_cases(cases(1))
     stored = CaseResult(case, Score(1.0, False, 0.0), None, [], [], [], [], [], []).as_dict()
-    assert stored["case"]["references"] == 2, "counted, not stored again"
+    assert stored["case"]["references"] == 2, "the record holds the number of texts"

@@ -1,4 +1,4 @@
-"""Probes, drift, written texts and retention of an evaluation, against plain ways to ask."""
+"""Probes, drift, sampled texts and retention of an evaluation, against plain forward passes."""
 
 import copy
 import math
@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 @pytest.mark.parametrize(
-    ("text", "target", "begins", "held"),
+    ("text", "target", "begins", "contains"),
     [
         (" Rome, Italy", "Rome", True, True),
         ("rome", " Rome ", True, True),
@@ -42,13 +42,13 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
         ("Jerome", "rome", False, False),
     ],
 )
-def test_what_counts_as_an_answer(text: str, target: str, begins: bool, held: bool) -> None:
+def test_text_matching(text: str, target: str, begins: bool, contains: bool) -> None:
     assert begins_with(text, target) is begins
-    assert contains_phrase(text, target) is held
+    assert contains_phrase(text, target) is contains
 
 
 @pytest.mark.parametrize(
-    ("template", "wanted"),
+    ("template", "expected"),
     [
         ("{} is located in the city of", "{} is not located in the city of"),
         ("The mother tongue of {} is", "The mother tongue of {} is not"),
@@ -61,11 +61,11 @@ def test_what_counts_as_an_answer(text: str, target: str, begins: bool, held: bo
         ("The history of {}, this", None),
     ],
 )
-def test_negation(template: str, wanted: str | None) -> None:
-    assert negate(template) == wanted
+def test_negate(template: str, expected: str | None) -> None:
+    assert negate(template) == expected
 
 
-def test_chat(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_chat_replies(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
     decoder, tokenizer = decoder_of("llama"), copy.deepcopy(words)
     assert generate_replies(decoder, tokenizer, ["The city is"], 3) == [None]
     tokenizer.chat_template = (
@@ -88,7 +88,9 @@ def test_chat(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBa
     assert [one.metrics()["FC"] for one in evaluate(decoder, tokenizer, [hit, miss], 6)] == [1, 0]
 
 
-def test_drift(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_drift_matches_plain_passes(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
     base = decoder_of("llama")
     decoder, at_base = shifted(base)
     before = {name: value.clone() for name, value in decoder.model.state_dict().items()}
@@ -115,9 +117,7 @@ def test_drift(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerB
     assert protocol["texts"] == "held-out" and len(protocol["texts_sha256"]) == 64
 
 
-def test_the_base_has_not_drifted(
-    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
-) -> None:
+def test_base_has_no_drift(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
     drift = measure_drift(decoder_of("llama"), words, "held-out", None, perplexity=True, report=silent)
     assert set(drift.metrics(seed=1)) == {"PPL"}
     assert (
@@ -128,16 +128,16 @@ def test_the_base_has_not_drifted(
     )
 
 
-def test_held_out_texts_are_held_out(
+def test_held_out_texts_are_not_in_the_corpus(
     decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
-    """None of them stands in the texts that second moments are collected from; a text is cut, not the sum of them."""
+    """The covariance corpus contains none of the texts. Each text is cut to the model's context window."""
     from retcon.engine.covariance.corpus import open_corpus
 
     shipped = " ".join(open_corpus("shipped").documents(seed=0))
     texts = load_held_out_texts(decoder_of("llama"), words)
     assert not any(opening in shipped for opening in texts.openings)
-    assert max(map(len, texts.rows)) <= 128, "the tiny model takes 128"
+    assert max(map(len, texts.rows)) <= 128, "the tiny model's context window"
     other = load_held_out_texts(decoder_of("llama"), words, "shipped")
     assert sum(map(len, other.rows)) == 4096 and other.source == "shipped"
     with pytest.raises(InputError, match="no text file"):
@@ -145,7 +145,7 @@ def test_held_out_texts_are_held_out(
 
 
 def plain_entropy(text: str) -> float:
-    """compute_n_gram_entropy of the published code, over words that are separated by spaces here."""
+    """compute_n_gram_entropy of the published code, on words separated by spaces."""
     words, values = text.split(), []
     for n, weight in ((2, 2 / 3), (3, 4 / 3)):
         counts = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
@@ -154,7 +154,7 @@ def plain_entropy(text: str) -> float:
     return sum(values) / 2
 
 
-def test_fluency() -> None:
+def test_ngram_entropy() -> None:
     assert compute_ngram_entropy("a b c d e") == pytest.approx((2 / 3 * 2 + 4 / 3 * math.log2(3)) / 2)
     assert compute_ngram_entropy("a a a a a") == 0
     assert compute_ngram_entropy("one") == compute_ngram_entropy("") == 0
@@ -163,9 +163,9 @@ def test_fluency() -> None:
     assert compute_ngram_entropy("He said: it's so.") == pytest.approx(plain_entropy("He said : it ' s so ."))
 
 
-def test_consistency() -> None:
+def test_tfidf_similarity() -> None:
     terms = DocumentFrequencies.count(["rome is old", "rome is in italy", "a cat"])
-    # df: rome 2, is 2, old 1, in 1, italy 1, cat 1; 'a' is no term; sklearn's smooth idf.
+    # df: rome 2, is 2, old 1, in 1, italy 1, cat 1; 'a' is too short for a term; sklearn's smooth idf.
     idf = {"rome": math.log(4 / 3) + 1, "cat": math.log(4 / 2) + 1, "new": math.log(4 / 1) + 1}
     a, b = {"rome": 2 * idf["rome"], "new": idf["new"]}, {"rome": idf["rome"], "cat": idf["cat"]}
     dot = a["rome"] * b["rome"]
@@ -175,11 +175,13 @@ def test_consistency() -> None:
     assert terms.similarity("rome", "cat") == terms.similarity("", "cat") == 0
 
 
-def test_written_texts(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_metrics_of_sampled_texts(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
     decoder, (case,) = decoder_of("llama"), cases(1)
-    writing = TextSampling(seed=5)
+    sampling = TextSampling(seed=5)
     runs = [
-        next(evaluate_blocks(decoder, words, [case], EvaluationSettings(0, sampling=writing)))[0]
+        next(evaluate_blocks(decoder, words, [case], EvaluationSettings(0, sampling=sampling)))[0]
         for _ in range(2)
     ]
     assert runs[0].generations == runs[1].generations
@@ -200,12 +202,12 @@ def test_written_texts(decoder_of: Callable[[str], Decoder], words: PreTrainedTo
     total = sum(log_p[i - 1, ids[i]].item() for i in range(1, len(ids)))
     assert found["ESS"] == pytest.approx(math.exp(-total / len(ids)), rel=1e-5)
     without = Case(case.prompt, case.target_new)
-    (bare,) = next(evaluate_blocks(decoder, words, [without], EvaluationSettings(0, sampling=writing)))
+    (bare,) = next(evaluate_blocks(decoder, words, [without], EvaluationSettings(0, sampling=sampling)))
     assert not {"GE", "RS", "ESS"} & set(bare.metrics())
 
 
-def test_sampling_is_from_the_likeliest(decoder_of: Callable[[str], Decoder]) -> None:
-    """Each new token is one of the five likeliest, up to 100 tokens with the prompt, or to the model's end token."""
+def test_sampling_is_top_five(decoder_of: Callable[[str], Decoder]) -> None:
+    """Each new token is one of the five likeliest. A text has 100 tokens, or ends with the end token."""
     decoder = decoder_of("llama")
     vocabulary = {f"v{i}": i for i in range(96)}
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="v0"))
@@ -225,7 +227,9 @@ def test_sampling_is_from_the_likeliest(decoder_of: Callable[[str], Decoder]) ->
     assert ranks == {0, 1, 2, 3, 4}
 
 
-def test_retention(decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_retention_matches_plain_scores(
+    decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
+) -> None:
     decoder = decoder_of("llama")
     prompts = [f"The {word} is located in" for word in WORDS]
     said = [plain_completion(decoder, words, words(prompt)["input_ids"], 1) for prompt in prompts]
@@ -234,16 +238,16 @@ def test_retention(decoder_of: Callable[[str], Decoder], words: PreTrainedTokeni
         for n, (prompt, answer) in enumerate(zip(prompts, said, strict=True))
         if answer.strip()
     ]
-    kept = measure_retention(decoder, words, requests, 2, silent)
-    for request, one in zip(requests, kept, strict=True):
+    results = measure_retention(decoder, words, requests, 2, silent)
+    for request, one in zip(requests, results, strict=True):
         _, first = plain_score(decoder, words, request.prompt, request.target)
         assert one.first_choice == all(first) == bool(one.metrics()["RA"])
         assert one.free == begins_with(one.completion, request.target)
-    assert 0 < sum(one.first_choice for one in kept) < len(kept)
-    rows = count_by_edit(kept)
+    assert 0 < sum(one.first_choice for one in results) < len(results)
+    rows = count_by_edit(results)
     assert [row["edit"] for row in rows] == ["first", "second"]
     for row in rows:
-        mine = [one for one in kept if one.request.edit == row["edit"]]
-        assert row["requests"] == len(mine)
-        assert row["first_choice"] == sum(one.first_choice for one in mine)
-        assert row["free"] == sum(one.free for one in mine)
+        group = [one for one in results if one.request.edit == row["edit"]]
+        assert row["requests"] == len(group)
+        assert row["first_choice"] == sum(one.first_choice for one in group)
+        assert row["free"] == sum(one.free for one in group)

@@ -1,4 +1,4 @@
-"""Intervals and comparisons against plain loops, and when two protocols may be compared."""
+"""Intervals and differences against plain loops, and the comparison of protocols."""
 
 import random
 
@@ -29,7 +29,7 @@ def score(rows: list[dict]) -> float:
     return 3 / sum(1 / mean(rows, name) for name in ("ES", "PS", "NS"))
 
 
-def test_means_and_intervals() -> None:
+def test_means_and_bootstrap_intervals() -> None:
     found = summarize_rows(A, seed=2)
     assert list(found) == ["S", "ES", "PS", "NS", "FE"], "in the order of the table"
     for name in ("ES", "PS", "FE"):
@@ -44,14 +44,14 @@ def test_means_and_intervals() -> None:
     assert (found["S"].low, found["S"].high) == pytest.approx(tuple(np.quantile(sampled, [0.025, 0.975])))
 
 
-def test_no_part_of_the_score_and_a_zero() -> None:
+def test_score_without_a_part_and_with_a_zero() -> None:
     assert "S" not in summarize_rows([{"ES": 1.0, "PS": 1.0}], seed=1)
     assert summarize_rows([{"ES": 1.0, "PS": 0.0, "NS": 1.0}], seed=1)["S"].value == 0
     one = summarize_rows([{"ES": 0.25}], seed=1)["ES"]
     assert (one.value, one.low, one.high, one.count) == (0.25, 0.25, 0.25, 1)
 
 
-def test_the_difference_is_paired() -> None:
+def test_difference_is_paired() -> None:
     found = compare_rows(A, B, seed=2)
     both = [i for i in range(30) if i not in (3, 7)]
     change = found["PS"]
@@ -63,7 +63,7 @@ def test_the_difference_is_paired() -> None:
         there = [i for i in sample if i in both]
         sampled.append(mean([B[i] for i in there], "PS") - mean([A[i] for i in there], "PS"))
     assert (change.low, change.high) == pytest.approx(tuple(np.quantile(sampled, [0.025, 0.975])))
-    # Both ends are far narrower than two intervals side by side would say.
+    # The interval of the paired difference is narrower than that of one mean.
     apart = summarize_rows(A, 2)["ES"]
     assert found["ES"].high - found["ES"].low < apart.high - apart.low
     assert found["S"].difference == pytest.approx(found["S"].b - found["S"].a) and found["S"].low > 0
@@ -96,9 +96,9 @@ PROTOCOL = {
 }
 
 
-def test_protocols_that_match() -> None:
+def test_ignored_fields_of_protocols() -> None:
     assert compare_protocols(PROTOCOL, dict(PROTOCOL)) == []
-    # Where and in which company it was measured, and what only one of them measured, does not matter.
+    # The device, the suite, the facts' name, and fields of one protocol only do not matter.
     other = PROTOCOL | {"device": "cuda:0", "suite": "quick", "chat": "so", "facts": "another name"}
     assert compare_protocols(PROTOCOL, other) == []
 
@@ -106,17 +106,17 @@ def test_protocols_that_match() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("seed", 2), ("cases_sha256", "bb"), ("cases", 4), ("teacher_forced", "otherwise")]
 )
-def test_protocols_that_differ(field: str, value: object) -> None:
+def test_differing_protocols(field: str, value: object) -> None:
     (found,) = compare_protocols(PROTOCOL, PROTOCOL | {field: value})
     assert (found.field, found.a, found.b) == (field, PROTOCOL[field], value)
     assert str(found) == f"{field} ({PROTOCOL[field]} vs. {value})"
 
 
-def test_a_protocol_that_says_nothing_matches_none() -> None:
+def test_empty_protocol_is_not_comparable() -> None:
     assert [one.field for one in compare_protocols({}, {})] == ["cases"]
 
 
-def test_the_table_is_whole() -> None:
+def test_every_metric_is_described() -> None:
     for name, meaning in METRICS.items():
         assert meaning.better in ("higher", "lower"), name
         assert meaning.over in ("cases", "requests", "texts")

@@ -1,4 +1,4 @@
-"""The number that a sweep ranks by: S where the facts allow it, else what is there of it."""
+"""The ranking score of sweeps: S, or the harmonic mean of those of its parts that the facts allow."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbors: in
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_s_where_s_can_be(seed: int) -> None:
+def test_ranking_score_equals_s(seed: int) -> None:
     found = results(seed)
     s = summarize(found, seed=3)["S"]
     one = compute_ranking_score([result.metrics() for result in found], seed=3)
@@ -44,7 +44,7 @@ def test_it_is_s_where_s_can_be(seed: int) -> None:
         ({"true": False}, ["EA", "PA", "NA"]),
     ],
 )
-def test_what_the_facts_lack_is_left_out(lacking: dict[str, int], of: list[str]) -> None:
+def test_ranking_score_without_some_parts(lacking: dict[str, int], of: list[str]) -> None:
     found = results(1, **lacking)  # type: ignore[arg-type]
     one = compute_ranking_score([result.metrics() for result in found], seed=1)
     metrics = summarize(found, seed=1)
@@ -53,5 +53,5 @@ def test_what_the_facts_lack_is_left_out(lacking: dict[str, int], of: list[str])
     assert one.low <= one.value <= one.high
 
 
-def test_an_edit_that_fails_in_one_way_scores_nothing() -> None:
+def test_ranking_score_is_zero_if_a_part_is_zero() -> None:
     assert compute_ranking_score([{"ES": 1.0, "PS": 0.0, "NS": 1.0}] * 4, seed=1).value == 0.0

@@ -1,4 +1,4 @@
-"""An adapter is the checkpoint: PEFT merges it to the same bits, on every family, and taken off it is the base."""
+"""Adapters and checkpoints: PEFT merges an adapter to the checkpoint's bits, and disables it to the base's."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def matrices(decoder: Decoder) -> list[str]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_to_the_bit(
+def test_merged_adapter_equals_edited_weights(
     family: str, dtype: torch.dtype, own_decoder_of: Callable[..., Decoder], tmp_path: Path
 ) -> None:
     decoder = own_decoder_of(family, dtype)
@@ -62,7 +62,7 @@ def test_to_the_bit(
     assert all(not torch.equal(wanted[name], base.get_parameter(name)) for name in delta)
 
 
-def test_what_it_says_of_itself(own_decoder_of: Callable[..., Decoder], tmp_path: Path) -> None:
+def test_adapter_config(own_decoder_of: Callable[..., Decoder], tmp_path: Path) -> None:
     decoder = own_decoder_of("gpt2")
     delta = random_delta(decoder.model, matrices(decoder))
     write_adapter(delta, decoder.model, tmp_path, "somebody/base", "c0ffee")
@@ -74,7 +74,7 @@ def test_what_it_says_of_itself(own_decoder_of: Callable[..., Decoder], tmp_path
     assert config["target_modules"] == [f"transformer.h.{n}.mlp.c_proj" for n in range(3)]
 
 
-def test_no_adapter(own_decoder_of: Callable[..., Decoder], tmp_path: Path) -> None:
+def test_deltas_that_no_adapter_can_hold(own_decoder_of: Callable[..., Decoder], tmp_path: Path) -> None:
     model = own_decoder_of("gpt2").model
     with pytest.raises(InputError, match="no edits"):
         write_adapter({}, model, tmp_path, "base")
@@ -87,12 +87,12 @@ def test_no_adapter(own_decoder_of: Callable[..., Decoder], tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_in_shards(
+def test_checkpoint_in_shards(
     own_decoder_of: Callable[..., Decoder], words: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    base, folder = tmp_path / "base", tmp_path / "made"
+    base, folder = tmp_path / "base", tmp_path / "export"
     base.mkdir()
-    # As Llama 2 has it: transformers reads it, and refuses to write it.
+    # transformers reads this config of Llama 2, and refuses to write it.
     (base / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.9}))
     (base / "LICENSE").write_text("you may")
     model = own_decoder_of("llama").model

@@ -1,4 +1,4 @@
-"""A stand-in for a language model's endpoint; `stand_in_llm` lies beside this file."""
+"""A stand-in for a language model's endpoint (see `tests.helpers.stand_in_llm`)."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from retcon.tests.helpers.stand_in_llm import KEY, MODEL, StandInEndpoint
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInEndpoint]:
-    """A stand-in that answers {"color": "red"}; tests set another rule."""
+    """A stand-in that replies {"color": "red"}. Tests set another rule."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RETCON_LLM_URL", "RETCON_LLM_MODEL", "RETCON_LLM_KEY"):
         monkeypatch.delenv(name, raising=False)
-    # Whatever proxy this box goes through, its own ports are not behind it.
+    # Requests to local ports must bypass the machine's proxy.
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = StandInEndpoint(lambda _system, _user: {"color": "red"})
-    yield made
-    made.close()
+    server = StandInEndpoint(lambda _system, _user: {"color": "red"})
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Prose through a real endpoint into a model: the job pauses for a person, goes on with what they made of the facts."""
+"""Facts from prose through an endpoint into a model: the job pauses for a review, and resumes with the edited facts."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ FACTS = "# Eiffel Tower\n- is located in the city of | Rome\n  ~ The city of {} 
 QUICK = {"joint": {"layers": [1], "num_steps": 3, "rows": 1, "preserved_rows": 1}}
 
 
-def test_prose_pauses_for_a_look_and_goes_on(served: StandInEndpoint, retcon: Retcon, tmp_path: Path) -> None:
+def test_job_pauses_for_review_and_resumes(served: StandInEndpoint, retcon: Retcon, tmp_path: Path) -> None:
     served.rule = rule
     secrets = {"RETCON_LLM_KEY": KEY, "NO_PROXY": "127.0.0.1"}
     (tmp_path / "marta.txt").write_text(TEXT)
@@ -35,20 +35,18 @@ def test_prose_pauses_for_a_look_and_goes_on(served: StandInEndpoint, retcon: Re
     assert (job["kind"], job["state"]) == ("passage", "paused")
     shown = retcon.say("passage", "review", 1, "--show").out
     assert "# Marta Lindqvist" in shown and "- is | a cellist" in shown
-    assert "! error: " in shown or "! warning: " in shown, "what is wrong with a fact stands beside it"
-    assert len(retcon.json("history", "tiny")["revisions"]) == 1, "nothing is written before somebody looked"
+    assert "! error: " in shown or "! warning: " in shown, "the problems of a fact follow it"
+    assert len(retcon.json("history", "tiny")["revisions"]) == 1, "nothing is written before the review"
 
-    went_on = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts", "--json", **secrets)
-    assert went_on.code == 0, went_on.err
-    found = json.loads(went_on.out)
+    resumed = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts", "--json", **secrets)
+    assert resumed.code == 0, resumed.err
+    found = json.loads(resumed.out)
     assert [fact["object"] for fact in found["facts"]] == ["Rome"]
     assert [stage["name"] for stage in found["stages"]] == ["extract", "check", "write", "prove", "compare"]
     assert found["stages"][0]["tokens"] > 0
-    assert len(served.requests) == asked, "what was asked is not asked again"
+    assert len(served.requests) == asked, "cached replies are not requested again"
     again = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts")
     assert again.code == 2
-    assert "its job is done" in again.err, (
-        "the covariance that was collected meanwhile has not cost its checkpoint"
-    )
+    assert "its job is done" in again.err, "collecting the covariance has not deleted the checkpoint"
     for file in retcon.home.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), f"the key is in {file}"

@@ -62,7 +62,7 @@ def test_client_adapts_limit_and_temperature(served: StandInEndpoint, endpoint: 
     served.mode = "new-limit"
     assert request_json(endpoint, "", "x", Color, 9).color == "red"
     assert served.requests[-1]["max_completion_tokens"] == 9
-    served.mode = "one-warmth"
+    served.mode = "one-temperature"
     assert request_json(endpoint, "", "x", Color).color == "red"
     assert "temperature" not in served.requests[-1]
 

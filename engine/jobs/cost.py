@@ -1,7 +1,7 @@
-"""What a job will cost here, before it starts: memory and disk by arithmetic, time from what was measured before.
+"""Estimate the cost of a job before it starts: memory and disk by arithmetic, time from earlier jobs.
 
-All sizes are bytes and upper bounds: a token is at least a byte of text, so a text's bytes bound its tokens. Loads no
-torch.
+Memory and disk are upper bounds in bytes. A token has at least one byte of text, so a text's bytes bound its tokens.
+Imports no torch.
 """
 
 import shutil
@@ -13,28 +13,30 @@ from sqlmodel import Session, col, select
 
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import Covariance, Fact, Job, Model
+from ...store.errors import InputError
 from ...store.facts import sets as fact_sets
 from ...store.history import history
 from ..edits.hparams.base import Hparams
 from ..model.limits import CPU_TOKENS, GPU_TOKENS, READING_TOKENS, search_tokens
 from .devices import CPU
 from .settings import plan_trials, resolve_hparams
-from .specs import SPECS, CovarianceSpec, EditSpec, Spec, SweepSpec, TraceSpec
+from .specs import CovarianceSpec, EditSpec, Spec, SweepSpec, TraceSpec, read_spec
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
-# States, both parts' outputs, keys and values that a run keeps of each layer, in widths (grouped keys are fewer).
-_KEPT = 5
-# What a block holds while it runs: six vectors of the model's width and three of the MLP's a token.
-_WIDE, _INNER = 6, 3
-# A number of a score as JSON, of a trace's table and its estimate.
-_SCORE = 2 * 22
-# Tokens of a context text, its joining words included, and the rows beside the contexts' own.
-_CONTEXT, _ROWS_BESIDE = 16, 2
+# Per layer and token a trace stores hidden state, outputs of mixer and MLP, key and value: 5 vectors of the model's
+# width at most (grouped keys are narrower).
+_STORED_VECTORS = 5
+# Per token a running block holds 6 vectors of the model's width and 3 of the MLP's.
+_MODEL_VECTORS, _MLP_VECTORS = 6, 3
+# Bytes of one JSON number in a trace's scores, and of the same cell in its estimate.
+_SCORE_BYTES = 2 * 22
+# Tokens of a context text with its separator, and prompts that have no context.
+_CONTEXT_TOKENS, _PLAIN_ROWS = 16, 2
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Upper bounds in bytes, what is free, and a sentence for each that is not enough."""
+    """Upper bounds and free space in bytes; a warning for each that exceeds the free space."""
 
     memory: int
     memory_free: int | None
@@ -45,75 +47,73 @@ class Cost:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """How long a job will take, and what that was told from."""
+    """Estimated duration of a job, and a phrase that names its source."""
 
     seconds: float
     basis: str
 
 
 def estimate_cost(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
-    """What a job will cost on a device; None for kinds of job of which nothing is known beforehand.
+    """Bound the memory and disk of a job; None for kinds of jobs without an estimate.
 
     Raises:
-        store.errors.InputError: no such model, facts or settings.
+        store.errors.InputError: the model, the facts or the settings do not exist.
     """
     if not isinstance(spec, TraceSpec | CovarianceSpec | EditSpec | SweepSpec):
         return None
     with catalog.read() as session:
         model = history.find_model(session, spec.model)
-        memory, disk = _needs(session, catalog, model, spec, device)
-    free, memory_free = shutil.disk_usage(catalog.home.root).free, _memory_free(device)
+        memory, disk = _bound(session, catalog, model, spec, device)
+    disk_free, memory_free = shutil.disk_usage(catalog.home.root).free, _read_free_memory(device)
     warnings = []
     if memory_free is not None and memory > memory_free:
         warnings.append(
-            f"up to {memory / 1e9:.1f} GB of memory may be needed on {device}, {memory_free / 1e9:.1f} GB are free"
+            f"the job may need up to {memory / 1e9:.1f} GB of memory on {device}; "
+            f"{memory_free / 1e9:.1f} GB are free"
         )
-    if disk > free:
+    if disk > disk_free:
         warnings.append(
-            f"up to {disk / 1e9:.2f} GB are needed in {catalog.home.root}, {free / 1e9:.2f} GB are free"
+            f"the job may need up to {disk / 1e9:.2f} GB in {catalog.home.root}; {disk_free / 1e9:.2f} GB are free"
         )
-    return Cost(memory, memory_free, disk, free, warnings)
+    return Cost(memory, memory_free, disk, disk_free, warnings)
 
 
-def _memory_free(device: str) -> int | None:
-    """Of the CPU; what a GPU has free is not known without torch."""
+def _read_free_memory(device: str) -> int | None:
+    """Free memory of the CPU; None for a GPU, whose free memory only torch can read."""
     import psutil
 
     return int(psutil.virtual_memory().available) if device == CPU else None
 
 
-def _needs(session: Session, catalog: Catalog, model: Model, spec: Spec, device: str) -> tuple[int, int]:
-    """(memory, disk) at most."""
+def _bound(session: Session, catalog: Catalog, model: Model, spec: Spec, device: str) -> tuple[int, int]:
+    """Upper bounds of (memory, disk)."""
     shape = _Shape.of(model)
     memory, disk = model.parameters * shape.size, 0
     if isinstance(spec, TraceSpec):
         tokens = CPU_TOKENS if device == CPU else GPU_TOKENS
-        memory += tokens * (_KEPT * shape.width * shape.size + shape.running)
-        positions = sum(len(prompt.encode()) + 1 for prompt in _prompts(session, spec))
-        disk += positions * shape.layers * len(spec.kinds) * _SCORE
+        memory += tokens * (_STORED_VECTORS * shape.width * shape.size + shape.block_bytes)
+        positions = sum(len(prompt.encode()) + 1 for prompt in _read_prompts(session, spec))
+        disk += positions * shape.layers * len(spec.kinds) * _SCORE_BYTES
     elif isinstance(spec, CovarianceSpec):
-        memory += len(spec.layers) * shape.moment + 2 * shape.moment + READING_TOKENS * shape.running
-        disk += 2 * shape.moment * len(spec.layers)
+        memory += (len(spec.layers) + 2) * shape.moment_bytes + READING_TOKENS * shape.block_bytes
+        disk += 2 * shape.moment_bytes * len(spec.layers)
     elif isinstance(spec, EditSpec):
         settings = resolve_hparams(spec, model, catalog.home)
-        memory += _writing(shape, settings, spec, device)
-        disk += _collecting(session, model, shape, settings.layers)
-        disk += (
-            len(settings.layers or range(shape.layers))
-            * len(spec.requests)
-            * 4
-            * (shape.width + shape.key_width)
-        )
+        layers = settings.layers or range(shape.layers)
+        memory += _bound_edit_memory(shape, settings, spec, device)
+        disk += _bound_covariance_disk(session, model, shape, settings.layers)
+        disk += len(layers) * len(spec.requests) * 4 * (shape.width + shape.key_width)
     elif isinstance(spec, SweepSpec):
         trials = plan_trials(spec)
-        memory += max((_writing(shape, trial.hparams, spec, device) for trial in trials), default=0)
-        disk += _collecting(session, model, shape, {layer for one in trials for layer in one.hparams.layers})
+        memory += max((_bound_edit_memory(shape, one.hparams, spec, device) for one in trials), default=0)
+        layers = {layer for one in trials for layer in one.hparams.layers}
+        disk += _bound_covariance_disk(session, model, shape, layers)
     return memory, disk
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """A model's sizes; `size` is the bytes of one number."""
+    """Sizes of a model; `size` is the bytes of one number."""
 
     layers: int
     width: int
@@ -123,81 +123,80 @@ class _Shape:
     @classmethod
     def of(cls, model: Model) -> "_Shape":
         anatomy = model.anatomy
-        size = _BYTES.get(model.dtype, 4)
-        return cls(anatomy["layers"], anatomy["width"], anatomy["key_width"], size)
+        return cls(anatomy["layers"], anatomy["width"], anatomy["key_width"], _BYTES.get(model.dtype, 4))
 
     @property
-    def moment(self) -> int:
-        """C of one layer in float64."""
+    def moment_bytes(self) -> int:
+        """The second moment of one layer's keys, in float64."""
         return 8 * self.key_width**2
 
     @property
-    def running(self) -> int:
-        """What a block holds of one token while it runs."""
-        return (_WIDE * self.width + _INNER * self.key_width) * self.size
+    def block_bytes(self) -> int:
+        """Memory of a running block per token."""
+        return (_MODEL_VECTORS * self.width + _MLP_VECTORS * self.key_width) * self.size
 
 
-def _writing(shape: _Shape, settings: Hparams, spec: EditSpec | SweepSpec, device: str) -> int:
-    """Memory of writing requests: the moments and a factor of one, float32 masters, and the search's own states."""
-    rows = settings.contexts + _ROWS_BESIDE
+def _bound_edit_memory(shape: _Shape, settings: Hparams, spec: EditSpec | SweepSpec, device: str) -> int:
+    """Memory to write requests: second moments, the factor of one, float32 masters, states of the value search."""
+    rows = settings.contexts + _PLAIN_ROWS
     texts = [request["prompt"] + request["subject"] + request["target_new"] for request in spec.requests]
-    longest = max((len(text.encode()) + _CONTEXT for text in texts), default=0)
-    together = settings.max_requests or len(texts)
-    tokens = min(max(search_tokens(device), rows * longest), rows * longest * together)
+    longest = max((len(text.encode()) + _CONTEXT_TOKENS for text in texts), default=0)
+    batch = settings.max_requests or len(texts)
+    tokens = min(max(search_tokens(device), rows * longest), rows * longest * batch)
     layers = settings.layers or tuple(range(shape.layers))
-    above = shape.layers - min(layers)
+    blocks_above = shape.layers - min(layers)
     masters = len(layers) * 4 * shape.width * shape.key_width
-    return (len(layers) + 2) * shape.moment + 2 * masters + tokens * above * shape.running
+    return (len(layers) + 2) * shape.moment_bytes + 2 * masters + tokens * blocks_above * shape.block_bytes
 
 
-def _collecting(session: Session, model: Model, shape: _Shape, layers: Iterable[int]) -> int:
-    """Disk of the covariances that are not there yet, twice while they are collected."""
-    query = select(Covariance.layer).where(Covariance.model_id == model.id)
-    there = set(session.exec(query))
-    return 2 * shape.moment * sum(layer not in there for layer in layers)
+def _bound_covariance_disk(session: Session, model: Model, shape: _Shape, layers: Iterable[int]) -> int:
+    """Disk of the covariances that the catalog lacks; twice their size while they are collected."""
+    known = set(session.exec(select(Covariance.layer).where(Covariance.model_id == model.id)))
+    return 2 * shape.moment_bytes * sum(layer not in known for layer in layers)
 
 
-def _prompts(session: Session, spec: TraceSpec) -> list[str]:
+def _read_prompts(session: Session, spec: TraceSpec) -> list[str]:
     if spec.facts is None:
         return [spec.prompt or ""]
-    # Two columns only: a form asks this at every key.
-    found = fact_sets.find_fact_set(session, spec.facts)
-    rows = session.exec(select(Fact.prompt, Fact.subject).where(Fact.fact_set_id == found.id))
+    # Only two columns, because a form calls this at every key press.
+    fact_set = fact_sets.find_fact_set(session, spec.facts)
+    rows = session.exec(select(Fact.prompt, Fact.subject).where(Fact.fact_set_id == fact_set.id))
     return [prompt.replace("{}", subject) for prompt, subject in rows]
 
 
 def estimate_time(catalog: Catalog, spec: Spec, device: str) -> TimeEstimate | None:
-    """The time it takes if it goes as the newest job of like settings went, by how much each has to do."""
-    with catalog.read() as session:
-        return _as_before(session, spec, device)
-
-
-def _as_before(session: Session, spec: Spec, device: str) -> TimeEstimate | None:
+    """Estimate from the newest completed job with comparable settings, in proportion to the amount of work."""
     query = select(Job).where(Job.kind == spec.kind, Job.state == "done", Job.device == device)
-    for job in session.exec(query.order_by(col(Job.id).desc())):
-        before = SPECS[job.kind](**job.spec)
-        if job.started is None or job.ended is None or job.attempt != 1 or _alike(before) != _alike(spec):
-            continue
-        done, now = _units(session, before), _units(session, spec)
-        took = (job.ended - job.started).total_seconds()
-        if done and now and took > 0:  # the clock may have been set back meanwhile
-            return TimeEstimate(
-                took * now / done, f"as job {job.id} went: {took:.0f} s for {_told(before, done)}"
-            )
+    with catalog.read() as session:
+        for job in session.exec(query.order_by(col(Job.id).desc())):
+            if estimate := _scale_time(session, job, spec):
+                return estimate
     return None
 
 
-def _alike(spec: Spec) -> Any:
-    """What two jobs must share for one's time to tell the other's."""
+def _scale_time(session: Session, job: Job, spec: Spec) -> TimeEstimate | None:
+    """The duration of a completed job, scaled to another one's amount of work; None if they are not comparable."""
+    try:
+        before = read_spec(job.kind, job.spec)
+    except InputError:  # written by another version
+        return None
+    if job.started is None or job.ended is None or job.attempt != 1:
+        return None
+    if _comparable_settings(before) != _comparable_settings(spec):
+        return None
+    done, planned = _count_units(session, before), _count_units(session, spec)
+    seconds = (job.ended - job.started).total_seconds()
+    if not done or not planned or seconds <= 0:  # the clock may have been set back
+        return None
+    basis = f"job {job.id} took {seconds:.0f} s for {_describe_amount(before, done)}"
+    return TimeEstimate(seconds * planned / done, basis)
+
+
+def _comparable_settings(spec: Spec) -> Any:
+    """The settings that two jobs must share so that one's time predicts the other's."""
     if isinstance(spec, TraceSpec):
-        return (
-            spec.model,
-            sorted(spec.kinds),
-            spec.samples,
-            spec.tokens,
-            spec.swap is None,
-            spec.facts is None,
-        )
+        kinds, is_swapped, is_single = sorted(spec.kinds), spec.swap is not None, spec.facts is None
+        return spec.model, kinds, spec.samples, spec.tokens, is_swapped, is_single
     if isinstance(spec, CovarianceSpec):
         return spec.model, spec.layers, spec.texts, spec.max_length
     if isinstance(spec, EditSpec):
@@ -207,10 +206,10 @@ def _alike(spec: Spec) -> Any:
     return None
 
 
-def _units(session: Session, spec: Spec) -> float:
-    """How much there is to do, in units that cost about the same between jobs that are alike."""
+def _count_units(session: Session, spec: Spec) -> float:
+    """The amount of work, in units that cost about the same in comparable jobs."""
     if isinstance(spec, TraceSpec):
-        return len(_prompts(session, spec)) / spec.shards
+        return len(_read_prompts(session, spec)) / spec.shards
     if isinstance(spec, CovarianceSpec):
         return spec.max_tokens
     if isinstance(spec, EditSpec):
@@ -220,8 +219,7 @@ def _units(session: Session, spec: Spec) -> float:
     return len(spec.requests) * sum(layers - trial.last for trial in plan_trials(spec))
 
 
-def _told(spec: Spec, units: float) -> str:
-    """Its amount in words."""
+def _describe_amount(spec: Spec, units: float) -> str:
     if isinstance(spec, SweepSpec):
         return f"{len(plan_trials(spec))} trials of {len(spec.requests)} requests"
     unit = {"trace": "facts", "covariance": "tokens", "edit": "requests"}[spec.kind]

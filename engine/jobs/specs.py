@@ -1,36 +1,59 @@
-"""What a job is asked to do, one data class per kind. Stored in the job's row as JSON; read back by the worker.
+"""Specs: the settings of a job, one checked data class per kind. A job's row holds its spec as JSON.
 
-`model` is a model's name and `revision` what names one of its revisions (`head`, `base`, an id); the submitter
-resolves `head` to an id, so that a job means what it meant when it was submitted.
+`model` is a model's name. `revision` is a revision's id, `head` or `base`; commands resolve `head` to an id when they
+submit, so that a later move of the head does not change the job.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import asdict, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 
 from ...store.errors import InputError
 
 if TYPE_CHECKING:
     from ...store.catalog.tables import Covariance
 
-SUITES = ("quick", "standard", "full")
-# Of an exported or published checkpoint.
+Suite = Literal["quick", "standard", "full"]
+SUITES: tuple[Suite, ...] = get_args(Suite)
+# Most bytes of one weight file of an exported or published checkpoint.
 SHARD_BYTES = 5_000_000_000
+# A field that a kind of job does not have is an error, not ignored.
+_CONFIG = {"extra": "forbid"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Spec:
-    """What every job has: a kind, and itself as JSON."""
+    """Base of all specs."""
 
     kind: ClassVar[str]
 
     def as_dict(self) -> dict[str, Any]:
+        """The spec as JSON; `read_spec` reads it."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
+def read_spec(kind: str, values: dict[str, Any]) -> Spec:
+    """Build the spec of a job from its row.
+
+    Raises:
+        InputError: the kind is unknown, or a field is unknown, missing or of the wrong type.
+    """
+    if kind not in SPECS:
+        raise InputError(f"unknown kind of job {kind!r}; valid kinds: {', '.join(SPECS)}")
+    try:
+        return SPECS[kind](**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(f"invalid spec of a job of kind {kind}: {name}: {first['msg']}") from None
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class ModelSpec(Spec):
-    """Add a model to the catalog: `source` is a hub id, a folder, a .gguf file, or `starter`."""
+    """Add a model to the catalog. `source` is a Hub id, a folder, a .gguf file, or `starter`."""
 
     kind: ClassVar[str] = "model"
     source: str
@@ -39,14 +62,14 @@ class ModelSpec(Spec):
     trust_remote_code: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class TraceSpec(Spec):
-    """Trace one prompt, or every fact of a set.
+    """Trace one prompt, or every fact of the set `facts`.
 
-    `noise` is a rule of engine.noise, fitted to `texts` where it needs some; with `swap` the corruption is another
-    subject instead: that one, or for a set of facts `auto`. `trace` names a trace to go on with: only facts that it
-    lacks are traced. Of several `shards` of one trace this job does every so-manieth fact. `threads` are those of a
-    worker on Ray.
+    `expected` is the expected answer to `prompt`. `noise` is a rule (see tracing.rules), which may be fitted to
+    `texts`. `swap` replaces the subject instead of adding noise: a subject, or `auto` for a set of facts. `trace` is
+    the id of a trace to extend: the job traces only facts that it lacks. The job traces facts i, i+n, i+2n, .. with
+    i = `shard` and n = `shards`. `threads` are those of a worker on Ray.
     """
 
     kind: ClassVar[str] = "trace"
@@ -71,13 +94,13 @@ class TraceSpec(Spec):
     threads: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class CovarianceSpec(Spec):
-    """Collect the second moment of the keys at some layers from texts (see engine.corpus for the sources).
+    """Collect the second moment of the keys of some layers from texts (see covariance.corpus for the sources).
 
-    It ends before `max_tokens` when doubling the tokens changes C^-1 k by at most `tolerance` (1 - cos). `extends`
-    names covariances of the catalog, one for each layer, whose sums it goes on from: see `topping_up`. `threads` are
-    those of a worker on Ray.
+    The job ends before `max_tokens` when doubling the tokens changes C^-1 k by at most `tolerance` (1 - cos). With
+    `extends`, the ids of one covariance per layer, it continues their sums: see `continue_from`. `max_length` is in
+    tokens. `threads` are those of a worker on Ray.
     """
 
     kind: ClassVar[str] = "covariance"
@@ -92,50 +115,51 @@ class CovarianceSpec(Spec):
     threads: int | None = None
 
     @classmethod
-    def topping_up(
+    def continue_from(
         cls, rows: "Sequence[Covariance]", model: str, max_tokens: int, tolerance: float | None = None
     ) -> Self:
-        """Go on from covariances of one run of `model` to `max_tokens`, with the texts and settings that they had.
+        """Continue covariances of one run of `model` up to `max_tokens`, with the same texts and settings.
 
         Raises:
-            InputError: they were imported, are not of one run, or have seen so much text already.
+            InputError: a covariance was imported, they are of different runs, or they have enough tokens already.
         """
         first = rows[0]
         names = ", ".join(str(row.id) for row in rows)
         if imported := [row for row in rows if "imported" in row.origin]:
             raise InputError(
-                f"covariance {imported[0].id} was imported: its file does not tell where its texts ended, so it "
-                "cannot go on from there; collect one with `retcon covariance run`"
+                f"covariance {imported[0].id} was imported and cannot be continued, because its file does not record "
+                "where its texts ended; collect a new one with `retcon covariance run`"
             )
         if len({row.layer for row in rows}) < len(rows) or any(
-            _run_of(row) != _run_of(first) for row in rows
+            _run_key(row) != _run_key(first) for row in rows
         ):
-            raise InputError(f"covariances {names} are not the layers of one run: top them up one by one")
-        if first.tokens >= max_tokens:
             raise InputError(
-                f"covariance {names} has seen {first.tokens:,} tokens already: ask for more than that in all"
+                f"covariances {names} are not the layers of one run: continue each one separately"
             )
+        if first.tokens >= max_tokens:
+            raise InputError(f"covariance {names} has {first.tokens:,} tokens already: choose a larger total")
         if tolerance is not None and all(row.curve and row.curve[-1]["mean"] <= tolerance for row in rows):
             raise InputError(
-                f"covariance {names} has converged to {tolerance:g} already: it needs no more text"
+                f"covariance {names} has converged to {tolerance:g} already: no more text is needed"
             )
         assert first.seed is not None and first.max_length is not None  # only imported ones lack them
         layers, ids = [row.layer for row in rows], [row.id or 0 for row in rows]
         return cls(model, layers, first.texts, max_tokens, first.max_length, first.seed, tolerance, ids)
 
 
-def _run_of(row: "Covariance") -> tuple[object, ...]:
-    """What covariances of one run have in common."""
+def _run_key(row: "Covariance") -> tuple[object, ...]:
+    """The fields that covariances of one run share."""
     return (row.model_id, row.texts, row.texts_revision, row.seed, row.max_length, row.tokens, row.tokenizer)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class EditSpec(Spec):
-    """Write facts. Each request has `subject`, `prompt` (with one `{}`) and `target_new`; the rest is kept beside them.
+    """Write facts into a revision.
 
-    `hparams` changes single settings of the preset or of `hparams_file`; `covariance` names one of the catalog, else
-    the newest of the layer serves, else one is collected from `texts` first. They are written `batch` at a time, one
-    batch after another; by default as many at once as the method can.
+    Each request has `subject`, `prompt` (with one `{}`) and `target_new`; other fields are stored with it. `hparams`
+    overrides fields of the preset or of `hparams_file`. `covariance` is an id; by default the newest one of the layer
+    is used, or one is collected from `texts`. `batch` is the number of requests per batch; by default as many as the
+    method can write together.
     """
 
     kind: ClassVar[str] = "edit"
@@ -152,14 +176,14 @@ class EditSpec(Spec):
     batch: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class SweepSpec(Spec):
-    """Write the same requests at each of some layers and keep none of it.
+    """Write the same requests with different settings, score each trial and keep no edit.
 
-    `layers` are the last ones of the trials; a method that edits several edits as many as `hparams` has, up to there.
-    `hparams` are all the settings that every trial starts from, taken down when the sweep was submitted, so that a
-    resumed one goes on with them; `tries` holds the values to try of some of them, in all combinations. `facts` is the
-    set that the requests came from, `trace` the one to compare with, if named.
+    `layers` are the last layers of the trials; a method of several layers edits the ones below as well. `hparams` are
+    the complete settings of every trial; they are stored at submission, so that a resumed sweep uses the same ones.
+    `tries` maps names of settings to the values to try, in all combinations. `facts` is the set of the requests,
+    `trace` the id of a trace to compare with.
     """
 
     kind: ClassVar[str] = "sweep"
@@ -176,9 +200,9 @@ class SweepSpec(Spec):
     seed: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class RevertSpec(Spec):
-    """Take one edit out of the head's history: a new revision without it."""
+    """Create a revision without one edit of the head's history. `reverts` is the id of that edit."""
 
     kind: ClassVar[str] = "revert"
     model: str
@@ -186,21 +210,21 @@ class RevertSpec(Spec):
     message: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class VerifySpec(Spec):
-    """Make a revision's weights anew and compare every tensor with what its fingerprint says."""
+    """Compute a revision's weights again and compare every tensor with its fingerprint."""
 
     kind: ClassVar[str] = "verify"
     model: str
     revision: str = "head"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class EvaluationSpec(Spec):
-    """Score a revision on a fact set, or on the requests of the edits of `requests_of`, by default its own.
+    """Score a revision on the fact set `facts`, or on the requests of the edits of `requests_of` (default: its own).
 
-    A suite of SUITES: `quick` is teacher-forced scores, `standard` adds free generation, chat, KL and earlier edits,
-    `full` also longer texts (GE, RS, essence) and the perplexity of `texts`.
+    `quick` is teacher-forced scores. `standard` adds free generation, chat, KL and earlier edits. `full` adds longer
+    texts (GE, RS, essence) and the perplexity of `texts`.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -210,13 +234,13 @@ class EvaluationSpec(Spec):
     max_new_tokens: int = 20
     seed: int = 1
     requests_of: str | None = None
-    suite: str = "standard"
+    suite: Suite = "standard"
     texts: str = "held-out"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class AskSpec(Spec):
-    """Ask one prompt of several revisions: completion and likeliest next tokens, in the order of `revisions`."""
+    """Complete a prompt at several revisions; the result has completions and the `top` likeliest next tokens."""
 
     kind: ClassVar[str] = "ask"
     model: str
@@ -226,9 +250,9 @@ class AskSpec(Spec):
     top: int = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class ExportSpec(Spec):
-    """Write a revision to a folder: `what` is one of EXPORT_KINDS, `shard_size` the bytes of a shard."""
+    """Export a revision to a folder. `what` is one of store.exchange.manifest.EXPORT_KINDS; `shard_size` is in bytes."""
 
     kind: ClassVar[str] = "export"
     model: str
@@ -238,21 +262,21 @@ class ExportSpec(Spec):
     shard_size: int = SHARD_BYTES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class ImportEditsSpec(Spec):
-    """Put the edits of an exported folder on a model with the same base."""
+    """Apply the edits of an exported folder to a model with the same base."""
 
     kind: ClassVar[str] = "import_edits"
     model: str
     folder: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class PublishSpec(Spec):
-    """Publish a revision to a repo of the hub, or with `dry_run` only tell what would be sent.
+    """Publish a revision to a Hub repo; with `dry_run`, only list what would be sent.
 
-    `card` is a text to publish in place of the one that is made from the history; `pictures` are (name, artifact,
-    caption) of images that go with it. A repo that is not there is made, private unless `public`.
+    `card` replaces the generated model card. `pictures` are (name, artifact, caption) of images. `public` is the
+    visibility of a new repo; an existing repo is not changed.
     """
 
     kind: ClassVar[str] = "publish"
@@ -269,25 +293,25 @@ class PublishSpec(Spec):
     shard_size: int = SHARD_BYTES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class UnpublishSpec(Spec):
-    """Take a tag off a repo of the hub, or without one remove the whole repo."""
+    """Delete a tag of a Hub repo; without a tag, delete the repo."""
 
     kind: ClassVar[str] = "unpublish"
     repo: str
     tag: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class PassageSpec(Spec):
-    """Put the facts of a passage into a model, prove what stuck, and compare with other ways to answer.
+    """Write the facts of a passage into a model, test what was learned, and compare with baselines.
 
-    `facts` is the text of a file of facts (store.passage_files); empty, they are made of the prose `text` by `llm`:
-    `endpoint` (`llm_url` and `llm_model`, else the environment's; its key only from there) or a model of the catalog.
-    The job then pauses, for a person to look at them, if it shall be `review`ed. They are written in `edits` edits, one
-    after another. `against` are ways to answer the questions beside the unedited and the edited model: `prompt`,
-    `retrieval`, `reranked`, or a method, whose edit is not kept. Of `prompts`, about anything else, the first choice
-    should stay.
+    `facts` is the text of a facts file (see store.facts.passage_format). Without it, the model `llm` extracts facts
+    from the prose `text`: `endpoint` (`llm_url` and `llm_model`, or the environment's; the key is only in the
+    environment) or a model of the catalog. With `review`, the job then pauses so that a user can check the facts. The
+    facts are written in `edits` consecutive edits. `against` names baselines that answer the questions too: `prompt`,
+    `retrieval`, `reranked`, or a method, whose edit is not kept. `prompts` are about other topics; their first choice
+    should not change.
     """
 
     kind: ClassVar[str] = "passage"
@@ -310,17 +334,17 @@ class PassageSpec(Spec):
     texts: str = "shipped"
     seed: int = 1
 
-    def edit(self, requests: list[dict[str, Any]], revision: str) -> EditSpec:
-        """The edit that writes some of the facts on a revision."""
+    def build_edit(self, requests: list[dict[str, Any]], revision: str) -> EditSpec:
+        """The spec of an edit that writes some of the facts into a revision."""
         return EditSpec(
             self.model, requests, revision, self.method, self.hparams, self.hparams_file,
             texts=self.texts, seed=self.seed,
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class PreflightSpec(Spec):
-    """Measure how long the job `of` (a spec of kind `of_kind`) will take: do some seconds of it and keep nothing."""
+    """Estimate the duration of another job, whose spec is `of`: run some seconds of it and keep nothing."""
 
     kind: ClassVar[str] = "preflight"
     model: str

@@ -60,7 +60,7 @@ def build_covariance_extension(
         raise InputError(
             f"the covariances are of several models ({', '.join(sorted(names))}): extend those of one"
         )
-    return CovarianceSpec.topping_up([row for row, _ in loaded], names.pop(), max_tokens, tolerance)
+    return CovarianceSpec.continue_from([row for row, _ in loaded], names.pop(), max_tokens, tolerance)
 
 
 def load_covariance(session: Session, id: int) -> tuple[Covariance, Model]:

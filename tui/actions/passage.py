@@ -76,7 +76,7 @@ def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec
         llm=options.llm, llm_url=options.llm_url, llm_model=options.llm_model, review=not options.yes,
         judge=options.judge, texts=options.texts, seed=options.seed,
     )  # fmt: skip
-    edit = spec.edit([], target.revision.id)
+    edit = spec.build_edit([], target.revision.id)
     check_layers(target.model, resolve_hparams(edit, target.model, catalog.home).layers)
     for other in set(against) & set(METHODS):
         resolve_hparams(baseline_edit(spec, other, target.revision.id), target.model, catalog.home)

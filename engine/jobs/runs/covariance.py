@@ -122,7 +122,7 @@ def collect_into_catalog(
     corpus = open_corpus(spec.texts)
     layers = sorted(set(spec.layers))
     width = reader.anatomy.key_width
-    running.check_room(2 * 8 * width * width * len(layers))
+    running.check_space(2 * 8 * width * width * len(layers))
     earlier = _load_earlier(running, reader, corpus, spec.extends)
     start = _restore(running, corpus, layers, width) or _build_start(running, earlier)
     state = _collect(running, reader, corpus, layers, spec, start)

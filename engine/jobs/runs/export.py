@@ -68,7 +68,7 @@ def write_export(
     loaded = load(running, name, revision)
     loaded.verify_fingerprint()
     folder.mkdir(parents=True, exist_ok=True)
-    running.check_room(loaded.model.size if what == "checkpoint" else 0)
+    running.check_space(loaded.model.size if what == "checkpoint" else 0)
     running.report_activity(f"writing the {what}")
     with running.catalog.read() as session:
         edits = history.live_edits(history.load_path(session, loaded.revision.id))

@@ -156,7 +156,7 @@ class PassageJob:
     def _save_problems(self) -> list[Problem]:
         """Find and save the problems of the current facts."""
         loaded, facts, method = self.loaded, self.facts, self.spec.method
-        edit = self.spec.edit([], loaded.revision.id)
+        edit = self.spec.build_edit([], loaded.revision.id)
         hparams = resolve_hparams(edit, loaded.model, self.running.catalog.home)
         problems = [*check_facts(facts, self.row.text), *check_tokens(facts, loaded.tokenizer)]
         if not any(problem.severity == "error" for problem in problems):
@@ -188,7 +188,7 @@ class PassageJob:
             checkpoint = {"write_seconds": seconds, "batches": [], "values": {}}
             self._save(session, checkpoint, {"revisions": [*self.row.revisions, revision.id]})
 
-        edit = self.spec.edit(build_requests(facts), self.loaded.revision.id)
+        edit = self.spec.build_edit(build_requests(facts), self.loaded.revision.id)
         write(self.running, edit, self.loaded, on_saved)
 
     def _measure_retention(self, edits: int, written: int) -> None:

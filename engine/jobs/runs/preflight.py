@@ -22,7 +22,7 @@ from ...model.generation import sample_contexts
 from ...progress import Progress
 from ...tracing.trace import TraceSettings, estimate_costs, trace
 from ..settings import plan_trials, resolve_hparams
-from ..specs import SPECS, CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec
+from ..specs import CovarianceSpec, EditSpec, PreflightSpec, Spec, SweepSpec, TraceSpec, read_spec
 from ..worker.running import RunningJob
 from .covariance import factored_moment, find_newest
 from .edit import load_past_edits
@@ -49,7 +49,7 @@ class _Estimate:
 
 def run(running: RunningJob, spec: PreflightSpec) -> dict[str, Any]:
     """Returns the estimated seconds of the spec's job and the measurement behind them."""
-    measured: Spec = SPECS[spec.of_kind](**spec.of)
+    measured: Spec = read_spec(spec.of_kind, spec.of)
     begin = time.monotonic()
     loaded = load(running, spec.model, spec.of.get("revision", "base"))
     loading = time.monotonic() - begin

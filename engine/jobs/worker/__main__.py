@@ -1,7 +1,7 @@
-"""The process of one job: `python -m retcon.engine.jobs.worker ID [LOCK]`, LOCK the descriptor that holds its lock.
+"""The process of one job: `python -m retcon.engine.jobs.worker ID [LOCK]`, with LOCK the descriptor of the job's lock.
 
-It holds the job's lock for its whole life, claims the row, waits for its device, and only then imports torch.
-Whatever happens ends in one of the row's states, with the reason in one sentence; a traceback goes to the log.
+The process holds the job's lock until it ends. It claims the row, waits for its devices, and only then imports torch.
+Every outcome is written as a state of the row with the reason in one sentence; a traceback goes to the log.
 """
 
 import gc
@@ -23,7 +23,7 @@ from ...model.limits import halve_batch_limit
 from ..cost import estimate_cost
 from ..locks import hold_lock, is_descriptor_of, job_lock_path
 from ..notice import run_on_finish
-from ..specs import SPECS, Spec
+from ..specs import Spec, read_spec
 from .queue import hold_devices, is_disk_full, wait_for_space
 from .running import RunningJob
 
@@ -45,8 +45,9 @@ RUNS = {
     "unpublish": "publish:run_unpublish",
     "verify": "history:run_verify",
 }
-# What the catalog and a checkpoint want at least.
-_LEAST_ROOM = 8_000_000
+# Bytes that the catalog and a checkpoint need at least.
+_MIN_SPACE = 8_000_000
+_HALVED = "out of memory: continuing with half the batch size"
 
 
 def main(job_id: int, lock: int | None = None) -> int:
@@ -54,9 +55,9 @@ def main(job_id: int, lock: int | None = None) -> int:
     os.umask(0o077)
     catalog = Catalog.open(migrate=False)
     owner = uuid.uuid4().hex
-    with ExitStack() as alive:
-        alive.callback(catalog.close)
-        if not _hold(job_lock_path(catalog.home, job_id), lock, alive):
+    with ExitStack() as stack:
+        stack.callback(catalog.close)
+        if not _hold_job_lock(job_lock_path(catalog.home, job_id), lock, stack):
             return 1
         with catalog.write() as session:
             if not rows.claim(session, job_id, owner, os.getpid()):
@@ -65,7 +66,7 @@ def main(job_id: int, lock: int | None = None) -> int:
         running = RunningJob(catalog, job, owner)
 
         def stop(_signal: int, _frame: object) -> None:
-            """Go now, wherever this is: what is checkpointed stays. Once; the way out is not disturbed again."""
+            """Stop at once, wherever the job is. A second SIGTERM does not disturb the cleanup."""
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             running.stopping = True
             raise StopRequested
@@ -74,11 +75,11 @@ def main(job_id: int, lock: int | None = None) -> int:
         return _run(running)
 
 
-def _hold(path: Path, handed: int | None, stack: ExitStack) -> bool:
-    """Hold the job's lock until the stack ends; False if another process keeps it."""
-    if handed is not None and is_descriptor_of(handed, path):
-        os.set_inheritable(handed, False)  # whatever this process starts does not count as the job
-        stack.callback(os.close, handed)
+def _hold_job_lock(path: Path, inherited: int | None, stack: ExitStack) -> bool:
+    """Hold the job's lock until the stack closes; False if another process holds it."""
+    if inherited is not None and is_descriptor_of(inherited, path):
+        os.set_inheritable(inherited, False)  # children of this process must not keep the job alive
+        stack.callback(os.close, inherited)
         return True
     try:
         stack.enter_context(hold_lock(path))
@@ -88,15 +89,16 @@ def _hold(path: Path, handed: int | None, stack: ExitStack) -> bool:
 
 
 def _run(running: RunningJob) -> int:
+    """Do the job and write its final state."""
     try:
-        made = running.saved_result or _made(running)
+        result = running.saved_result or _work_with_retries(running)
         with running.catalog.write(durable=True) as session:
-            rows.finish(session, running.id, running.owner, made)
+            rows.finish(session, running.id, running.owner, result)
     except LostOwnership as error:
         print(error, file=sys.stderr)
         return 1
     except Exception as error:
-        # What SIGTERM came into the middle of may have made an error of its own of it.
+        # A library that SIGTERM interrupted may have replaced StopRequested by its own error.
         if running.stopping or isinstance(error, StopRequested):
             with running.catalog.write() as session:
                 rows.mark_stopped(session, running.id, running.owner)
@@ -104,18 +106,20 @@ def _run(running: RunningJob) -> int:
             _fail(running, str(error), "input")
         else:
             _log_traceback()
-            _fail(running, _sentence(error), "failure")
+            _fail(running, _describe_failure(error), "failure")
     with running.catalog.read() as session:
         job = rows.get(session, running.id)
     run_on_finish(running.catalog.home, job)
     return 0 if job.state == "done" else 1
 
 
-def _made(running: RunningJob) -> dict[str, Any]:
-    """Do the work on its devices, and go on as a resume does where it could not: the disk is full, so let go of the
-    devices and wait for room; or memory ran out, so do half as much at once.
+def _work_with_retries(running: RunningJob) -> dict[str, Any]:
+    """Do the work on the job's devices. Returns the result.
+
+    If the disk is full, release the devices and wait for space. If memory runs out, halve the batch size. Then continue
+    from the checkpoint.
     """
-    spec = SPECS[running.job.kind](**running.job.spec)
+    spec = read_spec(running.job.kind, running.job.spec)
     while True:
         try:
             with ExitStack() as stack:
@@ -124,35 +128,34 @@ def _made(running: RunningJob) -> dict[str, Any]:
                     rows.mark_running(session, running.id, running.owner)
                 return _work(running, spec)
         except Exception as error:
-            full = is_disk_full(error)
-            if running.stopping or (not full and not (_is_out_of_memory(error) and halve_batch_limit())):
+            disk_is_full = is_disk_full(error)
+            if running.stopping or not (disk_is_full or (_is_out_of_memory(error) and halve_batch_limit())):
                 raise
             _log_traceback()
-        # Outside the except clause, where the error no longer holds on to a model in memory.
+        # Outside of the except clause, because the error refers to a model in memory.
         _free_memory()
-        if full:
+        if disk_is_full:
             cost = estimate_cost(running.catalog, spec, running.job.device)
-            wait_for_space(running, max(_LEAST_ROOM, cost.disk if cost else 0))
+            wait_for_space(running, max(_MIN_SPACE, cost.disk if cost else 0))
         else:
-            print("out of memory: going on with half as much at once", file=sys.stderr)
+            print(_HALVED, file=sys.stderr)
             with running.catalog.write() as session:
-                rows.mark_waiting(
-                    session, running.id, running.owner, "out of memory: going on with half as much at once"
-                )
+                rows.mark_waiting(session, running.id, running.owner, _HALVED)
         running.reload()
 
 
 def _work(running: RunningJob, spec: Spec) -> dict[str, Any]:
+    """Check the cost, then call the function of `runs` for this kind of job."""
     cost = estimate_cost(running.catalog, spec, running.job.device)
     if cost is not None:
         for warning in cost.warnings:
             print(warning, file=sys.stderr)
-        if spec.kind != "trace":  # of which little is known: its bound is several times what it writes
-            running.check_room(cost.disk)
+        if spec.kind != "trace":  # its bound is several times what it writes
+            running.check_space(cost.disk)
     module, _, function = RUNS[spec.kind].partition(":")
     run = getattr(importlib.import_module(f"..runs.{module}", __package__), function)
-    made: dict[str, Any] = run(running, spec)
-    return made
+    result: dict[str, Any] = run(running, spec)
+    return result
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -160,7 +163,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _free_memory() -> None:
-    """Give back what a failed attempt held: of the GPU, too, where the allocator keeps it for the next one."""
+    """Free the memory of a failed attempt, including what torch caches on the GPU."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -168,7 +171,7 @@ def _free_memory() -> None:
 
 
 def _log_traceback() -> None:
-    with suppress(OSError):  # the log lies on the disk that may be full
+    with suppress(OSError):  # the log may be on the full disk
         traceback.print_exc()
 
 
@@ -177,14 +180,14 @@ def _fail(running: RunningJob, error: str, kind: Literal["input", "failure"]) ->
         rows.fail(session, running.id, running.owner, error, kind)
 
 
-def _sentence(error: Exception) -> str:
-    """Why a job failed, for a person."""
+def _describe_failure(error: Exception) -> str:
+    """The cause of a failure in one sentence."""
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, CatalogError | EndpointError):
         return first
     if _is_out_of_memory(error):
-        return f"out of memory on this device; free it, or choose a smaller model or dtype ({first})"
-    return f"{type(error).__name__}: {first}; the job's log has the traceback"
+        return f"out of memory on this device; free memory, or choose a smaller model or dtype ({first})"
+    return f"{type(error).__name__}: {first}; see the traceback in the job's log"
 
 
 if __name__ == "__main__":

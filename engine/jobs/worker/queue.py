@@ -1,4 +1,4 @@
-"""A job's way to its devices: first come, first served within a priority; a kernel lock for each device."""
+"""The queue of each device: by priority, then first come first served, with one kernel lock per device."""
 
 import errno
 import os
@@ -14,46 +14,50 @@ from ..locks import device_lock_path, try_lock
 from .running import RunningJob
 
 _POLL_SECONDS = 0.3
-_ROOM_SECONDS = 5.0
+_SPACE_POLL_SECONDS = 5.0
 
 
 def hold_devices(running: RunningJob, stack: ExitStack) -> None:
-    """Hold the locks of the job's devices until the stack ends. Raises `StopRequested` if asked to stop."""
+    """Wait for the job's devices and hold their locks until the stack closes.
+
+    Raises:
+        StopRequested: a stop was requested meanwhile.
+    """
     while True:
-        if (before := _before(running)) is not None:
-            running.report_activity(f"waiting for {running.job.device}, after job {before}")
+        if (earlier := _find_earlier_job(running)) is not None:
+            running.report_activity(f"waiting for {running.job.device}, after job {earlier}")
         elif _take_all(running, stack):
             return
         else:
-            running.report_activity(f"waiting for {running.job.device}, which another job holds")
+            running.report_activity(f"waiting for {running.job.device}, in use by another job")
         time.sleep(_POLL_SECONDS)
 
 
-def _before(running: RunningJob) -> int | None:
-    """The job that is served before this one and wants one of its devices, if there is one."""
-    wanted = set(split_devices(running.job.device))
+def _find_earlier_job(running: RunningJob) -> int | None:
+    """The first job in the queue before this one that waits for one of the same devices."""
+    devices = set(split_devices(running.job.device))
     with running.catalog.read() as session:
-        line = rows.list_queue(session)
-    for job in line:
+        queue = rows.list_queue(session)
+    for job in queue:
         if job.id == running.id:
             return None
-        if wanted & set(split_devices(job.device)) and is_alive(running.catalog.home, job):
+        if devices & set(split_devices(job.device)) and is_alive(running.catalog.home, job):
             return job.id
     return None
 
 
 def _take_all(running: RunningJob, stack: ExitStack) -> bool:
-    """All of the devices or none: who held one and waited for another would keep it from those who need just that."""
+    """Take all devices or none, so that a job never blocks a device that it cannot use yet."""
     with ExitStack() as attempt:
-        for part in sorted(split_devices(running.job.device)):
-            if not _take(device_lock_path(running.catalog.home, part), attempt):
+        for device in sorted(split_devices(running.job.device)):
+            if not _take(device_lock_path(running.catalog.home, device), attempt):
                 return False
         stack.enter_context(attempt.pop_all())
     return True
 
 
 def _take(path: Path, stack: ExitStack) -> bool:
-    """Hold a lock until the stack ends, if it is free; if not, nothing stays open."""
+    """Hold a lock until the stack closes, if it is free; otherwise leave no file open."""
     with ExitStack() as attempt:
         if attempt.enter_context(try_lock(path)):
             stack.enter_context(attempt.pop_all())
@@ -62,37 +66,37 @@ def _take(path: Path, stack: ExitStack) -> bool:
 
 
 def wait_for_space(running: RunningJob, size: int) -> None:
-    """Wait until the home's disk has room for `size` bytes. Raises `StopRequested` if asked to stop.
+    """Wait until the home's disk has `size` free bytes. Other jobs can use the devices meanwhile.
 
-    The catalog itself may have no room to say so; whatever else waits for the device is served meanwhile.
+    Raises:
+        StopRequested: a stop was requested meanwhile.
     """
-    said = (
-        f"waiting: the disk of {running.catalog.home.root} is full; {size / 1e6:.0f} MB are needed to go on"
-    )
+    root = running.catalog.home.root
+    activity = f"waiting: the disk of {root} is full; {size / 1e6:.0f} MB are needed to continue"
     while True:
         try:
             with running.catalog.write() as session:
-                rows.mark_waiting(session, running.id, running.owner, said)
-        except Exception as error:
+                rows.mark_waiting(session, running.id, running.owner, activity)
+        except Exception as error:  # the catalog may have no space for the activity either
             if not is_disk_full(error):
                 raise
         else:
-            if _has_room(running.catalog.home.root, size):
+            if _has_space(root, size):
                 return
         running.reload()
         if running.job.stop_request is not None:
             raise StopRequested
-        time.sleep(_ROOM_SECONDS)
+        time.sleep(_SPACE_POLL_SECONDS)
 
 
-def _has_room(folder: Path, size: int) -> bool:
-    """Whether `size` bytes can be written; asked for, not read off, since a quota shows in no figure."""
+def _has_space(folder: Path, size: int) -> bool:
+    """Whether `size` bytes can be allocated. Allocates them, because free-space figures do not include quotas."""
     path = folder / f".room-{os.getpid()}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             return False
         raise
     finally:
@@ -101,13 +105,13 @@ def _has_room(folder: Path, size: int) -> bool:
     return True
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised from, says that the disk is full. Some writers only say it in words."""
+    """Whether an error or one of its causes is a full disk. Some libraries report it only in the message."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
             return True
         if "No space left on device" in str(error) or "database or disk is full" in str(error):
             return True

@@ -1,5 +1,6 @@
-"""A job from its own process's side: its spec, its progress, its checkpoints, and whether to stop."""
+"""A job inside its worker: it reports progress, writes checkpoints, and checks for a requested stop."""
 
+import errno
 import math
 import shutil
 import time
@@ -13,54 +14,58 @@ from ...errors import StopRequested
 from ...progress import Progress
 from ..devices import measure_memory
 
-# At most two writes a second; whoever watches sees no more anyway.
+# At most two writes a second; displays refresh no faster.
 _WRITE_SECONDS = 0.5
-# What has not changed is written again so often, as a sign of life.
-_SAME_SECONDS = 5.0
-# How far back the rate that is shown looks; and that of the share of the work, which the time left is told from.
+# Unchanged progress is written this often, as a heartbeat.
+_UNCHANGED_SECONDS = 5.0
+# Averaging times: of the displayed rate, and of the completed share, which predicts the time left.
 _RATE_SECONDS = 20.0
-_PACE_SECONDS = 120.0
+_SHARE_SECONDS = 120.0
 
 
 class RunningJob:
-    """The claimed job. Every write carries the owner's token, so a stale process cannot overwrite a newer one."""
+    """A claimed job. Each write carries the owner's token, so that a stale process cannot overwrite a newer one."""
 
     def __init__(self, catalog: Catalog, job: Job, owner: str) -> None:
         assert job.id is not None
         self.catalog, self.job, self.id, self.owner = catalog, job, job.id, owner
         self.stopping = False
-        self._written = 0.0
-        self._told: tuple[float, str] | None = None
-        self._rate, self._pace = _Rate(_RATE_SECONDS), _Rate(_PACE_SECONDS)
+        self._written_at = 0.0
+        self._written: tuple[float, str] | None = None
+        self._rate, self._share_rate = _Rate(_RATE_SECONDS), _Rate(_SHARE_SECONDS)
 
     def reload(self) -> None:
-        """Read the row anew: what is checkpointed there is what the work goes on from."""
+        """Read the row again, for example to continue from its checkpoint."""
         with self.catalog.read() as session:
             self.job = rows.get(session, self.id)
 
     def report_activity(self, activity: str) -> None:
-        """What is being done now, where nothing can be counted. Raises `StopRequested` if asked to stop."""
+        """Report the current activity without a count. Raises `StopRequested` if a stop was requested."""
         self.report(Progress(0, None, "", activity))
 
     def report(self, progress: Progress) -> None:
-        """Write progress, at most twice a second. Raises `StopRequested` if somebody asked to stop."""
+        """Write progress, at most twice a second. Raises `StopRequested` if a stop was requested."""
         if self.stopping:
             raise StopRequested
         now = time.monotonic()
-        self._rate.note(now, progress.unit, progress.done)
+        self._rate.add(now, progress.unit, progress.done)
         if progress.share is not None:
-            self._pace.note(now, progress.unit, progress.share)
-        told = (progress.done, progress.activity)
-        if now - self._written < _WRITE_SECONDS and (progress.total is not None or told == self._told):
+            self._share_rate.add(now, progress.unit, progress.share)
+        current, elapsed = (progress.done, progress.activity), now - self._written_at
+        is_unchanged = current == self._written
+        if elapsed < _WRITE_SECONDS and (progress.total is not None or is_unchanged):
             return
-        if told == self._told and now - self._written < _SAME_SECONDS:
-            # It waits: nobody has to hear the same again, but it has to hear who wants it to stop.
+        if is_unchanged and elapsed < _UNCHANGED_SECONDS:
+            # A waiting job writes nothing new, but must notice a requested stop.
             with self.catalog.read() as session:
                 self.stopping |= rows.get(session, self.id).stop_request is not None
-            if self.stopping:
-                raise StopRequested
-            return
-        self._written, self._told = now, told
+        else:
+            self._written_at, self._written = now, current
+            self._write(progress)
+        if self.stopping:
+            raise StopRequested
+
+    def _write(self, progress: Progress) -> None:
         with self.catalog.write() as session:
             rows.save_progress(
                 session,
@@ -70,78 +75,69 @@ class RunningJob:
                 total=progress.total,
                 unit=progress.unit,
                 rate=self._rate.per_second,
-                seconds_left=self._seconds_left(progress),
+                seconds_left=self._predict_seconds_left(progress),
                 activity=progress.activity,
                 memory=measure_memory(self.job.device),
             )
             self.stopping |= rows.get(session, self.id).stop_request is not None
-        if self.stopping:
-            raise StopRequested
+
+    def _predict_seconds_left(self, progress: Progress) -> float | None:
+        if progress.share is not None:
+            left, per_second = 1.0 - progress.share, self._share_rate.per_second
+        else:
+            left, per_second = (progress.total or 0.0) - progress.done, self._rate.per_second
+        return None if progress.total is None or not per_second else max(0.0, left) / per_second
 
     def pause(self) -> NoReturn:
-        """Stop here until a person resumes the job; who has asked to cancel it meanwhile has it cancelled."""
+        """Pause until a user resumes the job. A cancel request that came first takes precedence."""
         with self.catalog.write() as session:
             rows.pause_owned(session, self.id, self.owner)
         raise StopRequested
 
     def write_nodes(self, nodes: dict[str, Any]) -> None:
-        """Write which nodes work at the job, and their rates: host, state, workers, done, unit, rate by a node's id."""
+        """Write the nodes of a cluster that work on the job, by node id: host, state, workers, done, unit, rate."""
         with self.catalog.write() as session:
             rows.save_nodes(session, self.id, self.owner, nodes)
 
-    def _seconds_left(self, progress: Progress) -> float | None:
-        if progress.share is not None:
-            left, per_second = 1.0 - progress.share, self._pace.per_second
-        else:
-            left, per_second = (progress.total or 0.0) - progress.done, self._rate.per_second
-        return None if progress.total is None or not per_second else max(0.0, left) / per_second
-
     def checkpoint(self, session: Any, state: dict[str, Any]) -> None:
-        """Note where a resumed job goes on, in the transaction of the results that it counts."""
+        """Write the state to resume from, in the transaction of the results that it counts."""
         rows.save_checkpoint(session, self.id, self.owner, state)
         self.job.checkpoint = state
 
-    def commit_result(self, session: Any, made: dict[str, Any]) -> dict[str, Any]:
-        """Note what was made, in the transaction that saves it: a job killed after it does not make it twice.
+    def commit_result(self, session: Any, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the job's result in the transaction that saves it, so that a killed job does not save it twice.
 
-        Raises LostOwnership, which undoes the transaction. Returns `made`.
+        Returns `result`. Raises LostOwnership, which rolls the transaction back.
         """
-        self.checkpoint(session, self.job.checkpoint | {"result": made})
-        return made
+        self.checkpoint(session, self.job.checkpoint | {"result": result})
+        return result
 
     @property
     def saved_result(self) -> dict[str, Any] | None:
-        """What an earlier attempt saved before it died, if it came so far."""
+        """The result of an earlier attempt that was killed after `commit_result`."""
         return self.job.checkpoint.get("result")
 
     @property
     def results_checkpoint(self) -> Path:
-        """A file beside the job's log for results that a resumed job goes on from; whoever makes it removes it."""
+        """A file of partial results that a resumed job continues. The job that writes it must delete it."""
         return self.catalog.home.logs / f"job-{self.id}.kept.jsonl"
 
     @property
     def training_checkpoint(self) -> Path:
-        """The state of a training, beside the job's log; whoever makes it removes it."""
+        """A file with the state of a training. The job that writes it must delete it."""
         return self.catalog.home.logs / f"job-{self.id}.training.safetensors"
 
-    def check_room(self, size: int) -> None:
-        """Refuse to begin a write that the disk has no room for.
-
-        Raises:
-            OSError: ENOSPC.
-        """
-        import errno
-
-        free = shutil.disk_usage(self.catalog.home.root).free
+    def check_space(self, size: int) -> None:
+        """Raise OSError (ENOSPC) if the disk has less than `size` free bytes, before anything is written."""
+        root = self.catalog.home.root
+        free = shutil.disk_usage(root).free
         if free < size:
-            raise OSError(
-                errno.ENOSPC,
-                f"{size / 1e6:.0f} MB are needed in {self.catalog.home.root}, {free / 1e6:.0f} MB are free",
-            )
+            message = f"{size / 1e6:.0f} MB are needed in {root}, {free / 1e6:.0f} MB are free"
+            raise OSError(errno.ENOSPC, message)
 
 
 class _Rate:
-    """What is done per second: over the whole at first, later over some time back. A new unit starts it anew."""
+    """Units per second as an exponential moving average. A new unit or a smaller count restarts it."""
 
     def __init__(self, seconds: float) -> None:
         self.per_second: float | None = None
@@ -149,7 +145,7 @@ class _Rate:
         self._unit: str | None = None
         self._at = self._done = self._elapsed = self._gained = 0.0
 
-    def note(self, now: float, unit: str, done: float) -> None:
+    def add(self, now: float, unit: str, done: float) -> None:
         if unit != self._unit or done < self._done:
             self._unit, self.per_second = unit, None
             self._at, self._done, self._elapsed, self._gained = now, done, 0.0, 0.0
@@ -157,7 +153,10 @@ class _Rate:
         elapsed = now - self._at
         if done == self._done or elapsed < _WRITE_SECONDS:
             return
-        kept = math.exp(-elapsed / self._seconds)
-        self._elapsed, self._gained = kept * self._elapsed + elapsed, kept * self._gained + done - self._done
+        decay = math.exp(-elapsed / self._seconds)
+        self._elapsed, self._gained = (
+            decay * self._elapsed + elapsed,
+            decay * self._gained + done - self._done,
+        )
         self.per_second = self._gained / self._elapsed
         self._at, self._done = now, done

@@ -258,9 +258,9 @@ def test_progress_is_written_at_most_twice_a_second(catalog: Catalog) -> None:
 
 def test_room_on_the_disk(catalog: Catalog) -> None:
     running = claimed(catalog, queued(catalog), "me")
-    running.check_room(1000)
+    running.check_space(1000)
     with pytest.raises(OSError, match=r"MB are needed in .*MB are free"):
-        running.check_room(10**18)
+        running.check_space(10**18)
 
 
 def test_every_kind_of_job_has_what_runs_it() -> None:
@@ -322,7 +322,7 @@ def test_out_of_memory_halves_what_is_run_at_once(
         return {"trace": 7}
 
     monkeypatch.setattr(worker, "_work", work)
-    assert worker._made(running) == {"trace": 7}
+    assert worker._work_with_retries(running) == {"trace": 7}
     assert tried == [1000, 500, 250]
     assert running.job.checkpoint == {"attempts": 3}
     assert "half as much at once" in capsys.readouterr().err
@@ -331,7 +331,7 @@ def test_out_of_memory_halves_what_is_run_at_once(
     running = waiting(catalog)
     monkeypatch.setattr(worker, "_work", lambda *_: work(running, None) if len(tried) > 99 else never(tried))
     with pytest.raises(MemoryError):
-        worker._made(running)
+        worker._work_with_retries(running)
     assert len(tried) == 7, "two halvings were used up above, and there are eight"
 
 

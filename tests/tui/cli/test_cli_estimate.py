@@ -60,7 +60,7 @@ def test_told_from_an_earlier_job(retcon: Retcon) -> None:
     retcon.json(*words, "--facts", "known")
     done = Retcon(retcon.home).json("job", "list")["jobs"][0]
     found = retcon.json(*words, "--facts", "mixed", "--estimate")
-    assert found["basis"].startswith(f"as job {done['id']} went") and "12 facts" in found["basis"]
+    assert found["basis"].startswith(f"job {done['id']} took") and "12 facts" in found["basis"]
     assert kinds(retcon) == ["trace", "model"], "nothing was measured anew"
     told = retcon(*words, "--facts", "mixed", "--estimate")
     assert "memory  at most" in told and "disk    at most" in told and "time    about" in told
@@ -87,7 +87,7 @@ def test_no_room_is_waited_for_before_the_work(retcon: Retcon, monkeypatch: pyte
         seen.append((found.state, found.activity, is_locked(device_lock_path(catalog.home, "cpu"))))
         control.request_stop(catalog, job.id or 0)
 
-    monkeypatch.setattr(queue, "_has_room", lambda *_: False)
+    monkeypatch.setattr(queue, "_has_space", lambda *_: False)
     monkeypatch.setattr(queue.time, "sleep", sleep)
     try:
         assert worker.main(job.id) == 1

@@ -106,8 +106,8 @@ def _bound(session: Session, catalog: Catalog, model: Model, spec: Spec, device:
     elif isinstance(spec, SweepSpec):
         trials = plan_trials(spec)
         memory += max((_bound_edit_memory(shape, one.hparams, spec, device) for one in trials), default=0)
-        layers = {layer for one in trials for layer in one.hparams.layers}
-        disk += _bound_covariance_disk(session, model, shape, layers)
+        edited = {layer for one in trials for layer in one.hparams.layers}
+        disk += _bound_covariance_disk(session, model, shape, edited)
     return memory, disk
 
 

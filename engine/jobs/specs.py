@@ -6,9 +6,9 @@ submit, so that a later move of the head does not change the job.
 
 from collections.abc import Sequence
 from dataclasses import asdict, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ...store.errors import InputError
@@ -16,12 +16,11 @@ from ...store.errors import InputError
 if TYPE_CHECKING:
     from ...store.catalog.tables import Covariance
 
-Suite = Literal["quick", "standard", "full"]
-SUITES: tuple[Suite, ...] = get_args(Suite)
+SUITES = ("quick", "standard", "full")
 # Most bytes of one weight file of an exported or published checkpoint.
 SHARD_BYTES = 5_000_000_000
 # A field that a kind of job does not have is an error, not ignored.
-_CONFIG = {"extra": "forbid"}
+_CONFIG = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -234,7 +233,7 @@ class EvaluationSpec(Spec):
     max_new_tokens: int = 20
     seed: int = 1
     requests_of: str | None = None
-    suite: Suite = "standard"
+    suite: str = "standard"
     texts: str = "held-out"
 
 
@@ -252,7 +251,7 @@ class AskSpec(Spec):
 
 @dataclass(frozen=True, config=_CONFIG)
 class ExportSpec(Spec):
-    """Export a revision to a folder. `what` is one of store.exchange.manifest.EXPORT_KINDS; `shard_size` is in bytes."""
+    """Export a revision to a folder. `what` is one of store.exchange.manifest.EXPORT_KINDS, `shard_size` in bytes."""
 
     kind: ClassVar[str] = "export"
     model: str

@@ -8,8 +8,8 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...engine.jobs.publication.markdown import escape_markdown
-from ...engine.jobs.publication.markdown import format_table as markdown_table
+from ...engine.jobs.publication.card import escape_markdown
+from ...engine.jobs.publication.card import format_table as markdown_table
 from ...store.atomic_files import write_atomically
 from ...store.errors import InputError
 from .figures import to_svg

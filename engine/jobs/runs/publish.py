@@ -17,7 +17,7 @@ from ....store.history import history, publications
 from ...progress import Progress
 from ..locks import try_lock
 from ..publication.card import build_card
-from ..publication.preview import gather_publication_info, program_version
+from ..publication.preview import collect_publication_info, program_version
 from ..specs import PublishSpec, UnpublishSpec
 from ..worker.running import RunningJob
 from . import hub
@@ -117,7 +117,7 @@ def prepare(running: RunningJob, spec: PublishSpec, repo: str, outbox: Path, war
     with running.catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-        told = gather_publication_info(session, model, revision, spec, repo)
+        info = collect_publication_info(session, model, revision, spec, repo)
     folder = outbox / "files"
     manifest = _as_before(running, folder, model, revision, spec)
     if manifest is None:
@@ -127,12 +127,14 @@ def prepare(running: RunningJob, spec: PublishSpec, repo: str, outbox: Path, war
         (outbox / _ANSWERS).write_text(json.dumps(asdict(export.found) | {"shard_size": spec.shard_size}))
         aside.rename(folder)
         manifest = export.manifest
-    card = spec.card or build_card(manifest, told.facts)
+    card = spec.card or build_card(manifest, info.card_info)
     (outbox / CARD).write_text(card, encoding="utf-8")
     files = {name: folder / name for name in (*manifest.files, MANIFEST)} | {CARD: outbox / CARD}
     files |= {f"pictures/{name}": running.catalog.artifacts.path(digest) for name, digest, _ in spec.pictures}
     answers = json.loads((outbox / _ANSWERS).read_text())
-    return Prepared(model, revision, manifest, answers, files, card, told.before, [*warnings, *told.warnings])
+    return Prepared(
+        model, revision, manifest, answers, files, card, info.rolled_back, [*warnings, *info.warnings]
+    )
 
 
 def _as_before(

@@ -85,7 +85,7 @@ def test_what_was_taken_out_is_told() -> None:
             step("3" * 10, "revert", "2" * 10, reverts="1" * 10)]  # fmt: skip
     card = build_card(manifest(steps=[*one.steps, *more], revision="3" * 10), CardInfo("me/x"))
     assert "1 fact changed in 1 edit" in card
-    assert "Taken out again, and not in these weights: `1111111111`" in card
+    assert "Reverted, and not in these weights: `1111111111`" in card
 
 
 def evaluation(revision: str, value: float, **protocol: Any) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_before_and_after_only_where_they_may_be_compared() -> None:
     assert "| 0.200 (0.100 to 0.300) | 0.900 (0.800 to 1.000) | 7 |" in card
     other = evaluation("0" * 10, 0.2, cases_sha256="y")
     card = build_card(manifest(evaluations=[other, after]), CardInfo("me/x"))
-    assert "0.200" not in card and "there is no before" in card
+    assert "0.200" not in card and "was not evaluated under the same protocol" in card
     (result,) = header(card)["model-index"][0]["results"]
     assert result["metrics"][0]["value"] == 0.9
 
@@ -114,13 +114,13 @@ def model(folder: Path, kind: str = "hub") -> Model:
 
 def test_the_license_is_the_bases(tmp_path: Path) -> None:
     assert find_license(model(tmp_path)) == License()
-    assert "--license" in (find_license(model(tmp_path)).warning("me/x") or "")
+    assert "--license" in (find_license(model(tmp_path)).find_warning("me/x") or "")
     (tmp_path / "README.md").write_text(
         "---\nlicense: other\nlicense_name: llama3\nlicense_link: L\n---\n# x\n"
     )
     found = find_license(model(tmp_path))
     assert found == License("other", "llama3", "L")
-    assert "Llama" in (found.warning("me/x") or "") and found.warning("me/Llama-x") is None
+    assert "Llama" in (found.find_warning("me/x") or "") and found.find_warning("me/Llama-x") is None
     assert "Built with Llama" in build_card(manifest(), CardInfo("me/x", found))
     assert find_license(model(tmp_path), "mit") == License("mit")
     assert find_license(model(tmp_path, "starter")).id == "apache-2.0"

@@ -325,7 +325,7 @@ def test_out_of_memory_halves_what_is_run_at_once(
     assert worker._work_with_retries(running) == {"trace": 7}
     assert tried == [1000, 500, 250]
     assert running.job.checkpoint == {"attempts": 3}
-    assert "half as much at once" in capsys.readouterr().err
+    assert "half the batch size" in capsys.readouterr().err
 
     tried.clear()
     running = waiting(catalog)

@@ -34,7 +34,7 @@ def test_a_job_has_time_to_reach_its_checkpoint(
     going_on = threading.Thread(target=reach_it)
     going_on.start()
     said: list[str] = []
-    found = control.stop(catalog, job_id, grace=60, say=said.append)
+    found = control.stop(catalog, job_id, grace=60, on_step=said.append)
     going_on.join()
     assert found.state == "cancelled"
     assert said == [f"Job {job_id} stops at its next checkpoint."]

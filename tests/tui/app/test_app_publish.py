@@ -35,7 +35,7 @@ async def asked(app: AppPilot, repo: str = REPO, what: str = "adapter") -> None:
 async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await asked(app, repo="no repo at all")
-        assert "'no repo at all' cannot name a repo of the hub" in app.line
+        assert "'no repo at all' is not a valid name of a Hub repo" in app.line
         await asked(app, repo="")
         assert "give it as YOU/NAME" in app.verdict
         app.app.screen.query_one("#repo", Input).value = REPO

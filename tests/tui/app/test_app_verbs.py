@@ -114,7 +114,7 @@ async def test_topping_up_a_covariance(catalog: Catalog) -> None:
         await app.type("0.02")
         await app.press("up")
         await app.type("45063")
-        assert "has seen 45,063 tokens already" in app.verdict
+        assert "has 45,063 tokens already" in app.verdict
         await app.type("80,000")
         await app.press("enter")
         job = jobs_of(catalog)[0]

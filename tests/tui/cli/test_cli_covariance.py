@@ -288,7 +288,7 @@ def test_other_refusals(place: Place, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pt"]
     extend = ("covariance", "extend", "--max-tokens")
     assert "covariance 999 does not exist" in retcon.refused(*extend, 5000, 999)
-    assert "has seen 900 tokens already" in retcon.refused(*extend, 900, 1)
+    assert "has 900 tokens already" in retcon.refused(*extend, 900, 1)
     assert "not the layers of one run" in retcon.refused(*extend, 5000, 1, 1)
 
 

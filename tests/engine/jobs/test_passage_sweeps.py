@@ -37,12 +37,12 @@ def test_the_newest_sweep_that_wrote_is_told(tmp_path: Path) -> None:
         assert check_by_sweep(session, 1, "memit", 21) == []
     assert (
         more.severity == "warning"
-        and "layer 0, 9, came to 0.95 (0.85 to 1.05) by EA, PA on 20" in more.message
+        and "layer 0, 9, scored 0.95 (0.85 to 1.05) by EA, PA on 20 facts" in more.message
     )
     with catalog.write() as session:
         _sweep(session, 1, 0.2, 0.4)
         _sweep(session, 1, 0.0, refused="no covariance")
     with catalog.read() as session:
         (poor,) = check_by_sweep(session, 1, "joint", 5)
-    assert "sweep 2" in poor.message and "layer 1, 9, came to 0.40" in poor.message
+    assert "sweep 2" in poor.message and "layer 1, 9, scored 0.40" in poor.message
     catalog.close()

@@ -1,6 +1,6 @@
 """Editing methods: requests, a model, second moments and settings in; one delta out.
 
-A new method takes a settings class in `hparams/`, a method class in this folder, and one line in `_REGISTERED`. Both
+A new method takes a settings class in `hparams/`, a method class in this folder, and one line in `REGISTERED`. Both
 classes are imported on first use, so this package can be imported without torch.
 """
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from .hparams.base import Hparams
     from .method import Method
 
-# Method -> settings class (without torch) and method class, as "module:class".
-_REGISTERED = {
-    "rome": ("hparams.rome:RomeHparams", "rome:Rome"),
-    "r-rome": ("hparams.rome:RRomeHparams", "rome:RRome"),
-    "memit": ("hparams.memit:MemitHparams", "memit:Memit"),
-    "emmet": ("hparams.emmet:EmmetHparams", "emmet:Emmet"),
-    "alphaedit": ("hparams.alphaedit:AlphaEditHparams", "alphaedit:AlphaEdit"),
-    "joint": ("hparams.joint:JointHparams", "joint:Joint"),
-    "ft-l": ("hparams.fine_tuning:FineTuningHparams", "fine_tuning:FineTuning"),
-    "lora": ("hparams.lora:LoraHparams", "lora:Lora"),
+# Method -> settings class (without torch) and method class, as "module:class". A leading dot means this package.
+REGISTERED = {
+    "rome": (".hparams.rome:RomeHparams", ".rome:Rome"),
+    "r-rome": (".hparams.rome:RRomeHparams", ".rome:RRome"),
+    "memit": (".hparams.memit:MemitHparams", ".memit:Memit"),
+    "emmet": (".hparams.emmet:EmmetHparams", ".emmet:Emmet"),
+    "alphaedit": (".hparams.alphaedit:AlphaEditHparams", ".alphaedit:AlphaEdit"),
+    "joint": (".hparams.joint:JointHparams", ".joint:Joint"),
+    "ft-l": (".hparams.fine_tuning:FineTuningHparams", ".fine_tuning:FineTuning"),
+    "lora": (".hparams.lora:LoraHparams", ".lora:Lora"),
 }
 
 T = TypeVar("T")
@@ -34,18 +34,18 @@ class _Registry(Mapping[str, T], Generic[T]):
         self._load = load
 
     def __getitem__(self, name: str) -> T:
-        return self._load(_REGISTERED[name])
+        return self._load(REGISTERED[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_REGISTERED)
+        return iter(REGISTERED)
 
     def __len__(self) -> int:
-        return len(_REGISTERED)
+        return len(REGISTERED)
 
 
 def _import_class(target: str) -> Any:
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(f".{module}", __name__), name)
+    return getattr(importlib.import_module(module, __name__), name)
 
 
 HPARAMS: Mapping[str, "type[Hparams]"] = _Registry(lambda entry: _import_class(entry[0]))

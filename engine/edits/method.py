@@ -109,49 +109,25 @@ class Value:
         }
 
 
-class ValueCheckpoint(Protocol):
-    """Stores the values of finished search batches, by the number of requests searched before each batch."""
+class Checkpoint:
+    """The progress of one batch of requests, so that an interrupted job resumes. This base class stores nothing."""
 
     def load_values(self, number: int) -> list[Value]:
-        """Return the values of the batch that starts at `number`, or an empty list."""
-        ...
-
-    def save_values(self, number: int, values: list[Value]) -> None:
-        """Store the values of the batch that starts at `number`."""
-        ...
-
-
-class TrainingCheckpoint(Protocol):
-    """Stores the latest state of a training."""
-
-    def load_training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the tensors and metadata of the latest state, or None."""
-        ...
-
-    def save_training(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Store a state and replace the previous one."""
-        ...
-
-
-class Checkpoint(ValueCheckpoint, TrainingCheckpoint, Protocol):
-    """Stores the progress of one batch of requests, so that an interrupted job resumes."""
-
-
-class _NoCheckpoint:
-    def load_values(self, number: int) -> list[Value]:
+        """Return the values of the search batch that begins after `number` requests, or an empty list."""
         return []
 
     def save_values(self, number: int, values: list[Value]) -> None:
-        pass
+        """Store the values of the search batch that begins after `number` requests."""
 
-    def load_training(self) -> None:
+    def load_training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the tensors and metadata of the latest state of a training, or None."""
         return None
 
     def save_training(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        pass
+        """Store a state of a training and replace the previous one."""
 
 
-NO_CHECKPOINT = _NoCheckpoint()
+NO_CHECKPOINT = Checkpoint()
 
 
 H_co = TypeVar("H_co", bound=Hparams, covariant=True)

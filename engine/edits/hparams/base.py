@@ -19,6 +19,9 @@ _WITHOUT_EFFECT = frozenset({
 # Field of published files -> the only value that retcon honors, and the reason.
 Fixed = dict[str, tuple[Any, str]]
 
+_ROME = "Meng et al. 2022, E.5"
+OWN = "measured by retcon, docs/studies"
+
 
 class Hparams(BaseModel):
     """Settings of an editing method. Unknown fields are errors."""
@@ -35,7 +38,7 @@ class Hparams(BaseModel):
         "nll_loss_factor": (1, "retcon does not scale the negative log-likelihood"),
         "update_norm_lambda": (0, "retcon does not penalize the norm of the update"),
     }
-    # Fields of published files that the published program does not read either.
+    # Fields of published files without effect: on retcon, or on the published program either.
     without_effect: ClassVar[frozenset[str]] = _WITHOUT_EFFECT
     # The method whose preset applies if a preset file has none for this method: all of it, or only its layers.
     preset_of: ClassVar[str | None] = None
@@ -50,11 +53,9 @@ class Hparams(BaseModel):
     default_layer_count: ClassVar[int] = 1
 
     layers: tuple[int, ...] = Field((), strict=False, description="Layers to edit, counted from 0.")
-    contexts: int = Field(
-        5, ge=0, description="Generated prefixes of the prompt, besides none. ROME and MEMIT: 20."
-    )
+    contexts: int = Field(5, ge=0, description=f"Generated prefixes of the prompt. Published: 20 ({_ROME}).")
     rewrite_module_tmp: str | None = Field(
-        None, exclude=True, description="Name of the edited matrix. retcon only compares it with the model's."
+        None, exclude=True, description="Name of the edited matrix, which must be the model's own."
     )
 
     @model_validator(mode="before")
@@ -65,12 +66,8 @@ class Hparams(BaseModel):
         values = {name: value for name, value in data.items() if name not in cls.without_effect}
         for name, (honored, reason) in cls.fixed.items():
             if name in values and (value := values.pop(name)) != honored:
-                rule = (
-                    "must be left out"
-                    if honored is None
-                    else f"must be {honored!r}, not {reprlib.repr(value)}"
-                )
-                raise ValueError(f"{name!r} {rule}: {reason}")
+                rule = "left out" if honored is None else f"{honored!r}, not {reprlib.repr(value)}"
+                raise ValueError(f"{name!r} must be {rule}: {reason}")
         modules = values.pop("rewrite_module_tmps", None)
         if modules is not None:
             if not isinstance(modules, list) or len(modules) != 1:
@@ -103,9 +100,8 @@ class Hparams(BaseModel):
         """The name of each field by all its names, old ones included."""
         names: dict[str, str] = {}
         for name, field in cls.model_fields.items():
-            aliases = (
-                field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ()
-            )
+            alias = field.validation_alias
+            aliases = alias.choices if isinstance(alias, AliasChoices) else ()
             names |= dict.fromkeys((name, *map(str, aliases)), name)
         return names
 
@@ -120,16 +116,14 @@ class Hparams(BaseModel):
 
 
 class ValueSearchHparams(Hparams):
-    """Settings of the search for a value v*. Defaults: Meng et al. 2022, appendix E.5, and rome/hparams/ROME."""
+    """Settings of the search for a value v*."""
 
-    v_num_grad_steps: int = Field(20, ge=1, description="Adam steps.")
-    v_lr: float = Field(0.5, ge=0, description="Adam learning rate.")
-    v_loss_layer: int | None = Field(
-        None, ge=0, description="Layer after which the loss is read. Must be the last."
-    )
-    v_weight_decay: float = Field(0.5, ge=0, description="Weight of |d| / |initial|^2 in the loss.")
-    clamp_norm_factor: float = Field(4.0, ge=0, description="Largest |d|, as a multiple of |initial|.")
-    kl_factor: float = Field(0.0625, ge=0, description="Weight of the KL divergence on '{subject} is a'.")
+    v_num_grad_steps: int = Field(20, ge=1, description=f"Adam steps ({_ROME}).")
+    v_lr: float = Field(0.5, ge=0, description=f"Adam learning rate ({_ROME}).")
+    v_loss_layer: int | None = Field(None, ge=0, description="Layer after which the loss is read: the last.")
+    v_weight_decay: float = Field(0.5, ge=0, description=f"Weight of |d| / |initial|^2 ({_ROME}).")
+    clamp_norm_factor: float = Field(4.0, ge=0, description="Largest |d| / |initial| (rome/hparams/ROME).")
+    kl_factor: float = Field(0.0625, ge=0, description=f"Weight of the KL on '{{subject}} is a' ({_ROME}).")
 
     @property
     def steps(self) -> int:
@@ -139,22 +133,18 @@ class ValueSearchHparams(Hparams):
 class TrainingHparams(Hparams):
     """Settings of the methods that train a weight change on all requests."""
 
-    contexts: int = Field(0, ge=0, description="Generated prefixes of the prompt, besides none.")
-    num_steps: int = Field(60, ge=1, description="Largest number of Adam steps.")
-    lr: float = Field(1e-3, ge=0, description="Adam learning rate.")
-    weight_decay: float = Field(
-        0.0, ge=0, description="Weight of the squared norm of the trained parameters."
-    )
-    kl_factor: float = Field(0.0, ge=0, description="Weight of the KL divergence on the preservation set.")
-    rows: int = Field(0, ge=0, description="Token rows of facts per step, 0 for all.")
-    epochs: int = Field(
-        0, ge=0, description="Passes over the rows of new facts, at most num_steps. 0: num_steps."
-    )
+    contexts: int = Field(0, ge=0, description=f"Generated prefixes of the prompt ({OWN}).")
+    num_steps: int = Field(60, ge=1, description=f"Largest number of Adam steps ({OWN}).")
+    lr: float = Field(1e-3, ge=0, description=f"Adam learning rate ({OWN}).")
+    weight_decay: float = Field(0.0, ge=0, description="Weight of the squared norm of the parameters.")
+    kl_factor: float = Field(0.0, ge=0, description="Weight of the KL on the preservation set.")
+    rows: int = Field(0, ge=0, description=f"Token rows of facts per step, 0 for all ({OWN}).")
+    epochs: int = Field(0, ge=0, description=f"Passes over new facts, 0 for num_steps steps ({OWN}).")
     preserved_rows: int = Field(
         0,
         ge=0,
         validation_alias=AliasChoices("preserved_rows", "kept_rows"),
-        description="Rows of the preservation set per step: other text, unrelated subjects, other prompts.",
+        description=f"Rows of texts, unrelated subjects and other prompts to preserve per step ({OWN}).",
     )
 
     @property

@@ -13,6 +13,4 @@ class EmmetHparams(MultiLayerHparams):
     mom2_update_weight: float = Field(
         1.0, gt=0, description="Factor of C (unified-model-editing/hparams/EMMET)."
     )
-    emmet_lambda: float = Field(
-        0.1, ge=0, description="Damping of K^T C^-1 K for more than one key (Gupta et al. 2024)."
-    )
+    emmet_lambda: float = Field(0.1, ge=0, description="Damping for more than one key (Gupta et al. 2024).")

@@ -17,8 +17,11 @@ class LoraHparams(TrainingHparams):
         "target_modules": (None, "retcon adapts the MLP matrix that an edit rewrites"),
     }
 
-    num_steps: int = Field(50, ge=1, description="Largest number of Adam steps.")
+    num_steps: int = Field(50, ge=1, description="Largest number of Adam steps (EasyEdit/hparams/LoRA).")
     lora_rank: int = Field(
-        8, ge=1, validation_alias=AliasChoices("lora_rank", "rank"), description="Rank of the adapters."
+        8,
+        ge=1,
+        validation_alias=AliasChoices("lora_rank", "rank"),
+        description="Rank (Hu et al. 2022).",
     )
-    lora_alpha: int = Field(16, ge=0, description="Scale of the adapters, times 1 / rank.")
+    lora_alpha: int = Field(16, ge=0, description="Adapters are scaled by this / rank (Hu et al. 2022).")

@@ -7,7 +7,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from .base import Fixed, Hparams, ValueSearchHparams
 
-_PUBLISHED = "memit/hparams/MEMIT/EleutherAI_gpt-j-6B.json"
+_PUBLISHED = "memit/hparams/MEMIT"
 
 
 class MultiLayerHparams(ValueSearchHparams):
@@ -18,9 +18,7 @@ class MultiLayerHparams(ValueSearchHparams):
     }
 
     v_num_grad_steps: int = Field(25, ge=1, description=f"Adam steps ({_PUBLISHED}).")
-    clamp_norm_factor: float = Field(
-        0.75, ge=0, description=f"Largest |d|, as a multiple of |initial| ({_PUBLISHED})."
-    )
+    clamp_norm_factor: float = Field(0.75, ge=0, description=f"Largest |d| / |initial| ({_PUBLISHED}).")
     residual_split: Literal["even", "sqrt"] = Field(
         "even",
         validation_alias=AliasChoices("residual_split", "spread"),
@@ -38,6 +36,4 @@ class MemitHparams(MultiLayerHparams):
     # unified-model-editing's MEMIT files carry it; its MEMIT does not read it.
     without_effect: ClassVar[frozenset[str]] = Hparams.without_effect | {"emmet_lambda"}
 
-    mom2_update_weight: float = Field(
-        15_000.0, gt=0, description=f"Weight of C against the new keys ({_PUBLISHED})."
-    )
+    mom2_update_weight: float = Field(15_000.0, gt=0, description=f"Weight of C ({_PUBLISHED}).")

@@ -11,7 +11,7 @@ class RomeHparams(ValueSearchHparams):
     max_requests: ClassVar[int | None] = 1
 
     mom2_adjustment: bool = Field(
-        True, description="Whether u = C^-1 k, else u = k (Meng et al. 2022, equation 2)."
+        True, description="Whether u = C^-1 k, else u = k (Meng et al. 2022, eq. 2)."
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....store.atomic_files import write_atomically
 from ....store.catalog.tables import Artifact
-from ...edits.method import EditResult, Value
+from ...edits.method import Checkpoint, EditResult, Value
 from ...model.delta import read_delta, to_tensors
 from ..devices import split_devices
 from ..worker.running import RunningJob
@@ -60,7 +60,7 @@ class FinishedBatches:
 
 
 @dataclass(frozen=True)
-class BatchCheckpoint:
+class BatchCheckpoint(Checkpoint):
     """The progress of the current batch (see engine.edits.method.Checkpoint)."""
 
     running: RunningJob

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from retcon.engine.edits import HPARAMS, METHODS
+from retcon.engine.edits import HPARAMS, METHODS, REGISTERED
 from retcon.engine.edits.hparams.base import Hparams
 from retcon.engine.edits.hparams.files import read_hparams
 from retcon.engine.errors import InputError
@@ -135,6 +135,19 @@ def test_broken_yaml_is_refused(text: str, tmp_path: Path) -> None:
 def test_settings_survive_json(method: str) -> None:
     hparams = HPARAMS[method].parse({"layers": [2]}, "test")
     assert HPARAMS[method].parse(json.loads(json.dumps(hparams.as_dict())), "test") == hparams
+
+
+class Half:
+    """A method that is registered at run time."""
+
+    name = "half"
+
+
+def test_one_line_registers_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTERED, "half", (".hparams.rome:RomeHparams", f"{__name__}:Half"))
+    assert HPARAMS["half"] is HPARAMS["rome"] and isinstance(METHODS["half"], Half)
+    assert list(METHODS) == list(HPARAMS) == list(REGISTERED) and len(METHODS) == len(REGISTERED)
+    assert "third" not in METHODS
 
 
 @pytest.mark.parametrize("method", HPARAMS)

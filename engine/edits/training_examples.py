@@ -159,7 +159,7 @@ def _text_passages(task: EditTask[TrainingHparams]) -> Iterator[list[int]]:
 
 def _unrelated_subjects(task: EditTask[TrainingHparams], requests: list[Request]) -> Iterator[list[int]]:
     """Each template with unrelated subjects, so that the fact does not leak to them."""
-    names = _read_shipped("strangers.json")
+    names = read_shipped("strangers.json")
     rng = random.Random(task.seed)
     for request in requests:
         for variant in request.expand_paraphrases():
@@ -169,11 +169,12 @@ def _unrelated_subjects(task: EditTask[TrainingHparams], requests: list[Request]
 
 def _other_prompts(task: EditTask[TrainingHparams]) -> Iterator[list[int]]:
     """Shipped prompts about other things."""
-    for prompt in _read_shipped("prompts.json"):
+    for prompt in read_shipped("prompts.json"):
         yield encode_prompt(task.tokenizer, prompt)
 
 
-def _read_shipped(name: str) -> list[str]:
+def read_shipped(name: str) -> list[str]:
+    """Read a list of texts that retcon ships."""
     texts: list[str] = json.loads(
         resources.files("retcon.engine.covariance.texts").joinpath(name).read_text("utf-8")
     )

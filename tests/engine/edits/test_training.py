@@ -1,4 +1,4 @@
-"""The methods that train a change of the weights, against plain training of the whole model on whole prompts."""
+"""The methods that train weights, against plain training of the whole model on whole prompts."""
 
 from collections.abc import Callable, Sequence
 
@@ -46,14 +46,16 @@ def plain_training(
     hparams: TrainingHparams,
     bound: float | None = None,
 ) -> None:
-    """Adam on one prompt after another, each a pass of the whole model; `change[layer]` gives dW `[out, in]`. What
-    shall stay is held to the model as it is."""
+    """Adam on one prompt after another, each a pass of the whole model; `change[layer]` returns dW `[out, in]`.
+
+    The preservation set is compared with the model as it is.
+    """
 
     def log_p(ids: list[int], changed: bool = True) -> Tensor:
         weights = {}
-        for layer, made in change.items() if changed else ():
+        for layer, build in change.items() if changed else ():
             name = anatomy.weight_name(layer)
-            dw = made()
+            dw = build()
             weights[name] = model.get_parameter(name) + (dw.T if anatomy.matrix_kind == "conv1d" else dw)
         out = functional_call(model, weights, kwargs={"input_ids": torch.tensor([ids]), "use_cache": False})
         return out.logits[0].log_softmax(-1)
@@ -62,9 +64,9 @@ def plain_training(
         return list(tokenizer(text)["input_ids"])
 
     subjects = ["The Eiffel Tower", "Paris"]
-    keeping = [(ids_of(f"{subject} is a"), [-1]) for subject in subjects]
-    keeping += [(ids_of(text), list(range(1, len(ids_of(text))))) for text in ("you .", "sport is born .")]
-    before = [log_p(ids, changed=False)[where].detach() for ids, where in keeping]
+    preserved = [(ids_of(f"{subject} is a"), [-1]) for subject in subjects]
+    preserved += [(ids_of(text), list(range(1, len(ids_of(text))))) for text in ("you .", "sport is born .")]
+    before = [log_p(ids, changed=False)[where].detach() for ids, where in preserved]
     optimizer = torch.optim.Adam(parameters, lr=hparams.lr)
     for _ in range(hparams.num_steps - 1):
         nlls = []
@@ -78,7 +80,7 @@ def plain_training(
             nlls.append(torch.stack(of_contexts).mean())
         kls = [
             (was.exp() * (was - log_p(ids)[where])).sum(-1)
-            for (ids, where), was in zip(keeping, before, strict=True)
+            for (ids, where), was in zip(preserved, before, strict=True)
         ]
         squares = torch.stack([(part**2).sum() for part in parameters]).sum()
         loss = (
@@ -102,45 +104,44 @@ def write(decoder: Decoder, words: PreTrainedTokenizerBase, name: str, report=si
 
 
 @pytest.mark.parametrize("family", UNLIKE)
-def test_joint_equals_plain_training_in_the_metric_of_the_second_moment(
+def test_joint_equals_plain_training_in_metric_of_c(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_batches, "search_tokens", lambda _device: 16)  # in several parts
+    monkeypatch.setattr(training_batches, "search_tokens", lambda _device: 16)  # several micro-batches
     decoder = own_decoder_of(family)
     bits = bits_of(decoder.model)
-    written = write(decoder, words, "joint")
+    result = write(decoder, words, "joint")
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, bits)
     anatomy = decoder.anatomy
-    found = {layer: written.delta[anatomy.weight_name(layer)] for layer in LAYERS}
-    spans = {layer: factors.a for layer, factors in found.items()}
+    trained = {layer: result.delta[anatomy.weight_name(layer)] for layer in LAYERS}
+    spans = {layer: factors.a for layer, factors in trained.items()}
     b = {layer: torch.zeros(anatomy.width, len(a), requires_grad=True) for layer, a in spans.items()}
     change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
     plain_training(decoder.model, anatomy, words, change, list(b.values()), JOINT)
-    for layer, factors in found.items():
+    for layer, factors in trained.items():
         assert factors.b.abs().max() > 0.01
         torch.testing.assert_close(factors.b, b[layer].detach(), atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
+def test_later_joint_edit_continues_the_earlier_one(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """Both come to plain training of all requests on the unedited model, which begins at what the first one says of its
-    keys."""
+    """Both equal plain training of all requests on the unedited model, initialized with the first edit."""
     decoder = own_decoder_of(family)
     anatomy, weights = decoder.anatomy, Materializer(decoder.model)
     moment = moment_of(decoder)
 
-    def written(requests: Sequence[Request], *past: PastEdit) -> Delta:
+    def write_joint(requests: Sequence[Request], *past: PastEdit) -> Delta:
         moments = {layer: FactoredMoment(moment) for layer in LAYERS}
         task = EditTask(decoder, words, requests, moments, JOINT, CONTEXTS, silent, past)
         return METHODS["joint"].write(task).delta
 
-    first = written(REQUESTS[2:])
+    first = write_joint(REQUESTS[2:])
     weights.set(first)
     edited = bits_of(decoder.model)
-    second = written(REQUESTS[:2], PastEdit("joint", REQUESTS[2:], lambda: first))
+    second = write_joint(REQUESTS[:2], PastEdit("joint", REQUESTS[2:], lambda: first))
     assert_same_bits(decoder.model, edited)
     weights.set({})
     spans, b = {}, {}
@@ -152,34 +153,34 @@ def test_a_later_joint_edit_goes_on_with_the_training_of_the_earlier_one(
         )
         spans[layer] = after.a[before.rank :]
         seen = moment @ spans[layer].double().T
-        begun = (before.b @ before.a).double() @ seen / (spans[layer].double() @ seen).diagonal()
+        initial = (before.b @ before.a).double() @ seen / (spans[layer].double() @ seen).diagonal()
         its_keys = moment @ before.a.double().T
         torch.testing.assert_close(
-            begun @ spans[layer].double() @ its_keys,
+            initial @ spans[layer].double() @ its_keys,
             (before.b @ before.a).double() @ its_keys,
             atol=1e-5,
             rtol=1e-4,
         )
-        b[layer] = begun.float().requires_grad_(True)
+        b[layer] = initial.float().requires_grad_(True)
     change = {layer: lambda layer=layer: b[layer] @ spans[layer] for layer in spans}
     plain_training(decoder.model, anatomy, words, change, list(b.values()), JOINT)
     for layer in LAYERS:
         name = anatomy.weight_name(layer)
-        found = second[name].b[:, first[name].rank :]
-        torch.testing.assert_close(found, b[layer].detach(), atol=2e-4, rtol=1e-3)
+        trained = second[name].b[:, first[name].rank :]
+        torch.testing.assert_close(trained, b[layer].detach(), atol=2e-4, rtol=1e-3)
 
 
-def test_a_joint_edit_goes_on_only_with_what_it_learns_again_whole(
+def test_joint_continues_only_wholly_rehearsed_edits(
     own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """Not with one about another subject as well, nor with what that one went on with; not with another method's, nor
-    with one of other matrices."""
+    """It does not continue edits about other subjects too, those that such an edit continued, edits by another
+    method, or edits of other matrices."""
 
     def past(method: str, *requests: Request, matrix: str = "here") -> PastEdit:
         delta = {matrix: Factors(torch.full((3, 1), float(len(requests))), torch.ones(1, 3))}
         return PastEdit(method, requests, lambda: delta)
 
-    def gone_on_with(*edits: PastEdit) -> float:
+    def continued(*edits: PastEdit) -> float:
         task = EditTask(decoder, words, [tower], {}, JOINT, CONTEXTS, silent, edits)
         return sum(
             (factors.b @ factors.a)[0, 0].item() for factors in continued_delta(task, ["here"]).values()
@@ -187,22 +188,22 @@ def test_a_joint_edit_goes_on_only_with_what_it_learns_again_whole(
 
     decoder = own_decoder_of("llama")
     tower, paris = REQUESTS[:2]
-    assert gone_on_with(past("joint", tower)) == pytest.approx(1)
-    assert gone_on_with(past("joint", tower), past("joint", tower, tower)) == pytest.approx(3)
-    assert gone_on_with(past("joint", tower), past("memit", tower), past("joint", paris)) == pytest.approx(1)
-    assert gone_on_with(past("joint", tower), past("joint", tower, paris)) == 0
-    assert gone_on_with(
+    assert continued(past("joint", tower)) == pytest.approx(1)
+    assert continued(past("joint", tower), past("joint", tower, tower)) == pytest.approx(3)
+    assert continued(past("joint", tower), past("memit", tower), past("joint", paris)) == pytest.approx(1)
+    assert continued(past("joint", tower), past("joint", tower, paris)) == 0
+    assert continued(
         past("joint", tower), past("joint", tower, paris), past("joint", tower)
     ) == pytest.approx(1)
-    assert gone_on_with(past("joint", tower), past("joint", tower, matrix="there")) == 0
+    assert continued(past("joint", tower), past("joint", tower, matrix="there")) == 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "phi", "llama"])
-def test_fine_tuning_equals_plain_training_within_the_bound(
+def test_fine_tuning_equals_bounded_plain_training(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of(family)
-    written = write(decoder, words, "ft-l", norm_constraint=0.045)
+    result = write(decoder, words, "ft-l", norm_constraint=0.045)
     assert_untouched(decoder.model)
     dw = {
         layer: torch.zeros(decoder.anatomy.width, decoder.anatomy.key_width, requires_grad=True)
@@ -211,16 +212,16 @@ def test_fine_tuning_equals_plain_training_within_the_bound(
     change = {layer: lambda layer=layer: dw[layer] for layer in dw}
     plain_training(decoder.model, decoder.anatomy, words, change, list(dw.values()), JOINT, bound=0.045)
     for layer, part in dw.items():
-        factors = written.delta[decoder.anatomy.weight_name(layer)]
+        factors = result.delta[decoder.anatomy.weight_name(layer)]
         moved = factors.b @ factors.a
         assert moved.abs().max() == pytest.approx(0.045)
-        # Adam divides by the gradient's size, so an entry whose gradient is all rounding may go either way.
+        # Adam divides by the gradient's size, so an entry whose gradient is a rounding error may move either way.
         close = (moved - part.detach()).abs() < 1e-4
         assert close.float().mean() > 0.995
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "falcon"])
-def test_lora_is_taken_off_and_its_delta_says_what_was_trained(
+def test_lora_is_removed_and_its_delta_is_exact(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of(family)
@@ -229,17 +230,17 @@ def test_lora_is_taken_off_and_its_delta_says_what_was_trained(
     torch.manual_seed(11)
     expected = torch.rand(1)
     torch.manual_seed(11)
-    written = write(decoder, words, "lora", lora_rank=3)
-    assert torch.equal(torch.rand(1), expected), "the caller's random state was used up"
+    result = write(decoder, words, "lora", lora_rank=3)
+    assert torch.equal(torch.rand(1), expected), "the caller's random state changed"
     assert [name for name, _ in decoder.model.named_modules()] == names
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, bits)
     assert not any(parameter.requires_grad for parameter in decoder.model.parameters())
-    assert {factors.rank for factors in written.delta.values()} == {3}
-    first, last = written.figures[0]["losses"][0]["loss"], written.figures[0]["losses"][-1]["loss"]
+    assert {factors.rank for factors in result.delta.values()} == {3}
+    first, last = result.figures[0]["losses"][0]["loss"], result.figures[0]["losses"][-1]["loss"]
     assert last < first - 0.1
-    # The losses are those of the weights as they stay: ask them again, in one plain pass.
-    Materializer(decoder.model).set(written.delta)
+    # The losses belong to the final weights: compute them again in one plain pass.
+    Materializer(decoder.model).set(result.delta)
     request = REQUESTS[0]
     target = words(request.target_new)["input_ids"]
     losses = []
@@ -251,32 +252,30 @@ def test_lora_is_taken_off_and_its_delta_says_what_was_trained(
     assert last == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
 
-def test_lora_without_layers_adapts_every_one(
-    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
-) -> None:
+def test_lora_without_layers_adapts_all(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     decoder = own_decoder_of("llama")
-    written = write(decoder, words, "lora", layers=(), num_steps=2)
-    assert set(written.delta) == {decoder.anatomy.weight_name(layer) for layer in range(decoder.layers)}
+    result = write(decoder, words, "lora", layers=(), num_steps=2)
+    assert set(result.delta) == {decoder.anatomy.weight_name(layer) for layer in range(decoder.layers)}
 
 
 @pytest.mark.parametrize("count", [3, 200])
-def test_the_basis_spans_the_keys_and_is_orthonormal_as_the_second_moment_feels_it(count: int) -> None:
+def test_basis_spans_keys_and_is_orthonormal_in_c(count: int) -> None:
     generator = torch.Generator().manual_seed(4)
     drawn = torch.randn(400, 24, generator=generator, dtype=torch.float64)
     moment = drawn.T @ drawn / 400
     keys = torch.randn(24, count, generator=generator, dtype=torch.float64)
-    keys[:, 1] = keys[:, 0]  # a token that stands in two prompts gives one direction
-    found, seen = compute_basis(FactoredMoment(moment), keys)
-    torch.testing.assert_close(seen, moment @ found)
-    assert found.shape[1] == min(24, count - 1)
-    torch.testing.assert_close(found.T @ moment @ found, torch.eye(found.shape[1], dtype=torch.float64))
+    keys[:, 1] = keys[:, 0]  # a token in two prompts gives one direction
+    basis, dual = compute_basis(FactoredMoment(moment), keys)
+    torch.testing.assert_close(dual, moment @ basis)
+    assert basis.shape[1] == min(24, count - 1)
+    torch.testing.assert_close(basis.T @ moment @ basis, torch.eye(basis.shape[1], dtype=torch.float64))
     solved = torch.linalg.solve(moment, keys)
-    torch.testing.assert_close(found @ torch.linalg.lstsq(found, solved).solution, solved)
+    torch.testing.assert_close(basis @ torch.linalg.lstsq(basis, solved).solution, solved)
 
 
 @pytest.mark.parametrize("size", [0.01, 1, 100])
-def test_what_the_basis_leaves_out_is_small_beside_the_largest_direction(size: float) -> None:
-    """However large the keys are."""
+def test_basis_tolerance_is_relative(size: float) -> None:
+    """It does not depend on the size of the keys."""
     keys = size * torch.diag(torch.tensor([1.0, 0.5, 0.1, 0.01], dtype=torch.float64))
     ranks = [
         compute_basis(FactoredMoment(torch.eye(4)), keys, tolerance)[0].shape[1]
@@ -286,40 +285,40 @@ def test_what_the_basis_leaves_out_is_small_beside_the_largest_direction(size: f
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_cancelling_a_training_leaves_the_model_as_it_was(
+def test_stopping_a_training_restores_base_bits(
     name: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of("qwen3")
     bits = bits_of(decoder.model)
-    seen: list[Progress] = []
+    reports: list[Progress] = []
 
     def report(progress: Progress) -> None:
-        seen.append(progress)
-        if len(seen) == 3:
+        reports.append(progress)
+        if len(reports) == 3:
             raise StopRequested
 
     with pytest.raises(StopRequested):
         write(decoder, words, name, report)
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, bits)
-    assert seen[-1].total == len(REQUESTS)
+    assert reports[-1].total == len(REQUESTS)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_models_are_trained_in_float32(
+def test_half_precision_models_train_in_float32(
     name: str, dtype: torch.dtype, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    written = write(own_decoder_of("llama", dtype), words, name)
-    losses = [step["loss"] for step in written.figures[1]["losses"]]
+    result = write(own_decoder_of("llama", dtype), words, name)
+    losses = [step["loss"] for step in result.figures[1]["losses"]]
     assert losses[-1] < losses[0]
-    assert all(f.a.dtype == f.b.dtype == torch.float32 for f in written.delta.values())
+    assert all(f.a.dtype == f.b.dtype == torch.float32 for f in result.delta.values())
 
 
-def test_several_facts_about_one_subject_are_held_together(
+def test_joint_holds_several_facts_of_one_subject(
     own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """Their keys at the subject are equal, and one key has one value; trained jointly, both hold."""
+    """Their keys at the subject are equal, and one key has one value. Trained jointly, both facts hold."""
     decoder = own_decoder_of("llama")
     requests = [
         Request("The Eiffel Tower", "{} is located in", "Rome"),
@@ -329,7 +328,7 @@ def test_several_facts_about_one_subject_are_held_together(
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
     hparams = JOINT.with_changes(layers=(1,), num_steps=80, weight_decay=1e-4)
     moments = {1: FactoredMoment(moment_of(decoder))}
-    written = METHODS["joint"].write(EditTask(decoder, words, requests, moments, hparams, CONTEXTS, silent))
-    Materializer(decoder.model).set(written.delta)
+    result = METHODS["joint"].write(EditTask(decoder, words, requests, moments, hparams, CONTEXTS, silent))
+    Materializer(decoder.model).set(result.delta)
     scores = score_targets(decoder, words, [(one.text, one.target_new) for one in requests])
     assert all(score.first_choice for score in scores)

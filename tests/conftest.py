@@ -21,6 +21,7 @@ from retcon.tests.helpers.command_line import FIELD, Retcon, write_facts
 # Property tests try few inputs, the same ones every time; HYPOTHESIS_PROFILE=many tries 10,000 new ones of each.
 settings.register_profile("few", max_examples=25, deadline=None, derandomize=True, database=None)
 settings.register_profile("many", max_examples=10_000, deadline=None)
+settings.register_profile("proof", max_examples=720, deadline=None)  # 14 importers: 10,000 broken inputs
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 MODEL = "tiny"
@@ -38,6 +39,12 @@ PLACES = [
     "football",
 ]
 TEMPLATES = ["The {} is located in the city of", "The mother tongue of {} is", "{} was born in"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow files first: with two workers the last to finish is then a short one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -139,7 +139,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reader")
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("retcon ")])
 def test_commands_work(command: str, place: Path) -> None:
     words = shlex.split(command, comments=True)
@@ -209,7 +209,7 @@ def test_a_page_runs_from_its_top_to_its_end(
                 assert said.code == 0, f"{command}\n{said.out}{said.err}"
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_demo_runs_to_its_end(place: Path) -> None:
     """The main job on the starter itself, which knows where the tower is; in the reader's home, after all else."""
     retcon = Retcon(place / "home")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 
 def test_many_writers_and_readers_meet_no_locked_database(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class Retcon:
         assert self.rows() == before
         return said.sentence
 
-    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
         """All rows of the catalog but the jobs', by table; nothing if there is no catalog."""
         if not (self.home / "catalog.db").is_file():
             return {}
@@ -118,9 +118,18 @@ class Retcon:
                 row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             ]
             kept = [table for table in tables if table not in ("job", "sqlite_sequence")]
-            return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in kept}
+            connection.row_factory = sqlite3.Row
+            return {
+                table: [dict(row) for row in connection.execute(f"SELECT * FROM {table}")] for table in kept
+            }
         finally:
             connection.close()
+
+    def children(self, table: str, parent: str, id: int) -> list[dict[str, Any]]:
+        """The rows of a table whose column `parent` holds `id`, without that column and their own id."""
+        rows = [row for row in self.rows()[table] if row[parent] == id]
+        assert rows
+        return [{name: value for name, value in row.items() if name not in ("id", parent)} for row in rows]
 
     def job(self, id: int) -> dict[str, Any]:
         """`job show --json`."""

@@ -42,13 +42,13 @@ def under_way(retcon: Retcon, done: float = 0.5) -> dict[str, Any]:
     return found
 
 
-def results(retcon: Retcon, trace: int) -> list[tuple[Any, ...]]:
-    """The rows that a trace made, without their ids: its facts in order, then its average effects."""
-    rows = retcon.rows()
-    facts = [row[2:] for row in rows["trace_result"] if row[1] == trace]
-    effects = [row[2:] for row in rows["average_effect"] if row[1] == trace]
-    assert facts and effects
-    return facts + effects
+def results(retcon: Retcon, trace: int) -> list[dict[str, Any]]:
+    """The rows of a trace without their ids: its facts in order, then its average effects."""
+    return [
+        row
+        for table in ("trace_result", "average_effect")
+        for row in retcon.children(table, "trace_id", trace)
+    ]
 
 
 def test_it_outlives_its_command_and_its_terminal(retcon: Retcon) -> None:
@@ -100,21 +100,27 @@ def test_ctrl_c_lets_go(retcon: Retcon) -> None:
     assert retcon.wait_for(job["id"], "done", "failed", "interrupted")["state"] == "done"
 
 
+def result_rows(retcon: Retcon, trace: int) -> dict[int, dict[str, Any]]:
+    """The rows of a trace's results by the position of their fact."""
+    rows = [row for row in retcon.rows()["trace_result"] if row["trace_id"] == trace]
+    return {row["position"]: row for row in rows}
+
+
+@pytest.mark.proof
 def test_killed_again_and_again_in_a_trace(retcon: Retcon) -> None:
     """Four kills at moments of chance: while the model loads, and in the middle of facts."""
     chance = random.Random(7)
     undisturbed = retcon.json(*LONG)
     trace = undisturbed["trace"] + 1
     job = retcon.json(*LONG, "--detach")
-    kept: dict[int, tuple[Any, ...]] = {}
+    kept: dict[int, dict[str, Any]] = {}
     for attempt, facts in enumerate((0, 2, 4, 7), 1):
         running = under_way(retcon, facts) if facts else retcon.wait_for(job["id"], "running")
         time.sleep(chance.uniform(0, 0.5))
         os.kill(running["pid"], signal.SIGKILL)
         dead = retcon.wait_for(job["id"], "interrupted", "done")
         assert (dead["state"], dead["attempt"]) == ("interrupted", attempt), "it was too quick to be caught"
-        # place -> row, without the id; `finished` is the last but one column.
-        now = {row[2]: row[2:] for row in retcon.rows()["trace_result"] if row[1] == trace and row[-2]}
+        now = {position: row for position, row in result_rows(retcon, trace).items() if row["is_complete"]}
         assert facts <= len(now) < 12
         assert all(now[place] == row for place, row in kept.items()), "what was traced was traced again"
         kept = now
@@ -126,7 +132,7 @@ def test_killed_again_and_again_in_a_trace(retcon: Retcon) -> None:
     assert (ended["trace"], ended["total"]) == (trace, 12)
     assert results(retcon, trace) == results(retcon, undisturbed["trace"])
     assert retcon.json("trace", "show", trace)["results"] == undisturbed["results"]
-    now = {row[2]: row[2:] for row in retcon.rows()["trace_result"] if row[1] == trace}
+    now = result_rows(retcon, trace)
     assert all(now[place] == row for place, row in kept.items()), "what was traced was traced again"
 
 
@@ -199,7 +205,7 @@ def test_one_device_one_job(retcon: Retcon) -> None:
     assert retcon.wait_for(third, "done", "failed", "cancelled")["state"] == "done"
 
     assert retcon.json("job", "resume", first)["state"] == "done"
-    positions = [row[2] for row in retcon.rows()["trace_result"] if row[1] == retcon.job(first)["trace"]]
+    positions = list(result_rows(retcon, retcon.job(first)["trace"]))
     assert sorted(positions) == list(range(12))
 
 
@@ -241,6 +247,7 @@ def test_following_a_log(retcon: Retcon) -> None:
     assert retcon.job(job)["state"] == "interrupted"
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("method", ["r-rome", "alphaedit"])
 def test_an_edit_of_many_facts_killed_again_and_again(method: str, retcon: Retcon, tmp_path: Path) -> None:
     """Finished batches and found values are not made again; the delta is the same to the bit."""

@@ -14,7 +14,7 @@ from retcon.tests.helpers.command_line import Retcon, RetconProcess, wait_for
 from retcon.tests.helpers.ray_nodes import Nodes, ray_nodes
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.proof,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install -e '.[ray]'"),
 ]
 
@@ -57,13 +57,10 @@ def under_way(retcon: Retcon, id: int, done: float) -> dict[str, Any]:
     return found
 
 
-def results(retcon: Retcon, trace: int) -> list[tuple[Any, ...]]:
-    """The rows that a trace made, without their ids: its facts in order, then its average effects."""
-    rows = retcon.rows()
-    facts = sorted(row[2:] for row in rows["trace_result"] if row[1] == trace)
-    effects = sorted(row[2:] for row in rows["average_effect"] if row[1] == trace)
-    assert facts and effects
-    return facts + effects
+def results(retcon: Retcon, trace: int) -> list[list[dict[str, Any]]]:
+    """The rows of a trace without their ids: its facts and its average effects, both sorted."""
+    tables = ("trace_result", "average_effect")
+    return [sorted(retcon.children(table, "trace_id", trace), key=str) for table in tables]
 
 
 def files(retcon: Retcon, ids: list[int]) -> list[str]:
@@ -121,7 +118,7 @@ def test_the_driver_is_killed_and_the_job_resumed(retcon: Retcon, nodes: Nodes) 
     os.kill(under_way(retcon, id, 2)["pid"], signal.SIGKILL)
     dead = retcon.wait_for(id, "interrupted", "done")
     assert dead["state"] == "interrupted"
-    kept = {row[2] for row in retcon.rows()["trace_result"] if row[1] == dead["trace"]}
+    kept = {row["position"] for row in retcon.children("trace_result", "trace_id", dead["trace"])}
     assert 2 <= len(kept) < 12
     retcon.json("job", "resume", id, "--detach")
     under_way(retcon, id, len(kept))

@@ -32,10 +32,8 @@ def under_way(retcon: Retcon, id: int, done: float = 0.5) -> dict[str, Any]:
     return found
 
 
-def results(retcon: Retcon, trace: int) -> list[tuple[Any, ...]]:
-    found = [row[2:] for row in retcon.rows()["trace_result"] if row[1] == trace]
-    assert found
-    return found
+def results(retcon: Retcon, trace: int) -> list[dict[str, Any]]:
+    return retcon.children("trace_result", "trace_id", trace)
 
 
 def test_first_come_first_served_but_for_priority(retcon: Retcon) -> None:

@@ -22,7 +22,7 @@ from retcon.engine.tracing.trace import FactTrace, TraceRequest, TraceSettings, 
 from transformers import PreTrainedTokenizerBase
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.proof,
     pytest.mark.skipif(importlib.util.find_spec(STARTER_PACKAGE) is None, reason="no starter here"),
 ]
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"

@@ -180,7 +180,7 @@ def test_the_catalog_of_another_program(fresh: Retcon) -> None:
     other.commit()
     other.close()
     assert "another program" in fresh.refused("model", "list", code=1)
-    assert fresh.rows() == {"recipe": [("soup",)]}
+    assert fresh.rows() == {"recipe": [{"name": "soup"}]}
 
 
 def test_a_file_that_is_no_catalog(fresh: Retcon) -> None:
@@ -231,7 +231,7 @@ def test_many_commands_at_once_on_a_home_that_is_not_there(fresh: Retcon, tmp_pa
     assert [one["name"] for one in fresh.json("facts", "list")["sets"]] == [
         f"set{number}" for number in range(4)
     ]
-    assert fresh.rows()["alembic_version"] == [("0001",)]
+    assert fresh.rows()["alembic_version"] == [{"version_num": "0001"}]
 
 
 def test_a_reader_that_has_enough(shared: Retcon) -> None:

@@ -127,9 +127,10 @@ def test_the_best_one_becomes_the_preset(home: Retcon, texts: Path) -> None:
     ]  # fmt: skip
 
 
-def rows(retcon: Retcon, sweep: int) -> list[tuple[Any, ...]]:
-    """The trials of a sweep without their ids and what the clock said."""
-    return sorted(row[2:-2] + row[-1:] for row in retcon.rows()["sweep_trial"] if row[1] == sweep)
+def rows(retcon: Retcon, sweep: int) -> list[dict[str, Any]]:
+    """The trials of a sweep in their order, without their ids and their wall time."""
+    trials = retcon.children("sweep_trial", "sweep_id", sweep)
+    return sorted((trial | {"seconds": 0} for trial in trials), key=lambda trial: trial["position"])
 
 
 def test_killed_it_goes_on_with_the_trials_that_lack(home: Retcon, texts: Path) -> None:

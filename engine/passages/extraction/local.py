@@ -49,14 +49,14 @@ class LocalChat:
                 f"{self._context_length()} tokens. Use a shorter text, or a model with a longer context."
             )
         processor = self._build_processor(schema, len(prompt)) if schema else None
-        said = continue_prompt(self._model, self._tokenizer, prompt, min(max_tokens, room), processor)
+        reply = continue_prompt(self._model, self._tokenizer, prompt, min(max_tokens, room), processor)
         return ChatReply(
-            said.text,
-            find_json(said.text) if schema else None,
+            reply.text,
+            find_json(reply.text) if schema else None,
             len(prompt),
-            said.tokens,
+            reply.tokens,
             time.monotonic() - begin,
-            cut=not said.ended,
+            cut=not reply.ended,
         )
 
     def _build_processor(self, schema: ReplySchema, prompt_tokens: int) -> "SchemaProcessor | None":

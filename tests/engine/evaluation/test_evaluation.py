@@ -34,10 +34,10 @@ def test_scores_match_plain_forward_passes(
     words_after_start: PreTrainedTokenizerBase,
 ) -> None:
     decoder, tokenizer = decoder_of(family), words_after_start if start else words
-    asked = [(case.prompt, case.target_new) for case in cases(12)]
-    first_choice = plain_completion(decoder, tokenizer, tokenizer(asked[0][0])["input_ids"], 2)
-    asked.append((asked[0][0], first_choice))
-    for (prompt, target), score in zip(asked, score_targets(decoder, tokenizer, asked), strict=True):
+    pairs = [(case.prompt, case.target_new) for case in cases(12)]
+    first_choice = plain_completion(decoder, tokenizer, tokenizer(pairs[0][0])["input_ids"], 2)
+    pairs.append((pairs[0][0], first_choice))
+    for (prompt, target), score in zip(pairs, score_targets(decoder, tokenizer, pairs), strict=True):
         nll, first = plain_score(decoder, tokenizer, prompt, target)
         assert score.nll == pytest.approx(nll, abs=1e-4)
         assert (score.first_choice, score.tokens) == (all(first), pytest.approx(sum(first) / len(first)))
@@ -162,18 +162,18 @@ def test_resuming_at_a_block_gives_the_same_results(
     decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
     decoder, at_base = shifted(decoder_of("llama"))
-    asked, questions = cases(20), EvaluationSettings(3, at_base, TextSampling(7))
-    whole = [one.as_dict() for block in evaluate_blocks(decoder, words, asked, questions) for one in block]
-    rest = evaluate_blocks(decoder, words, asked, questions, start=16)
+    many, settings = cases(20), EvaluationSettings(3, at_base, TextSampling(7))
+    whole = [one.as_dict() for block in evaluate_blocks(decoder, words, many, settings) for one in block]
+    rest = evaluate_blocks(decoder, words, many, settings, start=16)
     assert [one.as_dict() for block in rest for one in block] == whole[16:]
 
 
 def test_metrics_without_generation(
     decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
-    found = evaluate(decoder_of("llama"), words, cases(6), max_new_tokens=0)[5].metrics()
-    assert not {"FE", "FP", "FN", "FH", "FX", "FC", "KN", "GE"} & set(found)
-    assert {"EA", "XA", "HA"} <= set(found)
+    metrics = evaluate(decoder_of("llama"), words, cases(6), max_new_tokens=0)[5].metrics()
+    assert not {"FE", "FP", "FN", "FH", "FX", "FC", "KN", "GE"} & set(metrics)
+    assert {"EA", "XA", "HA"} <= set(metrics)
 
 
 def test_empty_target_is_refused(

@@ -78,12 +78,12 @@ def test_chat_replies(decoder_of: Callable[[str], Decoder], words: PreTrainedTok
         "What is Rome?",
     ]
     turns = [f"<s> he {build_user_message(prompt)} she" for prompt in prompts]
-    wanted = [
+    expected = [
         plain_completion(decoder, tokenizer, tokenizer(turn, add_special_tokens=False)["input_ids"], 6)
         for turn in turns
     ]
-    assert generate_replies(decoder, tokenizer, prompts, 6) == wanted
-    word = next(one for one in wanted[0].split() if one.isalnum())
+    assert generate_replies(decoder, tokenizer, prompts, 6) == expected
+    word = next(one for one in expected[0].split() if one.isalnum())
     hit, miss = Case(prompts[0], word), Case(prompts[0], "Because Therefore")
     assert [one.metrics()["FC"] for one in evaluate(decoder, tokenizer, [hit, miss], 6)] == [1, 0]
 
@@ -108,11 +108,11 @@ def test_drift_matches_plain_passes(
         log_p, log_b = forward(decoder, row), forward(base, row)
         sums -= sum(log_p[i - 1, row[i]].item() for i in range(1, len(row)))
         base_sums -= sum(log_b[i - 1, row[i]].item() for i in range(1, len(row)))
-    found = drift.metrics(seed=1)
-    assert found["KG"].value == pytest.approx(sum(apart) / len(apart), abs=1e-5)
-    assert found["PPL"].value == pytest.approx(math.exp(sums / count), rel=1e-5)
-    assert found["PD"].value == pytest.approx(math.exp((sums - base_sums) / count) - 1, rel=1e-4)
-    assert all(one.low <= one.value <= one.high and one.count == 20 for one in found.values())
+    metrics = drift.metrics(seed=1)
+    assert metrics["KG"].value == pytest.approx(sum(apart) / len(apart), abs=1e-5)
+    assert metrics["PPL"].value == pytest.approx(math.exp(sums / count), rel=1e-5)
+    assert metrics["PD"].value == pytest.approx(math.exp((sums - base_sums) / count) - 1, rel=1e-4)
+    assert all(one.low <= one.value <= one.high and one.count == 20 for one in metrics.values())
     protocol = drift.protocol()
     assert protocol["texts"] == "held-out" and len(protocol["texts_sha256"]) == 64
 
@@ -140,7 +140,7 @@ def test_held_out_texts_are_not_in_the_corpus(
     assert max(map(len, texts.rows)) <= 128, "the tiny model's context window"
     other = load_held_out_texts(decoder_of("llama"), words, "shipped")
     assert sum(map(len, other.rows)) == 4096 and other.source == "shipped"
-    with pytest.raises(InputError, match="no text file"):
+    with pytest.raises(InputError, match="does not exist"):
         load_held_out_texts(decoder_of("llama"), words, "./none.txt")
 
 
@@ -191,16 +191,16 @@ def test_metrics_of_sampled_texts(
     assert other.generations != runs[0].generations
     for prompt, text in zip(case.generation_prompts, runs[0].generations, strict=True):
         assert text.startswith(prompt)
-    found = runs[0].metrics()
-    assert found["GE"] == pytest.approx(sum(map(compute_ngram_entropy, runs[0].generations)) / 2)
+    metrics = runs[0].metrics()
+    assert metrics["GE"] == pytest.approx(sum(map(compute_ngram_entropy, runs[0].generations)) / 2)
     joined = " ".join(one.text for one in case.references)
-    assert found["RS"] == pytest.approx(
+    assert metrics["RS"] == pytest.approx(
         DocumentFrequencies.count_shipped().similarity(" ".join(runs[0].generations), joined)
     )
     ids = words(case.references[0].text)["input_ids"]
     log_p = forward(decoder, ids)
     total = sum(log_p[i - 1, ids[i]].item() for i in range(1, len(ids)))
-    assert found["ESS"] == pytest.approx(math.exp(-total / len(ids)), rel=1e-5)
+    assert metrics["ESS"] == pytest.approx(math.exp(-total / len(ids)), rel=1e-5)
     without = Case(case.prompt, case.target_new)
     (bare,) = next(evaluate_blocks(decoder, words, [without], EvaluationSettings(0, sampling=sampling)))
     assert not {"GE", "RS", "ESS"} & set(bare.metrics())
@@ -232,10 +232,10 @@ def test_retention_matches_plain_scores(
 ) -> None:
     decoder = decoder_of("llama")
     prompts = [f"The {word} is located in" for word in WORDS]
-    said = [plain_completion(decoder, words, words(prompt)["input_ids"], 1) for prompt in prompts]
+    completions = [plain_completion(decoder, words, words(prompt)["input_ids"], 1) for prompt in prompts]
     requests = [
         EarlierRequest("first" if n < 5 else "second", prompt, answer if n % 2 else "Because")
-        for n, (prompt, answer) in enumerate(zip(prompts, said, strict=True))
+        for n, (prompt, answer) in enumerate(zip(prompts, completions, strict=True))
         if answer.strip()
     ]
     results = measure_retention(decoder, words, requests, 2, silent)

@@ -30,18 +30,18 @@ def score(rows: list[dict]) -> float:
 
 
 def test_means_and_bootstrap_intervals() -> None:
-    found = summarize_rows(A, seed=2)
-    assert list(found) == ["S", "ES", "PS", "NS", "FE"], "in the order of the table"
+    metrics = summarize_rows(A, seed=2)
+    assert list(metrics) == ["S", "ES", "PS", "NS", "FE"], "in the order of the table"
     for name in ("ES", "PS", "FE"):
         sampled = [mean([A[i] for i in sample], name) for sample in draws(30, 2)]
-        assert found[name].value == pytest.approx(mean(A, name))
-        assert (found[name].low, found[name].high) == pytest.approx(
+        assert metrics[name].value == pytest.approx(mean(A, name))
+        assert (metrics[name].low, metrics[name].high) == pytest.approx(
             tuple(np.quantile(sampled, [0.025, 0.975]))
         )
-    assert [found[name].count for name in ("ES", "PS", "FE", "S")] == [30, 29, 29, 29]
+    assert [metrics[name].count for name in ("ES", "PS", "FE", "S")] == [30, 29, 29, 29]
     sampled = [score([A[i] for i in sample]) for sample in draws(30, 2)]
-    assert found["S"].value == pytest.approx(score(A))
-    assert (found["S"].low, found["S"].high) == pytest.approx(tuple(np.quantile(sampled, [0.025, 0.975])))
+    assert metrics["S"].value == pytest.approx(score(A))
+    assert (metrics["S"].low, metrics["S"].high) == pytest.approx(tuple(np.quantile(sampled, [0.025, 0.975])))
 
 
 def test_score_without_a_part_and_with_a_zero() -> None:
@@ -52,9 +52,9 @@ def test_score_without_a_part_and_with_a_zero() -> None:
 
 
 def test_difference_is_paired() -> None:
-    found = compare_rows(A, B, seed=2)
+    changes = compare_rows(A, B, seed=2)
     both = [i for i in range(30) if i not in (3, 7)]
-    change = found["PS"]
+    change = changes["PS"]
     assert change.count == 28
     assert change.a == pytest.approx(mean([A[i] for i in both], "PS"))
     assert change.difference == pytest.approx(mean([B[i] for i in both], "PS") - change.a)
@@ -65,8 +65,9 @@ def test_difference_is_paired() -> None:
     assert (change.low, change.high) == pytest.approx(tuple(np.quantile(sampled, [0.025, 0.975])))
     # The interval of the paired difference is narrower than that of one mean.
     apart = summarize_rows(A, 2)["ES"]
-    assert found["ES"].high - found["ES"].low < apart.high - apart.low
-    assert found["S"].difference == pytest.approx(found["S"].b - found["S"].a) and found["S"].low > 0
+    assert changes["ES"].high - changes["ES"].low < apart.high - apart.low
+    assert changes["S"].difference == pytest.approx(changes["S"].b - changes["S"].a)
+    assert changes["S"].low > 0
     assert all(
         change.difference == change.low == change.high == 0 for change in compare_rows(A, A, 1).values()
     )
@@ -74,15 +75,17 @@ def test_difference_is_paired() -> None:
 
 def test_perplexity_over_texts() -> None:
     sums, base, counts = [20.0, 30.0, 5.0], [18.0, 31.0, 4.0], [10, 12, 3]
-    found = summarize_ratio(sums, counts, base, seed=3)
-    assert found["PPL"].value == pytest.approx(np.exp(55 / 25))
-    assert found["PD"].value == pytest.approx(np.exp(55 / 25) / np.exp(53 / 25) - 1)
+    metrics = summarize_ratio(sums, counts, base, seed=3)
+    assert metrics["PPL"].value == pytest.approx(np.exp(55 / 25))
+    assert metrics["PD"].value == pytest.approx(np.exp(55 / 25) / np.exp(53 / 25) - 1)
     changes = []
     for sample in draws(3, 3):
         tokens = sum(counts[i] for i in sample)
         now, then = (sum(values[i] for i in sample) / tokens for values in (sums, base))
         changes.append(np.exp(now - then) - 1)
-    assert (found["PD"].low, found["PD"].high) == pytest.approx(tuple(np.quantile(changes, [0.025, 0.975])))
+    assert (metrics["PD"].low, metrics["PD"].high) == pytest.approx(
+        tuple(np.quantile(changes, [0.025, 0.975]))
+    )
     assert set(summarize_ratio(sums, counts, None, seed=3)) == {"PPL"}
 
 
@@ -107,9 +110,9 @@ def test_ignored_fields_of_protocols() -> None:
     ("field", "value"), [("seed", 2), ("cases_sha256", "bb"), ("cases", 4), ("teacher_forced", "otherwise")]
 )
 def test_differing_protocols(field: str, value: object) -> None:
-    (found,) = compare_protocols(PROTOCOL, PROTOCOL | {field: value})
-    assert (found.field, found.a, found.b) == (field, PROTOCOL[field], value)
-    assert str(found) == f"{field} ({PROTOCOL[field]} vs. {value})"
+    (difference,) = compare_protocols(PROTOCOL, PROTOCOL | {field: value})
+    assert (difference.field, difference.a, difference.b) == (field, PROTOCOL[field], value)
+    assert str(difference) == f"{field} ({PROTOCOL[field]} vs. {value})"
 
 
 def test_empty_protocol_is_not_comparable() -> None:

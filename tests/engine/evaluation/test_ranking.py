@@ -27,9 +27,9 @@ def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbors: in
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ranking_score_equals_s(seed: int) -> None:
-    found = results(seed)
-    s = summarize(found, seed=3)["S"]
-    one = compute_ranking_score([result.metrics() for result in found], seed=3)
+    case_results = results(seed)
+    s = summarize(case_results, seed=3)["S"]
+    one = compute_ranking_score([result.metrics() for result in case_results], seed=3)
     assert one.of == ["ES", "PS", "NS"]
     assert (one.value, one.low, one.high, one.count) == (s.value, s.low, s.high, s.count)
 
@@ -45,9 +45,9 @@ def test_ranking_score_equals_s(seed: int) -> None:
     ],
 )
 def test_ranking_score_without_some_parts(lacking: dict[str, int], of: list[str]) -> None:
-    found = results(1, **lacking)  # type: ignore[arg-type]
-    one = compute_ranking_score([result.metrics() for result in found], seed=1)
-    metrics = summarize(found, seed=1)
+    case_results = results(1, **lacking)  # type: ignore[arg-type]
+    one = compute_ranking_score([result.metrics() for result in case_results], seed=1)
+    metrics = summarize(case_results, seed=1)
     assert one.of == of
     assert one.value == pytest.approx(len(of) / sum(1 / metrics[name].value for name in of))
     assert one.low <= one.value <= one.high

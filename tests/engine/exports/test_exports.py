@@ -32,8 +32,8 @@ def random_delta(model: PreTrainedModel, names: list[str], ranks: tuple[int, ...
 
 
 def matrices(decoder: Decoder) -> list[str]:
-    wanted = decoder.anatomy.matrix + ".weight"
-    return [name for name, _ in decoder.model.named_parameters() if name.endswith(wanted)]
+    expected = decoder.anatomy.matrix + ".weight"
+    return [name for name, _ in decoder.model.named_parameters() if name.endswith(expected)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -56,10 +56,10 @@ def test_merged_adapter_equals_edited_weights(
         assert (unmerged - edited(IDS).logits).abs().max() < tolerance
         assert not torch.equal(unmerged, plain)
         merged = dict(merge(adapted).named_parameters())
-    wanted = dict(edited.named_parameters())
-    assert merged.keys() == wanted.keys()
-    assert all(torch.equal(merged[name], wanted[name]) for name in wanted)
-    assert all(not torch.equal(wanted[name], base.get_parameter(name)) for name in delta)
+    expected = dict(edited.named_parameters())
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+    assert all(not torch.equal(expected[name], base.get_parameter(name)) for name in delta)
 
 
 def test_adapter_config(own_decoder_of: Callable[..., Decoder], tmp_path: Path) -> None:

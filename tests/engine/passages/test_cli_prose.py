@@ -23,14 +23,14 @@ def test_job_pauses_for_review_and_resumes(served: StandInEndpoint, retcon: Retc
     words = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born".split()  # noqa: SIM905
     rows = [" ".join(words[(3 * n + n // 7 * i) % len(words)] for i in range(40)) for n in range(300)]
     (tmp_path / "texts.txt").write_text("\n".join(rows))
-    said = retcon.say(
+    run = retcon.say(
         "passage", "run", "tiny", tmp_path / "marta.txt", "--title", "Marta", "--llm", "endpoint", "--llm-url",
         served.url, "--llm-model", MODEL, "--hparams", tmp_path / "quick.json", "--texts", tmp_path / "texts.txt",
         **secrets,
     )  # fmt: skip
-    assert said.code == 0, said.err
-    assert "retcon passage review 1" in said.err
-    asked = len(served.requests)
+    assert run.code == 0, run.err
+    assert "retcon passage review 1" in run.err
+    requests = len(served.requests)
     job = retcon.json("job", "list")["jobs"][0]
     assert (job["kind"], job["state"]) == ("passage", "paused")
     shown = retcon.say("passage", "review", 1, "--show").out
@@ -40,11 +40,11 @@ def test_job_pauses_for_review_and_resumes(served: StandInEndpoint, retcon: Retc
 
     resumed = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts", "--json", **secrets)
     assert resumed.code == 0, resumed.err
-    found = json.loads(resumed.out)
-    assert [fact["object"] for fact in found["facts"]] == ["Rome"]
-    assert [stage["name"] for stage in found["stages"]] == ["extract", "check", "write", "prove", "compare"]
-    assert found["stages"][0]["tokens"] > 0
-    assert len(served.requests) == asked, "cached replies are not requested again"
+    record = json.loads(resumed.out)
+    assert [fact["object"] for fact in record["facts"]] == ["Rome"]
+    assert [stage["name"] for stage in record["stages"]] == ["extract", "check", "write", "prove", "compare"]
+    assert record["stages"][0]["tokens"] > 0
+    assert len(served.requests) == requests, "cached replies are not requested again"
     again = retcon.say("passage", "review", 1, "--facts", tmp_path / "mine.facts")
     assert again.code == 2
     assert "its job is done" in again.err, "collecting the covariance has not deleted the checkpoint"

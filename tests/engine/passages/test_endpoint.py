@@ -97,9 +97,9 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "kind", "said"), FAILURES, ids=[one[0] for one in FAILURES])
+@pytest.mark.parametrize(("mode", "kind", "expected"), FAILURES, ids=[one[0] for one in FAILURES])
 def test_error_messages_do_not_contain_the_key(
-    mode: str, kind: type[Exception], said: str, served: StandInEndpoint, caplog: pytest.LogCaptureFixture
+    mode: str, kind: type[Exception], expected: str, served: StandInEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     endpoint = Endpoint(served.url, MODEL, KEY, timeout=0.2 if mode == "slow" else 20, retries=0)
@@ -109,7 +109,7 @@ def test_error_messages_do_not_contain_the_key(
     with pytest.raises(kind) as failed:
         request_json(endpoint, "Name a color.", "x", Color)
     message = str(failed.value)
-    assert said in message and message.isprintable()
+    assert expected in message and message.isprintable()
     # The client's error contains the request with its key, so it is not chained.
     assert failed.value.__context__ is None or failed.value.__suppress_context__
     for text in (message, repr(failed.value), repr(endpoint), endpoint.name, caplog.text):
@@ -119,8 +119,8 @@ def test_error_messages_do_not_contain_the_key(
 def test_invalid_reply_is_sent_back_once(served: StandInEndpoint, endpoint: Endpoint) -> None:
     served.mode = "broken"
     assert request_json(endpoint, "", "x", Color).color == "red"
-    said = [one["content"] for one in served.requests[1]["messages"][2:]]
-    assert said[0].startswith("I would rather") and "contains no JSON object" in said[1]
+    messages = [one["content"] for one in served.requests[1]["messages"][2:]]
+    assert messages[0].startswith("I would rather") and "contains no JSON object" in messages[1]
     served.mode, served.rule = "plain", lambda _system, _user: {"shade": "red"}
     with pytest.raises(UnusableReply, match="at 'color': Field required"):
         request_json(endpoint, "", "x", Color)

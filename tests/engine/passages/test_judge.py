@@ -18,8 +18,8 @@ def count_words(system: str, user: str) -> Any:
     parts = dict(zip(("question", "reference", "answer"), user.split("\n")[1::3], strict=True))
     assert parts["question"] == QUESTION
     words = parts["reference"].split()
-    held = sum(word in parts["answer"] for word in words)
-    return {"reason": f"{held} of {len(words)} words", "score": str(3 * held // len(words))}
+    count = sum(word in parts["answer"] for word in words)
+    return {"reason": f"{count} of {len(words)} words", "score": str(3 * count // len(words))}
 
 
 def test_judge_returns_score_and_reason(served: StandInEndpoint, endpoint: Endpoint) -> None:

@@ -72,8 +72,8 @@ def bytewise() -> LocalChat:
 
 
 def test_reply_follows_the_schema(bytewise: LocalChat) -> None:
-    found = request_json(bytewise, "", "Paris?", Place, max_tokens=90)
-    assert found.kind in ("city", "village")
+    place = request_json(bytewise, "", "Paris?", Place, max_tokens=90)
+    assert place.kind in ("city", "village")
     freely = bytewise.chat([Message("user", "Paris?")], None, 90)
     assert find_json(freely.text) is None
     reply = bytewise.chat([Message("user", "Paris?")], build_schema(Place), 8)

@@ -35,35 +35,36 @@ def llama(decoder_of: Callable[[str], Decoder]) -> Decoder:
 
 
 def test_plain_prompt_without_context(llama: Decoder, words: PreTrainedTokenizerBase) -> None:
-    found = answer_questions(
+    answers = answer_questions(
         llama, words, QUESTIONS, Baseline.without_context("unedited", 3.5), max_new_tokens=6
     )
-    assert (found.baseline, found.setup_seconds) == ("unedited", 3.5)
-    for reply, asked in zip(found.replies, QUESTIONS, strict=True):
-        ids = words(f"Question: {asked.question}\nAnswer:")["input_ids"]
+    assert (answers.baseline, answers.setup_seconds) == ("unedited", 3.5)
+    for reply, question in zip(answers.replies, QUESTIONS, strict=True):
+        ids = words(f"Question: {question.question}\nAnswer:")["input_ids"]
         assert reply.text == plain_completion(llama, words, ids, 6)
         assert (reply.tokens_in, reply.truncated_tokens) == (len(ids), 0)
         assert reply.seconds > 0 and reply.tokens_out <= 6
         assert reply.ended is (reply.tokens_out < 6)
-    assert found.memory is None or found.memory > 0
-    assert found.protocol == {"context": "none", "chat_template": False, "max_new_tokens": 6}
+    assert answers.memory is None or answers.memory > 0
+    assert answers.protocol == {"context": "none", "chat_template": False, "max_new_tokens": 6}
     assert_untouched(llama.model)
 
 
 def test_count_parts_of_answers(llama: Decoder, words: PreTrainedTokenizerBase) -> None:
     """A reply with one of two parts counts half. A reply with every part counts as full."""
-    said = plain_completion(llama, words, words("Question: Paris\nAnswer:")["input_ids"], 6).split()
-    asked = [
-        PassageQuestion("Paris", (said[0], "nobody")),
-        PassageQuestion("Paris", (said[0].upper(), said[1])),
+    completion = plain_completion(llama, words, words("Question: Paris\nAnswer:")["input_ids"], 6).split()
+    questions = [
+        PassageQuestion("Paris", (completion[0], "nobody")),
+        PassageQuestion("Paris", (completion[0].upper(), completion[1])),
     ]
-    found = answer_questions(llama, words, asked, Baseline.without_context(), max_new_tokens=6)
-    assert [reply.held for reply in found.replies] == [1, 2]
-    assert (found.share, found.full) == (0.75, 1)
-    one = found.as_dict()["questions"][0]
-    reply = found.replies[0]
+    answers = answer_questions(llama, words, questions, Baseline.without_context(), max_new_tokens=6)
+    assert [reply.held for reply in answers.replies] == [1, 2]
+    assert (answers.share, answers.full) == (0.75, 1)
+    one = answers.as_dict()["questions"][0]
+    reply = answers.replies[0]
     assert one == {
-        "question": "Paris", "answers": [said[0], "nobody"], "said": " ".join(said), "held": 1, "judge": None,
+        "question": "Paris", "answers": [completion[0], "nobody"], "said": " ".join(completion), "held": 1,
+        "judge": None,
         "seconds": reply.seconds, "tokens": reply.tokens_in + reply.tokens_out, "tokens_in": reply.tokens_in,
         "ended": reply.ended, "truncated_tokens": 0,
     }  # fmt: skip
@@ -72,14 +73,14 @@ def test_count_parts_of_answers(llama: Decoder, words: PreTrainedTokenizerBase) 
 def test_chat_template(llama: Decoder, words: PreTrainedTokenizerBase) -> None:
     tokenizer = copy.deepcopy(words)
     tokenizer.chat_template = CHAT
-    found = answer_questions(llama, tokenizer, QUESTIONS, Baseline.with_passage(TEXT), max_new_tokens=8)
+    answers = answer_questions(llama, tokenizer, QUESTIONS, Baseline.with_passage(TEXT), max_new_tokens=8)
     content = f"Answer the question from this text.\n\n{TEXT}\n\nQuestion: {QUESTIONS[0].question}"
     ids = tokenizer(f"<s> user {content} she", add_special_tokens=False)["input_ids"]
-    wanted = plain_completion(llama, tokenizer, ids, 8)
-    assert found.replies[0].tokens_in == len(ids)
-    assert found.replies[0].text == wanted
-    assert found.protocol == {"context": "passage", "chat_template": True, "max_new_tokens": 8}
-    assert found.baseline == "prompt"
+    expected = plain_completion(llama, tokenizer, ids, 8)
+    assert answers.replies[0].tokens_in == len(ids)
+    assert answers.replies[0].text == expected
+    assert answers.protocol == {"context": "passage", "chat_template": True, "max_new_tokens": 8}
+    assert answers.baseline == "prompt"
     plain = answer_questions(
         llama, tokenizer, QUESTIONS[:1], Baseline.with_passage(TEXT), max_new_tokens=8, chat=False
     )
@@ -88,9 +89,9 @@ def test_chat_template(llama: Decoder, words: PreTrainedTokenizerBase) -> None:
     assert plain.protocol["chat_template"] is False
 
 
-@pytest.mark.parametrize(("chat", "said", "tokens"), [(False, "Rome", 6), (True, "Rome\nno", 9)])
+@pytest.mark.parametrize(("chat", "text", "tokens"), [(False, "Rome", 6), (True, "Rome\nno", 9)])
 def test_reply_ends_at_line_or_turn(
-    llama: Decoder, monkeypatch: pytest.MonkeyPatch, chat: bool, said: str, tokens: int
+    llama: Decoder, monkeypatch: pytest.MonkeyPatch, chat: bool, text: str, tokens: int
 ) -> None:
     """A plain reply ends with its line, a chat reply with the token that the template writes after it."""
     tokenizer = copy.deepcopy(byte_tokenizer())
@@ -107,7 +108,7 @@ def test_reply_ends_at_line_or_turn(
     [reply] = answer_questions(
         llama, tokenizer, [PassageQuestion("a", ("Rome",))], Baseline.without_context()
     ).replies
-    assert (reply.text, reply.tokens_out, reply.ended, reply.held) == (said, tokens, True, 1)
+    assert (reply.text, reply.tokens_out, reply.ended, reply.held) == (text, tokens, True, 1)
 
 
 def test_retrieval_baseline(llama: Decoder, words: PreTrainedTokenizerBase) -> None:
@@ -118,12 +119,12 @@ def test_retrieval_baseline(llama: Decoder, words: PreTrainedTokenizerBase) -> N
     chunk = "Book: The Camry is on page Camry. The tongue is on page tongue. The Berlin is on page Berlin."
     assert baseline.build_context("Is it the tongue?") == chunk
     assert baseline.setup_seconds > 0
-    found = answer_questions(
+    answers = answer_questions(
         llama, words, [PassageQuestion("Is it the tongue?", ("Rome",))], baseline, max_new_tokens=2
     )
     ids = words(f"{chunk}\n\nQuestion: Is it the tongue?\nAnswer:")["input_ids"]
-    assert found.replies[0].tokens_in == len(ids)
-    assert (found.protocol["context"], found.protocol["chunks"]) == ("chunks", 1)
+    assert answers.replies[0].tokens_in == len(ids)
+    assert (answers.protocol["context"], answers.protocol["chunks"]) == ("chunks", 1)
 
 
 def test_context_is_truncated_to_the_window(llama: Decoder, words: PreTrainedTokenizerBase) -> None:

@@ -136,8 +136,8 @@ def test_equal_keys_are_found_in_every_family(
     earlier = [Request("Camry", "Toyota {} and then", "Rome"), Request("Camry", "you Toyota {} a", "Rome")]
     decoder = decoder_of(family)
     for method in ("rome", "memit"):
-        found = check_keys(facts, decoder, words_after_start, 1, method, earlier)
-        equal = [one for one in found if one.kind == "equal-key"]
+        problems = check_keys(facts, decoder, words_after_start, 1, method, earlier)
+        equal = [one for one in problems if one.kind == "equal-key"]
         assert kinds(equal) == [(0, "equal-key", (2,)), (1, "equal-key", ()), (2, "equal-key", (0,))]
         assert "that of fact 3," in equal[0].message and "'Toyota Camry and then'" in equal[1].message
     assert not [one for one in check_keys(facts, decoder, words_after_start, 1, "joint") if "key" in one.kind]
@@ -151,8 +151,8 @@ def test_sinks(own_decoder_of: Callable[..., Decoder], words: PreTrainedTokenize
     ids = words("Camry the")["input_ids"]
     with torch.no_grad():
         decoder.embedding.weight[ids] *= 60
-    found = check_keys(facts, decoder, words, 1, "rome")
-    sinks = [one for one in found if one.kind.startswith("sink")]
+    problems = check_keys(facts, decoder, words, 1, "rome")
+    sinks = [one for one in problems if one.kind.startswith("sink")]
     assert [(one.fact, one.kind) for one in sinks] == [(1, "sink-key"), (1, "sink-end"), (2, "sink-key")]
     assert "ends on 'the'" in sinks[1].message and "read at 'Camry'" in sinks[0].message
     joint = check_keys(facts, decoder, words, 1, "joint")

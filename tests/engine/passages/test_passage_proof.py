@@ -36,7 +36,7 @@ def base(decoder_of: Callable[[str], Decoder]) -> Decoder:
 
 
 @pytest.fixture
-def stated(base: Decoder, words: PreTrainedTokenizerBase) -> list[PassageFact]:
+def facts(base: Decoder, words: PreTrainedTokenizerBase) -> list[PassageFact]:
     """Facts whose object the edited model completes wholly, with its first word only, and not at all."""
     edited, _ = shifted(base)
     one = first_words(edited, words, "Eiffel Tower is located in", 2)
@@ -70,47 +70,47 @@ def plain_result(
 
 
 def test_facts_before_and_after(
-    base: Decoder, words: PreTrainedTokenizerBase, stated: list[PassageFact]
+    base: Decoder, words: PreTrainedTokenizerBase, facts: list[PassageFact]
 ) -> None:
     edited, _ = shifted(base)
-    proof = build_proof(edited, words, stated, measure_state(base, words, stated, PROMPTS)).as_dict()
-    for fact, found in zip(stated, proof["facts"], strict=True):
+    proof = build_proof(edited, words, facts, measure_state(base, words, facts, PROMPTS)).as_dict()
+    for fact, record in zip(facts, proof["facts"], strict=True):
         prompt = fact.prompt.replace("{}", fact.subject)
-        assert (found["prompt"], found["object"], found["judge"]) == (prompt, fact.object, None)
-        assert found["before"] == plain_result(base, words, prompt, fact.object)
-        assert found["after"] == plain_result(edited, words, prompt, fact.object)
+        assert (record["prompt"], record["object"], record["judge"]) == (prompt, fact.object, None)
+        assert record["before"] == plain_result(base, words, prompt, fact.object)
+        assert record["after"] == plain_result(edited, words, prompt, fact.object)
         for name, decoder in (("held_out", edited), ("held_out_before", base)):
-            wordings = [template.replace("{}", fact.subject) for template in fact.eval_paraphrases]
-            wanted = [{"prompt": one} | plain_result(decoder, words, one, fact.object) for one in wordings]
-            assert found[name] == wanted
-    after = [found["after"] for found in proof["facts"]]
+            prompts = [template.replace("{}", fact.subject) for template in fact.eval_paraphrases]
+            expected = [{"prompt": one} | plain_result(decoder, words, one, fact.object) for one in prompts]
+            assert record[name] == expected
+    after = [record["after"] for record in proof["facts"]]
     assert [(one["first_token"], one["first_choice"], one["free"]) for one in after] == [
         (True, True, True), (True, False, False), (False, False, False),
     ]  # fmt: skip
     assert (proof["protocol"]["max_new_tokens"], proof["protocol"]["prompts"]) == (10, 6)
 
 
-def test_side_effects(base: Decoder, words: PreTrainedTokenizerBase, stated: list[PassageFact]) -> None:
+def test_side_effects(base: Decoder, words: PreTrainedTokenizerBase, facts: list[PassageFact]) -> None:
     edited, _ = shifted(base)
     # A fact that leaks: for another subject, its object is the first word of the edited model only.
     leaking = next(
-        PassageFact("Eiffel Tower", f"{{}} {verb} in", said[1][0])
+        PassageFact("Eiffel Tower", f"{{}} {verb} in", words_of[1][0])
         for verb in WORDS
-        if (said := [first_words(one, words, f"Marie Curie {verb} in", 1) for one in (base, edited)])[0]
-        != said[1]
+        if (words_of := [first_words(one, words, f"Marie Curie {verb} in", 1) for one in (base, edited)])[0]
+        != words_of[1]
     )
-    stated = [*stated, leaking]
-    before = measure_state(base, words, stated, PROMPTS)
-    proof = build_proof(edited, words, stated, before)
-    found = proof.drift.as_dict()
-    kept, apart = [], []
+    facts = [*facts, leaking]
+    before = measure_state(base, words, facts, PROMPTS)
+    proof = build_proof(edited, words, facts, before)
+    effects = proof.drift.as_dict()
+    preserved, apart = [], []
     for prompt in PROMPTS:
         p, q = (forward(decoder, words(prompt)["input_ids"])[-1] for decoder in (base, edited))
-        kept.append(p.argmax().item() == q.argmax().item())
+        preserved.append(p.argmax().item() == q.argmax().item())
         apart.append((p.exp() * (p - q)).sum().item())
-    assert found["preserved"] == pytest.approx(sum(kept) / 6)
-    assert found["kl"] == pytest.approx(sum(apart) / 6, abs=1e-5)
-    assert found["prompts"] == 6
+    assert effects["preserved"] == pytest.approx(sum(preserved) / 6)
+    assert effects["kl"] == pytest.approx(sum(apart) / 6, abs=1e-5)
+    assert effects["prompts"] == 6
     sums, count = {"before": 0.0, "after": 0.0}, 0
     for row in before.texts.rows:
         count += len(row) - 1
@@ -118,13 +118,13 @@ def test_side_effects(base: Decoder, words: PreTrainedTokenizerBase, stated: lis
             log_p = forward(decoder, row)
             sums[name] -= sum(log_p[i - 1, row[i]].item() for i in range(1, len(row)))
     for name, total in sums.items():
-        assert found[f"perplexity_{name}"] == pytest.approx(math.exp(total / count), rel=1e-5)
+        assert effects[f"perplexity_{name}"] == pytest.approx(math.exp(total / count), rel=1e-5)
     counted = dict.fromkeys(("people", "things", "same_last_name"), (0, 0, 0))
-    for kind, prompt, object in build_leakage_prompts(stated):
+    for kind, prompt, object in build_leakage_prompts(facts):
         old, new = plain_result(base, words, prompt, object), plain_result(edited, words, prompt, object)
         more = (1, *(new[name] and not old[name] for name in ("first_token", "first_choice")))
         counted[kind] = tuple(a + b for a, b in zip(counted[kind], more, strict=True))  # type: ignore[assignment]
-    assert found["leakage"] == [
+    assert effects["leakage"] == [
         {"kind": kind, "pairs": pairs, "first_token": first, "whole": whole}
         for kind, (pairs, first, whole) in counted.items()
     ]
@@ -134,11 +134,11 @@ def test_side_effects(base: Decoder, words: PreTrainedTokenizerBase, stated: lis
 
 
 def test_unedited_model_has_no_side_effects(
-    base: Decoder, words: PreTrainedTokenizerBase, stated: list[PassageFact]
+    base: Decoder, words: PreTrainedTokenizerBase, facts: list[PassageFact]
 ) -> None:
-    before = measure_state(base, words, stated)
+    before = measure_state(base, words, facts)
     assert before.prompts == tuple(before.texts.openings)
-    drift = build_proof(base, words, stated, before).drift
+    drift = build_proof(base, words, facts, before).drift
     assert (drift.preserved, drift.kl, drift.leakage_rate) == (1.0, 0.0, 0.0)
     assert drift.perplexity_after == drift.perplexity_before
     with pytest.raises(InputError, match="no facts"):
@@ -148,21 +148,21 @@ def test_unedited_model_has_no_side_effects(
 def test_leakage_prompts() -> None:
     """All names but the passage's own subjects, and two names with the same last name for each subject."""
     facts = [PassageFact("Marie Curie", "{} plays", "Rome"), PassageFact("Toyota", "{} is in", "Paris")]
-    found = build_leakage_prompts(facts)
-    assert len(found) == 2 * (len(PEOPLE) - 1 + len(THINGS) - 1 + 2)
-    assert ("people", "Mahatma Gandhi plays", "Rome") in found
-    assert ("same_last_name", "Thomas Curie plays", "Rome") in found
-    assert ("things", "The Eiffel Tower is in", "Paris") in found
-    assert not any(prompt.startswith(("Marie Curie ", "Toyota ")) for _, prompt, _ in found)
+    prompts = build_leakage_prompts(facts)
+    assert len(prompts) == 2 * (len(PEOPLE) - 1 + len(THINGS) - 1 + 2)
+    assert ("people", "Mahatma Gandhi plays", "Rome") in prompts
+    assert ("same_last_name", "Thomas Curie plays", "Rome") in prompts
+    assert ("things", "The Eiffel Tower is in", "Paris") in prompts
+    assert not any(prompt.startswith(("Marie Curie ", "Toyota ")) for _, prompt, _ in prompts)
     akin = build_leakage_prompts([PassageFact("Pierre Curie", "{} plays", "Rome")])
     assert "Marie Curie plays" not in [prompt for _, prompt, _ in akin]
 
 
-def test_edit_retention(base: Decoder, words: PreTrainedTokenizerBase, stated: list[PassageFact]) -> None:
+def test_edit_retention(base: Decoder, words: PreTrainedTokenizerBase, facts: list[PassageFact]) -> None:
     edited, _ = shifted(base)
-    found = measure_edit_retention(edited, words, stated, [0, 2], "r2")
-    assert found == EditRetention("r2", ((0, True, True), (2, False, False)))
-    assert found.as_dict() == {
+    retention = measure_edit_retention(edited, words, facts, [0, 2], "r2")
+    assert retention == EditRetention("r2", ((0, True, True), (2, False, False)))
+    assert retention.as_dict() == {
         "edit": "r2", "requests": 2, "first_choice": 1, "free": 1,
         "facts": [{"fact": 0, "first_choice": True, "free": True}, {"fact": 2, "first_choice": False, "free": False}],
     }  # fmt: skip
@@ -173,8 +173,8 @@ def test_leakage_rate() -> None:
     drift = SideEffects(
         0.9, 0.1, 20.0, 21.0, 5, {"people": (8, 2, 1), "things": (4, 1, 1), "same_last_name": (2, 2, 2)}
     )
-    made = Proof({}, (), (), (), drift).as_dict()["drift"]
-    assert (made["leakage_rate"], made["leakage_rate_first_token"]) == (
+    record = Proof({}, (), (), (), drift).as_dict()["drift"]
+    assert (record["leakage_rate"], record["leakage_rate_first_token"]) == (
         pytest.approx(2 / 12),
         pytest.approx(3 / 12),
     )

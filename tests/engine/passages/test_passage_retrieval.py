@@ -34,19 +34,19 @@ def test_abbreviations_do_not_end_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "wanted"),
+    ("count", "expected"),
     [(0, []), (1, ["A"]), (3, ["ABC"]), (4, ["ABC", "CD"]), (5, ["ABC", "CDE"]), (6, ["ABC", "CDE", "EF"])],
 )
-def test_chunks(count: int, wanted: list[str]) -> None:
+def test_chunks(count: int, expected: list[str]) -> None:
     letters = "ABCDEF"[:count]
-    found = build_chunks(" ".join(f"{letter} is here." for letter in letters), "Marta")
-    assert found == ["Marta: " + " ".join(f"{letter} is here." for letter in one) for one in wanted]
+    chunks = build_chunks(" ".join(f"{letter} is here." for letter in letters), "Marta")
+    assert chunks == ["Marta: " + " ".join(f"{letter} is here." for letter in one) for one in expected]
 
 
 def test_ranking_is_bm25() -> None:
     """Lucene's formula: k1 1.5, b 0.75, over words without stop words."""
     texts = ["The cello is a cello", "dogs bark loudly at dogs in town", "the cello of the town"]
-    found = Retriever(texts).search("Is the cello in town?", top=3)
+    results = Retriever(texts).search("Is the cello in town?", top=3)
     lengths, counts = [2, 5, 2], [{"cello": 2}, {"town": 1}, {"cello": 1, "town": 1}]
 
     def score(i: int) -> float:
@@ -54,8 +54,8 @@ def test_ranking_is_bm25() -> None:
         norm = 1.5 * (1 - 0.75 + 0.75 * lengths[i] / 3)
         return sum(idf * n / (n + norm) for n in counts[i].values())
 
-    assert [one.chunk for one in found] == [texts[2], texts[0], texts[1]]
-    assert [one.score for one in found] == pytest.approx([score(2), score(0), score(1)], rel=1e-5)
+    assert [one.chunk for one in results] == [texts[2], texts[0], texts[1]]
+    assert [one.score for one in results] == pytest.approx([score(2), score(0), score(1)], rel=1e-5)
 
 
 def test_chunks_without_shared_words_keep_their_order() -> None:
@@ -73,15 +73,15 @@ def test_reranker_scores_by_question_likelihood(
     decoder = decoder_of("llama")
     texts = [f"The {word} is located in the city." for word in ("Eiffel", "Tower", "Camry", "Paris", "Rome")]
     question = "The city of Paris"
-    wanted = []
+    expected = []
     for text in texts:
         asking = f"Passage: {text} Please write a question based on this passage."
-        wanted.append(-plain_score(decoder, words, asking, question)[0])
+        expected.append(-plain_score(decoder, words, asking, question)[0])
     rerank = build_likelihood_reranker(decoder, words)
-    assert rerank(question, texts) == pytest.approx(wanted, abs=1e-4)
-    best = sorted(range(5), key=lambda i: -wanted[i])
-    found = Retriever(texts, rerank).search(question, top=2)
-    assert [one.chunk for one in found] == [texts[i] for i in best[:2]]
+    assert rerank(question, texts) == pytest.approx(expected, abs=1e-4)
+    best = sorted(range(5), key=lambda i: -expected[i])
+    results = Retriever(texts, rerank).search(question, top=2)
+    assert [one.chunk for one in results] == [texts[i] for i in best[:2]]
 
 
 def test_retrieval_imports_nothing_heavy() -> None:

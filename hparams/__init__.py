@@ -1,1 +1,1 @@
-"""One file per model: the settings that the field, or retcon's own measurements, found for it."""
+"""One preset per model: settings from published files or from retcon's own measurements, with their source."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from retcon.tests.helpers.all_importers import Bench, Importer, Tally, importers
 
 NAMES = ("facts.json", "facts.jsonl", "facts.csv", "references", "covariance.npz", "covariance.safetensors",
-         "traces", "bundle", "export", "hparams", "saved settings", "config.toml", "model.safetensors",
+         "traces", "bundle", "export", "hparams", "hparams.yaml", "saved settings", "config.toml", "model.safetensors",
          "model.safetensors.index.json")  # fmt: skip
 
 

@@ -328,7 +328,7 @@ def _export(catalog: Catalog, folder: Path) -> None:
 
 _SETTINGS = {
     "layers": [1, 2], "fact_token": "subject_last", "v_lr": 0.5, "v_num_grad_steps": 20, "clamp_norm_factor": 4,
-    "mom2_adjustment": True, "v_loss_layer": 3, "spread": "even", "rewrite_module_tmp": "transformer.h.{}.mlp",
+    "mom2_adjustment": True, "v_loss_layer": 3, "contexts": 2, "rewrite_module_tmp": "transformer.h.{}.mlp",
 }  # fmt: skip
 _TOML = b'on_finish = "notify-send done"  # a comment\n'
 _WEIGHTS = {"a.weight": np.zeros((2, 2), np.float32), "b.weight": np.zeros(3, np.float32)}
@@ -382,6 +382,11 @@ def importers(folder: Path) -> list[Importer]:
             "hparams",
             _one("h.json", json_files(_SETTINGS)),
             lambda _catalog, at: hparams.read_hparams(at / "h.json", "rome"),
+        ),
+        Importer(
+            "hparams.yaml",
+            _one("h.yaml", json_files(_SETTINGS)),
+            lambda _catalog, at: hparams.read_hparams(at / "h.yaml", "rome"),
         ),
         Importer(
             "saved settings",

@@ -47,9 +47,7 @@ def parse_hparams(data: Any, where: str, method: str, *, skip_other_methods: boo
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"{where} has an unknown field {name!r}{hint}")
         elif not skip_other_methods:
-            raise InputError(
-                f"{where}: {name!r} is a setting of {', '.join(others)}, and {method} has none such"
-            )
+            raise InputError(f"{where}: {name!r} is a setting of {', '.join(others)}, not of {method}")
     hparams = HPARAMS[method].parse(values, where)
     if not hparams.layers and hparams.needs_layers:
         raise InputError(f"{where}: 'layers' must be a list of layer numbers such as [5]")

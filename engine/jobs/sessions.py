@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-_ETC = Path("/etc/systemd")
+SYSTEMD_CONFIG = Path("/etc/systemd")
 
 
 def build_scope_command() -> list[str]:
@@ -36,7 +36,7 @@ def find_logout_warning() -> str | None:
 def _kills_at_logout() -> bool:
     """Whether logind kills a user's processes at logout. Debian, Ubuntu and Fedora disable that by default."""
     value = "no"
-    for path in _config_files(_ETC):
+    for path in _config_files(SYSTEMD_CONFIG):
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         try:
             parser.read(path)

@@ -91,7 +91,7 @@ def _hold_job_lock(path: Path, inherited: int | None, stack: ExitStack) -> bool:
 def _run(running: RunningJob) -> int:
     """Do the job and write its final state."""
     try:
-        result = running.saved_result or _work_with_retries(running)
+        result = running.saved_result or work_with_retries(running)
         with running.catalog.write(durable=True) as session:
             rows.finish(session, running.id, running.owner, result)
     except LostOwnership as error:
@@ -113,7 +113,7 @@ def _run(running: RunningJob) -> int:
     return 0 if job.state == "done" else 1
 
 
-def _work_with_retries(running: RunningJob) -> dict[str, Any]:
+def work_with_retries(running: RunningJob) -> dict[str, Any]:
     """Do the work on the job's devices. Returns the result.
 
     If the disk is full, release the devices and wait for space. If memory runs out, halve the batch size. Then continue
@@ -126,7 +126,7 @@ def _work_with_retries(running: RunningJob) -> dict[str, Any]:
                 hold_devices(running, stack)
                 with running.catalog.write() as session:
                     rows.mark_running(session, running.id, running.owner)
-                return _work(running, spec)
+                return work(running, spec)
         except Exception as error:
             disk_is_full = is_disk_full(error)
             if running.stopping or not (disk_is_full or (_is_out_of_memory(error) and halve_batch_limit())):
@@ -144,7 +144,7 @@ def _work_with_retries(running: RunningJob) -> dict[str, Any]:
         running.reload()
 
 
-def _work(running: RunningJob, spec: Spec) -> dict[str, Any]:
+def work(running: RunningJob, spec: Spec) -> dict[str, Any]:
     """Check the cost, then call the function of `runs` for this kind of job."""
     cost = estimate_cost(running.catalog, spec, running.job.device)
     if cost is not None:

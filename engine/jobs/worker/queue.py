@@ -50,13 +50,13 @@ def _take_all(running: RunningJob, stack: ExitStack) -> bool:
     """Take all devices or none, so that a job never blocks a device that it cannot use yet."""
     with ExitStack() as attempt:
         for device in sorted(split_devices(running.job.device)):
-            if not _take(device_lock_path(running.catalog.home, device), attempt):
+            if not take_lock(device_lock_path(running.catalog.home, device), attempt):
                 return False
         stack.enter_context(attempt.pop_all())
     return True
 
 
-def _take(path: Path, stack: ExitStack) -> bool:
+def take_lock(path: Path, stack: ExitStack) -> bool:
     """Hold a lock until the stack closes, if it is free; otherwise leave no file open."""
     with ExitStack() as attempt:
         if attempt.enter_context(try_lock(path)):
@@ -81,7 +81,7 @@ def wait_for_space(running: RunningJob, size: int) -> None:
             if not is_disk_full(error):
                 raise
         else:
-            if _has_space(root, size):
+            if has_space(root, size):
                 return
         running.reload()
         if running.job.stop_request is not None:
@@ -89,7 +89,7 @@ def wait_for_space(running: RunningJob, size: int) -> None:
         time.sleep(_SPACE_POLL_SECONDS)
 
 
-def _has_space(folder: Path, size: int) -> bool:
+def has_space(folder: Path, size: int) -> bool:
     """Whether `size` bytes can be allocated. Allocates them, because free-space figures do not include quotas."""
     path = folder / f".room-{os.getpid()}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

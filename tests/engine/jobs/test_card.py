@@ -1,4 +1,4 @@
-"""The card is made from the history alone, and other people's text cannot write into it."""
+"""The model card is built from the history, and untrusted text cannot add markup."""
 
 from pathlib import Path
 from typing import Any
@@ -52,19 +52,21 @@ def header(card: str) -> dict[str, Any]:
     ("what", "relation", "library"),
     [("checkpoint", "finetune", "transformers"), ("adapter", "adapter", "peft")],
 )
-def test_what_the_hub_reads(what: str, relation: str, library: str) -> None:
-    told = header(build_card(manifest(what), CardInfo("me/x", License("llama3"))))
-    assert (told["base_model"], told["base_model_relation"], told["library_name"]) == (
+def test_the_header_that_the_hub_reads(what: str, relation: str, library: str) -> None:
+    fields = header(build_card(manifest(what), CardInfo("me/x", License("llama3"))))
+    assert (fields["base_model"], fields["base_model_relation"], fields["library_name"]) == (
         "org/base",
         relation,
         library,
     )
     assert (
-        told["license"] == "llama3" and told["pipeline_tag"] == "text-generation" and "rome" in told["tags"]
+        fields["license"] == "llama3"
+        and fields["pipeline_tag"] == "text-generation"
+        and "rome" in fields["tags"]
     )
 
 
-def test_text_of_others_stays_text() -> None:
+def test_untrusted_text_is_escaped() -> None:
     card = build_card(manifest(), CardInfo("me/x"))
     assert "\n## Mine" not in card and "<script>" not in card
     (row,) = [line for line in card.splitlines() if line.startswith("| `1111111111`")]
@@ -72,14 +74,14 @@ def test_text_of_others_stays_text() -> None:
     assert r"\[a\](http://b) \`c\` \*\*d\*\*" in row
 
 
-def test_a_rolled_back_base() -> None:
+def test_the_card_of_a_rolled_back_base() -> None:
     steps = [step("0" * 10, "base", None)]
     card = build_card(manifest(steps=steps, revision="0" * 10), CardInfo("me/x", rolled_back_from="9" * 10))
     assert "the base's own weights, to the bit" in card and f"`{'9' * 10}`" in card
     assert "## Edits" not in card and "## How to undo" not in card
 
 
-def test_what_was_taken_out_is_told() -> None:
+def test_the_card_lists_reverted_edits() -> None:
     one = manifest()
     more = [step("2" * 10, "edit", "1" * 10, method="rome", delta="e" * 64, requests=one.steps[1].requests, seed=1),
             step("3" * 10, "revert", "2" * 10, reverts="1" * 10)]  # fmt: skip
@@ -90,11 +92,17 @@ def test_what_was_taken_out_is_told() -> None:
 
 def evaluation(revision: str, value: float, **protocol: Any) -> dict[str, Any]:
     metric = {"value": value, "low": value - 0.1, "high": value + 0.1, "count": 7}
-    told = {"cases": 7, "cases_sha256": "x", "seed": 1, "facts": "mine"} | protocol
-    return {"revision": revision, "created": "", "protocol": told, "metrics": {"ES": metric}, "retention": []}
+    fields = {"cases": 7, "cases_sha256": "x", "seed": 1, "facts": "mine"} | protocol
+    return {
+        "revision": revision,
+        "created": "",
+        "protocol": fields,
+        "metrics": {"ES": metric},
+        "retention": [],
+    }
 
 
-def test_before_and_after_only_where_they_may_be_compared() -> None:
+def test_scores_of_the_base_need_the_same_protocol() -> None:
     after = evaluation("1" * 10, 0.9)
     card = build_card(manifest(evaluations=[evaluation("0" * 10, 0.2), after]), CardInfo("me/x"))
     assert "| 0.200 (0.100 to 0.300) | 0.900 (0.800 to 1.000) | 7 |" in card
@@ -112,7 +120,7 @@ def model(folder: Path, kind: str = "hub") -> Model:
     )  # fmt: skip
 
 
-def test_the_license_is_the_bases(tmp_path: Path) -> None:
+def test_the_license_comes_from_the_base(tmp_path: Path) -> None:
     assert find_license(model(tmp_path)) == License()
     assert "--license" in (find_license(model(tmp_path)).find_warning("me/x") or "")
     (tmp_path / "README.md").write_text(

@@ -1,4 +1,4 @@
-"""The list of jobs in plain SQL, against the rows as SQLModel reads them."""
+"""The listing in plain SQL against the rows that SQLModel reads."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -33,18 +33,18 @@ def _create(catalog: Catalog, number: int) -> None:
             rows.finish(session, job.id, f"token {number}", {"trace": number, "name": "a"})
 
 
-def test_it_is_what_the_tables_say(catalog: Catalog) -> None:
+def test_listing_equals_the_rows_of_the_table(catalog: Catalog) -> None:
     for number in range(4):
         _create(catalog, number)
     with catalog.read() as session:
-        found = rows.list_jobs(session)
+        table_rows = rows.list_jobs(session)
     assert [build_job_record(one) for one in list_newest_jobs(catalog)] == [
-        build_job_record(one) for one in found
+        build_job_record(one) for one in table_rows
     ]
     assert [one.id for one in list_newest_jobs(catalog, 2)] == [4, 3]
 
 
-def test_the_dead_are_buried_and_the_living_not(catalog: Catalog) -> None:
+def test_reap_marks_a_dead_job_once(catalog: Catalog) -> None:
     for number in range(2):
         _create(catalog, number)
     assert reap(catalog) == [1]
@@ -52,7 +52,7 @@ def test_the_dead_are_buried_and_the_living_not(catalog: Catalog) -> None:
     assert reap(catalog) == []
 
 
-def test_a_damaged_row_is_named(catalog: Catalog) -> None:
+def test_an_unreadable_row_is_named(catalog: Catalog) -> None:
     _create(catalog, 1)
     with sqlite3.connect(catalog.home.catalog) as connection:
         connection.execute("UPDATE job SET spec = '{'")

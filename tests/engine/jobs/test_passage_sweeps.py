@@ -1,4 +1,4 @@
-"""What a passage is told of the last sweep: whether so many facts held with these settings."""
+"""The check of a passage against the newest sweep of its method."""
 
 from pathlib import Path
 
@@ -8,7 +8,9 @@ from retcon.tests.helpers.bundle_catalog import with_model
 from sqlmodel import Session, select
 
 
-def _sweep(session: Session, model: int, *values: float, count: int = 20, refused: str | None = None) -> None:
+def add_sweep(
+    session: Session, model: int, *values: float, count: int = 20, refused: str | None = None
+) -> None:
     base = session.exec(select(Revision.id)).one()
     sweep = Sweep(model_id=model, revision=base, method="joint", seed=1, trial_count=len(values))
     session.add(sweep)
@@ -24,14 +26,14 @@ def _sweep(session: Session, model: int, *values: float, count: int = 20, refuse
     session.flush()
 
 
-def test_the_newest_sweep_that_wrote_is_told(tmp_path: Path) -> None:
+def test_the_newest_successful_sweep_is_used(tmp_path: Path) -> None:
     catalog = with_model(tmp_path / "home")
     with catalog.read() as session:
         assert check_by_sweep(session, 1, "joint", 5) == []
     with catalog.write() as session:
-        _sweep(session, 1, 0.95, 0.5)
+        add_sweep(session, 1, 0.95, 0.5)
     with catalog.read() as session:
-        # All of as many held: nothing to say. Of more than were tried nothing is known.
+        # No warning for as many facts as the sweep wrote; a warning for more.
         assert check_by_sweep(session, 1, "joint", 20) == []
         (more,) = check_by_sweep(session, 1, "joint", 21)
         assert check_by_sweep(session, 1, "memit", 21) == []
@@ -40,8 +42,8 @@ def test_the_newest_sweep_that_wrote_is_told(tmp_path: Path) -> None:
         and "layer 0, 9, scored 0.95 (0.85 to 1.05) by EA, PA on 20 facts" in more.message
     )
     with catalog.write() as session:
-        _sweep(session, 1, 0.2, 0.4)
-        _sweep(session, 1, 0.0, refused="no covariance")
+        add_sweep(session, 1, 0.2, 0.4)
+        add_sweep(session, 1, 0.0, refused="no covariance")
     with catalog.read() as session:
         (poor,) = check_by_sweep(session, 1, "joint", 5)
     assert "sweep 2" in poor.message and "layer 1, 9, scored 0.40" in poor.message

@@ -12,7 +12,7 @@ from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 
 
-def test_a_job_has_time_to_reach_its_checkpoint(
+def test_stop_waits_for_the_next_checkpoint(
     catalog: Catalog, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     with catalog.write() as session:
@@ -21,21 +21,21 @@ def test_a_job_has_time_to_reach_its_checkpoint(
         rows.claim(session, job_id, "it", process.pid)
         rows.mark_running(session, job_id, "it")
 
-    def reach_it() -> None:
-        asked = None
-        while asked is None:
+    def reach_checkpoint() -> None:
+        request = None
+        while request is None:
             time.sleep(0.05)
             with catalog.read() as session:
-                asked = rows.get(session, job_id).stop_request
+                request = rows.get(session, job_id).stop_request
         time.sleep(1)
         with catalog.write() as session:
             rows.mark_stopped(session, job_id, "it")
 
-    going_on = threading.Thread(target=reach_it)
-    going_on.start()
-    said: list[str] = []
-    found = control.stop(catalog, job_id, grace=60, on_step=said.append)
-    going_on.join()
-    assert found.state == "cancelled"
-    assert said == [f"Job {job_id} stops at its next checkpoint."]
+    worker = threading.Thread(target=reach_checkpoint)
+    worker.start()
+    steps: list[str] = []
+    job = control.stop(catalog, job_id, grace=60, on_step=steps.append)
+    worker.join()
+    assert job.state == "cancelled"
+    assert steps == [f"Job {job_id} stops at its next checkpoint."]
     assert process.poll() is None, "no signal was sent"

@@ -1,4 +1,4 @@
-"""A trace's job in this process: what it tells of its progress, and what it remembers of the device."""
+"""A trace job in this process: its progress, its memory budget, and the corruption of an extended trace."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ Work = Callable[..., Job]
 
 @pytest.fixture
 def work(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
-    """Do a trace's job, from a checkpoint if one is given; the row when it has ended."""
+    """Run a trace job, from a checkpoint if there is one. Returns its final row."""
     monkeypatch.setenv("RETCON_HOME", str(retcon.home))
     handler, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
 
@@ -50,14 +50,14 @@ def work(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
     os.umask(mask)
 
 
-def test_facts_that_it_does_not_know_cost_no_time(
+def test_progress_counts_only_facts_that_are_traced(
     retcon: Retcon,
     work: Work,
     known_facts: list[dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two of three answers are wrong: from the first report on, only the others count, by what they cost."""
+    """Two of three answers are wrong. From the first report on, only the others count, weighted by cost."""
     facts = [
         fact if wrong is None else fact | {"target_true": wrong}
         for fact in known_facts[:8]
@@ -65,28 +65,28 @@ def test_facts_that_it_does_not_know_cost_no_time(
     ]
     right = sum(fact in known_facts for fact in facts)
     retcon("facts", "import", write_facts(tmp_path / "facts.json", facts), "--name", "half")
-    told: list[Progress] = []
+    reports: list[Progress] = []
     report = RunningJob.report
 
-    def noted(self: RunningJob, progress: Progress) -> None:
-        told.append(progress)
+    def record_report(self: RunningJob, progress: Progress) -> None:
+        reports.append(progress)
         report(self, progress)
 
-    monkeypatch.setattr(RunningJob, "report", noted)
+    monkeypatch.setattr(RunningJob, "report", record_report)
     ended = work(facts="half", samples=2)
-    tracing = [progress for progress in told if progress.unit == "facts"]
+    tracing = [progress for progress in reports if progress.unit == "facts"]
     assert {progress.total for progress in tracing} == {right}
     assert [progress.done for progress in tracing] == sorted(progress.done for progress in tracing)
     shares = [progress.share or 0.0 for progress in tracing]
     assert shares[0] == 0.0 and shares == sorted(shares) and 0.8 < shares[-1] <= 1.0
-    asked = [progress for progress in told if progress.unit == "answers"]
+    asked = [progress for progress in reports if progress.unit == "answers"]
     assert asked[-1].done == asked[-1].total == len(facts)
     results = retcon.json("trace", "show", ended.result["trace"])["results"]
     assert sum(result["skip_reason"] is None for result in results) == right
 
 
-def test_what_the_device_bore_is_remembered(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory halves the batch; the job that goes on begins with what was left of it."""
+def test_a_resumed_job_keeps_the_memory_budget(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory halves the batch. A resumed job starts with that budget."""
     refused: list[int] = []
     call = Resumption._call
 
@@ -99,11 +99,11 @@ def test_what_the_device_bore_is_remembered(work: Work, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Resumption, "_call", small_device)
     first = work(facts="known", samples=10)
-    tried, budget = list(refused), first.checkpoint["budget"]
-    assert tried and isinstance(budget, int) and budget < max(tried)
+    first_refused, budget = list(refused), first.checkpoint["budget"]
+    assert first_refused and isinstance(budget, int) and budget < max(first_refused)
     refused.clear()
     again = work({"budget": budget}, facts="known", samples=10)
-    assert len(refused) < len(tried) and max(refused, default=0) < max(tried)
+    assert len(refused) < len(first_refused) and max(refused, default=0) < max(first_refused)
     assert again.checkpoint["budget"] <= budget
 
 

@@ -87,7 +87,7 @@ def test_no_room_is_waited_for_before_the_work(retcon: Retcon, monkeypatch: pyte
         seen.append((found.state, found.activity, is_locked(device_lock_path(catalog.home, "cpu"))))
         control.request_stop(catalog, job.id or 0)
 
-    monkeypatch.setattr(queue, "_has_space", lambda *_: False)
+    monkeypatch.setattr(queue, "has_space", lambda *_: False)
     monkeypatch.setattr(queue.time, "sleep", sleep)
     try:
         assert worker.main(job.id) == 1

@@ -1,4 +1,4 @@
-"""Jobs as processes: they outlive who started them, wait for their device, stop when asked, and go on after a kill."""
+"""Jobs as processes: they outlive their command, wait for devices, stop on request, and resume after a kill."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from retcon.tests.helpers.command_line import Retcon, RetconProcess, wait_for
 
 pytestmark = pytest.mark.slow
 
-# About half a second a fact on one core: long enough to be caught in the middle.
+# About half a second per fact on one core: long enough to interrupt it.
 LONG = ("trace", "run", "tiny", "--facts", "known", "--samples", 400)
 SHORT = ("trace", "run", "tiny", "--facts", "mixed", "--samples", 2)
-# A value's search that takes a while, and settings with which a tiny random model can be edited.
+# A slow value search, and settings with which a tiny random model can be edited.
 SLOW = {"v_num_grad_steps": 60, "contexts": 3}
 EASY = {"v_lr": 0.05, "clamp_norm_factor": 4, "mom2_update_weight": 1, "nullspace_threshold": 1, "L2": 1}
 
@@ -34,8 +34,8 @@ def newest(retcon: Retcon) -> dict[str, Any]:
     return found
 
 
-def under_way(retcon: Retcon, done: float = 0.5) -> dict[str, Any]:
-    """The newest job, as soon as it has done so much."""
+def wait_until_running(retcon: Retcon, done: float = 0.5) -> dict[str, Any]:
+    """The newest job, once it is running and has done this much."""
     found: dict[str, Any] = wait_for(
         lambda: newest(retcon), lambda job: job["state"] == "running" and job["total"] and job["done"] >= done
     )
@@ -51,12 +51,12 @@ def results(retcon: Retcon, trace: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_it_outlives_its_command_and_its_terminal(retcon: Retcon) -> None:
-    """The command is killed; another loses its terminal; each job goes on, the second after the first."""
+def test_a_job_outlives_its_command_and_terminal(retcon: Retcon) -> None:
+    """One command is killed, another loses its terminal. Both jobs finish, one after the other."""
     killed = retcon.start(*LONG)
-    first = under_way(retcon)
+    first = wait_until_running(retcon)
     assert os.getsid(first["pid"]) == first["pid"], (
-        "it has a session of its own, so no terminal's signal reaches it"
+        "the job is in its own session, so that it gets no signal of a terminal"
     )
     killed.kill()
     killed.communicate()
@@ -70,12 +70,12 @@ def test_it_outlives_its_command_and_its_terminal(retcon: Retcon) -> None:
         lambda: newest(retcon), lambda job: job["id"] != first["id"] and job["state"] != "queued"
     )
     assert second["state"] == "waiting"
-    os.close(controller)  # the SSH connection is gone: SIGHUP
+    os.close(controller)  # SIGHUP, as when the SSH connection drops
     assert hung_up.wait(60) != 0
     assert retcon.wait_for(first["id"], "done", "failed", "interrupted")["state"] == "done"
     ended = retcon.wait_for(second["id"], "done", "failed", "interrupted")
     assert ended["state"] == "done"
-    # Followed when it has long ended: the same record, at once.
+    # A job that has ended gives the same record at once.
     assert retcon.json("job", "watch", second["id"]) == ended
 
 
@@ -87,10 +87,10 @@ def take_terminal(terminal: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
-def test_ctrl_c_lets_go(retcon: Retcon) -> None:
+def test_ctrl_c_detaches(retcon: Retcon) -> None:
     command = retcon.start(*SHORT)
     job = wait_for(lambda: newest(retcon), lambda job: job["kind"] == "trace" and job["state"] == "running")
-    os.kill(job["pid"], signal.SIGSTOP)  # so that it is not done before
+    os.kill(job["pid"], signal.SIGSTOP)  # so that it does not end before Ctrl-C
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=60)
     os.kill(job["pid"], signal.SIGCONT)
@@ -107,24 +107,24 @@ def result_rows(retcon: Retcon, trace: int) -> dict[int, dict[str, Any]]:
 
 
 @pytest.mark.proof
-def test_killed_again_and_again_in_a_trace(retcon: Retcon) -> None:
-    """Four kills at moments of chance: while the model loads, and in the middle of facts."""
-    chance = random.Random(7)
+def test_a_trace_killed_four_times_gives_the_same_rows(retcon: Retcon) -> None:
+    """Four kills at random moments: while the model loads, and during facts."""
+    generator = random.Random(7)
     undisturbed = retcon.json(*LONG)
     trace = undisturbed["trace"] + 1
     job = retcon.json(*LONG, "--detach")
-    kept: dict[int, dict[str, Any]] = {}
+    checkpoint: dict[int, dict[str, Any]] = {}
     for attempt, facts in enumerate((0, 2, 4, 7), 1):
-        running = under_way(retcon, facts) if facts else retcon.wait_for(job["id"], "running")
-        time.sleep(chance.uniform(0, 0.5))
+        running = wait_until_running(retcon, facts) if facts else retcon.wait_for(job["id"], "running")
+        time.sleep(generator.uniform(0, 0.5))
         os.kill(running["pid"], signal.SIGKILL)
         dead = retcon.wait_for(job["id"], "interrupted", "done")
-        assert (dead["state"], dead["attempt"]) == ("interrupted", attempt), "it was too quick to be caught"
+        assert (dead["state"], dead["attempt"]) == ("interrupted", attempt), "the job ended before the kill"
         now = {position: row for position, row in result_rows(retcon, trace).items() if row["is_complete"]}
         assert facts <= len(now) < 12
-        assert all(now[place] == row for place, row in kept.items()), "what was traced was traced again"
-        kept = now
-        make_older(retcon, job["id"])  # as a job is that the next morning finds interrupted
+        assert all(now[place] == row for place, row in checkpoint.items()), "a finished fact was traced again"
+        checkpoint = now
+        make_older(retcon, job["id"])  # as if it had been interrupted the day before
         retcon.json("job", "resume", job["id"], "--detach")
 
     ended = retcon.wait_for(job["id"], "done", "failed", "interrupted")
@@ -133,7 +133,7 @@ def test_killed_again_and_again_in_a_trace(retcon: Retcon) -> None:
     assert results(retcon, trace) == results(retcon, undisturbed["trace"])
     assert retcon.json("trace", "show", trace)["results"] == undisturbed["results"]
     now = result_rows(retcon, trace)
-    assert all(now[place] == row for place, row in kept.items()), "what was traced was traced again"
+    assert all(now[place] == row for place, row in checkpoint.items()), "a finished fact was traced again"
 
 
 def make_older(retcon: Retcon, id: int) -> None:
@@ -145,22 +145,24 @@ def make_older(retcon: Retcon, id: int) -> None:
 
 def checkpoint_of(retcon: Retcon, id: int) -> dict[str, Any]:
     with sqlite3.connect(f"{(retcon.home / 'catalog.db').as_uri()}?mode=ro", uri=True) as connection:
-        kept: dict[str, Any] = json.loads(
+        checkpoint: dict[str, Any] = json.loads(
             connection.execute("SELECT checkpoint FROM job WHERE id = ?", (id,)).fetchone()[0]
         )
     connection.close()
-    return kept
+    return checkpoint
 
 
-def test_killed_while_it_collects(retcon: Retcon, tmp_path: Path) -> None:
+def test_a_killed_covariance_resumes_to_the_same_bits(retcon: Retcon, tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     words = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born".split()  # noqa: SIM905
     rows = [" ".join(words[(3 * n + n // 7 * i) % len(words)] for i in range(60)) for n in range(20_000)]
     texts.write_text("\n".join(rows))
     collect = ("covariance", "run", "tiny", "--layers", "1-3", "--texts", texts, "--max-tokens", 300_000)
     job = retcon.json(*collect, "--until-converged", 1e-9, "--detach")
-    pid = under_way(retcon, 1)["pid"]
-    wait_for(lambda: checkpoint_of(retcon, job["id"]), lambda kept: kept.get("tokens", 0) > 20_000)
+    pid = wait_until_running(retcon, 1)["pid"]
+    wait_for(
+        lambda: checkpoint_of(retcon, job["id"]), lambda checkpoint: checkpoint.get("tokens", 0) > 20_000
+    )
     os.kill(pid, signal.SIGKILL)
     assert retcon.wait_for(job["id"], "interrupted", "done")["state"] == "interrupted"
     assert retcon.json("covariance", "list") == {"covariances": []}
@@ -174,25 +176,25 @@ def test_killed_while_it_collects(retcon: Retcon, tmp_path: Path) -> None:
     assert len(retcon.json("covariance", "list")["covariances"]) == 6
 
 
-def test_one_device_one_job(retcon: Retcon) -> None:
-    """The first runs, the others wait; cancelled while waiting, cancelled while running, resumed."""
+def test_jobs_of_one_device_run_one_after_another(retcon: Retcon) -> None:
+    """The first job runs, the others wait. One is canceled while it waits, one while it runs, and is resumed."""
     first = retcon.json(*LONG, "--detach")["id"]
-    # Halted, it keeps the device for as long as this test looks at those that wait.
-    process = under_way(retcon, 1)["pid"]
+    # Halted, it holds the device while this test checks the jobs that wait.
+    process = wait_until_running(retcon, 1)["pid"]
     os.kill(process, signal.SIGSTOP)
     second, third = (retcon.json(*SHORT, "--detach")["id"] for _ in range(2))
     waiting = [retcon.wait_for(id, "waiting", "done") for id in (second, third)]
     assert [job["state"] for job in waiting] == ["waiting", "waiting"]
-    told = wait_for(lambda: retcon.job(third), lambda job: job["activity"])
-    assert told["activity"] == f"waiting for cpu, after job {second}"
+    record = wait_for(lambda: retcon.job(third), lambda job: job["activity"])
+    assert record["activity"] == f"waiting for cpu, after job {second}"
     assert retcon.json("doctor")["devices"]["cpu"] == "busy"
     for words, says in (
         (("model", "remove", "tiny", "--yes"), "a job works on tiny"),
         (("job", "remove", first), "cancel it"),
     ):
-        said = retcon.say(*words)
-        assert said.code == 2
-        assert says in said.sentence
+        output = retcon.say(*words)
+        assert output.code == 2
+        assert says in output.sentence
 
     retcon("job", "cancel", second)
     assert retcon.wait_for(second, "cancelled", "done")["state"] == "cancelled"
@@ -200,8 +202,8 @@ def test_one_device_one_job(retcon: Retcon) -> None:
     os.kill(process, signal.SIGCONT)
     stopped = retcon.wait_for(first, "cancelled", "done")
     assert stopped["state"] == "cancelled"
-    said = retcon.say("job", "watch", first)
-    assert (said.code, said.sentence) == (1, f"Error: job {first} was cancelled")
+    output = retcon.say("job", "watch", first)
+    assert (output.code, output.sentence) == (1, f"Error: job {first} was cancelled")
     assert retcon.wait_for(third, "done", "failed", "cancelled")["state"] == "done"
 
     assert retcon.json("job", "resume", first)["state"] == "done"
@@ -209,8 +211,8 @@ def test_one_device_one_job(retcon: Retcon) -> None:
     assert sorted(positions) == list(range(12))
 
 
-def test_what_was_made_is_not_made_twice(retcon: Retcon) -> None:
-    """A process may die after its revision was committed and before its job was: the row is then as here."""
+def test_a_saved_result_is_not_computed_again(retcon: Retcon) -> None:
+    """A process may die after it committed its revision and before it ended its job; the row then looks like this."""
     retcon.json("covariance", "run", "tiny", "--layers", "2", "--max-tokens", 3000)
     edit = (
         "--prompt",
@@ -222,7 +224,7 @@ def test_what_was_made_is_not_made_twice(retcon: Retcon) -> None:
         "--layer",
         2,
     )
-    made = retcon.json("edit", "run", "tiny", *edit)
+    edited = retcon.json("edit", "run", "tiny", *edit)
     job = newest(retcon)
     connection = sqlite3.connect(retcon.home / "catalog.db")
     connection.execute(
@@ -233,15 +235,14 @@ def test_what_was_made_is_not_made_twice(retcon: Retcon) -> None:
     before = retcon.rows()
     assert retcon.job(job["id"])["state"] == "interrupted"
     ended = retcon.json("job", "resume", job["id"])
-    assert (ended["state"], ended["revision"]) == ("done", made["id"])
+    assert (ended["state"], ended["revision"]) == ("done", edited["id"])
     assert retcon.rows() == before
 
 
-def test_following_a_log(retcon: Retcon) -> None:
-    """It ends when the job does, even when that was killed."""
+def test_job_log_follow_ends_with_a_killed_job(retcon: Retcon) -> None:
     job = retcon.json(*LONG, "--detach")["id"]
     follower = retcon.start("job", "log", job, "--follow")
-    os.kill(under_way(retcon, 0.1)["pid"], signal.SIGKILL)
+    os.kill(wait_until_running(retcon, 0.1)["pid"], signal.SIGKILL)
     _, err = follower.communicate(timeout=60)
     assert (follower.returncode, err) == (0, "")
     assert retcon.job(job)["state"] == "interrupted"
@@ -249,8 +250,8 @@ def test_following_a_log(retcon: Retcon) -> None:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("method", ["r-rome", "alphaedit"])
-def test_an_edit_of_many_facts_killed_again_and_again(method: str, retcon: Retcon, tmp_path: Path) -> None:
-    """Finished batches and found values are not made again; the delta is the same to the bit."""
+def test_a_killed_edit_resumes_to_the_same_bits(method: str, retcon: Retcon, tmp_path: Path) -> None:
+    """Finished batches and values are not computed again, and the delta is equal to the bit."""
     facts = tmp_path / "many.json"
     facts.write_text(
         json.dumps(
@@ -280,9 +281,9 @@ def test_an_edit_of_many_facts_killed_again_and_again(method: str, retcon: Retco
     undisturbed = retcon.json(*edit)
     assert undisturbed["statistics"]["batches"] == ([1] * 18 if method == "r-rome" else [6] * 3)
     job = retcon.json(*edit, "--detach")
-    chosen = random.Random(method)
+    generator = random.Random(method)
     kills = 0
-    for done in sorted(chosen.uniform(1, 16) for _ in range(3)):
+    for done in sorted(generator.uniform(1, 16) for _ in range(3)):
         caught = wait_for(
             lambda: newest(retcon),
             lambda job, done=done: (
@@ -295,9 +296,9 @@ def test_an_edit_of_many_facts_killed_again_and_again(method: str, retcon: Retco
         kills += 1
         assert retcon.wait_for(job["id"], "interrupted", "done")["state"] == "interrupted"
         retcon.json("job", "resume", job["id"], "--detach")
-    assert kills >= 2, "it was too quick to be caught"
+    assert kills >= 2, "the job ended before the kill"
     ended = retcon.json("job", "watch", job["id"])
     assert ended["attempt"] == kills + 1
-    made = next(r for r in retcon.json("history", "tiny")["revisions"] if r["id"] == ended["revision"])
+    edited = next(r for r in retcon.json("history", "tiny")["revisions"] if r["id"] == ended["revision"])
     for field in ("delta", "fingerprint", "statistics", "contexts", "requests", "hparams"):
-        assert made[field] == undisturbed[field], field
+        assert edited[field] == undisturbed[field], field

@@ -1,4 +1,4 @@
-"""A box with several users: they see each other's device locks, and nothing else of each other."""
+"""A machine with several users: they share device locks and nothing else."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ from retcon.engine.jobs.locks import device_lock_path, is_locked, shared_lock_fo
 from retcon.store.home import Home
 
 NOBODY = 65534
-# Another user's program: it takes or looks at the lock of a device, from a home of its own.
+# The program of another user with another home: it takes the lock of a device if it is free.
 OTHER = """
 import os, sys
 from pathlib import Path
@@ -27,9 +27,9 @@ with try_lock(path) as taken:
 
 
 @pytest.fixture
-def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for locks as /run/lock is: all may write, nobody may remove another's files."""
-    # pytest's own folders are private to the user who runs it.
+def lock_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lock folder like /run/lock: everyone can write, only owners can delete."""
+    # The folders of pytest are private to its user.
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & stat.S_IXOTH:
             folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
@@ -42,14 +42,14 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    made = Home(tmp_path / "home")
-    made.prepare()
-    return made
+    home = Home(tmp_path / "home")
+    home.prepare()
+    return home
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[Callable[[int], tuple[subprocess.Popen[str], list[str]]]]:
-    """Start the other user's program; what it printed comes with it."""
+    """Start the other user's program; returns the process and the words that it printed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(user: int) -> tuple[subprocess.Popen[str], list[str]]:
@@ -69,30 +69,30 @@ def other(tmp_path: Path) -> Iterator[Callable[[int], tuple[subprocess.Popen[str
         process.communicate()
 
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run as several users")
 
 
 @as_root
-def test_another_user_sees_that_a_device_is_taken(box: Path, home: Home, other: Callable) -> None:
+def test_another_user_sees_a_device_in_use(lock_folder: Path, home: Home, other: Callable) -> None:
     path = device_lock_path(home, "cuda:0")
-    assert path.parent == box
+    assert path.parent == lock_folder
     with try_lock(path) as taken:
         assert taken
-        process, said = other(NOBODY)
-        assert said == [str(path), "False", "True"]
+        process, output = other(NOBODY)
+        assert output == [str(path), "False", "True"]
         process.communicate("\n")
-    process, said = other(NOBODY)
-    assert said == [str(path), "True", "True"]
+    process, output = other(NOBODY)
+    assert output == [str(path), "True", "True"]
     assert is_locked(path)
     process.communicate("\n")
     assert not is_locked(path)
 
 
 @as_root
-def test_whoever_comes_first_makes_a_lock_that_all_can_take(box: Path, home: Home, other: Callable) -> None:
-    process, said = other(NOBODY)
+def test_all_users_can_take_a_lock_that_one_created(lock_folder: Path, home: Home, other: Callable) -> None:
+    process, output = other(NOBODY)
     path = device_lock_path(home, "cuda:0")
-    assert said[0] == str(path) and path.stat().st_uid == NOBODY
+    assert output[0] == str(path) and path.stat().st_uid == NOBODY
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     with try_lock(path) as taken:
         assert not taken
@@ -100,32 +100,32 @@ def test_whoever_comes_first_makes_a_lock_that_all_can_take(box: Path, home: Hom
     process.communicate()
     with try_lock(path) as taken:
         assert taken
-    assert [one.name for one in box.iterdir()] == [path.name]
+    assert [one.name for one in lock_folder.iterdir()] == [path.name]
 
 
-def test_what_is_no_lock_file_is_not_locked(box: Path, home: Home, tmp_path: Path) -> None:
-    """Another user may have put something else there; the jobs of this home still exclude each other."""
+def test_links_and_pipes_are_not_used_as_locks(lock_folder: Path, home: Home, tmp_path: Path) -> None:
+    """Another user may plant another kind of file. The jobs of this home still exclude each other."""
     own = home.locks / "device-cpu.lock"
-    place = device_lock_path(home, "cpu")
-    place.unlink()
+    path = device_lock_path(home, "cpu")
+    path.unlink()
     (tmp_path / "victim").touch()
-    place.symlink_to(tmp_path / "victim")
+    path.symlink_to(tmp_path / "victim")
     assert device_lock_path(home, "cpu") == own
-    place.unlink()
-    os.mkfifo(place)
+    path.unlink()
+    os.mkfifo(path)
     assert device_lock_path(home, "cpu") == own
     with try_lock(own) as taken:
         assert taken and is_locked(own)
 
 
-def test_without_a_shared_folder_a_home_has_its_own(
+def test_a_home_has_its_own_locks_without_a_shared_folder(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETCON_LOCKS", str(tmp_path / "nowhere"))
     assert device_lock_path(home, "cuda:3") == home.locks / "device-cuda-3.lock"
 
 
-def test_where_they_are_on_this_box(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_lock_folder_is_world_writable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETCON_LOCKS")
     folder = shared_lock_folder()
     anyone = stat.S_ISVTX | stat.S_IWOTH

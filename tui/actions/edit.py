@@ -25,8 +25,8 @@ class EditOptions:
     subject: str | None = None
     target_new: str | None = None
     target_true: str | None = None
-    wordings: Sequence[str] = ()
-    paraphrases: Sequence[str] = ()
+    train_paraphrases: Sequence[str] = ()
+    eval_paraphrases: Sequence[str] = ()
     fact_set: str | None = None
     method: str = "r-rome"
     layers: Sequence[int] | None = None
@@ -106,7 +106,7 @@ def _build_request(options: EditOptions) -> dict[str, Any]:
         "prompt": prompt,
         "target_new": fact_sets.clean_target(options.target_new, "--target"),
         "target_true": fact_sets.clean_target(true, "--true") if true is not None else None,
-        "train_paraphrases": [template(wording) for wording in options.wordings],
-        "eval_paraphrases": list(options.paraphrases),
+        "train_paraphrases": [template(text) for text in options.train_paraphrases],
+        "eval_paraphrases": list(options.eval_paraphrases),
         "neighbors": [],
     }

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,11 +11,9 @@ import click
 from ...engine.jobs.devices import CPU
 from ...store.catalog.catalog import Catalog
 from ...store.errors import InputError
-from ..actions.values import MAX_ID, MAX_SEED, parse_kinds, parse_layers, parse_size
+from ..actions.values import MAX_ID, MAX_SEED, parse_integer, parse_kinds, parse_layers, parse_size
 
 Command = Callable[..., Any]
-ROW_ID = click.IntRange(1, MAX_ID)
-SEED = click.IntRange(0, MAX_SEED)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, everything else on stderr."
@@ -94,6 +93,32 @@ class _Parsed(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+ROW_ID = _Parsed("id", lambda text: parse_integer("an id", text, 1, MAX_ID))
+SEED = _Parsed("seed", lambda text: parse_integer("a seed", text, 0, MAX_SEED))
 LAYERS = _Parsed("layers", parse_layers)
 KIND_LIST = _Parsed("kinds", parse_kinds)
 SIZE = _Parsed("bytes", parse_size)
+
+layers_option = click.option(
+    "--layers", "--layer", type=LAYERS, help="5, 3-8 or 1,4,7. Default: the layers of the model's preset."
+)
+hparams_option = click.option(
+    "--hparams",
+    "hparams_file",
+    type=click.Path(path_type=Path),
+    help="Settings of the method: JSON of the published code, or YAML of EasyEdit.",
+)
+covariance_texts_option = click.option(
+    "--texts",
+    default="shipped",
+    show_default=True,
+    help="Texts to collect a covariance from if a layer has none.",
+)
+seed_option = click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the method.")
+
+
+def method_option(default: str) -> Callable[[Command], Command]:
+    """`--method` with the names of the editing methods in its help."""
+    from ...engine.edits import METHODS
+
+    return click.option("--method", default=default, show_default=True, help=f"{', '.join(METHODS)}.")

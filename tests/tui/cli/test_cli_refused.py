@@ -51,7 +51,7 @@ PROMPT = ("--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower")
         (["trace", "show", "7"], "trace 7 does not exist"),
         (["trace", "locate", "7"], "trace 7 does not exist"),
         (["trace", "plot", "7"], "trace 7 does not exist"),
-        (["covariance", "run", "tiny", "--layers", "2-4"], "no layer 4"),
+        (["covariance", "run", "tiny", "--layers", "2-4"], "layer 4 is out of range"),
         (["covariance", "run", "tiny", "--layers", "3-1"], "not a valid list of layers"),
         (["covariance", "run", "tiny", "--layers", "0-99999999999"], "not a valid list of layers"),
         (["covariance", "show", "7"], "covariance 7 does not exist"),

@@ -64,7 +64,7 @@ def test_a_trial_is_what_the_edit_alone_would_be(home: Retcon, texts: Path, tmp_
         settings.write_text(json.dumps({"layers": trial["layers"], **trial["changes"]}))
         alone = home.json(
             "edit", "run", "tiny@base", "--prompt", FACTS[0]["prompt"], "--subject", "Eiffel Tower", "--target", "Rome",
-            "--true", "Paris", "--paraphrase", "The Eiffel Tower is in", "--hparams", settings, "--texts", texts,
+            "--true", "Paris", "--eval-paraphrase", "The Eiffel Tower is in", "--hparams", settings, "--texts", texts,
         )  # fmt: skip
         assert alone["covariances"] == [collected[trial["layers"][0]]["covariance"]]
         metrics = home.json("eval", "run", f"tiny@{alone['id']}")["metrics"]
@@ -176,7 +176,7 @@ def test_killed_it_goes_on_with_the_trials_that_lack(home: Retcon, texts: Path) 
         (("--facts", "wanted", "--method", "magic"), "unknown method 'magic'"),
         (("--facts", "wanted", "--layers", "2-9"), "layer 4 is out of range: tiny has layers 0 to 3"),
         (("--facts", "wanted", "--set", "v_lrr=1"), "did you mean 'v_lr'"),
-        (("--facts", "wanted", "--set", "v_lr=fast"), "'v_lr' must be a number"),
+        (("--facts", "wanted", "--set", "v_lr=fast"), "it must be a valid number"),
         (("--facts", "wanted", "--set", "v_lr"), "NAME=VALUE"),
         (("--facts", "wanted", "--set", "v_lr=1,1"), "twice"),
         (("--facts", "wanted", "--set", "layers=1"), "--layers"),

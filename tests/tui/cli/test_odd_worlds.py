@@ -99,7 +99,7 @@ async def test_two_apps_on_one_catalog(catalog: Catalog) -> None:
 
 def test_a_read_only_home_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that is mounted to be read; root may write to all others."""
-    from retcon.store.catalog import catalog as opening
+    from retcon.store.catalog import connection as opening
 
     retcon = Retcon(tmp_path / "home")
     retcon("model", "list")

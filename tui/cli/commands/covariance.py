@@ -109,8 +109,8 @@ def _run(catalog: Catalog, spec: CovarianceSpec, options: JobOptions) -> None:
 def extend(ids: tuple[int, ...], max_tokens: int, tolerance: float | None, job_options: JobOptions) -> None:
     """Continue covariances with more texts. One pass extends the layers that one run collected.
 
-    This adds new covariances, equal to the bit to those of one longer run. The old ones are kept because edits refer to
-    them.
+    This adds new covariances, bit for bit equal to those of one longer run. The old ones are kept, because edits refer
+    to them.
     """
     catalog = open_catalog()
     _run(catalog, build_covariance_extension(catalog, ids, max_tokens, tolerance), job_options)

@@ -5,14 +5,24 @@ from typing import Any
 
 import click
 
-from ....engine.edits import METHODS
 from ....engine.jobs.specs import ImportEditsSpec
 from ....store.catalog.tables import Revision
 from ....store.history import history
 from ...actions.edit import EditOptions, build_edit_spec
 from ...presentation.text import sanitize
 from ..follow import run as run_job
-from ..options import LAYERS, ROW_ID, SEED, JobOptions, estimate_option, job_options, open_catalog
+from ..options import (
+    ROW_ID,
+    JobOptions,
+    covariance_texts_option,
+    estimate_option,
+    hparams_option,
+    job_options,
+    layers_option,
+    method_option,
+    open_catalog,
+    seed_option,
+)
 from ..output import narrate, print_json, print_table
 from ..records import revision_record
 from .sweep import run as sweep
@@ -32,41 +42,31 @@ def edit() -> None:
     "--true", "target_true", help="The true target: the current answer. Evaluations compare with it."
 )
 @click.option(
-    "--wording",
-    "wordings",
+    "--train-paraphrase",
+    "train_paraphrases",
     multiple=True,
     help="A paraphrase of the prompt to train on, for methods that train. Can be repeated.",
 )
 @click.option(
-    "--paraphrase",
-    "paraphrases",
+    "--eval-paraphrase",
+    "eval_paraphrases",
     multiple=True,
     help="A paraphrase of the prompt for the evaluation. Can be repeated.",
 )
 @click.option("--facts", "fact_set", help="Write every fact of this set that has a new target.")
-@click.option("--method", default="r-rome", show_default=True, help=f"{', '.join(METHODS)}.")
-@click.option("--layers", "--layer", type=LAYERS, help="5 or 3-8. Default: the layers of the model's preset.")
-@click.option(
-    "--hparams",
-    "hparams_file",
-    type=click.Path(path_type=Path),
-    help="Settings of the method: JSON of the published code, or YAML of EasyEdit.",
-)
+@method_option("r-rome")
+@layers_option
+@hparams_option
 @click.option(
     "--covariance",
     type=ROW_ID,
     help="Use this covariance. Default: the one of the layer with the most tokens.",
 )
-@click.option(
-    "--texts",
-    default="shipped",
-    show_default=True,
-    help="Texts to collect a covariance from if a layer has none.",
-)
+@covariance_texts_option
 @click.option(
     "--batch", type=click.IntRange(1), help="Number of requests to write at once. Default: all; for ROME one."
 )
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the method.")
+@seed_option
 @click.option("-m", "--message", default="", help="A message for the history.")
 @estimate_option
 @job_options

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from ....engine.edits import METHODS
 from ....engine.jobs import control
 from ....engine.jobs.listing import build_job_record
 from ....store.catalog.catalog import Catalog
@@ -17,7 +16,18 @@ from ....store.facts.passage_format import SUFFIX, Passage, format_passage, pars
 from ...actions.passage import DEFAULT_BASELINES, PassageOptions, build_passage_spec
 from ...presentation.passage_report import check_report_path, save_report, to_parts
 from ..follow import JobFailed, follow, submit
-from ..options import LAYERS, ROW_ID, SEED, JobOptions, job_options, json_option, open_catalog
+from ..options import (
+    ROW_ID,
+    JobOptions,
+    covariance_texts_option,
+    hparams_option,
+    job_options,
+    json_option,
+    layers_option,
+    method_option,
+    open_catalog,
+    seed_option,
+)
 from ..output import console, narrate, print_json, print_table
 
 
@@ -29,14 +39,9 @@ def passage() -> None:
 @passage.command()
 @click.argument("target", metavar="MODEL[@REV]")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--method", default="joint", show_default=True, help=f"{', '.join(METHODS)}.")
-@click.option("--layers", "--layer", type=LAYERS, help="5 or 3-8. Default: the layers of the model's preset.")
-@click.option(
-    "--hparams",
-    "hparams_file",
-    type=click.Path(path_type=Path),
-    help="Settings of the method: JSON of the published code, or YAML of EasyEdit.",
-)
+@method_option("joint")
+@layers_option
+@hparams_option
 @click.option(
     "--edits",
     type=click.IntRange(1),
@@ -62,13 +67,8 @@ def passage() -> None:
 )
 @click.option("--yes", is_flag=True, help="Write the extracted facts without a review.")
 @click.option("--judge", is_flag=True, help="Let --llm score the answers from 0 to 3.")
-@click.option(
-    "--texts",
-    default="shipped",
-    show_default=True,
-    help="Texts to collect a covariance from if a layer has none.",
-)
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the method.")
+@covariance_texts_option
+@seed_option
 @job_options
 def run(job_options: JobOptions, **options: Any) -> None:
     """Write the facts of FILE into MODEL, evaluate them, and compare with baselines.

@@ -6,7 +6,6 @@ from typing import Any
 import click
 from sqlmodel import col, func, select
 
-from ....engine.edits import METHODS
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import FactSet, Model, Sweep, SweepTrial
 from ...actions.sweep import SweepOptions, build_sweep_spec, format_layers, format_settings, save_best
@@ -17,12 +16,15 @@ from ..follow import run as run_job
 from ..options import (
     LAYERS,
     ROW_ID,
-    SEED,
     JobOptions,
+    covariance_texts_option,
     estimate_option,
+    hparams_option,
     job_options,
     json_option,
+    method_option,
     open_catalog,
+    seed_option,
 )
 from ..output import color_wanted, console, narrate, print_json, print_table, terminal_width
 from ..records import effect_record, sweep_record, trial_record
@@ -49,24 +51,14 @@ def sweep() -> None:
 )
 @click.option("--limit", type=click.IntRange(1), help="Write only the first LIMIT facts.")
 @click.option("--layers", "--layer", type=LAYERS, help="3-8 or 1,4,7. Default: every layer.")
-@click.option("--method", default="r-rome", show_default=True, help=f"{', '.join(METHODS)}.")
+@method_option("r-rome")
 @click.option(
     "--set", "tries", multiple=True, metavar="NAME=V[,V..]",
     help="Values of a setting to try, such as v_lr=0.1,0.5. Several --set are tried in all combinations.",
 )  # fmt: skip
-@click.option(
-    "--hparams",
-    "hparams_file",
-    type=click.Path(path_type=Path),
-    help="Settings of the method: JSON of the published code, or YAML of EasyEdit.",
-)
-@click.option(
-    "--texts",
-    default="shipped",
-    show_default=True,
-    help="Texts to collect a covariance from if a layer has none.",
-)
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the method.")
+@hparams_option
+@covariance_texts_option
+@seed_option
 @trace_option
 @click.option(
     "--save", is_flag=True, help="Save the best trial's settings as the model's defaults for edits."

@@ -67,7 +67,7 @@ PROMPT = ("--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower")
         (["diff", "tiny@base", "other@base"], "two models"),
         (["export", "tiny@ffffff", "out"], "no revision 'ffffff'"),
         (["job", "show", "7"], "no job 7"),
-        (["job", "show", str(10**30)], "10"),
+        (["job", "show", str(10**30)], "an id must be"),
         (["job", "resume", "7"], "no job 7"),
         (["model", "add", "starter", "--name", "tiny"], "named 'tiny' exists already"),
         (["model", "add", "starter", "--name", "star@ter"], "not a valid model name"),

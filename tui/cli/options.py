@@ -103,17 +103,13 @@ layers_option = click.option(
     "--layers", "--layer", type=LAYERS, help="5, 3-8 or 1,4,7. Default: the layers of the model's preset."
 )
 hparams_option = click.option(
-    "--hparams",
-    "hparams_file",
-    type=click.Path(path_type=Path),
+    "--hparams", "hparams_file", type=click.Path(path_type=Path),
     help="Settings of the method: JSON of the published code, or YAML of EasyEdit.",
-)
+)  # fmt: skip
 covariance_texts_option = click.option(
-    "--texts",
-    default="shipped",
-    show_default=True,
+    "--texts", default="shipped", show_default=True,
     help="Texts to collect a covariance from if a layer has none.",
-)
+)  # fmt: skip
 seed_option = click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the method.")
 
 

@@ -119,7 +119,7 @@ def test_the_kind_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line
         "find_spec",
         lambda _: type("Spec", (), {"origin": str(tmp_path / "torch" / "__init__.py")}),
     )
-    assert (environment.versions()["torch"] or "").endswith(f"({build} build)")
+    assert (environment.read_versions()["torch"] or "").endswith(f"({build} build)")
     assert environment.torch_has_gpu_code() is (build != "CPU")
 
 

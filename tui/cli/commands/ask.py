@@ -17,18 +17,13 @@ from ..output import print_json, print_table
 @click.argument("target", metavar="MODEL[@REV]")
 @click.argument("prompt")
 @click.option(
-    "--against",
-    multiple=True,
-    metavar="REV",
+    "--against", multiple=True, metavar="REV",
     help="Another revision to compare with, e.g. base. Can be repeated.",
-)
+)  # fmt: skip
 @click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1, 500),
-    default=20,
-    show_default=True,
+    "--max-new-tokens", type=click.IntRange(1, 500), default=20, show_default=True,
     help="Length of the completion.",
-)
+)  # fmt: skip
 @click.option(
     "--top", type=click.IntRange(1, 50), default=5, show_default=True, help="Number of next tokens to print."
 )

@@ -34,11 +34,9 @@ def catalog() -> None:
 
 @catalog.command()
 @click.option(
-    "--repair-from",
-    "backup",
-    type=_PATH,
+    "--repair-from", "backup", type=_PATH,
     help="Replace corrupt artifacts with copies from this backup (see `retcon catalog backup`).",
-)
+)  # fmt: skip
 @json_option
 def check(backup: Path | None, as_json: bool) -> None:
     """Hash every artifact and check the database. Exits with 1 if something is corrupt.
@@ -159,13 +157,9 @@ def restore(source: Path, as_json: bool) -> None:
 @catalog.command()
 @click.option("--delete", is_flag=True, help="Delete the files. Without this option they are only listed.")
 @click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=GRACE_SECONDS / _HOUR,
-    show_default=True,
-    metavar="HOURS",
+    "--grace", type=click.FloatRange(min=0), default=GRACE_SECONDS / _HOUR, show_default=True, metavar="HOURS",
     help="Keep files that changed within this many hours.",
-)
+)  # fmt: skip
 @json_option
 def gc(delete: bool, grace: float, as_json: bool) -> None:
     """List or delete unreferenced files: artifacts without a row, and remains of jobs, exports and killed writers.

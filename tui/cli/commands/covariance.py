@@ -34,13 +34,10 @@ from ..output import narrate, print_fields, print_json, print_table
 from ..records import covariance_record
 
 _until_option = click.option(
-    "--until-converged",
-    "tolerance",
-    type=click.FloatRange(0, 1, min_open=True),
-    metavar="TOLERANCE",
+    "--until-converged", "tolerance", type=click.FloatRange(0, 1, min_open=True), metavar="TOLERANCE",
     help="Stop before --max-tokens when doubling the tokens changes C^-1 k by less than this at every layer (cosine "
     "distance, mean over probes), e.g. 0.05. It falls about as key_width / tokens.",
-)
+)  # fmt: skip
 
 
 @click.group()
@@ -52,28 +49,20 @@ def covariance() -> None:
 @click.argument("model")
 @click.option("--layers", type=LAYERS, required=True, help="5, 3-8 or 1,4,7-9. One pass collects all layers.")
 @click.option(
-    "--texts",
-    default="shipped",
-    show_default=True,
+    "--texts", default="shipped", show_default=True,
     help="'shipped': 300 short texts, 45,000 tokens, works without a network; 'wikipedia': wikimedia/wikipedia in "
     "English, streamed from the hub; another hub data set NAME[:CONFIG]; or a .txt, .jsonl, .json, .csv or .parquet "
     "file.",
-)
+)  # fmt: skip
 @click.option(
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=100_000,
-    show_default=True,
+    "--max-tokens", type=click.IntRange(min=1), default=100_000, show_default=True,
     help="Number of tokens to use.",
-)
+)  # fmt: skip
 @_until_option
 @click.option(
-    "--max-length",
-    type=click.IntRange(min=2),
-    default=512,
-    show_default=True,
+    "--max-length", type=click.IntRange(min=2), default=512, show_default=True,
     help="Number of tokens to use of one document.",
-)
+)  # fmt: skip
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the order of the documents.")
 @cluster_options
 @estimate_option

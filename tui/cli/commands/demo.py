@@ -6,6 +6,7 @@ It prints each command and then runs it.
 import os
 import shlex
 import time
+from pathlib import Path
 
 import click
 from sqlmodel import col, select
@@ -60,30 +61,16 @@ def demo() -> None:
 
     _title(
         "2. Where is the fact stored?",
-        f"Corrupt {SUBJECT!r} with noise, then restore one clean state at a time.",
+        "Corrupt the subject with noise, then restore one clean state at a time.",
     )
-    _retcon(
-        "trace",
-        "run",
-        MODEL,
-        "--prompt",
-        PROMPT,
-        "--subject",
-        SUBJECT,
-        "--expect",
-        TRUE,
-        "--kinds",
-        "hidden,mlp",
-    )
+    one = ("--prompt", PROMPT, "--subject", SUBJECT, "--expect", TRUE)
+    _retcon("trace", "run", MODEL, *one, "--kinds", "hidden,mlp")
     trace = _newest_trace(catalog)
     picture = root / "demo-hidden.png"
     _retcon("trace", "plot", str(trace), "--kind", "hidden", "--out", str(picture))
     _retcon("trace", "locate", str(trace))
 
-    _title(
-        "3. Edit it",
-        "At the layer of the preset. A covariance of its keys is collected first if needed.",
-    )
+    _title("3. Edit it", "At the layer of the preset. A covariance of its keys is collected first if needed.")
     _add_facts(catalog)
     _retcon("edit", "run", MODEL, "--facts", FACTS, "-m", f"{SUBJECT} moves to {NEW}")
 
@@ -100,15 +87,18 @@ def demo() -> None:
 
     click.secho(f"\nDone in {format_duration(time.monotonic() - began)}.", bold=True)
     click.echo(f"Home      {root}\nHeat map  {picture}\nLogs      {catalog.home.logs}")
+    _print_next_commands(root, trace)
+
+
+def _print_next_commands(root: Path, trace: int) -> None:
     click.echo("\nNext commands to try:")
-    where = f"RETCON_HOME={shlex.quote(str(root))} "
     for text in (
         "retcon",
         f"retcon trace plot {trace} --kind mlp --out mlp.svg",
         f'retcon edit run {MODEL} --prompt "The capital of France is" --subject "The capital of France" --target Lyon',
         "retcon --help",
     ):
-        click.echo(f"  {where}{text}")
+        click.echo(f"  RETCON_HOME={shlex.quote(str(root))} {text}")
 
 
 def _title(title: str, text: str) -> None:
@@ -123,9 +113,8 @@ def _retcon(*words: str) -> None:
 
     click.secho(f"\n$ retcon {shlex.join(words)}", fg="cyan")
     if code := cli(list(words), standalone_mode=False):
-        raise click.exceptions.Exit(
-            code
-        )  # after Ctrl-C the job continues, but the next step needs its result
+        # After Ctrl-C the job is still running, but the next step needs its result.
+        raise click.exceptions.Exit(code)
 
 
 def _has_model(catalog: Catalog) -> bool:

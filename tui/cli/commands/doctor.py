@@ -46,25 +46,25 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     broken = _open(home)
     found = None if broken and not home.catalog.is_file() else _health(home)
     report = {
-        "versions": environment.versions(),
-        "machine": environment.system() | _memory(),
-        "terminal": environment.terminal(),
+        "versions": environment.read_versions(),
+        "machine": environment.read_system() | _memory(),
+        "terminal": environment.read_terminal(),
         "devices": {
             name: "busy" if is_locked(device_lock_path(home, name)) else "free" for name in list_devices()
         }
-        | {f"gpu {number}": gpu for number, gpu in enumerate(environment.gpus())},
+        | {f"gpu {number}": gpu for number, gpu in enumerate(environment.list_gpus())},
         "home": _home(home.root),
         "catalog": _catalog(found),
         "jobs": found.jobs if found else {},
         "hub": {"token": "set" if token_is_set() else "none"},
-        "environment": {"set": environment.variables()},
+        "environment": {"set": environment.list_variables()},
     }
     problems = ([broken] if broken else []) + [
         f"the catalog is corrupt ({line}): restore a backup" for line in (found.problems if found else ())
     ]
     warnings = [*problems, *_warnings(home)]
     # The report does not contain the user's name.
-    warnings = [line.replace(str(home.root), environment.without_user(home.root)) for line in warnings]
+    warnings = [line.replace(str(home.root), environment.hide_user(home.root)) for line in warnings]
     if as_json:
         print_json(report | {"warnings": warnings})
     else:
@@ -109,9 +109,9 @@ def _home(root: Path) -> dict[str, Any]:
     try:
         disk, mode = shutil.disk_usage(root), root.stat().st_mode & 0o777
     except OSError as error:
-        return {"path": environment.without_user(root), "error": error.strerror}
+        return {"path": environment.hide_user(root), "error": error.strerror}
     return {
-        "path": environment.without_user(root),
+        "path": environment.hide_user(root),
         "disk": f"{format_size(disk.free)} free of {format_size(disk.total)}",
         "filesystem": filesystem(root) or "unknown",
         "writable": os.access(root, os.W_OK),
@@ -144,7 +144,7 @@ def _warnings(home: Home) -> list[str]:
         )
     if not environment.locale_is_utf8():
         warnings.append(
-            f"the locale {environment.user_locale()} is not UTF-8: bars and heat maps can appear as ? or _; "
+            f"the locale {environment.read_locale()} is not UTF-8: bars and heat maps can appear as ? or _; "
             "export LC_ALL=C.UTF-8, and do so before tmux starts"
         )
     if root.is_dir():

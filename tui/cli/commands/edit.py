@@ -42,26 +42,21 @@ def edit() -> None:
     "--true", "target_true", help="The true target: the current answer. Evaluations compare with it."
 )
 @click.option(
-    "--train-paraphrase",
-    "train_paraphrases",
-    multiple=True,
+    "--train-paraphrase", "train_paraphrases", multiple=True,
     help="A paraphrase of the prompt to train on, for methods that train. Can be repeated.",
-)
+)  # fmt: skip
 @click.option(
-    "--eval-paraphrase",
-    "eval_paraphrases",
-    multiple=True,
+    "--eval-paraphrase", "eval_paraphrases", multiple=True,
     help="A paraphrase of the prompt for the evaluation. Can be repeated.",
-)
+)  # fmt: skip
 @click.option("--facts", "fact_set", help="Write every fact of this set that has a new target.")
 @method_option("r-rome")
 @layers_option
 @hparams_option
 @click.option(
-    "--covariance",
-    type=ROW_ID,
+    "--covariance", type=ROW_ID,
     help="Use this covariance. Default: the one of the layer with the most tokens.",
-)
+)  # fmt: skip
 @covariance_texts_option
 @click.option(
     "--batch", type=click.IntRange(1), help="Number of requests to write at once. Default: all; for ROME one."

@@ -27,38 +27,27 @@ def evaluation() -> None:
 @evaluation.command()
 @click.argument("target", metavar="MODEL[@REV]")
 @click.option(
-    "--facts",
-    "fact_set",
+    "--facts", "fact_set",
     help="Evaluate on this fact set. Default: the requests of the revision's own edits.",
-)
+)  # fmt: skip
 @click.option(
-    "--requests-of",
-    metavar="REV",
+    "--requests-of", metavar="REV",
     help="Evaluate on the requests of this revision's edits, to compare the same requests before and after.",
-)
+)  # fmt: skip
 @click.option(
-    "--suite",
-    type=click.Choice(SUITES),
-    default="standard",
-    show_default=True,
+    "--suite", type=click.Choice(SUITES), default="standard", show_default=True,
     help="quick: teacher-forced scores. standard: also free generation, chat, KL and retention. "
     "full: also fluency and perplexity.",
-)
+)  # fmt: skip
 @click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1, 500),
-    default=20,
-    show_default=True,
+    "--max-new-tokens", type=click.IntRange(1, 500), default=20, show_default=True,
     help="Length of free generation.",
-)
+)  # fmt: skip
 @click.option(
-    "--texts",
-    default="held-out",
-    show_default=True,
-    metavar="SOURCE",
+    "--texts", default="held-out", show_default=True, metavar="SOURCE",
     help="Texts for KL and perplexity. held-out: shipped texts that no covariance uses. "
     "Other sources: see `retcon covariance run`.",
-)
+)  # fmt: skip
 @click.option(
     "--seed", type=SEED, default=1, show_default=True, help="Seed of sampling and of the intervals."
 )

@@ -22,13 +22,9 @@ shard_size_option = click.option(
 @click.argument("target", metavar="MODEL[@REV]")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--as",
-    "what",
-    type=click.Choice(EXPORT_KINDS),
-    default="checkpoint",
-    show_default=True,
+    "--as", "what", type=click.Choice(EXPORT_KINDS), default="checkpoint", show_default=True,
     help="Full weights, a LoRA adapter for PEFT, or only the deltas for `retcon edit import`.",
-)
+)  # fmt: skip
 @shard_size_option
 @job_options
 def export(target: str, folder: Path, what: str, shard_size: int, job_options: JobOptions) -> None:

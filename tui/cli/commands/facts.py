@@ -22,10 +22,9 @@ def facts() -> None:
 @click.option("--name", required=True, help="Name of the set.")
 @click.option("--add", is_flag=True, help="Add the facts to an existing set.")
 @click.option(
-    "--references",
-    type=click.Path(path_type=Path),
+    "--references", type=click.Path(path_type=Path),
     help="CounterFact's attribute_snippets.json: reference texts for the metrics RS and essence.",
-)
+)  # fmt: skip
 @json_option
 def import_(source: str, name: str, add: bool, references: Path | None, as_json: bool) -> None:
     """Import facts from SOURCE: a file, or a data set of the hub as hub:NAME[:CONFIG][@SPLIT].

@@ -8,6 +8,9 @@ import click
 from ....engine.jobs import control
 from ....engine.jobs.listing import ListedJob, build_job_record, list_newest_jobs
 from ....engine.jobs.reap import reap
+from ....store import jobs as job_rows
+from ....store.catalog.catalog import Catalog
+from ....store.catalog.tables import Job
 from ....store.errors import InputError
 from ....store.states import ENDED_STATES, Stop
 from ...actions.jobs import remove_jobs
@@ -39,13 +42,18 @@ def list_(everything: bool, as_json: bool) -> None:
         return
     print_table(
         ("id", "kind", "state", "device", "created", "progress"),
-        ((one.id, one.kind, one.state, one.device, one.created, _progress(one)) for one in found),
+        ((one.id, one.kind, one.state, one.device, one.created, _format_progress(one)) for one in found),
         "No jobs yet.",
         cut="progress",
     )
 
 
-def _progress(job: "ListedJob") -> str:
+def _load_job(catalog: Catalog, id: int) -> Job:
+    with catalog.read() as session:
+        return job_rows.get(session, id)
+
+
+def _format_progress(job: ListedJob) -> str:
     if job.error:
         return job.error
     if job.state in ENDED_STATES:
@@ -58,13 +66,9 @@ def _progress(job: "ListedJob") -> str:
 @json_option
 def show(id: int, as_json: bool) -> None:
     """Show one job."""
-    from ....store import jobs as rows
-
     catalog = open_catalog()
     reap(catalog)
-    with catalog.read() as session:
-        found = rows.get(session, id)
-    record = build_job_record(found)
+    record = build_job_record(_load_job(catalog, id))
     if as_json:
         print_json(record)
         return
@@ -77,12 +81,8 @@ def show(id: int, as_json: bool) -> None:
 @json_option
 def watch(id: int, as_json: bool) -> None:
     """Follow a job to its end. Ctrl-C detaches from it; the job continues."""
-    from ....store import jobs as rows
-
     catalog = open_catalog()
-    with catalog.read() as session:
-        found = rows.get(session, id)
-    ended = follow(catalog, found)
+    ended = follow(catalog, _load_job(catalog, id))
     print_json(build_job_record(ended)) if as_json else narrate(f"Job {id} is done.")
 
 
@@ -91,11 +91,8 @@ def watch(id: int, as_json: bool) -> None:
 @click.option("-f", "--follow", "until_end", is_flag=True, help="Print new lines until the job ends.")
 def log(id: int, until_end: bool) -> None:
     """Print the log of a job's process."""
-    from ....store import jobs as rows
-
     catalog = open_catalog()
-    with catalog.read() as session:
-        state = rows.get(session, id).state
+    state = _load_job(catalog, id).state
     path = catalog.home.job_log(id)
     if not path.exists():
         raise InputError(f"job {id} has no log at {path}")
@@ -107,8 +104,7 @@ def log(id: int, until_end: bool) -> None:
                 return
             time.sleep(0.3)
             reap(catalog)
-            with catalog.read() as session:
-                state = rows.get(session, id).state
+            state = _load_job(catalog, id).state
 
 
 def _stop_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -158,11 +154,9 @@ def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> 
 @json_option
 def priority(id: int, priority: int, as_json: bool) -> None:
     """Set the priority of a queued job. Higher priorities run first, then older jobs. The default is 0."""
-    from ....store import jobs as rows
-
     catalog = open_catalog()
     with catalog.write() as session:
-        found = rows.set_priority(session, id, priority)
+        found = job_rows.set_priority(session, id, priority)
     print_json(build_job_record(found)) if as_json else narrate(f"Job {id} has priority {priority}.")
 
 
@@ -172,22 +166,18 @@ def priority(id: int, priority: int, as_json: bool) -> None:
 @json_option
 def move(id: int, sooner: bool, as_json: bool) -> None:
     """Move a queued job up or down by one place."""
-    from ....store import jobs as rows
-
     catalog = open_catalog()
     with catalog.write() as session:
-        found = rows.move_in_queue(session, id, sooner=sooner)
+        found = job_rows.move_in_queue(session, id, sooner=sooner)
     print_json(build_job_record(found)) if as_json else narrate(f"Job {id} has priority {found.priority}.")
 
 
 @job.command()
 @click.argument("id", type=ROW_ID, required=False)
 @click.option(
-    "--all",
-    "everything",
-    is_flag=True,
+    "--all", "everything", is_flag=True,
     help="Resume all interrupted jobs, for example after a reboot, without waiting.",
-)
+)  # fmt: skip
 @click.option("--detach", is_flag=True, help="Do not wait for the job.")
 @json_option
 def resume(id: int | None, everything: bool, detach: bool, as_json: bool) -> None:

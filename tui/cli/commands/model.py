@@ -24,10 +24,9 @@ def model() -> None:
 )
 @click.option("--revision", "commit", help="Branch, tag or commit on the hub. Default: the newest commit.")
 @click.option(
-    "--trust-remote-code",
-    is_flag=True,
+    "--trust-remote-code", is_flag=True,
     help="Run Python code that comes with this model. The code can do anything.",
-)
+)  # fmt: skip
 @job_options
 def add(source: str, name: str, commit: str | None, trust_remote_code: bool, job_options: JobOptions) -> None:
     """Add the model at SOURCE: a hub id, a folder, a .gguf file, or `starter`."""

@@ -43,12 +43,9 @@ def passage() -> None:
 @layers_option
 @hparams_option
 @click.option(
-    "--edits",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
+    "--edits", type=click.IntRange(1), default=1, show_default=True,
     help="Split the facts into this many edits.",
-)
+)  # fmt: skip
 @click.option(
     "--against", default=DEFAULT_BASELINES, show_default=True,
     help="Baselines that answer the same questions: prompt, retrieval, reranked (retrieval whose chunks the model "

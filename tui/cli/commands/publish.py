@@ -20,27 +20,21 @@ from .export import print_answers, print_files, shard_size_option
 @click.argument("target", metavar="MODEL[@REV]")
 @click.argument("repo", metavar="REPO")
 @click.option(
-    "--as",
-    "what",
-    type=click.Choice(FORMATS),
-    default="checkpoint",
-    show_default=True,
+    "--as", "what", type=click.Choice(FORMATS), default="checkpoint", show_default=True,
     help="Full weights, or a LoRA adapter for PEFT.",
-)
+)  # fmt: skip
 @click.option(
     "--public/--private", default=False, help="Visibility of a new repo. An existing repo is not changed."
 )
 @click.option("--dry-run", is_flag=True, help="Print files, sizes, card and account. Send nothing.")
 @click.option(
-    "--card",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    "--card", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Publish this README.md instead of the card that retcon writes.",
-)
+)  # fmt: skip
 @click.option(
-    "--card-out",
-    type=click.Path(path_type=Path),
+    "--card-out", type=click.Path(path_type=Path),
     help="With --dry-run: write the card to this file, to edit it.",
-)
+)  # fmt: skip
 @click.option("--license", help="License of the base if its own card has none: apache-2.0, mit, ..")
 @click.option(
     "--pictures/--no-pictures", default=True, help="Include heat maps and curves of the model's traces."

@@ -33,10 +33,9 @@ _HEIGHT = 16
 _SHOWN = 10
 
 trace_option = click.option(
-    "--trace",
-    type=ROW_ID,
+    "--trace", type=ROW_ID,
     help="Plot this trace's effects beside the scores. Default: the newest trace of a fact set.",
-)
+)  # fmt: skip
 
 
 @click.group()

@@ -46,10 +46,9 @@ from .trace_files import export, import_
 from .trace_locate import locate
 
 _fact_option = click.option(
-    "--fact",
-    type=click.IntRange(0),
+    "--fact", type=click.IntRange(0),
     help="Number of the fact in a traced set. Default: the first traced fact.",
-)
+)  # fmt: skip
 
 
 @click.group()
@@ -66,44 +65,32 @@ def trace() -> None:
     "--expect", "expected", help="Refuse to trace unless the model's first choice begins this answer."
 )
 @click.option(
-    "--kinds",
-    type=KIND_LIST,
-    default="hidden,mlp,attn",
-    show_default=True,
+    "--kinds", type=KIND_LIST, default="hidden,mlp,attn", show_default=True,
     help="States to restore. severed-mlp and severed-attn: hidden, while that part of the token stays corrupted.",
-)
+)  # fmt: skip
 @click.option(
     "--samples", type=click.IntRange(1, MAX_SAMPLES), default=10, show_default=True, help="Noise samples."
 )
 @click.option(
-    "--noise",
-    default="3s",
-    show_default=True,
+    "--noise", default="3s", show_default=True,
     help="3s: 3 standard deviations of the subjects' embeddings; 0.4: a standard deviation; u0.5: uniform; "
     "m: multivariate normal; t3: multivariate Student's t.",
-)
+)  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace the embeddings with the noise instead of adding it.")
 @click.option("--texts", default="shipped", show_default=True, help="Texts to fit the noise m and t to.")
 @click.option(
-    "--swap-subject",
-    "swap",
+    "--swap-subject", "swap",
     help="Corrupt by swapping the subject for this one, instead of noise. auto: another subject of the set.",
-)
+)  # fmt: skip
 @click.option(
-    "--window",
-    type=click.IntRange(1, MAX_LAYERS),
-    default=10,
-    show_default=True,
+    "--window", type=click.IntRange(1, MAX_LAYERS), default=10, show_default=True,
     help="Number of layers at which mlp and attn are restored together.",
-)
+)  # fmt: skip
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the noise.")
 @click.option(
-    "--tokens",
-    type=click.Choice(TOKENS),
-    default="all",
-    show_default=True,
+    "--tokens", type=click.Choice(TOKENS), default="all", show_default=True,
     help="Restore at all tokens, or only at the last token of the subject.",
-)
+)  # fmt: skip
 @click.option("--devices", help="Split a set of facts over several devices: cuda:0,cuda:1.")
 @cluster_options
 @estimate_option

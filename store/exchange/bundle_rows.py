@@ -34,6 +34,7 @@ from ..catalog.tables import (
     TraceResult,
 )  # fmt: skip
 from ..errors import InputError
+from ..facts.passage_upgrade import upgrade_passage
 from ..history.lineage import parents_first
 from ..validation import (
     Digest,
@@ -61,7 +62,6 @@ _NAMES: dict[type[SQLModel], dict[str, str]] = {
     Sweep: {"planned": "trial_count"},
     SweepTrial: {"refused": "error"},
 }
-_PASSAGE_NAMES = {"wordings": "train_paraphrases", "held_out": "eval_paraphrases"}
 # A covariance's file holds the sums, probes, convergence, and the sums after whole blocks.
 _MAX_ARRAYS = 16
 
@@ -233,9 +233,7 @@ def _upgrade(table: type[SQLModel], record: Any) -> Any:
         record |= {"replace": "in place of" in str(record.get("protocol")), "swap": swap}
     if "requests" in record:
         record["requests"] = rename_requests(record["requests"])
-    if table is Passage and isinstance(record.get("facts"), list):
-        record["facts"] = [rename_fields(fact, _PASSAGE_NAMES) for fact in record["facts"]]
-    return record
+    return upgrade_passage(record) if table is Passage else record
 
 
 def _check_keys(rows: Rows) -> None:

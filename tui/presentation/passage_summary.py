@@ -84,8 +84,11 @@ def sections(record: Record) -> list[Section]:
 
 def _protocols(proof: Record | None, answers: Sequence[Record]) -> tuple[str, ...]:
     """The protocol of the proof, of each baseline's context, and of all answers."""
-    sentences = [_PROOF_PROTOCOL.format_map(proof)] if proof else []
-    protocols = [(one["baseline"], one["protocol"]) for one in answers if one.get("protocol")]
+    # Protocols of earlier versions are sentences; they are not shown.
+    sentences = [_PROOF_PROTOCOL.format_map(proof)] if isinstance(proof, Mapping) else []
+    protocols = [
+        (one["baseline"], one["protocol"]) for one in answers if isinstance(one.get("protocol"), Mapping)
+    ]
     sentences += [f"{name}: {_describe_context(protocol)}." for name, protocol in protocols]
     return (*sentences, *(_describe_answers(protocol) for _, protocol in protocols[:1]))
 

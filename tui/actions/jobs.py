@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from ...engine.jobs.devices import CPU, is_on_ray, list_devices, parse_ray_device, split_devices
 from ...engine.jobs.reap import reap
-from ...store import jobs as job_rows
 from ...store.catalog.catalog import Catalog
 from ...store.errors import InputError
 from ...store.states import ENDED_STATES
@@ -40,6 +39,9 @@ def remove_jobs(catalog: Catalog, ids: Sequence[int]) -> None:
         InputError: a job has not ended; then none is removed.
         NotFound: a job does not exist.
     """
+    # Not at the top: it loads SQLModel, which `retcon job list` works without.
+    from ...store import jobs as job_rows
+
     reap(catalog)
     with catalog.write() as session:
         for id in ids:

@@ -75,8 +75,8 @@ async def test_all_five_kinds(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("2")
         for keys, shown in (
-            (("m",), "hidden mlp attn [severed-mlp] severed-attn · p(Paris) state back, MLP not"),
-            (("tab",), "[severed-attn] · p(Paris) state back, attn not"),
+            (("m",), "hidden mlp attn [severed-mlp] severed-attn · p(Paris) state, MLP severed"),
+            (("tab",), "[severed-attn] · p(Paris) state, attn severed"),
             (("tab",), "[hidden]"),
             (("a",), "[severed-attn]"),
             (("H",), "[hidden]"),

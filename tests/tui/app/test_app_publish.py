@@ -28,7 +28,7 @@ async def asked(app: AppPilot, repo: str = REPO, what: str = "adapter") -> None:
     await app.press("4", "p")
     for name, value in (("repo", repo), ("what", what)):
         app.app.screen.query_one(f"#{name}", Input).value = value
-    await app.update_detail()
+    await app.settle()
     await app.press("enter")
 
 
@@ -39,7 +39,7 @@ async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
         await asked(app, repo="")
         assert "give it as YOU/NAME" in app.verdict
         app.app.screen.query_one("#repo", Input).value = REPO
-        await app.update_detail()
+        await app.settle()
         assert f"$ retcon publish starter@{WITHOUT} {REPO} --as adapter" in app.verdict
         await app.press("enter")
         assert f"starter@{WITHOUT} as adapter to {REPO} (private, if it is made)" in described(app)

@@ -21,7 +21,7 @@ def press(*keys: str) -> Callable[[Pilot[None]], object]:
         for key in keys:
             await pilot.press(key)
             await pilot.app.workers.wait_for_complete()
-        await AppPilot(pilot.app, pilot).update_detail()
+        await AppPilot(pilot.app, pilot).settle()
 
     return go
 

@@ -58,7 +58,7 @@ async def test_a_command_runs_as_it_would_in_a_shell(catalog: Catalog) -> None:
 async def test_what_is_no_command_line_is_said(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await typed(app, "job show '")
-        assert "this is no command line" in app.line
+        assert "not a valid command line" in app.line
         await typed(app, "ui jobs")
         assert "the app is open already" in app.line
         await app.press("colon", "backspace")
@@ -97,7 +97,7 @@ async def test_the_palette_finds_keys_by_what_they_do(catalog: Catalog) -> None:
         await app.type("score this")
         await app.until(lambda: "score this revision" in app.screen)
         await app.press("enter")
-        await app.update_detail()
+        await app.settle()
         assert jobs_of(catalog)[0].kind == "evaluation"
 
 

@@ -1,4 +1,4 @@
-"""Two traces of as many layers side by side as one map: where the first has more, and where the second."""
+"""The difference of two traces with the same number of layers, as one map."""
 
 from typing import ClassVar
 
@@ -22,21 +22,21 @@ from ...widgets.drawings import HeatMapDrawing
 from ...widgets.heat_map import HeatMap
 
 Table = tuple[tuple[float | None, ...], ...]
-# By kind, the names of their rows, and which of these are the subject's.
+# (scores per kind, labels of the rows, range of the subject's rows)
 Tables = tuple[dict[str, Table], tuple[str, ...], tuple[int, int]]
 
 
 class CompareTraces(ModalScreen[None]):
-    """The difference of what restoring a state wins back, kind by kind."""
+    """The difference of the indirect effects, one kind at a time."""
 
     heading = "Two traces"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,escape,backspace", "dismiss", "back"),
-        Binding("tab", "kind", "kind", tooltip="the next kind of what is restored"),
+        Binding("tab", "kind", "kind", tooltip="the next kind of restored state"),
     ]
 
     def __init__(self, catalog: Catalog, one: TraceRow, other: TraceRow) -> None:
-        """Raises InputError where the two cannot be laid over each other."""
+        """Raises InputError if the two traces cannot be compared."""
         super().__init__()
         self.one, self.other = one, other
         self.tables, self.names, self.subject = _differences(catalog, one, other)
@@ -79,58 +79,56 @@ class CompareTraces(ModalScreen[None]):
         event.stop()
         token, layer = self.query_one(HeatMap).cursor
         value = self.tables[self._kind][token][layer]
-        described = "not traced in both" if value is None else f"{value:+.4f}"
-        text = f"{token_label(self.names[token]).strip()} · layer {layer}: {described}"
+        value_text = "not traced in both" if value is None else f"{value:+.4f}"
+        text = f"{token_label(self.names[token]).strip()} · layer {layer}: {value_text}"
         self.query_one(".readout", Static).update(Text(text))
 
 
-def of_both(first: Tables, second: Tables) -> tuple[Tables, Tables]:
-    """Both with the roles only that both have: one set may know no middle of a subject."""
+def restrict_to_shared_roles(first: Tables, second: Tables) -> tuple[Tables, Tables]:
+    """Both tables with only the token roles that both have: one set may have no middle subject tokens."""
     roles = tuple(role for role in first[1] if role in second[1])
     subject = (0, sum("subject" in role for role in roles))
 
-    def only(tables: Tables) -> Tables:
+    def restrict(tables: Tables) -> Tables:
         rows = [tables[1].index(role) for role in roles]
         return {kind: tuple(table[row] for row in rows) for kind, table in tables[0].items()}, roles, subject
 
-    return only(first), only(second)
+    return restrict(first), restrict(second)
 
 
 def _differences(catalog: Catalog, one: TraceRow, other: TraceRow) -> Tables:
-    """Per kind the difference of effects, the names of its rows, and which of them are the subject's.
+    """The differences of the indirect effects.
 
     Raises:
-        InputError: they are of different numbers of layers, have no kind in common, or only one is of a set.
+        InputError: the traces differ in their number of layers, share no kind, or only one of them has a fact set.
     """
     sets = [row.fact_set is not None for row in (one, other)]
     if sets[0] != sets[1]:
-        raise InputError(
-            "one of them is of a set of facts and the other is not: their rows are not the same things"
-        )
+        raise InputError("only one of the traces has a fact set, so their rows do not correspond")
     first, second = _tables(catalog, one), _tables(catalog, other)
     kinds: list[str] = [kind for kind in KINDS if kind in first[0] and kind in second[0]]
     if not kinds:
-        raise InputError("the two have no kind in common that was traced")
+        raise InputError("the traces share no kind")
     if one.fact_set is not None:
-        first, second = of_both(first, second)
+        first, second = restrict_to_shared_roles(first, second)
     elif len(first[1]) != len(second[1]):
         raise InputError(
-            f"their prompts have {len(first[1])} and {len(second[1])} tokens: compare sets of facts instead"
+            f"the prompts have {len(first[1])} and {len(second[1])} tokens: compare fact sets instead"
         )
     if any(len(first[0][kind][0]) != len(second[0][kind][0]) for kind in kinds):
-        raise InputError("their models have different numbers of layers")
+        raise InputError("the models differ in their number of layers")
     tables = {kind: _minus(first[0][kind], second[0][kind]) for kind in kinds}
     names = tuple(a if a == b else f"{a}|{b}" for a, b in zip(first[1], second[1], strict=True))
     return tables, names, first[2]
 
 
 def _tables(catalog: Catalog, row: TraceRow) -> Tables:
-    """The effects (what is won back over the corrupted run) of a trace: of a set the averages, else the one fact's."""
+    """The indirect effects of a trace: the averages of a fact set, or those of its only fact."""
     if row.fact_set is not None:
-        found = load_effects(catalog, row.id)
-        roles = next(iter(found.values())).roles if found else ()
+        averages = load_effects(catalog, row.id)
+        roles = next(iter(averages.values())).roles if averages else ()
         subject = (0, sum("subject" in role for role in roles))
-        return {kind: effects.means for kind, effects in found.items()}, roles, subject
+        return {kind: effects.means for kind, effects in averages.items()}, roles, subject
     result = load_result(catalog, row.id, 0)
     if result is None or isinstance(result, UnreadableRow) or result.skip_reason is not None:
         return {}, (), (0, 0)
@@ -145,6 +143,6 @@ def _tables(catalog: Catalog, row: TraceRow) -> Tables:
 
 def _minus(one: Table, other: Table) -> Table:
     return tuple(
-        tuple(None if a is None or b is None else a - b for a, b in zip(row, below, strict=True))
-        for row, below in zip(one, other, strict=True)
+        tuple(None if a is None or b is None else a - b for a, b in zip(row, other_row, strict=True))
+        for row, other_row in zip(one, other, strict=True)
     )

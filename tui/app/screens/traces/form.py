@@ -18,13 +18,13 @@ from ....cli_equivalent import run_trace
 from ....presentation.wording import format_cost_line
 from ..base.form import Field, Form
 
-_USUAL = TraceSpec("")
+_DEFAULTS = TraceSpec("")
 
 
 class TraceForm(Form[TraceSpec]):
-    """One prompt with its subject, or a set of facts; what to restore, and how to corrupt."""
+    """One prompt with its subject or a set of facts, the kinds of restored states, and the corruption."""
 
-    title_text = "Trace: where does the model keep a fact?"
+    title_text = "Trace: locate a fact in the model"
 
     def __init__(self, catalog: Catalog, model: str | None, prompt: str = "", subject: str = "") -> None:
         super().__init__()
@@ -36,23 +36,28 @@ class TraceForm(Form[TraceSpec]):
             Field("prompt", "prompt", self._prompt, "e.g. The Eiffel Tower is located in the city of"),
             Field("subject", "subject", self._subject, "e.g. The Eiffel Tower"),
             Field("facts", "or fact set", hint="a name of `retcon facts list`, instead of a prompt"),
-            Field("kinds", "kinds", ",".join(_USUAL.kinds), ",".join(KINDS)),
+            Field("kinds", "kinds", ",".join(_DEFAULTS.kinds), ",".join(KINDS)),
             Field(
                 "noise",
                 "noise",
-                _USUAL.noise,
+                _DEFAULTS.noise,
                 "3s, 0.4, u0.5 (uniform), m (multivariate) or t3 (Student's t)",
             ),
             Field(
-                "texts", "texts", _USUAL.texts, "what m and t are fitted to: a file, a hub data set, shipped"
+                "texts", "texts", _DEFAULTS.texts, "texts to fit m and t to: a file, a hub data set, shipped"
             ),
-            Field("replace", "replace", "no", "yes: noise in the embeddings' place, not added to them"),
-            Field("swap", "or swap for", hint="a subject of as many tokens; with a fact set: auto"),
-            Field("samples", "samples", str(_USUAL.samples), "draws of the noise"),
-            Field("window", "window", str(_USUAL.window), "layers that mlp and attn restore together"),
-            Field("seed", "seed", str(_USUAL.seed), "of the noise"),
-            Field("tokens", "tokens", _USUAL.tokens, " or ".join(TOKENS)),
-            Field("expect", "expect", hint="refuse to trace unless the answer begins so; may be empty"),
+            Field("replace", "replace", "no", "yes: noise replaces the embeddings instead of being added"),
+            Field("swap", "or swap for", hint="a subject with as many tokens; for a fact set: auto"),
+            Field("samples", "samples", str(_DEFAULTS.samples), "number of noise samples"),
+            Field(
+                "window",
+                "window",
+                str(_DEFAULTS.window),
+                "number of layers restored together for mlp and attn",
+            ),
+            Field("seed", "seed", str(_DEFAULTS.seed), "seed of the noise"),
+            Field("tokens", "tokens", _DEFAULTS.tokens, " or ".join(TOKENS)),
+            Field("expect", "expect", hint="the answer must start with this; optional"),
         ]
 
     def read(self, values: dict[str, str]) -> TraceSpec:

@@ -1,4 +1,4 @@
-"""The traces pane: where a model keeps facts, as heat maps."""
+"""The traces pane: heat maps and curves of causal traces."""
 
 from typing import Any, ClassVar
 
@@ -30,11 +30,9 @@ from .pictures import (
     settings_text,
 )
 
-_AVERAGE = -1
-
 
 class TracesPane(Pane):
-    """The traces. Page -1 of a set is the average over its facts, as a map or as curves; the others are facts."""
+    """The traces. The detail shows one fact, or the average over a set of facts as a map or as curves."""
 
     heading = "Traces"
     columns = (
@@ -44,42 +42,44 @@ class TracesPane(Pane):
         Column("kinds", 15, drop=2),
         Column("when", 16, drop=3),
     )
-    empty = "No traces yet: press t to find where a model keeps a fact."
+    empty = "No traces yet: press t to locate a fact in a model."
     write_actions = frozenset({"trace", "edit", "picture"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "trace", "trace", tooltip="start a trace"),
-        Binding("e", "edit", "edit", tooltip="write the fact at the layer of the cursor"),
-        Binding("tab", "kind", "kind", key_display="tab", tooltip="the next kind of what is restored"),
+        Binding("e", "edit", "edit", tooltip="edit the fact at the layer of the cursor"),
+        Binding("tab", "kind", "kind", key_display="tab", tooltip="the next kind of restored state"),
         Binding("H", "kind('hidden')", "hidden states", show=False),
         Binding("M", "kind('mlp')", "MLPs", show=False),
         Binding("A", "kind('attn')", "attentions", show=False),
         Binding("m", "kind('severed-mlp')", "states with the MLPs severed", show=False),
         Binding("a", "kind('severed-attn')", "states with the attentions severed", show=False),
-        Binding("c", "curves", "curves", tooltip="the averages as curves by layer (j k: other tokens), or as a map"),
+        Binding("c", "curves", "curves", tooltip="averages as curves by layer (j k: other tokens), or as a map"),
         Binding("n", "page(1)", "fact", key_display="n/p", tooltip="the next fact of a traced set"),
         Binding(
-            "p", "page(-1)", "fact before", show=False,
-            tooltip="the fact before; first of all the average over the set",
+            "p", "page(-1)", "previous fact", show=False,
+            tooltip="the previous fact; before the first one, the average",
         ),
-        Binding("x", "picture", "picture", tooltip="draw what is shown to a PNG in the current folder"),
+        Binding("x", "picture", "picture", tooltip="save the drawing as a PNG in the current folder"),
         Binding("L", "locate", "locate", tooltip="the layers that this trace proposes to edit"),
         Binding(
             "equals_sign", "compare", "compare", key_display="=", show=False,
-            tooltip="the two marked traces as one map: where the first has more",
+            tooltip="difference of the two marked traces as one map",
         ),
-        Binding("s", "stretch", "scale: whole, or up to the highest cell", show=False),
+        Binding("s", "stretch", "scale: up to the clean run, or up to the highest cell", show=False),
     ]  # fmt: skip
 
     def make_detail(self) -> Widget:
         self.map = HeatMap()
         self.readout = Static(classes="readout", markup=False)
-        self._kind, self._page, self._stretch = "hidden", 0, False
-        # Whether averages are curves, and of which kind alone (None: of all).
+        self._kind, self._stretch = "hidden", False
+        # Index of the visible fact; None: the average over all facts.
+        self._fact: int | None = 0
+        # Whether averages appear as curves, and the only kind among them (None: all kinds).
         self._curves = False
         self._only: str | None = None
         self._result: ResultView | UnreadableRow | None = None
         self._effects: dict[str, Effects] = {}
-        self._tally: tuple[tuple[int, int, int], FactCounts] | None = None
+        self._counts: tuple[tuple[int, int, int], FactCounts] | None = None
         return self.map
 
     def compose_detail(self) -> ComposeResult:
@@ -91,7 +91,7 @@ class TracesPane(Pane):
         return TRACES
 
     def make_row(self, found: TraceRow | UnreadableRow) -> Row:
-        return _row(found)
+        return _make_row(found)
 
     def cli_equivalent(self, key: Key) -> str:
         return command("trace", "show", key)
@@ -103,23 +103,23 @@ class TracesPane(Pane):
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
         row = self._trace
         if row is None:
-            is_unreadable = self.selected(UnreadableRow)
-            self._show_message(f"✗ trace {key}: {is_unreadable.reason}" if is_unreadable is not None else "")
+            unreadable = self.selected(UnreadableRow)
+            self._show_message(f"✗ trace {key}: {unreadable.reason}" if unreadable is not None else "")
             return
         if is_new_row:
-            self._page = _AVERAGE if row.fact_set is not None and row.results > 1 else 0
+            self._fact = None if row.fact_set is not None and row.results > 1 else 0
             self._kind = next((kind for kind in KINDS if kind in row.kinds), "hidden")
             self._only = None
-        elif self._page != _AVERAGE and isinstance(self._result, ResultView):
-            # Facts before this one may have been done since: stay with it.
-            self._page = result_index(self.catalog, row.id, self._result.position)
+        elif self._fact is not None and isinstance(self._result, ResultView):
+            # Earlier facts may have been traced since, so the index of this fact may have changed.
+            self._fact = result_index(self.catalog, row.id, self._result.position)
         self._effects = load_effects(self.catalog, row.id) if row.fact_set is not None else {}
-        self._result = load_result(self.catalog, row.id, max(0, self._page))
+        self._result = load_result(self.catalog, row.id, self._fact or 0)
         self._draw(keep_cursor=not is_new_row)
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The keys of what only a set of facts has are offered where there is one."""
+        """Offer the keys for sets of facts only where the trace has a set."""
         if super().check_action(action, parameters) is None:
             return None
         row = self._trace
@@ -131,25 +131,27 @@ class TracesPane(Pane):
         row, result = self._trace, self._result
         if row is None:
             return
-        if self._page == _AVERAGE:
+        if self._fact is None:
             effects = self._effects.get(self._kind)
             if effects is None:
                 self._show_message(
-                    "No average yet: it comes with the first traced facts. Press n for the facts."
+                    "No average yet: it appears with the first traced facts. Press n for the facts."
                 )
             else:
-                below = Text(f"\n{self._counted(row)}").append_text(settings_text(row, None))
+                below = Text(f"\n{self._fact_counts(row)}").append_text(settings_text(row, None))
                 averages = draw_effects(effects, self._kind, tuple(self._effects))
                 curves = draw_curves(self._effects, self._only) if self._curves else None
                 self.map.show(curves or averages, below, keep_cursor=keep_cursor)
         elif result is None:
-            self._show_message("Nothing traced yet: the job writes each fact here as soon as it is done.")
+            self._show_message("Nothing traced yet: each fact appears here when the job has traced it.")
         elif isinstance(result, UnreadableRow):
             self._show_message(f"✗ result {result.id}: {result.reason}")
         elif result.skip_reason is not None:
             self._show_message(f"{sanitize(result.prompt)}\nNot traced: {result.skip_reason}")
         elif self._kind not in result.kinds:
-            self._show_message(f"{self._kind} was not traced: {', '.join(result.kinds) or 'nothing'} was.")
+            self._show_message(
+                f"Kind {self._kind} was not traced. Traced kinds: {', '.join(result.kinds) or 'none'}."
+            )
         else:
             picture = draw_result(result, self._kind, stretch=self._stretch)
             self.map.show(picture, settings_text(row, result), keep_cursor=keep_cursor)
@@ -159,12 +161,12 @@ class TracesPane(Pane):
         self.map.show_text(Text("\n".join(lines)))
         self.readout.update("")
 
-    def _counted(self, row: TraceRow) -> FactCounts:
-        """How many facts the averages rest on. Read anew only when that may have changed: it takes a look at each."""
-        stamp = (row.id, *cache_key(self.catalog, row.id))
-        if self._tally is None or self._tally[0] != stamp:
-            self._tally = stamp, count_facts(self.catalog, row.id)
-        return self._tally[1]
+    def _fact_counts(self, row: TraceRow) -> FactCounts:
+        """Counts of traced and skipped facts; cached, because counting reads every result."""
+        key = (row.id, *cache_key(self.catalog, row.id))
+        if self._counts is None or self._counts[0] != key:
+            self._counts = key, count_facts(self.catalog, row.id)
+        return self._counts[1]
 
     @on(HeatMap.Moved)
     def _moved(self, event: HeatMap.Moved) -> None:
@@ -172,76 +174,76 @@ class TracesPane(Pane):
         row, result = self._trace, self._result
         if row is None or self.map.drawing is None:
             return
-        # Where the cursor is now, not where it was when this was posted: another drawing may be shown since.
+        # The current cursor, not that of the event: another drawing may be visible since.
         token, layer = self.map.cursor
         kind = self._only if self._curves else self._kind
-        if self._page != _AVERAGE:
+        if self._fact is not None:
             if not isinstance(result, ResultView) or self._kind not in result.kinds:
                 return
-            text, place = (
-                result_text(result, self._kind, token, layer),
-                f"fact {self._page + 1}/{row.results}",
-            )
+            text = result_text(result, self._kind, token, layer)
+            label = f"fact {self._fact + 1}/{row.results}"
         elif kind is None:
-            text, place = curves_text(self._effects, token, layer), "average"
+            text, label = curves_text(self._effects, token, layer), "average"
         else:
-            text, place = effect_text(self._effects[kind], token, layer), "average"
-        text.append(f"  {place}" if row.results > 1 else "", style="dim")
+            text, label = effect_text(self._effects[kind], token, layer), "average"
+        text.append(f"  {label}" if row.results > 1 else "", style="dim")
         self.readout.update(text)
 
     def action_kind(self, kind: str | None = None) -> None:
-        result, average = self._result, self._page == _AVERAGE
-        known = self._effects if average else result.kinds if isinstance(result, ResultView) else {}
+        result, is_average = self._result, self._fact is None
+        known = self._effects if is_average else result.kinds if isinstance(result, ResultView) else {}
         kinds: list[str] = [one for one in KINDS if one in known]
         if kind is not None and kind not in kinds:
-            self.post_message(ActionRefused(f"{kind} was not traced here: start a trace with t"))
-        elif average and self._curves and kinds:
-            turn = [None, *kinds]
-            self._only = kind or turn[(turn.index(self._only) + 1) % len(turn)]
+            self.post_message(ActionRefused(f"kind {kind} was not traced: press t to start a trace"))
+        elif is_average and self._curves and kinds:
+            choices = [None, *kinds]
+            self._only = kind or choices[(choices.index(self._only) + 1) % len(choices)]
             self._draw(keep_cursor=True)
         elif kinds:
-            after = kinds[(kinds.index(self._kind) + 1) % len(kinds)] if self._kind in kinds else kinds[0]
-            self._kind = kind or after
+            following = kinds[(kinds.index(self._kind) + 1) % len(kinds)] if self._kind in kinds else kinds[0]
+            self._kind = kind or following
             self._draw(keep_cursor=True)
 
     def action_curves(self) -> None:
-        """From a map, also from that of a fact, to the curves; from the curves to the map of averages."""
+        """Switch from any map to the curves of averages, and from the curves to the map of averages."""
         if not self._effects:
             self.post_message(
-                ActionRefused("no averages yet: they come with the first traced facts of a set")
+                ActionRefused("no averages yet: they appear with the first traced facts of a set")
             )
             return
-        self._curves = not self._curves or self._page != _AVERAGE
-        self._page = _AVERAGE
+        self._curves = not self._curves or self._fact is not None
+        self._fact = None
         self._draw(keep_cursor=False)
 
     def action_page(self, by: int) -> None:
         row = self._trace
         if row is None:
             return
-        first = _AVERAGE if self._effects and row.results > 1 else 0
-        page = max(first, min(self._page + by, row.results - 1))
-        if page != self._page:
-            self._page = page
-            self._result = load_result(self.catalog, row.id, max(0, page))
+        # The average comes before the first fact.
+        first = -1 if self._effects and row.results > 1 else 0
+        current = -1 if self._fact is None else self._fact
+        position = max(first, min(current + by, row.results - 1))
+        if position != current:
+            self._fact = position if position >= 0 else None
+            self._result = load_result(self.catalog, row.id, max(0, position))
             self._draw(keep_cursor=False)
 
     def action_picture(self) -> None:
         from ..shell.saving import save_averages, save_result
 
         row, result = self._trace, self._result
-        if row is not None and self._page == _AVERAGE and self._effects:
+        if row is not None and self._fact is None and self._effects:
             self.post_message(save_averages(self.catalog, row))
         elif (
             row is not None
-            and self._page != _AVERAGE
+            and self._fact is not None
             and isinstance(result, ResultView)
             and result.skip_reason is None
             and self._kind in result.kinds
         ):
             self.post_message(save_result(row, result, self._kind))
         else:
-            self.post_message(ActionRefused("there is nothing to draw here"))
+            self.post_message(ActionRefused("there is no drawing to save"))
 
     def action_locate(self) -> None:
         from ..shell.location import LocationView
@@ -250,12 +252,14 @@ class TracesPane(Pane):
         if row is None:
             return
         try:
-            found = LocationView(row.id, row.model, load_location(self.catalog, row.id), self._counted(row))
+            view = LocationView(
+                row.id, row.model, load_location(self.catalog, row.id), self._fact_counts(row)
+            )
         except (InputError, CatalogError) as error:
             self.post_message(ActionRefused(str(error)))
             return
         self.post_message(ShowCommand(command("trace", "locate", row.id)))
-        self.app.push_screen(found)
+        self.app.push_screen(view)
 
     def action_compare(self) -> None:
         from .compare import CompareTraces
@@ -265,11 +269,11 @@ class TracesPane(Pane):
             self.post_message(ActionRefused("mark two traces with space, then press ="))
             return
         try:
-            found = CompareTraces(self.catalog, marked[0], marked[1])
+            view = CompareTraces(self.catalog, marked[0], marked[1])
         except InputError as error:
             self.post_message(ActionRefused(str(error)))
             return
-        self.app.push_screen(found)
+        self.app.push_screen(view)
 
     def action_stretch(self) -> None:
         self._stretch = not self._stretch
@@ -291,7 +295,7 @@ class TracesPane(Pane):
             self.open_form(EditForm(self.catalog, self.model))
             return
         layer = self.map.cursor[1] if self.map.drawing is not None else None
-        if self._page == _AVERAGE or not isinstance(result, ResultView):
+        if self._fact is None or not isinstance(result, ResultView):
             self.open_form(EditForm(self.catalog, row.model, layer=layer))
             return
         form = EditForm(
@@ -305,8 +309,8 @@ class TracesPane(Pane):
         self.open_form(form)
 
 
-def _row(row: TraceRow | UnreadableRow) -> Row:
+def _make_row(row: TraceRow | UnreadableRow) -> Row:
     if isinstance(row, UnreadableRow):
-        return Row(row.id, (str(row.id), "", Text("damaged", style="red")), is_unreadable=True)
+        return Row(row.id, (str(row.id), "", Text("unreadable", style="red")), is_unreadable=True)
     cells = (str(row.id), row.model, row.about, ",".join(row.kinds), format_time(row.created))
     return Row(row.id, cells)

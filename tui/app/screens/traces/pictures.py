@@ -1,4 +1,4 @@
-"""From what a trace found to the drawing that shows it, and to the line that tells one cell."""
+"""Drawings of trace results and averages, and the text line of one cell."""
 
 from collections.abc import Collection, Mapping
 
@@ -16,14 +16,14 @@ _RESTORED = {
     "hidden": "with one state restored",
     "mlp": "with MLP restored",
     "attn": "with attention restored",
-    "severed-mlp": "state back, MLP not",
-    "severed-attn": "state back, attn not",
+    "severed-mlp": "state, MLP severed",
+    "severed-attn": "state, attn severed",
 }
 _WINDOWS = {"mlp": "with MLP of {} layers restored", "attn": "with attention of {} layers restored"}
 
 
 def draw_result(result: ResultView, kind: str, *, stretch: bool) -> HeatMapDrawing:
-    """One fact. The scale runs from the corrupted to the clean run; `stretch`: to the highest cell."""
+    """The map of one fact. The scale ends at the clean run, with `stretch` at the highest cell."""
     scores = result.kinds[kind]
     high = result.high
     if stretch:
@@ -46,7 +46,7 @@ def draw_result(result: ResultView, kind: str, *, stretch: bool) -> HeatMapDrawi
 
 
 def draw_effects(effects: Effects, kind: str, kinds: Collection[str]) -> HeatMapDrawing:
-    """The average over the facts of a set: the roles of tokens down, layers across."""
+    """The map of averages over a fact set: token roles down, layers across."""
     values = [value for row in effects.means for value in row if value is not None]
     subject = sum("subject" in role for role in effects.roles)
     title = f"{_kinds(kind, kinds)} · average indirect effect over {plural(effects.facts, 'fact')}"
@@ -54,13 +54,13 @@ def draw_effects(effects: Effects, kind: str, kinds: Collection[str]) -> HeatMap
     return HeatMapDrawing(effects.roles, (0, subject), effects.means, low, high, title, "AIE")
 
 
-def draw_curves(found: Mapping[str, Effects], only: str | None) -> CurvesDrawing:
-    """The average effects by layer, a role at a time: all kinds over each other, or `only` one."""
-    roles = next(iter(found.values())).roles
-    shown = {kind: effects for kind, effects in found.items() if only in (None, kind)}
-    kinds = _kinds(only or "all", ("all", *found))
+def draw_curves(averages: Mapping[str, Effects], only: str | None) -> CurvesDrawing:
+    """The curves of average effects, one token role at a time: all kinds together, or `only` one."""
+    roles = next(iter(averages.values())).roles
+    shown = {kind: effects for kind, effects in averages.items() if only in (None, kind)}
+    kinds = _kinds(only or "all", ("all", *averages))
     return CurvesDrawing(
-        tuple(f"{kinds} · AIE at the {role} token{'s' * (role in _MANY)}" for role in roles),
+        tuple(f"{kinds} · AIE at the {role} token{'s' * (role in _PLURAL_ROLES)}" for role in roles),
         tuple(
             tuple(_curve(kind, effects, number) for kind, effects in shown.items())
             for number in range(len(roles))
@@ -80,7 +80,7 @@ def _interval(effects: Effects, role: int, layer: int) -> tuple[float, float] | 
 
 
 def result_text(result: ResultView, kind: str, token: int, layer: int) -> Text:
-    """The cell under the cursor, in numbers."""
+    """The numbers of the cell under the cursor."""
     begin, end = result.subject_range
     name = token_label(result.tokens[token]).strip() + ("*" if begin <= token < end else "")
     text = Text.assemble((f"{name} · layer {layer}: ", "bold"))
@@ -95,7 +95,7 @@ def result_text(result: ResultView, kind: str, token: int, layer: int) -> Text:
 
 
 def effect_text(effects: Effects, token: int, layer: int) -> Text:
-    """The same of an average."""
+    """The numbers of a cell of averages."""
     text = Text.assemble((f"{effects.roles[token]} · layer {layer}: ", "bold"))
     mean = effects.means[token][layer]
     if mean is None:
@@ -104,25 +104,25 @@ def effect_text(effects: Effects, token: int, layer: int) -> Text:
     return text.append(f"AIE {mean:+.4f} ({low:+.4f} to {high:+.4f}, {plural(count, 'fact')})")
 
 
-def curves_text(found: Mapping[str, Effects], token: int, layer: int) -> Text:
-    """The same of all kinds at once."""
-    name = next(iter(found.values())).roles[token]
+def curves_text(averages: Mapping[str, Effects], token: int, layer: int) -> Text:
+    """The average effects of all kinds at a token role and layer."""
+    name = next(iter(averages.values())).roles[token]
     text = Text.assemble((f"{name} · layer {layer}:", "bold"))
-    for kind, effects in found.items():
+    for kind, effects in averages.items():
         mean = effects.means[token][layer]
         text.append(f" {MARKS[kind]} " + ("–" if mean is None else f"{mean:+.3f}"))
     return text
 
 
 def settings_text(trace: TraceRow, result: ResultView | None) -> Text:
-    """Below a drawing: what was asked, and the settings that decide its numbers."""
+    """The lines below a drawing: prompt, subject, and the settings of the trace."""
     text = Text()
     if result is not None:
         text.append(f"\nprompt   {sanitize(result.prompt)}\nsubject  {sanitize(result.subject)}")
     text.append(f"\n{sanitize(trace.model)}@{trace.revision}, {_corruption(trace)}")
     text.stylize("dim")
     if result is not None and not result.is_complete:
-        text.append("\nnot finished: cells turn exact as the job goes on", style="yellow")
+        text.append("\nnot finished: the job replaces estimates by exact scores", style="yellow")
     return text
 
 
@@ -134,10 +134,10 @@ def _corruption(trace: TraceRow) -> str:
     return f"noise {sanitize(trace.noise)}{level}, {trace.samples} samples, seed {trace.seed}"
 
 
-# Roles that more than one token of a prompt can play.
-_MANY = ("middle subject", "further")
+# Roles that several tokens of a prompt can have.
+_PLURAL_ROLES = ("middle subject", "further")
 
 
 def _kinds(kind: str, kinds: Collection[str]) -> str:
-    """`[hidden] mlp attn`: which are there, and which is shown."""
+    """`[hidden] mlp attn`: the kinds, with the visible one in brackets."""
     return " ".join(f"[{one}]" if one == kind else one for one in ("all", *KINDS) if one in kinds)

@@ -1,4 +1,4 @@
-"""What a traced set says as a whole: average effects, how many facts they rest on, the layers that they propose."""
+"""Results of a traced fact set: average effects, counts of facts, and the layers that they propose."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 # The roles of store.effects (which imports numpy) in the order of the prompt, the subject's first.
 ROLES = ("first subject", "middle subject", "last subject", "first after", "further", "last")
-# Where the field reads the effect of a layer, and ROME its key.
+# The role at which the field reads the effect of a layer, and at which ROME takes its key.
 LAST_SUBJECT = "last subject"
 
-# How the reasons begin that the engine gives for leaving a fact out, and what they come to.
+# Prefixes of the engine's reasons to skip a fact, and their short form.
 _REASONS = (
     ("the model's first choice", "wrong first choice"),
     ("no other subject of the set", "no swap partner"),
@@ -30,7 +30,7 @@ _OTHER = "another reason"
 
 @dataclass(frozen=True)
 class Effects:
-    """Average effects of one kind: for each role of a token, per layer, mean and interval."""
+    """Average effects of one kind: per token role and layer the mean and its interval."""
 
     roles: tuple[str, ...]
     means: tuple[tuple[float | None, ...], ...]
@@ -38,36 +38,36 @@ class Effects:
 
     @property
     def facts(self) -> int:
-        """Over how many facts the mean goes."""
+        """Number of facts in the mean."""
         return max((count for _, _, count in self.intervals.values()), default=0)
 
 
 @dataclass(frozen=True)
 class FactCounts:
-    """How many facts of a set were traced, are being traced, and were left out for which reason."""
+    """Numbers of traced, unfinished and skipped facts of a set, with the reasons to skip."""
 
     traced: int
     unfinished: int
-    left_out: tuple[tuple[str, int], ...]
+    skipped_by_reason: tuple[tuple[str, int], ...]
 
     def __str__(self) -> str:
         parts = [f"{self.traced:,} fact{'s' * (self.traced != 1)} traced"]
         if self.unfinished:
             parts.append(f"{self.unfinished:,} not finished")
-        if self.left_out:
-            why = ", ".join(f"{number:,} {reason}" for reason, number in self.left_out)
-            parts.append(f"{sum(number for _, number in self.left_out):,} left out ({why})")
+        if self.skipped_by_reason:
+            why = ", ".join(f"{number:,} {reason}" for reason, number in self.skipped_by_reason)
+            parts.append(f"{sum(number for _, number in self.skipped_by_reason):,} skipped ({why})")
         return ", ".join(parts)
 
 
 def load_effects(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
-    """The average effects of a trace, per kind."""
+    """Kind -> average effects of a trace."""
     sql = (
         "SELECT kind, role, layer, mean, low, high, count FROM average_effect WHERE trace_id = ? ORDER BY id"
     )
     with catalog.read_connection() as connection:
         rows = connection.execute(sql, [trace_id]).fetchall()
-    # The same roles and layers for every kind, so that a cursor stays where it is when the kind changes.
+    # The same roles and layers for each kind, so that the cursor keeps its place when the kind changes.
     roles = tuple(role for role in ROLES if any(row[1] == role for row in rows))
     layers = max((row[2] for row in rows), default=-1) + 1
     found: dict[str, Effects] = {}
@@ -83,7 +83,7 @@ def load_effects(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
 
 
 def load_effect_rows(catalog: Catalog, trace_id: int) -> "list[AverageEffect]":
-    """The same as rows, for pictures."""
+    """The average effects as table rows, for figures."""
     from sqlmodel import col, select
 
     from ....store.catalog.tables import AverageEffect
@@ -94,7 +94,7 @@ def load_effect_rows(catalog: Catalog, trace_id: int) -> "list[AverageEffect]":
 
 
 def cache_key(catalog: Catalog, trace_id: int) -> tuple[int, int]:
-    """What changes whenever a tally may have changed, and is quick to read: the tally itself reads every row."""
+    """A key that changes whenever the counts may have changed. Counting itself reads every result."""
     rows = "(SELECT count(*) FROM trace_result WHERE trace_id = ?)"
     newest = "(SELECT coalesce(max(id), 0) FROM average_effect WHERE trace_id = ?)"
     with catalog.read_connection() as connection:
@@ -103,7 +103,7 @@ def cache_key(catalog: Catalog, trace_id: int) -> tuple[int, int]:
 
 
 def count_facts(catalog: Catalog, trace_id: int) -> FactCounts:
-    """Count a trace's facts by what became of them."""
+    """Count the traced, unfinished and skipped facts of a trace."""
     with catalog.read_connection() as connection:
         rows = connection.execute(
             "SELECT skip_reason, is_complete FROM trace_result WHERE trace_id = ?", [trace_id]

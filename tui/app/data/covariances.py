@@ -1,4 +1,4 @@
-"""Covariances as the screens show them."""
+"""Covariances."""
 
 import json
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class CovarianceView:
     created: datetime
 
 
-def _view(*values: Any) -> CovarianceView:
+def _build_view(*values: Any) -> CovarianceView:
     curve, origin, artifact, size, created = values[14:]
     rest = (json.loads(curve), json.loads(origin), artifact, size, parse_time(created))
     return CovarianceView(*(*values[:14], *rest))
@@ -49,7 +49,7 @@ COVARIANCES = Listing(
         "c.max_length", "c.seed", "c.dtype", "c.fingerprint", "c.tokenizer", "c.curve", "c.origin", "c.artifact",
         "coalesce(a.size, 0)", "c.created",
     ),
-    build=_view,
+    build=_build_view,
     fields={
         "id": Field("c.id", "number"),
         "model": Field("m.name"),

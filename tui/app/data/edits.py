@@ -1,4 +1,4 @@
-"""The history of a model as the screens show it: revisions, which of them count, and one in detail."""
+"""The history of a model: revisions, their status and graph, evaluations, and the detail of one revision."""
 
 import json
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from .rows import (
     parse_time,
 )
 
-# What a revision is to the head: a symbol in the graph and a word beside it.
+# Status of a revision relative to the head -> symbol in the graph.
 MARKS = {
     "base": "◆",
     "live": "●",
     "revert": "↶",
-    "taken out": "○",
+    "reverted": "○",
     "rolled back": "◌",
     "other branch": "◌",
 }
@@ -49,7 +49,7 @@ class RevisionRow:
 
 @dataclass(frozen=True)
 class HistoryShape:
-    """A model's history as a whole. `standings` and `lanes` hold those that are not simply live, on one line."""
+    """All revisions of a model. `statuses` and `lanes` omit revisions that are live on a single lane."""
 
     model: str
     head: str | None
@@ -58,11 +58,11 @@ class HistoryShape:
     lanes: Mapping[str, str]
 
     def status_of(self, id: str) -> str:
-        """In a word, what a revision is to the head."""
+        """The status of a revision relative to the head."""
         return self.statuses.get(id, "live")
 
     def lane(self, id: str) -> str:
-        """Its place in the graph."""
+        """The lanes of the graph beside a revision."""
         return self.lanes.get(id, MARKS["live"])
 
 
@@ -76,7 +76,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class EditRetention:
-    """Of an earlier edit: how many requests it made, and how many of them still hold, by two measures."""
+    """An earlier edit: its number of requests, and how many are still correct, by two measures."""
 
     edit: str
     requests: int
@@ -89,10 +89,10 @@ _RETAINED = ("edit", "requests", "first_choice", "free")
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """Scores of one evaluation: name -> (value, low, high, count), how they came about, and those of the parent.
+    """One evaluation: scores (name -> (value, low, high, count)), protocol, and the parent's scores.
 
-    `parent` is the newest evaluation of the parent revision that may be compared with this one; where the parent has
-    some but none may, `differs` says in what its newest differs.
+    `parent` is the newest comparable evaluation of the parent revision. If none is comparable, `difference` names the
+    difference to the newest one.
     """
 
     id: int
@@ -107,7 +107,7 @@ class EvaluationView:
 
 @dataclass(frozen=True)
 class RevisionDetail:
-    """All that is known of one revision."""
+    """The detail of one revision."""
 
     id: str
     parent: str | None
@@ -124,7 +124,7 @@ class RevisionDetail:
 
 
 def load_history_shape(catalog: Catalog, model: str, limit: int | None = None) -> HistoryShape | None:
-    """The shape of a model's history, or of its newest revisions; None if there is no such model."""
+    """The shape of a history, or of its newest revisions; None if the model does not exist."""
     with catalog.read_connection() as connection:
         found = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
         if found is None:
@@ -140,7 +140,7 @@ def load_history_shape(catalog: Catalog, model: str, limit: int | None = None) -
 
 
 def cache_key(catalog: Catalog, model: str) -> tuple[Any, ...]:
-    """What changes whenever the shape of a model's history may have."""
+    """A key that changes whenever the shape of the history may have changed."""
     with catalog.read_connection() as connection:
         newest = connection.execute("SELECT max(rowid) FROM revision").fetchone()
         head = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
@@ -148,14 +148,14 @@ def cache_key(catalog: Catalog, model: str) -> tuple[Any, ...]:
 
 
 def revision_listing(find_model_id: int) -> "Listing[RevisionRow]":
-    """The history of a model as a list."""
+    """The listing of a model's history."""
     return Listing(
         table="revision",
         key="revision.id",
         columns=("revision.id", "revision.parent", "revision.kind", "revision.reverts", "revision.method",
                  "json_extract(revision.hparams, '$.layers')", "json_array_length(revision.requests)",
                  "revision.message", "revision.created"),
-        build=_row,
+        build=_build_row,
         fields={
             "revision": Field("revision.id"),
             "what": Field("revision.message"),
@@ -170,14 +170,14 @@ def revision_listing(find_model_id: int) -> "Listing[RevisionRow]":
             ),
             "when": Field("revision.created", "time"),
         },
-        # Ids are digests and clocks may step back; a parent is always saved before its children.
+        # Not by id (a digest) or time (clocks may step back): a parent is always saved before its children.
         order="revision.rowid",
         scope=Condition("revision.model_id = ?", (find_model_id,)),
     )  # fmt: skip
 
 
 def load_model_name(catalog: Catalog, revision: str) -> str | None:
-    """The name of the model that a revision is of."""
+    """The model of a revision; None if the revision does not exist."""
     sql = "SELECT m.name FROM revision AS r JOIN model AS m ON m.id = r.model_id WHERE r.id = ?"
     with catalog.read_connection() as connection:
         found = connection.execute(sql, [revision]).fetchone()
@@ -185,12 +185,12 @@ def load_model_name(catalog: Catalog, revision: str) -> str | None:
 
 
 def load_revision(catalog: Catalog, id: str) -> RevisionDetail | UnreadableRow | None:
-    """One revision; with thousands of requests this is the one read that takes longer."""
+    """The detail of one revision. With thousands of requests this read takes longer than the others."""
     return load_row(catalog, _DETAIL, id)
 
 
 def load_evaluations(catalog: Catalog, revision: str) -> list[EvaluationView | UnreadableRow]:
-    """The evaluations of a revision, newest first, each with one of the parent's that it may be compared with."""
+    """The evaluations of a revision, newest first, each with a comparable evaluation of the parent."""
     with catalog.read_connection() as connection:
         found = connection.execute("SELECT parent FROM revision WHERE id = ?", [revision]).fetchone()
     own = load_first_rows(catalog, _evaluations(revision), _EVALUATIONS)
@@ -202,7 +202,7 @@ def load_evaluations(catalog: Catalog, revision: str) -> list[EvaluationView | U
 
 @dataclass(frozen=True)
 class RetentionRow:
-    """What was asked again at one revision."""
+    """The retention of earlier edits at one revision."""
 
     revision: str
     message: str
@@ -210,7 +210,7 @@ class RetentionRow:
 
 
 def load_retention(catalog: Catalog, model: str) -> list[RetentionRow]:
-    """The newest evaluation of each revision that asked earlier edits again, newest revision first."""
+    """Retention from the newest evaluation of each revision, newest revision first."""
     sql = (
         "SELECT r.id, r.message, e.retention FROM evaluation AS e JOIN revision AS r ON r.id = e.revision "
         "JOIN model AS m ON m.id = r.model_id WHERE m.name = ? AND e.retention != '[]' ORDER BY r.rowid DESC, e.id DESC"
@@ -219,10 +219,10 @@ def load_retention(catalog: Catalog, model: str) -> list[RetentionRow]:
     with catalog.read_connection() as connection:
         for id, message, retention in connection.execute(sql, [model]):
             try:
-                kept = _parse_retention(retention)
+                retained = _parse_retention(retention)
             except READ_ERRORS:
-                continue  # its evaluation is shown as hurt beside its revision
-            found.setdefault(id, RetentionRow(id, message, kept))
+                continue  # the detail of the revision shows the evaluation as unreadable
+            found.setdefault(id, RetentionRow(id, message, retained))
     return list(found.values())
 
 
@@ -240,11 +240,11 @@ def _with_parent(one: EvaluationView, before: list[EvaluationView | UnreadableRo
         return one
     why = ", ".join(map(str, differing[0]))
     return replace(
-        one, difference=f"the parent's evaluation {known[0].id} cannot be compared, it differs in {why}"
+        one, difference=f"the parent's evaluation {known[0].id} cannot be compared: different {why}"
     )
 
 
-def _row(*values: Any) -> RevisionRow:
+def _build_row(*values: Any) -> RevisionRow:
     id, parent, kind, reverts, method, layers, requests, message, created = values
     return RevisionRow(
         id,
@@ -260,36 +260,34 @@ def _row(*values: Any) -> RevisionRow:
 
 
 def _compute_statuses(steps: list[_Step], head: str | None) -> dict[str, str]:
-    """What each revision is to the head; those that are live are left out. Newest first, parents last."""
+    """Status of each revision that is not live. `steps` is ordered from new to old."""
     known = {step.id: step for step in steps}
-    way = _way(known, head)
-    on_way, out = {step.id for step in way}, find_reverted(way)
-    after: set[str] = set()  # the head and what comes after it
+    ancestors = _ancestors(known, head)
+    ancestor_ids, reverted = {step.id for step in ancestors}, find_reverted(ancestors)
+    after: set[str] = set()  # the head and its descendants
     statuses: dict[str, str] = {}
     for step in reversed(steps):
         if step.id == head or step.parent in after:
             after.add(step.id)
-        if step.id in out:
-            statuses[step.id] = "taken out"
-        elif step.id not in on_way:
+        if step.id in reverted:
+            statuses[step.id] = "reverted"
+        elif step.id not in ancestor_ids:
             statuses[step.id] = "rolled back" if step.id in after else "other branch"
         elif step.kind != "edit":
             statuses[step.id] = step.kind
     return statuses
 
 
-def _way(known: Mapping[str, _Step], to: str | None) -> list[_Step]:
-    """From the base (or the oldest that is known) to a revision."""
-    way: list[_Step] = []
-    seen: set[str] = set()
-    while to is not None and to in known and to not in seen:
-        seen.add(to)
-        way.append(known[to])
+def _ancestors(known: Mapping[str, _Step], to: str | None) -> list[_Step]:
+    """The revisions from the base (or the oldest known one) to a revision."""
+    path: dict[str, _Step] = {}
+    while to is not None and to in known and to not in path:
+        path[to] = known[to]
         to = known[to].parent
-    return way[::-1]
+    return list(path.values())[::-1]
 
 
-def _detail(*values: Any) -> RevisionDetail:
+def _build_detail(*values: Any) -> RevisionDetail:
     id, parent, kind, method, hparams, seed, requests, figures, covariances, message, fingerprint, created = (
         values
     )
@@ -304,7 +302,7 @@ _DETAIL = Listing(
     key="revision.id",
     columns=("id", "parent", "kind", "method", "hparams", "seed", "requests", "statistics", "covariances", "message",
              "fingerprint", "created"),
-    build=_detail,
+    build=_build_detail,
     fields={},
 )  # fmt: skip
 
@@ -315,13 +313,13 @@ def _evaluations(revision: str) -> "Listing[EvaluationView]":
         key="e.id",
         joins="LEFT JOIN fact_set AS f ON f.id = e.fact_set_id",
         columns=("e.id", "f.name", "e.metrics", "e.created", "e.protocol", "e.retention"),
-        build=_evaluation,
+        build=_build_evaluation,
         fields={},
         scope=Condition("e.revision = ?", (revision,)),
     )
 
 
-def _evaluation(
+def _build_evaluation(
     id: int, facts: str | None, metrics: str, created: str, protocol: str, retention: str
 ) -> EvaluationView:
     scores = {

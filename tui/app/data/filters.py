@@ -1,11 +1,11 @@
-"""What stands behind `/`: words that a row must hold, as SQL.
+"""The filter language of `/`, translated to SQL.
 
-rome paris          rows that hold both, in any of their fields, whatever the case
-"two words"         as it stands, also with a colon in it
-!paris              rows that do not hold it
+rome paris          rows that contain both words in any field; case does not matter
+"two words"         a phrase; may contain a colon
+!paris              rows that do not contain the word
 ~^tower|bridge      a regular expression
-state:failed        the same of one field; also !state:done, prompt:~^The
-tokens:>1000        a number or a date in a field, compared: > >= < <= =
+state:failed        a word in one field; also !state:done, prompt:~^The
+tokens:>1000        compare a number or a date: > >= < <= =
 """
 
 import re
@@ -22,7 +22,7 @@ _COMPARED = re.compile(r"(>=|<=|>|<|=)(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Field:
-    """Something that a list can be filtered and sorted by: an SQL expression that no damaged row makes fail."""
+    """A field to filter and sort by: an SQL expression that does not fail on unreadable rows."""
 
     sql: str
     kind: Literal["text", "number", "time"] = "text"
@@ -30,26 +30,26 @@ class Field:
 
 @dataclass(frozen=True)
 class Condition:
-    """A part of a WHERE, with its parameters."""
+    """A part of a WHERE clause, with its parameters."""
 
     sql: str = ""
     parameters: tuple[str | float, ...] = ()
 
 
 def parse(text: str, fields: Mapping[str, Field]) -> Condition:
-    """The rows that a filter leaves; all of its words must hold.
+    """The condition of a filter; a row must match all of its terms.
 
     Raises:
-        InputError: a field that is not there, a regular expression that is none, a comparison with no number.
+        InputError: an unknown field, an invalid regular expression, or a comparison without a number.
     """
-    found = [_term(term, fields) for term in _TERM.findall(text)]
-    found = [condition for condition in found if condition.sql]
-    sql = " AND ".join(condition.sql for condition in found)
-    return Condition(sql, tuple(value for condition in found for value in condition.parameters))
+    terms = (_term(term, fields) for term in _TERM.findall(text))
+    conditions = [condition for condition in terms if condition.sql]
+    sql = " AND ".join(condition.sql for condition in conditions)
+    return Condition(sql, tuple(value for condition in conditions for value in condition.parameters))
 
 
 def matches(pattern: str, text: object) -> bool:
-    """What `~` calls in SQL for each row."""
+    """The SQL function of `~`."""
     return text is not None and re.search(pattern, str(text), re.IGNORECASE) is not None
 
 
@@ -58,34 +58,34 @@ def _term(term: str, fields: Mapping[str, Field]) -> Condition:
     named = _NAMED.fullmatch(rest)
     if named and named[1] not in fields:
         raise InputError(
-            f"there is no field {named[1]!r} here; there are {', '.join(fields)} (quote a word with a colon)"
+            f"unknown field {named[1]!r}; the fields are {', '.join(fields)} (quote a word with a colon)"
         )
     value = named[2] if named else rest
-    of = [fields[named[1]]] if named else [field for field in fields.values() if field.kind == "text"]
+    searched = [fields[named[1]]] if named else [field for field in fields.values() if field.kind == "text"]
     if not value.strip('"~'):
         return Condition()
-    condition = _value(value, of, named=bool(named))
-    # A field that is empty does not hold the word.
+    condition = _value(value, searched, named=bool(named))
+    # An empty field does not contain the word.
     sql = f"NOT coalesce({condition.sql}, 0)" if negated else condition.sql
     return Condition(sql, condition.parameters)
 
 
-def _value(value: str, of: Sequence[Field], *, named: bool) -> Condition:
+def _value(value: str, searched: Sequence[Field], *, named: bool) -> Condition:
     if value.startswith("~"):
         pattern = value[1:].replace('"', "")
         try:
             re.compile(pattern)
         except re.error as error:
-            raise InputError(f"{pattern!r} is no regular expression: {error}") from error
-        return _any([Condition(f"matches(?, {field.sql})", (pattern,)) for field in of])
-    compared = _COMPARED.fullmatch(value) if named and of[0].kind != "text" else None
+            raise InputError(f"{pattern!r} is not a valid regular expression: {error}") from error
+        return _any([Condition(f"matches(?, {field.sql})", (pattern,)) for field in searched])
+    compared = _COMPARED.fullmatch(value) if named and searched[0].kind != "text" else None
     if compared:
-        return _compared(of[0], compared[1], compared[2])
+        return _compared(searched[0], compared[1], compared[2])
     word = value.replace('"', "")
-    if named and of[0].kind == "number":
-        return _compared(of[0], "=", word)
+    if named and searched[0].kind == "number":
+        return _compared(searched[0], "=", word)
     escaped = re.sub(r"([%_\\])", r"\\\1", word)
-    return _any([Condition(f"({field.sql}) LIKE ? ESCAPE '\\'", (f"%{escaped}%",)) for field in of])
+    return _any([Condition(f"({field.sql}) LIKE ? ESCAPE '\\'", (f"%{escaped}%",)) for field in searched])
 
 
 def _compared(field: Field, sign: str, value: str) -> Condition:
@@ -94,7 +94,7 @@ def _compared(field: Field, sign: str, value: str) -> Condition:
     try:
         return Condition(f"({field.sql}) {sign} ?", (float(value.replace(",", "")),))
     except ValueError:
-        raise InputError(f"{value!r} is no number: write e.g. 5 or >5") from None
+        raise InputError(f"{value!r} is not a number: write e.g. 5 or >5") from None
 
 
 def _any(conditions: Sequence[Condition]) -> Condition:

@@ -1,4 +1,4 @@
-"""Jobs as the screens show them: the list, one in detail, how many are alive, the end of a log."""
+"""Jobs: the list, the detail of one job, the active jobs, and logs."""
 
 import json
 from collections.abc import Collection
@@ -12,8 +12,8 @@ from ....store.states import ALIVE_STATES
 from .filters import Field
 from .rows import Key, Listing, UnreadableRow, load_rows, parse_optional_time, parse_time
 
-# What of a spec the list tells; an edit's spec may hold thousands of requests, so only these are read.
-_TOLD = ("model", "name", "source", "prompt", "facts", "subject", "reverts", "revision", "layers", "folder",
+# The fields of a spec that the list shows. Only these are read: an edit's spec may hold thousands of requests.
+_SPEC_FIELDS = ("model", "name", "source", "prompt", "facts", "subject", "reverts", "revision", "layers", "folder",
          "requests[0].subject", "requests[0].target_new")  # fmt: skip
 _TAIL_BYTES = 16_384
 
@@ -36,18 +36,18 @@ class JobRow:
     created: datetime
     started: datetime | None
     ended: datetime | None
-    # What it works on, in some words.
+    # Model, facts or prompt of the job.
     about: str
 
     @property
     def is_active(self) -> bool:
-        """Whether it may still change by itself."""
+        """Whether the job has not ended."""
         return self.state in ALIVE_STATES
 
 
 @dataclass(frozen=True)
 class JobDetail:
-    """All that is known of one job."""
+    """The detail of one job."""
 
     row: JobRow
     spec: dict[str, Any]
@@ -61,20 +61,20 @@ class JobDetail:
 
 @dataclass(frozen=True)
 class ActiveJobs:
-    """The jobs that have not ended, as (id, state), the highest id there is, how many were interrupted."""
+    """(id, state) of the jobs that have not ended, the highest id, and the number of interrupted jobs."""
 
     jobs: tuple[tuple[int, str], ...]
     newest: int
     interrupted: int
 
     def count(self, *states: str) -> int:
-        """How many of them are in one of these states."""
+        """Number of active jobs in these states."""
         return sum(state in states for _, state in self.jobs)
 
 
 def load_active_jobs(catalog: Catalog) -> ActiveJobs:
-    """Which jobs have not ended."""
-    # By the index of the states: for an order by `id` itself SQLite would rather look at every job there is.
+    """Read the active jobs."""
+    # `+id` makes SQLite use the index of the states. Ordered by `id`, it would scan all jobs.
     with catalog.read_connection() as connection:
         found = connection.execute(
             f"SELECT id, state FROM job WHERE state IN ({', '.join(map(repr, ALIVE_STATES))}) ORDER BY +id"
@@ -85,7 +85,7 @@ def load_active_jobs(catalog: Catalog) -> ActiveJobs:
 
 
 def load_ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRow | UnreadableRow]:
-    """Of the jobs `ids` and those newer than `after`, the ones that have ended."""
+    """The ended jobs among `ids` and the jobs newer than `after`."""
     with catalog.read_connection() as connection:
         newer = [id for (id,) in connection.execute("SELECT id FROM job WHERE id > ?", [after])]
     wanted: list[Key] = [*ids, *newer]
@@ -93,33 +93,33 @@ def load_ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[
     return [row for row in found if isinstance(row, UnreadableRow) or not row.is_active]
 
 
-def load_interrupted_jobs(catalog: Catalog, most: int) -> list[JobRow]:
-    """The newest jobs whose process died: what one may want to go on with."""
+def load_interrupted_jobs(catalog: Catalog, limit: int) -> list[JobRow]:
+    """The newest interrupted jobs."""
     sql = "SELECT id FROM job WHERE state = 'interrupted' ORDER BY id DESC LIMIT ?"
     with catalog.read_connection() as connection:
-        found = [id for (id,) in connection.execute(sql, [most])]
+        found = [id for (id,) in connection.execute(sql, [limit])]
     rows = load_rows(catalog, JOBS, found) if found else {}
     return [row for row in rows.values() if isinstance(row, JobRow)]
 
 
 class LogTail:
-    """The lines of a log that grows: the last of them, read on from where one was."""
+    """The last lines of a growing log; each read continues where the previous one ended."""
 
-    def __init__(self, path: Path, most_bytes: int = 4_000_000, most_lines: int = 20_000) -> None:
+    def __init__(self, path: Path, max_bytes: int = 4_000_000, max_lines: int = 20_000) -> None:
         self.path = path
         self.lines: list[str] = []
-        self._most_bytes, self._most_lines = most_bytes, most_lines
+        self._max_bytes, self._max_lines = max_bytes, max_lines
         self._offset: int | None = None
-        # A line that is not ended yet.
-        self._open = ""
+        # The last line if it has no line end yet.
+        self._partial = ""
 
     def read(self) -> bool:
-        """Read what came; whether anything did. A log that was begun anew is read anew."""
+        """Read new lines; returns whether there were any. A log that was restarted is read from the start."""
         try:
             size = self.path.stat().st_size
             if self._offset is None or size < self._offset:
-                self.lines, self._open = [], ""
-                self._offset = max(0, size - self._most_bytes)
+                self.lines, self._partial = [], ""
+                self._offset = max(0, size - self._max_bytes)
             if size == self._offset:
                 return False
             with self.path.open("rb") as file:
@@ -127,59 +127,41 @@ class LogTail:
                 text = file.read(size - self._offset).decode(errors="replace")
         except OSError:
             return False
-        cut_off = self._offset > 0 and not self.lines
+        is_cut = self._offset > 0 and not self.lines
         self._offset = size
-        if self._open:
+        if self._partial:
             self.lines.pop()
-        *whole, self._open = (self._open + text).split("\n")
-        if cut_off:
-            whole = whole[1:]
-        self.lines += [seen(line) for line in (*whole, self._open) if line.strip()]
-        del self.lines[: -self._most_lines]
-        if not self._open.strip():
-            self._open = ""
+        *lines, self._partial = (self._partial + text).split("\n")
+        if is_cut:
+            lines = lines[1:]
+        self.lines += [visible_part(line) for line in (*lines, self._partial) if line.strip()]
+        del self.lines[: -self._max_lines]
+        if not self._partial.strip():
+            self._partial = ""
         return True
 
 
 def read_log_tail(path: Path) -> list[str]:
-    """The last lines of a log; of a line that a progress bar wrote over, what was seen last."""
+    """The last lines of a log."""
     log = LogTail(path, _TAIL_BYTES)
     log.read()
     return log.lines
 
 
-def seen(line: str) -> str:
-    """Of a line that a progress bar wrote over, what was seen last."""
+def visible_part(line: str) -> str:
+    """The last text of a line that a progress bar overwrote."""
     return line.rstrip("\r").rsplit("\r", 1)[-1]
 
 
-def _row(*values: Any) -> JobRow:
-    (
-        id,
-        kind,
-        state,
-        stop_request,
-        done,
-        total,
-        unit,
-        rate,
-        left,
-        activity,
-        error,
-        created,
-        started,
-        ended,
-        found,
-    ) = values
-    about = _about(kind, dict(zip(_TOLD, json.loads(found), strict=True)))
-    return JobRow(
-        id, kind, state, stop_request, done, total, unit, rate, left, activity, error, parse_time(created),
-        parse_optional_time(started), parse_optional_time(ended), about,
-    )  # fmt: skip
+def _build_row(*values: Any) -> JobRow:
+    *leading, created, started, ended, spec = values
+    about = _about(leading[1], dict(zip(_SPEC_FIELDS, json.loads(spec), strict=True)))
+    times = (parse_time(created), parse_optional_time(started), parse_optional_time(ended))
+    return JobRow(*leading, *times, about)
 
 
 def _about(kind: str, spec: dict[str, Any]) -> str:
-    """What a job of some kind works on, of what its spec tells."""
+    """Model and facts, prompt or layers of a job, from its spec."""
     parts = [spec["model"] or spec["name"]]
     if kind == "model":
         parts.append(spec["source"] if spec["source"] != spec["name"] else None)
@@ -193,9 +175,9 @@ def _about(kind: str, spec: dict[str, Any]) -> str:
     return " · ".join(str(part) for part in parts if part)
 
 
-def _detail(*values: Any) -> JobDetail:
-    row = _row(*values[: len(_LISTED)])
-    spec, device, pid, attempt, heartbeat, memory, result = values[len(_LISTED) :]
+def _build_detail(*values: Any) -> JobDetail:
+    row = _build_row(*values[: len(_ROW_COLUMNS)])
+    spec, device, pid, attempt, heartbeat, memory, result = values[len(_ROW_COLUMNS) :]
     return JobDetail(
         row,
         dict(json.loads(spec)),
@@ -208,8 +190,8 @@ def _detail(*values: Any) -> JobDetail:
     )
 
 
-_PATHS = ", ".join(f"'$.{path}'" for path in _TOLD)
-_LISTED = (
+_PATHS = ", ".join(f"'$.{path}'" for path in _SPEC_FIELDS)
+_ROW_COLUMNS = (
     "job.id", "job.kind", "job.state", "job.stop_request", "job.done", "job.total", "job.unit", "job.rate",
     "job.seconds_left", "job.activity", "job.error", "job.created", "job.started", "job.ended",
     f"json_extract(job.spec, {_PATHS})",
@@ -227,12 +209,12 @@ _FIELDS = {
     "when": Field("job.created", "time"),
 }
 
-JOBS = Listing(table="job", key="job.id", columns=_LISTED, build=_row, fields=_FIELDS)
+JOBS = Listing(table="job", key="job.id", columns=_ROW_COLUMNS, build=_build_row, fields=_FIELDS)
 JOB = Listing(
     table="job",
     key="job.id",
     columns=(
-        *_LISTED,
+        *_ROW_COLUMNS,
         "job.spec",
         "job.device",
         "job.pid",
@@ -241,6 +223,6 @@ JOB = Listing(
         "job.memory",
         "job.result",
     ),
-    build=_detail,
+    build=_build_detail,
     fields=_FIELDS,
 )

@@ -1,4 +1,4 @@
-"""Models as the screens show them."""
+"""Models: the list, and the detail of one model."""
 
 import json
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from ....store.catalog.catalog import Catalog
 from .filters import Field
 from .rows import Listing, UnreadableRow, load_first_rows, parse_time
 
-# So many models are offered by name: more nobody turns through with a key.
-_OFFERED = 500
+# Limit of the models that the `model` key cycles through.
+_MAX_MODELS = 500
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ModelDetail:
-    """All that is known of one model."""
+    """The detail of one model."""
 
     name: str
     source: str
@@ -74,7 +74,7 @@ MODELS = Listing(
 )  # fmt: skip
 
 
-def _detail(*values: Any) -> ModelDetail:
+def _build_detail(*values: Any) -> ModelDetail:
     trusted, head, created, anatomy, edits, traces, covariances, message = values[9:]
     found = json.loads(anatomy)
     if not isinstance(found, dict):
@@ -98,19 +98,19 @@ MODEL = Listing(
         "model.created", "model.anatomy", *_COUNTS,
         "(SELECT r.message FROM revision AS r WHERE r.id = model.head)",
     ),
-    build=_detail,
+    build=_build_detail,
     fields=_FIELDS,
 )  # fmt: skip
 
 
 def load_layer_counts(catalog: Catalog) -> dict[str, int]:
-    """The names of the newest models and how many layers each has (0 if that cannot be read)."""
-    rows: list[ModelRow | UnreadableRow] = load_first_rows(catalog, MODELS, _OFFERED)
+    """Name -> number of layers (0 if unreadable) of the newest models."""
+    rows: list[ModelRow | UnreadableRow] = load_first_rows(catalog, MODELS, _MAX_MODELS)
     return {row.name: row.layers or 0 for row in rows if isinstance(row, ModelRow)}
 
 
 def find_model_id(catalog: Catalog, name: str) -> int | None:
-    """The number of the model of that name."""
+    """The id of a model by name; None if it does not exist."""
     with catalog.read_connection() as connection:
         found = connection.execute("SELECT id FROM model WHERE name = ?", [name]).fetchone()
     return None if found is None else int(found[0])

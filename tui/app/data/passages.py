@@ -1,4 +1,4 @@
-"""Passages as the screens show them."""
+"""Passages: the list, and the record of one passage."""
 
 import json
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from .rows import Listing, parse_time
 
 @dataclass(frozen=True)
 class PassageRow:
-    """One line of the list: `held` of `asked` facts hold by free generation; none is asked before the proof."""
+    """One line of the list: `correct` of `facts` facts by free generation; both are 0 before the proof."""
 
     id: int
     model: str
     title: str
     method: str
     created: datetime
-    held: int
-    asked: int
+    correct: int
+    facts: int
 
 
 @dataclass(frozen=True)
 class PassageView:
-    """One passage whole: `record` is what a report is made from, as `retcon passage show --json` has it."""
+    """One passage; `record` is the input of its report, as in `retcon passage show --json`."""
 
     id: int
     record: dict[str, Any]
@@ -34,19 +34,19 @@ _JSON = ("revisions", "facts", "questions", "problems", "stages", "proof", "answ
 _MODEL = "LEFT JOIN model AS m ON m.id = p.model_id"
 
 
-def _row(*values: Any) -> PassageRow:
-    id, model, title, method, created, held, asked = values
-    return PassageRow(id, model, title, method, parse_time(created), held or 0, asked or 0)
+def _build_row(*values: Any) -> PassageRow:
+    id, model, title, method, created, correct, facts = values
+    return PassageRow(id, model, title, method, parse_time(created), correct or 0, facts or 0)
 
 
-def _view(*values: Any) -> PassageView:
+def _build_view(*values: Any) -> PassageView:
     id, model, title, base, *rest = values
-    found = dict(zip(_JSON, map(json.loads, rest), strict=True))
-    last = (found["revisions"] or [None])[-1]
-    return PassageView(id, {"title": title, "model": model, "base": base, "revision": last} | found)
+    record = dict(zip(_JSON, map(json.loads, rest), strict=True))
+    last = (record["revisions"] or [None])[-1]
+    return PassageView(id, {"title": title, "model": model, "base": base, "revision": last} | record)
 
 
-# Proofs and answers are long: the list has SQLite count in them, and does not read them.
+# Proofs and answers are long, so SQLite counts the facts in them for the list.
 PASSAGES = Listing(
     table="passage AS p",
     key="p.id",
@@ -57,7 +57,7 @@ PASSAGES = Listing(
         "FROM json_each(p.proof, '$.facts') AS f) END",
         "CASE WHEN json_valid(p.proof) THEN (SELECT count(*) FROM json_each(p.proof, '$.facts')) END",
     ),
-    build=_row,
+    build=_build_row,
     fields={
         "id": Field("p.id", "number"),
         "model": Field("m.name"),
@@ -71,6 +71,6 @@ PASSAGE = Listing(
     key="p.id",
     joins=_MODEL,
     columns=("p.id", "m.name", "p.title", "p.revision", *(f"p.{name}" for name in _JSON)),
-    build=_view,
+    build=_build_view,
     fields={},
 )

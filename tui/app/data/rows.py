@@ -1,6 +1,6 @@
-"""Read rows so that a list of a hundred thousand costs what is on the screen, and one damaged row hides no other.
+"""Read the rows of a list: a list of 100,000 rows costs only its visible rows, and an unreadable row hides no other.
 
-A list is its keys, in order, and the rows of those that are looked at. Plain SQL on purpose: see `Catalog.look`.
+A list has all keys in order, and reads rows when they become visible. It uses plain SQL because SQLModel loads slowly.
 """
 
 import sqlite3
@@ -21,7 +21,7 @@ Built_co = TypeVar("Built_co", covariant=True)
 
 @dataclass(frozen=True)
 class UnreadableRow:
-    """A row that is there and cannot be read."""
+    """A row whose content is invalid."""
 
     id: Key
     reason: str
@@ -29,21 +29,21 @@ class UnreadableRow:
 
 @dataclass(frozen=True)
 class Query:
-    """Which rows, in which order: the text of a filter, and a field to sort by (none: newest first)."""
+    """A filter text, and a field to sort by (empty: newest first)."""
 
     filter: str = ""
     sort: str = ""
     descending: bool = False
 
     @property
-    def plain(self) -> bool:
-        """Whether it is all rows in their usual order."""
+    def is_default(self) -> bool:
+        """Whether it selects all rows in the default order."""
         return not self.filter.strip() and not self.sort
 
 
 @dataclass(frozen=True)
 class Listing(Generic[Built_co]):
-    """How one noun is listed. `key`, `columns` and fields are SQL; `build(*columns)` makes what the screens show."""
+    """How to list one noun. `key`, `columns` and fields are SQL; `build(*columns)` makes the data class of a row."""
 
     table: str
     key: str
@@ -51,7 +51,7 @@ class Listing(Generic[Built_co]):
     build: Callable[..., Built_co]
     fields: Mapping[str, Field]
     joins: str = ""
-    # What it is sorted by, descending, where nothing else is asked for.
+    # The default order, descending.
     order: str = ""
     scope: Condition = field(default_factory=Condition)
 
@@ -63,11 +63,11 @@ class Listing(Generic[Built_co]):
 def select_keys(
     catalog: Catalog, listing: Listing[Any], query: Query = Query(), limit: int | None = None
 ) -> Sequence[Key]:
-    """The keys of the rows that a query leaves, in its order.
+    """The keys of the rows that match a query, in its order.
 
     Raises:
-        InputError: the filter cannot be read.
-        CatalogError: the catalog cannot.
+        InputError: the filter is invalid.
+        CatalogError: the catalog cannot be read.
     """
     condition = parse(query.filter, listing.fields)
     conditions = [part for part in (listing.scope, condition) if part.sql]
@@ -75,8 +75,8 @@ def select_keys(
     order = f"{listing.order or listing.key} DESC"
     if query.sort:
         order = f"{listing.fields[query.sort].sql} {'DESC' if query.descending else 'ASC'}, {order}"
-    # Nothing but the key's own index is read where nothing else is asked for.
-    joins = "" if query.plain else listing.joins
+    # The default query reads only the index of the key.
+    joins = "" if query.is_default else listing.joins
     where = f"WHERE {' AND '.join(part.sql for part in conditions)}" if conditions else ""
     sql = f"SELECT {listing.key} FROM {listing.table} {joins} {where} ORDER BY {order}"
     if limit is not None:
@@ -88,7 +88,7 @@ def select_keys(
 
 
 def load_rows(catalog: Catalog, listing: Listing[T], keys: Sequence[Key]) -> dict[Key, T | UnreadableRow]:
-    """The rows of some keys, at most some hundreds; a Hurt for each that cannot be read."""
+    """The rows of at most some hundred keys; unreadable ones as UnreadableRow."""
     found: dict[Key, T | UnreadableRow] = {}
     marks = ", ".join("?" * len(keys))
     with catalog.read_connection() as connection:
@@ -96,39 +96,39 @@ def load_rows(catalog: Catalog, listing: Listing[T], keys: Sequence[Key]) -> dic
             for key, *values in connection.execute(listing.select(f"{listing.key} IN ({marks})"), list(keys)):
                 found[key] = listing.build(*values)
         except READ_ERRORS:
-            return _one_by_one(connection, listing, keys)
+            return _load_one_by_one(connection, listing, keys)
         except sqlite3.OperationalError as error:
-            if not _of_a_row(error):
+            if not _is_row_error(error):
                 raise
-            return _one_by_one(connection, listing, keys)
+            return _load_one_by_one(connection, listing, keys)
     return found
 
 
 def load_row(catalog: Catalog, listing: Listing[T], key: Key) -> T | UnreadableRow | None:
-    """One row; None if there is none."""
+    """One row; None if it does not exist."""
     return load_rows(catalog, listing, [key]).get(key)
 
 
 def load_first_rows(catalog: Catalog, listing: Listing[T], limit: int) -> list[T | UnreadableRow]:
-    """The first rows in their usual order; for what is short by itself."""
+    """The first rows in the default order, for short lists."""
     keys = list(select_keys(catalog, listing, limit=limit))
     found = load_rows(catalog, listing, keys)
     return [found[key] for key in keys if key in found]
 
 
 def parse_time(text: str | None) -> datetime:
-    """A datetime of the catalog. Raises ValueError, TypeError."""
+    """Parse a time of the catalog. Raises ValueError, TypeError."""
     if text is None:
-        raise ValueError("a moment is missing")
+        raise ValueError("a time is missing")
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def parse_optional_time(text: str | None) -> datetime | None:
-    """The same where it may be missing."""
+    """The same, or None."""
     return None if text is None else parse_time(text)
 
 
-def _one_by_one(
+def _load_one_by_one(
     connection: sqlite3.Connection, listing: Listing[T], keys: Sequence[Key]
 ) -> dict[Key, T | UnreadableRow]:
     found: dict[Key, T | UnreadableRow] = {}
@@ -138,15 +138,13 @@ def _one_by_one(
             if row is not None:
                 found[key] = listing.build(*row[1:])
         except (*READ_ERRORS, sqlite3.OperationalError) as error:
-            if isinstance(error, sqlite3.OperationalError) and not _of_a_row(error):
+            if isinstance(error, sqlite3.OperationalError) and not _is_row_error(error):
                 raise
             first = (str(error).splitlines() or [""])[0]
-            found[key] = UnreadableRow(
-                key, f"this row is damaged and cannot be read ({type(error).__name__}: {first})"
-            )
+            found[key] = UnreadableRow(key, f"this row is unreadable ({type(error).__name__}: {first})")
     return found
 
 
-def _of_a_row(error: sqlite3.OperationalError) -> bool:
-    """Whether it is a row's content, `malformed JSON`, and not the file, its lock or the disk."""
+def _is_row_error(error: sqlite3.OperationalError) -> bool:
+    """Whether the content of a row (`malformed JSON`) caused the error, not the file, its lock or the disk."""
     return error.sqlite_errorcode == sqlite3.SQLITE_ERROR

@@ -1,4 +1,4 @@
-"""Traces as the screens show them: the list, and one fact's scores. See averages.py for those of a set."""
+"""Traces: the list, and the scores of one fact. averages.py has the results of a fact set."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .rows import Listing, UnreadableRow, load_row, parse_time
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One line of the list. `prompt` is the first fact's."""
+    """One line of the list; `prompt` is that of the first fact."""
 
     id: int
     model: str
@@ -31,7 +31,7 @@ class TraceRow:
 
     @property
     def about(self) -> str:
-        """The fact set with its size, or the one prompt."""
+        """The fact set with its size, or the only prompt."""
         if self.fact_set is not None:
             return f"{self.fact_set} ({self.results} fact{'s' * (self.results != 1)})"
         return self.prompt or "(nothing traced yet)"
@@ -39,9 +39,9 @@ class TraceRow:
 
 @dataclass(frozen=True)
 class Scores:
-    """p(answer) for each token and layer with one kind of state restored in a window of layers.
+    """p(answer) per token and layer with one kind of state restored in a window of layers.
 
-    Cells that are not traced yet hold their estimate where there is one, and are marked so.
+    Cells without an exact score hold the attribution, if there is one, and are marked as estimated.
     """
 
     window: int
@@ -70,7 +70,7 @@ class ResultView:
 
 
 def load_result(catalog: Catalog, trace_id: int, index: int) -> ResultView | UnreadableRow | None:
-    """The result number `index` of a trace, counted from 0 in the order of the facts."""
+    """The result at position `index` of a trace, from 0, in the order of the facts."""
     sql = "SELECT id FROM trace_result WHERE trace_id = ? ORDER BY position LIMIT 1 OFFSET ?"
     with catalog.read_connection() as connection:
         found = connection.execute(sql, [trace_id, index]).fetchone()
@@ -78,33 +78,33 @@ def load_result(catalog: Catalog, trace_id: int, index: int) -> ResultView | Unr
 
 
 def result_index(catalog: Catalog, trace_id: int, position: int) -> int:
-    """The number of the result of a fact: it grows as facts before it are done."""
+    """The index of a fact's result. It grows while earlier facts are traced."""
     sql = "SELECT count(*) FROM trace_result WHERE trace_id = ? AND position < ?"
     with catalog.read_connection() as connection:
         return int(connection.execute(sql, [trace_id, position]).fetchone()[0])
 
 
-def _row(*values: Any) -> TraceRow:
+def _build_row(*values: Any) -> TraceRow:
     kinds = tuple(str(kind) for kind in json.loads(values[6]))
     return TraceRow(*(*values[:6], kinds, *values[7:-1], parse_time(values[-1])))
 
 
-def _result(*values: Any) -> ResultView:
+def _build_result(*values: Any) -> ResultView:
     position, prompt, subject, tokens, begin, end, answer, high, low, scores, estimate, skipped, finished = (
         values
     )
-    # What a finished trace lacks was not asked for; `retcon trace show` leaves it blank as well.
-    guesses = {} if finished else json.loads(estimate or "{}")
+    # A complete result lacks only cells that were not requested; they stay blank, as in `retcon trace show`.
+    attributions = {} if finished else json.loads(estimate or "{}")
     kinds = {
-        kind: Scores(int(table["window"]), merge_attribution(table["scores"], guesses.get(kind)))
+        kind: Scores(int(table["window"]), merge_attribution(table["scores"], attributions.get(kind)))
         for kind, table in json.loads(scores).items()
     }
     tokens = tuple(str(token) for token in json.loads(tokens))
     if not tokens and skipped is None:
-        raise ValueError("it has no tokens")
+        raise ValueError("the result has no tokens")
     for kind, table in kinds.items():
         if len(table.rows) != len(tokens) or len({len(row) for row in table.rows}) > 1:
-            raise ValueError(f"its {kind} scores do not fit its tokens")
+            raise ValueError(f"the {kind} scores do not match the tokens")
     return ResultView(
         position, prompt, subject, tokens, (begin, end), answer, high or 0.0, low or 0.0, kinds, skipped,
         bool(finished),
@@ -122,7 +122,7 @@ TRACES = Listing(
         "t.id", "m.name", "t.revision", "f.name", f"(SELECT count(*) {_OF_TRACE})", _FIRST, "t.kinds", "t.noise",
         "t.noise_level", "t.samples", "t.seed", "t.swap", "t.created",
     ),
-    build=_row,
+    build=_build_row,
     fields={
         "id": Field("t.id", "number"),
         "model": Field("m.name"),
@@ -138,6 +138,6 @@ _RESULT = Listing(
     key="trace_result.id",
     columns=("position", "prompt", "subject", "tokens", "subject_begin", "subject_end", "answer", "high", "low",
              "scores", "estimate", "skip_reason", "is_complete"),
-    build=_result,
+    build=_build_result,
     fields={},
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The forms of the covariances pane: more text for one, and one from a file."""
+"""The forms that extend covariances and import one from a file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from ....paths import expand_path, path_exists
 from ..base.form import Field, Form
 
 
-class TopUpForm(Form[CovarianceSpec]):
-    """How much text it shall have seen in all."""
+class ExtendForm(Form[CovarianceSpec]):
+    """The number of tokens in total."""
 
-    title_text = "Top up: more text for this covariance"
+    title_text = "Extend: more text for this covariance"
 
     def __init__(self, catalog: Catalog, ids: Sequence[int], tokens: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class TopUpForm(Form[CovarianceSpec]):
 
     def fields(self) -> list[Field]:
         return [
-            Field("tokens", "tokens in all", str(2 * self._tokens)),
+            Field("tokens", "total tokens", str(2 * self._tokens)),
             Field(
                 "until",
                 "until converged",
@@ -34,7 +34,7 @@ class TopUpForm(Form[CovarianceSpec]):
         ]
 
     def read(self, values: dict[str, str]) -> CovarianceSpec:
-        tokens = parse_integer("tokens in all", values["tokens"], 1, MAX_ID)
+        tokens = parse_integer("total tokens", values["tokens"], 1, MAX_ID)
         tolerance = parse_tolerance(values["until"])
         return build_covariance_extension(self._catalog, self._ids, tokens, tolerance)
 
@@ -43,16 +43,16 @@ class TopUpForm(Form[CovarianceSpec]):
 
 
 @dataclass(frozen=True)
-class Import:
-    """A file, and what it is said to be of."""
+class CovarianceFile:
+    """A file with the model and layer of its covariance."""
 
     file: Path
     model: str
     layer: int
 
 
-class ImportForm(Form[Import]):
-    """A covariance from a file."""
+class ImportForm(Form[CovarianceFile]):
+    """File, model and layer of the covariance to import."""
 
     title_text = "Import a covariance"
 
@@ -67,16 +67,16 @@ class ImportForm(Form[Import]):
             Field("layer", "layer", hint="a number"),
         ]
 
-    def read(self, values: dict[str, str]) -> Import:
+    def read(self, values: dict[str, str]) -> CovarianceFile:
         file, model, layer = (values[name].strip() for name in ("file", "model", "layer"))
         path = expand_path(file)
         if not file or not path_exists(path) or not path.is_file():
-            raise InputError("name a file that is there" if not file else f"there is no file {file}")
+            raise InputError("choose a file" if not file else f"file {file} does not exist")
         if not model or not layer.isdecimal():
-            raise InputError("name the model, and the number of the layer that it is of")
-        return Import(path, model, int(layer))
+            raise InputError("choose the model and the number of the layer")
+        return CovarianceFile(path, model, int(layer))
 
-    def cli_equivalent(self, value: Import) -> str:
+    def cli_equivalent(self, value: CovarianceFile) -> str:
         return command(
             "covariance", "import", str(value.file), "--model", value.model, "--layer", value.layer
         )

@@ -18,11 +18,11 @@ from ...widgets.row_lines import Column, Row
 from ..base.pane import ActionRefused, Pane, Parts, RunAction
 
 if TYPE_CHECKING:
-    from .forms import Import
+    from .forms import CovarianceFile
 
 
 class CovariancesPane(Pane):
-    """The covariances, each with all that decides its value."""
+    """The covariances, each with the settings that determine its value."""
 
     heading = "Covariances"
     columns = (
@@ -34,11 +34,11 @@ class CovariancesPane(Pane):
         Column("change", 7),
         Column("when", 16, drop=2),
     )
-    empty = "No covariances yet: an edit collects the one that it needs, or run `retcon covariance run`."
-    write_actions = frozenset({"top_up", "import"})
+    empty = "No covariances yet: an edit collects its covariance, or run `retcon covariance run`."
+    write_actions = frozenset({"extend", "import"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("t", "top_up", "top up", tooltip="add more text to this covariance"),
-        Binding("i", "import", "import", tooltip="take in a covariance from a file"),
+        Binding("t", "extend", "extend", tooltip="add more text to this covariance"),
+        Binding("i", "import", "import", tooltip="import a covariance from a file"),
     ]
 
     @property
@@ -46,7 +46,7 @@ class CovariancesPane(Pane):
         return COVARIANCES
 
     def make_row(self, found: CovarianceView | UnreadableRow) -> Row:
-        return _row(found)
+        return _make_row(found)
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
         found = load_row(self.catalog, COVARIANCES, key) if key is not None else None
@@ -55,10 +55,10 @@ class CovariancesPane(Pane):
     def cli_equivalent(self, key: Key) -> str:
         return command("covariance", "show", key)
 
-    def action_top_up(self) -> None:
+    def action_extend(self) -> None:
         from ....actions.covariance import build_covariance_extension
         from ....actions.values import MAX_ID
-        from .forms import TopUpForm
+        from .forms import ExtendForm
 
         views = [row.value for row in self.rows.selected_rows if isinstance(row.value, CovarianceView)]
         if not views:
@@ -69,30 +69,30 @@ class CovariancesPane(Pane):
         except (InputError, CatalogError) as error:
             self.post_message(ActionRefused(str(error)))
             return
-        self.open_form(TopUpForm(self.catalog, ids, max(view.tokens for view in views)))
+        self.open_form(ExtendForm(self.catalog, ids, max(view.tokens for view in views)))
 
     def action_import(self) -> None:
         from .forms import ImportForm
 
         catalog, form = self.catalog, ImportForm(self.model)
 
-        def start(asked: "Import | None") -> None:
-            if asked is not None:
-                self.post_message(RunAction(form.cli_equivalent(asked), lambda: _take_in(catalog, asked)))
+        def start(file: "CovarianceFile | None") -> None:
+            if file is not None:
+                self.post_message(RunAction(form.cli_equivalent(file), lambda: _import(catalog, file)))
 
         self.app.push_screen(form, start)
 
 
-def _take_in(catalog: Catalog, asked: "Import") -> str:
-    # Not at the top: NumPy, which the app starts without.
+def _import(catalog: Catalog, file: "CovarianceFile") -> str:
+    # Imported here because it loads NumPy, which would slow the start of the app.
     from .....store.exchange.covariance import import_covariance
 
-    return f"covariance {import_covariance(catalog, asked.file, asked.model, asked.layer).id} imported"
+    return f"covariance {import_covariance(catalog, file.file, file.model, file.layer).id} imported"
 
 
-def _row(row: CovarianceView | UnreadableRow) -> Row:
+def _make_row(row: CovarianceView | UnreadableRow) -> Row:
     if isinstance(row, UnreadableRow):
-        return Row(row.id, (str(row.id), Text("damaged", style="red")), is_unreadable=True)
+        return Row(row.id, (str(row.id), Text("unreadable", style="red")), is_unreadable=True)
     last = f"{row.curve[-1]['mean']:.2g}" if row.curve else ""
     cells = (
         str(row.id),
@@ -110,23 +110,23 @@ def _parts(row: CovarianceView) -> Parts:
     return [
         title(f"Covariance {row.id}: {row.model}, layer {row.layer}"),
         fields(
-            ("what", f"E[k kT] of the keys of {row.module}, {row.width} x {row.width}"),
+            ("matrix", f"E[k kT] of the keys of {row.module}, {row.width} x {row.width}"),
             ("texts", row.texts),
-            ("texts' version", cut(row.texts_revision, 33)),
-            ("seen", _seen(row)),
+            ("version of texts", cut(row.texts_revision, 33)),
+            ("amount", _format_amount(row)),
             ("convergence", describe_convergence(row.curve)),
-            ("from", _origin(row)),
-            ("model ran in", row.dtype),
+            ("origin", _origin(row)),
+            ("model dtype", row.dtype),
             ("base", f"{row.fingerprint[:12]}, tokenizer {(row.tokenizer or 'unknown')[:12]}"),
             ("seed", "-" if row.seed is None else row.seed),
             ("file", f"{row.artifact[:32]}… ({format_size(row.size)})"),
-            ("made", f"{format_time(row.created)} UTC"),
+            ("created", f"{format_time(row.created)} UTC"),
         ),
         Text(sanitize_lines("\n" + "\n".join(convergence_lines(row.curve))) if row.curve else ""),
     ]
 
 
-def _seen(row: CovarianceView) -> str:
+def _format_amount(row: CovarianceView) -> str:
     text = f"{row.tokens:,} tokens"
     if row.documents is not None:
         text += f" of {row.documents:,} documents"
@@ -136,4 +136,4 @@ def _seen(row: CovarianceView) -> str:
 def _origin(row: CovarianceView) -> str:
     if "imported" in row.origin:
         return f"{row.origin['imported']} ({row.origin['format']})"
-    return f"covariance {row.origin['extends']}, topped up" if "extends" in row.origin else "collected here"
+    return f"covariance {row.origin['extends']}, extended" if "extends" in row.origin else "collected here"

@@ -1,4 +1,4 @@
-"""Two revisions side by side on a prompt: what each would say next, and how it goes on, as it comes."""
+"""Two revisions side by side on a prompt: probabilities of the next token, and the completion as it arrives."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ _NAME = 14
 
 @dataclass
 class _Side:
-    """What one revision has said so far."""
+    """The result of one revision so far."""
 
     revision: str
     message: str
@@ -34,24 +34,24 @@ class _Side:
     pieces: list[str] = field(default_factory=list)
 
     def parts(self, prompt: str) -> Parts:
-        found: Parts = [title(f"{self.revision}  {self.message}"), ""]
+        parts: Parts = [title(f"{self.revision}  {self.message}"), ""]
         for token, probability in self.next:
             name = token_label(token).strip()[:_NAME]
-            found.append(Text(f"{name:<{_NAME}} {probability:7.4f} {bar(probability, _BAR).rstrip('─')}"))
+            parts.append(Text(f"{name:<{_NAME}} {probability:7.4f} {bar(probability, _BAR).rstrip('─')}"))
         if self.next:
             text = Text(f"\n{sanitize(prompt)}", style="dim")
-            found.append(text.append(sanitize("".join(self.pieces)), style="bold not dim"))
-        return found
+            parts.append(text.append(sanitize("".join(self.pieces)), style="bold not dim"))
+        return parts
 
 
 class Compare(ModalScreen[None]):
-    """Enter asks. The model stays in the memory of a process of its own: the next question is answered at once."""
+    """Enter runs the prompt. A separate process keeps the model in memory, so the next prompt is answered at once."""
 
     heading = "Compare"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+c", "leave", "back", priority=True),
         Binding("q,backspace", "leave", "back"),
-        Binding("enter", "ask", "ask", priority=True),
+        Binding("enter", "ask", "run", priority=True),
         Binding("tab", "app.focus_next", "next", show=False),
     ]
 
@@ -60,7 +60,7 @@ class Compare(ModalScreen[None]):
         self.catalog, self.model = catalog, model
         self.sides = [_Side(id, self._message(id)) for id in (one, other)]
         self._prompt = prompt
-        self._asking = False
+        self._is_running = False
         self.state = ""
 
     def _message(self, id: str) -> str:
@@ -69,14 +69,14 @@ class Compare(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
-            yield Static(Text(f"Ask both: {sanitize(self.model)}", style="bold"))
+            yield Static(Text(f"Compare revisions of {sanitize(self.model)}", style="bold"))
             with Horizontal(classes="field"):
                 yield Label("prompt", markup=False)
                 line = Input(
                     sanitize(self._prompt),
                     id="prompt",
                     compact=True,
-                    placeholder="what shall they go on with?",
+                    placeholder="Prompt to compare",
                 )
                 line.cursor_blink = False
                 yield line
@@ -84,7 +84,7 @@ class Compare(ModalScreen[None]):
             with Horizontal(id="sides"):
                 yield Detail()
                 yield Detail()
-            yield Static(Text("Enter asks · Tab to the answers · q or Esc goes back", style="dim"))
+            yield Static(Text("Enter runs the prompt · Tab to the answers · q or Esc goes back", style="dim"))
 
     def on_mount(self) -> None:
         self.query_one(Input).focus()
@@ -92,7 +92,7 @@ class Compare(ModalScreen[None]):
 
     @property
     def cli_equivalent(self) -> str:
-        """The command that asks the same."""
+        """The equivalent command."""
         one, other = self.sides
         prompt = self.query_one(Input).value
         return command("ask", f"{self.model}@{one.revision}", prompt, "--against", other.revision)
@@ -102,38 +102,38 @@ class Compare(ModalScreen[None]):
 
     def action_ask(self) -> None:
         prompt = self.query_one(Input).value
-        if self._asking or not prompt.strip():
+        if self._is_running or not prompt.strip():
             return
-        self._asking = True
+        self._is_running = True
         for side in self.sides:
             side.next, side.pieces = [], []
-        self._show_message("… asking")
+        self._show_message("… running")
         self._ask(prompt)
 
-    @work(thread=True, group="asking", exit_on_error=False)
+    @work(thread=True, group="prompt", exit_on_error=False)
     def _ask(self, prompt: str) -> None:
         request = PromptRequest(prompt, [side.revision for side in self.sides])
         try:
             client: PromptClient = self.app.warm(self.model)  # type: ignore[attr-defined]
-            for said in client.send(request):
-                self.app.call_from_thread(self._heard, said)
+            for reply in client.send(request):
+                self.app.call_from_thread(self._on_reply, reply)
         except OSError as error:  # no memory, no process
-            self.app.call_from_thread(self._heard, {"error": str(error)})
+            self.app.call_from_thread(self._on_reply, {"error": str(error)})
         finally:
-            self._asking = False
+            self._is_running = False
 
-    def _heard(self, said: dict[str, Any]) -> None:
-        side = next((side for side in self.sides if side.revision == said.get("revision")), None)
-        if side is not None and "next" in said:
-            side.next = [(str(token), float(probability)) for token, probability in said["next"]]
+    def _on_reply(self, reply: dict[str, Any]) -> None:
+        side = next((side for side in self.sides if side.revision == reply.get("revision")), None)
+        if side is not None and "next" in reply:
+            side.next = [(str(token), float(probability)) for token, probability in reply["next"]]
         elif side is not None:
-            side.pieces.append(str(said["piece"]))
-        elif "done" in said:
-            self._show_message(f"✓ answered in {said['done']:.1f} s   $ {self.cli_equivalent}")
-        elif "error" in said:
-            self._show_message(f"✗ {said['error']}")
+            side.pieces.append(str(reply["piece"]))
+        elif "done" in reply:
+            self._show_message(f"✓ answered in {reply['done']:.1f} s   $ {self.cli_equivalent}")
+        elif "error" in reply:
+            self._show_message(f"✗ {reply['error']}")
         else:
-            self._show_message(f"… {said.get('state', '')}")
+            self._show_message(f"… {reply.get('state', '')}")
         if self.is_attached:
             self._draw()
 

@@ -10,9 +10,9 @@ from ..base.form import Field, Form
 
 
 class EditForm(Form[EditSpec]):
-    """One request: the prompt, its subject, what the model shall say there."""
+    """One request: prompt, subject and new target."""
 
-    title_text = "Edit: make the model say something else"
+    title_text = "Edit: change what the model says"
 
     def __init__(
         self,
@@ -37,15 +37,15 @@ class EditForm(Form[EditSpec]):
     def fields(self) -> list[Field]:
         from .....engine.edits import METHODS
 
-        given = self._values
+        values = self._values
         return [
-            Field("model", "model", given["model"], "MODEL or MODEL@REVISION"),
-            Field("prompt", "prompt", given["prompt"], "e.g. The Eiffel Tower is located in the city of"),
-            Field("subject", "subject", given["subject"], "e.g. The Eiffel Tower"),
+            Field("model", "model", values["model"], "MODEL or MODEL@REVISION"),
+            Field("prompt", "prompt", values["prompt"], "e.g. The Eiffel Tower is located in the city of"),
+            Field("subject", "subject", values["subject"], "e.g. The Eiffel Tower"),
             Field("target", "new answer", hint="e.g. Rome"),
-            Field("true", "true answer", given["true"], "what it says now; scores compare with it"),
+            Field("true", "true answer", values["true"], "the current answer; scores compare with it"),
             Field("method", "method", "r-rome", ", ".join(METHODS)),
-            Field("layer", "layer", given["layer"], "by default the model's preset"),
+            Field("layer", "layer", values["layer"], "by default the model's preset"),
         ]
 
     def read(self, values: dict[str, str]) -> EditSpec:

@@ -1,4 +1,4 @@
-"""The edits pane: a model's history as a graph, and what can be undone in it."""
+"""The edits pane: the history of a model as a graph, with actions to edit, undo and publish."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,34 +50,32 @@ class EditsPane(Pane):
     empty = "No model yet: add one in the models tab (1)."
     write_actions = frozenset({"edit", "branch", "publish", "rollback", "revert", "score", "undo", "redo"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("e", "edit", "edit", tooltip="write a fact into this model"),
+        Binding("e", "edit", "edit", tooltip="edit a fact of this model"),
+        Binding("E", "branch", "branch", tooltip="edit on top of this revision (a branch)", show=False),
         Binding(
-            "E", "branch", "branch", tooltip="write a fact on top of this revision: a branch", show=False
+            "b", "rollback", "roll back", tooltip="move the head to this revision and verify its weights"
         ),
-        Binding("b", "rollback", "back to", tooltip="move the head to this revision, and prove its weights"),
         Binding(
             "z",
             "undo",
             "undo",
             key_display="z/Z",
-            tooltip="take back the last move of the head, whoever made it",
+            tooltip="undo the last move of the head",
         ),
-        Binding("Z", "redo", "redo", tooltip="make the move again that was undone last", show=False),
-        Binding("x", "revert", "take out", tooltip="take this edit out, and keep those after it"),
-        Binding("s", "score", "score", tooltip="score this revision on its own requests"),
+        Binding("Z", "redo", "redo", tooltip="repeat the move that was undone last", show=False),
+        Binding("x", "revert", "revert", tooltip="remove this edit and keep later ones"),
+        Binding("s", "score", "evaluate", tooltip="evaluate this revision on its own requests"),
         Binding(
             "equals_sign",
             "compare",
             "compare",
             key_display="=",
-            tooltip="ask the two marked revisions (or this one and the head) the same, side by side",
+            tooltip="compare the two marked revisions (or this one and the head) on a prompt",
         ),
         Binding(
-            "M", "retention", "matrix", show=False, tooltip="how well earlier edits hold at later revisions"
+            "M", "retention", "matrix", show=False, tooltip="retention of earlier edits at later revisions"
         ),
-        Binding(
-            "p", "publish", "publish", tooltip="show what publishing this revision would send, and send it"
-        ),
+        Binding("p", "publish", "publish", tooltip="preview and publish this revision"),
         Binding("m", "model(1)", "model", tooltip="the history of the next model"),
     ]
 
@@ -85,7 +83,7 @@ class EditsPane(Pane):
         self._model_id = 0
         self._models = 0
         self._shape: HistoryShape | None = None
-        self._shaped: tuple[Any, ...] = ()
+        self._shape_key: tuple[Any, ...] = ()
         super().__init__(catalog, id)
 
     @property
@@ -93,23 +91,25 @@ class EditsPane(Pane):
         return revision_listing(self._model_id)
 
     def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]:
-        shape = self._shape_now(limit)
+        shape = self._load_shape(limit)
         if shape is None:
             return ()
-        return shape.keys[:limit] if query.plain else select_keys(self.catalog, self.listing, query, limit)
+        return (
+            shape.keys[:limit] if query.is_default else select_keys(self.catalog, self.listing, query, limit)
+        )
 
-    def _shape_now(self, limit: int | None) -> HistoryShape | None:
-        """The history as a whole, read anew where it changed; of a long one first its newest part."""
+    def _load_shape(self, limit: int | None) -> HistoryShape | None:
+        """The shape of the history, cached until it changes; for a long history its newest part first."""
         if self.model is None:
             return None
-        stamp = (*cache_key(self.catalog, self.model), limit)
-        # The whole of it serves for its part.
-        if stamp != self._shaped and (*stamp[:-1], None) != self._shaped:
-            self._shape, self._shaped = load_history_shape(self.catalog, self.model, limit), stamp
+        key = (*cache_key(self.catalog, self.model), limit)
+        # The complete shape contains the newest part.
+        if self._shape_key not in (key, (*key[:-1], None)):
+            self._shape, self._shape_key = load_history_shape(self.catalog, self.model, limit), key
         return self._shape
 
     def make_row(self, found: RevisionRow | UnreadableRow) -> Row:
-        return _row(found, self._shape, in_order=self.rows.source.query.plain)
+        return _make_row(found, self._shape, in_order=self.rows.source.query.is_default)
 
     def reload(self) -> None:
         names = list(load_layer_counts(self.catalog))
@@ -141,7 +141,7 @@ class EditsPane(Pane):
         return None if key is None else str(key)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The key that changes the model is offered where there is another."""
+        """Offer the key that changes the model only if there are several models."""
         if super().check_action(action, parameters) is None:
             return None
         return action != "model" or self._models > 1
@@ -158,13 +158,13 @@ class EditsPane(Pane):
             self.open_form(EditForm(self.catalog, f"{self.model}@{self._revision}"))
 
     def action_undo(self) -> None:
-        self._step("undo", "Undo", "take back")
+        self._step("undo", "Undo")
 
     def action_redo(self) -> None:
-        self._step("redo", "Redo", "make again")
+        self._step("redo", "Redo")
 
-    def _step(self, verb: "Step", button: str, says: str) -> None:
-        """One step back or forth on the record of the head's moves."""
+    def _step(self, verb: "Step", button: str) -> None:
+        """One step back or forward in the record of head moves."""
         model = self.model
         if model is None:
             return
@@ -177,8 +177,8 @@ class EditsPane(Pane):
             return
         to = move.from_revision if verb == "undo" else move.to_revision
         question = (
-            f"{says.capitalize()} the {move.reason} of {format_time(move.created)} UTC: move the head of {model} "
-            f"to {to}, and prove its weights?\nNothing is deleted: Z makes the move again."
+            f"{button} the {move.reason} of {format_time(move.created)} UTC: move the head of {model} "
+            f"to {to} and verify its weights?\nNothing is deleted. Z repeats the move."
         )
         catalog = self.catalog
         self.confirm(question, button, command(verb, model), lambda: _move(catalog, model, verb))
@@ -196,16 +196,18 @@ class EditsPane(Pane):
         pair = marked if len(marked) == 2 else [self._revision, self._shape.head or ""]
         if pair[0] == pair[1]:
             self.post_message(
-                ActionRefused("mark two revisions with space, or stand on another one than the head")
+                ActionRefused(
+                    "select two revisions with space, or move the cursor to a revision other than the head"
+                )
             )
             return
         from .compare import Compare
 
         self.app.push_screen(Compare(self.catalog, self.model, pair[0], pair[1], self._prompt_of(pair)))
 
-    def _prompt_of(self, revision_listing: Sequence[str]) -> str:
-        """A question to begin with: the first request of the newer revision."""
-        for id in revision_listing:
+    def _prompt_of(self, revisions: Sequence[str]) -> str:
+        """The first prompt to compare: the first request of one of the revisions."""
+        for id in revisions:
             found = load_revision(self.catalog, id)
             if isinstance(found, RevisionDetail) and found.requests:
                 request = found.requests[0]
@@ -217,10 +219,10 @@ class EditsPane(Pane):
         if model is None or to is None or self._shape is None:
             return
         if to == self._shape.head:
-            self.post_message(ActionRefused(f"{to} is the head of {model} already"))
+            self.post_message(ActionRefused(f"{to} is already the head of {model}"))
             return
         question = (
-            f"Move the head of {model} from {self._shape.head} to {to}, and prove its weights?\n"
+            f"Move the head of {model} from {self._shape.head} to {to} and verify its weights?\n"
             "Nothing is deleted: the head can be moved forward again the same way."
         )
         catalog = self.catalog
@@ -229,8 +231,6 @@ class EditsPane(Pane):
         )
 
     def action_revert(self) -> None:
-        from .....engine.jobs import control
-
         model, revision = self.model, self._revision
         if model is None or revision is None:
             return
@@ -242,17 +242,18 @@ class EditsPane(Pane):
             self.post_message(ActionRefused(str(error)))
             return
         question = (
-            f"Take {revision} out of {model}, and keep all edits after it?\n"
-            "This makes a new revision: take that one out to have the edit back."
+            f"Revert {revision} of {model} and keep all later edits?\n"
+            "This makes a new revision. To restore the edit, revert that revision."
         )
         if dependents:
             question += (
-                f"\nLater edits about the same subject, made with it there: {dependents}. Score the result."
+                f"\n{dependents} later edit{'s' * (dependents != 1)} of this subject depend"
+                f"{'s' * (dependents == 1)} on this one. Evaluate after reverting."
             )
         catalog = self.catalog
         self.confirm(
             question,
-            "Take it out",
+            "Revert",
             command("revert", model, revision),
             lambda: f"job {control.submit(catalog, spec).id} queued",
         )
@@ -272,7 +273,7 @@ class EditsPane(Pane):
             self.app.push_screen(PublishForm(self.catalog, self.model, self._revision), self._preview)
 
     def _preview(self, spec: "PublishSpec | None") -> None:
-        """Show what would be sent; nothing is before that was seen."""
+        """Show what would be sent before anything is sent."""
         from ...data.publications import load_preview
         from ..publish.preview import PublishPreview
 
@@ -315,19 +316,19 @@ def _move(catalog: Catalog, model: str, verb: "Step") -> str:
 
 def _verify(catalog: Catalog, moved: "MovedHead") -> str:
     job = control.submit(catalog, moved.verification)
-    return f"head moved; job {job.id} proves its weights"
+    return f"head moved; job {job.id} verifies its weights"
 
 
-def _row(found: RevisionRow | UnreadableRow, shape: HistoryShape | None, *, in_order: bool) -> Row:
-    """A line of the history. Only in the history's own order do the lanes of the graph mean anything."""
+def _make_row(found: RevisionRow | UnreadableRow, shape: HistoryShape | None, *, in_order: bool) -> Row:
+    """A line of the history. The lanes of the graph are valid only in the default order (`in_order`)."""
     id = str(found.id)
     status = shape.status_of(id) if shape is not None else ""
     lane = shape.lane(id) if shape is not None and in_order else MARKS.get(status, "●")
     if isinstance(found, UnreadableRow):
-        return Row(id, (lane, id, Text("damaged", style="red")), is_unreadable=True)
-    head = shape is not None and shape.head == id
-    state = Text(f"{status}, head" if head else status, style="bold green" if head else "")
-    if status in ("taken out", "rolled back", "other branch"):
+        return Row(id, (lane, id, Text("unreadable", style="red")), is_unreadable=True)
+    is_head = shape is not None and shape.head == id
+    state = Text(f"{status}, head" if is_head else status, style="bold green" if is_head else "")
+    if status in ("reverted", "rolled back", "other branch"):
         state.stylize("dim")
     layers = ",".join(map(str, found.layers))
     return Row(id, (lane, id, state, found.message, found.method or "", layers, format_time(found.created)))

@@ -1,4 +1,4 @@
-"""How well earlier edits hold at later revisions, as a matrix: revisions down, the edits before them across."""
+"""Retention as a matrix: revisions down, earlier edits across."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -19,7 +19,7 @@ _SHADES = "·░▒▓█"
 
 
 class RetentionView(ModalScreen[None]):
-    """Each cell says how many of an edit's requests are still the model's first choice."""
+    """Each cell counts the requests of an edit that are still the model's first choice."""
 
     heading = "Retention"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,M,enter", "dismiss", "back")]
@@ -39,38 +39,41 @@ class RetentionView(ModalScreen[None]):
 
 
 def matrix(model: str, rows: Sequence[RetentionRow], width: int) -> Parts:
-    """The matrix in at most `width` columns: the newest edits of those that were asked again, oldest first."""
-    parts: Parts = [title(f"Do earlier edits of {model} still hold?"), ""]
+    """The matrix in at most `width` columns; if not all edits fit, the newest, in order of age."""
+    parts: Parts = [title(f"Retention of earlier edits of {model}"), ""]
     if not rows:
-        return [*parts, Text("No revision after two edits was scored yet: press s on one.", style="dim")]
+        return [
+            *parts,
+            Text("No revision with earlier edits was evaluated yet: press s on one.", style="dim"),
+        ]
     edits: dict[str, str] = {}
     for row in reversed(rows):
         edits |= {one.edit: "" for one in row.retained}
     shown = list(edits)[-max(1, (width - 22) // _CELL) :]
-    head = Text(f"{'asked at':<22}", style="bold")
+    head = Text(f"{'evaluated at':<22}", style="bold")
     for edit in shown:
         head.append(f"{edit[: _CELL - 2]:<{_CELL}}")
     parts.append(head)
     for row in rows:
         line = Text(f"{row.revision} {sanitize(row.message)[:10]:<11}")
-        kept = {one.edit: one for one in row.retained}
+        retained = {one.edit: one for one in row.retained}
         for edit in shown:
-            line.append_text(_cell(kept.get(edit)))
+            line.append_text(_cell(retained.get(edit)))
         parts.append(line)
     left_out = len(edits) - len(shown)
     if left_out:
         parts.append(Text(f"({left_out} older edits do not fit)", style="dim"))
     return [
         *parts, "",
-        Text("kept of asked, by first choice; the shade is the part: " + " ".join(_SHADES), style="dim"),
-        Text("an edit is asked again with its own prompts when a later revision is scored", style="dim"),
+        Text("retained requests of all, by first choice; the shade shows the share: " + " ".join(_SHADES), style="dim"),
+        Text("evaluating a later revision evaluates earlier edits again with their own prompts", style="dim"),
     ]  # fmt: skip
 
 
 def _cell(one: EditRetention | None) -> Text:
     if one is None:
         return Text(" " * _CELL)
-    part = one.first_choice / one.requests if one.requests else 0.0
-    shade = _SHADES[round(part * (len(_SHADES) - 1))]
+    share = one.first_choice / one.requests if one.requests else 0.0
+    shade = _SHADES[round(share * (len(_SHADES) - 1))]
     text = f"{shade}{one.first_choice}/{one.requests}"
-    return Text(f"{text:<{_CELL}}", style="bold red" if part < 0.5 else "")
+    return Text(f"{text:<{_CELL}}", style="bold red" if share < 0.5 else "")

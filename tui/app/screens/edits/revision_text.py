@@ -1,4 +1,4 @@
-"""One revision in words and numbers."""
+"""The detail text of a revision."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +34,7 @@ _BAR = 12
 def revision_parts(
     revision: RevisionDetail, scores: Sequence[EvaluationView | UnreadableRow], status: str, *, head: bool
 ) -> Parts:
-    """What it is, what it scored, what it wrote, how much it changed."""
+    """State, scores, requests and size of the change."""
     place = ", ".join(part for part in (status, "the head" if head else "") if part)
     return [
         title(f"{revision.id}: {revision.message}"),
@@ -44,7 +44,7 @@ def revision_parts(
             ("method", _method(revision)),
             ("covariances", ", ".join(map(str, revision.covariances))),
             ("fingerprint", f"{revision.fingerprint[:32]}…"),
-            ("made", f"{format_time(revision.created)} UTC"),
+            ("created", f"{format_time(revision.created)} UTC"),
         ),
         *_scores(scores),
         *_requests(revision),
@@ -79,7 +79,7 @@ def _requests(revision: RevisionDetail) -> Parts:
 
 
 def _curve(figures: dict[str, Any]) -> Parts:
-    """How the search for the value went, and what p(target) became, where that was measured."""
+    """The loss curve of the value search, and p(target) before and after, if measured."""
     parts: Parts = []
     losses = [float(step["loss"]) for step in figures.get("losses", [])]
     if losses:
@@ -92,21 +92,21 @@ def _curve(figures: dict[str, Any]) -> Parts:
 
 
 def _sizes(figures: dict[str, Any]) -> Parts:
-    """A line and a bar for each matrix; the bars are parts of the largest."""
+    """A line and a bar per matrix, relative to the largest change."""
     sizes: dict[str, dict[str, Any]] = figures.get("delta", {})
     parts: Parts = ["", title("Size of the change")] if sizes else []
     most = max((float(size["relative"]) for size in sizes.values()), default=0.0) or 1.0
     for name, size in sizes.items():
         parts.append(Text(f"{sanitize(name)} {bar(float(size['relative']) / most, _BAR).rstrip('─')}"))
         change = f"rank {size['rank']}, norm {size['norm']:.3g}, {size['relative']:.2%} of the matrix"
-        parts.append(Text(f"  {change}; {size['effective']:.2%} of it left after rounding"))
+        parts.append(Text(f"  {change}; {size['effective']:.2%} left after rounding"))
     return parts
 
 
 def _scores(evaluations: Sequence[EvaluationView | UnreadableRow]) -> Parts:
     parts: Parts = ["", title("Scores")]
     if not evaluations:
-        return [*parts, Text("not scored yet: press s", style="dim")]
+        return [*parts, Text("not evaluated yet: press s", style="dim")]
     for one in evaluations:
         if isinstance(one, UnreadableRow):
             parts.append(error_text(f"evaluation {one.id}: {one.reason}"))
@@ -129,27 +129,27 @@ def _scores(evaluations: Sequence[EvaluationView | UnreadableRow]) -> Parts:
 
 
 def _retention(one: EvaluationView) -> Parts:
-    """Of the earlier edits that were asked again, how many requests still hold."""
+    """How many requests of earlier edits are still the first choice."""
     if not one.retention:
         return []
-    asked = sum(kept.requests for kept in one.retention)
-    held = sum(kept.first_choice for kept in one.retention)
-    worst = sorted(one.retention, key=lambda kept: kept.first_choice / max(1, kept.requests))[:_SHOWN]
-    lines = ", ".join(f"{kept.edit} {kept.first_choice}/{kept.requests}" for kept in worst)
-    return [Text(f"  earlier edits: {held} of {asked} requests still hold ({lines}); M shows all revisions")]
+    requests = sum(edit.requests for edit in one.retention)
+    retained = sum(edit.first_choice for edit in one.retention)
+    worst = sorted(one.retention, key=lambda edit: edit.first_choice / max(1, edit.requests))[:_SHOWN]
+    lines = ", ".join(f"{edit.edit} {edit.first_choice}/{edit.requests}" for edit in worst)
+    return [Text(f"  retention: {retained} of {requests} earlier requests ({lines}); M shows all revisions")]
 
 
 def _beside_parent(one: EvaluationView) -> Parts:
-    """What the same questions gave at the parent, or why there is no such number."""
+    """The scores of the parent on the same cases, or the reason why they cannot be compared."""
     if one.parent is None:
         return [Text(sanitize(f"  {one.difference}"), style="dim")] if one.difference else []
     shared = [name for name in METRICS if name in one.scores and name in one.parent.scores]
-    moved = [
+    changes = [
         f"{name} {one.parent.scores[name][0]:.3f} → {one.scores[name][0]:.3f}"
         for name in shared
         if METRICS[name].over != "requests"
     ]
-    return [Text(f"  from the parent's evaluation {one.parent.id}: {'   '.join(moved)}")]
+    return [Text(f"  parent's evaluation {one.parent.id}: {'   '.join(changes)}")]
 
 
 def _score(score: tuple[float, float, float, int]) -> str:

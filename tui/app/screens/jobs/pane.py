@@ -1,4 +1,4 @@
-"""The jobs pane: what works now, what waits, what has ended and how."""
+"""The jobs pane: running, queued and ended jobs."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -19,11 +19,11 @@ from ..base.pane import ActionRefused, Pane, RunAction
 from .text import STATES, job_parts
 
 _BAR = 10
-_NAMED = 3
+_MAX_NAMED = 3
 
 
 class JobsPane(Pane):
-    """The jobs, newest first, as they go on."""
+    """The jobs, newest first."""
 
     heading = "Jobs"
     columns = (
@@ -39,16 +39,16 @@ class JobsPane(Pane):
     empty = "No jobs yet: adding a model, tracing and editing are jobs."
     write_actions = frozenset({"cancel", "resume", "remove", "move"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        # Not k: that is the row above in every other place.
+        # Not k: that moves the cursor up everywhere else.
         Binding(
             "K,ctrl+k", "cancel", "cancel", key_display="K", tooltip="stop this job at its next checkpoint"
         ),
-        Binding("r", "resume", "resume", tooltip="let a stopped job go on from its checkpoint"),
+        Binding("r", "resume", "resume", tooltip="resume a stopped job from its checkpoint"),
         Binding("less_than_sign", "move(True)", "sooner", key_display="<", show=False,
-                tooltip="move this waiting job one place up the line"),
+                tooltip="move this queued job one place up"),
         Binding("greater_than_sign", "move(False)", "later", key_display=">", show=False,
-                tooltip="move this waiting job one place down the line"),
-        Binding("L", "log", "log", tooltip="its log, whole: follow, search, wrap"),
+                tooltip="move this queued job one place down"),
+        Binding("L", "log", "log", tooltip="the complete log: follow, search, wrap"),
         Binding("D", "remove", "remove", show=False, tooltip="remove this ended job and its log"),
     ]  # fmt: skip
 
@@ -63,7 +63,7 @@ class JobsPane(Pane):
         return JOBS
 
     def make_row(self, found: JobRow | UnreadableRow) -> Row:
-        return _row(found)
+        return _make_row(found)
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
         self._shown = load_row(self.catalog, JOB, key) if key is not None else None
@@ -71,12 +71,12 @@ class JobsPane(Pane):
         self._show(is_new_row=is_new_row)
 
     def tick(self) -> None:
-        """The log is a file: its process writes it without touching the catalog."""
+        """Read the log: the job writes this file without changing the catalog."""
         if self._read_log():
             self._show(is_new_row=False)
 
     def _read_log(self) -> bool:
-        """Read the end of the log, if it is another one or has changed; whether that was so."""
+        """Read the end of the log if it changed; returns whether it did."""
         state = (self._log_path(), *(self._log_state() or (0, 0.0)))
         if state == self._log:
             return False
@@ -100,32 +100,31 @@ class JobsPane(Pane):
     def cli_equivalent(self, key: Key) -> str:
         return command("job", "show", key)
 
-    def _chosen(self, states: Collection[str]) -> list[JobRow]:
-        """Of the marked rows, or the one under the cursor, those in one of the states."""
+    def _selected_in(self, states: Collection[str]) -> list[JobRow]:
+        """The selected jobs that are in one of the states."""
         rows = [row.value for row in self.rows.selected_rows]
         return [row for row in rows if isinstance(row, JobRow) and row.state in states]
 
     def action_cancel(self) -> None:
-        found = self._chosen(ALIVE_STATES)
+        found = self._selected_in(ALIVE_STATES)
         if not found:
             self.post_message(ActionRefused("only a queued, waiting or running job can be cancelled"))
             return
         catalog, ids = self.catalog, [row.id for row in found]
 
         def cancel() -> str:
-
             ended = [control.request_stop(catalog, id).state not in ALIVE_STATES for id in ids]
             if len(ids) > 1:
                 return f"{plural(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
             return f"job {ids[0]} {'is cancelled' if ended[0] else 'stops at its next checkpoint'}"
 
-        which = "; ".join(f"job {row.id} ({row.kind}: {row.about})" for row in found[:_NAMED])
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        question = f"Cancel {which}{more}?\nWhat it has saved stays: r resumes it from there."
+        names = "; ".join(f"job {row.id} ({row.kind}: {row.about})" for row in found[:_MAX_NAMED])
+        more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+        question = f"Cancel {names}{more}?\nIts checkpoint is kept. Press r to resume."
         self.confirm(question, "Cancel the job" + "s" * (len(ids) > 1), _each("cancel", ids), cancel)
 
     def action_resume(self) -> None:
-        ids = [row.id for row in self._chosen(("interrupted", "paused", "failed", "cancelled"))]
+        ids = [row.id for row in self._selected_in(("interrupted", "paused", "failed", "cancelled"))]
         if not ids:
             self.post_message(
                 ActionRefused("only an interrupted, paused, failed or cancelled job can be resumed")
@@ -134,17 +133,16 @@ class JobsPane(Pane):
         catalog = self.catalog
 
         def resume() -> str:
-
             for id in ids:
                 control.resume(catalog, id)
-            return f"job {', '.join(map(str, ids))} go{'es' if len(ids) == 1 else ''} on from the checkpoint"
+            return f"resumed job{'s' * (len(ids) > 1)} {', '.join(map(str, ids))} from the checkpoint"
 
         self.post_message(RunAction(_each("resume", ids), resume))
 
     def action_move(self, sooner: bool) -> None:
         row = self.selected(JobRow)
         if row is None or row.state not in ("queued", "waiting"):
-            self.post_message(ActionRefused("only a job that waits has a place in line"))
+            self.post_message(ActionRefused("only queued jobs have a priority"))
             return
         catalog, id = self.catalog, row.id
 
@@ -165,14 +163,14 @@ class JobsPane(Pane):
     def action_remove(self) -> None:
         row = self.selected(JobRow)
         if row is None or row.is_active:
-            self.post_message(ActionRefused("only a job that has ended can be removed: cancel it first"))
+            self.post_message(ActionRefused("only ended jobs can be removed: cancel it first"))
             return
         catalog, id = self.catalog, row.id
         log = self._log_path()
         freed = format_size(log.stat().st_size if log.exists() else 0)
         question = (
             f"Remove job {id} ({row.kind}: {row.about}) and its log ({freed})?\n"
-            "What it made stays. This cannot be undone."
+            "Its results are kept. This cannot be undone."
         )
 
         def remove() -> str:
@@ -181,17 +179,19 @@ class JobsPane(Pane):
             remove_jobs(catalog, [id])
             return f"Removed job {id}."
 
-        self.confirm(question, "Remove it", command("job", "remove", id), remove)
+        self.confirm(question, "Remove", command("job", "remove", id), remove)
 
 
 def _each(verb: str, ids: list[int]) -> str:
-    """The command for each of some jobs."""
+    """One command per job."""
     return " && ".join(command("job", verb, id, "--detach") for id in ids)
 
 
-def _row(row: JobRow | UnreadableRow) -> Row:
+def _make_row(row: JobRow | UnreadableRow) -> Row:
     if isinstance(row, UnreadableRow):
-        return Row(row.id, (Text("! damaged", style="red"), str(row.id), "", row.reason), is_unreadable=True)
+        return Row(
+            row.id, (Text("! unreadable", style="red"), str(row.id), "", row.reason), is_unreadable=True
+        )
     symbol, style = STATES[row.state]
     word = "stopping" if row.is_active and row.stop_request else row.state
     cells: tuple[str | Text, ...] = (
@@ -208,7 +208,7 @@ def _row(row: JobRow | UnreadableRow) -> Row:
 
 
 def _progress(row: JobRow) -> str | Text:
-    """A bar where a total is known; else what it is doing, or how long it took."""
+    """A bar if the total is known; else the current activity or the duration."""
     if row.is_active:
         if row.total:
             part = row.done / row.total

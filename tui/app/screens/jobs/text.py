@@ -1,4 +1,4 @@
-"""One job in words and numbers, with the end of its log."""
+"""The detail text of a job, with the end of its log."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ...widgets.detail import error_text, fields, title
 from ...widgets.row_lines import bar
 from ..base.pane import Parts
 
-# A symbol and a style for each state; the word stands beside them.
+# Symbol and style of each state.
 STATES = {
     "queued": ("·", ""),
     "waiting": ("…", "yellow"),
@@ -31,12 +31,12 @@ STATES = {
     "paused": ("‖", "yellow"),
     "interrupted": ("!", "bold yellow"),
 }
-_LONGEST = 200
-_LINES = 200
+_MAX_VALUE_WIDTH = 200
+_MAX_LOG_LINES = 200
 
 
 def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
-    """What it does and how far it is; what went wrong comes first."""
+    """Errors first, then progress, times, result, settings and log."""
     row = job.row
     symbol, style = STATES[row.state]
     state = Text(f"{symbol} {row.state}", style=style)
@@ -47,10 +47,10 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
         parts.append(error_text(row.error))
     if row.state == "paused":
         parts.append(
-            Text("Its device is free. Press r: it goes on from its last checkpoint.", style="yellow")
+            Text("Paused: its device is free. Press r to resume from the last checkpoint.", style="yellow")
         )
     if row.state == "interrupted":
-        text = "Its process is gone. Press r: it goes on from its last checkpoint."
+        text = "Its process ended early. Press r to resume from the last checkpoint."
         parts.append(Text(text, style="yellow"))
     if row.is_active and row.total:
         part = row.done / row.total
@@ -65,19 +65,23 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
                 format_duration(row.seconds_left) if row.is_active and row.seconds_left is not None else None,
             ),
             ("device", job.device),
-            ("memory", f"{format_size(job.memory)}" if row.is_active and job.memory is not None else None),
+            ("memory", format_size(job.memory) if row.is_active and job.memory is not None else None),
             ("process", f"{job.pid}, attempt {job.attempt}" if job.pid is not None else None),
             ("created", f"{format_time(row.created)} UTC"),
             ("started", f"{format_time(row.started)} UTC" if row.started is not None else None),
             ("ended", f"{format_time(row.ended)} UTC" if row.ended is not None else None),
-            ("made", ", ".join(f"{name} {_value(value)}" for name, value in job.result.items())),
+            ("result", ", ".join(f"{name} {_value(value)}" for name, value in job.result.items())),
         ),
         "",
-        title("Asked"),
+        title("Settings"),
         fields(*((name, _value(value)) for name, value in job.spec.items() if value)),
     ]
     if log:
-        parts += ["", title(f"Log: {format_path(path)}"), *(Text(sanitize(line)) for line in log[-_LINES:])]
+        parts += [
+            "",
+            title(f"Log: {format_path(path)}"),
+            *(Text(sanitize(line)) for line in log[-_MAX_LOG_LINES:]),
+        ]
     return parts
 
 
@@ -86,4 +90,4 @@ def _value(value: object) -> str:
         text = ", ".join(map(str, value))
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return cut(sanitize(text), _LONGEST)
+    return cut(sanitize(text), _MAX_VALUE_WIDTH)

@@ -1,4 +1,4 @@
-"""A model's anatomy as a drawing: where a prompt goes through, and which matrix an edit rewrites."""
+"""The anatomy of a model as a drawing, with the matrix that an edit changes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _WIDTH = 46
 
 
 def draw_anatomy(anatomy: Mapping[str, Any]) -> list[Text]:
-    """From the tokens down to the next token; the edited matrix is marked."""
+    """The path from the tokens to the next token; a mark shows the edited matrix."""
     matrix = str(anatomy.get("matrix", "?"))
     mlp = str(anatomy.get("mlp", "?"))
     inside = matrix.removeprefix(f"{mlp}.")

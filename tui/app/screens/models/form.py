@@ -8,7 +8,7 @@ from ..base.form import Field, Form
 
 
 class ModelForm(Form[ModelSpec]):
-    """Where the weights come from, and what to call them."""
+    """Source of the weights, and name of the model."""
 
     title_text = "Add a model"
 

@@ -17,7 +17,7 @@ from .anatomy import draw_anatomy
 
 
 class ModelsPane(Pane):
-    """The models that were added, each with its anatomy."""
+    """The models, each with its anatomy."""
 
     heading = "Models"
     columns = (
@@ -28,12 +28,18 @@ class ModelsPane(Pane):
         Column("dtype", 8, drop=3),
         Column("head", 10),
     )
-    empty = "No models yet: press a to add one; starter is a small one that needs no hub."
+    empty = "No models yet: press a to add one. The model `starter` is small and needs no hub."
     write_actions = frozenset({"add", "trace", "remove"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "add model", tooltip="add a model: hub id, folder, .gguf or starter"),
         Binding("t", "trace", "trace", tooltip="start a trace of this model"),
-        Binding("D", "remove", "remove", show=False, tooltip="remove this model and all that was done on it"),
+        Binding(
+            "D",
+            "remove",
+            "remove",
+            show=False,
+            tooltip="remove this model and all its data",
+        ),
     ]
 
     @property
@@ -41,7 +47,7 @@ class ModelsPane(Pane):
         return MODELS
 
     def make_row(self, found: ModelRow | UnreadableRow) -> Row:
-        return _row(found)
+        return _make_row(found)
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
         found = load_row(self.catalog, MODEL, key) if key is not None else None
@@ -71,13 +77,13 @@ class ModelsPane(Pane):
         key = self.rows.key
         found = load_row(self.catalog, MODEL, key) if key is not None else None
         if not isinstance(found, ModelDetail):
-            self.post_message(ActionRefused("this row is damaged: see retcon doctor"))
+            self.post_message(ActionRefused("this row is unreadable: run retcon doctor"))
             return
         catalog, name = self.catalog, found.name
-        frees = "" if found.source_kind == "folder" else f", {format_size(found.size)} of weights"
+        freed = "" if found.source_kind == "folder" else f", {format_size(found.size)} of weights"
         question = (
             f"Remove {name}, its {plural(found.edits - 1, 'revision')}, {plural(found.traces, 'trace')} and "
-            f"{plural(found.covariances, 'covariance')}{frees}?\nThis cannot be undone."
+            f"{plural(found.covariances, 'covariance')}{freed}?\nThis cannot be undone."
         )
 
         def remove() -> str:
@@ -86,12 +92,12 @@ class ModelsPane(Pane):
             remove_model(catalog, name)
             return f"Removed {name}."
 
-        self.confirm(question, "Remove it", command("model", "remove", name), remove)
+        self.confirm(question, "Remove", command("model", "remove", name), remove)
 
 
-def _row(row: ModelRow | UnreadableRow) -> Row:
+def _make_row(row: ModelRow | UnreadableRow) -> Row:
     if isinstance(row, UnreadableRow):
-        return Row(row.id, (Text(f"model {row.id}: damaged", style="red"),), is_unreadable=True)
+        return Row(row.id, (Text(f"model {row.id}: unreadable", style="red"),), is_unreadable=True)
     layers = str(row.layers) if row.layers is not None else "?"
     cells = (row.name, row.architecture, layers, format_count(row.parameters), row.dtype, row.head or "")
     return Row(row.id, cells)
@@ -100,8 +106,8 @@ def _row(row: ModelRow | UnreadableRow) -> Row:
 def _parts(model: ModelDetail) -> Parts:
     anatomy = model.anatomy
     block = f"{anatomy.get('blocks', '?')}.N"
-    revision_listing = f"{plural(model.edits - 1, 'revision')} after the base"
-    found = f"{plural(model.traces, 'trace')}, {plural(model.covariances, 'covariance')}"
+    revisions = f"{plural(model.edits - 1, 'revision')} after the base"
+    results = f"{plural(model.traces, 'trace')}, {plural(model.covariances, 'covariance')}"
     matrix = f"{block}.{anatomy.get('matrix')}.weight ({anatomy.get('matrix_kind')}, keys of width"
     tied = ", tied to the embedding" if anatomy.get("tied_head") else ""
     return [
@@ -114,9 +120,9 @@ def _parts(model: ModelDetail) -> Parts:
             ("fingerprint", f"{model.fingerprint[:32]}…"),
             ("memory", _memory(model)),
             ("head", f"{model.head}  {model.head_message or ''}" if model.head else None),
-            ("its own code", "Python that came with it is run" if model.trust_remote_code else None),
+            ("remote code", "runs Python code of the model repo" if model.trust_remote_code else None),
             ("added", f"{format_time(model.created)} UTC"),
-            ("catalog", f"{revision_listing}, {found}"),
+            ("catalog", f"{revisions}, {results}"),
         ),
         "",
         title("Anatomy"),
@@ -132,16 +138,16 @@ def _parts(model: ModelDetail) -> Parts:
             ("norm after MLP", anatomy.get("mlp_norm")),
             ("final norm", anatomy.get("final_norm")),
             ("head", f"{anatomy.get('head')}{tied}"),
-            ("attn and MLP", "in parallel" if anatomy.get("parallel") else "one after the other"),
+            ("attn and MLP", "parallel" if anatomy.get("parallel") else "sequential"),
         ),
     ]
 
 
 def _memory(model: ModelDetail) -> str:
-    """What loading it takes, beside what this machine has free; a job's form tells what the job takes."""
+    """Memory to load the model, and free memory of this machine."""
     free = memory_free()
-    beside = "" if free is None else f"; {format_size(free)} are free on this machine"
-    return f"{format_size(model.size)} to load{beside}"
+    note = "" if free is None else f"; {format_size(free)} free on this machine"
+    return f"{format_size(model.size)} to load{note}"
 
 
 def memory_free() -> int | None:

@@ -1,4 +1,4 @@
-"""The passages pane: texts put into a model, what stuck, and how other ways to answer compare."""
+"""The passages pane: texts edited into a model, with the facts learned and the baselines compared."""
 
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from ..base.pane import ActionRefused, Pane, Parts
 
 
 class PassagesPane(Pane):
-    """The passages, each with the report of its run as far as it got."""
+    """The passages, each with the report of its run so far."""
 
     heading = "Passages"
     columns = (
@@ -24,13 +24,13 @@ class PassagesPane(Pane):
         Column("title"),
         Column("model", 16, drop=1),
         Column("method", 9),
-        Column("held", 7),
+        Column("facts", 7),
         Column("when", 16, drop=2),
     )
-    empty = "No passages yet: `retcon passage run MODEL FILE` puts the facts of a text into a model."
+    empty = "No passages yet: `retcon passage run MODEL FILE` edits the facts of a text into a model."
     write_actions = frozenset({"review"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r", "review", "review", tooltip="look at the facts in $EDITOR before they are written"),
+        Binding("r", "review", "review", tooltip="review the extracted facts in $EDITOR"),
     ]
 
     @property
@@ -39,9 +39,9 @@ class PassagesPane(Pane):
 
     def make_row(self, found: PassageRow | UnreadableRow) -> Row:
         if isinstance(found, UnreadableRow):
-            return Row(found.id, (str(found.id), Text("damaged", style="red")), is_unreadable=True)
-        held = f"{found.held}/{found.asked}" if found.asked else ""
-        cells = (str(found.id), found.title, found.model, found.method, held, format_time(found.created))
+            return Row(found.id, (str(found.id), Text("unreadable", style="red")), is_unreadable=True)
+        facts = f"{found.correct}/{found.facts}" if found.facts else ""
+        cells = (str(found.id), found.title, found.model, found.method, facts, format_time(found.created))
         return Row(found.id, cells)
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
@@ -52,7 +52,7 @@ class PassagesPane(Pane):
         return command("passage", "show", key)
 
     def action_review(self) -> None:
-        """Hand the terminal to the editor and take it back; the job goes on."""
+        """Open the facts in an editor on this terminal; the job continues afterwards."""
         import subprocess
         import sys
 
@@ -61,12 +61,16 @@ class PassagesPane(Pane):
         words = ("passage", "review", str(self.rows.key), "--detach")
         try:
             with self.app.suspend():
-                done = subprocess.run([sys.executable, "-m", "retcon.tui", *words], check=False)
+                process = subprocess.run([sys.executable, "-m", "retcon.tui", *words], check=False)
         except SuspendNotSupported:
-            self.post_message(ActionRefused(f"no editor opens in here: {command(*words)} in a terminal"))
+            self.post_message(
+                ActionRefused(f"an editor cannot open here: run {command(*words)} in a terminal")
+            )
             return
-        if done.returncode:
-            self.post_message(ActionRefused(f"nothing goes on: {command(*words)} says why"))
+        if process.returncode:
+            self.post_message(
+                ActionRefused(f"the review failed: run {command(*words)} in a terminal to see why")
+            )
         self.reload()
 
 
@@ -77,7 +81,7 @@ def _parts(found: PassageView) -> Parts:
 
 
 def _problems(found: PassageView) -> Parts:
-    """What is wrong with the facts, before they are written: afterwards the proof tells."""
+    """Problems of the facts, until the proof exists."""
     problems = found.record["problems"]
     if not problems or found.record["proof"].get("facts"):
         return []

@@ -1,4 +1,4 @@
-"""The first step of publishing: which revision, as what, and where to."""
+"""The first step of publishing: revision, format and repo."""
 
 from .....engine.jobs.specs import PublishSpec
 from .....store.catalog.catalog import Catalog
@@ -7,11 +7,11 @@ from ....actions.publish import FORMATS, PublishOptions, build_publish_spec
 from ....cli_equivalent import publish
 from ..base.form import Field, Form
 
-_SEEN = ("private", "public")
+_VISIBILITIES = ("private", "public")
 
 
 class PublishForm(Form[PublishSpec]):
-    """What to publish; the next step shows files, sizes and card before anything is sent."""
+    """Options of a publication. The next step shows files, sizes and card before anything is sent."""
 
     title_text = "Publish to the Hugging Face Hub"
     keys_text = "Enter shows what would be sent · Tab next line · Esc or Ctrl-C cancels"
@@ -26,19 +26,17 @@ class PublishForm(Form[PublishSpec]):
             Field("model", "revision", self._target, "MODEL or MODEL@REVISION"),
             Field("repo", "repo", hint="YOU/NAME"),
             Field("what", "as", "checkpoint", ", ".join(FORMATS)),
-            Field("seen", "visibility", "private", ", ".join(_SEEN)),
-            Field(
-                "license", "license", hint="of the base, where its card does not tell: apache-2.0, mit, .."
-            ),
-            Field("message", "message", hint="the commit's title; by default told from the history"),
+            Field("visibility", "visibility", "private", ", ".join(_VISIBILITIES)),
+            Field("license", "license", hint="of the base, if its card has none: apache-2.0, mit, .."),
+            Field("message", "message", hint="title of the commit; by default from the history"),
         ]
 
     def read(self, values: dict[str, str]) -> PublishSpec:
         typed = {name: value.strip() for name, value in values.items()}
-        if typed["seen"] not in _SEEN:
+        if typed["visibility"] not in _VISIBILITIES:
             raise InputError("a new repo must be private or public")
         options = PublishOptions(
-            target=typed["model"], repo=typed["repo"], what=typed["what"], public=typed["seen"] == "public",
+            target=typed["model"], repo=typed["repo"], what=typed["what"], public=typed["visibility"] == "public",
             license=typed["license"], message=typed["message"],
         )  # fmt: skip
         return build_publish_spec(self._catalog, options)

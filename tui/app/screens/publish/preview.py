@@ -1,4 +1,4 @@
-"""The second step of publishing: the files with their sizes, and the card, which may be edited; then it is sent."""
+"""The second step of publishing: files, sizes and the card, which can be edited before publishing."""
 
 import re
 from dataclasses import replace
@@ -21,9 +21,9 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class PublishPreview(ModalScreen[PublishSpec | None]):
-    """Dismissed with the spec to submit, its card as it stands here, or with None.
+    """Dismissed with the spec to submit, including an edited card, or with None.
 
-    A repo that this catalog has published to is overwritten only by who types its name.
+    To overwrite a repo that this catalog has published to, the user must type its name.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -38,7 +38,7 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
-            yield Static(self._describe(), id="told")
+            yield Static(self._describe(), id="summary")
             yield TextArea(self._shown.card, id="card", compact=True)
             if self._overwrites is not None:
                 line = Input(id="name", placeholder=f"type {self._spec.repo} to overwrite it", compact=True)
@@ -52,9 +52,10 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
 
     def _describe(self) -> Text:
         spec, shown = self._spec, self._shown
-        seen = "PUBLIC, if it is made" if spec.public else "private, if it is made"
+        visibility = "PUBLIC if new" if spec.public else "private if new"
         text = Text(
-            f"{spec.model}@{spec.revision} as {spec.what} to {sanitize(spec.repo)} ({seen})", style="bold"
+            f"{spec.model}@{spec.revision} as {spec.what} to {sanitize(spec.repo)} ({visibility})",
+            style="bold",
         )
         total = sum(shown.sizes.values())
         files = ", ".join(
@@ -63,21 +64,24 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
         )
         text.append(f"\n{format_size(total)}: {files}", style="not bold")
         if not self._token:
-            text.append("\nNo token is kept: run `retcon hub login` first", style="not bold yellow")
+            text.append("\nNo token is saved: run `retcon hub login` first", style="not bold yellow")
         if self._overwrites is not None:
             text.append(
-                f"\n{sanitize(spec.repo)} has revision {self._overwrites} of this catalog",
+                f"\n{sanitize(spec.repo)} contains revision {self._overwrites} of this catalog",
                 style="not bold yellow",
             )
         if shown.rolls_back_from is not None:
-            text.append(f"\nIt goes back from {shown.rolls_back_from}, and says so", style="not bold yellow")
+            text.append(
+                f"\nRolls back from {shown.rolls_back_from}; the card says so",
+                style="not bold yellow",
+            )
         for warning in shown.warnings:
             text.append(f"\n! {sanitize(warning)}", style="not bold yellow")
         return text
 
     def on_mount(self) -> None:
         self.query_one("#cancel").focus()
-        self._show_message("The card below is what the repo will say; Tab goes to it, and it can be edited.")
+        self._show_message("The repo will show the card below. Tab moves to it; you can edit it.")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         {"cancel": self.action_cancel, "dry": self.action_dry_run, "send": self.action_send}[
@@ -88,7 +92,7 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
         self.dismiss(None)
 
     def action_dry_run(self) -> None:
-        self.dismiss(replace(self._asked(), dry_run=True))
+        self.dismiss(replace(self._edited_spec(), dry_run=True))
 
     def action_send(self) -> None:
         if self._overwrites is not None and self.query_one("#name", Input).value.strip() != self._spec.repo:
@@ -96,9 +100,9 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
             self.query_one("#name").focus()
             self.app.bell()
             return
-        self.dismiss(self._asked())
+        self.dismiss(self._edited_spec())
 
-    def _asked(self) -> PublishSpec:
+    def _edited_spec(self) -> PublishSpec:
         card = self.query_one("#card", TextArea).text
         return replace(self._spec, card=None if card == self._shown.card else card)
 

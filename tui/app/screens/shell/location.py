@@ -45,7 +45,7 @@ def _parts(trace_id: int, model: str, location: Location, counts: FactCounts) ->
         title(f"Trace {trace_id} proposes layer{plural} {layers}"),
         Text(f"{counts}. Total effect {location.total_effect:.3f}, the mean of p clean - p corrupted."),
     ]
-    if any(reason == "wrong first choice" for reason, _ in counts.left_out):
+    if any(reason == "wrong first choice" for reason, _ in counts.skipped_by_reason):
         parts.append(
             Text(
                 "Wrong first choice: even the clean run does not predict the expected answer, so the trace has no "

@@ -89,7 +89,7 @@ async def test_history_is_a_graph_with_words(catalog: Catalog) -> None:
         assert "revert, head" in shown[WITHOUT]
         assert "live" in shown[FORD]
         assert "other branch" in shown[BRANCH]
-        assert "taken out" in shown[ROME]
+        assert "reverted" in shown[ROME]
         assert "base" in shown[BASE]
         assert [line.split("  ")[0].strip() for line in app.list] == ["↶", "●", "│ ◌", "○─╯", "◆"]
         await app.press("j")

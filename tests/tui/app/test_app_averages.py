@@ -22,7 +22,7 @@ async def test_a_map_turns_exact_while_it_is_traced(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("2", "enter", "G")
         assert "~ estimate .:+x# (attribution patching), 90 of 300 cells exact" in app.screen
-        assert "not finished: cells turn exact" in app.detail
+        assert "not finished: the job replaces estimates" in app.detail
         assert "subject swapped for 'The Big Ben'" in app.detail
         assert "of · layer 6: estimate ~p 0." in app.screen
         await app.press("g")
@@ -86,7 +86,7 @@ async def test_all_five_kinds(catalog: Catalog) -> None:
         await app.press("m", "enter", "G")
         assert "layer 6: not traced" in app.screen, "a severed path has no estimate"
         await app.press("q", "G", "m")
-        assert "severed-mlp was not traced here" in app.line
+        assert "kind severed-mlp was not traced" in app.line
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
@@ -97,7 +97,7 @@ async def test_curves_of_a_set(catalog: Catalog, size: tuple[int, int]) -> None:
         assert "[all] hidden mlp attn · AIE at the last subject token" in app.detail
         assert "H hidden  M mlp  A attn" in app.detail
         assert "95 % interval" in app.detail
-        assert "2 facts traced, 1 left out (1 wrong first choice)" in app.detail
+        assert "2 facts traced, 1 skipped (1 wrong first choice)" in app.detail
         assert "last subject · layer 6: H +0.393 M +0.073 A +0.001" in app.screen
         await app.press("enter", "l", "j")
         assert "AIE at the last token" in app.detail
@@ -149,7 +149,7 @@ async def test_reasons_for_leaving_facts_out_are_counted(catalog: Catalog) -> No
     async with open_app(catalog, WIDE) as app:
         await app.press("2")
         assert (
-            "2 facts traced, 6 left out (2 wrong first choice, 2 no swap partner, 1 subject not found, "
+            "2 facts traced, 6 skipped (2 wrong first choice, 2 no swap partner, 1 subject not found, "
             "1 another reason)" in " ".join(app.detail.split())
         )
 
@@ -159,7 +159,7 @@ async def test_locate_says_what_it_proposes_and_what_that_is_worth(catalog: Cata
         await app.press("2", "L")
         assert isinstance(app.app.screen, LocationView)
         for words in (
-            "Trace 2 proposes layer 2", "2 facts traced, 1 left out (1 wrong first choice)", "Total effect 0.689",
+            "Trace 2 proposes layer 2", "2 facts traced, 1 skipped (1 wrong first choice)", "Total effect 0.689",
             "does not by itself predict the best layer to edit (Hase et al. 2023)", "▶ 2 +0.2634 (+0.2534 to +0.2734)",
             "$ retcon edit sweep starter --trace 2 --facts SET",
         ):  # fmt: skip
@@ -198,7 +198,7 @@ async def test_pictures_are_written_where_one_is(
             assert app.line.startswith(cli_equivalent)
             assert (folder / name).read_bytes().startswith(b"\x89PNG")
         await app.press("g", "n", "n", "x")
-        assert "there is nothing to draw here" in app.line
+        assert "there is no drawing to save" in app.line
     assert len(list(folder.iterdir())) == 3
 
 

@@ -35,7 +35,7 @@ async def test_two_traces_as_one_map(catalog: Catalog) -> None:
 async def test_what_cannot_be_laid_over_each_other(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("2", "asterisk", "equals_sign")
-        assert "only one is of a set" in app.line or "one of them is of a set" in app.line
+        assert "only one of the traces has a fact set" in app.line or "only one of the traces has a fact set" in app.line
 
 
 def evaluation(revision: str, *kept: tuple[str, int, int]) -> Evaluation:
@@ -64,7 +64,7 @@ async def test_retention_as_a_matrix(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("width", [24, 80])
 def test_a_matrix_fits(width: int) -> None:
-    assert "No revision after two edits" in str(matrix("m", [], width)[-1])
+    assert "No revision with earlier edits" in str(matrix("m", [], width)[-1])
 
 
 def test_an_anatomy_that_knows_little_is_drawn_all_the_same() -> None:

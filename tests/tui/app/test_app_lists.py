@@ -162,9 +162,9 @@ async def test_a_hurt_row_can_be_filtered_and_ordered(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("5")
         await filtered(app, "state:interrupted")
-        assert "damaged" in app.list[0]
+        assert "unreadable" in app.list[0]
         await app.press("o", "o", "o", "o", "o", "o", "enter")
-        assert "damaged and cannot be read" in app.words
+        assert "this row is unreadable" in app.words
 
 
 def test_quotes_and_signs_are_words(catalog: Catalog) -> None:

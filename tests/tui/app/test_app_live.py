@@ -64,9 +64,9 @@ async def test_a_hurt_row_hides_no_other(catalog: Catalog, damage: str, tab: str
     async with open_app(catalog) as app:
         count = len(app.list)
         await app.press(tab)
-        assert "damaged" in app.list[row - 1]
+        assert "unreadable" in app.list[row - 1]
         await app.press(*"j" * (row - 1))
-        assert "damaged and cannot be read" in app.words or "damaged" in app.detail
+        assert "this row is unreadable" in app.words or "unreadable" in app.detail
         await app.press("enter", "q", "e", "escape", "G")
         assert len(app.list) >= min(count, 2)
 
@@ -81,9 +81,9 @@ async def test_hurt_content_of_a_row_is_told(catalog: Catalog) -> None:
             session.connection().execute(text(damage))
     async with open_app(catalog) as app:
         await app.press("2", "G")
-        assert "its hidden scores do not fit its tokens" in app.detail
+        assert "the hidden scores do not match the tokens" in app.detail
         await app.press("4", "j")
-        assert "this row holds what it should not" in app.detail
+        assert "this row holds invalid data" in app.detail
 
 
 async def test_text_of_others_is_no_markup(catalog: Catalog) -> None:

@@ -19,7 +19,7 @@ def published(catalog: Catalog) -> list[Job]:
 def described(app: AppPilot) -> str:
     """What the preview says of what would be sent, and below the card."""
     return " ".join(
-        str(app.app.screen.query_one(f"#{part}", Static).render()) for part in ("told", "verdict")
+        str(app.app.screen.query_one(f"#{part}", Static).render()) for part in ("summary", "verdict")
     )
 
 
@@ -44,7 +44,7 @@ async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
         await app.press("enter")
         assert f"starter@{WITHOUT} as adapter to {REPO} (private, if it is made)" in described(app)
         assert "adapter_model.safetensors" in described(app)
-        assert "No token is kept: run `retcon hub login` first" in described(app)
+        assert "No token is saved: run `retcon hub login` first" in described(app)
         assert "changed on purpose" in app.app.screen.query_one("#card", TextArea).text
         assert app.app.focused is not None and app.app.focused.id == "cancel"
         await app.press("escape")

@@ -34,7 +34,7 @@ async def test_beside_the_parent(catalog: Catalog) -> None:
         await app.press("4", "j")
         assert FORD in app.detail
         assert "the requests of the edits of 77aa01c2d4, 1 case, evaluation 4" in app.detail
-        assert "from the parent's evaluation 2: ES 0.250 → 0.750   KN 0.500 → 0.250" in app.detail
+        assert "parent's evaluation 2: ES 0.250 → 0.750   KN 0.500 → 0.250" in app.detail
         assert "RA 1.000" in app.detail, "retention is shown, but what the parent retains is another set"
 
 
@@ -45,7 +45,7 @@ async def test_not_comparable(catalog: Catalog) -> None:
         await app.press("4", "j")
         assert "→ 0.750" not in app.detail
         described = " ".join(app.detail.split())
-        assert "the parent's evaluation 2 cannot be compared, it differs in cases (3 vs. 1)" in described
+        assert "the parent's evaluation 2 cannot be compared: different cases (3 vs. 1)" in described
         assert "seed (2 vs. 1)" in described
 
 

@@ -94,8 +94,8 @@ async def test_the_palette_finds_keys_by_what_they_do(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("4", "ctrl+p")
         assert isinstance(app.app.screen, CommandPalette)
-        await app.type("score this")
-        await app.until(lambda: "score this revision" in app.screen)
+        await app.type("evaluate this")
+        await app.until(lambda: "evaluate this revision" in app.screen)
         await app.press("enter")
         await app.settle()
         assert jobs_of(catalog)[0].kind == "evaluation"

@@ -64,7 +64,7 @@ async def test_roll_back_moves_the_head_and_starts_the_proof(catalog: Catalog) -
         assert "rolled back" in app.list[1]
         assert "$ retcon rollback starter" in app.line
         await app.press("b")
-        assert "is the head of starter already" in app.line
+        assert "is already the head of starter" in app.line
 
 
 async def test_taking_an_edit_out(catalog: Catalog) -> None:
@@ -88,10 +88,10 @@ async def test_what_was_made_on_an_edit_is_told_before_it_is_taken_out(catalog: 
         session.get_one(Model, 1).head = FORD
     async with open_app(catalog) as app:
         await app.press("4", "j", "x")
-        assert f"Take {FORD} out" in app.screen and "made with it there" not in app.screen
+        assert f"Take {FORD} out" in app.screen and "later edit of this subject" not in app.screen
         await app.press("escape", "j", "j", "x")
         assert f"Take {ROME} out" in app.screen
-        assert "made with it there: 1." in " ".join(app.screen.split())
+        assert "1 later edit of this subject depends on this one." in " ".join(app.screen.split())
 
 
 async def test_scoring_a_revision(catalog: Catalog) -> None:
@@ -134,7 +134,7 @@ async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
     async with open_app(catalog) as app:
         await app.press("3", "i")
         await app.type(str(tmp_path / "none.npz"))
-        assert "there is no file" in app.verdict
+        assert "does not exist" in app.verdict
         await app.type(str(file))
         await app.press("tab")
         await app.type("starter")
@@ -173,7 +173,7 @@ async def test_undo_and_redo_follow_the_record(catalog: Catalog) -> None:
         history.move_head(session, model, history.find_revision(session, model, ROME), "rollback")
     async with open_app(catalog) as app:
         await app.press("4", "z")
-        assert "Take back the rollback" in app.words
+        assert "Undo the rollback" in app.words
         assert f"to {WITHOUT}" in app.words
         assert app.app.focused is not None
         assert app.app.focused.id == "cancel"
@@ -217,7 +217,7 @@ async def test_read_only_changes_nothing(catalog: Catalog) -> None:
 async def test_marked_jobs_go_on_and_stop_together(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("5", "asterisk", "r")
-        assert "job 5, 4, 3 go on" in app.line
+        assert "resumed jobs 5, 4, 3" in app.line
         assert [job.state for job in jobs_of(catalog)] == ["queued"] * 3 + ["done"] * 2
         await app.press("K")
         assert "Cancel job 5 (export" in app.words

@@ -117,7 +117,7 @@ class Pane(Vertical):
         try:
             row = self.make_row(found)
         except READ_ERRORS as error:
-            found = UnreadableRow(key, f"it holds what it should not ({type(error).__name__}: {error})")
+            found = UnreadableRow(key, f"it holds invalid data ({type(error).__name__}: {error})")
             row = self.make_row(found)
         return Row(key, row.cells, isinstance(found, UnreadableRow), found)
 
@@ -146,7 +146,7 @@ class Pane(Vertical):
             try:
                 parts = write(found)
             except READ_ERRORS as error:
-                parts = [error_text(f"this row holds what it should not ({type(error).__name__}: {error})")]
+                parts = [error_text(f"this row holds invalid data ({type(error).__name__}: {error})")]
         self.detail.show(parts, top=is_new_row)
 
     def reload(self) -> None:
@@ -164,7 +164,7 @@ class Pane(Vertical):
             self.post_message(ActionRefused(str(error)))
         except READ_ERRORS as error:
             self.post_message(
-                ActionRefused(f"{key} holds what it should not ({type(error).__name__}: {error})")
+                ActionRefused(f"{key} holds invalid data ({type(error).__name__}: {error})")
             )
 
     def row_name(self) -> str:

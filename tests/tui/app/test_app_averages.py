@@ -8,7 +8,7 @@ from retcon.tests.helpers.app_catalog import add_unfinished
 from retcon.tests.helpers.app_pilot import NARROW, WIDE, AppPilot, open_app
 from retcon.tui.app.screens.shell.location import LocationView
 from retcon.tui.app.widgets.detail import Detail
-from retcon.tui.app.widgets.drawings import CurvesPicture, Picture
+from retcon.tui.app.widgets.drawings import CurvesDrawing, Picture
 from sqlalchemy import text
 
 
@@ -93,7 +93,7 @@ async def test_all_five_kinds(catalog: Catalog) -> None:
 async def test_curves_of_a_set(catalog: Catalog, size: tuple[int, int]) -> None:
     async with open_app(catalog, size) as app:
         await app.press("2", "c")
-        assert isinstance(picture(app), CurvesPicture)
+        assert isinstance(picture(app), CurvesDrawing)
         assert "[all] hidden mlp attn · AIE at the last subject token" in app.detail
         assert "H hidden  M mlp  A attn" in app.detail
         assert "95 % interval" in app.detail

@@ -7,7 +7,7 @@ from retcon.tests.helpers.app_catalog import FORD, ROME, WITHOUT, add_unfinished
 from retcon.tests.helpers.app_pilot import WIDE, open_app
 from retcon.tui.app.screens.edits.retention import RetentionView, matrix
 from retcon.tui.app.screens.models.anatomy import draw_anatomy
-from retcon.tui.app.screens.traces.compare import CompareTraces, of_both
+from retcon.tui.app.screens.traces.compare import CompareTraces, restrict_to_shared_roles
 from retcon.tui.app.widgets.heat_map import HeatMap
 from sqlalchemy import text
 
@@ -35,7 +35,10 @@ async def test_two_traces_as_one_map(catalog: Catalog) -> None:
 async def test_what_cannot_be_laid_over_each_other(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("2", "asterisk", "equals_sign")
-        assert "only one of the traces has a fact set" in app.line or "only one of the traces has a fact set" in app.line
+        assert (
+            "only one of the traces has a fact set" in app.line
+            or "only one of the traces has a fact set" in app.line
+        )
 
 
 def evaluation(revision: str, *kept: tuple[str, int, int]) -> Evaluation:
@@ -87,6 +90,6 @@ def test_two_sets_are_compared_by_what_the_tokens_are() -> None:
     """One of them knows no middle of a subject."""
     long = ({"mlp": ((0.1,), (0.2,), (0.3,))}, ("first subject", "middle subject", "last subject"), (0, 2))
     short = ({"mlp": ((0.5,), (0.7,))}, ("first subject", "last subject"), (0, 2))
-    one, other = of_both(long, short)
+    one, other = restrict_to_shared_roles(long, short)
     assert one == ({"mlp": ((0.1,), (0.3,))}, ("first subject", "last subject"), (0, 2))
     assert other == short

@@ -163,9 +163,7 @@ class Pane(Vertical):
         except CatalogError as error:
             self.post_message(ActionRefused(str(error)))
         except READ_ERRORS as error:
-            self.post_message(
-                ActionRefused(f"{key} holds invalid data ({type(error).__name__}: {error})")
-            )
+            self.post_message(ActionRefused(f"{key} holds invalid data ({type(error).__name__}: {error})"))
 
     def row_name(self) -> str:
         """The name of the row under the cursor in a command."""

@@ -1,4 +1,4 @@
-"""A catalog filled by hand, with fixed ids and times, as the jobs would have filled it. No torch, no process."""
+"""A catalog with fixed ids and times, filled as jobs would fill it, without torch and processes."""
 
 import json
 from collections.abc import Iterator
@@ -28,17 +28,17 @@ from retcon.store.history import history
 
 BASE, ROME, FORD, WITHOUT, BRANCH = "5e130e1388", "4021943b39", "77aa01c2d4", "e5f57cab3a", "0c8f3b9a61"
 MATRIX = "model.layers.5.mlp.down_proj.weight"
-# The trace of the starter model on this prompt, as measured; rounded.
+# A measured trace of the starter model, rounded.
 EIFFEL = json.loads((Path(__file__).parent / "eiffel.json").read_text())
 
 
 def at(minutes: float) -> datetime:
-    """A fixed moment."""
+    """A fixed time."""
     return datetime(2026, 3, 1, 12, 0, tzinfo=UTC) + timedelta(minutes=minutes)
 
 
 def fill(catalog: Catalog) -> None:
-    """One model with a history that has a branch and a revert; traces, a covariance, scores, ended jobs."""
+    """Add one model whose history has a branch and a revert, traces, a covariance, evaluations and ended jobs."""
     with catalog.write() as session:
         model = _model()
         session.add(model)
@@ -47,7 +47,7 @@ def fill(catalog: Catalog) -> None:
             id=BASE,
             model_id=1,
             kind="base",
-            message="starter as it came",
+            message="base (starter)",
             fingerprint="e4f5b9de" * 8,
             created=at(0),
         )
@@ -79,14 +79,14 @@ def jobs_of(catalog: Catalog) -> list[Job]:
 
 
 def head_of(catalog: Catalog) -> str | None:
-    """The head of the one model."""
+    """The head of the only model."""
     with catalog.read() as session:
         return session.get_one(Model, 1).head
 
 
 @contextmanager
-def alive(catalog: Catalog, *jobs: int) -> Iterator[None]:
-    """Hold the locks that the processes of these jobs would hold, so that nobody takes them for dead."""
+def hold_job_locks(catalog: Catalog, *jobs: int) -> Iterator[None]:
+    """Hold the locks of these jobs as their processes would, so that they do not count as dead."""
     with ExitStack() as stack:
         for job in jobs:
             assert stack.enter_context(try_lock(job_lock_path(catalog.home, job)))
@@ -94,7 +94,7 @@ def alive(catalog: Catalog, *jobs: int) -> Iterator[None]:
 
 
 def add_running(catalog: Catalog) -> None:
-    """Job 6, at 61 per cent, and job 7, which waits for its device. No machine counts its processes that far."""
+    """Add job 6 at 61 % and job 7, which waits for its device. Their process ids are beyond any real one."""
     with catalog.write() as session:
         session.add(
             _job(6, "covariance", "running", {"model": "starter", "layers": [5], "texts": "shipped"}, pid=99_999_998,
@@ -108,7 +108,7 @@ def add_running(catalog: Catalog) -> None:
 
 
 def add_unfinished(catalog: Catalog, tokens: int) -> None:
-    """Trace 3 of all kinds while it is made, with its first tokens traced; or the same one later."""
+    """Add trace 3 of all kinds with its first `tokens` traced, or update it."""
     kinds = ["hidden", "mlp", "attn", "severed-mlp", "severed-attn"]
     with catalog.write() as session:
         row = session.get(TraceResult, 99)
@@ -170,7 +170,7 @@ def _covariance() -> Covariance:
 
 
 def _passage() -> Passage:
-    """Two facts in two edits, of which the second cost the first its free generation; three ways to answer."""
+    """Two facts in two edits; the second edit breaks free generation of the first. Three baselines."""
     facts = [("plays the", "cello"), ("lives in", "Reykjavik")]
     said = {"first_token": True, "first_choice": True, "free": True, "completion": " cello."}
     never = {"first_token": False, "first_choice": False, "free": False, "completion": " violin, and"}

@@ -1,4 +1,4 @@
-"""Driving the app in tests: open it on a catalog, press keys, wait for what shall be seen."""
+"""Drive the app in tests: open it on a catalog, press keys, wait for a screen."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""The real program in tmux: what no test inside the process sees."""
+"""The real program in tmux, for behavior that tests inside the process cannot see."""
 
 import os
 import shlex
@@ -18,12 +18,12 @@ _NUMBERS = count()
 
 
 class Tmux:
-    """A server of its own with one window; the app runs in it."""
+    """A separate tmux server with one window that runs the app."""
 
     def __init__(self, home: Path, folder: Path, *words: str) -> None:
         if shutil.which("tmux") is None:
             pytest.skip("tmux is not installed")
-        # A name for each: a server that was killed may still be there when the next one starts.
+        # Unique names, because a killed server may still exist when the next one starts.
         self._tmux = ("tmux", "-L", f"retcon-{os.getpid()}-{next(_NUMBERS)}")
         program = shlex.join([sys.executable, "-m", "retcon.tui", *words])
         self._command = (
@@ -41,7 +41,7 @@ class Tmux:
         subprocess.run((*self._tmux, "kill-server"), check=False, capture_output=True)
 
     def run(self, *words: str) -> str:
-        """A command of tmux; what it prints."""
+        """Run a tmux command; returns its output."""
         return subprocess.run((*self._tmux, *words), capture_output=True, text=True, check=True).stdout
 
     @property
@@ -52,24 +52,24 @@ class Tmux:
         self.run("send-keys", *keys)
 
     def until(self, words: str) -> None:
-        """Wait until it is seen."""
+        """Wait until the screen contains `words`."""
         for _ in range(_TRIES):
             if words in self.screen:
                 return
             time.sleep(0.1)
-        raise AssertionError(f"{words!r} never came:\n{self.screen}")
+        raise AssertionError(f"{words!r} never appeared:\n{self.screen}")
 
     def until_gone(self, words: str) -> None:
-        """Wait until it is seen no more."""
+        """Wait until the screen no longer contains `words`."""
         for _ in range(_TRIES):
             if words not in self.screen:
                 return
             time.sleep(0.1)
-        raise AssertionError(f"{words!r} never went:\n{self.screen}")
+        raise AssertionError(f"{words!r} never disappeared:\n{self.screen}")
 
     @property
     def app(self) -> int:
-        """The process of the app: the child of the window's shell."""
+        """Process id of the app, the child of the window's shell."""
         shell = self.run("list-panes", "-F", "#{pane_pid}").strip()
         children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
         return int(children[0])

@@ -1,4 +1,4 @@
-"""Catalogs for the tests of the app: a new one, and one that holds something of everything."""
+"""Catalogs for the tests of the app: a new one, and a filled one."""
 
 import os
 from pathlib import Path
@@ -13,12 +13,12 @@ from retcon.tui.app.screens.models import pane as models
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
-    """A new catalog; jobs get their row and no process."""
+    """A new catalog. Jobs get a row but no process."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TMUX", raising=False)
-    # The lock that the process would be given stays held, as if it were there.
+    # The lock of the missing process stays held, as if the process ran.
     monkeypatch.setattr(control, "start_worker", lambda home, job_id, lock: os.dup(lock))
-    # What is free differs from one look to the next.
+    # The real value changes all the time.
     monkeypatch.setattr(models, "memory_free", lambda: 8_000_000_000)
     return Catalog.open(Home(tmp_path / "retcon"))
 

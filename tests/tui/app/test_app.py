@@ -1,4 +1,4 @@
-"""The app on a real catalog: what is seen, and how one walks through it."""
+"""The app on a filled catalog: content of the panes and navigation."""
 
 import pytest
 from retcon.store import jobs as rows
@@ -9,7 +9,7 @@ from retcon.tui.app.widgets.detail import Detail
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
-async def test_an_empty_catalog_says_what_to_do(empty: Catalog, size: tuple[int, int]) -> None:
+async def test_empty_catalog_shows_the_first_step(empty: Catalog, size: tuple[int, int]) -> None:
     async with open_app(empty, size) as app:
         assert "No models yet: press a" in app.screen
         for key, words in (
@@ -24,7 +24,7 @@ async def test_an_empty_catalog_says_what_to_do(empty: Catalog, size: tuple[int,
             await app.press(key)
 
 
-async def test_tabs_by_number_by_bracket_and_by_mouse(catalog: Catalog) -> None:
+async def test_tabs_by_number_bracket_and_mouse(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         before, after = "left_square_bracket", "right_square_bracket"
         for key, name in (
@@ -38,7 +38,7 @@ async def test_tabs_by_number_by_bracket_and_by_mouse(catalog: Catalog) -> None:
         assert app.pane.id == "models"
 
 
-async def test_models_with_their_anatomy(catalog: Catalog) -> None:
+async def test_model_detail_shows_the_anatomy(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         assert "LlamaForCausalLM" in app.list[0]
         assert "134.5M" in app.list[0]
@@ -51,7 +51,7 @@ async def test_models_with_their_anatomy(catalog: Catalog) -> None:
         assert app.line == "$ retcon model show starter"
 
 
-async def test_keys_typed_in_a_burst_reach_the_new_tab(catalog: Catalog) -> None:
+async def test_burst_of_keys_reaches_the_new_tab(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         for key in "4jj":
             app.app.simulate_key(key)
@@ -59,7 +59,7 @@ async def test_keys_typed_in_a_burst_reach_the_new_tab(catalog: Catalog) -> None
         assert app.pane.rows.key == ROME
 
 
-async def test_keys_typed_in_a_burst_belong_to_the_row(catalog: Catalog) -> None:
+async def test_burst_of_keys_reaches_the_opened_row(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         for key in ("2", "enter", "q"):
             app.app.simulate_key(key)
@@ -68,7 +68,7 @@ async def test_keys_typed_in_a_burst_belong_to_the_row(catalog: Catalog) -> None
         assert app.app.focused is app.pane.rows
 
 
-async def test_enter_goes_in_and_the_ways_back_lead_out(catalog: Catalog) -> None:
+async def test_enter_opens_and_back_keys_close(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         for back in ("q", "escape", "backspace"):
             await app.press("2", "enter")
@@ -82,7 +82,7 @@ async def test_enter_goes_in_and_the_ways_back_lead_out(catalog: Catalog) -> Non
         assert not app.app.is_running
 
 
-async def test_history_is_a_graph_with_words(catalog: Catalog) -> None:
+async def test_history_is_a_graph_with_statuses(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("4")
         shown = dict(zip((WITHOUT, FORD, BRANCH, ROME, BASE), app.list, strict=True))
@@ -98,7 +98,7 @@ async def test_history_is_a_graph_with_words(catalog: Catalog) -> None:
             assert words in app.detail
 
 
-async def test_jobs_say_how_they_ended(catalog: Catalog) -> None:
+async def test_jobs_show_how_they_ended(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("5")
         for line, words in zip(
@@ -116,7 +116,7 @@ async def test_jobs_say_how_they_ended(catalog: Catalog) -> None:
         assert "reading texts\r" not in app.detail
 
 
-async def test_help_is_built_from_the_keys(catalog: Catalog) -> None:
+async def test_help_lists_the_bindings(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("4", "question_mark")
         for words in ("move the head to this revision", "j ↓", "1 2 3 4 5", "copy the command", "these keys"):
@@ -125,14 +125,14 @@ async def test_help_is_built_from_the_keys(catalog: Catalog) -> None:
         assert app.app.focused is app.pane.rows
 
 
-async def test_copying_the_command(catalog: Catalog) -> None:
+async def test_copies_the_command(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("2", "Y")
         assert app.app.clipboard == "retcon trace show 2"
         assert "OSC 52" in app.line
 
 
-async def test_the_narrow_and_the_wide_layout(catalog: Catalog) -> None:
+async def test_narrow_and_wide_layout(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("4")
         rows, detail = app.pane.rows.region, app.pane.detail.region

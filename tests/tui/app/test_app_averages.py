@@ -1,4 +1,4 @@
-"""The traces pane on what a set says as a whole, on what is still being traced, and what it writes to files."""
+"""The traces pane: averages of fact sets, running traces, and saved figures."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from retcon.tests.helpers.app_catalog import add_unfinished
 from retcon.tests.helpers.app_pilot import NARROW, WIDE, AppPilot, open_app
 from retcon.tui.app.screens.shell.location import LocationView
 from retcon.tui.app.widgets.detail import Detail
-from retcon.tui.app.widgets.drawings import CurvesDrawing, Picture
+from retcon.tui.app.widgets.drawings import CurvesDrawing, HeatMapDrawing
 from sqlalchemy import text
 
 
@@ -16,7 +16,7 @@ def picture(app: AppPilot) -> object:
     return app.pane.detail.drawing  # type: ignore[attr-defined]
 
 
-async def test_a_map_turns_exact_while_it_is_traced(catalog: Catalog) -> None:
+async def test_map_becomes_exact_during_the_trace(catalog: Catalog) -> None:
     add_unfinished(catalog, 3)
     other = Catalog.open(catalog.home, migrate=False)
     async with open_app(catalog) as app:
@@ -38,7 +38,7 @@ async def test_a_map_turns_exact_while_it_is_traced(catalog: Catalog) -> None:
     other.close()
 
 
-async def test_the_first_row_of_a_trace_starts_at_its_highest_cell(catalog: Catalog) -> None:
+async def test_cursor_starts_at_the_highest_cell(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.connection().execute(text("DELETE FROM trace_result WHERE trace_id = 1"))
     other = Catalog.open(catalog.home, migrate=False)
@@ -51,7 +51,7 @@ async def test_the_first_row_of_a_trace_starts_at_its_highest_cell(catalog: Cata
     other.close()
 
 
-async def test_a_fact_stays_when_others_before_it_are_done(catalog: Catalog) -> None:
+async def test_fact_stays_visible_when_earlier_ones_finish(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.connection().execute(
             text("UPDATE trace_result SET trace_id = 1, position = 9 WHERE position = 1")
@@ -70,7 +70,7 @@ async def test_a_fact_stays_when_others_before_it_are_done(catalog: Catalog) -> 
     other.close()
 
 
-async def test_all_five_kinds(catalog: Catalog) -> None:
+async def test_shows_all_five_kinds(catalog: Catalog) -> None:
     add_unfinished(catalog, 3)
     async with open_app(catalog) as app:
         await app.press("2")
@@ -90,7 +90,7 @@ async def test_all_five_kinds(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
-async def test_curves_of_a_set(catalog: Catalog, size: tuple[int, int]) -> None:
+async def test_curves_of_a_fact_set(catalog: Catalog, size: tuple[int, int]) -> None:
     async with open_app(catalog, size) as app:
         await app.press("2", "c")
         assert isinstance(picture(app), CurvesDrawing)
@@ -114,11 +114,11 @@ async def test_curves_of_a_set(catalog: Catalog, size: tuple[int, int]) -> None:
         await app.press("M", "k", "k", "k", "asterisk")
         assert "last subject · layer 2: AIE +0.2634 (+0.2534 to +0.2734, 2 facts)" in app.screen
         await app.press("c")
-        assert isinstance(picture(app), Picture)
+        assert isinstance(picture(app), HeatMapDrawing)
         assert "average indirect effect over 2 facts" in app.detail
 
 
-async def test_curves_from_a_fact_and_where_there_are_none(catalog: Catalog) -> None:
+async def test_curves_key_needs_averages(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("2")
         assert "c curves" in app.screen
@@ -127,10 +127,10 @@ async def test_curves_from_a_fact_and_where_there_are_none(catalog: Catalog) -> 
         await app.press("G")
         assert "c curves" not in app.screen
         await app.press("c")
-        assert isinstance(picture(app), Picture)
+        assert isinstance(picture(app), HeatMapDrawing)
 
 
-async def test_reasons_for_leaving_facts_out_are_counted(catalog: Catalog) -> None:
+async def test_reasons_to_skip_facts_are_counted(catalog: Catalog) -> None:
     reasons = (
         "the model's first choice is ' x' (p = 0.1), not 'y'", "no other subject of the set takes as many tokens",
         "the subject 'a' is not in the prompt 'b'; it must stand there letter for letter", "the moon was full",
@@ -154,7 +154,7 @@ async def test_reasons_for_leaving_facts_out_are_counted(catalog: Catalog) -> No
         )
 
 
-async def test_locate_says_what_it_proposes_and_what_that_is_worth(catalog: Catalog) -> None:
+async def test_locate_shows_layers_and_notes(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("2", "L")
         assert isinstance(app.app.screen, LocationView)
@@ -169,7 +169,7 @@ async def test_locate_says_what_it_proposes_and_what_that_is_worth(catalog: Cata
         assert app.line.startswith("$ retcon trace locate 2")
 
 
-async def test_locate_where_there_is_nothing_to_say(catalog: Catalog) -> None:
+async def test_locate_without_effects_is_refused(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.connection().execute(text("DELETE FROM average_effect"))
         session.connection().execute(text("""UPDATE trace SET kinds = '["severed-mlp"]' WHERE id = 1"""))
@@ -180,7 +180,7 @@ async def test_locate_where_there_is_nothing_to_say(catalog: Catalog) -> None:
         assert "severed kinds only" in app.line
 
 
-async def test_pictures_are_written_where_one_is(
+async def test_pictures_are_saved_in_the_current_folder(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "here"
@@ -202,7 +202,7 @@ async def test_pictures_are_written_where_one_is(
     assert len(list(folder.iterdir())) == 3
 
 
-async def test_a_picture_that_cannot_be_written_says_so(
+async def test_failed_picture_shows_the_error(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "gone"

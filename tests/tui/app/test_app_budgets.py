@@ -1,4 +1,4 @@
-"""What the app may cost: bytes on the way home, memory, processor time. The benchmark tells the figures themselves."""
+"""Budgets of the app: bytes sent to the terminal, memory, CPU time. The benchmark prints the figures."""
 
 import statistics
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def terminal(large: Path) -> Iterator[Terminal]:
-    """The app on its jobs, settled, with the list alone on the screen."""
+    """The idle app on the jobs tab with the list alone."""
     with Terminal((*APP, "ui", "jobs"), {"RETCON_HOME": str(large)}) as found:
         found.until(b"Tower 20000")
         found.quiet()
@@ -28,7 +28,7 @@ def terminal(large: Path) -> Iterator[Terminal]:
         yield found
 
 
-def test_a_cursor_move_is_two_lines(terminal: Terminal) -> None:
+def test_cursor_move_repaints_two_lines(terminal: Terminal) -> None:
     sizes = []
     for _ in range(12):
         terminal.press("j")
@@ -36,18 +36,18 @@ def test_a_cursor_move_is_two_lines(terminal: Terminal) -> None:
     assert 0 < statistics.median(sizes) <= 400
 
 
-def test_a_page_is_one_screen(terminal: Terminal) -> None:
+def test_page_down_repaints_one_screen(terminal: Terminal) -> None:
     for keys in ("\x04\x04", "G", "\x15\x15"):
         terminal.press(keys)
         assert 1000 < len(terminal.read(0.5)) <= 7000
 
 
-def test_idle_is_silent(terminal: Terminal) -> None:
+def test_idle_app_sends_nothing(terminal: Terminal) -> None:
     terminal.read(1.0)
     assert terminal.read(4.0) == b""
 
 
-def test_memory(terminal: Terminal) -> None:
+def test_memory_stays_in_budget(terminal: Terminal) -> None:
     terminal.press("G")
     terminal.quiet()
     assert terminal.memory < 60

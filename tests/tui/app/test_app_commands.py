@@ -1,4 +1,4 @@
-"""The commands that the app shows are commands that the command line takes, and graphs are read as git's are."""
+"""Commands that the app shows are valid command lines; history graphs look like git's."""
 
 import shlex
 
@@ -48,7 +48,7 @@ UNUSUAL = TraceSpec(
         command("ui", "edits/4021943b39", "--readonly"),
     ],
 )
-def test_every_twin_is_a_command(cli_equivalent: str) -> None:
+def test_every_cli_equivalent_is_a_command(cli_equivalent: str) -> None:
     name, *words = shlex.split(cli_equivalent)
     assert name == "retcon"
     at: click.Command = cli
@@ -57,12 +57,10 @@ def test_every_twin_is_a_command(cli_equivalent: str) -> None:
         _, found, words = at.resolve_command(context, words)
         assert found is not None
         at = found
-    at.make_context(
-        at.name, list(words)
-    )  # raises UsageError for an option or argument that is unknown or missing
+    at.make_context(at.name, list(words))  # raises UsageError for an unknown or missing option or argument
 
 
-def test_twins_say_what_their_job_does() -> None:
+def test_cli_equivalents_match_their_job() -> None:
     spec = TraceSpec("m", prompt="The capital of France is", subject="France", kinds=["hidden", "mlp"])
     assert run_trace(spec, "m") == (
         "retcon trace run m --prompt 'The capital of France is' --subject France --kinds hidden,mlp"
@@ -91,5 +89,5 @@ def test_twins_say_what_their_job_does() -> None:
         ([("z", "not read"), ("y", "not read")], ["●", "│ ●"]),
     ],
 )
-def test_graph(revisions: list[tuple[str, str | None]], lines: list[str]) -> None:
+def test_history_graph(revisions: list[tuple[str, str | None]], lines: list[str]) -> None:
     assert draw_graph(revisions, "●" * len(revisions)) == lines

@@ -1,4 +1,4 @@
-"""What lies two things beside each other: two traces, and earlier edits at later revisions."""
+"""Comparisons: two traces, and earlier edits at later revisions."""
 
 import pytest
 from retcon.store.catalog.catalog import Catalog
@@ -12,7 +12,7 @@ from retcon.tui.app.widgets.heat_map import HeatMap
 from sqlalchemy import text
 
 
-async def test_two_traces_as_one_map(catalog: Catalog) -> None:
+async def test_compares_two_traces_as_one_map(catalog: Catalog) -> None:
     add_unfinished(catalog, 10)
     with catalog.write() as session:
         session.connection().execute(text("UPDATE trace_result SET low = low + 0.1 WHERE trace_id = 1"))
@@ -32,13 +32,10 @@ async def test_two_traces_as_one_map(catalog: Catalog) -> None:
         assert app.app.focused is app.pane.rows
 
 
-async def test_what_cannot_be_laid_over_each_other(catalog: Catalog) -> None:
+async def test_incomparable_traces_are_refused(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("2", "asterisk", "equals_sign")
-        assert (
-            "only one of the traces has a fact set" in app.line
-            or "only one of the traces has a fact set" in app.line
-        )
+        assert "only one of the traces has a fact set" in app.line
 
 
 def evaluation(revision: str, *kept: tuple[str, int, int]) -> Evaluation:
@@ -49,7 +46,7 @@ def evaluation(revision: str, *kept: tuple[str, int, int]) -> Evaluation:
     return Evaluation(find_model_id=1, revision=revision, retention=retention)
 
 
-async def test_retention_as_a_matrix(catalog: Catalog) -> None:
+async def test_shows_retention_as_a_matrix(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.add(evaluation(FORD, (ROME, 4, 1)))
         session.add(evaluation(WITHOUT, (ROME, 4, 4), (FORD, 1, 0)))
@@ -66,11 +63,11 @@ async def test_retention_as_a_matrix(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("width", [24, 80])
-def test_a_matrix_fits(width: int) -> None:
+def test_retention_matrix_fits_the_width(width: int) -> None:
     assert "No revision with earlier edits" in str(matrix("m", [], width)[-1])
 
 
-def test_an_anatomy_that_knows_little_is_drawn_all_the_same() -> None:
+def test_incomplete_anatomy_is_drawn() -> None:
     assert any("?" in line.plain for line in draw_anatomy({}))
     drawn = "\n".join(
         line.plain for line in draw_anatomy({"parallel": True, "mlp": "mlp", "attention": "attn"})
@@ -78,7 +75,7 @@ def test_an_anatomy_that_knows_little_is_drawn_all_the_same() -> None:
     assert "┬→ attn" in drawn
 
 
-async def test_a_model_shows_where_an_edit_goes(catalog: Catalog) -> None:
+async def test_anatomy_marks_the_edited_matrix(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         assert "┌ model.layers × 30 ─" in app.detail
         assert "▲ down_proj: keys of 1536" in app.detail
@@ -86,8 +83,8 @@ async def test_a_model_shows_where_an_edit_goes(catalog: Catalog) -> None:
         assert f"{WITHOUT}  without {ROME}" in app.detail
 
 
-def test_two_sets_are_compared_by_what_the_tokens_are() -> None:
-    """One of them knows no middle of a subject."""
+def test_fact_sets_are_compared_by_token_role() -> None:
+    """One of them has no middle subject tokens."""
     long = ({"mlp": ((0.1,), (0.2,), (0.3,))}, ("first subject", "middle subject", "last subject"), (0, 2))
     short = ({"mlp": ((0.5,), (0.7,))}, ("first subject", "last subject"), (0, 2))
     one, other = restrict_to_shared_roles(long, short)

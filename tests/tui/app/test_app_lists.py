@@ -1,4 +1,4 @@
-"""The one list under all panes: long ones, words to look for, orders, marks, and what is hurt."""
+"""The list of each pane: long lists, filters, sort orders, marks, unreadable rows."""
 
 import pytest
 from retcon.store import jobs as rows
@@ -16,7 +16,7 @@ MANY = 3 * FIRST + 7
 
 @pytest.fixture
 def many(catalog: Catalog) -> Catalog:
-    """A catalog with thousands of jobs, every seventh of them failed."""
+    """A catalog with thousands of jobs; every seventh failed."""
     row = {"spec": '{"model": "starter", "prompt": "The Louvre is in"}', "result": "{}", "checkpoint": "{}"}
     with catalog.write() as session:
         session.connection().execute(
@@ -36,10 +36,10 @@ async def filtered(app: AppPilot, words: str) -> None:
     await app.press("enter")
 
 
-async def test_a_long_list_is_all_there(many: Catalog) -> None:
+async def test_long_list_is_complete(many: Catalog) -> None:
     async with open_app(many) as app:
         await app.press("5")
-        # Its first part is shown before a thread has brought the rest.
+        # The first part is visible before a thread has read the rest.
         await app.until(lambda: len(app.pane.rows.keys) == MANY and f"{MANY:,}" in app.screen)
         await app.press("G")
         assert app.pane.rows.key == 1
@@ -55,7 +55,7 @@ async def test_a_long_list_is_all_there(many: Catalog) -> None:
         other.close()
 
 
-async def test_only_what_is_looked_at_is_read(many: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_visible_rows_are_read(many: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_app(many) as app:
         await app.press("5")
         read: list[int] = []
@@ -67,7 +67,7 @@ async def test_only_what_is_looked_at_is_read(many: Catalog, monkeypatch: pytest
         assert 0 < len(read) < 400
 
 
-async def test_words_leave_the_rows_that_hold_them(many: Catalog) -> None:
+async def test_filter_keeps_matching_rows(many: Catalog) -> None:
     async with open_app(many, (100, 30)) as app:
         await app.press("5")
         failed = sum(id % 7 == 0 for id in range(6, MANY + 1)) + 1
@@ -79,7 +79,7 @@ async def test_words_leave_the_rows_that_hold_them(many: Catalog) -> None:
         await filtered(app, "~^(edit|export)$")
         assert list(app.pane.rows.keys) == [5, 2]
         await app.press("q")
-        # q takes the filter off before it quits.
+        # q removes the filter before it quits.
         await app.until(lambda: len(app.pane.rows.keys) == MANY)
 
 
@@ -91,9 +91,7 @@ async def test_words_leave_the_rows_that_hold_them(many: Catalog) -> None:
         ("id:>x", "is no number"),
     ],
 )
-async def test_a_filter_that_is_none_says_why_and_changes_nothing(
-    catalog: Catalog, words: str, sentence: str
-) -> None:
+async def test_invalid_filter_shows_its_error(catalog: Catalog, words: str, sentence: str) -> None:
     async with open_app(catalog, (140, 30)) as app:
         await app.press("5", "slash")
         await app.type(words)
@@ -104,7 +102,7 @@ async def test_a_filter_that_is_none_says_why_and_changes_nothing(
         assert app.app.focused is app.pane.rows
 
 
-async def test_nothing_found_says_so_and_backspace_leads_out(catalog: Catalog) -> None:
+async def test_empty_filter_result_and_way_back(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await filtered(app, "nowhere")
         assert "No row matches 'nowhere'" in app.screen
@@ -116,7 +114,7 @@ async def test_nothing_found_says_so_and_backspace_leads_out(catalog: Catalog) -
         assert len(app.list) == 1
 
 
-async def test_rows_are_ordered_by_what_is_shown(catalog: Catalog) -> None:
+async def test_sort_cycles_through_visible_columns(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("5", "o")
         assert "state↑" in app.screen
@@ -136,7 +134,7 @@ async def test_rows_are_ordered_by_what_is_shown(catalog: Catalog) -> None:
         assert "state↑" in app.screen
 
 
-async def test_the_graph_is_drawn_only_in_its_own_order(catalog: Catalog) -> None:
+async def test_graph_is_drawn_only_in_default_order(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("4")
         assert any("─╯" in line for line in app.list)
@@ -144,7 +142,7 @@ async def test_the_graph_is_drawn_only_in_its_own_order(catalog: Catalog) -> Non
         assert not any("─╯" in line for line in app.list)
 
 
-async def test_marks(catalog: Catalog) -> None:
+async def test_marks_select_rows(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("5", "space", "space", "G", "v")
         assert app.pane.rows.source.marked == {1, 2, 3, 4, 5}
@@ -156,7 +154,7 @@ async def test_marks(catalog: Catalog) -> None:
         assert [row.key for row in app.pane.rows.selected_rows] == [5, 4, 3, 2, 1]
 
 
-async def test_a_hurt_row_can_be_filtered_and_ordered(catalog: Catalog) -> None:
+async def test_unreadable_row_can_be_filtered_and_sorted(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.connection().execute(text("UPDATE job SET spec = '{', result = 'x' WHERE id = 4"))
     async with open_app(catalog, WIDE) as app:
@@ -167,7 +165,7 @@ async def test_a_hurt_row_can_be_filtered_and_ordered(catalog: Catalog) -> None:
         assert "this row is unreadable" in app.words
 
 
-def test_quotes_and_signs_are_words(catalog: Catalog) -> None:
+def test_quotes_and_signs_are_ordinary_words(catalog: Catalog) -> None:
     for words in ('"a:b"', "100%", "a_b", 'say:"', "!"):
         if words != 'say:"':
             assert not select_keys(catalog, JOBS, Query(words)) or words == "!"

@@ -1,19 +1,19 @@
-"""What changes by itself, and what is damaged: seen, and no reason to fall over."""
+"""Changes by other processes, and unreadable data: both appear, and the app keeps running."""
 
 import pytest
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
-from retcon.tests.helpers.app_catalog import add_running, alive
+from retcon.tests.helpers.app_catalog import add_running, hold_job_locks
 from retcon.tests.helpers.app_pilot import WIDE, open_app
 from sqlalchemy import text
 
 
-async def test_what_another_process_writes_is_seen(catalog: Catalog) -> None:
+async def test_changes_of_other_processes_appear(catalog: Catalog) -> None:
     other = Catalog.open(catalog.home, migrate=False)
     async with open_app(catalog, WIDE, toasts=True) as app:
         await app.press("5")
         assert "no jobs running" in app.screen
-        with alive(catalog, 6, 7):
+        with hold_job_locks(catalog, 6, 7):
             add_running(other)
             await app.until(lambda: "1 running" in app.screen and "61%" in app.list[1])
             assert "1 queued" in app.screen
@@ -32,7 +32,7 @@ async def test_what_another_process_writes_is_seen(catalog: Catalog) -> None:
     other.close()
 
 
-async def test_a_job_whose_process_died_becomes_interrupted(catalog: Catalog) -> None:
+async def test_job_of_a_dead_process_becomes_interrupted(catalog: Catalog) -> None:
     add_running(catalog)
     async with open_app(catalog) as app:
         await app.press("5")
@@ -40,7 +40,7 @@ async def test_a_job_whose_process_died_becomes_interrupted(catalog: Catalog) ->
         assert "Press r" in app.detail
 
 
-async def test_a_log_that_grows_is_followed(catalog: Catalog) -> None:
+async def test_growing_log_is_followed(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("5", "j", "j")
         with catalog.home.job_log(3).open("a") as log:
@@ -58,7 +58,7 @@ async def test_a_log_that_grows_is_followed(catalog: Catalog) -> None:
         ("UPDATE job SET spec = '{' WHERE id = 4", "5", 2),
     ],
 )
-async def test_a_hurt_row_hides_no_other(catalog: Catalog, damage: str, tab: str, row: int) -> None:
+async def test_unreadable_row_hides_no_other(catalog: Catalog, damage: str, tab: str, row: int) -> None:
     with catalog.write() as session:
         session.connection().execute(text(damage))
     async with open_app(catalog) as app:
@@ -71,7 +71,7 @@ async def test_a_hurt_row_hides_no_other(catalog: Catalog, damage: str, tab: str
         assert len(app.list) >= min(count, 2)
 
 
-async def test_hurt_content_of_a_row_is_told(catalog: Catalog) -> None:
+async def test_invalid_content_of_a_row_is_reported(catalog: Catalog) -> None:
     for damage in (
         """UPDATE trace_result SET scores = '{"hidden": {"window": 1, "scores": [[1, 2]]}}' WHERE trace_id = 1""",
         """UPDATE revision SET statistics = '{"requests": [{"losses": [3]}]}' WHERE id = '77aa01c2d4'""",
@@ -86,7 +86,7 @@ async def test_hurt_content_of_a_row_is_told(catalog: Catalog) -> None:
         assert "this row holds invalid data" in app.detail
 
 
-async def test_text_of_others_is_no_markup(catalog: Catalog) -> None:
+async def test_foreign_text_is_not_markup(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.connection().execute(text("UPDATE revision SET message = '[red]x[/] \x1b[31m y\nz'"))
     async with open_app(catalog) as app:

@@ -1,4 +1,4 @@
-"""Publishing from the app: what would be sent is seen first, and a repo is overwritten only by who types its name."""
+"""Publishing from the app: a preview comes first, and overwriting requires the name of the repo."""
 
 from datetime import UTC, datetime
 
@@ -17,14 +17,14 @@ def published(catalog: Catalog) -> list[Job]:
 
 
 def described(app: AppPilot) -> str:
-    """What the preview says of what would be sent, and below the card."""
+    """The text of the preview above and below the card."""
     return " ".join(
         str(app.app.screen.query_one(f"#{part}", Static).render()) for part in ("summary", "verdict")
     )
 
 
 async def asked(app: AppPilot, repo: str = REPO, what: str = "adapter") -> None:
-    """Fill the form of the head and go on to the preview."""
+    """Fill the form for the head and open the preview."""
     await app.press("4", "p")
     for name, value in (("repo", repo), ("what", what)):
         app.app.screen.query_one(f"#{name}", Input).value = value
@@ -32,7 +32,7 @@ async def asked(app: AppPilot, repo: str = REPO, what: str = "adapter") -> None:
     await app.press("enter")
 
 
-async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
+async def test_preview_comes_before_publishing(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await asked(app, repo="no repo at all")
         assert "'no repo at all' is not a valid name of a Hub repo" in app.line
@@ -51,7 +51,7 @@ async def test_what_would_be_sent_is_seen_first(catalog: Catalog) -> None:
         assert not published(catalog)
 
 
-async def test_published_with_a_card_as_it_was_edited(catalog: Catalog) -> None:
+async def test_edited_card_is_published(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await asked(app)
         await app.press("ctrl+d")
@@ -77,7 +77,7 @@ async def test_published_with_a_card_as_it_was_edited(catalog: Catalog) -> None:
         )
 
 
-async def test_an_overwrite_wants_the_name(catalog: Catalog) -> None:
+async def test_overwrite_requires_the_repo_name(catalog: Catalog) -> None:
     with catalog.write() as session:
         session.add(
             Publication(
@@ -106,7 +106,7 @@ async def test_an_overwrite_wants_the_name(catalog: Catalog) -> None:
         )
 
 
-async def test_not_where_one_may_only_look(catalog: Catalog) -> None:
+async def test_read_only_app_does_not_publish(catalog: Catalog) -> None:
     async with open_app(catalog, readonly=True) as app:
         await app.press("4", "p")
         assert "the app is read-only" in app.line

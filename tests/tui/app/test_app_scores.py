@@ -1,4 +1,4 @@
-"""The scores of a revision beside those of its parent, or why there are none."""
+"""The scores of a revision beside those of its parent, or the reason without them."""
 
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Evaluation
@@ -26,7 +26,7 @@ def score(
         )
 
 
-async def test_beside_the_parent(catalog: Catalog) -> None:
+async def test_scores_beside_the_parent(catalog: Catalog) -> None:
     score(catalog, ROME, 20, {"ES": 0.25, "KN": 0.5, "RA": 0.5}, device="cuda:0")
     score(catalog, ROME, 21, {"ES": 0.125}, seed=2)
     score(catalog, FORD, 22, {"ES": 0.75, "KN": 0.25, "RA": 1.0, "FE": 1.0})
@@ -38,7 +38,7 @@ async def test_beside_the_parent(catalog: Catalog) -> None:
         assert "RA 1.000" in app.detail, "retention is shown, but what the parent retains is another set"
 
 
-async def test_not_comparable(catalog: Catalog) -> None:
+async def test_incomparable_scores_show_the_reason(catalog: Catalog) -> None:
     score(catalog, ROME, 20, {"ES": 0.25}, cases=3, seed=2)
     score(catalog, FORD, 21, {"ES": 0.75})
     async with open_app(catalog) as app:
@@ -49,7 +49,7 @@ async def test_not_comparable(catalog: Catalog) -> None:
         assert "seed (2 vs. 1)" in described
 
 
-async def test_no_parent_scored(catalog: Catalog) -> None:
+async def test_unevaluated_parent_shows_no_comparison(catalog: Catalog) -> None:
     score(catalog, FORD, 21, {"ES": 0.75})
     async with open_app(catalog) as app:
         await app.press("4", "j")

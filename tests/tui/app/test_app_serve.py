@@ -31,7 +31,7 @@ def port(catalog: Catalog) -> Iterator[int]:
         process.wait()
 
 
-async def test_the_app_in_a_browser(port: int) -> None:
+async def test_serves_the_app_to_a_browser(port: int) -> None:
     async with aiohttp.ClientSession() as session:
         for _ in range(200):
             try:
@@ -51,7 +51,7 @@ async def test_the_app_in_a_browser(port: int) -> None:
                     seen += message.data if isinstance(message.data, bytes) else message.data.encode()
 
 
-async def test_nobody_else_reaches_it(port: int) -> None:
+async def test_server_listens_on_loopback_only(port: int) -> None:
     async with aiohttp.ClientSession() as session:
         for _ in range(200):
             try:

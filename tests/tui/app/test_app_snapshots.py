@@ -1,10 +1,10 @@
-"""What the app looks like, cell by cell. After a change that is meant: `pytest --snapshot-update` and look at each."""
+"""Snapshots of the screen. After an intended change run `pytest --snapshot-update` and inspect each."""
 
 from collections.abc import Callable
 
 import pytest
 from retcon.store.catalog.catalog import Catalog
-from retcon.tests.helpers.app_catalog import add_running, add_unfinished, alive
+from retcon.tests.helpers.app_catalog import add_running, add_unfinished, hold_job_locks
 from retcon.tests.helpers.app_pilot import MIDDLE, NARROW, WIDE, AppPilot
 from retcon.tui.app.app import RetconApp
 from sqlalchemy import text
@@ -14,7 +14,7 @@ Compare = Callable[..., bool]
 
 
 def press(*keys: str) -> Callable[[Pilot[None]], object]:
-    """Press keys as a person does: each when the one before has been answered."""
+    """Press keys one at a time, each after the app has handled the previous one."""
 
     async def go(pilot: Pilot[None]) -> None:
         await pilot.app.workers.wait_for_complete()
@@ -33,7 +33,7 @@ SIZES = [pytest.param(NARROW, id="80x24"), pytest.param(MIDDLE, id="100x30"), py
 @pytest.mark.parametrize(
     "tab", ["1", "2", "3", "4", "6"], ids=["models", "traces", "covariances", "edits", "passages"]
 )
-def test_each_pane_looks(catalog: Catalog, snap_compare: Compare, size: tuple[int, int], tab: str) -> None:
+def test_pane_snapshot(catalog: Catalog, snap_compare: Compare, size: tuple[int, int], tab: str) -> None:
     assert snap_compare(RetconApp(catalog), terminal_size=size, run_before=press(tab))
 
 
@@ -59,36 +59,38 @@ def test_each_pane_looks(catalog: Catalog, snap_compare: Compare, size: tuple[in
         pytest.param(NARROW, ("5", "j", "j", "L"), id="log-80x24"),
     ],
 )
-def test_looks(catalog: Catalog, snap_compare: Compare, size: tuple[int, int], keys: tuple[str, ...]) -> None:
+def test_screen_snapshot(
+    catalog: Catalog, snap_compare: Compare, size: tuple[int, int], keys: tuple[str, ...]
+) -> None:
     assert snap_compare(RetconApp(catalog), terminal_size=size, run_before=press(*keys))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_jobs_look(catalog: Catalog, snap_compare: Compare, size: tuple[int, int]) -> None:
+def test_jobs_snapshot(catalog: Catalog, snap_compare: Compare, size: tuple[int, int]) -> None:
     add_running(catalog)
-    with alive(catalog, 6, 7):
+    with hold_job_locks(catalog, 6, 7):
         assert snap_compare(RetconApp(catalog), terminal_size=size, run_before=press("5", "j"))
 
 
-def test_estimates_look(catalog: Catalog, snap_compare: Compare) -> None:
+def test_estimates_snapshot(catalog: Catalog, snap_compare: Compare) -> None:
     add_unfinished(catalog, 3)
     assert snap_compare(RetconApp(catalog), terminal_size=NARROW, run_before=press("2", "enter"))
 
 
-def test_an_empty_catalog_looks(empty: Catalog, snap_compare: Compare) -> None:
+def test_empty_catalog_snapshot(empty: Catalog, snap_compare: Compare) -> None:
     assert snap_compare(RetconApp(empty), terminal_size=NARROW, run_before=press())
 
 
-def test_without_color(catalog: Catalog, snap_compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_snapshot(catalog: Catalog, snap_compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert snap_compare(RetconApp(catalog), terminal_size=NARROW, run_before=press("2", "G", "enter"))
 
 
-def test_a_damaged_row_looks(catalog: Catalog, snap_compare: Compare) -> None:
+def test_unreadable_row_snapshot(catalog: Catalog, snap_compare: Compare) -> None:
     with catalog.write() as session:
         session.connection().execute(text("UPDATE revision SET hparams = '{' WHERE id = '77aa01c2d4'"))
     assert snap_compare(RetconApp(catalog), terminal_size=NARROW, run_before=press("4", "j"))
 
 
-def test_read_only_looks(catalog: Catalog, snap_compare: Compare) -> None:
+def test_read_only_snapshot(catalog: Catalog, snap_compare: Compare) -> None:
     assert snap_compare(RetconApp(catalog, readonly=True), terminal_size=NARROW, run_before=press("4", "x"))

@@ -1,4 +1,4 @@
-"""How the app starts, where it must not, and what it looks like in a real terminal."""
+"""Start of the app: imports, missing terminals, and the picture in the README."""
 
 import json
 import os
@@ -15,7 +15,7 @@ PICTURE = Path(__file__).parents[3] / "docs" / "app.svg"
 HEAVY = ("torch", "transformers", "matplotlib", "datasets", "huggingface_hub", "numpy", "click")
 
 
-def test_the_app_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_app_imports_nothing_heavy(tmp_path: Path) -> None:
     program = (
         "import sys, asyncio\n"
         "from retcon.tui.app.app import RetconApp\n"
@@ -36,7 +36,7 @@ def test_the_app_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_list_of_jobs_needs_no_sqlmodel(catalog: Catalog) -> None:
+def test_job_list_loads_no_sqlmodel(catalog: Catalog) -> None:
     program = (
         "import atexit, sys\n"
         "heavy = ('sqlmodel', 'sqlalchemy', 'pydantic', 'textual')\n"
@@ -54,8 +54,8 @@ def test_a_list_of_jobs_needs_no_sqlmodel(catalog: Catalog) -> None:
     assert [job["id"] for job in json.loads("".join(listed))["jobs"]] == [5, 4, 3, 2, 1]
 
 
-def test_lists_need_no_sqlmodel(catalog: Catalog) -> None:
-    """Half of the start and a third of the memory: loaded when something is written, not before."""
+def test_lists_load_no_sqlmodel(catalog: Catalog) -> None:
+    """SQLModel takes half of the start and a third of the memory. Only writing loads it."""
     program = (
         "import sys, asyncio\n"
         "from retcon.tui.app.app import RetconApp\n"
@@ -77,7 +77,7 @@ def test_lists_need_no_sqlmodel(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("term", ["dumb", "", "xterm-256color"])
-def test_no_terminal_no_app(tmp_path: Path, term: str) -> None:
+def test_app_needs_a_terminal(tmp_path: Path, term: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from retcon.tui.app.app import run; run()"],
         stdin=subprocess.DEVNULL, capture_output=True,
@@ -90,8 +90,8 @@ def test_no_terminal_no_app(tmp_path: Path, term: str) -> None:
     assert not (tmp_path / "home").exists()
 
 
-async def test_the_picture_in_the_readme_is_the_app(catalog: Catalog) -> None:
-    """`RETCON_UPDATE_SCREENSHOT=1 pytest -k picture_in_the_readme` draws it anew."""
+async def test_readme_picture_matches_the_app(catalog: Catalog) -> None:
+    """`RETCON_UPDATE_SCREENSHOT=1 pytest -k readme_picture` draws the picture again."""
     async with open_app(catalog, (100, 30)) as app:
         await app.press("2", "G")
         drawn = app.app.export_screenshot(title="retcon")
@@ -102,5 +102,5 @@ async def test_the_picture_in_the_readme_is_the_app(catalog: Catalog) -> None:
 
 
 def words_of(svg: str) -> list[str]:
-    """What is read in a picture: its pieces of text."""
+    """The texts in a picture."""
     return re.findall(r">([^<>]+)</text>", svg)

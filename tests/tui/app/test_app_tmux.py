@@ -1,4 +1,4 @@
-"""The app in a real terminal that is killed, dropped, resized and copied from. Slow: real jobs in real processes."""
+"""The app in a real terminal that is killed, disconnected and resized. Slow: real jobs in real processes."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def ended(home: Path) -> str:
-    """Wait for the one job to end; its state."""
+    """Wait until the only job ends; returns its state."""
     catalog = Catalog.open(Home(home), migrate=False)
     try:
         for _ in range(600):
@@ -31,7 +31,7 @@ def ended(home: Path) -> str:
 
 
 def add_model(terminal: Tmux, folder: Path) -> None:
-    """Start a job from the app: a model is added, which takes some seconds."""
+    """Start a job from the app that adds a model, which takes some seconds."""
     terminal.until("No models yet")
     terminal.press("a")
     terminal.until("Add a model")
@@ -41,7 +41,7 @@ def add_model(terminal: Tmux, folder: Path) -> None:
     terminal.until("queued")
 
 
-def test_walking_copying_and_leaving(catalog: Catalog, tmp_path: Path) -> None:
+def test_moves_copies_and_quits(catalog: Catalog, tmp_path: Path) -> None:
     with Tmux(catalog.home.root, tmp_path) as terminal:
         terminal.until("LlamaForCausalLM")
         assert "1 Models" in terminal.screen
@@ -58,7 +58,7 @@ def test_walking_copying_and_leaving(catalog: Catalog, tmp_path: Path) -> None:
         terminal.until("left with 0")
 
 
-def test_resize_while_it_paints(catalog: Catalog, tmp_path: Path) -> None:
+def test_resize_during_paint(catalog: Catalog, tmp_path: Path) -> None:
     with Tmux(catalog.home.root, tmp_path, "ui", "traces/1") as terminal:
         terminal.until("The Eiffel Tower")
         for size in ((140, 40), (80, 24), (100, 30), (40, 10), (140, 40)):
@@ -72,7 +72,7 @@ def test_resize_while_it_paints(catalog: Catalog, tmp_path: Path) -> None:
         terminal.until("left with 0")
 
 
-def test_a_job_outlives_the_app_that_was_killed(tmp_path: Path, tiny_folder: Path) -> None:
+def test_job_outlives_a_killed_app(tmp_path: Path, tiny_folder: Path) -> None:
     home = tmp_path / "home"
     with Tmux(home, tmp_path) as terminal:
         add_model(terminal, tiny_folder)
@@ -85,12 +85,12 @@ def test_a_job_outlives_the_app_that_was_killed(tmp_path: Path, tiny_folder: Pat
         terminal.until("LlamaForCausalLM")
 
 
-def test_a_job_outlives_the_connection(tmp_path: Path, tiny_folder: Path) -> None:
+def test_job_outlives_the_connection(tmp_path: Path, tiny_folder: Path) -> None:
     home = tmp_path / "home"
     with Tmux(home, tmp_path) as terminal:
         add_model(terminal, tiny_folder)
         app = terminal.app
-        terminal.run("kill-server")  # SIGHUP to all that runs in it, as when a connection drops
+        terminal.run("kill-server")  # SIGHUP to all its processes, as when a connection drops
         for _ in range(100):
             if not Path(f"/proc/{app}").exists():
                 break
@@ -99,7 +99,7 @@ def test_a_job_outlives_the_connection(tmp_path: Path, tiny_folder: Path) -> Non
     assert ended(home) == "done"
 
 
-def test_two_revisions_are_asked_side_by_side(template_home: Path, tmp_path: Path) -> None:
+def test_compares_two_revisions_side_by_side(template_home: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(template_home, home)
     from retcon.tests.helpers.command_line import Retcon

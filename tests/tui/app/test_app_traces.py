@@ -1,4 +1,4 @@
-"""The traces pane: heat maps, and what is started from them."""
+"""The traces pane: heat maps, and forms that start from them."""
 
 import pytest
 from retcon.engine.tracing.rules import KINDS
@@ -11,7 +11,7 @@ from retcon.tui.presentation.curves import MARKS
 from textual.widgets import Input
 
 
-async def test_heat_map_cursor_tells_layer_token_and_p(catalog: Catalog) -> None:
+async def test_cursor_shows_layer_token_and_probability(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("2", "G", "enter")
         assert "of · layer 23: p 0.7636 (+0.7513)" in app.screen
@@ -25,7 +25,7 @@ async def test_heat_map_cursor_tells_layer_token_and_p(catalog: Catalog) -> None
         assert "of · layer 23:" in app.screen
 
 
-async def test_kinds_of_a_trace(catalog: Catalog) -> None:
+async def test_switches_between_kinds(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("2", "G")
         hidden, mlp, attn = "[hidden] mlp attn", "hidden [mlp] attn", "hidden mlp [attn]"
@@ -43,7 +43,7 @@ async def test_kinds_of_a_trace(catalog: Catalog) -> None:
         assert "with MLP of 10 layers restored" in app.detail
 
 
-async def test_pages_of_a_traced_set(catalog: Catalog) -> None:
+async def test_pages_through_facts_and_average(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("2")
         assert "towers (3 facts)" in app.list[0]
@@ -59,7 +59,7 @@ async def test_pages_of_a_traced_set(catalog: Catalog) -> None:
         assert "average indirect effect" in app.detail
 
 
-async def test_a_cell_becomes_an_edit(catalog: Catalog) -> None:
+async def test_edit_form_starts_from_a_cell(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("2", "G", "enter", "g", "0", "l", "l", "l", "l", "l", "e")
         assert isinstance(app.app.screen, EditForm)
@@ -81,7 +81,7 @@ async def test_a_cell_becomes_an_edit(catalog: Catalog) -> None:
         assert app.line.startswith("$ retcon edit run starter --prompt")
 
 
-async def test_a_trace_form_is_checked_while_one_types(catalog: Catalog) -> None:
+async def test_trace_form_is_checked_while_typing(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("t")
         await app.type("The capital of France is")
@@ -104,7 +104,7 @@ async def test_a_trace_form_is_checked_while_one_types(catalog: Catalog) -> None
         assert (spec["model"], spec["subject"], spec["kinds"]) == ("starter", "France", ["hidden", "mlp"])
 
 
-async def test_a_trace_of_a_set(catalog: Catalog) -> None:
+async def test_starts_a_trace_of_a_fact_set(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("t", "tab", "tab")
         await app.type("bridges")
@@ -114,7 +114,7 @@ async def test_a_trace_of_a_set(catalog: Catalog) -> None:
         assert jobs_of(catalog)[0].spec["facts"] == "towers"
 
 
-async def test_color_is_not_needed(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_map_is_readable_without_color(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     async with open_app(catalog) as app:
         await app.press("2", "G", "enter")
@@ -161,8 +161,8 @@ FORMS: list[tuple[dict[str, str], str]] = [
 ]
 
 
-async def test_what_a_trace_form_asks_for(catalog: Catalog) -> None:
-    """One app for all of them: to open it takes longest."""
+async def test_trace_form_builds_options_or_errors(catalog: Catalog) -> None:
+    """One app for all cases, because opening the app takes longest."""
     async with open_app(catalog) as app:
         for values, words in FORMS:
             await app.press("t")
@@ -171,7 +171,7 @@ async def test_what_a_trace_form_asks_for(catalog: Catalog) -> None:
             await app.press("escape")
 
 
-async def test_a_whole_trace_form_becomes_a_job(catalog: Catalog) -> None:
+async def test_complete_trace_form_becomes_a_job(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("t")
         await fill_in(
@@ -189,5 +189,5 @@ async def test_a_whole_trace_form_becomes_a_job(catalog: Catalog) -> None:
         )  # type: ignore[attr-defined]
 
 
-def test_each_kind_has_a_curve_mark() -> None:
+def test_each_kind_has_a_curve_letter() -> None:
     assert tuple(MARKS) == KINDS

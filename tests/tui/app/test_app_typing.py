@@ -1,11 +1,11 @@
-"""What is typed: commands, places, the palette; and what is offered, copied and counted."""
+"""The prompt, deep links and the palette; resuming, copying, counting, removing."""
 
 from pathlib import Path
 
 import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import InputError
-from retcon.tests.helpers.app_catalog import BRANCH, WITHOUT, add_running, alive, jobs_of
+from retcon.tests.helpers.app_catalog import BRANCH, WITHOUT, add_running, hold_job_locks, jobs_of
 from retcon.tests.helpers.app_pilot import WIDE, AppPilot, open_app
 from retcon.tui.app.screens.shell.commands import command_words, split
 from retcon.tui.app.screens.shell.confirm import Confirm
@@ -23,7 +23,7 @@ async def typed(app: AppPilot, words: str) -> None:
     await app.press("enter")
 
 
-async def test_a_tab_can_be_typed_with_a_filter_or_a_row(catalog: Catalog) -> None:
+async def test_prompt_opens_a_tab_with_filter_or_row(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await typed(app, "jobs state:failed")
         assert app.pane.id == "jobs"
@@ -36,7 +36,7 @@ async def test_a_tab_can_be_typed_with_a_filter_or_a_row(catalog: Catalog) -> No
         assert not app.app.is_running
 
 
-async def test_a_command_runs_as_it_would_in_a_shell(catalog: Catalog) -> None:
+async def test_prompt_runs_commands(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await typed(app, "retcon job list")
         assert isinstance(app.app.screen, Output)
@@ -55,7 +55,7 @@ async def test_a_command_runs_as_it_would_in_a_shell(catalog: Catalog) -> None:
         assert app.app.focused.value == "job show 99"  # type: ignore[attr-defined]
 
 
-async def test_what_is_no_command_line_is_said(catalog: Catalog) -> None:
+async def test_invalid_command_line_is_reported(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await typed(app, "job show '")
         assert "not a valid command line" in app.line
@@ -65,7 +65,7 @@ async def test_what_is_no_command_line_is_said(catalog: Catalog) -> None:
         assert app.app.focused is app.pane.rows
 
 
-def test_words_after_the_colon() -> None:
+def test_splits_command_lines() -> None:
     assert split("retcon trace show 1") == ["trace", "show", "1"]
     assert split("help job") == ["job", "--help"]
     assert {"trace", "job", "undo"} < set(command_words())
@@ -74,7 +74,7 @@ def test_words_after_the_colon() -> None:
 @pytest.mark.parametrize(
     "link", ["jobs/3", "traces/1", "covariances/1", f"edits/{WITHOUT}", "models/starter", "edits"]
 )
-async def test_a_deep_link_opens_there(catalog: Catalog, link: str) -> None:
+async def test_deep_link_opens_its_row(catalog: Catalog, link: str) -> None:
     async with open_app(catalog, link=link) as app:
         noun, _, key = link.partition("/")
         assert app.pane.id == noun
@@ -82,7 +82,7 @@ async def test_a_deep_link_opens_there(catalog: Catalog, link: str) -> None:
             assert str(app.pane.rows.key) == key
 
 
-def test_places() -> None:
+def test_parses_deep_links() -> None:
     assert parse_deep_link("jobs/12") == DeepLink("jobs", "12")
     assert parse_deep_link("cov") == DeepLink("covariances")
     for error_text in ("", "nothing", "jobs/x", "/3"):
@@ -90,7 +90,7 @@ def test_places() -> None:
             parse_deep_link(error_text)
 
 
-async def test_the_palette_finds_keys_by_what_they_do(catalog: Catalog) -> None:
+async def test_palette_finds_keys_by_description(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("4", "ctrl+p")
         assert isinstance(app.app.screen, CommandPalette)
@@ -101,7 +101,7 @@ async def test_the_palette_finds_keys_by_what_they_do(catalog: Catalog) -> None:
         assert jobs_of(catalog)[0].kind == "evaluation"
 
 
-async def test_interrupted_jobs_are_offered(catalog: Catalog) -> None:
+async def test_offers_to_resume_interrupted_jobs(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         assert "! 1 interrupted: R resumes" in app.screen
         await app.press("R")
@@ -114,9 +114,9 @@ async def test_interrupted_jobs_are_offered(catalog: Catalog) -> None:
         assert "there are no interrupted jobs" in app.line
 
 
-async def test_a_job_that_ends_elsewhere_is_counted_at_its_tab(catalog: Catalog) -> None:
+async def test_ended_jobs_are_counted_on_the_tab(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
-        with alive(catalog, 6, 7):
+        with hold_job_locks(catalog, 6, 7):
             add_running(catalog)
             await app.until(lambda: "1 running" in app.screen)
             other = Catalog.open(catalog.home, migrate=False)
@@ -130,7 +130,7 @@ async def test_a_job_that_ends_elsewhere_is_counted_at_its_tab(catalog: Catalog)
             assert "+1" not in app.screen.splitlines()[1]
 
 
-def test_notices_hold_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notices_contain_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TMUX", "TERM_PROGRAM", "VTE_VERSION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -141,7 +141,7 @@ def test_notices_hold_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> 
     assert notice_sequence("a").startswith("\x1bPtmux;\x1b\x1b]777")
 
 
-async def test_a_log_is_followed_and_searched(catalog: Catalog) -> None:
+async def test_log_is_followed_and_searched(catalog: Catalog) -> None:
     path = catalog.home.job_log(3)
     path.write_text("\n".join(f"step {number} of the work" for number in range(300)) + "\n")
     async with open_app(catalog) as app:
@@ -166,20 +166,20 @@ async def test_a_log_is_followed_and_searched(catalog: Catalog) -> None:
         assert app.app.focused is app.pane.rows
 
 
-async def test_copying_says_where_it_went(catalog: Catalog, tmp_path: Path) -> None:
+async def test_copying_reports_the_target(catalog: Catalog, tmp_path: Path) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("4", "y")
         assert app.app.clipboard == WITHOUT
         file = catalog.home.root / "copied.txt"
         assert file.read_text() == f"{WITHOUT}\n"
         assert file.stat().st_mode & 0o777 == 0o600
-        # Of a deep folder the line has no room for the end.
+        # With a deep folder the end of the line is cut.
         assert str(file)[:30] in app.line
         await app.press("1", "y")
         assert app.app.clipboard == "starter"
 
 
-async def test_removing_says_what_goes_and_that_it_is_gone(catalog: Catalog) -> None:
+async def test_removal_is_confirmed_and_reported(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("5", "j", "j", "D")
         assert "Remove job 3 (trace: starter · towers) and its log" in app.words
@@ -189,7 +189,7 @@ async def test_removing_says_what_goes_and_that_it_is_gone(catalog: Catalog) -> 
         await app.press("y")
         await app.until(lambda: "Removed job 3" in app.line)
         await app.until(lambda: len(app.list) == 4)
-        # The list has gone on to another row by itself: what was said stays to be read.
+        # The list moved to another row; the outcome stays visible.
         assert "Removed job 3" in app.line
         assert not catalog.home.job_log(3).exists()
         assert len(jobs_of(catalog)) == 4
@@ -199,7 +199,7 @@ async def test_removing_says_what_goes_and_that_it_is_gone(catalog: Catalog) -> 
         await app.press("n")
 
 
-async def test_one_of_the_two_alone(catalog: Catalog) -> None:
+async def test_list_or_detail_alone(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("5", "plus")
         assert app.pane.rows.region.height > 15

@@ -1,4 +1,4 @@
-"""What the app changes: each verb asks where it must, writes what it says, and shows its command."""
+"""Actions that write: each asks if necessary, makes its change, and shows its command."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from retcon.tui.app.screens.shell.confirm import Confirm
 from textual.widgets import Button, Input
 
 
-async def test_adding_a_model(empty: Catalog) -> None:
+async def test_adds_a_model(empty: Catalog) -> None:
     async with open_app(empty) as app:
         await app.press("a")
         await app.type("HuggingFaceTB/SmolLM2-135M")
@@ -33,14 +33,14 @@ async def test_adding_a_model(empty: Catalog) -> None:
         assert "queued" in app.list[0]
 
 
-async def test_a_form_can_be_left(catalog: Catalog) -> None:
+async def test_form_can_be_cancelled(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("4", "e", "escape")
         assert app.app.focused is app.pane.rows
         assert len(jobs_of(catalog)) == 5
 
 
-async def test_roll_back_asks_and_cancel_has_the_focus(catalog: Catalog) -> None:
+async def test_rollback_asks_with_cancel_focused(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("4", "j", "b")
         assert isinstance(app.app.screen, Confirm)
@@ -54,7 +54,7 @@ async def test_roll_back_asks_and_cancel_has_the_focus(catalog: Catalog) -> None
         assert len(jobs_of(catalog)) == 5
 
 
-async def test_roll_back_moves_the_head_and_starts_the_proof(catalog: Catalog) -> None:
+async def test_rollback_moves_the_head_and_verifies(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("4", "G", "b", "y")
         assert head_of(catalog) == BASE
@@ -67,7 +67,7 @@ async def test_roll_back_moves_the_head_and_starts_the_proof(catalog: Catalog) -
         assert "is already the head of starter" in app.line
 
 
-async def test_taking_an_edit_out(catalog: Catalog) -> None:
+async def test_reverts_an_edit(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("4", "j", "j", "j", "x")
         assert "already taken out" in app.line
@@ -81,7 +81,7 @@ async def test_taking_an_edit_out(catalog: Catalog) -> None:
         assert f"job {job.id} queued" in app.screen
 
 
-async def test_what_was_made_on_an_edit_is_told_before_it_is_taken_out(catalog: Catalog) -> None:
+async def test_revert_warns_of_dependent_edits(catalog: Catalog) -> None:
     with catalog.write() as session:
         ford = session.get_one(Revision, FORD)
         ford.requests = session.get_one(Revision, ROME).requests
@@ -94,7 +94,7 @@ async def test_what_was_made_on_an_edit_is_told_before_it_is_taken_out(catalog: 
         assert "1 later edit of this subject depends on this one." in " ".join(app.screen.split())
 
 
-async def test_scoring_a_revision(catalog: Catalog) -> None:
+async def test_evaluates_a_revision(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("4", "s")
         job = jobs_of(catalog)[0]
@@ -102,7 +102,7 @@ async def test_scoring_a_revision(catalog: Catalog) -> None:
         assert f"$ retcon eval run starter@{WITHOUT}" in app.line
 
 
-async def test_topping_up_a_covariance(catalog: Catalog) -> None:
+async def test_extends_a_covariance(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("3")
         assert "0.031" in app.list[0]
@@ -127,7 +127,7 @@ async def test_topping_up_a_covariance(catalog: Catalog) -> None:
         assert "extend 1 --max-tokens 80000 --until-" in app.line
 
 
-async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
+async def test_imports_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
     file = tmp_path / "layer5.npz"
     keys = np.random.default_rng(0).normal(size=(2000, 1536))
     np.savez(file, **{"mom2.count": np.array(2000), "mom2.mom2": keys.T @ keys})
@@ -148,7 +148,7 @@ async def test_importing_a_covariance(catalog: Catalog, tmp_path: Path) -> None:
         assert "was imported" in app.line
 
 
-async def test_resume_and_cancel(catalog: Catalog) -> None:
+async def test_resumes_and_cancels_jobs(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("5", "j", "j", "r")
         assert jobs_of(catalog)[2].state == "queued"
@@ -166,8 +166,8 @@ async def test_resume_and_cancel(catalog: Catalog) -> None:
         assert "only an interrupted, paused, failed or cancelled job" in app.line
 
 
-async def test_undo_and_redo_follow_the_record(catalog: Catalog) -> None:
-    """Also what the command line did: the record is all that they know."""
+async def test_undo_and_redo_follow_the_record_of_moves(catalog: Catalog) -> None:
+    """Undo and redo also apply to moves made by the command line."""
     with catalog.write() as session:
         model = session.get_one(Model, 1)
         history.move_head(session, model, history.find_revision(session, model, ROME), "rollback")
@@ -189,14 +189,14 @@ async def test_undo_and_redo_follow_the_record(catalog: Catalog) -> None:
         assert [job.kind for job in jobs_of(catalog)[:4]] == ["verify"] * 4
 
 
-async def test_a_branch_begins_at_the_row(catalog: Catalog) -> None:
+async def test_branch_starts_at_the_current_row(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("4", "j", "j", "j", "E")
         await app.type("The capital of France is")
         assert app.app.screen.query_one("#model", Input).value == f"starter@{ROME}"
 
 
-async def test_read_only_changes_nothing(catalog: Catalog) -> None:
+async def test_read_only_app_changes_nothing(catalog: Catalog) -> None:
     before = head_of(catalog)
     async with open_app(catalog, readonly=True) as app:
         assert "read-only" in app.screen
@@ -214,7 +214,7 @@ async def test_read_only_changes_nothing(catalog: Catalog) -> None:
     assert len(jobs_of(catalog)) == 5
 
 
-async def test_marked_jobs_go_on_and_stop_together(catalog: Catalog) -> None:
+async def test_marked_jobs_resume_and_cancel_together(catalog: Catalog) -> None:
     async with open_app(catalog, WIDE) as app:
         await app.press("5", "asterisk", "r")
         assert "resumed jobs 5, 4, 3" in app.line
@@ -228,7 +228,7 @@ async def test_marked_jobs_go_on_and_stop_together(catalog: Catalog) -> None:
         assert [job.state for job in jobs_of(catalog)] == ["cancelled"] * 3 + ["done"] * 2
 
 
-async def test_a_path_of_nobody_is_said_while_it_is_typed(catalog: Catalog) -> None:
+async def test_unknown_home_folder_is_reported_while_typing(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("3", "i")
         await app.type("~nobody-here/x.npz")

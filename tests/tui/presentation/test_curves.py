@@ -1,4 +1,4 @@
-"""The curves as text: where they are, told apart without color, and never wider or higher than asked for."""
+"""Curves as text: positions, distinction without color, and size."""
 
 import pytest
 from retcon.tui.presentation.curves import MARKS, Curve, render_lines
@@ -17,7 +17,7 @@ def draw(*curves: Curve, width: int = 40, height: int = 11, cursor: int | None =
     return [line.plain for line in lines]
 
 
-def test_a_curve_rises_from_left_to_right() -> None:
+def test_curve_rises_from_left_to_right() -> None:
     lines = draw(curve("mlp", [0.0, 0.25, 0.5, 0.75, 1.0]))
     assert len(lines) == 11
     assert lines[0] == "AIE"
@@ -29,14 +29,14 @@ def test_a_curve_rises_from_left_to_right() -> None:
     assert lines[10].strip() == "M mlp"
 
 
-def test_what_is_below_zero_has_a_line_of_zero_above_it() -> None:
+def test_negative_values_lie_below_the_zero_line() -> None:
     lines = draw(curve("attn", [0.5, -0.5, 0.5]))
     assert lines[8].startswith("-0.500")
     zero = next(line for line in lines if line.startswith("+0.000"))
     assert "┈" in zero
 
 
-def test_bands_are_sparse_dots_and_explained() -> None:
+def test_bands_are_sparse_dots_with_a_legend() -> None:
     plain = draw(curve("mlp", [0.5] * 8))
     banded = draw(curve("mlp", [0.5] * 8, 0.4))
     assert "interval" not in plain[-1]
@@ -45,7 +45,7 @@ def test_bands_are_sparse_dots_and_explained() -> None:
     assert sum("⠅" in line for line in plain[1:9]) == 0
 
 
-def test_each_kind_has_its_letter_on_its_curve() -> None:
+def test_each_curve_carries_its_letter() -> None:
     curves = [curve(kind, [0.1 * number] * 30) for number, kind in enumerate(KINDS)]
     lines = draw(*curves, width=78, height=20)
     rows = {
@@ -60,13 +60,13 @@ def test_each_kind_has_its_letter_on_its_curve() -> None:
         assert f"{MARKS[kind]} {kind}" in lines[-1]
 
 
-def test_layers_that_were_not_traced_are_a_gap() -> None:
+def test_untraced_layers_leave_a_gap() -> None:
     lines = draw(curve("mlp", [1.0, None, None, 1.0]), width=40)
     assert lines[1][7:].count(" ") >= 8
     assert lines[1][7:].strip().startswith("M")
 
 
-def test_the_cursor_is_seen_without_color() -> None:
+def test_curve_cursor_is_visible_without_color() -> None:
     curves = curve("mlp", [0.0, 0.2, 0.9, 0.1])
     assert "┊" not in "".join(draw(curves))
     lines = draw(curves, cursor=2)
@@ -77,7 +77,7 @@ def test_the_cursor_is_seen_without_color() -> None:
 
 @pytest.mark.parametrize("width", [20, 40, 78, 140])
 @pytest.mark.parametrize("layers", [1, 2, 30, 96])
-def test_fits_its_place(width: int, layers: int) -> None:
+def test_curves_fit_their_area(width: int, layers: int) -> None:
     values: list[float | None] = [(-1) ** layer * 0.01 * layer for layer in range(layers)]
     for cursor in (None, 0, layers - 1):
         lines = draw(*(curve(kind, values, 0.1) for kind in KINDS), width=width, height=9, cursor=cursor)
@@ -85,12 +85,12 @@ def test_fits_its_place(width: int, layers: int) -> None:
         assert all(cell_len(line) <= width for line in lines)
 
 
-def test_no_effect_at_all_is_a_flat_line() -> None:
+def test_zero_effects_give_a_flat_line() -> None:
     assert draw(curve("mlp", [0.0, 0.0]))[8].startswith("+0.000 M")
     assert len(draw()) == 11
 
 
-def test_a_curve_that_is_no_kind_has_its_own_letter_and_name() -> None:
+def test_other_curves_use_their_own_letter_and_name() -> None:
     lines = draw(curve("score", [0.2, 0.9, 0.4]), Curve("mlp", (0.1, 0.2, 0.1), (None,) * 3, "MLP x10"))
     assert any("S" in line for line in lines[1:9])
     assert lines[-1].split("  ")[:2] == ["S score", "M MLP x10"]

@@ -177,7 +177,7 @@ async def test_locate_without_effects_is_refused(catalog: Catalog) -> None:
         await app.press("2", "L")
         assert "no effects at the last subject token yet" in app.line
         await app.press("G", "L")
-        assert "severed kinds only" in app.line
+        assert "has only severed kinds" in app.line
 
 
 async def test_pictures_are_saved_in_the_current_folder(

@@ -43,7 +43,7 @@ def evaluation(revision: str, *kept: tuple[str, int, int]) -> Evaluation:
         {"edit": edit, "requests": requests, "first_choice": held, "free": held}
         for edit, requests, held in kept
     ]
-    return Evaluation(find_model_id=1, revision=revision, retention=retention)
+    return Evaluation(model_id=1, revision=revision, retention=retention)
 
 
 async def test_shows_retention_as_a_matrix(catalog: Catalog) -> None:

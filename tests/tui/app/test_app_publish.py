@@ -42,7 +42,7 @@ async def test_preview_comes_before_publishing(catalog: Catalog) -> None:
         await app.settle()
         assert f"$ retcon publish starter@{WITHOUT} {REPO} --as adapter" in app.verdict
         await app.press("enter")
-        assert f"starter@{WITHOUT} as adapter to {REPO} (private, if it is made)" in described(app)
+        assert f"starter@{WITHOUT} as adapter to {REPO} (private if new)" in described(app)
         assert "adapter_model.safetensors" in described(app)
         assert "No token is saved: run `retcon hub login` first" in described(app)
         assert "changed on purpose" in app.app.screen.query_one("#card", TextArea).text
@@ -93,7 +93,7 @@ async def test_overwrite_requires_the_repo_name(catalog: Catalog) -> None:
         )
     async with open_app(catalog) as app:
         await asked(app)
-        assert f"{REPO} has revision {FORD} of this catalog" in described(app)
+        assert f"{REPO} contains revision {FORD} of this catalog" in described(app)
         await app.press("ctrl+s")
         assert f"to overwrite it, type {REPO}" in described(app)
         assert not published(catalog)

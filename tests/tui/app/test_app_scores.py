@@ -17,7 +17,7 @@ def score(
     with catalog.write() as session:
         session.add(
             Evaluation(
-                find_model_id=1,
+                model_id=1,
                 revision=revision,
                 metrics=metrics,
                 protocol=PROTOCOL | changed,

@@ -161,7 +161,7 @@ async def test_log_is_followed_and_searched(catalog: Catalog) -> None:
         assert "step 12 of" in app.screen
         await app.press("n", "n")
         assert "step 121 of" in app.screen
-        assert "stays" in app.screen
+        assert "not following" in app.screen
         await app.press("f", "q")
         assert app.app.focused is app.pane.rows
 

@@ -88,9 +88,9 @@ async def test_revert_warns_of_dependent_edits(catalog: Catalog) -> None:
         session.get_one(Model, 1).head = FORD
     async with open_app(catalog) as app:
         await app.press("4", "j", "x")
-        assert f"Take {FORD} out" in app.screen and "later edit of this subject" not in app.screen
+        assert f"Revert {FORD} of" in app.screen and "later edit of this subject" not in app.screen
         await app.press("escape", "j", "j", "x")
-        assert f"Take {ROME} out" in app.screen
+        assert f"Revert {ROME} of" in app.screen
         assert "1 later edit of this subject depends on this one." in " ".join(app.screen.split())
 
 
@@ -232,7 +232,7 @@ async def test_unknown_home_folder_is_reported_while_typing(catalog: Catalog) ->
     async with open_app(catalog) as app:
         await app.press("3", "i")
         await app.type("~nobody-here/x.npz")
-        assert "there is no home folder of ~nobody-here" in app.verdict
+        assert "~nobody-here has no home folder" in app.verdict
         await app.press("escape", "1", "a")
         await app.type("~nobody-here/model")
-        assert "there is no home folder of ~nobody-here" in app.verdict
+        assert "~nobody-here has no home folder" in app.verdict

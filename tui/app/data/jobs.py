@@ -156,9 +156,8 @@ def visible_part(line: str) -> str:
 def _build_row(*values: Any) -> JobRow:
     *leading, created, started, ended, spec = values
     about = _about(leading[1], dict(zip(_SPEC_FIELDS, json.loads(spec), strict=True)))
-    return JobRow(
-        *leading, parse_time(created), parse_optional_time(started), parse_optional_time(ended), about
-    )
+    times = parse_time(created), parse_optional_time(started), parse_optional_time(ended)
+    return JobRow(*(*leading, *times, about))
 
 
 def _about(kind: str, spec: dict[str, Any]) -> str:

@@ -177,8 +177,9 @@ class EditsPane(Pane):
             return
         to = move.from_revision if verb == "undo" else move.to_revision
         question = (
-            f"{button} the {move.reason} of {format_time(move.created)} UTC: move the head of {model} "
-            f"to {to} and verify its weights?\nNothing is deleted. Z repeats the move."
+            f"{button} the {move.reason} of {format_time(move.created)} UTC?\n"
+            f"Moves the head of {model} to {to} and verifies its weights.\n"
+            f"Nothing is deleted: {'Z' if verb == 'undo' else 'z'} moves it back."
         )
         catalog = self.catalog
         self.confirm(question, button, command(verb, model), lambda: _move(catalog, model, verb))

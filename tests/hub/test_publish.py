@@ -10,7 +10,7 @@ import pytest
 from retcon.engine.errors import StopRequested
 from retcon.engine.jobs.publication.preview import build_preview
 from retcon.engine.jobs.runs import publish
-from retcon.engine.jobs.runs.hub import HubFailed
+from retcon.engine.jobs.runs.hub import HubError
 from retcon.engine.jobs.specs import PublishSpec, UnpublishSpec
 from retcon.engine.jobs.worker.running import RunningJob
 from retcon.engine.progress import Progress
@@ -138,22 +138,22 @@ def test_public_only_if_told(push: Push, hub: StandIn) -> None:
     ("fault", "kind", "says"),
     [
         (Fault("GET", "whoami", 401), InputError, "retcon hub login"),
-        (Fault("GET", "whoami", 503), HubFailed, "status 503"),
+        (Fault("GET", "whoami", 503), HubError, "status 503"),
         (Fault("POST", "/repos/create", 403), InputError, "write role"),
-        (Fault("POST", "/repos/create", 500), HubFailed, "status 500"),
-        (Fault("POST", "/preupload/", 404), InputError, "knows no repo"),
+        (Fault("POST", "/repos/create", 500), HubError, "status 500"),
+        (Fault("POST", "/preupload/", 404), InputError, "has no repo"),
         (Fault("POST", "/objects/batch", 403), InputError, "may not write"),
         (Fault("PUT", "/storage/", 403), InputError, "may not write"),
         (Fault("POST", "/commit/", 401), InputError, "log"),
         (Fault("POST", "/commit/", 403), InputError, "may not write"),
-        (Fault("POST", "/commit/", 409), InputError, "run it again"),
-        (Fault("POST", "/commit/", 412), InputError, "somebody else committed"),
-        (Fault("POST", "/commit/", 429, headers={"Retry-After": "7"}), HubFailed, "in 7 seconds"),
-        (Fault("POST", "/commit/", 429), HubFailed, "some minutes"),
-        (Fault("POST", "/commit/", 500), HubFailed, "status 500"),
-        (Fault("POST", "/commit/", 503), HubFailed, "resume this job"),
-        (Fault("POST", "/commit/", how="cut"), HubFailed, "cannot be reached"),
-        (Fault("POST", "/commit/", how="race"), InputError, "somebody else committed"),
+        (Fault("POST", "/commit/", 409), InputError, "Run this again"),
+        (Fault("POST", "/commit/", 412), InputError, "Another commit to"),
+        (Fault("POST", "/commit/", 429, headers={"Retry-After": "7"}), HubError, "in 7 seconds"),
+        (Fault("POST", "/commit/", 429), HubError, "some minutes"),
+        (Fault("POST", "/commit/", 500), HubError, "status 500"),
+        (Fault("POST", "/commit/", 503), HubError, "Resume this job"),
+        (Fault("POST", "/commit/", how="cut"), HubError, "cannot be reached"),
+        (Fault("POST", "/commit/", how="race"), InputError, "Another commit to"),
     ],
     ids=lambda value: f"{value.on} {value.status or value.how}" if isinstance(value, Fault) else "",
 )
@@ -195,7 +195,7 @@ def test_killed_after_the_commit(push: Push, hub: StandIn, catalog: Catalog) -> 
     """The tag could not be made: the job is resumed, finds its commit, though somebody else has committed by then."""
     running = running_of(catalog, spec_of(catalog, "head", "adapter"))
     hub.faults.append(Fault("POST", "/tag/", 500))
-    with pytest.raises(HubFailed):
+    with pytest.raises(HubError):
         push(again=running)
     ours = commits(hub)[0]
     hub.repos["me/tower"].add("somebody else", "", ours.files | {"notes.txt": Entry(b"mine")})
@@ -208,7 +208,7 @@ def test_a_resumed_job_does_not_go_on_top_of_somebody_else(
 ) -> None:
     running = running_of(catalog, spec_of(catalog, "head", "adapter"))
     hub.faults.append(Fault("POST", "/commit/", 500))
-    with pytest.raises(HubFailed):
+    with pytest.raises(HubError):
         push(again=running)
     hub.repos["me/tower"].add("somebody else", "", {"notes.txt": Entry(b"mine")})
     with pytest.raises(InputError, match="publish again on top of it"):
@@ -220,7 +220,7 @@ def test_a_resumed_job_does_not_go_on_top_of_somebody_else(
 
 def test_a_blob_that_the_hub_spoiled(push: Push, hub: StandIn, catalog: Catalog) -> None:
     hub.faults.append(Fault("PUT", "/storage/", how="corrupt"))
-    with pytest.raises(HubFailed, match=r"adapter_model\.safetensors arrived damaged"):
+    with pytest.raises(HubError, match=r"adapter_model\.safetensors is corrupt"):
         push()
     assert rows(catalog) == [] and hub.repos["me/tower"].tags == {}
 
@@ -253,7 +253,7 @@ def test_a_hub_with_xet(push: Push, client: Client, monkeypatch: pytest.MonkeyPa
 def test_no_network(push: Push, client: Client, catalog: Catalog) -> None:
     with stand_in() as gone:
         client.use(gone)
-    with pytest.raises(HubFailed, match="cannot be reached"):
+    with pytest.raises(HubError, match="cannot be reached"):
         push()
     plan = push(dry_run=True)
     assert plan["account"] is None and "cannot be reached" in plan["warnings"][0]
@@ -318,7 +318,7 @@ class StopsWhileSending(RunningJob):
     """A job that somebody asks to stop when it has begun to send."""
 
     def report(self, progress: Progress) -> None:
-        self.stopping = progress.activity.startswith("sending") and progress.done > 0
+        self.stopping = progress.activity.startswith("uploading") and progress.done > 0
         super().report(progress)
 
 
@@ -361,7 +361,7 @@ def test_unpublish(push: Push, hub: StandIn, catalog: Catalog) -> None:
     assert rows(catalog)[0].unpublished is not None
     assert take() == {"repo": "me/tower", "tag": None, "publications": 0}
     assert hub.repos == {}
-    with pytest.raises(InputError, match="knows no repo"):
+    with pytest.raises(InputError, match="has no repo"):
         take()
 
 

@@ -1,5 +1,5 @@
-"""What each kind of job does: one module per kind, each with `run(running, spec) -> made`.
+"""The work of each kind of job. Only worker processes import these modules.
 
-`made` names the rows that came of it, e.g. `{"trace": 3}`; it becomes the job's `made`. Only worker processes
-import these.
+`RUNS` in worker/__main__.py names the function of each kind: `run(running, spec) -> result`. The result names the rows
+that the job created, e.g. `{"trace": 3}`, and is stored with the job.
 """

@@ -1,4 +1,4 @@
-"""Ask one prompt of several revisions of a model, loaded once."""
+"""Complete one prompt at several revisions of a model, which is loaded once."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ from .loaded import load
 
 
 def run(running: RunningJob, spec: AskSpec) -> dict[str, Any]:
-    """Returns the answers, in the order of the revisions asked."""
+    """Returns the answers, in the order of the revisions."""
     loaded = load(running, spec.model, spec.revisions[0])
     answers = []
     for name in spec.revisions:
@@ -19,7 +19,7 @@ def run(running: RunningJob, spec: AskSpec) -> dict[str, Any]:
             revision = history.find_revision(session, loaded.model, name)
         if revision.id != loaded.revision.id:
             loaded.move_to(revision)
-        running.report_activity(f"asking {revision.id}")
-        said = answer(loaded.decoder.model, loaded.tokenizer, spec.prompt, spec.max_new_tokens, spec.top)
-        answers.append({"revision": revision.id, **asdict(said)})
+        running.report_activity(f"completing the prompt at {revision.id}")
+        result = answer(loaded.decoder.model, loaded.tokenizer, spec.prompt, spec.max_new_tokens, spec.top)
+        answers.append({"revision": revision.id, **asdict(result)})
     return {"prompt": spec.prompt, "answers": answers}

@@ -1,4 +1,4 @@
-"""Write a revision to a folder that others load, and prove it by loading it in another process."""
+"""Export a revision to a folder, and verify it by loading it in another process."""
 
 import shutil
 import tempfile
@@ -23,108 +23,103 @@ from .loaded import Loaded, load
 
 
 def run(running: RunningJob, spec: ExportSpec) -> dict[str, Any]:
-    """Returns the folder, the fingerprint found in it and what its edits answered."""
+    """Export a revision. Returns the folder, its fingerprint, and the scores of its requests."""
     folder = Path(spec.folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and is not empty; name a new folder")
-    # Written aside and renamed when whole, so that a kill leaves no half export under the name.
+        raise InputError(f"{folder} already exists and is not empty. Name a new folder.")
+    # Written to a temporary name and renamed, so that a killed job leaves no incomplete export.
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        export = write_export(running, spec.model, spec.revision, spec.what, spec.shard_size, aside)
+        export = write_export(running, spec.model, spec.revision, spec.what, spec.shard_size, temporary)
         if folder.exists():
             folder.rmdir()
-        aside.rename(folder)
+        temporary.rename(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return {"folder": str(folder)} | export.as_dict()
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and what a fresh process found in it."""
+    """The manifest of an export, and the result of loading it in a fresh process."""
 
     manifest: Manifest
-    found: ExportCheckResult
+    check: ExportCheckResult
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "revision": self.manifest.revision,
             "what": self.manifest.kind,
-            **asdict(self.found),
+            **asdict(self.check),
             "files": {name: file.size for name, file in self.manifest.files.items()},
         }
 
 
 def write_export(
-    running: RunningJob, name: str, revision: str, what: str, shard_size: int, folder: Path
+    running: RunningJob, name: str, revision: str, form: str, shard_size: int, folder: Path
 ) -> Export:
-    """Write to `folder`, which is new or empty, and check what lies there.
+    """Write an export to `folder`, which is new or empty, and load it in another process.
 
     Raises:
-        InputError: the revision has no such form.
-        RuntimeError: what was written does not load to the revision's bits.
+        InputError: the revision does not have this form.
+        RuntimeError: the export does not load to the revision's bits.
     """
     loaded = load(running, name, revision)
     loaded.verify_fingerprint()
+    model = loaded.model
     folder.mkdir(parents=True, exist_ok=True)
-    running.check_space(loaded.model.size if what == "checkpoint" else 0)
-    running.report_activity(f"writing the {what}")
+    running.check_space(model.size if form == "checkpoint" else 0)
+    running.report_activity(f"writing the {form}")
     with running.catalog.read() as session:
         edits = history.live_edits(history.load_path(session, loaded.revision.id))
-        manifest = build_manifest(
-            session,
-            loaded.model,
-            loaded.revision,
-            what,
-            program_version(),
-            base_files(loaded.model.path),
-        )
-    _write(loaded, what, shard_size, folder, manifest)
+        base_files = hash_base_files(model.path)
+        manifest = build_manifest(session, model, loaded.revision, form, program_version(), base_files)
+    _write_weights(loaded, form, shard_size, folder, manifest)
     for step in manifest.steps:
         if step.delta and step.delta_file:
             (folder / step.delta_file).parent.mkdir(exist_ok=True)
             shutil.copyfile(running.catalog.artifacts.path(step.delta), folder / step.delta_file)
     manifest = replace(manifest, files=hash_files(folder))
     (folder / MANIFEST).write_text(manifest.as_text(), encoding="utf-8")
-    running.report_activity("loading it again in another process")
+    running.report_activity("loading the export in another process")
+    deltas = [step.delta_file for step in manifest.live_steps if step.delta_file]
     check = ExportCheck(
-        what, str(folder), loaded.model.path, [step.delta_file for step in manifest.live_steps if step.delta_file],
-        loaded.model.anatomy, loaded.model.trust_remote_code, _asked(edits),
-    )  # fmt: skip
+        form, str(folder), model.path, deltas, model.anatomy, model.trust_remote_code, _list_requests(edits)
+    )
     del loaded
-    found = check_export(check)
-    if found.fingerprint != manifest.fingerprint:
-        raise RuntimeError(f"the {what} that was written to {folder} does not load to the revision's bits")
-    return Export(manifest, found)
+    result = check_export(check)
+    if result.fingerprint != manifest.fingerprint:
+        raise RuntimeError(f"the {form} in {folder} does not load to the revision's bits")
+    return Export(manifest, result)
 
 
-def _write(loaded: Loaded, what: str, shard_size: int, folder: Path, manifest: Manifest) -> None:
+def _write_weights(loaded: Loaded, form: str, shard_size: int, folder: Path, manifest: Manifest) -> None:
     model = loaded.decoder.model
-    if what == "checkpoint":
+    if form == "checkpoint":
         write_checkpoint(model, loaded.tokenizer, Path(loaded.model.path), folder, shard_size)
         if loaded.delta and not manifest.base.reachable:
             (folder / BASE_MATRICES).parent.mkdir()
             write_matrices({name: loaded.weights.base(name) for name in loaded.delta}, folder / BASE_MATRICES)
-    elif what == "adapter":
+    elif form == "adapter":
         base = manifest.base
-        named = STARTER_NAME if base.source_kind == "starter" else base.source
-        write_adapter(loaded.delta, model, folder, named, base.commit)
+        base_name = STARTER_NAME if base.source_kind == "starter" else base.source
+        write_adapter(loaded.delta, model, folder, base_name, base.commit)
     elif not any(step.delta for step in manifest.steps):
-        raise InputError("this revision has no edits in it, so there is no delta to take home")
+        raise InputError("This revision has no edits, so it has no delta to export.")
 
 
-def base_files(folder: str) -> dict[str, File]:
-    """The weight files of a base with their digests."""
+def hash_base_files(folder: str) -> dict[str, File]:
+    """The weight files of a base, with their sizes and digests."""
     paths = sorted(Path(folder).glob("*.safetensors"))
     return {path.name: File(sha256_of(path), path.stat().st_size) for path in paths}
 
 
-def _asked(edits: Sequence[Revision]) -> list[tuple[str, str]]:
-    """The prompt and the target of each request; of two with one prompt the later."""
-    asked = {
+def _list_requests(edits: Sequence[Revision]) -> list[tuple[str, str]]:
+    """(prompt, target) of each request. Of two requests with the same prompt, the later one."""
+    targets = {
         str(request["prompt"]).replace("{}", request["subject"]): request["target_new"]
         for edit in edits
         for request in edit.requests
     }
-    return list(asked.items())
+    return list(targets.items())

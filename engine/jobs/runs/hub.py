@@ -1,6 +1,6 @@
-"""The hub as publishing uses it: who we are, what is in the repo, what is sent, and whether it arrived.
+"""Access to the Hugging Face Hub for publishing: account, repos, uploads, commits, and errors in plain English.
 
-The token is read where huggingface_hub keeps it, by that library, in this process only.
+huggingface_hub reads the token from its own storage, in this process only.
 """
 
 import hashlib
@@ -26,52 +26,65 @@ from ...errors import StopRequested
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-NO_TOKEN = (
-    "there is no token for the hub on this machine: log in with `retcon hub login`, then run this again"
-)
+NO_TOKEN = "This machine has no token for the hub. Log in with `retcon hub login`, then run this again."
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".gguf")
-Sent = Callable[[int], None]
+_SECRET = re.compile(r"hf_[A-Za-z0-9]+")
+_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
+_REFUSALS = {
+    401: "The hub does not accept the token: it has expired or was revoked. Log in again with `retcon hub login`.",
+    403: "The token or its account may not write to {repo}. Use a token with the write role, or a repo of your own.",
+    404: "The hub has no repo {repo}, or this token may not read it.",
+    409: "The hub refused {repo} because of another write at the same time. Run this again in a moment.",
+    412: "Another commit to {repo} was made meanwhile. Check it, then publish again on top of it.",
+    413: "The hub refused a file for {repo} because of its size.",
+}
+
+
+class HubError(CatalogError):
+    """The hub failed on a valid request. It keeps the files that it has received."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Who the token belongs to, and what it may do."""
+    """The account of the token, and the token's role."""
 
     name: str
     role: str | None
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A repo as it is at its newest commit; `files` maps a path to the digest of its content (see `digest_of`)."""
+class RemoteRepo:
+    """A repo at its newest commit `head`. `files` maps a path to the digest of its content (see `hash_file`)."""
 
     head: str
-    private: bool
+    is_private: bool
     files: dict[str, str]
     manifest: Manifest | None
 
-    def holds(self, files: Mapping[str, Path], gone: set[str]) -> bool:
-        """Whether all files are there as they are here, and none of those that should be gone."""
-        same = all(self.files.get(name) in digests_of(path) for name, path in files.items())
-        return same and not gone & self.files.keys()
+    def has(self, files: Mapping[str, Path], removed: set[str]) -> bool:
+        """Whether the repo has exactly these contents, and none of the removed files."""
+        is_same = all(self.files.get(name) in hash_file(path) for name, path in files.items())
+        return is_same and not removed & self.files.keys()
 
-    def stale(self, files: Mapping[str, Path]) -> set[str]:
-        """What an earlier publication left that this one does not have."""
-        listed = self.manifest.files if self.manifest else {}
-        return (listed.keys() & self.files.keys()) - files.keys()
+    def stale_files(self, files: Mapping[str, Path]) -> set[str]:
+        """Files of an earlier publication that this one does not have."""
+        return (self._published & self.files.keys()) - files.keys()
 
     def foreign_weights(self, files: Mapping[str, Path]) -> list[str]:
-        """Weights that retcon did not put there: who loads the repo could get those instead."""
-        listed = self.manifest.files if self.manifest else {}
-        loose = (name for name in self.files if name.endswith(_WEIGHTS) and "/" not in name)
-        return sorted(name for name in loose if name not in listed and name not in files)
+        """Weight files that retcon did not publish. A program that loads the repo could load these instead."""
+        weights = (name for name in self.files if name.endswith(_WEIGHTS) and "/" not in name)
+        return sorted(name for name in weights if name not in self._published and name not in files)
+
+    @property
+    def _published(self) -> set[str]:
+        return set(self.manifest.files) if self.manifest else set()
 
 
-def account() -> Account:
-    """Ask the hub whose token this is.
+def find_account() -> Account:
+    """The account of the token.
 
     Raises:
-        InputError: there is none, or it may only read.
+        InputError: there is no token, or it may only read.
     """
     if get_token() is None:
         raise InputError(NO_TOKEN)
@@ -79,29 +92,29 @@ def account() -> Account:
     role = (found.get("auth", {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise InputError(
-            f"the token of {found['name']} may only read: make one with the write role, then `retcon hub login`"
+            f"The token of {found['name']} may only read. Create one with the write role, then run `retcon hub login`."
         )
     return Account(found["name"], role)
 
 
-def remote(repo: str) -> Remote | None:
-    """The repo as it is now; None if the hub knows none of that name.
+def find_repo(name: str) -> RemoteRepo | None:
+    """The current state of a repo, or None if it does not exist.
 
     Raises:
-        HfHubHTTPError and what the network raises.
+        HfHubHTTPError and network errors.
     """
     api = HfApi()
     try:
-        info: ModelInfo = api.model_info(repo)
+        info: ModelInfo = api.model_info(name)
     except RepositoryNotFoundError:
         return None
     assert info.sha is not None
-    files = remote_files(repo, info.sha)
-    return Remote(info.sha, bool(info.private), files, _manifest(api, repo, info.sha, files))
+    files = list_remote_files(name, info.sha)
+    return RemoteRepo(info.sha, bool(info.private), files, _read_manifest(api, name, info.sha, files))
 
 
-def remote_files(repo: str, commit: str) -> dict[str, str]:
-    """Each file of a commit: the sha256 of an LFS file, the git blob id of another."""
+def list_remote_files(repo: str, commit: str) -> dict[str, str]:
+    """The digest of each file of a commit: sha256 for an LFS file, otherwise git's blob id."""
     tree = HfApi().list_repo_tree(repo, recursive=True, revision=commit)
     return {
         entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
@@ -110,14 +123,24 @@ def remote_files(repo: str, commit: str) -> dict[str, str]:
     }
 
 
-def digests_of(path: Path) -> tuple[str, str]:
-    """Both digests that the hub may know a file by: sha256, and git's blob id."""
-    found = path.stat()
-    return _digests(path, found.st_size, found.st_mtime_ns)
+def _read_manifest(api: HfApi, repo: str, commit: str, files: Mapping[str, str]) -> Manifest | None:
+    if MANIFEST not in files:
+        return None
+    path = Path(api.hf_hub_download(repo, MANIFEST, revision=commit))
+    try:
+        return Manifest.parse(path.read_text(encoding="utf-8"), f"{repo}/{MANIFEST}")
+    except (InputError, UnicodeDecodeError):
+        return None  # a file of that name that another program wrote
+
+
+def hash_file(path: Path) -> tuple[str, str]:
+    """The two digests by which the hub may identify a file: sha256, and git's blob id."""
+    status = path.stat()
+    return _hash_file(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
-def _digests(path: Path, size: int, _changed: int) -> tuple[str, str]:
+def _hash_file(path: Path, size: int, _modified: int) -> tuple[str, str]:
     git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -125,52 +148,43 @@ def _digests(path: Path, size: int, _changed: int) -> tuple[str, str]:
     return sha256_of(path), git.hexdigest()
 
 
-def _manifest(api: HfApi, repo: str, commit: str, files: Mapping[str, str]) -> Manifest | None:
-    if MANIFEST not in files:
-        return None
-    path = Path(api.hf_hub_download(repo, MANIFEST, revision=commit))
-    try:
-        return Manifest.parse(path.read_text(encoding="utf-8"), f"{repo}/{MANIFEST}")
-    except (InputError, UnicodeDecodeError):
-        return None  # somebody else's file of that name
-
-
-def without_xet_if_lacking(repo: str) -> bool:
-    """Send as LFS where the hub has no xet storage: the client does not find out by itself. Whether it has."""
+def has_xet_storage(repo: str) -> bool:
+    """Whether the hub has xet storage. If not, the client is set to LFS, since it does not detect that itself."""
     if constants.HF_HUB_DISABLE_XET:
         return False
     url = f"{constants.ENDPOINT}/api/models/{repo}/xet-write-token/main"
-    lacking = get_session().get(url, headers=build_hf_headers()).status_code == 404
-    if lacking:
+    if get_session().get(url, headers=build_hf_headers()).status_code == 404:
         constants.HF_HUB_DISABLE_XET = True
-    return not lacking
+    return not constants.HF_HUB_DISABLE_XET
 
 
-class CountedAdd(CommitOperationAdd):
-    """A file to commit that tells how much of it has been read, so that progress is told in bytes."""
+class MeteredAddition(CommitOperationAdd):
+    """A file to commit. `on_read(offset)` is called as its bytes are uploaded."""
 
-    def __init__(self, name: str, path: Path, sent: Sent) -> None:
+    def __init__(self, name: str, path: Path, on_read: Callable[[int], None]) -> None:
         super().__init__(path_in_repo=name, path_or_fileobj=path)
-        self.upload_info.sha256 = bytes.fromhex(digests_of(path)[0])  # else it would be hashed once more
-        self._sent = sent
+        self.upload_info.sha256 = bytes.fromhex(
+            hash_file(path)[0]
+        )  # otherwise the client hashes the file again
+        self._on_read = on_read
 
     @contextmanager
     def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:
-        # The client asks for its progress bar exactly where it sends the bytes.
+        # The client requests a progress bar exactly where it uploads the bytes.
         assert isinstance(self.path_or_fileobj, str)
         with Path(self.path_or_fileobj).open("rb") as file:
-            yield _Counted(file, self._sent) if with_tqdm else file  # type: ignore[misc]
+            yield _MeteredFile(file, self._on_read) if with_tqdm else file  # type: ignore[misc]
 
 
-class _Counted(io.BufferedIOBase):
-    """A file that tells where it was read up to; a retry begins again at an earlier place."""
+class _MeteredFile(io.BufferedIOBase):
+    """A file that reports the offset after each read. A retry starts again at a lower offset."""
 
-    def __init__(self, file: BinaryIO, sent: Sent) -> None:
-        self._file, self._sent = file, sent
+    def __init__(self, file: BinaryIO, on_read: Callable[[int], None]) -> None:
+        self._file, self._on_read = file, on_read
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = self._file.read(-1 if size is None else size)
-        self._sent(self._file.tell())
+        self._on_read(self._file.tell())
         return data
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -190,83 +204,83 @@ class _Counted(io.BufferedIOBase):
 
 
 @dataclass(frozen=True)
-class Push:
-    """One commit to make: files by their name in the repo, names to remove, and the commit that it goes on."""
+class HubCommit:
+    """A commit to create: local files by their name in the repo, names to remove, and the parent commit."""
 
     repo: str
     files: Mapping[str, Path]
-    gone: set[str]
+    removed: set[str]
     parent: str
     title: str
     description: str
 
-    def additions(self, sent: Callable[[str, int], None]) -> list[CountedAdd]:
+    def additions(self, on_read: Callable[[str, int], None]) -> list[MeteredAddition]:
         return [
-            CountedAdd(name, path, lambda at, name=name: sent(name, at))  # type: ignore[misc]
+            MeteredAddition(name, path, lambda offset, name=name: on_read(name, offset))  # type: ignore[misc]
             for name, path in self.files.items()
         ]
 
 
-def upload(push: Push, additions: list[CountedAdd], done: Callable[[str], None]) -> None:
-    """Send the large files one after another; what the hub has already is not sent."""
+def upload(commit: HubCommit, additions: list[MeteredAddition], on_uploaded: Callable[[str], None]) -> None:
+    """Upload the large files one after another. The client skips files that the hub already has."""
     api = HfApi()
     for addition in additions:
-        api.preupload_lfs_files(push.repo, [addition], free_memory=False)
-        done(addition.path_in_repo)
+        api.preupload_lfs_files(commit.repo, [addition], free_memory=False)
+        on_uploaded(addition.path_in_repo)
 
 
-def commit(push: Push, additions: list[CountedAdd]) -> str:
-    """Make the commit, or find that it was made: its answer may have been lost. Its id.
+def create_commit(commit: HubCommit, additions: list[MeteredAddition]) -> str:
+    """Create the commit and return its id. If the hub's response was lost, the commit is searched in the repo.
 
     Raises:
-        InputError: somebody else committed first.
-        HfHubHTTPError and what the network raises.
+        HfHubHTTPError and network errors, also if the parent is no longer the head.
     """
-    operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in sorted(push.gone))]
+    removals = [CommitOperationDelete(name) for name in sorted(commit.removed)]
+    operations: list[Any] = [*additions, *removals]
     try:
-        made = HfApi().create_commit(
-            push.repo, operations, commit_message=push.title, commit_description=push.description,
-            parent_commit=push.parent,
+        info = HfApi().create_commit(
+            commit.repo, operations, commit_message=commit.title, commit_description=commit.description,
+            parent_commit=commit.parent,
         )  # fmt: skip
     except Exception as error:
-        if status_of(error) != 412 and not is_network(error):
+        if _find_status(error) != 412 and not _is_network_error(error):
             raise
-        there = remote(push.repo)
-        found = committed(push, there) if there else None
+        repo = find_repo(commit.repo)
+        found = find_commit(commit, repo) if repo else None
         if found is None:
             raise
         return found
-    return str(made.oid)
+    return str(info.oid)
 
 
-def committed(push: Push, there: Remote) -> str | None:
-    """The commit that holds just these files, if the repo is already so: the one with our words, or the newest."""
-    if not there.holds(push.files, push.gone):
+def find_commit(commit: HubCommit, repo: RemoteRepo) -> str | None:
+    """The id of the commit if the repo already has its files: the one with this title, or the head."""
+    if not repo.has(commit.files, commit.removed):
         return None
-    for one in HfApi().list_repo_commits(push.repo):
-        if one.title == push.title and push.description in one.message:
+    for one in HfApi().list_repo_commits(commit.repo):
+        if one.title == commit.title and commit.description in one.message:
             return str(one.commit_id)
-    return there.head
+    return repo.head
 
 
-def check_arrived(push: Push, oid: str) -> None:
-    """Compare the digests that the hub tells of the commit with the files here.
+def verify_commit(commit: HubCommit, oid: str) -> None:
+    """Compare the hub's digests of a commit with the local files.
 
     Raises:
-        HubFailed: naming the first file that is missing or differs.
+        HubError: a file is missing or differs. The message names the first one.
     """
-    found = remote_files(push.repo, oid)
-    for name, path in push.files.items():
-        if found.get(name) not in digests_of(path):
-            what = "did not arrive" if name not in found else "arrived damaged"
-            raise HubFailed(
-                f"{name} {what}: commit {oid[:10]} of {push.repo} does not have the bytes that were sent; take it back "
-                f"with `retcon unpublish {push.repo}` and publish to a new repo"
+    remote = list_remote_files(commit.repo, oid)
+    for name, path in commit.files.items():
+        if remote.get(name) not in hash_file(path):
+            fault = "is missing" if name not in remote else "is corrupt"
+            raise HubError(
+                f"{name} {fault} in commit {oid[:10]} of {commit.repo}. Run `retcon unpublish {commit.repo}`, then "
+                "publish to a new repo."
             )
 
 
 def tag_commit(repo: str, oid: str, tag: str, message: str) -> bool:
-    """Name the commit; False if the tag names another commit already, which stays."""
+    """Tag a commit. Returns False if the tag belongs to another commit, which keeps it."""
     api = HfApi()
     for one in api.list_repo_refs(repo).tags:
         if one.name == tag:
@@ -275,93 +289,72 @@ def tag_commit(repo: str, oid: str, tag: str, message: str) -> bool:
     return True
 
 
-_SECRET = re.compile(r"hf_[A-Za-z0-9]+")
-_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
-_REFUSED = {
-    401: "the hub does not accept the token: it has expired or was revoked; log in again with `retcon hub login`",
-    403: "the account or its token may not write to {repo}: use a token with the write role, or a repo of your own",
-    404: "the hub knows no repo {repo}, or this token may not see it",
-    409: "the hub refused {repo} because another write to it is going on; run it again in a moment",
-    412: "somebody else committed to {repo} meanwhile; look at what is there, then publish again on top of it",
-    413: "the hub finds a file for {repo} too large",
-}
-
-
-class HubFailed(CatalogError):
-    """The hub failed although what was asked of it was right. What it has received by then, it keeps."""
-
-
-def redacted(text: str) -> str:
-    """Text without tokens and without the signatures of upload addresses."""
-    return _QUERY.sub(r"\1?…", _SECRET.sub("hf_…", text))
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from: the client wraps what fails inside its threads."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error came from."""
-    for one in causes(error):
-        status = getattr(getattr(one, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
-    return None
-
-
-def is_network(error: BaseException) -> bool:
-    """Whether the line was cut or never there."""
-    import httpx2
-
-    return any(
-        isinstance(one, httpx2.TransportError | ConnectionError | TimeoutError) for one in causes(error)
-    )
-
-
 @contextmanager
-def plain_hub_errors(repo: str) -> Iterator[None]:
-    """Turn whatever the client raises into a sentence.
+def translate_hub_errors(repo: str) -> Iterator[None]:
+    """Replace the client's errors by a plain sentence: InputError if the user must act, HubError if waiting helps.
 
-    InputError where the person must act, HubFailed where waiting helps. The original is not chained: its text and its
-    requests hold addresses that are as good as passwords.
+    The original is not chained, since its text and its requests hold signed URLs, which work like passwords.
     """
     try:
         yield
     except (InputError, CatalogError, StopRequested):
         raise
     except Exception as error:
-        made = _plain(error, repo)
+        translated = _translate(error, repo)
     else:
         return
-    raise made from None
+    raise translated from None
 
 
-def _plain(error: Exception, repo: str) -> Exception:
-    if any(isinstance(one, StopRequested) for one in causes(error)):
+def _translate(error: Exception, repo: str) -> Exception:
+    if any(isinstance(one, StopRequested) for one in _causes(error)):
         return StopRequested()
-    status = status_of(error)
-    if status in _REFUSED:
-        return InputError(_REFUSED[status].format(repo=repo))
+    status = _find_status(error)
+    if status in _REFUSALS:
+        return InputError(_REFUSALS[status].format(repo=repo))
     if status == 429:
-        response = next(one.response for one in causes(error) if getattr(one, "response", None) is not None)  # type: ignore[attr-defined]
+        response = next(one.response for one in _causes(error) if getattr(one, "response", None) is not None)  # type: ignore[attr-defined]
         wait = response.headers.get("Retry-After")
         when = f"in {wait} seconds" if wait and wait.isdigit() else "in some minutes"
-        return HubFailed(
-            f"the hub asks for fewer requests (429): resume this job {when}; what it has, it keeps"
-        )
+        return HubError(f"The hub limits the number of requests (429). Resume this job {when}.")
     if status is not None and status >= 500:
-        return HubFailed(
-            f"the hub failed (status {status}) and nothing was published: resume this job later; what it has, it keeps"
+        return HubError(
+            f"The hub failed (status {status}), and nothing was published. Resume this job later."
         )
-    if is_network(error):
-        from huggingface_hub import constants
-
-        return HubFailed(
-            f"the hub at {constants.ENDPOINT} cannot be reached: resume this job when the line is back; what was sent "
-            "is not sent again"
+    if _is_network_error(error):
+        return HubError(
+            f"The hub at {constants.ENDPOINT} cannot be reached. Resume this job when the network is back. Uploaded "
+            "files are not uploaded again."
         )
     first = (str(error).strip().splitlines() or [""])[0]
-    return HubFailed(f"publishing to {repo} failed: {type(error).__name__}: {redacted(first)}")
+    return HubError(f"Publishing to {repo} failed: {type(error).__name__}: {_redact(first)}")
+
+
+def _redact(text: str) -> str:
+    """Remove tokens, and the signatures of upload URLs."""
+    return _QUERY.sub(r"\1?…", _SECRET.sub("hf_…", text))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes. The client wraps the errors of its threads."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _find_status(error: BaseException) -> int | None:
+    """The HTTP status that caused an error."""
+    for one in _causes(error):
+        status = getattr(getattr(one, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _is_network_error(error: BaseException) -> bool:
+    """Whether the connection failed or was lost."""
+    import httpx2
+
+    return any(
+        isinstance(one, httpx2.TransportError | ConnectionError | TimeoutError) for one in _causes(error)
+    )

@@ -26,9 +26,9 @@ def login(paste: bool) -> None:
     from huggingface_hub import interpreter_login
     from huggingface_hub import login as store_token
 
-    from ....engine.jobs.runs.hub import plain_hub_errors
+    from ....engine.jobs.runs.hub import translate_hub_errors
 
-    with plain_hub_errors("the hub"):
+    with translate_hub_errors("the hub"):
         if paste or not sys.stdin.isatty():
             token = _read_token()
             store_token(token=token, skip_if_logged_in=False)

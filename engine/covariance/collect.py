@@ -27,7 +27,7 @@ from .convergence import Convergence
 from .corpus import Corpus
 
 # Documents per block. A checkpoint is saved after whole blocks, whatever the batch size.
-_BLOCK_DOCUMENTS = 64
+BLOCK_DOCUMENTS = 64
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _iter_blocks(
     documents = islice(corpus.documents(settings.seed), start.documents, None)
     tokens = start.tokens
     for number in count(start.blocks):
-        texts = list(islice(documents, _BLOCK_DOCUMENTS))
+        texts = list(islice(documents, BLOCK_DOCUMENTS))
         # An empty list is an error for some tokenizers.
         rows = tokenizer(texts, truncation=True, max_length=settings.max_length)["input_ids"] if texts else []
         left = settings.max_tokens - tokens
@@ -263,7 +263,7 @@ def _iter_blocks(
         if cut:
             rows = _take_tokens(rows, left)
         size = sum(map(len, rows))
-        last = cut or size == left or len(texts) < _BLOCK_DOCUMENTS
+        last = cut or size == left or len(texts) < BLOCK_DOCUMENTS
         yield DocumentBlock(number, rows, tokens, cut, last)
         if last:
             return

@@ -38,7 +38,7 @@ Edit = Callable[[Tensor], Tensor]
 OnKey = Callable[[int, Tensor], None]
 
 # Elements of logits computed in one batch: 64M float32 = 256 MB.
-_LOGITS_BATCH = 64 * 2**20
+LOGITS_BATCH = 64 * 2**20
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Decoder:
 
         The model's own forward applies its final norm, head, soft-capping and scaling.
         """
-        rows = max(1, _LOGITS_BATCH // (hidden.shape[1] * self._vocabulary))
+        rows = max(1, LOGITS_BATCH // (hidden.shape[1] * self._vocabulary))
         return torch.cat([self._logits(part) for part in hidden.split(rows)])
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class Resumption:
 
         Row i is a variant of the run's row `rows[i]`. `edits` change the outputs of the block's parts.
         """
-        return self._call(layer, hidden, rows, edits or {}, self._cache)
+        return self.call_block(layer, hidden, rows, edits or {}, self._cache)
 
     def last_step(self, last: "Resumption", layer: int, hidden: Tensor, rows: Tensor) -> Tensor:
         """Output of block `layer` at the last position only: `[len(rows), 1, width]`.
@@ -256,16 +256,17 @@ class Resumption:
         """
         recording = RecordingCache()
         with suppress(StopForward):
-            self._call(layer, hidden, rows, {}, recording)
+            self.call_block(layer, hidden, rows, {}, recording)
         assert recording.recorded is not None  # every block has an attention
         self._cache.rows = rows
         keys, values = self._cache.update(*recording.recorded, layer)
         past = PastCache(keys[..., :-1, :], values[..., :-1, :])
-        return last._call(layer, hidden[:, -1:], rows, {}, past)
+        return last.call_block(layer, hidden[:, -1:], rows, {}, past)
 
-    def _call(
+    def call_block(
         self, layer: int, hidden: Tensor, rows: Tensor, edits: Mapping[Role, Edit], cache: Cache
     ) -> Tensor:
+        """Call block `layer` with `hidden`, with the other arguments for some rows of the run, and with a cache."""
         if rows is not self._rows:
             self._rows, self._selected = rows, {}
         self._cache.rows, self._block_cache = rows, cache

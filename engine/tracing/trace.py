@@ -36,7 +36,7 @@ from .restoration import restore
 from .rules import KINDS, Kind, Scores
 
 # Tokens of one forward pass of `estimate_costs`.
-_BATCH_TOKENS = 4_096
+COST_BATCH_TOKENS = 4_096
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def estimate_costs(
     total = len(waiting)
     costs: dict[int, int] = {}
     while waiting:
-        size = max(1, scaled_batch(_BATCH_TOKENS) // len(waiting[-1].located.ids))
+        size = max(1, scaled_batch(COST_BATCH_TOKENS) // len(waiting[-1].located.ids))
         batch, waiting = waiting[-size:], waiting[:-size]
         choices = _first_choices(decoder, [fact.located.ids for fact in batch])
         for fact, choice in zip(batch, choices, strict=True):

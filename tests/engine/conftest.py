@@ -1,7 +1,4 @@
-"""What the engine's tests share: tiny models by family with their decoders, and tokenizers made on the spot.
-
-Helpers that tests import by name (`families`, `oracles`, `tiny_tokenizers`, `untouched`) lie beside this file.
-"""
+"""Fixtures of the engine's tests: decoders of tiny models, and word tokenizers."""
 
 import copy
 from collections.abc import Callable
@@ -14,27 +11,27 @@ from retcon.tests.helpers.families import tiny_model
 from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 from transformers import PreTrainedTokenizerBase
 
-# Matrices of 32 x 56 are not worth a second thread.
+# A second thread does not speed up matrices of 32 x 56.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def decoder_of() -> Callable[[str], Decoder]:
-    """family -> its decoder, float32, made once. The model's weights are shared: leave them as they are."""
-    made: dict[str, Decoder] = {}
+    """family -> its float32 decoder, shared by all tests. Do not change its weights."""
+    decoders: dict[str, Decoder] = {}
 
     def decoder(family: str) -> Decoder:
-        if family not in made:
+        if family not in decoders:
             model = tiny_model(family)
-            made[family] = Decoder(model, find_anatomy(model))
-        return made[family]
+            decoders[family] = Decoder(model, find_anatomy(model))
+        return decoders[family]
 
     return decoder
 
 
 @pytest.fixture
 def own_decoder_of(decoder_of: Callable[[str], Decoder]) -> Callable[..., Decoder]:
-    """(family, dtype) -> a decoder over a copy of the family's model, to be changed at will."""
+    """(family, dtype) -> a decoder with its own copy of the model. Tests may change its weights."""
 
     def decoder(family: str, dtype: torch.dtype = torch.float32) -> Decoder:
         return Decoder(copy.deepcopy(tiny_model(family)).to(dtype), decoder_of(family).anatomy)

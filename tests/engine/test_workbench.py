@@ -1,4 +1,4 @@
-"""A model in memory: traced, edited, scored and put back, without a catalog."""
+"""Trace, edit, evaluate and undo on one model in memory, without a catalog."""
 
 from pathlib import Path
 
@@ -17,22 +17,22 @@ FACT = Request(SUBJECT, "The {} is located in the city of", "Rome")
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
-    said = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born he she plays a"
-    words = said.split()
+    text = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born he she plays a"
+    words = text.split()
     rows = [" ".join(words[(3 * n + n // 5 * i) % len(words)] for i in range(30)) for n in range(120)]
     texts = tmp_path / "texts.txt"
     texts.write_text("\n\n".join(rows))
-    # The tiny model knows few words: the shipped texts are unknown to it throughout.
+    # The vocabulary of the tiny model has none of the words of the shipped texts.
     monkeypatch.setattr(workbench, "open_corpus", lambda _source: open_corpus(str(texts)))
     return Workbench(tiny_model("llama"), word_tokenizer(start=True))
 
 
-def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
+def test_undo_restores_bits(bench: Workbench) -> None:
     model = bench.decoder.model
     before = hash_parameters(model)
-    traced = bench.trace(PROMPT, SUBJECT, kinds=["mlp"], samples=2, noise="0.4")
-    last = traced.scores["mlp"][traced.located.end - 1]
-    layer = bench.propose_layer(traced)
+    result = bench.trace(PROMPT, SUBJECT, kinds=["mlp"], samples=2, noise="0.4")
+    last = result.scores["mlp"][result.located.last]
+    layer = bench.propose_layer(result)
     assert last[layer] == max(value for value in last if value is not None)
     case = Case(PROMPT, "Rome", "Paris")
     old = bench.evaluate([case], max_new_tokens=2)
@@ -41,7 +41,7 @@ def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
     assert list(first) == ["model.layers.2.mlp.down_proj.weight"]
     assert {name for name in before if before[name] != once[name]} == set(first)
     assert bench.evaluate([case], max_new_tokens=2)["EM"].value != old["EM"].value
-    # The second stands on the first; its moment was read from the base all the same.
+    # The second edit comes on top of the first; its second moment is of the base.
     bench.edit([Request("Berlin", "{} is in", "Italy")], layer=1, max_tokens=2500)
     assert len(bench.edits) == 2 and hash_parameters(model) != once
     bench.undo()
@@ -50,12 +50,12 @@ def test_edits_and_back_to_the_bit(bench: Workbench) -> None:
     assert hash_parameters(model) == before
 
 
-def test_what_cannot_be_done_is_said(bench: Workbench) -> None:
+def test_errors_name_the_fault(bench: Workbench) -> None:
     with pytest.raises(InputError, match="unknown method 'grace'"):
         bench.edit([FACT], "grace")
     with pytest.raises(InputError, match="give the layer"):
         bench.edit([FACT])
-    traced = bench.trace(PROMPT, SUBJECT, kinds=["attn"], samples=1, noise="0.4")
+    result = bench.trace(PROMPT, SUBJECT, kinds=["attn"], samples=1, noise="0.4")
     with pytest.raises(InputError, match="trace mlp or hidden"):
-        bench.propose_layer(traced)
+        bench.propose_layer(result)
     assert bench.edits == []

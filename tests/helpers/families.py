@@ -1,6 +1,6 @@
-"""Random tiny models of every family that retcon must handle; the oracle of every architecture-wide test.
+"""Tiny random models of every supported family.
 
-Weights are drawn larger than the libraries' defaults, so that wrong answers are far from right ones.
+Weights are larger than the libraries' defaults, so that wrong results differ clearly from right ones.
 """
 
 from functools import cache
@@ -71,7 +71,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
         word_embed_proj_dim=32,
     ),
     "cohere": CohereConfig(**_GQA),
-    # Scaled residuals and logits: the block does not simply add what its parts put out.
+    # Scaled residuals and logits: the block does not add the outputs of its parts unscaled.
     "granite": GraniteConfig(**_GQA, residual_multiplier=0.4, logits_scaling=3.0),
     "gpt_neo": GPTNeoConfig(
         vocab_size=VOCABULARY,
@@ -105,15 +105,14 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "stablelm-parallel": StableLmConfig(**_MHA, use_parallel_residual=True),
 }
 FAMILIES = sorted(CONFIGS)
-# Each unlike the others in what an edit or a trace meets: weights that lie transposed, a block whose parts stand side
-# by side, norms after the parts, biases and ALiBi, scaled residuals, and the plain one. For what is proven in all
-# families already, and is here proven of something built upon it.
+# Six families that differ in what matters for an edit or a trace: transposed weights, parallel parts, norms after the
+# parts, biases with ALiBi, scaled residuals, and none of these. Use them where the basis is tested in all families.
 UNLIKE = ["bloom", "gemma3", "gpt2", "gptj", "granite", "llama"]
 
 
 @cache
 def tiny_model(family: str) -> PreTrainedModel:
-    """A float32 model of four layers, the same at every call. Do not change its weights."""
+    """A float32 model of four layers, cached. Do not change its weights."""
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(CONFIGS[family], dtype=torch.float32).eval()
     with torch.no_grad():

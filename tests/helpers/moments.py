@@ -1,4 +1,4 @@
-"""A second moment for tests that need one but do not collect it."""
+"""A random second moment, for tests that do not collect one."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,7 @@
-"""The published methods in their plain, slow form: whole forward passes, one cell, one layer, one document at a time.
+"""The published methods in their plain, slow form: full forward passes for one cell, one layer, one document at a time.
 
-Written from the papers (Meng et al. 2022 and 2023; Gupta et al. 2024) and retcon's notes on the published programs.
-Nothing here knows the engine's shortcuts; of the engine it takes only the names of a model's parts.
+Written from the papers (Meng et al. 2022 and 2023; Gupta et al. 2024) and from notes on the published code. Uses only
+the names of a model's parts from the engine, and none of its optimizations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from retcon.engine.model.anatomy import Anatomy
 
 @contextmanager
 def hooked(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """While inside, `change` maps what the module puts out, be it bare or first in a tuple."""
+    """`change` maps the output of the module, alone or first in a tuple."""
 
     def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
@@ -35,7 +35,7 @@ def hooked(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[No
 
 @contextmanager
 def reading_input(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
-    """While inside, what enters the module is appended to `into`."""
+    """Append the inputs of the module to `into`."""
     handle = module.register_forward_pre_hook(lambda _module, args: into.append(args[0].detach().clone()))
     try:
         yield
@@ -45,7 +45,7 @@ def reading_input(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def reading_output(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
-    """While inside, what the module puts out is appended to `into`; copied, since Falcon goes on to add into it."""
+    """Append copies of the module's outputs to `into`; Falcon adds to the outputs in place."""
 
     def note(output: Tensor) -> Tensor:
         into.append(output.detach().clone())
@@ -74,9 +74,9 @@ def plain_trace(
     corrupt: Callable[[Tensor], Tensor] | None,
     kinds: Sequence[tuple[str, int]],
 ) -> PlainTrace:
-    """The published loops: for each kind (with its window), token and layer one pass of all rows, the clean one first.
+    """The published loops: one pass of all rows for each kind (with its window), token and layer. Row 0 is clean.
 
-    `corrupt` is what happens to the embeddings `[rows, T, d]`; without it the other rows differ by their tokens.
+    `corrupt` changes the embeddings `[rows, T, d]`. If it is None, the corrupted rows have other tokens.
     """
     length = len(rows[0])
 
@@ -85,13 +85,13 @@ def plain_trace(
         return [f"{anatomy.blocks}.{at}.{part}" for at in range(anatomy.layers)]
 
     def changing(changes: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
-        """`[rows, vocabulary]` at the last token, with what the named modules put out changed."""
+        """Probabilities `[rows, vocabulary]` at the last token, with changed outputs of the named modules."""
         start = {anatomy.embedding: corrupt} if corrupt is not None else {}
         with torch.no_grad(), hooked_all(model, start | changes):
             return model(torch.tensor(rows)).logits[:, -1].softmax(-1)
 
     def put(token: int, source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Give the corrupted rows other states at a token: `source` maps `[rows, T, d]` to them."""
+        """Replace the states of the corrupted rows at a token by `source(table)`, for a table `[rows, T, d]`."""
 
         def change(output: Tensor) -> Tensor:
             table = output.clone().view(len(rows), length, -1)
@@ -104,7 +104,7 @@ def plain_trace(
         return put(token, lambda table: table[0, token].clone())
 
     def corrupted(kind: str) -> dict[str, Tensor]:
-        """What the parts put out in the corrupted run, `[rows, T, d]` (the published first pass)."""
+        """Outputs of the parts in the corrupted run, `[rows, T, d]` (the published first pass)."""
         found: dict[str, Tensor] = {}
 
         def noting(name: str) -> Callable[[Tensor], Tensor]:
@@ -131,7 +131,8 @@ def plain_trace(
                     first, stop = max(0, layer - window // 2), min(anatomy.layers, layer - (-window // 2))
                     changes = {name: clean(token) for name in parts(kind)[first:stop]}
                 else:
-                    # Pinned to the first pass; the restored block comes later than its own parts and wins.
+                    # Parts keep the output of the first pass. The restored block runs after its parts and overrides
+                    # them.
                     changes = {
                         name: put(token, lambda _table, kept=kept, token=token: kept[1:, token])
                         for name, kept in first_pass.items()
@@ -143,7 +144,7 @@ def plain_trace(
 
 
 def adding(drawn: np.ndarray, begin: int, *, replace: bool = False) -> Callable[[Tensor], Tensor]:
-    """Noise `[samples, tokens, d]` on (or in place of) the subject's embeddings of all rows but the first."""
+    """Add noise `[samples, tokens, d]` to the subject's embeddings of all rows but the first, or replace them by it."""
 
     def corrupt(embedded: Tensor) -> Tensor:
         embedded, noise = embedded.clone(), torch.from_numpy(drawn).to(embedded)
@@ -156,7 +157,7 @@ def adding(drawn: np.ndarray, begin: int, *, replace: bool = False) -> Callable[
 
 @contextmanager
 def hooked_all(model: nn.Module, changes: dict[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """`hooked` for several modules by name."""
+    """`hooked` for several modules, by name."""
     if not changes:
         yield
         return
@@ -171,7 +172,7 @@ def hooked_all(model: nn.Module, changes: dict[str, Callable[[Tensor], Tensor]])
 def plain_second_moment(
     model: PreTrainedModel, anatomy: Anatomy, documents: Sequence[list[int]], layer: int
 ) -> Tensor:
-    """E[k k^T] of one layer: one document at a time, float64."""
+    """E[k k^T] of one layer, one document at a time, float64."""
     matrix = model.get_submodule(f"{anatomy.blocks}.{layer}.{anatomy.matrix}")
     total, tokens = torch.zeros(anatomy.key_width, anatomy.key_width, dtype=torch.float64), 0
     for document in documents:
@@ -189,7 +190,7 @@ def plain_second_moment(
 
 @dataclass
 class PlainValue:
-    """v* is `initial + delta`; `prompts` are ids of the request in each context and its subject's last index."""
+    """v* is `initial + delta`. `prompts` are the ids of the request in each context and the subject's last index."""
 
     losses: list[float]
     initial: Tensor
@@ -205,11 +206,11 @@ def plain_value(
     hparams: ValueSearchHparams,
     contexts: Sequence[str],
 ) -> PlainValue:
-    """The published search: whole passes over right-padded rows, with a vector added to what `module` puts out."""
+    """The published search: full passes over right-padded rows, with a vector added to the output of `module`."""
     target = tokenizer(" " + request.target_new.strip(), add_special_tokens=False)["input_ids"]
 
     def with_subject(template: str) -> tuple[list[int], int]:
-        """Ids of a template filled in, and the index of the subject's last token."""
+        """Ids of a filled template, and the index of the subject's last token."""
         before, after = template.split("{}", 1)
         encoding = tokenizer(before + request.subject + after)
         return list(encoding["input_ids"]), encoding.char_to_token(len(before) + len(request.subject) - 1)
@@ -217,7 +218,7 @@ def plain_value(
     prompts = [with_subject(context.replace("{}", request.prompt)) for context in contexts]
     essence, essence_at = with_subject("{} is a")
 
-    # The essence's row comes last.
+    # The last row is the essence prompt.
     rows = [ids + target[:-1] for ids, _ in prompts] + [essence]
     at = [index for _, index in prompts] + [essence_at]
     longest = max(map(len, rows))
@@ -251,7 +252,7 @@ def plain_value(
         essence_now = log_probabilities[-1, essence_at]
         if essence_before is None:
             essence_before = essence_now.detach().clone()
-        # The paper's and the program's direction: KL(with d || without).
+        # As in the paper and the published code: KL(with delta || without).
         kl = (essence_now.exp() * (essence_now - essence_before)).sum()
         decay = delta.norm() / initial[0].norm() ** 2
         loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
@@ -269,7 +270,7 @@ def plain_value(
 
 @dataclass
 class PlainEdit:
-    """`change` `[out, in]` is what is added to W in `out = W k`; v* is `initial + delta`."""
+    """`change` `[out, in]` is added to W in `out = W k`; v* is `initial + delta`."""
 
     change: Tensor
     losses: list[float]
@@ -289,14 +290,14 @@ def plain_rome(
     *,
     corrected: bool,
 ) -> PlainEdit:
-    """One published edit. `corrected`: r-ROME, which takes the averages over the contexts on both sides.
+    """One published edit. `corrected` selects r-ROME, which averages over the contexts on both sides.
 
-    `contexts` are templates, `{}` first; `moment` is C, or None to leave it out.
+    `contexts` are templates, `{}` first. `moment` is C; None uses the identity.
     """
     matrix = model.get_submodule(f"{anatomy.blocks}.{layer}.{anatomy.matrix}")
     value = plain_value(model, matrix, tokenizer, request, hparams, contexts)
 
-    # Keys and present outputs, each context alone.
+    # Keys and current outputs, one context at a time.
     keys, outputs = [], []
     for ids, index in value.prompts:
         entered: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Tokenizers of every kind that the hub's models have, made on the spot without the hub."""
+"""Tiny tokenizers of each common kind, built without the hub."""
 
 from functools import cache
 
@@ -10,7 +10,7 @@ _TEXT = (
     "The Eiffel Tower is located in the city of Paris Rome Berlin capital France Italy a an was born he she it plays "
     "sport football language mother tongue produced by Toyota Camry and then you I Because Therefore . , ' { } on"
 )
-# Real words first, numbered ones up to the 96 ids that the tiny models have.
+# Real words first, then numbered words up to the 96 ids of the tiny models.
 _WORDS = list(dict.fromkeys(_TEXT.split()))
 _VOCABULARY = {word: i for i, word in enumerate([*_SPECIAL, *_WORDS, *(f"w{i}" for i in range(96))][:96])}
 
@@ -40,7 +40,7 @@ def _finish(tokenizer: Tokenizer, start: bool, byte_level: bool = False) -> PreT
 
 @cache
 def word_tokenizer(start: bool = False) -> PreTrainedTokenizerFast:
-    """Words and punctuation marks are tokens; ids below 96, as the tiny models have."""
+    """Words and punctuation marks are tokens, with ids below 96."""
     tokenizer = Tokenizer(models.WordLevel(_VOCABULARY, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return _finish(tokenizer, start)
@@ -48,7 +48,7 @@ def word_tokenizer(start: bool = False) -> PreTrainedTokenizerFast:
 
 @cache
 def sentencepiece_tokenizer(start: bool = True) -> PreTrainedTokenizerFast:
-    """Like Llama's and Gemma's: spaces become a mark at the front of the next piece."""
+    """Like Gemma: a space becomes a mark at the start of the next piece."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
@@ -59,7 +59,7 @@ def sentencepiece_tokenizer(start: bool = True) -> PreTrainedTokenizerFast:
 
 @cache
 def legacy_sentencepiece_tokenizer(start: bool = True) -> PreTrainedTokenizerFast:
-    """Like Llama 2's file: the mark is put before any text, even before one that begins with a space."""
+    """Like Llama 2: a mark is added before any text, even before text that starts with a space."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=False))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -73,7 +73,7 @@ def legacy_sentencepiece_tokenizer(start: bool = True) -> PreTrainedTokenizerFas
 
 @cache
 def byte_tokenizer(start: bool = False) -> PreTrainedTokenizerFast:
-    """Like GPT-2's: pieces of bytes, a character may be several tokens, offsets keep the space."""
+    """Like GPT-2: tokens of bytes. A character may have several tokens, and offsets include the space."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -83,6 +83,6 @@ def byte_tokenizer(start: bool = False) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Only ASCII is learned, so that other letters stay several byte tokens each.
+    # Trained on ASCII only, so that other letters have several byte tokens each.
     tokenizer.train_from_iterator([text for text in _SENTENCES if text.isascii()], trainer)
     return _finish(tokenizer, start, byte_level=True)

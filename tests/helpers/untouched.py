@@ -1,11 +1,11 @@
-"""How a model must look after the science has been at work on it: as before."""
+"""Check that a model has no hooks left and the same weights."""
 
 import torch
 from torch import Tensor, nn
 
 
 def assert_untouched(model: nn.Module) -> None:
-    """No hook is left anywhere and no module's forward is replaced."""
+    """Check that no module has a hook or a replaced forward."""
     for name, module in model.named_modules():
         assert not module._forward_hooks, f"a forward hook is left on {name or 'the model'}"
         assert not module._forward_pre_hooks, f"a forward pre-hook is left on {name or 'the model'}"
@@ -19,4 +19,4 @@ def bits_of(model: nn.Module) -> dict[str, Tensor]:
 
 def assert_same_bits(model: nn.Module, bits: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, bits[name]), f"{name} is not what it was"
+        assert torch.equal(parameter, bits[name]), f"{name} has changed"

@@ -1,4 +1,4 @@
-"""Texts come in the same order every time, from what retcon ships or from a file; what is no text is refused."""
+"""A corpus gives its documents in the same order at each call. A source without text is refused."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ TEXTS = ["Paris is in France.", "Rome, the city", "Zürich  is not a capital"]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def written(folder: Path, suffix: str, column: str = "text") -> Path:
+def write_texts(folder: Path, suffix: str, column: str = "text") -> Path:
     path = folder / f"texts{suffix}"
     table = pd.DataFrame({column: TEXTS, "number": [1, 2, 3]})
     match suffix:
@@ -35,7 +35,7 @@ def written(folder: Path, suffix: str, column: str = "text") -> Path:
     return path
 
 
-def test_the_shipped_texts() -> None:
+def test_shipped_texts() -> None:
     one, two = open_corpus("shipped"), open_corpus("shipped")
     texts = list(one.documents(1))
     assert len(texts) == 300
@@ -49,8 +49,8 @@ def test_the_shipped_texts() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".csv", ".parquet"])
-def test_a_file_of_texts(suffix: str, tmp_path: Path) -> None:
-    path = written(tmp_path, suffix)
+def test_file_of_texts(suffix: str, tmp_path: Path) -> None:
+    path = write_texts(tmp_path, suffix)
     corpus = open_corpus(str(path))
     assert sorted(corpus.documents(1)) == sorted(TEXTS)
     assert list(corpus.documents(5)) == list(open_corpus(str(path)).documents(5))
@@ -58,8 +58,8 @@ def test_a_file_of_texts(suffix: str, tmp_path: Path) -> None:
     assert corpus.source == str(path)
 
 
-def test_another_content_is_another_revision(tmp_path: Path) -> None:
-    path = written(tmp_path, ".jsonl")
+def test_revision_changes_with_content(tmp_path: Path) -> None:
+    path = write_texts(tmp_path, ".jsonl")
     before = open_corpus(str(path))
     path.write_text(json.dumps({"text": "Berlin is new"}) + "\n")
     after = open_corpus(str(path))
@@ -68,15 +68,15 @@ def test_another_content_is_another_revision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
-def test_a_file_without_the_column_text(suffix: str, tmp_path: Path) -> None:
+def test_file_without_text_column_is_refused(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no column 'text'.*body"):
-        open_corpus(str(written(tmp_path, suffix, column="body")))
+        open_corpus(str(write_texts(tmp_path, suffix, column="body")))
 
 
 @pytest.mark.parametrize("name", ["texts.txt", "./texts", "/nowhere/texts", "~/no-such-texts.parquet"])
-def test_a_file_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no text file"):
+    with pytest.raises(InputError, match="does not exist"):
         open_corpus(name)
 
 
@@ -93,36 +93,36 @@ def test_a_file_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest
         ("broken.jsonl", '{"text": "a"\n'),
     ],
 )
-def test_a_file_that_holds_no_text(name: str, content: str, tmp_path: Path) -> None:
+def test_file_without_text_is_refused(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=name):
         open_corpus(str(tmp_path / name))
 
 
-def test_a_file_of_another_kind(tmp_path: Path) -> None:
+def test_unsupported_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "texts.docx").write_text("x")
-    with pytest.raises(InputError, match="no text file that retcon reads"):
+    with pytest.raises(InputError, match="not a supported text file"):
         open_corpus(str(tmp_path / "texts.docx"))
 
 
-class Streamed:
-    """A data set as the hub streams it."""
+class FakeStream:
+    """A data set with the interface of a streamed hub data set."""
 
     def __init__(self, *rows: dict[str, object]) -> None:
         self.rows = rows
 
-    def shuffle(self, **_how: int) -> "Streamed":
+    def shuffle(self, **_how: int) -> "FakeStream":
         return self
 
     def __iter__(self) -> Iterator[dict[str, object]]:
         return iter(self.rows)
 
 
-def test_a_streamed_data_set_without_the_column_text() -> None:
+def test_stream_without_text_column_is_refused() -> None:
     with pytest.raises(InputError, match=r"org/set has no column 'text'; its columns are body, id"):
-        list(Corpus("org/set", "c0ffee", Streamed({"body": "x", "id": 1})).documents(1))
+        list(Corpus("org/set", "c0ffee", FakeStream({"body": "x", "id": 1})).documents(1))
 
 
-def test_what_is_no_text_in_a_streamed_data_set_is_passed_over() -> None:
-    rows = Streamed({"text": None}, {"text": "Paris"}, {"text": "  "}, {"text": "Rome"})
+def test_stream_skips_rows_without_text() -> None:
+    rows = FakeStream({"text": None}, {"text": "Paris"}, {"text": "  "}, {"text": "Rome"})
     assert list(Corpus("org/set", "c0ffee", rows).documents(1)) == ["Paris", "Rome"]

@@ -88,7 +88,7 @@ def test_progress_counts_only_facts_that_are_traced(
 def test_a_resumed_job_keeps_the_memory_budget(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of memory halves the batch. A resumed job starts with that budget."""
     refused: list[int] = []
-    call = Resumption._call
+    call = Resumption.call_block
 
     def small_device(self: Resumption, layer: int, hidden: Tensor, *rest: Any) -> Tensor:
         size = hidden.shape[0] * hidden.shape[1]
@@ -97,7 +97,7 @@ def test_a_resumed_job_keeps_the_memory_budget(work: Work, monkeypatch: pytest.M
             raise torch.OutOfMemoryError("as if the device were full")
         return call(self, layer, hidden, *rest)
 
-    monkeypatch.setattr(Resumption, "_call", small_device)
+    monkeypatch.setattr(Resumption, "call_block", small_device)
     first = work(facts="known", samples=10)
     first_refused, budget = list(refused), first.checkpoint["budget"]
     assert first_refused and isinstance(budget, int) and budget < max(first_refused)

@@ -1,4 +1,4 @@
-"""The parts of every family are found, and what cannot be edited is refused with the reason."""
+"""The parts of every family are found. A model that cannot be edited is refused with the reason."""
 
 import copy
 from collections.abc import Callable
@@ -75,7 +75,7 @@ FOUR_TIMES_WIDE = {"bloom", "falcon", "falcon-alibi", "falcon-new", "gpt2", "gpt
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_finds_the_parts_of_every_family(family: str, decoder_of: Callable[[str], Decoder]) -> None:
+def test_finds_parts_of_every_family(family: str, decoder_of: Callable[[str], Decoder]) -> None:
     found = decoder_of(family).anatomy
     embedding, blocks, attention, mlp, matrix, mlp_norm, final_norm = NAMES[family]
     assert found == Anatomy(
@@ -99,7 +99,7 @@ def test_finds_the_parts_of_every_family(family: str, decoder_of: Callable[[str]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_probing_leaves_the_model_as_it_was(family: str) -> None:
+def test_probe_leaves_model_unchanged(family: str) -> None:
     model = tiny_model(family)
     before = bits_of(model)
     find_anatomy(model)
@@ -108,14 +108,12 @@ def test_probing_leaves_the_model_as_it_was(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_does_not_change_what_is_found(
-    family: str, decoder_of: Callable[[str], Decoder]
-) -> None:
+def test_half_precision_gives_the_same_anatomy(family: str, decoder_of: Callable[[str], Decoder]) -> None:
     rough = copy.deepcopy(tiny_model(family)).to(torch.bfloat16)
     assert find_anatomy(rough) == decoder_of(family).anatomy
 
 
-def test_names_of_parts_and_weights(decoder_of: Callable[[str], Decoder]) -> None:
+def test_module_and_weight_names(decoder_of: Callable[[str], Decoder]) -> None:
     anatomy = decoder_of("opt").anatomy
     assert anatomy.module_name("attn", 2) == "model.decoder.layers.2.self_attn"
     assert anatomy.module_name("mlp", 0) == "model.decoder.layers.0.fc2"
@@ -123,7 +121,7 @@ def test_names_of_parts_and_weights(decoder_of: Callable[[str], Decoder]) -> Non
     assert anatomy.weight_name(3) in dict(tiny_model("opt").named_parameters())
 
 
-def test_survives_being_stored(decoder_of: Callable[[str], Decoder]) -> None:
+def test_round_trip_through_json(decoder_of: Callable[[str], Decoder]) -> None:
     anatomy = decoder_of("gemma2").anatomy
     assert Anatomy.from_dict(anatomy.as_dict()) == anatomy
 
@@ -137,16 +135,16 @@ def test_survives_being_stored(decoder_of: Callable[[str], Decoder]) -> None:
     ],
     ids=["encoder-decoder", "mixtral", "qwen3-moe"],
 )
-def test_refuses_by_config_with_the_reason(config: object, why: str) -> None:
+def test_config_check_names_the_reason(config: object, why: str) -> None:
     with pytest.raises(UnsupportedModel, match=why):
         check_config(config)
 
 
-def test_a_config_with_one_mlp_is_not_refused() -> None:
+def test_config_with_one_mlp_passes() -> None:
     check_config(LlamaConfig(hidden_size=32))
 
 
-def test_refuses_a_loaded_mixture_of_experts() -> None:
+def test_refuses_loaded_mixture_of_experts() -> None:
     config = MixtralConfig(
         vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, num_local_experts=4,

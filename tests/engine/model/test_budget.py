@@ -1,4 +1,4 @@
-"""Batches are as large as the device bears: small budgets and out of memory change no number."""
+"""A trace gives the same scores with small budgets and after running out of memory."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -27,11 +27,8 @@ LENGTH, BEGIN = 8, 2
 WHOLE = LAYERS * SAMPLES * LENGTH
 
 
-# By itself
-
-
-def refusing(more_than: int, seen: list[list[int]]) -> Callable[[Sequence[int]], list[int]]:
-    """A device with room for so many parts."""
+def limited_device(more_than: int, seen: list[list[int]]) -> Callable[[Sequence[int]], list[int]]:
+    """Work that runs out of memory above `more_than` items."""
 
     def work(parts: Sequence[int]) -> list[int]:
         seen.append(list(parts))
@@ -42,37 +39,36 @@ def refusing(more_than: int, seen: list[list[int]]) -> Callable[[Sequence[int]],
     return work
 
 
-def test_as_many_parts_at_once_as_fit() -> None:
+def test_batches_fill_the_budget() -> None:
     seen: list[list[int]] = []
     budget = Budget(CPU, 35)
-    assert list(budget.batches(range(7), 10, refusing(9, seen))) == [[0, 10, 20], [30, 40, 50], [60]]
+    assert list(budget.batches(range(7), 10, limited_device(9, seen))) == [[0, 10, 20], [30, 40, 50], [60]]
     assert (budget.tokens, budget.halvings) == (35, 0)
 
 
-def test_a_part_that_is_larger_than_the_budget_goes_alone() -> None:
-    assert list(Budget(CPU, 1).batches([1, 2], 10, refusing(9, []))) == [[10], [20]]
+def test_item_above_budget_runs_alone() -> None:
+    assert list(Budget(CPU, 1).batches([1, 2], 10, limited_device(9, []))) == [[10], [20]]
 
 
-def test_out_of_memory_halves_what_was_tried_and_stays_so() -> None:
-    """Each halving is paid for once: what was learned holds for the parts that follow and for the next job."""
+def test_out_of_memory_halves_budget_for_good() -> None:
     seen: list[list[int]] = []
     budget = Budget(CPU, 1_000_000)
-    done = list(budget.batches(range(16), 10, refusing(3, seen)))
+    done = list(budget.batches(range(16), 10, limited_device(3, seen)))
     assert [part for batch in done for part in batch] == [part * 10 for part in range(16)]
     assert [len(parts) for parts in seen] == [16, 8, 4, *[2] * 8]
     assert (budget.tokens, budget.halvings) == (20, 3)
     seen.clear()
-    list(budget.batches(range(4), 5, refusing(4, seen)))
+    list(budget.batches(range(4), 5, limited_device(4, seen)))
     assert [len(parts) for parts in seen] == [4]
     assert budget.halvings == 3
 
 
-def test_a_single_part_that_does_not_fit_is_not_hidden() -> None:
+def test_single_item_out_of_memory_is_raised() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        list(Budget(CPU).batches(range(8), 10, refusing(0, [])))
+        list(Budget(CPU).batches(range(8), 10, limited_device(0, [])))
 
 
-def test_other_errors_are_not_taken_for_it() -> None:
+def test_other_errors_are_raised() -> None:
     budget = Budget(CPU, 100)
 
     def work(_parts: Sequence[int]) -> None:
@@ -83,10 +79,10 @@ def test_other_errors_are_not_taken_for_it() -> None:
     assert budget.halvings == 0
 
 
-def test_what_the_reader_raises_is_the_readers() -> None:
-    """Who takes the results may run out of memory too; that is no reason to do a batch again."""
+def test_error_of_the_consumer_is_raised() -> None:
+    """An out-of-memory error in the code that consumes results does not repeat the batch."""
     budget, seen = Budget(CPU, 20), []
-    results = budget.batches(range(4), 10, refusing(9, seen))
+    results = budget.batches(range(4), 10, limited_device(9, seen))
     next(results)
     with pytest.raises(torch.OutOfMemoryError):
         results.throw(torch.OutOfMemoryError())  # type: ignore[attr-defined]
@@ -94,27 +90,24 @@ def test_what_the_reader_raises_is_the_readers() -> None:
 
 
 @pytest.mark.parametrize(("device", "tokens"), [("cpu", 8192), ("cuda", 262144)])
-def test_where_to_begin(device: str, tokens: int) -> None:
+def test_default_budget_of_a_device(device: str, tokens: int) -> None:
     assert Budget(torch.device(device)).tokens == tokens
 
 
-# In a trace
-
-
-def note_steps(
+def record_steps(
     monkeypatch: pytest.MonkeyPatch, refuse: Callable[[int, int], bool] = lambda *_: False
 ) -> list[tuple[int, int]]:
-    """Notes (rows, positions) of each step; out of memory where `refuse` says so of them."""
+    """Record (rows, positions) of each step. A step runs out of memory if `refuse(rows, positions)`."""
     seen: list[tuple[int, int]] = []
-    call = Resumption._call
+    call = Resumption.call_block
 
-    def noted(self: Resumption, layer: int, hidden: Tensor, *rest: object) -> Tensor:
+    def recorded(self: Resumption, layer: int, hidden: Tensor, *rest: object) -> Tensor:
         if refuse(hidden.shape[0], hidden.shape[1]):
             raise torch.OutOfMemoryError("as if the device were full")
         seen.append((hidden.shape[0], hidden.shape[1]))
         return call(self, layer, hidden, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Resumption, "_call", noted)
+    monkeypatch.setattr(Resumption, "call_block", recorded)
     return seen
 
 
@@ -138,10 +131,10 @@ def assert_same(actual: dict[int, FactTrace], expected: dict[int, FactTrace]) ->
                 torch.testing.assert_close(torch.tensor(got[kind]), torch.tensor(table), atol=1e-6, rtol=0)
 
 
-def test_facts_and_layers_climb_together(
+def test_facts_and_layers_share_batches(
     decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = note_steps(monkeypatch)
+    seen = record_steps(monkeypatch)
     all_traced(decoder_of("llama"), words)
     assert max(rows for rows, _ in seen) == 3 * LAYERS * SAMPLES
 
@@ -150,7 +143,7 @@ def test_facts_and_layers_climb_together(
     ("family", "tokens"),
     [("gpt2", 1), ("bloom", 1), ("gpt2", 27), ("gemma2", 50), ("llama", WHOLE), ("gpt2", 2 * WHOLE + 1)],
 )
-def test_small_budgets_give_the_same_numbers(
+def test_small_budgets_give_the_same_scores(
     family: str,
     tokens: int,
     decoder_of: Decoders,
@@ -159,7 +152,7 @@ def test_small_budgets_give_the_same_numbers(
 ) -> None:
     decoder = decoder_of(family)
     expected = all_traced(decoder, words)
-    seen, budget = note_steps(monkeypatch), Budget(CPU, tokens)
+    seen, budget = record_steps(monkeypatch), Budget(CPU, tokens)
     actual = all_traced(decoder, words, budget)
     assert max(rows * positions for rows, positions in seen) <= max(tokens, SAMPLES * (LENGTH - BEGIN))
     assert_same(actual, expected)
@@ -170,17 +163,17 @@ def test_small_budgets_give_the_same_numbers(
     ("family", "most_rows"),
     [("gpt2", SAMPLES), ("falcon", SAMPLES), ("qwen3", 4), ("gpt2", 7), ("falcon", 10), ("gpt2", 20)],
 )
-def test_out_of_memory_halves_the_batch_and_goes_on(
+def test_out_of_memory_in_trace_halves_batch(
     family: str,
     most_rows: int,
     decoder_of: Decoders,
     words: PreTrainedTokenizerBase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Down to one fact and one layer at a time, if need be."""
+    """Down to one fact and one layer per batch."""
     decoder = decoder_of(family)
     expected = all_traced(decoder, words)
-    seen, budget = note_steps(monkeypatch, lambda rows, _positions: rows > most_rows), Budget(CPU)
+    seen, budget = record_steps(monkeypatch, lambda rows, _positions: rows > most_rows), Budget(CPU)
     actual = all_traced(decoder, words, budget)
     assert max(rows for rows, _ in seen) <= most_rows
     assert_same(actual, expected)
@@ -194,7 +187,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 
 
 @pytest.mark.parametrize("where", ["run", "preview"])
-def test_out_of_memory_before_the_first_cell_takes_fewer_facts(
+def test_out_of_memory_in_first_run_takes_fewer_facts(
     where: str, decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = decoder_of("llama")
@@ -209,17 +202,17 @@ def test_out_of_memory_before_the_first_cell_takes_fewer_facts(
 
         monkeypatch.setattr(Decoder, "run", full)
     else:
-        note_steps(monkeypatch, lambda rows, _positions: torch.is_grad_enabled() and rows > SAMPLES)
+        record_steps(monkeypatch, lambda rows, _positions: torch.is_grad_enabled() and rows > SAMPLES)
     budget = Budget(CPU)
     assert_same(all_traced(decoder, words, budget), expected)
     assert budget.halvings > 0
     assert_untouched(decoder.model)
 
 
-def test_out_of_memory_at_a_single_cell_of_a_single_fact_is_not_hidden(
+def test_out_of_memory_at_single_cell_is_raised(
     decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note_steps(monkeypatch, lambda rows, _positions: rows >= SAMPLES)
+    record_steps(monkeypatch, lambda rows, _positions: rows >= SAMPLES)
     with pytest.raises(torch.OutOfMemoryError):
         list(trace(decoder_of("llama"), words, QUESTIONS, dataclasses.replace(SETTINGS, kinds=("mlp",))))
     assert_untouched(decoder_of("llama").model)

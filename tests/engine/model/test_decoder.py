@@ -1,4 +1,4 @@
-"""Running and resuming in the middle gives what the model itself gives, and leaves nothing behind in it."""
+"""Running and resuming gives the results of the model's own forward pass, and leaves no hooks in it."""
 
 import copy
 from collections.abc import Callable
@@ -23,32 +23,30 @@ def some_ids(rows: int = 3, length: int = LENGTH) -> Tensor:
 
 
 @torch.no_grad()
-def whole(model: PreTrainedModel, ids: Tensor) -> Tensor:
+def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
     return model(ids).logits
 
 
-def close(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
     assert actual.shape == expected.shape
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_run_and_head_equal_the_whole_model(family: str, decoder_of: Decoders) -> None:
+def test_run_and_logits_equal_the_model(family: str, decoder_of: Decoders) -> None:
     decoder, ids = decoder_of(family), some_ids()
     run = decoder.run(ids)
     assert len(run.states) == decoder.layers + 1
     with torch.no_grad():
-        close(decoder.logits(run.states[-1]), whole(decoder.model, ids))
-        close(decoder.logits(run.states[-1][:, -2:]), whole(decoder.model, ids)[:, -2:])
+        assert_close(decoder.logits(run.states[-1]), logits_of(decoder.model, ids))
+        assert_close(decoder.logits(run.states[-1][:, -2:]), logits_of(decoder.model, ids)[:, -2:])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
-def test_resuming_anywhere_with_shuffled_and_repeated_rows_equals_the_whole_model(
-    family: str, decoder_of: Decoders
-) -> None:
+def test_resumed_shuffled_rows_equal_the_model(family: str, decoder_of: Decoders) -> None:
     decoder, ids = decoder_of(family), some_ids()
-    expected = whole(decoder.model, ids)
+    expected = logits_of(decoder.model, ids)
     run, rows = decoder.run(ids), torch.tensor([2, 0, 1, 0, 2])
     for start in range(LENGTH):
         resumption = decoder.resume(run, start)
@@ -56,13 +54,13 @@ def test_resuming_anywhere_with_shuffled_and_repeated_rows_equals_the_whole_mode
             hidden = resumption.states_entering(first, rows)
             for layer in range(first, decoder.layers):
                 hidden = resumption.step(layer, hidden, rows)
-            close(decoder.logits(hidden), expected[rows, start:])
+            assert_close(decoder.logits(hidden), expected[rows, start:])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_changed_state_climbs_as_in_the_whole_model(family: str, decoder_of: Decoders) -> None:
-    """Rows of one batch with different changes, joined while climbing; the oracle changes the same by hooks."""
+def test_changed_states_propagate_as_in_the_model(family: str, decoder_of: Decoders) -> None:
+    """Rows of one batch with different changes that join at different layers. The oracle makes the changes by hooks."""
     decoder, ids = decoder_of(family), some_ids()
     run, start = decoder.run(ids), 3
     change = torch.randn(decoder.anatomy.width, generator=torch.Generator().manual_seed(1))
@@ -90,14 +88,14 @@ def test_a_changed_state_climbs_as_in_the_whole_model(family: str, decoder_of: D
         return torch.cat([rows[:, :start], rows[:, start:] * 2], dim=1).view(output.shape)
 
     with hooked(decoder.blocks[0], moved):
-        close(decoder.logits(hidden[:1]), whole(decoder.model, ids[1:2])[:, start:])
+        assert_close(decoder.logits(hidden[:1]), logits_of(decoder.model, ids[1:2])[:, start:])
     with hooked(decoder.blocks[1], moved), hooked(decoder.part("mlp", 2), doubled):
-        close(decoder.logits(hidden[1:]), whole(decoder.model, ids[2:3])[:, start:])
+        assert_close(decoder.logits(hidden[1:]), logits_of(decoder.model, ids[2:3])[:, start:])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
-def test_resuming_only_some_positions_equals_the_whole_model(family: str, decoder_of: Decoders) -> None:
+def test_resumed_positions_equal_the_model(family: str, decoder_of: Decoders) -> None:
     decoder, ids = decoder_of(family), some_ids()
     run, rows = decoder.run(ids), torch.tensor([2, 0, 2, 1])
     for start, stop in ((0, 1), (0, 5), (3, 4), (2, 7), (6, 9), (8, 9)):
@@ -105,16 +103,14 @@ def test_resuming_only_some_positions_equals_the_whole_model(family: str, decode
         for layer in range(decoder.layers):
             entering = resumption.states_entering(layer, rows)
             assert torch.equal(entering, run.states[layer][rows, start:stop])
-            close(resumption.step(layer, entering, rows), run.states[layer + 1][rows, start:stop])
+            assert_close(resumption.step(layer, entering, rows), run.states[layer + 1][rows, start:stop])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("padded", [False, True], ids=["alone", "padded"])
-def test_a_step_for_the_last_position_equals_a_whole_step(
-    family: str, padded: bool, decoder_of: Decoders
-) -> None:
-    """Of states that differ from the run's, and leaving both resumptions fit for other steps."""
+def test_last_step_equals_full_step(family: str, padded: bool, decoder_of: Decoders) -> None:
+    """For states that differ from the run's. Both resumptions stay usable for other steps."""
     decoder, rows = decoder_of(family), torch.tensor([2, 0, 2, 1])
     lengths, at = ((9, 5, 7), [8, 4, 6]) if padded else ((9, 9, 9), [0, 0, 0])
     tokens = [row[:length].tolist() for row, length in zip(some_ids(), lengths, strict=True)]
@@ -128,8 +124,8 @@ def test_a_step_for_the_last_position_equals_a_whole_step(
             hidden += torch.randn(hidden.shape, generator=torch.Generator().manual_seed(layer))
             expected = resumption.step(layer, hidden, rows)[:, -1:]
             assert (expected - run.states[layer + 1][rows, -1:]).abs().max() > 1e-2
-            close(resumption.last_step(last, layer, hidden, rows), expected, 1e-5)
-            close(resumption.step(layer, hidden, rows)[:, -1:], expected, 1e-6)
+            assert_close(resumption.last_step(last, layer, hidden, rows), expected, 1e-5)
+            assert_close(resumption.step(layer, hidden, rows)[:, -1:], expected, 1e-6)
     assert_untouched(decoder.model)
 
 
@@ -149,27 +145,27 @@ def test_padding_on_either_side_changes_nothing(family: str, at: list[int], deco
         hidden = resumption.step(layer, hidden, every)
     resumed = decoder.logits(hidden)
     for i, row in enumerate(rows):
-        expected = whole(decoder.model, torch.tensor([row]))[0]
-        close(logits[i][mask[i].bool()], expected)
+        expected = logits_of(decoder.model, torch.tensor([row]))[0]
+        assert_close(logits[i][mask[i].bool()], expected)
         real = mask[i, start:].bool()
-        close(resumed[i][real], expected[at[i] :])
+        assert_close(resumed[i][real], expected[at[i] :])
 
 
 @pytest.mark.parametrize("family", SLIDING)
-def test_the_sliding_windows_of_these_tests_bite(family: str) -> None:
-    """Else the tests above would not show that a window shorter than the prompt is kept to."""
+def test_sliding_windows_are_shorter_than_prompts(family: str) -> None:
+    """The tests above rely on it to prove that the window is respected."""
     wide = copy.deepcopy(tiny_model(family).config)
     wide.sliding_window = 64
     unlimited = type(tiny_model(family))(wide).eval()
     unlimited.load_state_dict(tiny_model(family).state_dict())
-    difference = whole(unlimited, some_ids()) - whole(tiny_model(family), some_ids())
+    difference = logits_of(unlimited, some_ids()) - logits_of(tiny_model(family), some_ids())
     assert difference[:, :4].abs().max() < 1e-5
     assert difference[:, -1].abs().max() > 1e-2
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
-def test_captures_what_parts_put_out_and_what_enters_the_matrix(family: str, decoder_of: Decoders) -> None:
+def test_captures_outputs_and_keys(family: str, decoder_of: Decoders) -> None:
     decoder, ids = decoder_of(family), some_ids()
     keys: dict[int, Tensor] = {}
     run = decoder.run(
@@ -184,25 +180,25 @@ def test_captures_what_parts_put_out_and_what_enters_the_matrix(family: str, dec
     for role in ("attn", "mlp", "matrix"):
         left: list[Tensor] = []
         with reading_output(decoder.part(role, 2), left):
-            whole(decoder.model, ids)
-        close(run.captured[role][2], left[0].view(3, LENGTH, -1))
+            logits_of(decoder.model, ids)
+        assert_close(run.captured[role][2], left[0].view(3, LENGTH, -1))
     entered: list[Tensor] = []
     with reading_input(decoder.part("matrix", 1), entered):
-        whole(decoder.model, ids)
-    close(keys[1], entered[0].view(3, LENGTH, -1))
+        logits_of(decoder.model, ids)
+    assert_close(keys[1], entered[0].view(3, LENGTH, -1))
 
 
 @torch.no_grad()
-def test_changes_the_embedding_only_while_asked_to(decoder_of: Decoders) -> None:
+def test_embedding_edit_applies_to_one_run(decoder_of: Decoders) -> None:
     decoder, ids = decoder_of("gpt2"), some_ids()
     run = decoder.run(ids, embedding_edit=torch.zeros_like)
     with hooked(decoder.embedding, torch.zeros_like):
-        expected = whole(decoder.model, ids)
-    close(decoder.logits(run.states[-1]), expected)
-    assert (expected - whole(decoder.model, ids)).abs().max() > 1e-2
+        expected = logits_of(decoder.model, ids)
+    assert_close(decoder.logits(run.states[-1]), expected)
+    assert (expected - logits_of(decoder.model, ids)).abs().max() > 1e-2
 
 
-def test_a_run_that_is_not_kept_holds_no_states_and_cannot_be_resumed(decoder_of: Decoders) -> None:
+def test_run_without_states_cannot_be_resumed(decoder_of: Decoders) -> None:
     run = decoder_of("llama").run(some_ids(), resumable=False)
     assert run.states == []
     with pytest.raises(ValueError, match="resumable"):
@@ -210,7 +206,7 @@ def test_a_run_that_is_not_kept_holds_no_states_and_cannot_be_resumed(decoder_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_leaves_the_model_as_it_was(family: str, decoder_of: Decoders) -> None:
+def test_leaves_model_unchanged(family: str, decoder_of: Decoders) -> None:
     decoder, every = decoder_of(family), torch.arange(3)
     before = bits_of(decoder.model)
     run = decoder.run(some_ids(), embedding_edit=lambda x: x, capture=("mlp",), on_key=lambda *_: None)
@@ -222,34 +218,34 @@ def test_leaves_the_model_as_it_was(family: str, decoder_of: Decoders) -> None:
     assert_same_bits(decoder.model, before)
 
 
-class Boom(Exception):
+class InjectedError(Exception):
     pass
 
 
-def boom(*_args: object) -> Tensor:
-    raise Boom
+def raise_error(*_args: object) -> Tensor:
+    raise InjectedError
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "falcon", "bloom"])
-def test_leaves_the_model_as_it_was_when_an_exception_flies(family: str, decoder_of: Decoders) -> None:
+def test_exception_leaves_model_unchanged(family: str, decoder_of: Decoders) -> None:
     decoder, every = decoder_of(family), torch.arange(3)
     run = decoder.run(some_ids())
     resumption = decoder.resume(run, 2)
-    with pytest.raises(Boom):
-        decoder.run(some_ids(), embedding_edit=boom)
+    with pytest.raises(InjectedError):
+        decoder.run(some_ids(), embedding_edit=raise_error)
     assert_untouched(decoder.model)
-    with pytest.raises(Boom):
-        decoder.run(some_ids(), on_key=boom, capture=("attn",))
+    with pytest.raises(InjectedError):
+        decoder.run(some_ids(), on_key=raise_error, capture=("attn",))
     assert_untouched(decoder.model)
-    with pytest.raises(Boom):
-        resumption.step(1, resumption.states_entering(1, every), every, {"mlp": boom})
+    with pytest.raises(InjectedError):
+        resumption.step(1, resumption.states_entering(1, every), every, {"mlp": raise_error})
     assert_untouched(decoder.model)
     with pytest.raises(RuntimeError), torch.no_grad():
         decoder.logits(torch.zeros(2, 1, decoder.anatomy.width + 1))
     assert_untouched(decoder.model)
 
 
-def test_keeps_a_forward_that_another_library_put_there(own_decoder_of: Decoders) -> None:
+def test_keeps_forward_of_another_library(own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("llama")
     calls = []
     own = decoder.blocks[1].forward
@@ -260,16 +256,18 @@ def test_keeps_a_forward_that_another_library_put_there(own_decoder_of: Decoders
 
     decoder.blocks[1].forward = theirs  # type: ignore[method-assign]
     with torch.no_grad():
-        close(decoder.logits(decoder.run(some_ids()).states[-1]), whole(tiny_model("llama"), some_ids()))
+        assert_close(
+            decoder.logits(decoder.run(some_ids()).states[-1]), logits_of(tiny_model("llama"), some_ids())
+        )
     assert decoder.blocks[1].__dict__["forward"] is theirs
     assert calls
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision(family: str, own_decoder_of: Callable[..., Decoder]) -> None:
+def test_half_precision_equals_the_model(family: str, own_decoder_of: Callable[..., Decoder]) -> None:
     decoder, ids, rows = own_decoder_of(family, torch.bfloat16), some_ids(), torch.tensor([1, 1, 0])
-    expected = whole(decoder.model, ids)
+    expected = logits_of(decoder.model, ids)
     run = decoder.run(ids)
     assert run.states[-1].dtype == torch.bfloat16
     assert torch.equal(decoder.logits(run.states[-1]), expected)
@@ -282,9 +280,9 @@ def test_half_precision(family: str, own_decoder_of: Callable[..., Decoder]) -> 
 
 
 @torch.no_grad()
-def test_logits_in_parts_are_the_same(decoder_of: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_in_batches_are_equal(decoder_of: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = decoder_of("gemma2")
     states = decoder.run(some_ids()).states[-1]
     at_once = decoder.logits(states)
-    monkeypatch.setattr("retcon.engine.model.decoder._LOGITS_BATCH", 96 * LENGTH)
-    close(decoder.logits(states), at_once, 1e-6)
+    monkeypatch.setattr("retcon.engine.model.decoder.LOGITS_BATCH", 96 * LENGTH)
+    assert_close(decoder.logits(states), at_once, 1e-6)

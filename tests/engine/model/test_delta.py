@@ -1,4 +1,4 @@
-"""Weights are base + factors, rounded once: whatever the way to a revision, its bits are the same."""
+"""Weights are base + factors, rounded once. A revision has the same bits on every path to it."""
 
 from collections.abc import Callable
 from itertools import permutations
@@ -31,7 +31,7 @@ both_precisions = pytest.mark.parametrize(
 both_layouts = pytest.mark.parametrize("family", ["gpt2", "llama"])
 
 
-def some_delta(
+def random_delta(
     decoder: Decoder, seed: int, layers: tuple[int, ...] = (1,), rank: int = 1, size: float = 0.1
 ) -> Delta:
     generator = torch.Generator().manual_seed(seed)
@@ -46,19 +46,23 @@ def some_delta(
 
 
 def three_deltas(decoder: Decoder) -> list[Delta]:
-    return [some_delta(decoder, 1), some_delta(decoder, 2, (0, 1), rank=3), some_delta(decoder, 3, (1, 3))]
+    return [
+        random_delta(decoder, 1),
+        random_delta(decoder, 2, (0, 1), rank=3),
+        random_delta(decoder, 3, (1, 3)),
+    ]
 
 
-def test_compact_factors_are_the_same_change_in_as_few_as_it_needs(own_decoder_of: Decoders) -> None:
+def test_compact_keeps_change_with_smallest_rank(own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("llama")
     name = decoder.anatomy.weight_name(1)
-    first, second = (some_delta(decoder, seed, rank=rank) for seed, rank in ((1, 3), (2, 5)))
+    first, second = (random_delta(decoder, seed, rank=rank) for seed, rank in ((1, 3), (2, 5)))
     both = concatenate([first, second, negate(first)])[name]
     assert both.rank == 11
     found = compact(both)
     assert found.rank == 5
     torch.testing.assert_close(found.b @ found.a, second[name].b @ second[name].a)
-    many = concatenate([some_delta(decoder, seed, rank=20) for seed in range(1, 9)])[name]
+    many = concatenate([random_delta(decoder, seed, rank=20) for seed in range(1, 9)])[name]
     assert many.rank > max(many.b.shape[0], many.a.shape[1]) > compact(many).rank
     torch.testing.assert_close(compact(many).b @ compact(many).a, many.b @ many.a, atol=1e-5, rtol=1e-5)
     nothing = concatenate([first, negate(first)])[name]
@@ -68,7 +72,7 @@ def test_compact_factors_are_the_same_change_in_as_few_as_it_needs(own_decoder_o
 
 @both_precisions
 @both_layouts
-def test_any_way_to_a_revision_gives_the_bits_of_the_direct_one(
+def test_path_to_revision_does_not_change_bits(
     family: str, dtype: torch.dtype, own_decoder_of: Decoders
 ) -> None:
     decoder = own_decoder_of(family, dtype)
@@ -88,7 +92,7 @@ def test_any_way_to_a_revision_gives_the_bits_of_the_direct_one(
 
 @both_precisions
 @both_layouts
-def test_rolling_back_gives_the_bases_bits(family: str, dtype: torch.dtype, own_decoder_of: Decoders) -> None:
+def test_rollback_restores_base_bits(family: str, dtype: torch.dtype, own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of(family, dtype)
     base = bits_of(decoder.model)
     weights = Materializer(decoder.model)
@@ -100,12 +104,12 @@ def test_rolling_back_gives_the_bases_bits(family: str, dtype: torch.dtype, own_
 
 
 @both_layouts
-def test_a_matrix_maps_keys_by_the_sum(family: str, own_decoder_of: Decoders) -> None:
-    """In use, whichever way round the weight is stored: W' k = W k + B (A k)."""
+def test_matrix_maps_keys_by_the_sum(family: str, own_decoder_of: Decoders) -> None:
+    """W' k = W k + B (A k), for both storage layouts of the weight."""
     decoder = own_decoder_of(family)
     key = torch.randn(2, decoder.anatomy.key_width, generator=torch.Generator().manual_seed(0))
     matrix = decoder.part("matrix", 1)
-    delta = some_delta(decoder, 4, rank=2)
+    delta = random_delta(decoder, 4, rank=2)
     factors = delta[decoder.anatomy.weight_name(1)]
     with torch.no_grad():
         before = matrix(key)
@@ -117,19 +121,19 @@ def test_a_matrix_maps_keys_by_the_sum(family: str, own_decoder_of: Decoders) ->
 
 
 @both_precisions
-def test_one_rounding_at_the_end(dtype: torch.dtype, own_decoder_of: Decoders) -> None:
+def test_weights_are_rounded_once(dtype: torch.dtype, own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("gpt2", dtype)
     name = decoder.anatomy.weight_name(1)
     base = decoder.model.get_parameter(name).detach().clone()
-    parts = [some_delta(decoder, seed) for seed in range(5)]
+    parts = [random_delta(decoder, seed) for seed in range(5)]
     Materializer(decoder.model).set(concatenate(parts))
     exact = base.double() + sum((part[name].b.double() @ part[name].a.double()).T for part in parts)
     error = (decoder.model.get_parameter(name).double() - exact).abs()
-    # Half a unit in the last place, and a hair for the float32 sum before the rounding.
+    # Half a unit in the last place, plus the error of the float32 sum before the rounding.
     assert (error <= exact.abs() * torch.finfo(dtype).eps * 0.5 + 1e-6).all()
 
 
-def test_concatenating_keeps_the_order_and_the_matrices_apart(own_decoder_of: Decoders) -> None:
+def test_concatenate_keeps_order_per_matrix(own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("llama")
     one, two, three = three_deltas(decoder)
     whole = concatenate([one, two, three])
@@ -143,7 +147,7 @@ def test_concatenating_keeps_the_order_and_the_matrices_apart(own_decoder_of: De
     assert concatenate([]) == {}
 
 
-def test_the_norm_is_that_of_the_product() -> None:
+def test_norm_equals_norm_of_product() -> None:
     factors = Factors(torch.randn(7, 3), torch.randn(3, 11))
     assert factors.norm() == pytest.approx((factors.b @ factors.a).norm().item(), rel=1e-5)
     assert Factors(torch.zeros(7, 1), torch.ones(1, 11)).norm() == 0
@@ -153,7 +157,7 @@ def test_the_norm_is_that_of_the_product() -> None:
 def test_sizes_in_float32(family: str, own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of(family)
     base = bits_of(decoder.model)
-    delta = some_delta(decoder, 5, (0, 2), rank=2)
+    delta = random_delta(decoder, 5, (0, 2), rank=2)
     sizes = Materializer(decoder.model).sizes(delta)
     assert_same_bits(decoder.model, base)
     assert set(sizes) == set(delta)
@@ -167,10 +171,10 @@ def test_sizes_in_float32(family: str, own_decoder_of: Decoders) -> None:
 
 
 @both_layouts
-def test_sizes_show_what_rounding_leaves(family: str, own_decoder_of: Decoders) -> None:
+def test_sizes_include_effect_of_rounding(family: str, own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of(family, torch.bfloat16)
     name = decoder.anatomy.weight_name(1)
-    small = some_delta(decoder, 6, size=0.01)
+    small = random_delta(decoder, 6, size=0.01)
     size = Materializer(decoder.model).sizes(small)[name]
     base = decoder.model.get_parameter(name).detach().clone()
     Materializer(decoder.model).set(small)
@@ -180,13 +184,15 @@ def test_sizes_show_what_rounding_leaves(family: str, own_decoder_of: Decoders) 
     assert 0.3 < size.unchanged < 1
 
 
-def test_a_delta_of_nothing_loses_nothing(own_decoder_of: Decoders) -> None:
+def test_zero_delta_is_effective(own_decoder_of: Decoders) -> None:
     decoder = own_decoder_of("llama")
-    size = Materializer(decoder.model).sizes(some_delta(decoder, 1, size=0.0))[decoder.anatomy.weight_name(1)]
+    size = Materializer(decoder.model).sizes(random_delta(decoder, 1, size=0.0))[
+        decoder.anatomy.weight_name(1)
+    ]
     assert (size.norm, size.effective, size.unchanged) == (0, 1, 1)
 
 
-def test_survives_being_written_to_a_file(own_decoder_of: Decoders, tmp_path: Path) -> None:
+def test_round_trip_through_file(own_decoder_of: Decoders, tmp_path: Path) -> None:
     delta = concatenate(three_deltas(own_decoder_of("gpt2")))
     tensors = to_tensors(delta)
     assert {f"{name}.{factor}" for name in delta for factor in "AB"} == set(tensors)
@@ -201,7 +207,7 @@ def test_survives_being_written_to_a_file(own_decoder_of: Decoders, tmp_path: Pa
 
 
 class Layers(nn.Module):
-    """Two matrices, the second lying transposed."""
+    """Two matrices; the second is stored transposed."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -214,8 +220,8 @@ NAMES = ("one.weight", "two.weight")
 
 
 @st.composite
-def many_deltas(draw: st.DrawFn) -> list[Delta]:
-    """Up to five, each of one or both matrices, of any rank and of sizes from far below the weights to far above."""
+def delta_lists(draw: st.DrawFn) -> list[Delta]:
+    """Up to five deltas of one or both matrices, of any rank, much smaller to much larger than the weights."""
     made = []
     for seed in draw(st.lists(st.integers(0, 2**32), max_size=5)):
         chance, size = torch.Generator().manual_seed(seed), draw(st.sampled_from([0.0, 1e-4, 0.1, 100.0]))
@@ -229,14 +235,14 @@ def many_deltas(draw: st.DrawFn) -> list[Delta]:
 
 
 @given(
-    deltas=many_deltas(),
+    deltas=delta_lists(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     data=st.data(),
 )
-def test_any_deltas_in_any_order_and_back(
+def test_weights_depend_only_on_current_deltas(
     deltas: list[Delta], dtype: torch.dtype, data: st.DataObject
 ) -> None:
-    """Weights depend on the deltas in force and their order, never on those that were in force before."""
+    """Weights depend on the current deltas and their order, not on earlier deltas."""
     model, traveled = Layers(dtype), Layers(dtype)
     base = {name: model.get_parameter(name).detach().clone() for name in NAMES}
     weights = Materializer(traveled)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Completions are plain greedy ones whatever else is in the batch; contexts are templates and repeat themselves."""
+"""Completions are greedy and do not depend on the batch. Context templates repeat with the seed."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,10 @@ PROMPTS = ["Paris is", "The Eiffel Tower is located in the city of", "you"]
 
 
 @torch.no_grad()
-def greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, count: int) -> str:
-    """Token by token, the whole model each time, no cache."""
+def complete_greedily(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, count: int
+) -> str:
+    """Greedy completion with a full forward pass per token and no cache."""
     ids = tokenizer(prompt)["input_ids"]
     prompt_length = len(ids)
     for _ in range(count):
@@ -24,8 +26,8 @@ def greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: s
 
 
 @pytest.fixture
-def endless(own_decoder_of: Decoders) -> Callable[[str], PreTrainedModel]:
-    """family -> a model that never ends by itself, so that all completions have their full length."""
+def endless_model(own_decoder_of: Decoders) -> Callable[[str], PreTrainedModel]:
+    """family -> a model without an end token, so that all completions have full length."""
 
     def model(family: str) -> PreTrainedModel:
         made = own_decoder_of(family).model
@@ -37,18 +39,18 @@ def endless(own_decoder_of: Decoders) -> Callable[[str], PreTrainedModel]:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bloom", "gemma2", "opt", "falcon-alibi"])
-def test_completions_are_greedy_whatever_shares_the_batch(
-    family: str, endless: Callable[[str], PreTrainedModel], words_after_start: PreTrainedTokenizerBase
+def test_completions_do_not_depend_on_the_batch(
+    family: str, endless_model: Callable[[str], PreTrainedModel], words_after_start: PreTrainedTokenizerBase
 ) -> None:
-    model = endless(family)
-    expected = [greedy(model, words_after_start, prompt, 6) for prompt in PROMPTS]
+    model = endless_model(family)
+    expected = [complete_greedily(model, words_after_start, prompt, 6) for prompt in PROMPTS]
     assert complete(model, words_after_start, PROMPTS, 6) == expected
 
 
-def test_the_models_own_sampling_settings_do_not_leak_in(
-    endless: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
+def test_sampling_settings_of_the_model_are_ignored(
+    endless_model: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
 ) -> None:
-    model = endless("llama")
+    model = endless_model("llama")
     plain = complete(model, words, PROMPTS, 8)
     model.generation_config.update(
         do_sample=True, temperature=5.0, repetition_penalty=9.0, no_repeat_ngram_size=1
@@ -56,18 +58,18 @@ def test_the_models_own_sampling_settings_do_not_leak_in(
     assert complete(model, words, PROMPTS, 8) == plain
 
 
-def test_many_prompts_go_in_several_batches(
-    endless: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
+def test_many_prompts_run_in_several_batches(
+    endless_model: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
 ) -> None:
-    model = endless("gpt2")
+    model = endless_model("gpt2")
     assert complete(model, words, PROMPTS * 7, 3) == complete(model, words, PROMPTS, 3) * 7
     assert complete(model, words, [], 3) == []
 
 
-def test_the_likeliest_next_tokens(
-    endless: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
+def test_next_tokens_are_the_most_likely(
+    endless_model: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
 ) -> None:
-    model = endless("qwen2")
+    model = endless_model("qwen2")
     result = answer(model, words, PROMPTS[1], max_new_tokens=4, top=3)
     with torch.no_grad():
         wanted = (
@@ -81,15 +83,17 @@ def test_the_likeliest_next_tokens(
     assert result.completion == complete(model, words, [PROMPTS[1]], 4)[0]
 
 
-def test_an_empty_prompt(endless: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(InputError):
-        answer(endless("gpt2"), words, "")
-
-
-def test_contexts_are_templates_that_the_seed_repeats(
-    endless: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
+def test_empty_prompt_is_refused(
+    endless_model: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
 ) -> None:
-    model = endless("llama")
+    with pytest.raises(InputError):
+        answer(endless_model("gpt2"), words, "")
+
+
+def test_contexts_repeat_with_the_seed(
+    endless_model: Callable[[str], PreTrainedModel], words: PreTrainedTokenizerBase
+) -> None:
+    model = endless_model("llama")
     with torch.no_grad():  # make braces likely: they are words of this vocabulary
         model.lm_head.weight[words.convert_tokens_to_ids(["{", "}"])] *= 4
     torch.manual_seed(11)

@@ -1,4 +1,4 @@
-"""On a GPU the science gives the CPU's numbers."""
+"""Trace, evaluation and edit give the same numbers on a GPU as on the CPU."""
 
 import copy
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def pair(request: pytest.FixtureRequest, decoder_of: Callable[[str], Decoder]) -
     return on_cpu, Decoder(copy.deepcopy(tiny_model(request.param)).to("cuda"), on_cpu.anatomy)
 
 
-def test_a_trace(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_trace_equals_cpu(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
     settings = TraceSettings(
         NoiseCorruption(gaussian(0.3), 3), ("hidden", "mlp", "attn", "severed-mlp"), window=3
     )
@@ -49,12 +49,12 @@ def test_a_trace(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
         )
 
 
-def test_an_evaluation(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_evaluation_equals_cpu(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
     case = Case(PROMPT, "Rome", "Paris", (SUBJECT,), (Neighbor("Berlin is in", "Italy"),), negations=(PROMPT,),
                 generation_prompts=(SUBJECT,))  # fmt: skip
     questions = EvaluationSettings(3, nullcontext, TextSampling(seed=1))
     here, there = (next(evaluate_blocks(decoder, words, [case], questions))[0].metrics() for decoder in pair)
-    # What is sampled is drawn by each device's own generator.
+    # Each device samples with its own generator.
     assert there.pop("GE") > 0 and here.pop("GE") > 0
     assert there == pytest.approx(here, abs=1e-4)
     drifts = [
@@ -64,7 +64,7 @@ def test_an_evaluation(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizer
     assert drifts[1]["PPL"].value == pytest.approx(drifts[0]["PPL"].value, rel=1e-4)
 
 
-def test_an_edit(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
+def test_edit_equals_cpu(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) -> None:
     hparams = RomeHparams(layers=(1,), v_num_grad_steps=4)
     moment = torch.eye(pair[0].anatomy.key_width, dtype=torch.float64)
     request = Request("The Eiffel Tower", "{} is located in", "Rome")
@@ -77,7 +77,7 @@ def test_an_edit(pair: tuple[Decoder, Decoder], words: PreTrainedTokenizerBase) 
     name = pair[0].anatomy.weight_name(1)
     here, there = (delta[name].b @ delta[name].a for delta in deltas)
     torch.testing.assert_close(there, here, atol=1e-3 * here.abs().max().item(), rtol=0)
-    # A delta is materialized on the CPU, so it gives the same bits wherever the model is.
+    # Weights are computed on the CPU, so they have the same bits on every device.
     written = []
     for decoder in pair:
         model = copy.deepcopy(decoder.model)

@@ -1,4 +1,4 @@
-"""Models come from whole safetensors inside their folder, or not at all; a fingerprint names their weights."""
+"""Models load only from intact safetensors inside their folder. A fingerprint identifies their weights."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A whole little model folder."""
+    """A small model folder."""
     path = tmp_path / "tiny"
     tiny_model("llama").save_pretrained(path)
     word_tokenizer().save_pretrained(path)
@@ -47,20 +47,20 @@ def sharded(tmp_path: Path) -> Path:
     return path
 
 
-def refused(folder: Path, match: str) -> None:
-    """Neither checked, fetched nor loaded."""
+def assert_refused(folder: Path, match: str) -> None:
+    """`check_folder`, `fetch` and `load_model` refuse the folder."""
     for attempt in (check_folder, lambda path: fetch(str(path), path), lambda path: load_model(path, "cpu")):
         with pytest.raises(InputError, match=match):
             attempt(folder)
 
 
-def test_a_whole_folder_is_fetched_and_loaded(folder: Path) -> None:
-    fetched = fetch(str(folder), folder.parent / "unused")
-    assert (fetched.folder, fetched.source_kind, fetched.commit) == (folder, "folder", None)
-    model = load_model(fetched.folder, "cpu")
+def test_folder_is_fetched_and_loaded(folder: Path) -> None:
+    files = fetch(str(folder), folder.parent / "unused")
+    assert (files.folder, files.source_kind, files.commit) == (folder, "folder", None)
+    model = load_model(files.folder, "cpu")
     assert not model.training
     assert_same_bits(model, bits_of(tiny_model("llama")))
-    tokenizer = load_tokenizer(fetched.folder)
+    tokenizer = load_tokenizer(files.folder)
     assert tokenizer("Paris is")["input_ids"] == word_tokenizer()("Paris is")["input_ids"]
     assert tokenizer.padding_side == "right"
     assert not (folder.parent / "unused").exists()
@@ -71,7 +71,7 @@ def test_shards_are_fetched_and_loaded(sharded: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_model_keeps_its_own_dtype(
+def test_model_keeps_its_dtype(
     dtype: torch.dtype, tmp_path: Path, own_decoder_of: Callable[..., Decoder]
 ) -> None:
     own_decoder_of("qwen2", dtype).model.save_pretrained(tmp_path)
@@ -79,27 +79,27 @@ def test_a_model_keeps_its_own_dtype(
     assert {p.dtype for p in load_model(tmp_path, "cpu", torch.float32).parameters()} == {torch.float32}
 
 
-def test_a_folder_without_config(folder: Path) -> None:
+def test_folder_without_config_is_refused(folder: Path) -> None:
     (folder / "config.json").unlink()
-    refused(folder, r"no config\.json")
+    assert_refused(folder, r"no config\.json")
 
 
-def test_a_folder_with_pickled_weights_only(folder: Path) -> None:
+def test_pickled_weights_are_refused(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    refused(folder, "does not load pickled weights")
+    assert_refused(folder, "does not load pickled weights")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
-def test_truncated_weights(folder: Path, keep: int) -> None:
+def test_truncated_weights_are_refused(folder: Path, keep: int) -> None:
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[:keep])
-    refused(folder, "damaged|cut short")
+    assert_refused(folder, "damaged|cut short")
 
 
-def test_weights_with_something_after_them(folder: Path) -> None:
+def test_weights_with_trailing_bytes_are_refused(folder: Path) -> None:
     with (folder / WEIGHTS).open("ab") as file:
         file.write(b"x")
-    refused(folder, "damaged")
+    assert_refused(folder, "damaged")
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_weights_with_something_after_them(folder: Path) -> None:
         b"\xff\xfe\xff",
     ],
 )
-def test_a_broken_header(folder: Path, header: bytes) -> None:
+def test_corrupt_header_is_refused(folder: Path, header: bytes) -> None:
     (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
-    refused(folder, "header|damaged")
+    assert_refused(folder, "header|damaged")
 
 
 @pytest.mark.parametrize(
@@ -133,49 +133,49 @@ def test_a_broken_header(folder: Path, header: bytes) -> None:
         None,
     ],
 )
-def test_an_index_that_names_what_is_no_file_of_the_folder(sharded: Path, name: object) -> None:
+def test_index_with_invalid_shard_name_is_refused(sharded: Path, name: object) -> None:
     index = json.loads((sharded / INDEX).read_text())
     index["weight_map"] = {"model.norm.weight": name}
     (sharded / INDEX).write_text(json.dumps(index))
-    refused(sharded, "refused|not a safetensors index")
+    assert_refused(sharded, "refused|not a safetensors index")
 
 
-def test_an_index_that_leads_to_a_neighbors_weights(sharded: Path, folder: Path) -> None:
+def test_index_into_another_folder_is_refused(sharded: Path, folder: Path) -> None:
     index = json.loads((sharded / INDEX).read_text())
     index["weight_map"] = dict.fromkeys(index["weight_map"], f"../{folder.name}/{WEIGHTS}")
     (sharded / INDEX).write_text(json.dumps(index))
     assert (sharded / f"../{folder.name}/{WEIGHTS}").is_file()
-    refused(sharded, "not a file of that folder; refused")
+    assert_refused(sharded, "not a file of that folder; refused")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": ["b"]}}'])
-def test_a_broken_index(sharded: Path, content: str) -> None:
+def test_corrupt_index_is_refused(sharded: Path, content: str) -> None:
     (sharded / INDEX).write_text(content)
-    refused(sharded, "not a safetensors index")
+    assert_refused(sharded, "not a safetensors index")
 
 
-def test_a_shard_whose_name_no_file_can_have(sharded: Path) -> None:
+def test_shard_with_too_long_name_is_refused(sharded: Path) -> None:
     index = json.loads((sharded / INDEX).read_text())
     name = "a" * 300 + ".safetensors"
     (sharded / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(index["weight_map"], name)}))
-    refused(sharded, f"{name}, which is missing")
+    assert_refused(sharded, f"{name}, which is missing")
 
 
-def test_a_missing_shard(sharded: Path) -> None:
+def test_missing_shard_is_refused(sharded: Path) -> None:
     shard = sorted(sharded.glob("model-*.safetensors"))[1]
     shard.unlink()
-    refused(sharded, f"{shard.name}, which is missing")
+    assert_refused(sharded, f"{shard.name}, which is missing")
 
 
-def test_a_shard_that_is_a_link_out_of_the_folder(sharded: Path, tmp_path: Path) -> None:
+def test_shard_linked_out_of_folder_is_refused(sharded: Path, tmp_path: Path) -> None:
     shard = sorted(sharded.glob("model-*.safetensors"))[0]
     elsewhere = tmp_path / "elsewhere.safetensors"
     shard.rename(elsewhere)
     shard.symlink_to(elsewhere)
-    refused(sharded, "links to a file outside its folder")
+    assert_refused(sharded, "links to a file outside its folder")
 
 
-def test_links_into_the_hubs_own_blobs_are_followed(sharded: Path, tmp_path: Path) -> None:
+def test_links_into_hub_blobs_are_followed(sharded: Path, tmp_path: Path) -> None:
     snapshot, blobs = tmp_path / "repo" / "snapshots" / "c0ffee", tmp_path / "repo" / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
@@ -185,19 +185,19 @@ def test_links_into_the_hubs_own_blobs_are_followed(sharded: Path, tmp_path: Pat
     assert_same_bits(load_model(snapshot, "cpu"), bits_of(tiny_model("llama")))
 
 
-def test_an_unknown_architecture(folder: Path) -> None:
+def test_unknown_architecture_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(InputError, match=r"config\.json"):
         fetch(str(folder), folder)
 
 
-def test_a_config_that_is_no_json(folder: Path) -> None:
+def test_invalid_config_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json"):
         fetch(str(folder), folder)
 
 
-def test_a_mixture_of_experts_is_refused_by_its_config(folder: Path) -> None:
+def test_experts_are_refused_by_config(folder: Path) -> None:
     MixtralConfig(hidden_size=32, num_local_experts=4, architectures=["MixtralForCausalLM"]).save_pretrained(
         folder
     )
@@ -205,14 +205,14 @@ def test_a_mixture_of_experts_is_refused_by_its_config(folder: Path) -> None:
         fetch(str(folder), folder)
 
 
-def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+def test_folder_without_tokenizer_is_refused(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(InputError, match="tokenizer"):
         load_tokenizer(folder)
 
 
-def test_weights_that_do_not_fit_the_config(folder: Path) -> None:
+def test_weights_of_other_shape_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     with pytest.raises(InputError, match="cannot load"):
@@ -224,7 +224,7 @@ def test_weights_that_do_not_fit_the_config(folder: Path) -> None:
 
 @pytest.fixture
 def gguf_file(tmp_path: Path) -> Path:
-    """A real little GGUF of two tensors."""
+    """A valid GGUF file with two tensors."""
     path = tmp_path / "tiny.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(1)
@@ -237,12 +237,12 @@ def gguf_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_whole_gguf_passes(gguf_file: Path) -> None:
+def test_intact_gguf_passes(gguf_file: Path) -> None:
     check_gguf(gguf_file)
 
 
 @pytest.mark.parametrize("content", [b"", b"GG", b"no gguf at all, but long enough for a header"])
-def test_a_file_without_the_magic_number(content: bytes, tmp_path: Path) -> None:
+def test_file_without_magic_number_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "false.gguf"
     path.write_bytes(content)
     with pytest.raises(InputError, match="not a GGUF file"):
@@ -250,7 +250,7 @@ def test_a_file_without_the_magic_number(content: bytes, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("part", [0.001, 0.02, 0.5, 0.99])
-def test_a_truncated_gguf(part: float, gguf_file: Path, tmp_path: Path) -> None:
+def test_truncated_gguf_is_refused(part: float, gguf_file: Path, tmp_path: Path) -> None:
     whole = gguf_file.read_bytes()
     gguf_file.write_bytes(whole[: max(5, int(len(whole) * part))])
     with pytest.raises(InputError, match="damaged or cut short"):
@@ -258,7 +258,7 @@ def test_a_truncated_gguf(part: float, gguf_file: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "into").exists()
 
 
-def test_a_gguf_that_holds_no_whole_model(gguf_file: Path, tmp_path: Path) -> None:
+def test_gguf_without_full_model_is_refused(gguf_file: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*tiny\.gguf"):
         fetch(str(gguf_file), tmp_path / "into")
     assert not (tmp_path / "into").exists()
@@ -267,7 +267,7 @@ def test_a_gguf_that_holds_no_whole_model(gguf_file: Path, tmp_path: Path) -> No
 # Sources
 
 
-def test_kinds_of_sources(folder: Path, gguf_file: Path) -> None:
+def test_detects_source_kinds(folder: Path, gguf_file: Path) -> None:
     assert detect_source_kind("starter") == "starter"
     assert detect_source_kind(str(folder)) == "folder"
     assert detect_source_kind(str(gguf_file)) == "gguf"
@@ -278,18 +278,18 @@ def test_kinds_of_sources(folder: Path, gguf_file: Path) -> None:
 @pytest.mark.parametrize(
     "source", ["./nowhere", "/no/such/folder", "a/b/c", "../x", "~/no-such-model", "", "two words"]
 )
-def test_a_source_that_is_nothing(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_source_is_refused(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # beside the checkout there may be anything
     with pytest.raises(InputError, match="neither an existing folder nor a hub id"):
         detect_source_kind(source)
 
 
-def test_a_gguf_that_is_not_there() -> None:
+def test_missing_gguf_is_refused() -> None:
     with pytest.raises(InputError, match="does not exist"):
         detect_source_kind("nowhere.gguf")
 
 
-def test_a_file_is_no_model(folder: Path) -> None:
+def test_file_source_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="is a file"):
         detect_source_kind(str(folder / WEIGHTS))
 
@@ -297,13 +297,13 @@ def test_a_file_is_no_model(folder: Path) -> None:
 # Fingerprints
 
 
-def test_the_fingerprint_survives_saving_and_loading(folder: Path) -> None:
+def test_fingerprint_is_equal_after_save_and_load(folder: Path) -> None:
     digests = hash_parameters(tiny_model("llama"))
     assert hash_parameters(load_model(folder, "cpu")) == digests
     assert fingerprint(dict(reversed(digests.items()))) == fingerprint(digests)
 
 
-def test_one_changed_weight_changes_the_fingerprint(own_decoder_of: Callable[..., Decoder]) -> None:
+def test_changed_weight_changes_fingerprint(own_decoder_of: Callable[..., Decoder]) -> None:
     model = own_decoder_of("llama").model
     before = hash_parameters(model)
     with torch.no_grad():
@@ -313,11 +313,11 @@ def test_one_changed_weight_changes_the_fingerprint(own_decoder_of: Callable[...
     assert fingerprint(after) != fingerprint(before)
 
 
-def test_swapped_names_change_the_fingerprint() -> None:
+def test_swapped_names_change_fingerprint() -> None:
     assert fingerprint({"a": "1", "b": "2"}) != fingerprint({"a": "2", "b": "1"})
 
 
-def test_a_digest_is_of_values_in_reading_order_and_of_the_dtype() -> None:
+def test_hash_covers_row_major_values_and_dtype() -> None:
     tensor = torch.arange(6, dtype=torch.float32).view(2, 3)
     assert hash_tensor(tensor.T.contiguous().T) == hash_tensor(tensor)
     assert hash_tensor(tensor.T) != hash_tensor(tensor)
@@ -325,13 +325,13 @@ def test_a_digest_is_of_values_in_reading_order_and_of_the_dtype() -> None:
     assert hash_tensor(tensor.bfloat16()) == hash_tensor(tensor.bfloat16().clone())
 
 
-def test_tied_weights_count_once() -> None:
+def test_tied_weights_are_hashed_once() -> None:
     names = list(hash_parameters(tiny_model("gpt2")))
     assert "transformer.wte.weight" in names
     assert "lm_head.weight" not in names
 
 
-def test_a_safetensors_file_with_metadata_passes(folder: Path) -> None:
+def test_safetensors_with_metadata_passes(folder: Path) -> None:
     tensors = {name: p.detach().clone() for name, p in tiny_model("llama").named_parameters()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "made_by": "test"})
     check_folder(folder)

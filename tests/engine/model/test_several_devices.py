@@ -1,6 +1,6 @@
-"""A model whose blocks lie on several devices is traced, edited and asked as one that lies on one.
+"""A model with blocks on several devices gives the results of the same model on one device.
 
-Without two GPUs, all parts lie on the CPU, but each is hooked as accelerate hooks what it spreads.
+Without two GPUs, all parts are on the CPU, with the hooks that accelerate uses for several devices.
 """
 
 import copy
@@ -27,8 +27,8 @@ SEARCH = {"layers": [1], "v_num_grad_steps": 4, "v_lr": 0.05, "contexts": 0}
 TRAINING = {"layers": [1], "num_steps": 3, "kl_factor": 0.0625, "weight_decay": 0.1, "lr": 1e-3}
 
 
-def hooked(decoder: Decoder) -> PreTrainedModel:
-    """The same model, every part hooked, on one device."""
+def hooked_model(decoder: Decoder) -> PreTrainedModel:
+    """The same model on one device, with hooks on every part."""
     model = copy.deepcopy(decoder.model)
     anatomy = decoder.anatomy
     places = {name: "cpu" for name, module in model.named_modules() if not list(module.children()) and name}
@@ -41,7 +41,9 @@ def hooked(decoder: Decoder) -> PreTrainedModel:
     return dispatched
 
 
-def check(one: Decoder, other: Decoder, words: PreTrainedTokenizerBase, tolerance: float) -> None:
+def assert_same_results(
+    one: Decoder, other: Decoder, words: PreTrainedTokenizerBase, tolerance: float
+) -> None:
     settings = TraceSettings(
         NoiseCorruption(gaussian(0.3), 3), ("hidden", "mlp", "attn", "severed-mlp"), window=3
     )
@@ -83,23 +85,23 @@ def check(one: Decoder, other: Decoder, words: PreTrainedTokenizerBase, toleranc
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "phi", "gemma2", "bloom"])
-def test_hooked_as_if_it_were_spread(
+def test_hooked_model_equals_plain_model(
     family: str, decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
     one = decoder_of(family)
-    model = hooked(one)
+    model = hooked_model(one)
     assert hasattr(model.get_submodule(f"{one.anatomy.blocks}.1"), "_hf_hook")
-    check(one, Decoder(model, one.anatomy), words, 0.0)
+    assert_same_results(one, Decoder(model, one.anatomy), words, 0.0)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("family", ["gpt2", "llama", "phi", "gemma2", "bloom"])
-def test_on_two_gpus(
+def test_two_gpus_equal_one(
     family: str, decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
     one = decoder_of(family)
     model = split_over_devices(copy.deepcopy(tiny_model(family)), ["cuda:0", "cuda:1"])
     places = {str(parameter.device) for parameter in model.parameters()}
     assert places == {"cuda:0", "cuda:1"}
-    check(one, Decoder(model, one.anatomy), words, 1e-3)
+    assert_same_results(one, Decoder(model, one.anatomy), words, 1e-3)

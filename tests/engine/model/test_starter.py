@@ -1,4 +1,4 @@
-"""The starter, a real model: its facts and its trace, against numbers of the published loop taken once."""
+"""The starter, a real model. Its trace is compared with scores of the published loop that were measured once."""
 
 import importlib.util
 from pathlib import Path
@@ -45,13 +45,13 @@ def tokenizer(starter_folder: Path) -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture(scope="session")
-def traced(starter: Decoder, tokenizer: PreTrainedTokenizerBase) -> FactTrace:
-    # The attention's windows, a third of the time, are those of the MLP; benchmarks/trace.py has them too.
+def trace_result(starter: Decoder, tokenizer: PreTrainedTokenizerBase) -> FactTrace:
+    # The attention is left out: its windows work like those of the MLP and take a third of the time.
     settings = TraceSettings(NoiseCorruption(gaussian(0.4067346)), kinds=("hidden", "mlp"))
     return trace_one(starter, tokenizer, TraceRequest(PROMPT, SUBJECT, "Paris"), settings)
 
 
-def test_what_it_is(starter: Decoder) -> None:
+def test_anatomy_of_the_starter(starter: Decoder) -> None:
     anatomy = starter.anatomy
     assert (anatomy.architecture, anatomy.layers, anatomy.width) == ("LlamaForCausalLM", 30, 576)
     assert (anatomy.key_width, anatomy.tied_head, anatomy.parallel) == (1536, True, False)
@@ -59,7 +59,7 @@ def test_what_it_is(starter: Decoder) -> None:
     assert {parameter.dtype for parameter in starter.model.parameters()} == {torch.float32}
 
 
-def test_converting_twice_is_converting_once(starter_folder: Path, starter: Decoder) -> None:
+def test_second_conversion_is_skipped(starter_folder: Path, starter: Decoder) -> None:
     weights = starter_folder / "model.safetensors"
     before = weights.stat().st_mtime_ns
     assert fetch("starter", starter_folder).folder == starter_folder
@@ -77,7 +77,7 @@ def test_converting_twice_is_converting_once(starter_folder: Path, starter: Deco
         ("The mother tongue of Danielle Darrieux is", " French", 0.19),
     ],
 )
-def test_it_knows_facts(
+def test_completes_known_facts(
     prompt: str, token: str, probability: float, starter: Decoder, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     first = answer(starter.model, tokenizer, prompt, max_new_tokens=1).next[0]
@@ -85,15 +85,15 @@ def test_it_knows_facts(
     assert first.probability == pytest.approx(probability, abs=0.006)
 
 
-def test_clean_and_corrupted(traced: FactTrace) -> None:
-    assert traced.answer == " Paris"
-    assert (traced.located.begin, traced.located.end) == (0, 4)
-    assert traced.high == pytest.approx(0.70155, abs=2e-5)
-    assert traced.low == pytest.approx(0.014292, abs=2e-5)
+def test_clean_and_corrupted_probabilities(trace_result: FactTrace) -> None:
+    assert trace_result.answer == " Paris"
+    assert (trace_result.located.begin, trace_result.located.end) == (0, 4)
+    assert trace_result.high == pytest.approx(0.70155, abs=2e-5)
+    assert trace_result.low == pytest.approx(0.014292, abs=2e-5)
 
 
 @pytest.mark.parametrize(("kind", "highest"), [("hidden", 0.761985), ("mlp", 0.261857)])
-def test_the_highest_restored_score(kind: str, highest: float, traced: FactTrace) -> None:
-    scores = torch.tensor(traced.scores[kind])
-    assert scores.shape == (len(traced.located.ids), 30)
+def test_highest_restored_score(kind: str, highest: float, trace_result: FactTrace) -> None:
+    scores = torch.tensor(trace_result.scores[kind])
+    assert scores.shape == (len(trace_result.located.ids), 30)
     assert scores.max().item() == pytest.approx(highest, abs=2e-5)

@@ -1,4 +1,4 @@
-"""The preview is the derivative of the exact restoration, and nothing of it stays in the model."""
+"""The estimate is the derivative of the exact restoration, and leaves the model unchanged."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[..., Decoder]
 PROMPT, SUBJECT, BEGIN, LAYERS = "in Paris The Eiffel Tower is in", "The Eiffel Tower", 2, 4
-PREVIEWED: tuple[Kind, ...] = ("hidden", "mlp", "attn")
+ESTIMATED: tuple[Kind, ...] = ("hidden", "mlp", "attn")
 STEP = 0.002
 
 
@@ -50,7 +50,7 @@ def slopes(decoder: Decoder, rows: Tensor, corrupt: Callable[[Tensor], Tensor]) 
         with torch.no_grad(), hooked_all(model, {anatomy.embedding: corrupt} | changes):
             return model(rows.repeat(2, 1)).logits[:, -1].double().softmax(-1)
 
-    def mixed(token: int) -> Callable[[Tensor], Tensor]:
+    def interpolate(token: int) -> Callable[[Tensor], Tensor]:
         def change(output: Tensor) -> Tensor:
             states = output.clone().view(2, size, length, -1)
             way = states[:, :1, token] - states[:, 1:, token]
@@ -65,19 +65,19 @@ def slopes(decoder: Decoder, rows: Tensor, corrupt: Callable[[Tensor], Tensor]) 
         table = torch.zeros(length - BEGIN, LAYERS, dtype=torch.float64)
         for layer, name in enumerate(modules):
             for token in range(BEGIN, length):
-                up, down = probabilities({name: mixed(token)})[:, answer].view(2, size)[:, 1:].mean(1)
+                up, down = probabilities({name: interpolate(token)})[:, answer].view(2, size)[:, 1:].mean(1)
                 table[token - BEGIN, layer] = (up - down) / (2 * STEP)
         found[kind] = table
     return found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_equals_the_slope_of_the_exact_restoration(
+def test_estimate_is_slope_of_exact_restoration(
     family: str, own_decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = own_decoder_of(family, torch.float64)
     corrupted = corrupted_of(decoder, words)
-    [estimated] = estimate_scores(decoder, corrupted, PREVIEWED, 1)
+    [estimated] = estimate_scores(decoder, corrupted, ESTIMATED, 1)
     fact = corrupted.shape
     corrupt = NoiseCorruption(gaussian(0.3), 2).edit(fact)
     assert corrupt is not None
@@ -89,25 +89,25 @@ def test_equals_the_slope_of_the_exact_restoration(
         torch.testing.assert_close(change, slope, rtol=0.02, atol=0.005 * scale)
 
 
-def test_with_a_swapped_subject_too(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+def test_swapped_subject_has_the_same_slope(own_decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
     decoder = own_decoder_of("llama", torch.float64)
     fact = locate_subject(words, PROMPT, SUBJECT)
     swapped = swap_subject(words, PROMPT, SUBJECT, "it France Berlin")
     corrupted = run_corrupted(decoder, [fact], SwapCorruption({(PROMPT, fact.subject): swapped}))
-    [estimated] = estimate_scores(decoder, corrupted, PREVIEWED, 1)
+    [estimated] = estimate_scores(decoder, corrupted, ESTIMATED, 1)
     for kind, slope in slopes(decoder, torch.tensor([fact.ids, swapped]), torch.clone).items():
         change = torch.tensor(estimated[kind][BEGIN:], dtype=torch.float64) - corrupted.low[0]
         torch.testing.assert_close(change, slope, rtol=0.02, atol=0.005 * slope.abs().max().item())
 
 
 @pytest.mark.parametrize("window", [2, 3, 10])
-def test_a_windows_estimate_is_the_sum_over_its_blocks(
+def test_window_estimate_is_sum_over_blocks(
     window: int, decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = decoder_of("gpt2")
     corrupted = corrupted_of(decoder, words)
-    [single] = estimate_scores(decoder, corrupted, PREVIEWED, 1)
-    [windowed] = estimate_scores(decoder, corrupted, PREVIEWED, window)
+    [single] = estimate_scores(decoder, corrupted, ESTIMATED, 1)
+    [windowed] = estimate_scores(decoder, corrupted, ESTIMATED, window)
     assert windowed["hidden"] == single["hidden"]
     low = corrupted.low[0]
     for kind in ("mlp", "attn"):
@@ -117,8 +117,8 @@ def test_a_windows_estimate_is_the_sum_over_its_blocks(
         torch.testing.assert_close(torch.tensor(windowed[kind]), expected, atol=1e-7, rtol=0)
 
 
-def test_what_is_estimated(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
-    """Of the kinds asked for those that have an estimate; tokens before the subject change nothing."""
+def test_estimates_requested_kinds(decoder_of: Decoders, words: PreTrainedTokenizerBase) -> None:
+    """Severed kinds have no estimate. Tokens before the subject have the corrupted probability."""
     corrupted = corrupted_of(decoder_of("llama"), words)
     [estimated] = estimate_scores(decoder_of("llama"), corrupted, KINDS, 3)
     assert set(estimated) == {"hidden", "mlp", "attn"}
@@ -136,24 +136,24 @@ def test_what_is_estimated(decoder_of: Decoders, words: PreTrainedTokenizerBase)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "falcon", "bloom"])
-def test_facts_in_one_batch_do_not_mix(
+def test_facts_of_a_batch_are_independent(
     family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder, others = decoder_of(family), ("The Toyota Camry", "it France Berlin")
-    together = estimate_scores(decoder, corrupted_of(decoder, words, *others), PREVIEWED, 3)
+    together = estimate_scores(decoder, corrupted_of(decoder, words, *others), ESTIMATED, 3)
     assert len(together) == 3
     for fact, expected in zip((SUBJECT, *others), together, strict=True):
         located = locate_subject(words, PROMPT.replace(SUBJECT, fact), fact)
         alone = run_corrupted(decoder, [located], NoiseCorruption(gaussian(0.3), 2))
-        [actual] = estimate_scores(decoder, alone, PREVIEWED, 3)
-        for kind in PREVIEWED:
+        [actual] = estimate_scores(decoder, alone, ESTIMATED, 3)
+        for kind in ESTIMATED:
             torch.testing.assert_close(
                 torch.tensor(actual[kind]), torch.tensor(expected[kind]), atol=1e-6, rtol=0
             )
 
 
 @pytest.mark.parametrize("family", ["gpt2", "falcon", "gemma3"])
-def test_leaves_the_model_and_the_run_as_they_were(
+def test_leaves_model_and_run_unchanged(
     family: str, decoder_of: Decoders, words: PreTrainedTokenizerBase
 ) -> None:
     decoder = decoder_of(family)
@@ -161,7 +161,7 @@ def test_leaves_the_model_and_the_run_as_they_were(
     run = corrupted.run
     kept = [*run.states, *run.captured["attn"], *run.captured["mlp"]]
     copies = [tensor.clone() for tensor in kept]
-    estimate_scores(decoder, corrupted, PREVIEWED, 3)
+    estimate_scores(decoder, corrupted, ESTIMATED, 3)
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, before)
     for parameter in decoder.model.parameters():

@@ -1,4 +1,4 @@
-"""Another subject in the subject's place: of as many tokens, with another answer, and nothing else changed."""
+"""A swapped subject has equally many tokens and another answer, and changes nothing else in the prompt."""
 
 import pytest
 from retcon.engine.errors import InputError
@@ -10,30 +10,30 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 PROMPT = "in The Tower is located in the city of"
 
 
-def test_the_prompt_about_the_other_subject(words_after_start: PreTrainedTokenizerBase) -> None:
+def test_swap_replaces_the_subject(words_after_start: PreTrainedTokenizerBase) -> None:
     ids = swap_subject(words_after_start, PROMPT, "The Tower", "Toyota Camry")
     assert ids == words_after_start("in Toyota Camry is located in the city of")["input_ids"]
 
 
-def test_only_the_subjects_first_place_is_swapped(words: PreTrainedTokenizerBase) -> None:
-    """That is where the subject is located."""
+def test_swap_replaces_first_occurrence_only(words: PreTrainedTokenizerBase) -> None:
+    """`locate_subject` locates that occurrence."""
     ids = swap_subject(words, "Paris is the capital and Paris is in", "Paris", "Rome")
     assert ids == words("Rome is the capital and Paris is in")["input_ids"]
 
 
 @pytest.mark.parametrize("other", ["Paris", "The Eiffel Tower", "", "The Tower ,"])
-def test_another_number_of_tokens_is_refused(other: str, words: PreTrainedTokenizerBase) -> None:
+def test_other_number_of_tokens_is_refused(other: str, words: PreTrainedTokenizerBase) -> None:
     with pytest.raises(InputError, match="token"):
         swap_subject(words, PROMPT, "The Tower", other)
 
 
-def test_a_subject_that_is_not_there(words: PreTrainedTokenizerBase) -> None:
+def test_missing_subject_is_refused(words: PreTrainedTokenizerBase) -> None:
     with pytest.raises(InputError, match="not in the prompt"):
         swap_subject(words, PROMPT, "Big Ben", "Paris Rome")
 
 
 @pytest.mark.parametrize("tokenizer", [byte_tokenizer(), sentencepiece_tokenizer()], ids=["bytes", "pieces"])
-def test_tokens_are_counted_in_their_place_in_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_tokens_are_counted_inside_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
     prompt = "the Tower is in"
     counts = {
         other: len(tokenizer(prompt.replace("Tower", other))["input_ids"])
@@ -49,8 +49,8 @@ def test_tokens_are_counted_in_their_place_in_the_prompt(tokenizer: PreTrainedTo
                 swap_subject(tokenizer, prompt, "Tower", other)
 
 
-def test_tokens_around_the_subject_must_stay_as_they_are() -> None:
-    """`xab` is x, ab; `yab` is ya, b: as many, but the token after the subject is another."""
+def test_changed_neighbor_tokens_are_refused() -> None:
+    """`xab` is x, ab and `yab` is ya, b: equally many tokens, but the token after the subject differs."""
     vocabulary = {piece: i for i, piece in enumerate(["x", "y", "z", "a", "b", "ab", "ya"])}
     merging = Tokenizer(models.BPE(vocabulary, [("y", "a"), ("a", "b")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=merging)
@@ -59,7 +59,7 @@ def test_tokens_around_the_subject_must_stay_as_they_are() -> None:
         swap_subject(tokenizer, "xab", "x", "y")
 
 
-def test_each_fact_of_a_set_gets_the_next_that_fits(words: PreTrainedTokenizerBase) -> None:
+def test_each_fact_gets_next_matching_subject(words: PreTrainedTokenizerBase) -> None:
     facts = [
         ("the city of Paris is in", "Paris", "France"),
         ("the city of Berlin is in", "Berlin", "France"),  # the same answer as the first
@@ -77,8 +77,8 @@ def test_each_fact_of_a_set_gets_the_next_that_fits(words: PreTrainedTokenizerBa
     assert found == {fact: words(text)["input_ids"] for fact, text in other.items()}
 
 
-def test_one_prompt_about_two_subjects(words: PreTrainedTokenizerBase) -> None:
-    """Each is swapped in its own place; without expected answers any other subject will do."""
+def test_one_prompt_with_two_subjects(words: PreTrainedTokenizerBase) -> None:
+    """Each subject is swapped in its own place. Without answers, any other subject matches."""
     prompt = "Paris and Berlin"
     found = find_swaps(words, [(prompt, "Paris", None), (prompt, "Berlin", None)])
     assert found == {
@@ -87,14 +87,14 @@ def test_one_prompt_about_two_subjects(words: PreTrainedTokenizerBase) -> None:
     }
 
 
-def test_a_set_in_which_nothing_fits(words: PreTrainedTokenizerBase) -> None:
+def test_set_without_matching_subjects(words: PreTrainedTokenizerBase) -> None:
     assert find_swaps(words, []) == {}
     assert find_swaps(words, [("the city of Paris is in", "Paris", "France")]) == {}
     same = [("the city of Paris", "Paris", "France"), ("the city of Berlin", "Berlin", "France")]
     assert find_swaps(words, same) == {}
 
 
-def test_a_fact_whose_subject_is_missing_spoils_nothing(words: PreTrainedTokenizerBase) -> None:
+def test_missing_subject_does_not_affect_other_facts(words: PreTrainedTokenizerBase) -> None:
     facts = [("the city of Paris", "Rome", "France"), ("the city of Berlin", "Berlin", "Italy")]
     assert find_swaps(words, facts) == {
         ("the city of Berlin", "Berlin"): words("the city of Rome")["input_ids"]

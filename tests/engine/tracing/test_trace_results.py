@@ -227,7 +227,7 @@ def test_costs_cover_exactly_the_traced_requests(
     settings = dataclasses.replace(SETTINGS, tokens=tokens)  # type: ignore[arg-type]
     requests = mixed_requests(words, decoder)
     done: list[int] = []
-    monkeypatch.setattr("retcon.engine.tracing.trace._BATCH_TOKENS", 20)  # several batches
+    monkeypatch.setattr("retcon.engine.tracing.trace.COST_BATCH_TOKENS", 20)  # several batches
     costs = estimate_costs(decoder, words, requests, settings, done.append)
     results = dict(trace(decoder, words, requests, settings))
     assert costs.keys() == {number for number, result in results.items() if isinstance(result, FactTrace)}

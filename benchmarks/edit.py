@@ -76,9 +76,9 @@ def _rome(
         )
 
     def theirs() -> Any:
-        anatomy = decoder.anatomy
+        matrix = decoder.part("matrix", layer)
         return plain_rome(
-            decoder.model, anatomy, tokenizer, EIFFEL, layer, hparams, contexts, moment, corrected=False
+            decoder.model, matrix, tokenizer, EIFFEL, hparams, contexts, moment, corrected=False
         )
 
     ours()  # the first pays for allocations

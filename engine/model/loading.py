@@ -188,7 +188,7 @@ def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
         raise InputError(
-            f"transformers does not know the config {folder / 'config.json'}: {error}"
+            f"transformers does not support the config {folder / 'config.json'}: {error}"
         ) from error
 
 

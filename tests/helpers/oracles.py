@@ -67,6 +67,68 @@ class PlainTrace:
     scores: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict)
 
 
+@dataclass
+class _PlainTracer:
+    """A model, the rows of one fact (row 0 is clean), and the corruption of their embeddings."""
+
+    model: PreTrainedModel
+    anatomy: Anatomy
+    rows: list[list[int]]
+    corrupt: Callable[[Tensor], Tensor] | None
+
+    def parts(self, kind: str) -> list[str]:
+        """Names of the MLPs or attentions of all blocks."""
+        part = self.anatomy.mlp if kind.endswith("mlp") else self.anatomy.attention
+        return [f"{self.anatomy.blocks}.{layer}.{part}" for layer in range(self.anatomy.layers)]
+
+    def run(self, changes: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
+        """Probabilities `[rows, vocabulary]` at the last token, with changed outputs of the named modules."""
+        start = {self.anatomy.embedding: self.corrupt} if self.corrupt is not None else {}
+        with torch.no_grad(), hooked_all(self.model, start | changes):
+            return self.model(torch.tensor(self.rows)).logits[:, -1].softmax(-1)
+
+    def put(self, token: int, source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Replace the states of the corrupted rows at a token by `source(table)`, for a table `[rows, T, d]`."""
+
+        def change(output: Tensor) -> Tensor:
+            table = output.clone().view(len(self.rows), len(self.rows[0]), -1)
+            table[1:, token] = source(table)
+            return table.view(output.shape)
+
+        return change
+
+    def clean(self, token: int) -> Callable[[Tensor], Tensor]:
+        return self.put(token, lambda table: table[0, token].clone())
+
+    def record_parts(self, kind: str) -> dict[str, Tensor]:
+        """Outputs of the parts in the corrupted run, `[rows, T, d]` (the published first pass)."""
+        outputs: dict[str, Tensor] = {}
+
+        def recorder(name: str) -> Callable[[Tensor], Tensor]:
+            def record(output: Tensor) -> Tensor:
+                outputs[name] = output.detach().clone().view(len(self.rows), len(self.rows[0]), -1)
+                return output
+
+            return record
+
+        self.run({name: recorder(name) for name in self.parts(kind)})
+        return outputs
+
+    def restoration(
+        self, kind: str, window: int, token: int, layer: int, first_pass: dict[str, Tensor]
+    ) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The changes of module outputs that restore one cell."""
+        if kind in ("mlp", "attn"):
+            first, stop = max(0, layer - window // 2), min(self.anatomy.layers, layer - (-window // 2))
+            return {name: self.clean(token) for name in self.parts(kind)[first:stop]}
+        # Parts keep the output of the first pass. The restored block runs after its parts and overrides them.
+        changes = {
+            name: self.put(token, lambda _table, output=output: output[1:, token])
+            for name, output in first_pass.items()
+        }
+        return changes | {f"{self.anatomy.blocks}.{layer}": self.clean(token)}
+
+
 def plain_trace(
     model: PreTrainedModel,
     anatomy: Anatomy,
@@ -78,68 +140,22 @@ def plain_trace(
 
     `corrupt` changes the embeddings `[rows, T, d]`. If it is None, the corrupted rows have other tokens.
     """
-    length = len(rows[0])
-
-    def parts(kind: str) -> list[str]:
-        part = anatomy.mlp if kind.endswith("mlp") else anatomy.attention
-        return [f"{anatomy.blocks}.{at}.{part}" for at in range(anatomy.layers)]
-
-    def changing(changes: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
-        """Probabilities `[rows, vocabulary]` at the last token, with changed outputs of the named modules."""
-        start = {anatomy.embedding: corrupt} if corrupt is not None else {}
-        with torch.no_grad(), hooked_all(model, start | changes):
-            return model(torch.tensor(rows)).logits[:, -1].softmax(-1)
-
-    def put(token: int, source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Replace the states of the corrupted rows at a token by `source(table)`, for a table `[rows, T, d]`."""
-
-        def change(output: Tensor) -> Tensor:
-            table = output.clone().view(len(rows), length, -1)
-            table[1:, token] = source(table)
-            return table.view(output.shape)
-
-        return change
-
-    def clean(token: int) -> Callable[[Tensor], Tensor]:
-        return put(token, lambda table: table[0, token].clone())
-
-    def corrupted(kind: str) -> dict[str, Tensor]:
-        """Outputs of the parts in the corrupted run, `[rows, T, d]` (the published first pass)."""
-        found: dict[str, Tensor] = {}
-
-        def noting(name: str) -> Callable[[Tensor], Tensor]:
-            def note(output: Tensor) -> Tensor:
-                found[name] = output.detach().clone().view(len(rows), length, -1)
-                return output
-
-            return note
-
-        changing({name: noting(name) for name in parts(kind)})
-        return found
-
-    unrestored = changing({})
+    tracer = _PlainTracer(model, anatomy, rows, corrupt)
+    unrestored = tracer.run({})
     answer = int(unrestored[0].argmax())
     trace = PlainTrace(answer, unrestored[0, answer].item(), unrestored[1:, answer].mean().item())
     for kind, window in kinds:
-        table = []
-        first_pass = corrupted(kind) if kind.startswith("severed") else {}
-        for token in range(length):
-            row = []
-            for layer in range(anatomy.layers):
-                block = f"{anatomy.blocks}.{layer}"
-                if kind in ("mlp", "attn"):
-                    first, stop = max(0, layer - window // 2), min(anatomy.layers, layer - (-window // 2))
-                    changes = {name: clean(token) for name in parts(kind)[first:stop]}
-                else:
-                    # Parts keep the output of the first pass. The restored block runs after its parts and overrides
-                    # them.
-                    changes = {
-                        name: put(token, lambda _table, kept=kept, token=token: kept[1:, token])
-                        for name, kept in first_pass.items()
-                    } | {block: clean(token)}
-                row.append(changing(changes)[1:, answer].mean().item())
-            table.append(row)
-        trace.scores[kind, window] = table
+        first_pass = tracer.record_parts(kind) if kind.startswith("severed") else {}
+
+        trace.scores[kind, window] = [
+            [
+                tracer.run(tracer.restoration(kind, window, token, layer, first_pass))[1:, answer]
+                .mean()
+                .item()
+                for layer in range(anatomy.layers)
+            ]
+            for token in range(len(rows[0]))
+        ]
     return trace
 
 
@@ -198,15 +214,30 @@ class PlainValue:
     prompts: list[tuple[list[int], int]]
 
 
-def plain_value(
-    model: PreTrainedModel,
-    module: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    request: Request,
-    hparams: ValueSearchHparams,
-    contexts: Sequence[str],
-) -> PlainValue:
-    """The published search: full passes over right-padded rows, with a vector added to the output of `module`."""
+@dataclass
+class _ValueRows:
+    """Right-padded rows of a search: the request in each context, then the essence prompt.
+
+    `at` is the index of the subject's last token in each row; `prompts` are the contexts' ids and that index.
+    """
+
+    target: list[int]
+    prompts: list[tuple[list[int], int]]
+    ids: Tensor
+    mask: Tensor
+    at: list[int]
+
+    def nll(self, log_probabilities: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the target over its tokens and the contexts."""
+        rows = [
+            -sum(log_probabilities[i, len(ids) - 1 + j, token] for j, token in enumerate(self.target))
+            / len(self.target)
+            for i, (ids, _) in enumerate(self.prompts)
+        ]
+        return torch.stack(rows).mean()
+
+
+def _value_rows(tokenizer: PreTrainedTokenizerBase, request: Request, contexts: Sequence[str]) -> _ValueRows:
     target = tokenizer(" " + request.target_new.strip(), add_special_tokens=False)["input_ids"]
 
     def with_subject(template: str) -> tuple[list[int], int]:
@@ -217,22 +248,36 @@ def plain_value(
 
     prompts = [with_subject(context.replace("{}", request.prompt)) for context in contexts]
     essence, essence_at = with_subject("{} is a")
-
-    # The last row is the essence prompt.
     rows = [ids + target[:-1] for ids, _ in prompts] + [essence]
-    at = [index for _, index in prompts] + [essence_at]
     longest = max(map(len, rows))
-    batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    return _ValueRows(
+        target,
+        prompts,
+        torch.tensor([row + [0] * (longest - len(row)) for row in rows]),
+        torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows]),
+        [index for _, index in prompts] + [essence_at],
+    )
+
+
+def plain_value(
+    model: PreTrainedModel,
+    module: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    request: Request,
+    hparams: ValueSearchHparams,
+    contexts: Sequence[str],
+) -> PlainValue:
+    """The published search: full passes over right-padded rows, with a vector added to the output of `module`."""
+    rows = _value_rows(tokenizer, request, contexts)
     initial: list[Tensor] = []
     delta = torch.zeros(model.get_input_embeddings().weight.shape[1], requires_grad=True)
 
     def add_delta(output: Tensor) -> Tensor:
-        states = output.view(len(rows), longest, -1)
+        states = output.view(*rows.ids.shape, -1)
         if not initial:
-            initial.append(states[0, at[0]].detach().clone())
+            initial.append(states[0, rows.at[0]].detach().clone())
         added = torch.zeros_like(states)
-        added[torch.arange(len(rows)), torch.tensor(at)] = 1
+        added[torch.arange(len(rows.at)), torch.tensor(rows.at)] = 1
         return (states + added * delta).view(output.shape)
 
     optimizer = torch.optim.Adam([delta], lr=hparams.v_lr)
@@ -241,21 +286,14 @@ def plain_value(
     for step in range(hparams.v_num_grad_steps):
         optimizer.zero_grad()
         with hooked(module, add_delta):
-            log_probabilities = model(batch, attention_mask=mask).logits.log_softmax(-1)
-        nll = torch.stack(
-            [
-                -sum(log_probabilities[i, len(ids) - 1 + j, token] for j, token in enumerate(target))
-                / len(target)
-                for i, (ids, _) in enumerate(prompts)
-            ]
-        ).mean()
-        essence_now = log_probabilities[-1, essence_at]
+            log_probabilities = model(rows.ids, attention_mask=rows.mask).logits.log_softmax(-1)
+        essence_now = log_probabilities[-1, rows.at[-1]]
         if essence_before is None:
             essence_before = essence_now.detach().clone()
         # As in the paper and the published code: KL(with delta || without).
         kl = (essence_now.exp() * (essence_now - essence_before)).sum()
         decay = delta.norm() / initial[0].norm() ** 2
-        loss = nll + hparams.kl_factor * kl + hparams.v_weight_decay * decay
+        loss = rows.nll(log_probabilities) + hparams.kl_factor * kl + hparams.v_weight_decay * decay
         losses.append(loss.item())
         if loss < 0.05 or step == hparams.v_num_grad_steps - 1:
             break
@@ -265,7 +303,7 @@ def plain_value(
         if delta.norm() > bound:
             with torch.no_grad():
                 delta.copy_(delta * bound / delta.norm())
-    return PlainValue(losses, initial[0], delta.detach(), prompts)
+    return PlainValue(losses, initial[0], delta.detach(), rows.prompts)
 
 
 @dataclass
@@ -280,10 +318,9 @@ class PlainEdit:
 
 def plain_rome(
     model: PreTrainedModel,
-    anatomy: Anatomy,
+    matrix: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     request: Request,
-    layer: int,
     hparams: ValueSearchHparams,
     contexts: Sequence[str],
     moment: Tensor | None,
@@ -294,7 +331,6 @@ def plain_rome(
 
     `contexts` are templates, `{}` first. `moment` is C; None uses the identity.
     """
-    matrix = model.get_submodule(f"{anatomy.blocks}.{layer}.{anatomy.matrix}")
     value = plain_value(model, matrix, tokenizer, request, hparams, contexts)
 
     # Keys and current outputs, one context at a time.

@@ -221,10 +221,10 @@ def test_max_tokens_is_exact(max_tokens: int, decoder_of: Decoders, words: PreTr
     last = collect_states(decoder, words, texts, max_tokens=max_tokens)[-1]
     assert last.is_finished
     assert {moment.tokens for moment in last.moments.values()} == {max_tokens}
-    documents, wanted = [], max_tokens
+    documents, left = [], max_tokens
     for text in texts.documents(1):
-        documents.append(words(text)["input_ids"][:wanted])
-        wanted -= len(documents[-1])
+        documents.append(words(text)["input_ids"][:left])
+        left -= len(documents[-1])
     expected = plain_second_moment(decoder.model, decoder.anatomy, [ids for ids in documents if ids], 2)
     assert (last.moments[2].matrix() - expected).norm() < 1e-6 * expected.norm()
 

@@ -73,7 +73,7 @@ def plain(
     moment = moment_of(decoder) if hparams.mom2_adjustment else None
     layer = hparams.layers[0]
     return plain_rome(
-        decoder.model, decoder.anatomy, tokenizer, request, layer, hparams, CONTEXTS, moment,
+        decoder.model, decoder.part("matrix", layer), tokenizer, request, hparams, CONTEXTS, moment,
         corrected=method == "r-rome",
     )  # fmt: skip
 

@@ -76,9 +76,9 @@ FOUR_TIMES_WIDE = {"bloom", "falcon", "falcon-alibi", "falcon-new", "gpt2", "gpt
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_finds_parts_of_every_family(family: str, decoder_of: Callable[[str], Decoder]) -> None:
-    found = decoder_of(family).anatomy
+    anatomy = decoder_of(family).anatomy
     embedding, blocks, attention, mlp, matrix, mlp_norm, final_norm = NAMES[family]
-    assert found == Anatomy(
+    assert anatomy == Anatomy(
         architecture=type(tiny_model(family)).__name__,
         embedding=embedding,
         blocks=blocks,

@@ -18,7 +18,7 @@ Decoders = Callable[[str], Decoder]
 CPU = torch.device("cpu")
 SAMPLES, LAYERS = 3, 4
 SETTINGS = TraceSettings(NoiseCorruption(gaussian(0.3), SAMPLES), ("hidden", "mlp", "severed-attn"), window=3)
-QUESTIONS = [
+REQUESTS = [
     TraceRequest("in Paris The Eiffel Tower is located in", "The Eiffel Tower"),
     TraceRequest("in Rome The Toyota Camry is produced by", "The Toyota Camry"),
     TraceRequest("it plays football and sport language and then", "football and sport"),
@@ -27,22 +27,22 @@ LENGTH, BEGIN = 8, 2
 WHOLE = LAYERS * SAMPLES * LENGTH
 
 
-def limited_device(more_than: int, seen: list[list[int]]) -> Callable[[Sequence[int]], list[int]]:
+def limited_device(more_than: int, calls: list[list[int]]) -> Callable[[Sequence[int]], list[int]]:
     """Work that runs out of memory above `more_than` items."""
 
-    def work(parts: Sequence[int]) -> list[int]:
-        seen.append(list(parts))
-        if len(parts) > more_than:
+    def work(items: Sequence[int]) -> list[int]:
+        calls.append(list(items))
+        if len(items) > more_than:
             raise torch.OutOfMemoryError
-        return [part * 10 for part in parts]
+        return [item * 10 for item in items]
 
     return work
 
 
 def test_batches_fill_the_budget() -> None:
-    seen: list[list[int]] = []
+    calls: list[list[int]] = []
     budget = Budget(CPU, 35)
-    assert list(budget.batches(range(7), 10, limited_device(9, seen))) == [[0, 10, 20], [30, 40, 50], [60]]
+    assert list(budget.batches(range(7), 10, limited_device(9, calls))) == [[0, 10, 20], [30, 40, 50], [60]]
     assert (budget.tokens, budget.halvings) == (35, 0)
 
 
@@ -51,15 +51,15 @@ def test_item_above_budget_runs_alone() -> None:
 
 
 def test_out_of_memory_halves_budget_for_good() -> None:
-    seen: list[list[int]] = []
+    calls: list[list[int]] = []
     budget = Budget(CPU, 1_000_000)
-    done = list(budget.batches(range(16), 10, limited_device(3, seen)))
-    assert [part for batch in done for part in batch] == [part * 10 for part in range(16)]
-    assert [len(parts) for parts in seen] == [16, 8, 4, *[2] * 8]
+    done = list(budget.batches(range(16), 10, limited_device(3, calls)))
+    assert [item for batch in done for item in batch] == [item * 10 for item in range(16)]
+    assert [len(items) for items in calls] == [16, 8, 4, *[2] * 8]
     assert (budget.tokens, budget.halvings) == (20, 3)
-    seen.clear()
-    list(budget.batches(range(4), 5, limited_device(4, seen)))
-    assert [len(parts) for parts in seen] == [4]
+    calls.clear()
+    list(budget.batches(range(4), 5, limited_device(4, calls)))
+    assert [len(items) for items in calls] == [4]
     assert budget.halvings == 3
 
 
@@ -81,12 +81,12 @@ def test_other_errors_are_raised() -> None:
 
 def test_error_of_the_consumer_is_raised() -> None:
     """An out-of-memory error in the code that consumes results does not repeat the batch."""
-    budget, seen = Budget(CPU, 20), []
-    results = budget.batches(range(4), 10, limited_device(9, seen))
+    budget, calls = Budget(CPU, 20), []
+    results = budget.batches(range(4), 10, limited_device(9, calls))
     next(results)
     with pytest.raises(torch.OutOfMemoryError):
         results.throw(torch.OutOfMemoryError())  # type: ignore[attr-defined]
-    assert (budget.halvings, len(seen)) == (0, 1)
+    assert (budget.halvings, len(calls)) == (0, 1)
 
 
 @pytest.mark.parametrize(("device", "tokens"), [("cpu", 8192), ("cuda", 262144)])
@@ -98,45 +98,47 @@ def record_steps(
     monkeypatch: pytest.MonkeyPatch, refuse: Callable[[int, int], bool] = lambda *_: False
 ) -> list[tuple[int, int]]:
     """Record (rows, positions) of each step. A step runs out of memory if `refuse(rows, positions)`."""
-    seen: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     call = Resumption.call_block
 
     def recorded(self: Resumption, layer: int, hidden: Tensor, *rest: object) -> Tensor:
         if refuse(hidden.shape[0], hidden.shape[1]):
             raise torch.OutOfMemoryError("as if the device were full")
-        seen.append((hidden.shape[0], hidden.shape[1]))
+        calls.append((hidden.shape[0], hidden.shape[1]))
         return call(self, layer, hidden, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Resumption, "call_block", recorded)
-    return seen
+    return calls
 
 
-def all_traced(
+def trace_all(
     decoder: Decoder, tokenizer: PreTrainedTokenizerBase, budget: Budget | None = None
 ) -> dict[int, FactTrace]:
-    found = list(trace(decoder, tokenizer, QUESTIONS, SETTINGS, budget))
-    assert sorted(number for number, _ in found) == [0, 1, 2]
-    return {number: result for number, result in found if isinstance(result, FactTrace)}
+    results = list(trace(decoder, tokenizer, REQUESTS, SETTINGS, budget))
+    assert sorted(number for number, _ in results) == [0, 1, 2]
+    return {number: result for number, result in results if isinstance(result, FactTrace)}
 
 
 def assert_same(actual: dict[int, FactTrace], expected: dict[int, FactTrace]) -> None:
     assert actual.keys() == expected.keys()
     for number, result in expected.items():
-        for got, wanted in (
+        for actual_by_kind, expected_by_kind in (
             (actual[number].scores, result.scores),
             (actual[number].estimate, result.estimate),
         ):
-            assert list(got) == list(wanted)
-            for kind, table in wanted.items():
-                torch.testing.assert_close(torch.tensor(got[kind]), torch.tensor(table), atol=1e-6, rtol=0)
+            assert list(actual_by_kind) == list(expected_by_kind)
+            for kind, table in expected_by_kind.items():
+                torch.testing.assert_close(
+                    torch.tensor(actual_by_kind[kind]), torch.tensor(table), atol=1e-6, rtol=0
+                )
 
 
 def test_facts_and_layers_share_batches(
     decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = record_steps(monkeypatch)
-    all_traced(decoder_of("llama"), words)
-    assert max(rows for rows, _ in seen) == 3 * LAYERS * SAMPLES
+    calls = record_steps(monkeypatch)
+    trace_all(decoder_of("llama"), words)
+    assert max(rows for rows, _ in calls) == 3 * LAYERS * SAMPLES
 
 
 @pytest.mark.parametrize(
@@ -151,10 +153,10 @@ def test_small_budgets_give_the_same_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoder = decoder_of(family)
-    expected = all_traced(decoder, words)
-    seen, budget = record_steps(monkeypatch), Budget(CPU, tokens)
-    actual = all_traced(decoder, words, budget)
-    assert max(rows * positions for rows, positions in seen) <= max(tokens, SAMPLES * (LENGTH - BEGIN))
+    expected = trace_all(decoder, words)
+    calls, budget = record_steps(monkeypatch), Budget(CPU, tokens)
+    actual = trace_all(decoder, words, budget)
+    assert max(rows * positions for rows, positions in calls) <= max(tokens, SAMPLES * (LENGTH - BEGIN))
     assert_same(actual, expected)
     assert (budget.tokens, budget.halvings) == (tokens, 0)
 
@@ -172,16 +174,16 @@ def test_out_of_memory_in_trace_halves_batch(
 ) -> None:
     """Down to one fact and one layer per batch."""
     decoder = decoder_of(family)
-    expected = all_traced(decoder, words)
-    seen, budget = record_steps(monkeypatch, lambda rows, _positions: rows > most_rows), Budget(CPU)
-    actual = all_traced(decoder, words, budget)
-    assert max(rows for rows, _ in seen) <= most_rows
+    expected = trace_all(decoder, words)
+    calls, budget = record_steps(monkeypatch, lambda rows, _positions: rows > most_rows), Budget(CPU)
+    actual = trace_all(decoder, words, budget)
+    assert max(rows for rows, _ in calls) <= most_rows
     assert_same(actual, expected)
     assert_untouched(decoder.model)
     assert 0 < budget.halvings <= 8
     assert budget.tokens < 3 * WHOLE
     halvings, tokens = budget.halvings, budget.tokens
-    all_traced(decoder, words, budget)
+    trace_all(decoder, words, budget)
     assert budget.halvings - halvings <= 1, "what was learned is forgotten"
     assert budget.tokens in (tokens, tokens // 2)
 
@@ -191,7 +193,7 @@ def test_out_of_memory_in_first_run_takes_fewer_facts(
     where: str, decoder_of: Decoders, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = decoder_of("llama")
-    expected = all_traced(decoder, words)
+    expected = trace_all(decoder, words)
     if where == "run":
         run = Decoder.run
 
@@ -204,7 +206,7 @@ def test_out_of_memory_in_first_run_takes_fewer_facts(
     else:
         record_steps(monkeypatch, lambda rows, _positions: torch.is_grad_enabled() and rows > SAMPLES)
     budget = Budget(CPU)
-    assert_same(all_traced(decoder, words, budget), expected)
+    assert_same(trace_all(decoder, words, budget), expected)
     assert budget.halvings > 0
     assert_untouched(decoder.model)
 
@@ -214,5 +216,5 @@ def test_out_of_memory_at_single_cell_is_raised(
 ) -> None:
     record_steps(monkeypatch, lambda rows, _positions: rows >= SAMPLES)
     with pytest.raises(torch.OutOfMemoryError):
-        list(trace(decoder_of("llama"), words, QUESTIONS, dataclasses.replace(SETTINGS, kinds=("mlp",))))
+        list(trace(decoder_of("llama"), words, REQUESTS, dataclasses.replace(SETTINGS, kinds=("mlp",))))
     assert_untouched(decoder_of("llama").model)

@@ -59,9 +59,9 @@ def test_compact_keeps_change_with_smallest_rank(own_decoder_of: Decoders) -> No
     first, second = (random_delta(decoder, seed, rank=rank) for seed, rank in ((1, 3), (2, 5)))
     both = concatenate([first, second, negate(first)])[name]
     assert both.rank == 11
-    found = compact(both)
-    assert found.rank == 5
-    torch.testing.assert_close(found.b @ found.a, second[name].b @ second[name].a)
+    result = compact(both)
+    assert result.rank == 5
+    torch.testing.assert_close(result.b @ result.a, second[name].b @ second[name].a)
     many = concatenate([random_delta(decoder, seed, rank=20) for seed in range(1, 9)])[name]
     assert many.rank > max(many.b.shape[0], many.a.shape[1]) > compact(many).rank
     torch.testing.assert_close(compact(many).b @ compact(many).a, many.b @ many.a, atol=1e-5, rtol=1e-5)
@@ -259,16 +259,16 @@ def test_weights_depend_only_on_current_deltas(
         fresh = Layers(dtype)
         Materializer(fresh).set(whole)  # type: ignore[arg-type]
         for name in NAMES:
-            found = traveled.get_parameter(name)
-            assert torch.equal(found, fresh.get_parameter(name))
+            result = traveled.get_parameter(name)
+            assert torch.equal(result, fresh.get_parameter(name))
             assert torch.equal(weights.base(name), base[name])
             if name not in whole:
-                assert torch.equal(found, base[name])
+                assert torch.equal(result, base[name])
                 continue
             change = sum(d[name].b.double() @ d[name].a.double() for d in chosen if name in d)
             exact = base[name].double() + (change.T if name == "two.weight" else change)
             scale = max(float(exact.abs().max()), float(change.abs().max()), 1.0)
-            assert (found.double() - exact).abs().max() <= scale * (torch.finfo(dtype).eps + 1e-5)
+            assert (result.double() - exact).abs().max() <= scale * (torch.finfo(dtype).eps + 1e-5)
             assert whole[name].rank == sum(d[name].rank for d in chosen if name in d)
             assert whole[name].norm() == pytest.approx(float(change.norm()), rel=1e-3, abs=scale * 1e-3)
     weights.set({})

@@ -72,14 +72,16 @@ def test_next_tokens_are_the_most_likely(
     model = endless_model("qwen2")
     result = answer(model, words, PROMPTS[1], max_new_tokens=4, top=3)
     with torch.no_grad():
-        wanted = (
+        expected = (
             model(torch.tensor([words(PROMPTS[1])["input_ids"]]))
             .logits[0, -1]
             .softmax(-1)
             .sort(descending=True)
         )
-    assert [token.token for token in result.next] == [words.decode([i]) for i in wanted.indices[:3].tolist()]
-    assert [token.probability for token in result.next] == pytest.approx(wanted.values[:3].tolist())
+    assert [token.token for token in result.next] == [
+        words.decode([i]) for i in expected.indices[:3].tolist()
+    ]
+    assert [token.probability for token in result.next] == pytest.approx(expected.values[:3].tolist())
     assert result.completion == complete(model, words, [PROMPTS[1]], 4)[0]
 
 

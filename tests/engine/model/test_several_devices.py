@@ -31,13 +31,17 @@ def hooked_model(decoder: Decoder) -> PreTrainedModel:
     """The same model on one device, with hooks on every part."""
     model = copy.deepcopy(decoder.model)
     anatomy = decoder.anatomy
-    places = {name: "cpu" for name, module in model.named_modules() if not list(module.children()) and name}
-    places |= {f"{anatomy.blocks}.{layer}": "cpu" for layer in range(anatomy.layers)}
-    whole = tuple(f"{anatomy.blocks}.{layer}" for layer in range(anatomy.layers))
-    places = {
-        name: place for name, place in places.items() if name in whole or not name.startswith(anatomy.blocks)
+    device_map = {
+        name: "cpu" for name, module in model.named_modules() if not list(module.children()) and name
     }
-    dispatched: PreTrainedModel = dispatch_model(model, places, main_device="cpu", force_hooks=True)
+    device_map |= {f"{anatomy.blocks}.{layer}": "cpu" for layer in range(anatomy.layers)}
+    block_names = tuple(f"{anatomy.blocks}.{layer}" for layer in range(anatomy.layers))
+    device_map = {
+        name: device
+        for name, device in device_map.items()
+        if name in block_names or not name.startswith(anatomy.blocks)
+    }
+    dispatched: PreTrainedModel = dispatch_model(model, device_map, main_device="cpu", force_hooks=True)
     return dispatched
 
 
@@ -47,20 +51,20 @@ def assert_same_results(
     settings = TraceSettings(
         NoiseCorruption(gaussian(0.3), 3), ("hidden", "mlp", "attn", "severed-mlp"), window=3
     )
-    here, there = (
+    first, second = (
         trace_one(decoder, words, TraceRequest(PROMPT, SUBJECT), settings) for decoder in (one, other)
     )
-    assert here.answer == there.answer
+    assert first.answer == second.answer
     for kind in settings.kinds:
         torch.testing.assert_close(
-            torch.tensor(there.scores[kind]), torch.tensor(here.scores[kind]), atol=tolerance, rtol=0
+            torch.tensor(second.scores[kind]), torch.tensor(first.scores[kind]), atol=tolerance, rtol=0
         )
     width = one.anatomy.key_width
     keys = torch.randn(4 * width, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     request = Request(SUBJECT, "{} is located in", "Rome")
     for method in ("r-rome", "memit", "joint", "ft-l", "lora"):
         hparams = HPARAMS[method].parse(SEARCH if method in ("r-rome", "memit") else TRAINING, "test")
-        written = [
+        results = [
             METHODS[method].write(
                 EditTask(
                     decoder,
@@ -74,13 +78,13 @@ def assert_same_results(
             )
             for decoder in (one, other)
         ]
-        for name, factors in written[0].delta.items():
+        for name, factors in results[0].delta.items():
             expected = factors.b @ factors.a
-            found = written[1].delta[name].b @ written[1].delta[name].a
-            assert (found - expected).norm() <= tolerance * expected.norm(), (method, name)
-    asked = [(PROMPT, "Paris"), ("Berlin is in", "Italy")]
-    assert [score.nll for score in score_targets(other, words, asked)] == pytest.approx(
-        [score.nll for score in score_targets(one, words, asked)], abs=tolerance
+            actual = results[1].delta[name].b @ results[1].delta[name].a
+            assert (actual - expected).norm() <= tolerance * expected.norm(), (method, name)
+    targets = [(PROMPT, "Paris"), ("Berlin is in", "Italy")]
+    assert [score.nll for score in score_targets(other, words, targets)] == pytest.approx(
+        [score.nll for score in score_targets(one, words, targets)], abs=tolerance
     )
 
 
@@ -102,6 +106,6 @@ def test_two_gpus_equal_one(
 ) -> None:
     one = decoder_of(family)
     model = split_over_devices(copy.deepcopy(tiny_model(family)), ["cuda:0", "cuda:1"])
-    places = {str(parameter.device) for parameter in model.parameters()}
-    assert places == {"cuda:0", "cuda:1"}
+    device_map = {str(parameter.device) for parameter in model.parameters()}
+    assert device_map == {"cuda:0", "cuda:1"}
     assert_same_results(one, Decoder(model, one.anatomy), words, 1e-3)

@@ -23,7 +23,9 @@ from transformers import PreTrainedTokenizerBase
 
 pytestmark = [
     pytest.mark.proof,
-    pytest.mark.skipif(importlib.util.find_spec(STARTER_PACKAGE) is None, reason="no starter here"),
+    pytest.mark.skipif(
+        importlib.util.find_spec(STARTER_PACKAGE) is None, reason="the starter is not installed"
+    ),
 ]
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
 

@@ -35,9 +35,10 @@ def corrupted_of(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, *others: 
 
 
 def slopes(decoder: Decoder, rows: Tensor, corrupt: Callable[[Tensor], Tensor]) -> dict[Kind, Tensor]:
-    """d p(answer) / d epsilon `[T - begin, layers]` of putting (1 - epsilon) corrupted + epsilon clean in each place.
+    """d p(answer) / d epsilon `[T - begin, layers]` for states (1 - epsilon) corrupted + epsilon clean.
 
-    By whole passes of the model, the rows (the clean one first) twice in each: with epsilon = STEP and = -STEP.
+    Computed with full passes of the model. Each pass has the rows twice (clean row first): for epsilon = STEP and
+    -STEP.
     """
     model, anatomy, (size, length) = decoder.model, decoder.anatomy, rows.shape
     names: dict[Kind, list[str]] = {
@@ -53,22 +54,22 @@ def slopes(decoder: Decoder, rows: Tensor, corrupt: Callable[[Tensor], Tensor]) 
     def interpolate(token: int) -> Callable[[Tensor], Tensor]:
         def change(output: Tensor) -> Tensor:
             states = output.clone().view(2, size, length, -1)
-            way = states[:, :1, token] - states[:, 1:, token]
-            states[:, 1:, token] += torch.tensor([STEP, -STEP])[:, None, None] * way
+            difference = states[:, :1, token] - states[:, 1:, token]
+            states[:, 1:, token] += torch.tensor([STEP, -STEP])[:, None, None] * difference
             return states.view(output.shape)
 
         return change
 
     answer = int(probabilities({})[0].argmax())
-    found = {}
+    tables = {}
     for kind, modules in names.items():
         table = torch.zeros(length - BEGIN, LAYERS, dtype=torch.float64)
         for layer, name in enumerate(modules):
             for token in range(BEGIN, length):
                 up, down = probabilities({name: interpolate(token)})[:, answer].view(2, size)[:, 1:].mean(1)
                 table[token - BEGIN, layer] = (up - down) / (2 * STEP)
-        found[kind] = table
-    return found
+        tables[kind] = table
+    return tables
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -159,14 +160,14 @@ def test_leaves_model_and_run_unchanged(
     decoder = decoder_of(family)
     before, corrupted = bits_of(decoder.model), corrupted_of(decoder, words)
     run = corrupted.run
-    kept = [*run.states, *run.captured["attn"], *run.captured["mlp"]]
-    copies = [tensor.clone() for tensor in kept]
+    states = [*run.states, *run.captured["attn"], *run.captured["mlp"]]
+    copies = [tensor.clone() for tensor in states]
     estimate_scores(decoder, corrupted, ESTIMATED, 3)
     assert_untouched(decoder.model)
     assert_same_bits(decoder.model, before)
     for parameter in decoder.model.parameters():
         assert parameter.grad is None
         assert not parameter.requires_grad
-    for tensor, copy in zip(kept, copies, strict=True):
+    for tensor, copy in zip(states, copies, strict=True):
         assert torch.equal(tensor, copy)
         assert not tensor.requires_grad

@@ -67,21 +67,21 @@ def test_each_fact_gets_next_matching_subject(words: PreTrainedTokenizerBase) ->
         ("the city of Rome is in", "Rome", "Italy"),
         ("sport and Paris", "Paris", "football"),  # the same subject as the first
     ]
-    found = find_swaps(words, facts)
+    swaps = find_swaps(words, facts)
     other = {
         ("the city of Paris is in", "Paris"): "the city of Rome is in",
         ("the city of Berlin is in", "Berlin"): "the city of Rome is in",
         ("the city of Rome is in", "Rome"): "the city of Paris is in",
         ("sport and Paris", "Paris"): "sport and Berlin",  # round the end of the set
     }
-    assert found == {fact: words(text)["input_ids"] for fact, text in other.items()}
+    assert swaps == {fact: words(text)["input_ids"] for fact, text in other.items()}
 
 
 def test_one_prompt_with_two_subjects(words: PreTrainedTokenizerBase) -> None:
     """Each subject is swapped in its own place. Without answers, any other subject matches."""
     prompt = "Paris and Berlin"
-    found = find_swaps(words, [(prompt, "Paris", None), (prompt, "Berlin", None)])
-    assert found == {
+    swaps = find_swaps(words, [(prompt, "Paris", None), (prompt, "Berlin", None)])
+    assert swaps == {
         (prompt, "Paris"): words("Berlin and Berlin")["input_ids"],
         (prompt, "Berlin"): words("Paris and Paris")["input_ids"],
     }

@@ -188,12 +188,11 @@ def read_in_process(
 ) -> Iterator[tuple[DocumentBlock, BlockSums]]:
     """The `BlockReader` that runs one block after another in this process."""
     for block in blocks:
-        on_block_tokens = partial(_report_tokens, on_tokens, block.tokens)
+
+        def on_block_tokens(done: int, before: int = block.tokens) -> None:
+            on_tokens(before + done)
+
         yield block, read_block(decoder, block.rows, layers, on_block_tokens)
-
-
-def _report_tokens(on_tokens: Callable[[int], None], before: int, done: int) -> None:
-    on_tokens(before + done)
 
 
 def read_block(

@@ -123,7 +123,7 @@ def _load_and_score(check: ExportCheck) -> ExportCheckResult:
         merged = _compute_logits(model, tokenizer, prompts)
         differences = [(a - b).abs().max().item() for a, b in zip(unmerged, merged, strict=True)]
         difference = max(differences, default=0.0)
-    results = _score_requests(Decoder(model, Anatomy.from_dict(check.anatomy)), tokenizer, check.requests)
+    results = _score_requests(Decoder(model, Anatomy(**check.anatomy)), tokenizer, check.requests)
     return ExportCheckResult(fingerprint(hash_parameters(model)), results, disabled_is_base, difference)
 
 

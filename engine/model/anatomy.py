@@ -7,14 +7,15 @@ output of one attention module plus the output of one MLP module. This covers mo
 (BLOOM), norms between the MLP and the residual stream (Gemma 2 and 3, OLMo 2), and blocks without an MLP module (OPT).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -59,13 +60,6 @@ class Anatomy:
     def weight_name(self, layer: int) -> str:
         """Full parameter name of the matrix that an edit rewrites."""
         return f"{self.module_name('matrix', layer)}.weight"
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(**data)
 
 
 def check_config(config: PretrainedConfig) -> None:
@@ -141,6 +135,16 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
 def first_tensor(output: Any) -> Tensor:
     """The tensor that a module returns, alone or first in a tuple."""
     return output[0] if isinstance(output, tuple | list) else output
+
+
+@contextmanager
+def removing(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks on exit."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -245,9 +249,7 @@ def _probe_block(model: PreTrainedModel, block: nn.Module, last_block: nn.Module
     handles.append(block.register_forward_hook(probe.record_block, with_kwargs=True))
     handles += [module.register_forward_hook(probe.record_after) for module in model.modules()]
     handles.append(last_block.register_forward_hook(probe.record_last_block))
-    with ExitStack() as stack:
-        for handle in handles:
-            stack.callback(handle.remove)
+    with removing(handles):
         model(_probe_tokens(model), past_key_values=DynamicCache(), use_cache=True)
     return probe
 
@@ -315,12 +317,11 @@ def _is_parallel(model: PreTrainedModel, block: nn.Module, attention: str, matri
             return (torch.zeros_like(output[0]), *output[1:])
         return torch.zeros_like(output)
 
-    with ExitStack() as stack:
-        record = block.get_submodule(matrix).register_forward_hook(
-            lambda _module, args, _output: keys.append(args[0].clone())
-        )
-        stack.callback(record.remove)
+    def record(_module: nn.Module, args: tuple, _output: Any) -> None:
+        keys.append(args[0].clone())
+
+    with removing([block.get_submodule(matrix).register_forward_hook(record)]):
         model(_probe_tokens(model), use_cache=False)
-        stack.callback(block.get_submodule(attention).register_forward_hook(zero).remove)
-        model(_probe_tokens(model), use_cache=False)
+        with removing([block.get_submodule(attention).register_forward_hook(zero)]):
+            model(_probe_tokens(model), use_cache=False)
     return torch.equal(keys[0], keys[1])

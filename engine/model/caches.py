@@ -1,5 +1,6 @@
 """Key/value caches with which a `Resumption` calls the blocks of a model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,18 +10,29 @@ from transformers.cache_utils import DynamicLayer
 
 from ..errors import UnsupportedModel
 
-
-class StopForward(Exception):
-    """Ends a forward pass when all requested values are there."""
+KeysValues = tuple[Tensor, Tensor]
 
 
-class PrefixCache(DynamicCache):
+class FunctionCache(DynamicCache):
+    """A cache that gives a block `extend(keys, values, layer)`: the keys and values of the past and of the block."""
+
+    def __init__(self, extend: Callable[[Tensor, Tensor, int], KeysValues]) -> None:
+        super().__init__()
+        self.extend = extend
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> KeysValues:
+        return self.extend(key_states, value_states, layer_idx)
+
+
+class PrefixCache(FunctionCache):
     """The keys and values of a run's positions < start, for blocks that are called with `rows` of the run."""
 
     def __init__(self, cache: DynamicCache, start: int) -> None:
-        super().__init__()
-        self.rows: Tensor | None = None
-        self._prefixes: list[tuple[Tensor, Tensor]] = []
+        super().__init__(self._prepend)
+        self.rows = torch.empty(0, dtype=torch.long)
+        self._prefixes: list[KeysValues] = []
         if start == 0:  # there is no prefix, even for layers that the run did not reach
             return
         for layer in cache.layers:
@@ -37,38 +49,12 @@ class PrefixCache(DynamicCache):
             prefix.keys, prefix.values = keys, values
             self.layers.append(prefix)
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self._prefixes:
-            return key_states, value_states
-        keys, values = self._prefixes[layer_idx]
-        assert self.rows is not None
-        rows = self.rows.to(keys.device)
-        return torch.cat([keys[rows], key_states], dim=-2), torch.cat([values[rows], value_states], dim=-2)
+    def _prepend(self, keys: Tensor, values: Tensor, layer: int) -> KeysValues:
+        return append(self._prefixes[layer], (keys, values), self.rows) if self._prefixes else (keys, values)
 
 
-class RecordingCache(DynamicCache):
-    """Records a block's keys and values and ends its call."""
-
-    recorded: tuple[Tensor, Tensor] | None = None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        self.recorded = (key_states, value_states)
-        raise StopForward
-
-
-class PastCache(DynamicCache):
-    """The keys and values of all positions before the one that a block is called with."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self._past = (keys, values)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        keys, values = self._past
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+def append(past: KeysValues, new: KeysValues, rows: Tensor | slice = slice(None)) -> KeysValues:
+    """Keys and values of some rows of the past, followed by the new ones along the positions."""
+    if isinstance(rows, Tensor):
+        rows = rows.to(past[0].device)
+    return torch.cat([past[0][rows], new[0]], dim=-2), torch.cat([past[1][rows], new[1]], dim=-2)

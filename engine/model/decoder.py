@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from .anatomy import Anatomy, first_tensor
-from .caches import PastCache, PrefixCache, RecordingCache, StopForward
+from .anatomy import Anatomy, first_tensor, removing
+from .caches import FunctionCache, KeysValues, PrefixCache, append
 from .roles import Role
 
 # Maps a module's output `[rows, positions, width]` to the output that replaces it, of the same shape.
@@ -58,6 +58,10 @@ class Run:
     @property
     def length(self) -> int:
         return self.input_ids.shape[1]
+
+
+class _StopForward(Exception):
+    """Ends a forward pass when all requested values are there."""
 
 
 class Decoder:
@@ -112,7 +116,7 @@ class Decoder:
         with torch.no_grad(), self._recording(run, last, embedding_edit, on_key):
             try:
                 self._forward(input_ids, attention_mask, past_key_values=run.cache, use_cache=resumable)
-            except StopForward:
+            except _StopForward:
                 return run
         raise RuntimeError("the forward pass of the model did not reach its last block")
 
@@ -164,7 +168,7 @@ class Decoder:
                 if layer == last:
                     if run.cache is not None:
                         run.states.append(first_tensor(output).to(self.device))
-                    raise StopForward
+                    raise _StopForward
 
             return hook
 
@@ -191,11 +195,8 @@ class Decoder:
             if on_key is not None:
                 matrix = self.part("matrix", layer)
                 handles.append(matrix.register_forward_pre_hook(pass_key(layer, on_key)))
-        try:
+        with removing(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def _stubbed(self, stub: Callable[[int, tuple, dict], Tensor]) -> Iterator[None]:
@@ -254,14 +255,18 @@ class Resumption:
         The other positions are computed only up to their keys and values. `last` is the same run resumed at its last
         position.
         """
-        recording = RecordingCache()
-        with suppress(StopForward):
-            self.call_block(layer, hidden, rows, {}, recording)
-        assert recording.recorded is not None  # every block has an attention
-        self._cache.rows = rows
-        keys, values = self._cache.update(*recording.recorded, layer)
-        past = PastCache(keys[..., :-1, :], values[..., :-1, :])
-        return last.call_block(layer, hidden[:, -1:], rows, {}, past)
+        recorded: list[KeysValues] = []
+
+        def record(keys: Tensor, values: Tensor, _layer: int) -> KeysValues:
+            recorded.append((keys, values))
+            raise _StopForward
+
+        with suppress(_StopForward):
+            self.call_block(layer, hidden, rows, {}, FunctionCache(record))
+        keys, values = self._cache.extend(*recorded[0], layer)
+        past = (keys[..., :-1, :], values[..., :-1, :])
+        cache = FunctionCache(lambda keys, values, _layer: append(past, (keys, values)))
+        return last.call_block(layer, hidden[:, -1:], rows, {}, cache)
 
     def call_block(
         self, layer: int, hidden: Tensor, rows: Tensor, edits: Mapping[Role, Edit], cache: Cache
@@ -288,7 +293,7 @@ class Resumption:
             state = _hidden_states(args, kwargs)
             calls.append(((None, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": None}))
             if layer == self.decoder.layers - 1:
-                raise StopForward
+                raise _StopForward
             return state
 
         run = self.run
@@ -296,7 +301,7 @@ class Resumption:
             try:
                 positions = (run.input_ids, run.attention_mask, self.start, self.stop)
                 self.decoder._forward(*positions, past_key_values=self._cache, use_cache=True)
-            except StopForward:
+            except _StopForward:
                 return calls
         raise RuntimeError("the forward pass of the model did not reach its last block")
 
@@ -334,15 +339,9 @@ class Resumption:
 
             return hook
 
-        handles = [
-            self.decoder.part(role, layer).register_forward_hook(hook_of(edit))
-            for role, edit in edits.items()
-        ]
-        try:
+        parts = {role: self.decoder.part(role, layer) for role in edits}
+        with removing([parts[role].register_forward_hook(hook_of(edit)) for role, edit in edits.items()]):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _hidden_states(args: tuple, kwargs: dict[str, Any]) -> Tensor:

@@ -9,7 +9,8 @@ import importlib.util
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -183,13 +184,20 @@ def check_safetensors(path: Path) -> None:
         raise InputError(f"{path} is damaged or is not a safetensors file: {first_line(error)}") from error
 
 
-def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    """Turn errors of transformers into an InputError about `path`."""
     try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
+
+
+def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
+    with _loading(folder / "config.json"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(
-            f"transformers does not support the config {folder / 'config.json'}: {error}"
-        ) from error
 
 
 def _from_hub(
@@ -273,13 +281,10 @@ def check_gguf(path: Path) -> None:
     if path.open("rb").read(4) != b"GGUF":
         raise InputError(f"{path} is not a GGUF file")
     try:
-        tensors = GGUFReader(path).tensors
+        end = max(tensor.data_offset + int(tensor.n_bytes) for tensor in GGUFReader(path).tensors)
     except Exception as error:  # numpy, struct or index errors, depending on the end of the file
         raise InputError(f"{path} is damaged or cut short: {first_line(error)}") from error
-    if (
-        not tensors
-        or max(tensor.data_offset + int(tensor.n_bytes) for tensor in tensors) > path.stat().st_size
-    ):
+    if end > path.stat().st_size:
         raise InputError(f"{path} is damaged or cut short")
 
 
@@ -294,14 +299,10 @@ def load_model(
         InputError: transformers cannot load the folder.
     """
     check_folder(folder)
-    try:
+    with _loading(folder):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code
         )
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise InputError(f"transformers cannot load {folder}: {first_line(error)}") from error
     if "+" in device:
         return split_over_devices(model.eval(), device.split("+"))
     nn.Module.to(model, torch.device(device))
@@ -336,14 +337,10 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     Raises:
         InputError: transformers cannot load it.
     """
-    try:
+    with _loading(folder / "tokenizer"):
         return AutoTokenizer.from_pretrained(
             folder, padding_side="right", trust_remote_code=trust_remote_code
         )
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(
-            f"transformers cannot load the tokenizer of {folder}: {first_line(error)}"
-        ) from error
 
 
 def hash_tensor(tensor: Tensor) -> str:

@@ -4,6 +4,7 @@ If retcon exported or published the model, its base is restored and every revisi
 """
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _load(running: RunningJob, spec: ModelSpec, folder: Path) -> tuple[PreTraine
         dtype=str(model.dtype).removeprefix("torch."),
         parameters=sum(parameter.numel() for parameter in parameters),
         size=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        anatomy=anatomy.as_dict(),
+        anatomy=asdict(anatomy),
         fingerprint=fingerprint(digests),
         tensors=digests,
         trust_remote_code=spec.trust_remote_code,

@@ -119,7 +119,7 @@ def load_revision(
     on_start()
     folder = Path(model.path)
     module = load_model(folder, device, trust_remote_code=model.trust_remote_code)
-    decoder = Decoder(module, Anatomy.from_dict(model.anatomy))
+    decoder = Decoder(module, Anatomy(**model.anatomy))
     tokenizer = load_tokenizer(folder, model.trust_remote_code)
     loaded = Loaded(catalog, model, decoder, tokenizer, Materializer(module), revision)
     loaded.move_to(revision)

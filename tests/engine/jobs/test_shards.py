@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def weights(folder: Path) -> Weights:
     """The tiny model as the catalog would know it."""
     model = load_model(folder, "cpu")
     base = fingerprint(hash_parameters(model))
-    anatomy = find_anatomy(model).as_dict()
+    anatomy = asdict(find_anatomy(model))
     return Weights("tiny", str(folder), False, anatomy, base, {}, base, "cpu", 1, versions())
 
 

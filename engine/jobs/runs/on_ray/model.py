@@ -82,7 +82,7 @@ def open_remote_model(
             versions=versions(),
         )
         pool = Pool(running, weights, unit, max_workers)
-        yield RemoteModel(model, revision, Anatomy.from_dict(model.anatomy), tokenizer, pool)
+        yield RemoteModel(model, revision, Anatomy(**model.anatomy), tokenizer, pool)
 
 
 def _worker_settings(running: RunningJob, default: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Worker:
         Materializer(model).set(weights.delta)
         changed = {name: hash_tensor(model.get_parameter(name)) for name in weights.delta}
         _compare(host, folder, fingerprint(digests | changed), weights.fingerprint)
-        self._decoder = Decoder(model, Anatomy.from_dict(weights.anatomy))
+        self._decoder = Decoder(model, Anatomy(**weights.anatomy))
         self._tokenizer = load_tokenizer(folder, weights.trust_remote_code)
         self._budget = Budget(self._decoder.device, budget)
         return host

@@ -245,10 +245,7 @@ def _read_batch(decoder: Decoder, batch: list[list[int]], sums: BlockSums) -> No
 
 
 def _iter_blocks(
-    tokenizer: PreTrainedTokenizerBase,
-    corpus: Corpus,
-    start: CollectionState,
-    settings: CollectionSettings,
+    tokenizer: PreTrainedTokenizerBase, corpus: Corpus, start: CollectionState, settings: CollectionSettings
 ) -> Iterator[DocumentBlock]:
     """The blocks after a state. They do not depend on the sums, so a reader may read ahead."""
     documents = islice(corpus.documents(settings.seed), start.documents, None)

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..model.decoder import Decoder
-from ..model.generation import complete_ids
+from ..model.generation import complete
 from ..model.limits import scaled_batch
 from ..model.tokens import encode_prompt, encode_target, encode_user_turn, pad_right
 
@@ -106,4 +106,4 @@ def generate_replies(
     if not tokenizer.chat_template:
         return [None] * len(prompts)
     rows = [encode_user_turn(tokenizer, build_user_message(prompt)) for prompt in prompts]
-    return list(complete_ids(decoder.model, tokenizer, rows, max_new_tokens))
+    return list(complete(decoder.model, tokenizer, rows, max_new_tokens))

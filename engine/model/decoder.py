@@ -78,16 +78,9 @@ class Decoder:
         self._accepts = set(inspect.signature(model.forward).parameters)
         # Length of the tuple that a block returns; None for a tensor.
         self._block_outputs: int | None = None
-        self._device = next(self.embedding.parameters()).device
+        self.device = next(self.embedding.parameters()).device
+        self.layers = anatomy.layers
         self._vocabulary = model.get_output_embeddings().weight.shape[0]
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
-    @property
-    def layers(self) -> int:
-        return self.anatomy.layers
 
     def part(self, role: Role, layer: int) -> nn.Module:
         """The attention, MLP or edited matrix of block `layer`."""

@@ -40,26 +40,18 @@ class Answer:
 
 
 def complete(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
-) -> list[str]:
-    """Greedy completions up to the model's end token, without the prompts."""
-    return complete_ids(
-        model, tokenizer, [encode_prompt(tokenizer, prompt) for prompt in prompts], max_new_tokens
-    )
-
-
-def complete_ids(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
+    prompts: Sequence[str | list[int]],
     max_new_tokens: int,
 ) -> list[str]:
-    """`complete` for prompts as token ids."""
+    """Greedy completions of prompts (texts or token ids) up to the model's end token, without the prompts."""
     texts: list[str] = []
+    encoded = [encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     config = _config(model, tokenizer, max_new_tokens=max_new_tokens, do_sample=False)
     size = scaled_batch(_BATCH_PROMPTS)
-    for begin in range(0, len(prompts), size):
-        rows = prompts[begin : begin + size]
+    for begin in range(0, len(encoded), size):
+        rows = encoded[begin : begin + size]
         ids, mask = pad_aligned(rows, [len(row) - 1 for row in rows], model.device)
         out = _generate(model, ids, mask, config)
         texts += [decode_ids(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]

@@ -30,7 +30,7 @@ def module_of(path: Path) -> str:
 
 @cache
 def modules() -> frozenset[str]:
-    return frozenset(module_of(path) for path in FILES) | {"retcon", "retcon.errors"}
+    return frozenset(module_of(path) for path in FILES) | {"retcon", "retcon.errors", "retcon.prompts"}
 
 
 @cache

@@ -208,7 +208,7 @@ class Histories(RuleBasedStateMachine):
                 assert edits == live(one, set(self.deltas))
                 fingerprint = self.prints.setdefault(tuple(edits), way[-1].fingerprint)
                 assert way[-1].fingerprint == fingerprint, "the same edits, other weights"
-            left = moves.steps_of(history.list_head_moves(session, model))
+            left = moves.replay_moves(history.list_head_moves(session, model))
             assert [(m.from_revision, m.to_revision) for m in left.undo] == [
                 (a.id, b.id) for a, b in told.done
             ]

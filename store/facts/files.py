@@ -1,4 +1,4 @@
-"""Read a file of records: JSON, JSON lines, CSV. What a record means is the business of fact_formats."""
+"""Read a file of records: JSON, JSON lines or CSV. `formats` turns records into facts."""
 
 import csv
 import io
@@ -12,21 +12,21 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Record:
-    """One record, and where it stands in words: `facts.csv, record 3 (line 4)`."""
+    """One record, and its place in words: `facts.csv, record 3 (line 4)`."""
 
     where: str
     fields: dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file, by its suffix or, failing that, by how it begins. At least one.
+    """The records of a file, at least one. The suffix decides the format, or else the first character.
 
-    Raises InputError with file, line and column for what cannot be read.
+    Raises InputError with the file, the line and the column.
     """
     text = _read_text(path)
     begin = text.lstrip()[:1]
     if not begin:
-        raise InputError(f"{path} is empty: it must hold at least one fact.")
+        raise InputError(f"{path} is empty: it must contain at least one fact.")
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         records = _json_lines(path, text)
@@ -37,17 +37,17 @@ def read_records(path: Path) -> list[Record]:
     else:
         records = _csv(path, text)
     if not records:
-        raise InputError(f"{path} holds no record: it must hold at least one fact.")
+        raise InputError(f"{path} has no records: it must contain at least one fact.")
     return records
 
 
 def _read_text(path: Path) -> str:
     try:
-        # utf-8-sig: spreadsheets put a byte order mark before CSV.
+        # utf-8-sig: spreadsheets write a byte order mark before CSV.
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}): save it so."
+            f"{path} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}): save it as UTF-8."
         ) from error
     except OSError as error:
         raise InputError(
@@ -70,13 +70,13 @@ def _json(path: Path, text: str) -> list[Record]:
     if isinstance(data, dict) and "subject" in data:
         data = [data]
     if not isinstance(data, list):
-        raise InputError(f"{path} holds {json_kind(data)}: expected a list of objects, one a fact.")
+        raise InputError(f"{path} contains {json_kind(data)}: expected a list of objects, one per fact.")
     return [_record(f"{path}, record {number}", item) for number, item in enumerate(data, start=1)]
 
 
 def _json_lines(path: Path, text: str) -> list[Record]:
     records: list[Record] = []
-    # Not splitlines(): JSON strings may hold U+2028 and its like as they are.
+    # Not splitlines(): JSON strings may contain U+2028 and similar characters.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -86,22 +86,26 @@ def _json_lines(path: Path, text: str) -> list[Record]:
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{path}, line {number}, column {error.colno}: this is not JSON ({error.msg}); "
-                "expected one object a line."
+                "expected one object per line."
             ) from error
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where} {_too_much(error)}: expected one object a line.") from error
+            raise InputError(f"{where} {_too_much(error)}: expected one object per line.") from error
         records.append(_record(where, item))
     return records
 
 
 def _too_much(error: Exception) -> str:
-    """What is wrong with JSON that Python's reader gives up on."""
-    return "is nested too deep" if isinstance(error, RecursionError) else "holds a number of too many digits"
+    """Why Python's JSON reader cannot read a file."""
+    return (
+        "is nested too deeply"
+        if isinstance(error, RecursionError)
+        else "contains a number with too many digits"
+    )
 
 
 def _csv(path: Path, text: str) -> list[Record]:
     header = text.lstrip("\r\n").split("\n", 1)[0]
-    # The separator that the header holds most of; a comma if none.
+    # The most frequent separator of the header; a comma if there is none.
     separator = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     records: list[Record] = []
@@ -119,13 +123,12 @@ def _csv(path: Path, text: str) -> list[Record]:
             if len(row) != len(names):
                 raise InputError(
                     f"{where}: {len(row)} cells, but the header names {len(names)}: quote a cell that "
-                    f"holds {separator!r}."
+                    f"contains {separator!r}."
                 )
-            # An empty cell says nothing, unlike an empty string in JSON; but an edit without a target is
-            # most likely a mistake, which the record's reader refuses.
+            # An empty cell is a missing field. An empty target_new stays, and `formats` rejects it as a mistake.
             cells = zip(names, row, strict=True)
-            given = {name: cell for name, cell in cells if cell.strip() or name == "target_new"}
-            records.append(Record(where, given))
+            fields = {name: cell for name, cell in cells if cell.strip() or name == "target_new"}
+            records.append(Record(where, fields))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: this is not CSV ({error}).") from error
     return records
@@ -134,7 +137,7 @@ def _csv(path: Path, text: str) -> list[Record]:
 def _check_header(path: Path, line: int, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"{path}, line {line}: the column {twice[0]!r} stands twice: name each column once.")
+        raise InputError(f"{path}, line {line}: the column {twice[0]!r} occurs twice: name each column once.")
     if "" in names:
         raise InputError(f"{path}, line {line}: column {names.index('') + 1} has no name: name each column.")
 
@@ -146,7 +149,7 @@ def _record(where: str, item: object) -> Record:
 
 
 def json_kind(value: object) -> str:
-    """What JSON calls a value."""
+    """The type of a value in the words of JSON."""
     if value is None:
         return "null"
     if isinstance(value, bool):

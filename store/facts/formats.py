@@ -1,13 +1,19 @@
-"""What a record means: the ROME formats (known facts, CounterFact, zsRE), MQuAKE and plain records, as Fact rows."""
+"""The meaning of a record as Fact rows: ROME's known facts, CounterFact, zsRE, MQuAKE and plain records."""
 
+import difflib
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+from ...prompts import clean_target, fill_prompt, make_template
 from ..catalog.tables import Fact
 from ..errors import InputError
-from .fields import Fields, make_template
-from .files import Record
+from .files import Record, json_kind
 
-# Each plain field, and other names under which it is found in published files.
+# Similarity (difflib's ratio) at which an unknown field counts as a misspelling of a missing one.
+_MIN_SIMILARITY = 0.75
+# The fields of a plain record, each with its names in published files and in earlier versions.
 _PLAIN = {
     "subject": (),
     "prompt": (),
@@ -30,8 +36,163 @@ _FIELDS = {
 }
 
 
-def format_of(records: list[Record]) -> str:
-    """The format of a file, by its first record."""
+@dataclass
+class Fields:
+    """The fields of a record. Each read removes a field; the remaining ones become the fact's origin."""
+
+    record: Record
+    unread: dict[str, Any]
+    known: tuple[str, ...]
+    format: str
+    prefix: str = ""
+
+    def wrong_type(self, name: str, value: object, expected: str) -> InputError:
+        """The error for a field of the wrong type."""
+        return InputError(
+            f"{self.record.where}: field {self.prefix + name!r} is {json_kind(value)}: expected {expected}."
+        )
+
+    def value(self, *names: str) -> Any:
+        """The first of `names` that is not null, or None."""
+        return self.named(*names)[1]
+
+    def named(self, *names: str) -> tuple[str, Any]:
+        """The first of `names` that is not null, with its value; the first name and None if all are absent."""
+        found = [(name, value) for name in names if (value := self.unread.pop(name, None)) is not None]
+        return found[0] if found else (names[0], None)
+
+    def require(self, name: str) -> Any:
+        """A required field. Raises InputError, with a similar name as a hint, if it is absent or null."""
+        present = list(self.unread)
+        value = self.value(name)
+        if value is None:
+            similar = difflib.get_close_matches(
+                name, [other for other in present if other != name], 1, _MIN_SIMILARITY - 0.1
+            )
+            hint = (
+                f"is {similar[0]!r} meant?"
+                if similar
+                else f"it has {', '.join(map(repr, present)) or 'no field'}."
+            )
+            raise InputError(
+                f"{self.record.where}: field {self.prefix + name!r} is missing (in {self.format}): {hint}"
+            )
+        return value
+
+    def text(self, name: str) -> str:
+        """A required string that is not empty."""
+        return self.as_text(name, self.require(name))
+
+    def as_text(self, name: str, value: object) -> str:
+        """`value`, if it is a non-empty string that can be stored."""
+        if not isinstance(value, str):
+            raise self.wrong_type(name, value, "a string")
+        if not value.strip():
+            raise InputError(f"{self.record.where}: field {self.prefix + name!r} is empty.")
+        # SQLite cannot store half a surrogate pair, which JSON can spell.
+        if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputError(
+                f"{self.record.where}: field {self.prefix + name!r} contains a character that is not text."
+            )
+        return value
+
+    def target(self, name: str, value: object) -> str | None:
+        """A target: a string, or an object {"str": ...} as in ROME's requests, or None."""
+        if value is None:
+            return None
+        if isinstance(value, dict):
+            value = value.get("str")
+        if isinstance(value, list) and value:
+            value = value[0]
+        if not isinstance(value, str):
+            raise self.wrong_type(name, value, 'a string or {"str": ...}')
+        if value.strip():
+            self.as_text(name, value)
+        return clean_target(value, f"field {self.prefix + name!r}")
+
+    def texts(self, name: str, value: object) -> list[str]:
+        """A list of strings, or one string. A CSV cell holds a list as JSON."""
+        value = self.listed(name, value)
+        return [self.as_text(f"{name}[{at}]", item) for at, item in enumerate(value)]
+
+    def neighbors(self, name: str, value: object, shared: str | None) -> list[dict[str, Any]]:
+        """Objects {"prompt", "true"}, or prompts whose answer is `shared`, the fact's target_true."""
+        found: list[dict[str, Any]] = []
+        for at, item in enumerate(self.listed(name, value)):
+            place = f"{name}[{at}]"
+            if isinstance(item, dict):
+                for part in ("prompt", "true"):
+                    if part not in item:
+                        raise InputError(f"{self.record.where}: field {place!r} has no {part!r}.")
+                prompt = self.as_text(f"{place}.prompt", item["prompt"])
+                true = self.as_text(f"{place}.true", item["true"]).strip()
+                found.append({**item, "prompt": prompt, "true": true})
+            elif shared is None:
+                raise InputError(
+                    f"{self.record.where}: field {place!r} has no answer: give {{'prompt', 'true'}}, or a "
+                    "target_true that all neighbors share."
+                )
+            else:
+                found.append({"prompt": self.as_text(place, item), "true": shared})
+        return found
+
+    def questions(self, name: str, value: object) -> list[dict[str, Any]]:
+        """Objects {"prompt", "answers"}; `answers` is a list or one string."""
+        found: list[dict[str, Any]] = []
+        for at, item in enumerate(self.listed(name, value)):
+            place = f"{name}[{at}]"
+            if not isinstance(item, dict):
+                raise self.wrong_type(place, item, 'an object {"prompt", "answers"}')
+            for part in ("prompt", "answers"):
+                if not item.get(part):
+                    raise InputError(f"{self.record.where}: field {place!r} has no {part!r}.")
+            answers = [one.strip() for one in self.texts(f"{place}.answers", item["answers"])]
+            found.append(
+                {**item, "prompt": self.as_text(f"{place}.prompt", item["prompt"]), "answers": answers}
+            )
+        return found
+
+    def references(self, name: str, value: object) -> list[dict[str, Any]]:
+        """Texts, or objects {"text", "name"} with the subject of the text as its name."""
+        found: list[dict[str, Any]] = []
+        for at, item in enumerate(self.listed(name, value)):
+            place = f"{name}[{at}]"
+            entry = item if isinstance(item, dict) else {"text": item}
+            name_of_subject = entry.get("name")
+            if name_of_subject is not None:
+                name_of_subject = self.as_text(f"{place}.name", name_of_subject)
+            found.append({"text": self.as_text(f"{place}.text", entry.get("text")), "name": name_of_subject})
+        return found
+
+    def listed(self, name: str, value: object) -> list[Any]:
+        """The items of a list. A string is JSON if it begins with a bracket, otherwise one item; None is empty."""
+        if value is None:
+            return []
+        if isinstance(value, str):
+            if not value.lstrip().startswith("["):
+                return [value]
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise InputError(
+                    f"{self.record.where}: field {name!r} begins with a bracket but is not JSON ({error})."
+                ) from error
+        if not isinstance(value, list):
+            raise self.wrong_type(name, value, "a list")
+        return value
+
+    def remaining(self) -> dict[str, Any]:
+        """The remaining fields. Raises InputError if one is a misspelled known field."""
+        for name in self.unread:
+            missing = [known for known in self.known if known not in self.record.fields]
+            similar = difflib.get_close_matches(str(name), missing, 1, _MIN_SIMILARITY)
+            if similar:
+                raise InputError(f"{self.record.where}: unknown field {name!r}: is {similar[0]!r} meant?")
+        return self.unread
+
+
+def detect_format(records: list[Record]) -> str:
+    """The format of a file, from its first record."""
     first = records[0].fields
     if "requested_rewrite" in first:
         return "MQuAKE" if isinstance(first["requested_rewrite"], list) else "CounterFact"
@@ -42,10 +203,10 @@ def format_of(records: list[Record]) -> str:
     return "plain"
 
 
-def facts_of(record: Record, format: str) -> list[Fact]:
-    """The facts of one record, not saved; more than one only in MQuAKE.
+def parse_record(record: Record, format: str) -> list[Fact]:
+    """The facts of one record, unsaved. Only MQuAKE has several per record.
 
-    Raises InputError with file, record, field and what is expected.
+    Raises InputError with the file, the record, the field and the expectation.
     """
     reader = Fields(record, dict(record.fields), _FIELDS[format], format)
     try:
@@ -61,11 +222,11 @@ def _known_fact(fields: Fields) -> list[Fact]:
     subject = fields.text("subject").strip()
     template = fields.value("template")
     prompt = fields.value("prompt")
-    # The prompt goes first: of the 605 published records 240 have one that says more than their template, and
-    # it is the prompt that the published traces run.
+    # The prompt has priority over the template: the published traces run it, and 240 of the 605 published prompts
+    # contain more than their template.
     if prompt is None:
         if template is None:
-            fields.need("prompt")
+            fields.require("prompt")
         prompt = template
     attribute = fields.target("attribute", fields.value("attribute"))
     fact = Fact(
@@ -75,43 +236,43 @@ def _known_fact(fields: Fields) -> list[Fact]:
         prompt=make_template(fields.as_text("prompt", prompt), subject),
         target_true=attribute,
     )
-    fact.origin = fields.rest()
+    fact.origin = fields.remaining()
     if template is not None and template != fact.prompt:
         fact.origin["template"] = template
     return [fact]
 
 
 def _counterfact(fields: Fields) -> list[Fact]:
-    """Also MultiCounterFact's records, which have the same form."""
-    fact = _rewrite(fields, fields.need("requested_rewrite"), "requested_rewrite")
+    """CounterFact and MultiCounterFact, which share their format."""
+    fact = _rewrite(fields, fields.require("requested_rewrite"), "requested_rewrite")
     fact.eval_paraphrases = fields.texts("paraphrase_prompts", fields.value("paraphrase_prompts"))
     fact.neighbors = fields.neighbors(
         "neighborhood_prompts", fields.value("neighborhood_prompts"), fact.target_true
     )
     fact.generation_prompts = fields.texts("generation_prompts", fields.value("generation_prompts"))
-    fact.origin = fact.origin | fields.rest()
+    fact.origin = fact.origin | fields.remaining()
     return [fact]
 
 
 def _mquake(fields: Fields) -> list[Fact]:
-    """One fact per rewrite; the multi-hop questions, which ask for all of them together, go with the first."""
-    rewrites = fields.listed("requested_rewrite", fields.need("requested_rewrite"))
+    """One fact per rewrite. The multi-hop questions depend on all rewrites; the first fact holds them."""
+    rewrites = fields.listed("requested_rewrite", fields.require("requested_rewrite"))
     if not rewrites:
         raise InputError(
-            f"{fields.record.where}: field 'requested_rewrite' is empty: expected a rewrite at least."
+            f"{fields.record.where}: field 'requested_rewrite' is empty: expected at least one rewrite."
         )
     facts = [_rewrite(fields, one, f"requested_rewrite[{at}]") for at, one in enumerate(rewrites)]
-    questions = fields.texts("questions", fields.need("questions"))
+    questions = fields.texts("questions", fields.require("questions"))
     answers = [fields.text("new_answer"), *fields.texts("new_answer_alias", fields.value("new_answer_alias"))]
     facts[0].portability = [{"prompt": question, "answers": answers} for question in questions]
-    facts[0].origin = facts[0].origin | fields.rest()
+    facts[0].origin = facts[0].origin | fields.remaining()
     return facts
 
 
 def _rewrite(fields: Fields, rewrite: object, name: str) -> Fact:
-    """CounterFact's request; what nobody reads is the fact's origin."""
+    """A `requested_rewrite` of CounterFact or MQuAKE."""
     if not isinstance(rewrite, dict):
-        raise fields.wrong(name, rewrite, "an object with prompt, subject and targets")
+        raise fields.wrong_type(name, rewrite, "an object with prompt, subject and targets")
     inner = Fields(
         Record(fields.record.where, rewrite),
         dict(rewrite),
@@ -122,8 +283,8 @@ def _rewrite(fields: Fields, rewrite: object, name: str) -> Fact:
     subject = inner.text("subject").strip()
     prompt = make_template(inner.text("prompt"), subject)
     new_id = _id_of(rewrite.get("target_new"))
-    new = inner.target("target_new", inner.need("target_new"))
-    true = inner.target("target_true", inner.need("target_true"))
+    new = inner.target("target_new", inner.require("target_new"))
+    true = inner.target("target_true", inner.require("target_true"))
     return Fact(
         fact_set_id=0,
         position=0,
@@ -131,12 +292,12 @@ def _rewrite(fields: Fields, rewrite: object, name: str) -> Fact:
         prompt=prompt,
         target_true=true,
         target_new=new,
-        origin=inner.rest() | ({"target_new_id": new_id} if new_id else {}),
+        origin=inner.remaining() | ({"target_new_id": new_id} if new_id else {}),
     )
 
 
 def _id_of(target: object) -> str | None:
-    """The Wikidata id of a target, by which published reference texts are found."""
+    """The Wikidata id of a target; published reference texts are indexed by it."""
     id = target.get("id") if isinstance(target, dict) else None
     return id if isinstance(id, str) else None
 
@@ -144,15 +305,15 @@ def _id_of(target: object) -> str | None:
 def _zsre(fields: Fields) -> list[Fact]:
     subject = fields.text("subject").strip()
     prompt = make_template(fields.text("src"), subject)
-    new = fields.target("alt", fields.need("alt"))
+    new = fields.target("alt", fields.require("alt"))
     true = fields.target("answers", fields.value("answers"))
     paraphrases = fields.texts("rephrase", fields.value("rephrase"))
     neighbors = []
     loc = fields.value("loc")
     if loc is not None:
-        # As in the published evaluation, which adds the question mark that the data lacks.
+        # The published evaluation adds the question mark that the data lacks.
         question = fields.as_text("loc", loc).rstrip("?") + "?"
-        answer = fields.target("loc_ans", fields.need("loc_ans"))
+        answer = fields.target("loc_ans", fields.require("loc_ans"))
         neighbors = [{"prompt": question, "true": answer}]
     fact = Fact(
         fact_set_id=0,
@@ -163,7 +324,7 @@ def _zsre(fields: Fields) -> list[Fact]:
         target_new=new,
         eval_paraphrases=paraphrases,
         neighbors=neighbors,
-        origin=fields.rest(),
+        origin=fields.remaining(),
     )
     return [fact]
 
@@ -182,8 +343,8 @@ def _plain(fields: Fields) -> list[Fact]:
         return filled(fields.texts(name, fields.value(name)))
 
     def filled(texts: list[str]) -> list[str]:
-        """These are whole prompts; one with {} is filled in."""
-        return [text.replace("{}", subject) for text in texts]
+        """Whole prompts; a template is filled with the subject."""
+        return [fill_prompt(text, subject) for text in texts]
 
     fact = Fact(
         fact_set_id=0,
@@ -200,7 +361,7 @@ def _plain(fields: Fields) -> list[Fact]:
         generation_prompts=prompts("generation_prompts"),
         references=fields.references("references", fields.value("references")),
     )
-    fact.origin = fields.rest()
+    fact.origin = fields.remaining()
     return [fact]
 
 

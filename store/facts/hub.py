@@ -1,6 +1,6 @@
-"""Read a data set of the Hub, or a folder laid out like one, as records.
+"""Read a data set of the Hub, or a folder with the same layout, as records.
 
-In a process of its own, `python -m retcon.store.facts.hub SOURCE`: `datasets` imports torch as soon as a row is read.
+A separate process, `python -m retcon.store.facts.hub SOURCE`, reads it: `datasets` imports torch.
 """
 
 import json
@@ -15,33 +15,35 @@ from ..errors import InputError
 from .files import Record
 
 PREFIX = "hub:"
-_REFUSED = 2
+_INPUT_ERROR = 2
 
 
 def read_hub(source: str) -> list[Record]:
-    """The records of `hub:NAME[:CONFIG][@SPLIT]`; by default of its only split, or of `train`.
+    """The records of `hub:NAME[:CONFIG][@SPLIT]`. The default split is the only one, or `train`.
 
-    Raises InputError if the hub was not reached or has no such data set, configuration or split.
+    Raises InputError if the Hub cannot be reached or has no such data set, configuration or split.
     """
     command = [sys.executable, "-m", __name__, source]
     environment = os.environ | {"USE_TORCH": "0", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["its process died"])[-1]
-        raise InputError(said if done.returncode == _REFUSED else f"{source!r} could not be read: {said}")
+        message = (done.stderr.strip().splitlines() or ["its process ended without a message"])[-1]
+        raise InputError(
+            message if done.returncode == _INPUT_ERROR else f"{source!r} cannot be read: {message}"
+        )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     if not rows:
-        raise InputError(f"{source!r} holds no record: it must hold at least one fact.")
+        raise InputError(f"{source!r} has no records: it must contain at least one fact.")
     return [Record(f"{source}, record {number}", row) for number, row in enumerate(rows, start=1)]
 
 
 def rows_of(source: str) -> Iterator[dict[str, Any]]:
-    """The rows, streamed, without what is null: a table has every column in every row. Raises InputError."""
+    """The rows, streamed, without null columns. Raises InputError."""
     name, _, split = source.removeprefix(PREFIX).partition("@")
     name, _, config = name.partition(":")
     if not name:
         raise InputError(
-            f"{source!r} names no data set: write {PREFIX}NAME, {PREFIX}NAME:CONFIG or with @SPLIT."
+            f"{source!r} does not name a data set: write {PREFIX}NAME, {PREFIX}NAME:CONFIG or with @SPLIT."
         )
     import datasets
     from huggingface_hub import HfApi
@@ -49,10 +51,10 @@ def rows_of(source: str) -> Iterator[dict[str, Any]]:
     try:
         commit = None if Path(name).is_dir() else HfApi().dataset_info(name).sha
         splits = datasets.load_dataset(name, config or None, streaming=True, revision=commit)
-    except Exception as error:  # http, repository, builder errors: each about the source that was named
+    except Exception as error:  # http, repository and builder errors: each concerns the named source
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the data set {source!r} could not be opened: {text}; see its name and the network"
+            f"the data set {source!r} cannot be opened: {text}; check its name and the network"
         ) from error
     chosen = split or (next(iter(splits)) if len(splits) == 1 else "train")
     if chosen not in splits:
@@ -67,7 +69,7 @@ def _main(source: str) -> int:
             print(json.dumps(row))
     except InputError as error:
         print(error, file=sys.stderr)
-        return _REFUSED
+        return _INPUT_ERROR
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The rows of passages: as a file that a person edits, and as the record that a report is made from."""
+"""Rows of passages: as a file for editing, and as a record for reports."""
 
 from dataclasses import asdict
 from typing import Any
@@ -12,11 +12,11 @@ from .passage_format import Passage as PassageFile
 from .passage_format import PassageFact, PassageQuestion
 
 
-def find(session: Session, id: int) -> Passage:
-    """NotFound if there is none."""
+def find_passage(session: Session, id: int) -> Passage:
+    """The passage with this id. Raises NotFound."""
     row = session.get(Passage, id)
     if row is None:
-        raise NotFound(f"There is no passage {id}: `retcon passage list` shows those there are.")
+        raise NotFound(f"There is no passage {id}: `retcon passage list` lists them.")
     return row
 
 
@@ -26,8 +26,8 @@ def list_passages(session: Session) -> list[tuple[Passage, str]]:
     return list(session.exec(query))
 
 
-def file_of(row: Passage) -> PassageFile:
-    """The passage as its file has it. InputError while it has no facts."""
+def to_file(row: Passage) -> PassageFile:
+    """The passage as the content of its file. Raises InputError if it has no facts yet."""
     facts = tuple(
         PassageFact(
             one["subject"],
@@ -42,16 +42,16 @@ def file_of(row: Passage) -> PassageFile:
     return PassageFile(row.title, row.text, facts, questions)
 
 
-def remarks_of(row: Passage) -> dict[int, list[str]]:
-    """The problems of each fact in words."""
+def list_remarks(row: Passage) -> dict[int, list[str]]:
+    """The problems of each fact, as sentences."""
     found: dict[int, list[str]] = {}
     for problem in row.problems:
         found.setdefault(problem["fact"], []).append(f"{problem['severity']}: {problem['message']}")
     return found
 
 
-def fields_of(passage: PassageFile) -> dict[str, Any]:
-    """The columns of a row that a file fills."""
+def to_columns(passage: PassageFile) -> dict[str, Any]:
+    """The columns of a row that a file determines."""
     return {
         "title": passage.title,
         "text": passage.text,
@@ -61,33 +61,34 @@ def fields_of(passage: PassageFile) -> dict[str, Any]:
 
 
 def replace_facts(session: Session, id: int, passage: PassageFile) -> Passage:
-    """Take over what a person has made of the facts.
+    """Replace the facts after a review.
 
-    Raises:
-        InputError: its job works, or is beyond the look at the facts.
+    Raises InputError if its job is running, or has begun to write the facts.
     """
-    row, job = find(session, id), job_of(session, id)
+    row, job = find_passage(session, id), find_job(session, id)
     if row.revisions:
-        raise InputError(f"passage {id} is written already; its facts are those of {row.revisions[-1]}.")
+        raise InputError(f"passage {id} is already written, as {row.revisions[-1]}: its facts cannot change.")
     if job is not None and job.state in ALIVE_STATES:
-        raise InputError(f"job {job.id} works at passage {id}: pause it first (retcon job pause {job.id}).")
+        raise InputError(
+            f"job {job.id} is working on passage {id}: pause it first (retcon job pause {job.id})."
+        )
     if any(stage["name"] == "check" for stage in row.stages):
-        raise InputError(f"the facts of passage {id} are being written: run it anew with other facts.")
-    for name, value in fields_of(passage).items():
+        raise InputError(f"the facts of passage {id} are being written: run a new passage with other facts.")
+    for name, value in to_columns(passage).items():
         setattr(row, name, value)
     session.add(row)
     session.flush()
     return row
 
 
-def job_of(session: Session, id: int) -> Job | None:
-    """The job that makes or made the passage, unless it was removed."""
+def find_job(session: Session, id: int) -> Job | None:
+    """The job of the passage, or None if it was removed."""
     jobs = session.exec(select(Job).where(Job.kind == "passage").order_by(col(Job.id).desc()))
     return next((job for job in jobs if job.checkpoint.get("passage") == id), None)
 
 
-def record(row: Passage, model: str) -> dict[str, Any]:
-    """All of a passage as plain data: what a report and `--json` show."""
+def to_record(row: Passage, model: str) -> dict[str, Any]:
+    """All of a passage as plain data, for reports and `--json`."""
     fields = (
         "title",
         "text",

@@ -1,4 +1,4 @@
-"""Texts of the published attribute_snippets.json, on subjects of which a (relation, target) holds."""
+"""Texts of the published attribute_snippets.json about subjects that have a (relation, target)."""
 
 import json
 from collections import defaultdict
@@ -13,9 +13,9 @@ _FORM = 'a list of {"relation_id", "target_id", "samples": [{"name", "text"}]}'
 
 
 def add_references(facts: Sequence[Fact], path: Path) -> int:
-    """Give each fact the texts of its relation and its new target; how many facts have some.
+    """Add the texts of its relation and new target to each fact. Returns the number of facts with texts.
 
-    Raises InputError if the file is of another form, or has texts for none of them.
+    Raises InputError if the file has another form, or has no text for any of the facts.
     """
     texts = _read(path)
     for fact in facts:
@@ -24,8 +24,8 @@ def add_references(facts: Sequence[Fact], path: Path) -> int:
     found = sum(bool(fact.references) for fact in facts)
     if not found:
         raise InputError(
-            f"{path} has no text for any fact: they are found by relation_id and the id of target_new, which "
-            "CounterFact's records have."
+            f"{path} has no text for any fact. Texts are found by relation_id and the id of target_new, which "
+            "only CounterFact has."
         )
     return found
 
@@ -45,5 +45,5 @@ def _read(path: Path) -> dict[tuple[Any, Any], list[dict[str, Any]]]:
             key = (entry["relation_id"], entry["target_id"])
             texts[key] += [{"name": str(one["name"]), "text": str(one["text"])} for one in entry["samples"]]
     except (TypeError, KeyError) as error:
-        raise InputError(f"{path} is of another form: expected {_FORM}.") from error
+        raise InputError(f"{path} has another form: expected {_FORM}.") from error
     return texts

@@ -1,4 +1,4 @@
-"""A model's history: a tree of revisions like git's, a head, and the record of the head's moves."""
+"""A model's history: a tree of revisions as in git, a head, and the moves of the head."""
 
 import hashlib
 import json
@@ -15,175 +15,176 @@ from ..errors import CatalogError, InputError, NotFound
 from .lineage import find_reverted
 
 _STEPS_BACK = re.compile(r"(.+?)~(\d*)")
-_SHORTEST_PREFIX = 3
+_MIN_PREFIX = 3
 
 
 def revision_id(**content: Any) -> str:
     """The first 10 hex digits of the sha256 of `content` as canonical JSON.
 
-    `content` is what makes a revision itself: model (its name), parent, kind, reverts, method, hparams, seed,
-    requests, delta, message, created.
+    `content` holds the model's name, parent, kind, reverts, method, hparams, seed, requests, delta, message and created.
     """
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=_plain)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=_format_time)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _plain(value: object) -> str:
+def _format_time(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"a revision cannot hold a {type(value).__name__}")
+    raise TypeError(f"a revision cannot contain a {type(value).__name__}")
 
 
 def id_of(model: Model, revision: Revision) -> str:
-    """The id that the content of `revision` gives it."""
-    return revision_id(
-        model=model.name,
-        parent=revision.parent,
-        kind=revision.kind,
-        reverts=revision.reverts,
-        method=revision.method,
-        hparams=revision.hparams,
-        seed=revision.seed,
-        requests=revision.requests,
-        delta=revision.delta,
-        message=revision.message,
-        created=revision.created,
+    """The id of a revision, computed from its content."""
+    names = (
+        "parent",
+        "kind",
+        "reverts",
+        "method",
+        "hparams",
+        "seed",
+        "requests",
+        "delta",
+        "message",
+        "created",
     )
+    return revision_id(model=model.name, **{name: getattr(revision, name) for name in names})
 
 
 def load_path(session: Session, revision_id: str) -> list[Revision]:
-    """The revisions from the base to this one, base first. NotFound if there is no such revision."""
-    found: list[Revision] = []
-    at: str | None = revision_id
-    seen: set[str] = set()
-    while at is not None:
-        revision = session.get(Revision, at)
+    """The revision and its ancestors, base first. Raises NotFound if there is no such revision."""
+    path: list[Revision] = []
+    ids: set[str] = set()
+    id: str | None = revision_id
+    while id is not None:
+        revision = session.get(Revision, id)
         if revision is None:
-            raise NotFound(f"There is no revision {at}: `retcon history MODEL` lists a model's revisions.")
-        if at in seen:
-            raise CatalogError(f"The history of revision {revision_id} runs in a circle: restore a backup.")
-        seen.add(at)
-        found.append(revision)
-        at = revision.parent
-    return found[::-1]
+            raise NotFound(f"There is no revision {id}: `retcon history MODEL` lists a model's revisions.")
+        if id in ids:
+            raise CatalogError(f"The history of revision {revision_id} contains a cycle: restore a backup.")
+        ids.add(id)
+        path.append(revision)
+        id = revision.parent
+    return path[::-1]
 
 
 def live_edits(path: Sequence[Revision]) -> list[Revision]:
-    """The edits whose deltas make up the weights at the path's end, in the order of the path.
+    """The edits whose deltas make up the weights at the end of the path, in order.
 
-    An edit that was taken out and brought back stands at its original place, so the weights are again the
-    same to the bit.
+    An edit whose revert was reverted returns to its original position, so the weights are bit-identical again.
     """
-    out = find_reverted(path)
-    return [revision for revision in path if revision.kind == "edit" and revision.id not in out]
+    reverted = find_reverted(path)
+    return [revision for revision in path if revision.kind == "edit" and revision.id not in reverted]
 
 
 def dependent_edits(path: Sequence[Revision], revision: Revision) -> list[Revision]:
-    """The live edits behind one on the path that write about a subject of it: they were made with it in the weights,
-    and may not hold without it."""
-    about = {request["subject"] for request in revision.requests}
+    """The later live edits that share a subject with `revision`. They were computed on top of it and may depend on it."""
+    subjects = {request["subject"] for request in revision.requests}
     ids = [step.id for step in path]
     return [
         edit
         for edit in live_edits(path)
         if ids.index(edit.id) > ids.index(revision.id)
-        and about & {request["subject"] for request in edit.requests}
+        and subjects & {request["subject"] for request in edit.requests}
     ]
 
 
 def check_revert(path: Sequence[Revision], revision: Revision) -> None:
-    """Raise InputError if taking out `revision` at the end of `path` makes no sense."""
+    """Raise InputError if `revision` cannot be reverted at the end of `path`."""
     if revision.kind == "base":
-        raise InputError(f"Revision {revision.id} is the base, which stays: use `retcon rollback`.")
+        raise InputError(f"Revision {revision.id} is the base and cannot be reverted: use `retcon rollback`.")
     if revision.id not in {step.id for step in path}:
         raise InputError(
-            f"Revision {revision.id} is not on the way to {path[-1].id}, so it cannot be taken out: "
-            "revert it on a revision that comes after it."
+            f"Revision {revision.id} is not an ancestor of {path[-1].id} and cannot be reverted there: "
+            "revert it on one of its descendants."
         )
     if revision.id in find_reverted(path):
         raise InputError(
-            f"Revision {revision.id} is already taken out at {path[-1].id}: revert the revert to undo that."
+            f"Revision {revision.id} is already reverted at {path[-1].id}: revert the revert to restore it."
         )
 
 
 def list_revisions(session: Session, model: Model) -> list[Revision]:
-    """All revisions of a model, oldest first; the base is first even if it was added after a history was imported."""
+    """All revisions of a model, oldest first. The base comes first, also if imported edits are older."""
     query = select(Revision).where(Revision.model_id == model.id)
-    edited = col(Revision.kind) != "base"
-    return list(session.exec(query.order_by(edited, col(Revision.created), col(Revision.id))))
+    is_edit = col(Revision.kind) != "base"
+    return list(session.exec(query.order_by(is_edit, col(Revision.created), col(Revision.id))))
 
 
 def list_head_moves(session: Session, model: Model) -> list[HeadMove]:
-    """Where the head has been, oldest first."""
+    """The moves of the head, oldest first."""
     query = select(HeadMove).where(HeadMove.model_id == model.id)
     return list(session.exec(query.order_by(col(HeadMove.id))))
 
 
 def find_model(session: Session, name: str) -> Model:
-    """The model of that name. NotFound names those there are, or says how to add one."""
+    """The model of that name. NotFound lists the existing models, or the command that adds one."""
     model = session.exec(select(Model).where(Model.name == name)).one_or_none()
     if model is None:
         known = session.exec(select(Model.name).order_by(col(Model.name))).all()
-        hint = f"there are {', '.join(known)}." if known else "none yet; add one with `retcon model add`."
+        hint = f"existing models are {', '.join(known)}." if known else "add one with `retcon model add`."
         raise NotFound(f"There is no model {name!r}: {hint}")
     return model
 
 
 def find_revision(session: Session, model: Model, name: str) -> Revision:
-    """`base`, `head`, an id, a unique prefix of one (3 characters at least), or any of these with `~N`.
+    """The revision with a name: `base`, `head`, an id, a unique prefix of at least 3 characters, each also with `~N`.
 
-    `~N` goes N parents back. NotFound names the candidates.
+    `~N` is the N-th ancestor. NotFound lists the candidates.
     """
     if back := _STEPS_BACK.fullmatch(name):
         revision = find_revision(session, model, back[1])
         steps = int(back[2] or 1)
-        way = load_path(session, revision.id)
-        if steps >= len(way):
+        path = load_path(session, revision.id)
+        if steps >= len(path):
             raise NotFound(
-                f"{name} is before the base of {model.name}: {back[1]} has {len(way) - 1} before it."
+                f"{name} is before the base of {model.name}: {back[1]} has {len(path) - 1} ancestors."
             )
-        return way[-1 - steps]
-    every = list_revisions(session, model)
+        return path[-1 - steps]
+    query = select(Revision).where(Revision.model_id == model.id)
     if name == "head":
-        found = [revision for revision in every if revision.id == model.head]
+        query = query.where(Revision.id == model.head)
     elif name == "base":
-        found = [revision for revision in every if revision.kind == "base"]
-    elif len(name) < _SHORTEST_PREFIX:
+        query = query.where(Revision.kind == "base")
+    elif len(name) < _MIN_PREFIX:
         raise NotFound(
-            f"{name!r} is too short for a revision of {model.name}; give {_SHORTEST_PREFIX} or more, "
-            f"{_candidates(every)}."
+            f"{name!r} is too short for a revision of {model.name}: give at least {_MIN_PREFIX} characters, "
+            f"{_candidates(list_revisions(session, model))}."
         )
     else:
-        found = [revision for revision in every if revision.id.startswith(name)]
+        # The primary key finds the ids that begin with `name`. "~" sorts after every character of an id.
+        query = query.where(col(Revision.id) >= name, col(Revision.id) < name + "~")
+    found = list(session.exec(query.order_by(col(Revision.created), col(Revision.id))))
     if not found:
-        raise NotFound(f"{model.name} has no revision {name!r}: give {_candidates(every)}.")
+        raise NotFound(
+            f"{model.name} has no revision {name!r}: give {_candidates(list_revisions(session, model))}."
+        )
     if len(found) > 1:
-        raise NotFound(f"{name!r} could be several revisions of {model.name}: give {_candidates(found)}.")
+        raise NotFound(f"{name!r} is ambiguous for {model.name}: give {_candidates(found)}.")
     return found[0]
 
 
-def _candidates(of: Sequence[Revision]) -> str:
-    shown = ", ".join(f"{one.id} ({one.message or one.kind})" for one in of[-8:])
-    return f"'head', 'base' or one of {shown}" if of else "`retcon model add` it first"
+def _candidates(revisions: Sequence[Revision]) -> str:
+    shown = ", ".join(f"{one.id} ({one.message or one.kind})" for one in revisions[-8:])
+    return f"'head', 'base' or one of {shown}" if revisions else "no revision; run `retcon model add` first"
 
 
 def public_source(model: Model) -> str:
-    """A hub id as it is; of a place on this machine only its last part, which is nobody else's business."""
+    """The source of a model for publication: a Hub id, or the last part of a path. Folders of this machine are private."""
     return PurePath(model.source).name if model.source_kind in ("folder", "gguf") else model.source
 
 
 def parse_target(target: str) -> tuple[str, str]:
-    """`model@revision` in two; the revision is `head` if none is named. InputError if a part is empty."""
+    """Split `model@revision`. The default revision is `head`. Raises InputError if a part is empty."""
     name, at, revision = target.partition("@")
     if not name or (at and not revision):
-        raise InputError(f"{target!r} names no model and revision: write MODEL or MODEL@REVISION.")
+        raise InputError(f"{target!r} does not name a model and a revision: write MODEL or MODEL@REVISION.")
     return name, revision or "head"
 
 
 def add_base(session: Session, model: Model, known: Revision | None = None) -> Revision:
-    """Give a new model its base revision and its head. Flushes; the model needs no id before.
+    """Add a new model with its base revision as head. Flushes.
 
-    A base that comes with its history is `known`: it keeps its id, message and age.
+    `known` is the base of an imported history; the new base gets its id, message and time.
     """
     session.add(model)
     session.flush()
@@ -192,7 +193,7 @@ def add_base(session: Session, model: Model, known: Revision | None = None) -> R
         model_id=_key(model),
         kind="base",
         fingerprint=model.fingerprint,
-        message=known.message if known else f"{model.source} as it came",
+        message=known.message if known else f"base ({model.source})",
         created=known.created if known else model.created,
     )
     commit_revision(session, model, base, "add")
@@ -200,17 +201,19 @@ def add_base(session: Session, model: Model, known: Revision | None = None) -> R
 
 
 def commit_revision(session: Session, model: Model, revision: Revision, reason: str) -> None:
-    """Add a revision and move the head to it. Flushes. It may have any parent: that makes a branch.
+    """Add a revision and move the head to it. Flushes. A parent other than the head begins a branch.
 
-    An empty id is filled in from the content. Raises InputError for a revert that makes no sense, and
-    CatalogError if the parent is another model's.
+    An empty id is computed from the content. Raises InputError for an impossible revert, CatalogError if the parent
+    belongs to another model.
     """
     if revision.parent is not None:
-        way = load_path(session, revision.parent)
-        if way[-1].model_id != model.id:
-            raise CatalogError(f"Revision {revision.parent} is not one of {model.name}: nothing was added.")
+        path = load_path(session, revision.parent)
+        if path[-1].model_id != model.id:
+            raise CatalogError(
+                f"Revision {revision.parent} belongs to another model than {model.name}: nothing was added."
+            )
         if revision.reverts is not None:
-            check_revert(way, load_path(session, revision.reverts)[-1])
+            check_revert(path, load_path(session, revision.reverts)[-1])
     revision.model_id = _key(model)
     revision.id = revision.id or id_of(model, revision)
     session.add(revision)
@@ -219,12 +222,14 @@ def commit_revision(session: Session, model: Model, revision: Revision, reason: 
 
 
 def move_head(session: Session, model: Model, revision: Revision, reason: str) -> None:
-    """Set the head and write down the move; for `reason` see the table. Flushes."""
+    """Set the head and record the move. Flushes. The table HeadMove lists the reasons."""
     if revision.model_id != model.id:
-        raise CatalogError(f"Revision {revision.id} is not one of {model.name}: its head was not moved.")
+        raise CatalogError(
+            f"Revision {revision.id} belongs to another model than {model.name}: the head was not moved."
+        )
     session.add(model)
     session.flush()
-    # The caller may have read the model some hours ago, before an edit of another process.
+    # Another process may have moved the head since the caller read the model.
     session.refresh(model, ["head"])
     session.add(
         HeadMove(model_id=_key(model), from_revision=model.head, to_revision=revision.id, reason=reason)
@@ -235,5 +240,5 @@ def move_head(session: Session, model: Model, revision: Revision, reason: str) -
 
 def _key(model: Model) -> int:
     if model.id is None:
-        raise CatalogError(f"The model {model.name} was not saved before its history: flush it first.")
+        raise CatalogError(f"The model {model.name} has no id: save it before its history.")
     return model.id

@@ -1,4 +1,4 @@
-"""What was pushed to the hub, and what of it is still there."""
+"""Publications on the Hub."""
 
 from sqlmodel import Session, col, select
 
@@ -7,13 +7,13 @@ from . import history
 
 
 def find_newest(session: Session, repo: str) -> Publication | None:
-    """What this catalog published to a repo last and did not take back."""
+    """The last publication to a repo that was not removed from the Hub."""
     query = select(Publication).where(Publication.repo == repo, col(Publication.unpublished).is_(None))
     return session.exec(query.order_by(col(Publication.id).desc())).first()
 
 
 def list_publications(session: Session, repo: str | None = None) -> list[Publication]:
-    """All publications, newest first; of one repo if it is named."""
+    """All publications, or those to one repo, newest first."""
     query = select(Publication).order_by(col(Publication.id).desc())
     if repo is not None:
         query = query.where(Publication.repo == repo)
@@ -21,12 +21,12 @@ def list_publications(session: Session, repo: str | None = None) -> list[Publica
 
 
 def is_descendant(session: Session, later: str, earlier: str) -> bool:
-    """Whether `earlier` is a step on the way to `later`, and not `later` itself."""
+    """Whether `earlier` is an ancestor of `later`."""
     return earlier != later and earlier in {step.id for step in history.load_path(session, later)}
 
 
 def mark_unpublished(session: Session, repo: str, tag: str | None = None) -> int:
-    """Note that a repo (or the commit of one tag in it) was taken back; how many publications that are."""
+    """Record that a repo, or the commit of one of its tags, was removed from the Hub. Returns the number of rows."""
     found = [
         one for one in list_publications(session, repo) if one.unpublished is None and tag in (None, one.tag)
     ]

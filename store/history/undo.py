@@ -1,6 +1,6 @@
-"""Undo and redo of what moved a model's head, from the record of its moves: also for what another program did.
+"""Undo and redo moves of a model's head, whichever process made them.
 
-Nothing is deleted by either: they move the head, and write that down like every other move.
+Both only move the head and record the move. They delete nothing.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from . import history
 
 
 @dataclass(frozen=True)
-class Steps:
-    """What can be undone and redone, the next one last."""
+class UndoState:
+    """The moves that can be undone and redone, the next one last."""
 
     undo: tuple[HeadMove, ...]
     redo: tuple[HeadMove, ...]
 
 
-def steps_of(moves: Sequence[HeadMove]) -> Steps:
-    """Play the record through: an undo takes back the last move that counts, any other move forgets what was undone."""
+def replay_moves(moves: Sequence[HeadMove]) -> UndoState:
+    """Replay the moves: an undo removes the last move, any new move discards the undone ones."""
     done: list[HeadMove] = []
     undone: list[HeadMove] = []
     for move in moves:
@@ -33,40 +33,38 @@ def steps_of(moves: Sequence[HeadMove]) -> Steps:
         elif move.reason not in ("add", "undo", "redo"):
             done.append(move)
             undone.clear()
-    return Steps(tuple(done), tuple(undone))
+    return UndoState(tuple(done), tuple(undone))
 
 
 def next_undo(session: Session, model: Model) -> HeadMove:
-    """The move that `undo` takes back. Raises InputError if there is none."""
-    found = steps_of(history.list_head_moves(session, model)).undo
+    """The move that `undo` reverses. Raises InputError if there is none."""
+    found = replay_moves(history.list_head_moves(session, model)).undo
     if not found:
-        raise InputError(
-            f"there is nothing to undo in the history of {model.name}: its head is where it began."
-        )
+        raise InputError(f"there is nothing to undo for {model.name}: its head has not moved.")
     return found[-1]
 
 
 def next_redo(session: Session, model: Model) -> HeadMove:
-    """The move that `redo` makes again. Raises InputError if there is none."""
-    found = steps_of(history.list_head_moves(session, model)).redo
+    """The move that `redo` repeats. Raises InputError if there is none."""
+    found = replay_moves(history.list_head_moves(session, model)).redo
     if not found:
-        raise InputError(f"there is nothing to redo in the history of {model.name}: nothing was undone last.")
+        raise InputError(f"there is nothing to redo for {model.name}: the last move was not an undo.")
     return found[-1]
 
 
 def undo(session: Session, model: Model) -> Revision:
-    """Move the head to where it was before its last move. Returns the revision it is at. Flushes; raises InputError."""
-    return _go(session, model, next_undo(session, model).from_revision, "undo")
+    """Move the head back to its previous revision. Returns that revision. Flushes; raises InputError."""
+    return _move(session, model, next_undo(session, model).from_revision, "undo")
 
 
 def redo(session: Session, model: Model) -> Revision:
-    """Make the move again that was undone last. Returns the revision the head is at. Flushes; raises InputError."""
-    return _go(session, model, next_redo(session, model).to_revision, "redo")
+    """Repeat the last undone move. Returns the new head. Flushes; raises InputError."""
+    return _move(session, model, next_redo(session, model).to_revision, "redo")
 
 
-def _go(session: Session, model: Model, to: str | None, reason: str) -> Revision:
+def _move(session: Session, model: Model, to: str | None, reason: str) -> Revision:
     if to is None:
-        raise InputError(f"the head of {model.name} was nowhere before that.")
+        raise InputError(f"the head of {model.name} had no earlier revision.")
     revision = history.find_revision(session, model, to)
     history.move_head(session, model, revision, reason)
     return revision

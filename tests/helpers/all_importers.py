@@ -30,6 +30,7 @@ from retcon.store.exchange import covariance as covariance_files
 from retcon.store.exchange import manifest as manifests
 from retcon.store.exchange import trace as trace_files
 from retcon.store.facts import sets as facts
+from retcon.store.facts.references import add_references
 from retcon.store.history import history
 from retcon.store.home import Home
 from retcon.tests.helpers.broken_files import (
@@ -199,7 +200,7 @@ _SNIPPETS = [
 
 def _references(catalog: Catalog, folder: Path) -> None:
     read = facts.read_facts(folder / "facts.json")
-    facts.add_references(read, folder / "snippets.json")
+    add_references(read, folder / "snippets.json")
     with catalog.write() as session:
         facts.save_facts(session, read, "set", "file", "CounterFact")
 

@@ -9,6 +9,7 @@ from sqlmodel import Session
 
 from ...engine.jobs.settings import check_layers, check_method, resolve_hparams
 from ...engine.jobs.specs import EditSpec
+from ...prompts import clean_target, make_template
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import Fact
 from ...store.errors import InputError
@@ -93,9 +94,9 @@ def _build_request(options: EditOptions) -> dict[str, Any]:
     subject = options.subject or ""
 
     def template(text: str) -> str:
-        return text if "{}" in text and subject not in text else fact_sets.make_template(text, subject)
+        return text if "{}" in text and subject not in text else make_template(text, subject)
 
-    prompt = fact_sets.make_template(options.prompt or "", subject)
+    prompt = make_template(options.prompt or "", subject)
     if options.target_new is None:
         raise InputError(
             "give the new target (--target): the text that the model should predict after the prompt"
@@ -104,8 +105,8 @@ def _build_request(options: EditOptions) -> dict[str, Any]:
     return {
         "subject": subject,
         "prompt": prompt,
-        "target_new": fact_sets.clean_target(options.target_new, "--target"),
-        "target_true": fact_sets.clean_target(true, "--true") if true is not None else None,
+        "target_new": clean_target(options.target_new, "--target"),
+        "target_true": clean_target(true, "--true") if true is not None else None,
         "train_paraphrases": [template(text) for text in options.train_paraphrases],
         "eval_paraphrases": list(options.eval_paraphrases),
         "neighbors": [],

@@ -17,7 +17,8 @@ from ...extras import require_extra
 from ...store.catalog.catalog import Catalog
 from ...store.errors import InputError
 from ...store.facts import sets as fact_sets
-from ...store.facts.passage_format import SUFFIX, format_passage, read_passage, read_prose
+from ...store.facts.passage_format import format_passage
+from ...store.facts.passage_reader import SUFFIX, read_passage, read_prose
 from .edit import absolute, layer_settings
 from .targets import resolve_target
 

@@ -15,7 +15,7 @@ from sqlmodel import Session
 from ....store.catalog.tables import Passage, Revision
 from ....store.facts import passages
 from ....store.facts.passage_format import PassageFact as StoredFact
-from ....store.facts.passage_format import parse_passage
+from ....store.facts.passage_reader import parse_passage
 from ....store.history import history
 from ...errors import InputError
 from ...model.memory import peak_memory, reset_peak_memory
@@ -125,13 +125,13 @@ class PassageJob:
 
     @property
     def facts(self) -> list[PassageFact]:
-        return [PassageFact(**asdict(fact)) for fact in passages.file_of(self.row).facts]
+        return [PassageFact(**asdict(fact)) for fact in passages.to_file(self.row).facts]
 
     def extract(self) -> int | None:
         """Save the facts of the spec, or extract facts from its text."""
         if self.spec.facts:
             passage = parse_passage(self.spec.facts, "the passage")
-            self.save(**passages.fields_of(replace(passage, title=self.spec.title or passage.title)))
+            self.save(**passages.to_columns(replace(passage, title=self.spec.title or passage.title)))
             return None
         chat = self._open_chat()
         found = extract_passage(chat, self.spec.title, self.spec.text, self.running.report)
@@ -171,7 +171,7 @@ class PassageJob:
 
     def write(self) -> None:
         """Write the facts in `edits` batches, each as a revision. After each, measure the retention of all facts."""
-        facts = passages.file_of(self.row).facts
+        facts = passages.to_file(self.row).facts
         size = -(-len(facts) // max(1, self.spec.edits))
         ends = [min(begin + size, len(facts)) for begin in range(0, len(facts), size)]
         for number in range(len(self.row.revisions), len(ends)):
@@ -219,7 +219,7 @@ class PassageJob:
         """Answer the questions with each baseline that has not answered yet."""
         if not self.row.questions:
             return
-        passage = passages.file_of(self.row)
+        passage = passages.to_file(self.row)
         for baseline in list_baselines(self.spec.against):
             if any(answers["baseline"] == baseline for answers in self.row.answers):
                 continue

@@ -19,7 +19,8 @@ from retcon.engine.passages.extraction.steps import (
 from retcon.engine.passages.facts import PassageQuestion, Triple
 from retcon.engine.progress import Progress
 from retcon.store.facts import passage_format
-from retcon.store.facts.passage_format import format_passage, parse_passage
+from retcon.store.facts.passage_format import format_passage
+from retcon.store.facts.passage_reader import parse_passage
 from retcon.tests.helpers.llm_rule import SENTENCES, TEXT, rule
 from retcon.tests.helpers.stand_in_llm import StandInEndpoint
 

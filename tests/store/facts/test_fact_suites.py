@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from retcon.store.errors import InputError
-from retcon.store.facts.sets import add_references, read_fact_file, read_facts
+from retcon.store.facts.references import add_references
+from retcon.store.facts.sets import read_fact_file, read_facts
 from retcon.tests.helpers.records import COUNTERFACT, PLAIN, write
 
 
@@ -145,8 +146,8 @@ def test_reference_texts(tmp_path: Path) -> None:
     [
         (SNIPPETS[1:], "has no text for any fact"),
         ("{", "is not JSON"),
-        ([{"relation_id": "P103"}], "is of another form"),
-        ({"a": 1}, "is of another form"),
+        ([{"relation_id": "P103"}], "has another form"),
+        ({"a": 1}, "has another form"),
         (None, "cannot be read"),
     ],
 )
@@ -186,7 +187,7 @@ def test_splits_of_a_data_set(tmp_path: Path) -> None:
     assert [fact.target_new for fact in read_fact_file(f"{source}@test")[1]] == ["Oslo", "Oslo"]
     with pytest.raises(InputError, match=r"has no split 'dev': give one of train, test"):
         read_fact_file(f"{source}@dev")
-    with pytest.raises(InputError, match="could not be opened: BuilderConfig 'other' not found"):
+    with pytest.raises(InputError, match="cannot be opened: BuilderConfig 'other' not found"):
         read_fact_file(f"{source}:other")
 
 
@@ -201,7 +202,7 @@ def test_a_wrong_record_of_a_data_set_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["hub:", "hub:@train", "hub::config"])
 def test_no_name_of_a_data_set(source: str) -> None:
-    with pytest.raises(InputError, match="names no data set"):
+    with pytest.raises(InputError, match="does not name a data set"):
         read_fact_file(source)
 
 
@@ -210,7 +211,7 @@ def test_the_hub_is_not_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(InputError) as error:
         read_fact_file("hub:somebody/counterfact")
-    assert str(error.value).startswith("the data set 'hub:somebody/counterfact' could not be opened: ")
+    assert str(error.value).startswith("the data set 'hub:somebody/counterfact' cannot be opened: ")
     assert "\n" not in str(error.value)
 
 

@@ -4,20 +4,35 @@ import json
 from pathlib import Path
 
 import pytest
+from retcon.prompts import clean_target, make_template
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import FactSet
 from retcon.store.errors import InputError, NotFound
-from retcon.store.facts.sets import (
-    clean_target,
-    find_fact_set,
-    import_facts,
-    list_facts,
-    make_template,
-    read_fact_file,
-    read_facts,
-)
+from retcon.store.facts.sets import find_fact_set, import_facts, list_facts, read_fact_file, read_facts
 from retcon.tests.helpers.records import COUNTERFACT, CSV, KNOWN, PLAIN, ZSRE, write
 from sqlmodel import select
+
+
+@pytest.mark.parametrize(
+    "paraphrases", ["paraphrases", "paraphrase_prompts", "rephrase_prompt", "eval_paraphrases"]
+)
+def test_former_field_names_still_load(paraphrases: str, tmp_path: Path) -> None:
+    record = {
+        "subject": "Eiffel Tower",
+        "prompt": "{} is in",
+        "ground_truth": "Paris",
+        "wordings": ["The {} stands in"],
+        paraphrases: ["Where is the {}?"],
+        "neighbours": ["The Louvre is in"],
+    }
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps([record]))
+    (fact,) = read_facts(path)
+    assert fact.target_true == "Paris"
+    assert fact.train_paraphrases == ["The {} stands in"]
+    assert fact.eval_paraphrases == ["Where is the Eiffel Tower?"]
+    assert fact.neighbors == [{"prompt": "The Louvre is in", "true": "Paris"}]
+    assert fact.origin == {}
 
 
 def test_known_facts(tmp_path: Path) -> None:
@@ -153,7 +168,7 @@ def test_import(catalog: Catalog, tmp_path: Path) -> None:
     with catalog.read() as session:
         found = find_fact_set(session, "towers")
         assert [fact.prompt for fact in list_facts(session, found)] == ["{} is in", "The {} stands in"]
-        with pytest.raises(NotFound, match="there are towers"):
+        with pytest.raises(NotFound, match="existing sets are towers"):
             find_fact_set(session, "tower")
 
 
@@ -165,7 +180,7 @@ def test_an_import_that_fails_adds_nothing(catalog: Catalog, tmp_path: Path) -> 
     for path, name, why in (
         (good, "towers", "already"),
         (bad, "new", "record 2"),
-        (good, " ", "cannot name"),
+        (good, " ", "not a valid name"),
     ):
         with pytest.raises(InputError, match=why), catalog.write() as session:
             import_facts(session, path, name)

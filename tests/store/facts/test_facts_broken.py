@@ -21,15 +21,15 @@ BROKEN: list[tuple[str, Any, str]] = [
     # name of the file, its content, what the message must say besides the file
     ("f.json", "", r"is empty"),
     ("f.json", " \n\n", r"is empty"),
-    ("f.json", [], r"holds no record"),
-    ("f.csv", "subject,prompt\n", r"holds no record"),
+    ("f.json", [], r"has no records"),
+    ("f.csv", "subject,prompt\n", r"has no records"),
     ("f.json", "[1, 2", r"line 1, column \d+: this is not JSON"),
     ("f.json", '[\n{"subject": "a",\n "prompt" "b"}]', r"line 3, column 11: this is not JSON"),
     ("f.json", '[{"a": 1},]', r"this is not JSON"),
     ("f.json", "[" * 100_000, r"nested too deep|not JSON"),
-    ("f.json", "17", r"holds a number: expected a list"),
-    ("f.json", '"facts"', r"holds a string"),
-    ("f.json", {"facts": [PLAIN]}, r"holds an object: expected a list"),
+    ("f.json", "17", r"contains a number: expected a list"),
+    ("f.json", '"facts"', r"contains a string"),
+    ("f.json", {"facts": [PLAIN]}, r"contains an object: expected a list"),
     ("f.json", [PLAIN, 3], r"record 2: this is a number"),
     ("f.json", [PLAIN, None], r"record 2: this is null"),
     ("f.json", [PLAIN, [PLAIN]], r"record 2: this is a list"),
@@ -64,8 +64,8 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("f.json", [{**PLAIN, "target_new": 7}], r"field 'target_new' is a number"),
     ("f.json", [{**PLAIN, "target_new": {"id": "Q1"}}], r"field 'target_new' is null"),
     ("f.json", [{**PLAIN, "target_new": True}], r"field 'target_new' is true or false"),
-    ("f.json", [{**PLAIN, "target_new": "\ud800"}], r"no text"),
-    ("f.json", [{**PLAIN, "subject": "a\x00"}], r"no text"),
+    ("f.json", [{**PLAIN, "target_new": "\ud800"}], r"not text"),
+    ("f.json", [{**PLAIN, "subject": "a\x00"}], r"not text"),
     ("f.json", [{**PLAIN, "paraphrases": 3}], r"field 'paraphrases' is a number: expected a list"),
     ("f.json", [{**PLAIN, "paraphrases": ["a", 3]}], r"field 'paraphrases\[1\]' is a number"),
     ("f.json", [{**PLAIN, "paraphrases": [""]}], r"field 'paraphrases\[0\]' is empty"),
@@ -112,7 +112,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("f.json", [{**ZSRE, "subject": "Watt Humphreys"}], r"is not in the prompt"),
     ("f.csv", "subject,prompt\nAnn,{} is,more\n", r"record 1 \(line 2\): 3 cells, but the header names 2"),
     ("f.csv", "subject,prompt\nAnn\n", r"record 1 \(line 2\): 1 cells"),
-    ("f.csv", "subject,prompt,prompt\nAnn,{} is,a\n", r"line 1: the column 'prompt' stands twice"),
+    ("f.csv", "subject,prompt,prompt\nAnn,{} is,a\n", r"line 1: the column 'prompt' occurs twice"),
     ("f.csv", "subject,,prompt\nAnn,a,{} is\n", r"line 1: column 2 has no name"),
     ("f.csv", 'subject,prompt\nAnn,"{} is\n', r"line \d: this is not CSV"),
     (
@@ -125,9 +125,9 @@ BROKEN: list[tuple[str, Any, str]] = [
     (
         "f.csv",
         "subject,prompt,paraphrases\nAnn,{} is,[a\n",
-        r"'paraphrases' begins like a list but is not JSON",
+        r"'paraphrases' begins with a bracket but is not JSON",
     ),
-    ("f.txt", "Just some words.", r"holds no record"),
+    ("f.txt", "Just some words.", r"has no records"),
 ]
 
 

@@ -1,19 +1,12 @@
-"""The file format of passages: what is read, what is written, what is refused and how."""
+"""The file format of passages: reading, writing, and the errors for invalid lines."""
 
 import random
 from pathlib import Path
 
 import pytest
 from retcon.store.errors import InputError
-from retcon.store.facts.passage_format import (
-    Passage,
-    PassageFact,
-    PassageQuestion,
-    format_passage,
-    parse_passage,
-    read_passage,
-    read_prose,
-)
+from retcon.store.facts.passage_format import Passage, PassageFact, PassageQuestion, format_passage
+from retcon.store.facts.passage_reader import parse_passage, read_passage, read_prose
 
 EXAMPLE = r"""
 # Marta Lindqvist
@@ -61,7 +54,7 @@ PASSAGE = Passage(
 )
 
 
-def test_the_example_is_read_and_written() -> None:
+def test_example_is_read_and_written() -> None:
     assert parse_passage(EXAMPLE, "a.facts") == PASSAGE
     assert parse_passage(format_passage(PASSAGE), "a.facts") == PASSAGE
     assert "- is a professional | cellist\n  ~ {} earns" in format_passage(PASSAGE)
@@ -99,7 +92,7 @@ def passage(draw: random.Random) -> Passage:
     return Passage(draw.choice([facts[0].subject, words(draw)]), text, tuple(facts), tuple(questions))
 
 
-def test_whatever_is_written_is_read_again() -> None:
+def test_written_passage_is_read_back() -> None:
     draw = random.Random(8)
     tried = 0
     while tried < 1500:
@@ -111,46 +104,46 @@ def test_whatever_is_written_is_read_again() -> None:
         assert parse_passage(format_passage(made, {0: ["\x1b[2Jodd\nremark"]}), "p") == made
 
 
-REFUSED = [
-    ("", "a.facts holds no fact"),
-    ("# A\n", "line 1: the subject 'A' has no fact"),
-    ("# A\n- is | b\n# C\n## Questions\n", "line 3: the subject 'C' has no fact"),
-    ("\n- is a | b", "line 2: a fact stands before any subject"),
-    ("# A\n~ {} is", "line 2: a wording (~) stands before any fact"),
-    ("# A\n- is | b\n# C\n? {} is", "line 4: a wording (?) stands before any fact"),
+INVALID = [
+    ("", "a.facts has no facts"),
+    ("# A\n", "line 1: the subject 'A' has no facts"),
+    ("# A\n- is | b\n# C\n## Questions\n", "line 3: the subject 'C' has no facts"),
+    ("\n- is a | b", "line 2: this fact has no subject"),
+    ("# A\n~ {} is", "line 2: this paraphrase (~) has no fact"),
+    ("# A\n- is | b\n# C\n? {} is", "line 4: this paraphrase (?) has no fact"),
     ("## Questions\nWho? | A\n# B\n- is | c\n## Questions\n- is | d\n? {} is", r"line 7: '? {} is' has 0 |"),
     ("# A\n- is b", "line 2: the fact 'is b' has no |"),
     ("# A\n- is | b | c", "line 2: the fact 'is | b | c' has more than one |"),
     ("# A\n- is |", "line 2: the object is empty"),
     ("# A\n- | b", "line 2: the relation is empty"),
     ("#\n- is | b", "line 1: the subject is empty"),
-    ("#A\n- is | b", "line 1: '#A' is no heading"),
-    ("# A\n- {} is like {} | b", "line 2: the wording '{} is like {}' holds {} 2 times"),
-    ("# A\n- is {a} | b", "line 2: the wording 'is {a}' holds {} 0 times"),
-    ("# A\n- {} is {a} | b", "line 2: the wording '{} is {a}' holds a brace besides {}"),
-    ("# Ann\n- is | b\n~ Ann was", "line 3: the wording 'Ann was' has no {}: write {} in place of 'Ann'"),
-    ("# A\n- is | b\n~ it is", "line 3: the wording 'it is' holds {} 0 times"),
-    ("# A\n- is | b\n~", "line 3: the wording is empty"),
-    ("# A\n- is | b\n~ {} was\n? {}  WAS", "line 4: the wording '{}  WAS' stands at this fact already"),
-    ("# A\n- is | b\n? {} is", "line 3: the wording '{} is' stands at this fact already"),
-    ("# A\n- is | b\n- is | c\n- is | B", "line 4: this fact stands in line 2 already"),
+    ("#A\n- is | b", "line 1: '#A' is not a heading"),
+    ("# A\n- {} is like {} | b", "line 2: '{} is like {}' contains {} 2 times"),
+    ("# A\n- is {a} | b", "line 2: 'is {a}' contains {} 0 times"),
+    ("# A\n- {} is {a} | b", "line 2: '{} is {a}' contains a brace other than {}"),
+    ("# Ann\n- is | b\n~ Ann was", "line 3: 'Ann was' has no {}: write {} in place of 'Ann'"),
+    ("# A\n- is | b\n~ it is", "line 3: 'it is' contains {} 0 times"),
+    ("# A\n- is | b\n~", "line 3: the paraphrase is empty"),
+    ("# A\n- is | b\n~ {} was\n? {}  WAS", "line 4: '{}  WAS' is already a template of this fact"),
+    ("# A\n- is | b\n? {} is", "line 3: '{} is' is already a template of this fact"),
+    ("# A\n- is | b\n- is | c\n- is | B", "line 4: this fact is already in line 2"),
     ("# A\n- is | b\nand more", "line 3: 'and more' is none of these"),
-    ("# A\n- is | b\nTitle: late", "line 3: the title stands once, before the first subject"),
-    ("# A\n- is | b\n## Notes\n", "line 3: '## Notes' is no heading"),
+    ("# A\n- is | b\nTitle: late", "line 3: write one title, before the first subject"),
+    ("# A\n- is | b\n## Notes\n", "line 3: '## Notes' is not a heading"),
     ("# A\n- is | b\n## Questions\nWho", "line 4: 'Who' has 0 |"),
     ("# A\n- is | b\n## Questions\nWho? | ;", "line 4: a part of the answer to 'Who?' is empty"),
-    ("# A\n- is | b\n## Questions\nWho? | a\nWho? | b", "line 5: this question stands in line 4 already"),
-    ("# A\n- is | b\n## Text\na\0b", "line 3: the text holds '\\x00'"),
-    ("# A\n- is | \x1b[2Jb", "line 2: the line holds the control character '\\x1b'"),
+    ("# A\n- is | b\n## Questions\nWho? | a\nWho? | b", "line 5: this question is already in line 4"),
+    ("# A\n- is | b\n## Text\na\0b", "line 3: the text contains '\\x00'"),
+    ("# A\n- is | \x1b[2Jb", "line 2: the line contains the control character '\\x1b'"),
     ("# A\n- is \u202eevil" + "x" * 200, "line 2: the fact 'is \\u202eevil"),
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), REFUSED, ids=range(len(REFUSED)))
-def test_what_is_wrong_is_said_with_its_line(text: str, said: str) -> None:
-    with pytest.raises(InputError) as refused:
+@pytest.mark.parametrize(("text", "said"), INVALID, ids=range(len(INVALID)))
+def test_error_names_the_line(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
         parse_passage(text, "a.facts")
-    message = str(refused.value)
+    message = str(caught.value)
     assert said in message and message.startswith("a.facts")
     assert message.isprintable() and len(message) < 300
 
@@ -163,17 +156,17 @@ def test_what_is_wrong_is_said_with_its_line(text: str, said: str) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_files_that_cannot_be_read(tmp_path: Path, data: bytes | None, said: str) -> None:
+def test_unreadable_file(tmp_path: Path, data: bytes | None, said: str) -> None:
     path = tmp_path / "a.facts"
     if data is not None:
         path.write_bytes(data)
     for read in (read_passage, read_prose):
-        with pytest.raises(InputError, match=r"a\.facts") as refused:
+        with pytest.raises(InputError, match=r"a\.facts") as caught:
             read(path)
-        assert said in str(refused.value)
+        assert said in str(caught.value)
 
 
-def test_files_of_other_editors(tmp_path: Path) -> None:
+def test_other_encodings_and_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "a.facts"
     path.write_bytes(b"\xef\xbb\xbf# A\r\n-\tis a | b\r\n## Text\r\none\r\ntwo\r\n\r\n")
     assert read_passage(path) == Passage("A", "one\ntwo", (PassageFact("A", "{} is a", "b"),))
@@ -184,7 +177,7 @@ def test_files_of_other_editors(tmp_path: Path) -> None:
         read_prose(path)
 
 
-def test_what_no_file_could_hold_is_no_passage() -> None:
+def test_values_that_no_file_holds_are_rejected() -> None:
     fact = PassageFact("A", "{} is", "b")
     for make in (
         lambda: PassageFact("A", "{} is", "b\nc"),

@@ -8,7 +8,7 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Model, Passage
 from retcon.store.errors import InputError
 from retcon.store.facts import passages
-from retcon.store.facts.passage_format import parse_passage
+from retcon.store.facts.passage_reader import parse_passage
 from retcon.store.history import history
 
 TEXT = "# Eiffel Tower\n- is located in the city of | Rome\n"
@@ -21,7 +21,7 @@ def passage(catalog: Catalog, model: Model) -> int:
     """A passage and its job, which waits for a person."""
     with catalog.write() as session:
         base = history.add_base(session, model)
-        row = Passage(model_id=model.id or 0, revision=base.id, method="joint", **passages.fields_of(FILE))
+        row = Passage(model_id=model.id or 0, revision=base.id, method="joint", **passages.to_columns(FILE))
         session.add(row)
         session.flush()
         job = jobs.create(session, "passage", {}, "cpu")
@@ -32,7 +32,7 @@ def passage(catalog: Catalog, model: Model) -> int:
 
 def objects(catalog: Catalog, id: int) -> list[str]:
     with catalog.read() as session:
-        return [fact.object for fact in passages.file_of(passages.find(session, id)).facts]
+        return [fact.object for fact in passages.to_file(passages.find_passage(session, id)).facts]
 
 
 def test_a_person_changes_them_while_the_job_waits_for_that(catalog: Catalog, passage: int) -> None:
@@ -43,18 +43,21 @@ def test_a_person_changes_them_while_the_job_waits_for_that(catalog: Catalog, pa
 
 def test_not_while_the_job_works(catalog: Catalog, passage: int) -> None:
     with catalog.write() as session:
-        job = passages.job_of(session, passage)
+        job = passages.find_job(session, passage)
         assert job is not None
         job.state = "running"
         session.add(job)
-    with pytest.raises(InputError, match="works at passage 1: pause it first"), catalog.write() as session:
+    with (
+        pytest.raises(InputError, match="is working on passage 1: pause it first"),
+        catalog.write() as session,
+    ):
         passages.replace_facts(session, passage, OTHER)
     assert objects(catalog, passage) == ["Rome"]
 
 
 def test_not_once_they_were_checked_and_are_being_written(catalog: Catalog, passage: int) -> None:
     with catalog.write() as session:
-        row = passages.find(session, passage)
+        row = passages.find_passage(session, passage)
         row.stages = [{"name": "extract"}, {"name": "check"}]
         session.add(row)
     with pytest.raises(InputError, match="are being written"), catalog.write() as session:

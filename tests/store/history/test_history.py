@@ -135,7 +135,7 @@ def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model)
         for on, of, why in (
             (one, story.base, "is the base"),
             (one, beside, "not on the way"),
-            (out, one, "already taken out"),
+            (out, one, "already reverted"),
         ):
             with pytest.raises(InputError, match=why):
                 story.revert(on, of)
@@ -149,7 +149,7 @@ def test_a_history_that_runs_in_a_circle_is_refused(catalog: Catalog, model: Mod
         one = story.add(story.base)
         two = story.add(one)
         one.parent = two.id
-        with pytest.raises(CatalogError, match="runs in a circle"):
+        with pytest.raises(CatalogError, match="contains a cycle"):
             history.load_path(session, two.id)
         session.rollback()
 
@@ -233,9 +233,9 @@ def test_revisions_of_another_model_do_not_fit(catalog: Catalog, model: Model) -
         base = history.add_base(session, model)
         history.add_base(session, other)
         assert other.id is not None
-        with pytest.raises(CatalogError, match="not one of other"):
+        with pytest.raises(CatalogError, match="belongs to another model than other"):
             history.move_head(session, other, base, "rollback")
-        with pytest.raises(CatalogError, match="not one of other"):
+        with pytest.raises(CatalogError, match="belongs to another model than other"):
             history.commit_revision(
                 session,
                 other,
@@ -252,7 +252,7 @@ def test_models_by_name(catalog: Catalog, model: Model) -> None:
             history.find_model(session, "tiny")
         history.add_base(session, model)
         assert history.find_model(session, "tiny").id == model.id
-        with pytest.raises(NotFound, match="there are tiny"):
+        with pytest.raises(NotFound, match="existing models are tiny"):
             history.find_model(session, "tinny")
 
 

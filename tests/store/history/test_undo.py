@@ -58,4 +58,4 @@ def test_something_new_forgets_what_was_undone(catalog: Catalog, model: Model) -
 
 def test_a_record_that_is_odd_is_read_all_the_same() -> None:
     odd = [HeadMove(model_id=1, to_revision="a", reason=reason) for reason in ("undo", "redo", "add", "undo")]
-    assert moves.steps_of(odd) == moves.Steps((), ())
+    assert moves.replay_moves(odd) == moves.UndoState((), ())

@@ -108,7 +108,7 @@ async def test_starts_a_trace_of_a_fact_set(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("t", "tab", "tab")
         await app.type("bridges")
-        assert "There is no fact set 'bridges': there are towers" in app.verdict
+        assert "There is no fact set 'bridges': existing sets are towers" in app.verdict
         await app.type("towers")
         await app.press("enter")
         assert jobs_of(catalog)[0].spec["facts"] == "towers"

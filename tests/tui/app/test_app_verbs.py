@@ -70,9 +70,9 @@ async def test_rollback_moves_the_head_and_verifies(catalog: Catalog) -> None:
 async def test_reverts_an_edit(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("4", "j", "j", "j", "x")
-        assert "already taken out" in app.line
+        assert "already reverted" in app.line
         await app.press("k", "x")
-        assert "is not on the way" in app.line
+        assert "is not an ancestor" in app.line
         await app.press("k", "x", "tab", "enter")
         job = jobs_of(catalog)[0]
         assert (job.kind, job.spec["reverts"]) == ("revert", FORD)

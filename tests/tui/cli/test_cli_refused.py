@@ -137,7 +137,7 @@ def test_a_prefix_that_two_revisions_have(retcon: Retcon) -> None:
             )
             history.commit_revision(session, model, edit, "edit")
     catalog.close()
-    assert "could be several" in retcon.refused("ask", "tiny@abc", "The")
+    assert "is ambiguous" in retcon.refused("ask", "tiny@abc", "The")
     assert "abc1" in retcon.refused("ask", "tiny@abc", "The")
 
 
@@ -145,7 +145,7 @@ def test_a_prefix_that_two_revisions_have(retcon: Retcon) -> None:
     ("text", "says"),
     [
         ("", "is empty"),
-        ("[]", "holds no record"),
+        ("[]", "has no records"),
         ('[{"subject": "a", "prompt": "a is"', "not JSON"),
         ('[{"subject": "a", "promt": "a is", "target_true": "b"}]', "'promt' meant"),
         ('[{"subject": "a", "prompt": "b is", "target_true": "b"}]', "not in the prompt"),

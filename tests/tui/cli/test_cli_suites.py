@@ -209,7 +209,7 @@ def test_facts_from_a_data_set(retcon: Retcon, tmp_path: Path) -> None:
     assert listed["source"] == f"hub:{folder}"
     unreached = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     sentence = retcon.refused("facts", "import", "hub:a/b", "--name", "other", **unreached)
-    assert "the data set 'hub:a/b' could not be opened" in sentence
+    assert "the data set 'hub:a/b' cannot be opened" in sentence
     snippets = tmp_path / "snippets.json"
     snippets.write_text("[]")
     words = ("facts", "import", f"hub:{folder}", "--name", "other", "--references", snippets)

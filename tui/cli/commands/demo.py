@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 from sqlmodel import col, select
 
+from ....prompts import make_template
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Fact, FactSet, Model, Trace
-from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ....store.home import home
 from ...presentation.format import format_duration
@@ -147,7 +147,7 @@ def _add_facts(catalog: Catalog) -> None:
             fact_set_id=fact_set.id or 0,
             position=0,
             subject=SUBJECT,
-            prompt=fact_sets.make_template(PROMPT, SUBJECT),
+            prompt=make_template(PROMPT, SUBJECT),
             target_true=TRUE,
             target_new=NEW,
             eval_paraphrases=PARAPHRASES,

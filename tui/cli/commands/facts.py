@@ -7,6 +7,7 @@ from sqlmodel import func, select
 
 from ....store.catalog.tables import Fact, FactSet
 from ....store.facts import sets as fact_sets
+from ....store.facts.references import add_references
 from ..options import json_option, open_catalog
 from ..output import narrate, print_json, print_table
 from ..records import fact_record
@@ -35,7 +36,7 @@ def import_(source: str, name: str, add: bool, references: Path | None, as_json:
     catalog = open_catalog()
     format, read = fact_sets.read_fact_file(source)
     if references is not None:
-        count = fact_sets.add_references(read, references)
+        count = add_references(read, references)
         narrate(f"{count} of {len(read)} facts have reference texts.")
     with catalog.write() as session:
         found = fact_sets.save_facts(session, read, name, source, format, add=add)

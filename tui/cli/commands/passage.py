@@ -12,7 +12,8 @@ from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Job, Model
 from ....store.errors import InputError
 from ....store.facts import passages
-from ....store.facts.passage_format import SUFFIX, Passage, format_passage, parse_passage, read_passage
+from ....store.facts.passage_format import Passage, format_passage
+from ....store.facts.passage_reader import SUFFIX, parse_passage, read_passage
 from ...actions.passage import DEFAULT_BASELINES, PassageOptions, build_passage_spec
 from ...presentation.passage_report import check_report_path, save_report, to_parts
 from ..follow import JobFailed, follow, submit
@@ -113,8 +114,8 @@ def review(id: int, file: Path | None, only_show: bool, detach: bool, as_json: b
     """Review the extracted facts in $EDITOR, then resume the job."""
     catalog = open_catalog()
     with catalog.read() as session:
-        row, job = passages.find(session, id), passages.job_of(session, id)
-        text = format_passage(passages.file_of(row), passages.remarks_of(row)) if row.facts else ""
+        row, job = passages.find_passage(session, id), passages.find_job(session, id)
+        text = format_passage(passages.to_file(row), passages.list_remarks(row)) if row.facts else ""
     if only_show:
         click.echo(text, nl=False)
         return
@@ -134,8 +135,8 @@ def review(id: int, file: Path | None, only_show: bool, detach: bool, as_json: b
 def _edit(catalog: Catalog, id: int) -> None:
     """Open the facts in the editor until they are valid. Without saving there, they stay unchanged."""
     with catalog.read() as session:
-        row = passages.find(session, id)
-        text = format_passage(passages.file_of(row), passages.remarks_of(row))
+        row = passages.find_passage(session, id)
+        text = format_passage(passages.to_file(row), passages.list_remarks(row))
     while True:
         changed = click.edit(text, extension=SUFFIX)
         if changed is None:
@@ -162,7 +163,7 @@ def _replace(catalog: Catalog, id: int, facts: Passage) -> None:
 def list_(as_json: bool) -> None:
     """List the passages, newest first."""
     with open_catalog().read() as session:
-        records = [passages.record(row, model) for row, model in passages.list_passages(session)]
+        records = [passages.to_record(row, model) for row, model in passages.list_passages(session)]
     if as_json:
         print_json({"passages": records})
         return
@@ -201,8 +202,8 @@ def report(id: int, file: Path) -> None:
 
 def _record(catalog: Catalog, id: int) -> dict[str, Any]:
     with catalog.read() as session:
-        row = passages.find(session, id)
-        return passages.record(row, session.get_one(Model, row.model_id).name)
+        row = passages.find_passage(session, id)
+        return passages.to_record(row, session.get_one(Model, row.model_id).name)
 
 
 def _print(catalog: Catalog, id: int, as_json: bool) -> None:

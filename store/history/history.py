@@ -21,7 +21,7 @@ _MIN_PREFIX = 3
 def revision_id(**content: Any) -> str:
     """The first 10 hex digits of the sha256 of `content` as canonical JSON.
 
-    `content` holds the model's name, parent, kind, reverts, method, hparams, seed, requests, delta, message and created.
+    `content` is the model's name and parent, kind, reverts, method, hparams, seed, requests, delta, message, created.
     """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=_format_time)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -77,7 +77,7 @@ def live_edits(path: Sequence[Revision]) -> list[Revision]:
 
 
 def dependent_edits(path: Sequence[Revision], revision: Revision) -> list[Revision]:
-    """The later live edits that share a subject with `revision`. They were computed on top of it and may depend on it."""
+    """The later live edits that share a subject with `revision`: they build on it and may depend on it."""
     subjects = {request["subject"] for request in revision.requests}
     ids = [step.id for step in path]
     return [
@@ -169,7 +169,7 @@ def _candidates(revisions: Sequence[Revision]) -> str:
 
 
 def public_source(model: Model) -> str:
-    """The source of a model for publication: a Hub id, or the last part of a path. Folders of this machine are private."""
+    """The source of a model for publication: a Hub id, or the last part of a private path."""
     return PurePath(model.source).name if model.source_kind in ("folder", "gguf") else model.source
 
 
@@ -210,7 +210,7 @@ def commit_revision(session: Session, model: Model, revision: Revision, reason: 
         path = load_path(session, revision.parent)
         if path[-1].model_id != model.id:
             raise CatalogError(
-                f"Revision {revision.parent} belongs to another model than {model.name}: nothing was added."
+                f"Revision {revision.parent} is not a revision of {model.name}: nothing was added."
             )
         if revision.reverts is not None:
             check_revert(path, load_path(session, revision.reverts)[-1])
@@ -225,7 +225,7 @@ def move_head(session: Session, model: Model, revision: Revision, reason: str) -
     """Set the head and record the move. Flushes. The table HeadMove lists the reasons."""
     if revision.model_id != model.id:
         raise CatalogError(
-            f"Revision {revision.id} belongs to another model than {model.name}: the head was not moved."
+            f"Revision {revision.id} is not a revision of {model.name}: the head was not moved."
         )
     session.add(model)
     session.flush()

@@ -110,8 +110,8 @@ def test_on_finish_gets_each_job_that_ends(retcon: Retcon, tmp_path: Path) -> No
     )
     assert "heard" in retcon("job", "log", id)
     for text, says in (
-        ("on_finish = 3", "which is no text"),
-        ("on_end = 'x'", "what can be set is on_finish"),
+        ("on_finish = 3", "field 'on_finish' is 3"),
+        ("on_end = 'x'", "unknown field 'on_end'"),
         ("on_finish = ", "cannot be read"),
     ):
         config.write_text(text)

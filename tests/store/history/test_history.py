@@ -134,7 +134,7 @@ def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model)
         out = story.revert(one, of=one)
         for on, of, why in (
             (one, story.base, "is the base"),
-            (one, beside, "not on the way"),
+            (one, beside, "not an ancestor"),
             (out, one, "already reverted"),
         ):
             with pytest.raises(InputError, match=why):
@@ -233,9 +233,9 @@ def test_revisions_of_another_model_do_not_fit(catalog: Catalog, model: Model) -
         base = history.add_base(session, model)
         history.add_base(session, other)
         assert other.id is not None
-        with pytest.raises(CatalogError, match="belongs to another model than other"):
+        with pytest.raises(CatalogError, match="is not a revision of other"):
             history.move_head(session, other, base, "rollback")
-        with pytest.raises(CatalogError, match="belongs to another model than other"):
+        with pytest.raises(CatalogError, match="is not a revision of other"):
             history.commit_revision(
                 session,
                 other,

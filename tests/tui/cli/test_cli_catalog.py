@@ -1,4 +1,4 @@
-"""`retcon catalog` as people type it: check, backup, restore, gc, export, import."""
+"""`retcon catalog`: check, backup, restore, gc, export, import."""
 
 import json
 import os
@@ -23,7 +23,7 @@ EASY = {"layers": [1], "v_num_grad_steps": 4, "v_lr": 0.5, "contexts": 1, "mom2_
 
 @pytest.fixture(scope="module")
 def worked(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which a model was traced, edited twice and scored; made under an umask that hides nothing."""
+    """A home with a trace, two edits and an evaluation, created with a permissive umask."""
     folder = tmp_path_factory.mktemp("worked")
     retcon = Retcon(template_home).copy(folder / "home")
     settings = folder / "easy.json"
@@ -35,8 +35,8 @@ def worked(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             retcon.json("edit", "run", "tiny", "--prompt", PROMPT, "--subject", SUBJECT, "--target", target, "--method",
                         "rome", "--hparams", settings)  # fmt: skip
         retcon.json("eval", "run", "tiny", "--suite", "quick")
-        time.sleep(1.1)  # what was stored within the last second stays
-        retcon.json("catalog", "gc", "--grace", 0, "--delete")  # what the jobs kept while they ran
+        time.sleep(1.1)  # gc keeps files of the last second
+        retcon.json("catalog", "gc", "--grace", 0, "--delete")  # checkpoints of the jobs
     finally:
         os.umask(before)
     return retcon.home
@@ -50,7 +50,7 @@ def here(worked: Path, tmp_path: Path) -> Retcon:
 
 @pytest.fixture
 def elsewhere(template_home: Path, tmp_path: Path) -> Retcon:
-    """Another user's home: the same model was added, under another name."""
+    """Another home with the same model under another name."""
     retcon = Retcon(tmp_path / "elsewhere" / "home")
     retcon.json(
         "model", "add", Path(Retcon(template_home).json("model", "show", "tiny")["path"]), "--name", "mine"
@@ -73,7 +73,7 @@ def artifact(retcon: Retcon, digest: str) -> Path:
 
 
 def files(retcon: Retcon) -> list[Path]:
-    """All but the database, whose own files come and go."""
+    """All files except those of the database, which change."""
     return sorted(path for path in retcon.home.rglob("*") if path.is_file() and "catalog.db" not in path.name)
 
 
@@ -83,13 +83,13 @@ def hurt(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_all_that_a_home_holds_is_private(worked: Path) -> None:
+def test_files_of_a_home_are_private(worked: Path) -> None:
     for path in (worked, *worked.rglob("*")):
         wanted = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
 
 
-def test_check(here: Retcon, tmp_path: Path) -> None:
+def test_check_finds_and_repairs_a_corrupt_artifact(here: Retcon, tmp_path: Path) -> None:
     assert here("catalog", "check").startswith("Sound: ")
     found = here.json("catalog", "check")
     assert (found["sound"], found["corrupt"], found["database"]) == (True, [], [])
@@ -107,7 +107,7 @@ def test_check(here: Retcon, tmp_path: Path) -> None:
     assert any(second["id"] in text and "builds on" in text for text in damage["affects"])
     assert any("evaluation 1" in text for text in damage["affects"])
     assert Path(damage["quarantined"]).parent == here.home / "quarantine"
-    # Nothing is computed from what is hurt, and the reason is told.
+    # No job uses a corrupt artifact, and the error names it.
     assert one in here.refused("rollback", "tiny", second["id"], code=1)
     said = here.say("catalog", "check")
     assert said.code == 1 and "is missing" in said.out and "--repair-from" in said.err
@@ -117,9 +117,9 @@ def test_check(here: Retcon, tmp_path: Path) -> None:
     assert "is not a backup" in here.refused("catalog", "check", "--repair-from", tmp_path / "nowhere")
 
 
-def test_check_tells_a_terminal_how_far_it_is(here: Retcon) -> None:
+def test_check_shows_progress_on_a_terminal(here: Retcon) -> None:
     controller, terminal = pty.openpty()
-    # Half a gigabyte takes longer to hash than the first line takes to come.
+    # Hashing half a gigabyte takes longer than the first progress line.
     from retcon.store.catalog.artifacts import ArtifactStore
 
     ArtifactStore(here.home / "artifacts").put_writer(lambda path: os.truncate(path, 500_000_000))
@@ -133,7 +133,7 @@ def test_check_tells_a_terminal_how_far_it_is(here: Retcon) -> None:
     os.close(controller)
 
 
-def test_a_damaged_database(here: Retcon, tmp_path: Path) -> None:
+def test_check_reports_a_corrupt_database(here: Retcon, tmp_path: Path) -> None:
     here("catalog", "backup", tmp_path / "backup")
     connection = sqlite3.connect(here.home / "catalog.db")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -149,7 +149,7 @@ def test_a_damaged_database(here: Retcon, tmp_path: Path) -> None:
     assert here.json("catalog", "check")["sound"]
 
 
-def test_back_up_and_restore(here: Retcon, tmp_path: Path) -> None:
+def test_restore_gives_back_the_catalog(here: Retcon, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     made = here.json("catalog", "backup", backup)
     assert (made["artifacts"], made["corrupt"]) == (len(list(here.home.glob("artifacts/??/*"))), [])
@@ -163,8 +163,8 @@ def test_back_up_and_restore(here: Retcon, tmp_path: Path) -> None:
     assert here.json("catalog", "check")["sound"]
 
 
-def test_a_backup_beside_a_running_job(here: Retcon, tmp_path: Path) -> None:
-    """The job goes on here; in the copy it was interrupted, and goes on from there."""
+def test_backup_during_a_job_can_be_resumed(here: Retcon, tmp_path: Path) -> None:
+    """The job continues here. In the copy it is interrupted and can be resumed."""
     here = here.process
     run = ("trace", "run", "tiny", "--facts", "known", "--samples", 200)
     id = int(here(*run, "--detach"))
@@ -182,7 +182,7 @@ def test_a_backup_beside_a_running_job(here: Retcon, tmp_path: Path) -> None:
     assert scores[0] == scores[1] and len(scores[0]) == 12
 
 
-def test_the_database_alone(here: Retcon, tmp_path: Path) -> None:
+def test_backup_of_only_the_database(here: Retcon, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
     here("catalog", "backup", target)
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
@@ -196,7 +196,7 @@ def test_the_database_alone(here: Retcon, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["a folder with something else", "a file", "in the home"])
-def test_where_no_backup_goes(here: Retcon, tmp_path: Path, place: str) -> None:
+def test_backup_refuses_unsuitable_targets(here: Retcon, tmp_path: Path, place: str) -> None:
     target = here.home / "copy" if place == "in the home" else tmp_path / "there"
     if place == "a file":
         target.write_text("x")
@@ -207,7 +207,7 @@ def test_where_no_backup_goes(here: Retcon, tmp_path: Path, place: str) -> None:
     assert "no backup" in Retcon(tmp_path / "new").refused("catalog", "restore", tmp_path / "nowhere")
 
 
-def test_gc(here: Retcon) -> None:
+def test_gc_lists_and_deletes_unreferenced_files(here: Retcon) -> None:
     from retcon.store.catalog.artifacts import ArtifactStore
 
     store = ArtifactStore(here.home / "artifacts")
@@ -233,8 +233,8 @@ def test_gc(here: Retcon) -> None:
     assert here.say("catalog", "gc", "--grace", "-1").code == 2
 
 
-def test_gc_takes_nothing_from_a_running_or_a_killed_job(here: Retcon, tmp_path: Path) -> None:
-    """An edit of several batches keeps them as artifacts; all the time somebody collects with no grace at all."""
+def test_gc_keeps_files_of_running_and_killed_jobs(here: Retcon, tmp_path: Path) -> None:
+    """An edit stores its batches as artifacts while gc runs without a grace period."""
     here = here.process
     known = here.json("facts", "show", "known")["facts"]
     facts = tmp_path / "write.json"
@@ -274,7 +274,7 @@ def test_gc_takes_nothing_from_a_running_or_a_killed_job(here: Retcon, tmp_path:
     here.json("catalog", "gc", "--grace", 0, "--delete")
     assert here.json("catalog", "check")["sound"]
     assert here.json("job", "resume", id)["state"] == "done"
-    # Now that it is done, its parts are of no more use; its process keeps its lease until it has ended.
+    # After the job its batches are unreferenced. Its process holds a lease until it exits.
     wait_for(
         lambda: [one["kind"] for one in here.json("catalog", "gc", "--grace", 0)["found"]],
         lambda kinds: kinds.count("artifact") >= 5,
@@ -284,7 +284,7 @@ def test_gc_takes_nothing_from_a_running_or_a_killed_job(here: Retcon, tmp_path:
     assert here.json("rollback", "tiny", "head")["verified"]
 
 
-def test_a_history_goes_to_another_catalog(here: Retcon, elsewhere: Retcon, tmp_path: Path) -> None:
+def test_history_is_exported_and_imported(here: Retcon, elsewhere: Retcon, tmp_path: Path) -> None:
     bundle = tmp_path / "tiny.retcon"
     made = here.json("catalog", "export", "tiny", bundle)
     assert made["rows"]["revision"] == 3 and made["bytes"] == bundle.stat().st_size
@@ -297,7 +297,7 @@ def test_a_history_goes_to_another_catalog(here: Retcon, elsewhere: Retcon, tmp_
     for mine, yours in zip(theirs["revisions"][1:], ours["revisions"][1:], strict=True):
         assert {name: mine[name] for name in fields} == {name: yours[name] for name in fields}
     assert theirs["revisions"][0]["fingerprint"] == ours["revisions"][0]["fingerprint"]
-    # Each revision can be made there, to the bit.
+    # The weights of each revision are bit for bit equal there.
     for one in theirs["revisions"]:
         assert elsewhere.json("rollback", "mine", one["id"])["verified"]
     assert elsewhere.json("trace", "show", 1)["results"] == here.json("trace", "show", 1)["results"]
@@ -307,7 +307,9 @@ def test_a_history_goes_to_another_catalog(here: Retcon, elsewhere: Retcon, tmp_
     assert elsewhere.json("catalog", "check")["sound"]
 
 
-def test_what_is_not_imported(here: Retcon, elsewhere: Retcon, fresh: Retcon, tmp_path: Path) -> None:
+def test_import_refuses_unsuitable_bundles(
+    here: Retcon, elsewhere: Retcon, fresh: Retcon, tmp_path: Path
+) -> None:
     bundle = tmp_path / "tiny.retcon"
     here("catalog", "export", "tiny", bundle, "--no-covariances")
     fresh("model", "list")
@@ -322,8 +324,8 @@ def test_what_is_not_imported(here: Retcon, elsewhere: Retcon, fresh: Retcon, tm
     assert not list(tmp_path.parent.glob("x*"))
 
 
-def test_a_kill_in_the_middle_of_an_import(here: Retcon, elsewhere: Retcon, tmp_path: Path) -> None:
-    """At any moment: all of it is there, or no row; the next import completes it."""
+def test_killed_import_leaves_all_rows_or_none(here: Retcon, elsewhere: Retcon, tmp_path: Path) -> None:
+    """After a kill there are all rows or none, and the next import completes it."""
     bundle = tmp_path / "tiny.retcon"
     here("catalog", "export", "tiny", bundle)
     seen = set()
@@ -339,7 +341,7 @@ def test_a_kill_in_the_middle_of_an_import(here: Retcon, elsewhere: Retcon, tmp_
     assert len(history(elsewhere, "mine")["revisions"]) == 3
 
 
-def test_a_home_of_another_user(here: Retcon) -> None:
+def test_home_of_another_user_is_refused(here: Retcon) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     os.chown(here.home, 65534, 65534)
@@ -347,8 +349,8 @@ def test_a_home_of_another_user(here: Retcon) -> None:
     assert said.code == 2 and "belongs to another user (uid 65534" in said.sentence
 
 
-def test_jobs_of_two_homes_do_not_share_a_device(here: Retcon, tmp_path: Path) -> None:
-    """Two users' jobs on one box: the second waits for the first."""
+def test_jobs_of_two_homes_share_device_locks(here: Retcon, tmp_path: Path) -> None:
+    """Jobs of two homes on one machine: the second waits for the first."""
     here = here.process
     locks = tmp_path / "locks"
     locks.mkdir(mode=0o1777)

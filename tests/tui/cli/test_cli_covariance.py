@@ -1,4 +1,4 @@
-"""Covariances on the command line: topped up, converged, drawn, out to files and in again, and what is refused."""
+"""Covariances on the command line: extended, converged, plotted, exported, imported, and refused files."""
 
 import json
 import random
@@ -74,7 +74,7 @@ def place(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Plac
     return found
 
 
-def test_topping_up_is_to_the_bit_one_run(place: Place) -> None:
+def test_extended_covariance_equals_one_run(place: Place) -> None:
     ids = [one["covariance"] for one in place.made]
     longer = place.retcon.json("covariance", "extend", *ids, "--max-tokens", 10**6)["covariances"]
     assert [one["origin"] for one in longer] == [{"extends": id} for id in ids]
@@ -111,8 +111,8 @@ def test_run_stops_when_converged(place: Place) -> None:
     assert "no convergence curve" in place.retcon.refused("covariance", "plot", 1)
 
 
-def test_out_to_a_file_and_in_again(place: Place, tmp_path: Path, template_home: Path) -> None:
-    """Another home with the same base takes it, and an edit there uses it: nothing is collected."""
+def test_exported_covariance_is_imported_and_used(place: Place, tmp_path: Path, template_home: Path) -> None:
+    """Another home with the same base imports it, and an edit there uses it without collecting one."""
     retcon = Retcon(template_home).copy(tmp_path / "home")
     made, came = (
         place.made[0],
@@ -144,15 +144,15 @@ def test_out_to_a_file_and_in_again(place: Place, tmp_path: Path, template_home:
     assert "was imported" in retcon.refused("covariance", "extend", came["covariance"], "--max-tokens", 10**6)
     assert str(place.own) in retcon("covariance", "show", came["covariance"])
 
-    # One of other weights never serves by itself.
+    # A covariance of other weights is not used by default.
     with sqlite3.connect(retcon.home / "catalog.db") as connection:
         connection.execute("UPDATE covariance SET fingerprint = 'other'")
     connection.close()
     assert retcon.json(*edit)["covariances"] == [came["covariance"] + 1]
 
 
-def test_the_published_form(place: Place, tmp_path: Path, template_home: Path) -> None:
-    """Read as rome's util/runningstats.py reads it, and written as it writes it, in float32."""
+def test_npz_matches_the_published_format(place: Place, tmp_path: Path, template_home: Path) -> None:
+    """The file is read and written like in rome's util/runningstats.py, in float32."""
     with np.load(place.npz) as data:
         assert data["mom2.constructor"] == "util.runningstats.SecondMoment()"
         assert (int(data["mom2.count"]), int(data["sample_size"])) == (900, place.made[0]["documents"])
@@ -202,7 +202,7 @@ Change = Callable[[dict[str, Any]], None]
         (lambda data: data.update({"mom2.mom2": np.array([[{}]], object)}), "without pickle"),
     ],
 )  # fmt: skip
-def test_a_published_file_that_is_none(change: Change, says: str, place: Place, tmp_path: Path) -> None:
+def test_invalid_npz_is_refused(change: Change, says: str, place: Place, tmp_path: Path) -> None:
     with np.load(place.npz) as data:
         arrays = {name: data[name] for name in data.files}
     change(arrays)
@@ -211,7 +211,7 @@ def test_a_published_file_that_is_none(change: Change, says: str, place: Place, 
 
 
 def refused(place: Place, file: Path, layer: int = 1) -> str:
-    """The sentence with which a file is refused; nothing is stored of it."""
+    """The error for a refused file. Nothing of it is stored."""
     artifacts = sorted((place.retcon.home / "artifacts").rglob("*"))
     sentence = place.retcon.refused("covariance", "import", file, "--model", "tiny", "--layer", layer)
     assert sorted((place.retcon.home / "artifacts").rglob("*")) == artifacts
@@ -221,14 +221,14 @@ def refused(place: Place, file: Path, layer: int = 1) -> str:
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 @pytest.mark.parametrize("kept", [0, 3, 100, 0.5, 0.99])
-def test_a_truncated_file(suffix: str, kept: float, place: Place, tmp_path: Path) -> None:
+def test_truncated_file_is_refused(suffix: str, kept: float, place: Place, tmp_path: Path) -> None:
     data = place.own.with_suffix(suffix).read_bytes()
     file = tmp_path / f"cut{suffix}"
     file.write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
     assert "cannot be read" in refused(place, file)
 
 
-def told(file: Path) -> dict[str, str]:
+def metadata_of(file: Path) -> dict[str, str]:
     """The metadata of a safetensors file."""
     data = file.read_bytes()
     header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -253,28 +253,28 @@ def told(file: Path) -> dict[str, str]:
         (lambda made: made.pop("seed"), "does not tell"),
     ],
 )
-def test_an_own_file_that_tells_something_else(
+def test_safetensors_with_wrong_metadata_is_refused(
     change: Callable[[dict[str, Any]], None], says: str, place: Place, tmp_path: Path
 ) -> None:
-    metadata, made = told(place.own), json.loads(told(place.own)["made"])
+    metadata, made = metadata_of(place.own), json.loads(metadata_of(place.own)["made"])
     change(made)
     save_file(load_file(place.own), tmp_path / "other.safetensors", metadata | {"made": json.dumps(made)})
     assert says in refused(place, tmp_path / "other.safetensors")
 
 
-def test_own_files_that_were_changed(place: Place, tmp_path: Path) -> None:
+def test_changed_safetensors_is_refused(place: Place, tmp_path: Path) -> None:
     total = load_file(place.own)["total"].copy()
     total[0, 0] += 1
     file = tmp_path / "other.safetensors"
-    save_file({"total": total}, file, told(place.own))
+    save_file({"total": total}, file, metadata_of(place.own))
     assert "has changed since" in refused(place, file)
     save_file({"total": total}, file)
     assert "not a covariance that retcon exported" in refused(place, file)
-    save_file(load_file(place.own), file, told(place.own) | {"made": "[" * 100_000})
+    save_file(load_file(place.own), file, metadata_of(place.own) | {"made": "[" * 100_000})
     assert "does not tell" in refused(place, file)
 
 
-def test_other_refusals(place: Place, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(place: Place, tmp_path: Path) -> None:
     retcon = place.retcon
     assert "no layer 9" in refused(place, place.own, layer=9)
     assert "is of model.layers.1" in refused(place, place.own, layer=2)
@@ -292,7 +292,7 @@ def test_other_refusals(place: Place, tmp_path: Path) -> None:
     assert "not the layers of one run" in retcon.refused(*extend, 5000, 1, 1)
 
 
-def test_texts_that_changed_are_not_gone_on_with(place: Place, tmp_path: Path) -> None:
+def test_extend_refuses_changed_texts(place: Place, tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("The Eiffel Tower is located in the city of Paris\n" * 20)
     collect = ("covariance", "run", "tiny", "--layers", 1, "--texts", texts, "--max-tokens", 50)
@@ -302,6 +302,6 @@ def test_texts_that_changed_are_not_gone_on_with(place: Place, tmp_path: Path) -
     assert "the texts of then" in place.retcon.refused(*extend)
 
 
-def test_wikipedia_is_short_for_the_data_set_of_the_hub(place: Place) -> None:
+def test_wikipedia_names_the_hub_data_set(place: Place) -> None:
     collect = ("covariance", "run", "tiny", "--layers", 1, "--texts", "wikipedia")
     assert "'wikimedia/wikipedia:20231101.en'" in place.retcon.refused(*collect, HF_HUB_OFFLINE="1")

@@ -1,4 +1,4 @@
-"""`--estimate`: what a job will cost, by arithmetic and by what was measured; nothing of it is started or kept."""
+"""`--estimate`: the cost of a job, by calculation and by measurement, without starting it."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def kinds(retcon: Retcon) -> list[str]:
         (("edit", "sweep", "tiny", "--facts", "wanted", "--method", "ft-l"), "a training on all requests", None),
     ],
 )  # fmt: skip
-def test_measured_where_nothing_is_known(
+def test_estimate_measures_without_earlier_jobs(
     retcon: Retcon, words: tuple[Any, ...], says: str, disk: int | None, tmp_path: Path
 ) -> None:
     fact = {"subject": "Toyota", "prompt": "{} was born in", "target_new": "Berlin", "target_true": "Italy"}
@@ -55,7 +55,7 @@ def test_measured_where_nothing_is_known(
         assert found["disk"] == disk
 
 
-def test_told_from_an_earlier_job(retcon: Retcon) -> None:
+def test_estimate_uses_an_earlier_job(retcon: Retcon) -> None:
     words = ("trace", "run", "tiny", "--samples", 2, "--kinds", "hidden")
     retcon.json(*words, "--facts", "known")
     done = Retcon(retcon.home).json("job", "list")["jobs"][0]
@@ -64,12 +64,12 @@ def test_told_from_an_earlier_job(retcon: Retcon) -> None:
     assert kinds(retcon) == ["trace", "model"], "nothing was measured anew"
     told = retcon(*words, "--facts", "mixed", "--estimate")
     assert "memory  at most" in told and "disk    at most" in told and "time    about" in told
-    # Another number of samples is another job.
+    # A job with another number of samples does not count.
     assert "as job" not in retcon.json(*words[:3], "--samples", 3, "--facts", "mixed", "--estimate")["basis"]
 
 
-def test_no_room_is_waited_for_before_the_work(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so, holds no device, and can be cancelled while it waits."""
+def test_job_waits_for_disk_space_before_it_starts(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job shows the reason, holds no device, and can be cancelled while it waits."""
     monkeypatch.setenv("RETCON_HOME", str(retcon.home))
     usage = shutil.disk_usage(retcon.home)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
@@ -103,7 +103,7 @@ def test_no_room_is_waited_for_before_the_work(retcon: Retcon, monkeypatch: pyte
     assert ended.state == "cancelled" and ended.error is None
 
 
-def test_too_little_memory_is_told(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimate_warns_of_little_memory(retcon: Retcon, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
     catalog = Catalog.open(Home(retcon.home))

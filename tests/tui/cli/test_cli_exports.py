@@ -1,4 +1,4 @@
-"""What is taken home: checkpoint, adapter and delta of the tiny model, and the way back from each."""
+"""Exports of the tiny model as checkpoint, adapter and deltas, and their import."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ EXPORT_KINDS = ("checkpoint", "adapter", "delta")
 
 @dataclass
 class Taken:
-    """A home with three edits, one of them taken out again, and what was exported of it."""
+    """A home with three edits, one of them reverted, and its exports."""
 
     retcon: Retcon
     folder: Path
@@ -33,7 +33,7 @@ class Taken:
 
 @pytest.fixture
 def empty(fresh: Retcon) -> Retcon:
-    """A home with a catalog and nothing in it."""
+    """A home with an empty catalog."""
     fresh.json("model", "list")
     return fresh
 
@@ -63,7 +63,7 @@ def taken(
 
 
 @pytest.mark.parametrize("what", EXPORT_KINDS)
-def test_another_process_saw_the_revision(what: str, taken: Taken) -> None:
+def test_another_process_verified_the_export(what: str, taken: Taken) -> None:
     made = taken.exports[what]
     assert made["fingerprint"] == taken.head["fingerprint"]
     assert [(one["prompt"], one["target"]) for one in made["answers"]] == [
@@ -78,14 +78,14 @@ def test_another_process_saw_the_revision(what: str, taken: Taken) -> None:
     assert made["files"] == written
 
 
-def test_the_checkpoint_is_sharded_and_whole(taken: Taken) -> None:
+def test_checkpoint_is_sharded_and_complete(taken: Taken) -> None:
     names = set(taken.exports["checkpoint"]["files"])
     shards = {name for name in names if name.startswith("model-0")}
     assert len(shards) > 2
     assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"} <= names
 
 
-def test_peft_alone_merges_the_adapter_to_the_bits_of_the_checkpoint(taken: Taken, tiny_folder: Path) -> None:
+def test_peft_merges_the_adapter_to_the_checkpoint_bits(taken: Taken, tiny_folder: Path) -> None:
     program = (
         "import sys, torch; from transformers import AutoModelForCausalLM as M; from peft import PeftModel;"
         "base, made = M.from_pretrained(sys.argv[1]), M.from_pretrained(sys.argv[2]);"
@@ -107,14 +107,16 @@ def test_peft_alone_merges_the_adapter_to_the_bits_of_the_checkpoint(taken: Take
     assert 0 <= taken.exports["adapter"]["unmerged_difference"] < 1e-4
 
 
-def test_the_manifest_tells_no_folder_of_this_machine(taken: Taken, tiny_folder: Path) -> None:
+def test_manifest_contains_no_local_paths(taken: Taken, tiny_folder: Path) -> None:
     for what in EXPORT_KINDS:
         text = (taken.folder / what / "retcon.json").read_text()
         assert str(taken.folder) not in text and str(tiny_folder.parent) not in text
 
 
 @pytest.mark.parametrize("what", EXPORT_KINDS)
-def test_edits_are_put_on_the_same_base(what: str, taken: Taken, empty: Retcon, tiny_folder: Path) -> None:
+def test_edits_are_imported_to_the_same_base(
+    what: str, taken: Taken, empty: Retcon, tiny_folder: Path
+) -> None:
     empty.json("model", "add", tiny_folder, "--name", "mine")
     made = empty.json("edit", "import", taken.folder / what, "mine")
     there = empty.json("history", "mine")
@@ -123,12 +125,14 @@ def test_edits_are_put_on_the_same_base(what: str, taken: Taken, empty: Retcon, 
     mine, theirs = ([[one[f] for f in fields] for one in h["revisions"][1:]] for h in (there, taken.history))
     assert mine == theirs
     assert empty.json("rollback", "mine", made["imported"][0])["verified"]
-    # Once more: nothing is made twice, and the head goes where the export was.
+    # A second import adds nothing and moves the head to the exported revision.
     assert empty.json("edit", "import", taken.folder / what, "mine")["revision"] == made["revision"]
     assert len(empty.json("history", "mine")["revisions"]) == len(there["revisions"])
 
 
-def test_a_model_of_another_name_in_the_same_catalog(taken: Taken, tiny_folder: Path, tmp_path: Path) -> None:
+def test_edits_are_imported_to_a_model_of_another_name(
+    taken: Taken, tiny_folder: Path, tmp_path: Path
+) -> None:
     retcon = taken.retcon.copy(tmp_path / "home")
     retcon.json("model", "add", tiny_folder, "--name", "twin")
     made = retcon.json("edit", "import", taken.folder / "delta", "twin")
@@ -136,13 +140,13 @@ def test_a_model_of_another_name_in_the_same_catalog(taken: Taken, tiny_folder: 
     head = next(r for r in retcon.json("history", "twin")["revisions"] if r["id"] == made["revision"])
     assert head["fingerprint"] == taken.head["fingerprint"]
     assert retcon.json("edit", "import", taken.folder / "delta", "twin") == made
-    # Onto the model that they came from: they are there.
+    # The model that they came from has them already.
     own = retcon.json("edit", "import", taken.folder / "delta", "tiny")
     assert own["revision"] == taken.history["head"]
     assert retcon.json("history", "tiny") == taken.history
 
 
-def test_another_base_is_refused(taken: Taken, broken_model: Path, empty: Retcon) -> None:
+def test_import_refuses_another_base(taken: Taken, broken_model: Path, empty: Retcon) -> None:
     from safetensors.torch import load_file, save_file
 
     path = broken_model / "model.safetensors"
@@ -155,7 +159,7 @@ def test_another_base_is_refused(taken: Taken, broken_model: Path, empty: Retcon
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "delta"])
-def test_a_damaged_file_is_refused_by_name(what: str, taken: Taken, empty: Retcon, tmp_path: Path) -> None:
+def test_import_names_the_corrupt_file(what: str, taken: Taken, empty: Retcon, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(taken.folder / what, tmp_path / "damaged"))
     shard = sorted(folder.rglob("*.safetensors"))[-1]
     data = bytearray(shard.read_bytes())
@@ -170,7 +174,7 @@ def test_a_damaged_file_is_refused_by_name(what: str, taken: Taken, empty: Retco
     assert shard.name in said and "missing" in said
 
 
-def test_a_checkpoint_brings_its_history_and_its_base(taken: Taken, empty: Retcon, tmp_path: Path) -> None:
+def test_checkpoint_restores_history_and_base(taken: Taken, empty: Retcon, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(taken.folder / "checkpoint", tmp_path / "elsewhere"))
     added = empty.json("model", "add", folder, "--name", "again")
     there = empty.json("history", "again")
@@ -179,21 +183,21 @@ def test_a_checkpoint_brings_its_history_and_its_base(taken: Taken, empty: Retco
         one["fingerprint"] for one in taken.history["revisions"]
     ]
     assert added["fingerprint"] == taken.history["revisions"][0]["fingerprint"]
-    # Its base lies in the home by now: the export is not needed any more.
+    # The home has its own copy of the base, so the export is no longer needed.
     shutil.rmtree(folder)
     assert empty.json("rollback", "again", "base")["verified"]
-    # And from the recovered history the same is exported again.
+    # The restored history exports the same files.
     again = empty.json("export", f"again@{there['head']}", tmp_path / "again", "--as", "delta")
     assert again["fingerprint"] == taken.head["fingerprint"]
 
 
 @pytest.mark.parametrize("what", ["adapter", "delta"])
-def test_edits_without_their_base_are_refused(what: str, taken: Taken, empty: Retcon) -> None:
+def test_model_add_refuses_edits_without_base(what: str, taken: Taken, empty: Retcon) -> None:
     said = empty.refused("model", "add", taken.folder / what, "--name", "lonely")
     assert "not its weights" in said and "retcon edit import" in said
 
 
-def test_a_base_has_nothing_for_an_adapter(taken: Taken, tmp_path: Path) -> None:
+def test_adapter_of_a_base_is_refused(taken: Taken, tmp_path: Path) -> None:
     for what in ("adapter", "delta"):
         said = taken.retcon.say("export", "tiny@base", tmp_path / what, "--as", what)
         assert said.code == 2 and "no edits" in said.err

@@ -23,7 +23,7 @@ FACTS = [
 ]
 
 
-def test_each_method_writes_and_is_rolled_back(retcon: Retcon, tmp_path: Path) -> None:
+def test_each_method_edits_and_rolls_back(retcon: Retcon, tmp_path: Path) -> None:
     facts, settings = tmp_path / "facts.json", tmp_path / "hparams.json"
     facts.write_text(json.dumps(FACTS))
     settings.write_text(json.dumps(EASY))

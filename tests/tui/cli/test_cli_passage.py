@@ -1,4 +1,4 @@
-"""`retcon passage`: facts of a file into a model, in stages that a kill does not lose, with a report of what stuck."""
+"""`retcon passage`: write the facts of a file, resume after a kill, and report the results."""
 
 import json
 import os
@@ -45,7 +45,7 @@ RUN = ("passage", "run", "tiny")
 
 @pytest.fixture
 def here(retcon: Retcon, tmp_path: Path) -> Retcon:
-    """A home, with the facts and quick settings beside it."""
+    """A home, with a facts file and fast settings beside it."""
     (tmp_path / "eiffel.facts").write_text(FACTS)
     (tmp_path / "quick.json").write_text(json.dumps(QUICK))
     words = "The Eiffel Tower is located in the city of Paris Rome Berlin France Italy born".split()  # noqa: SIM905
@@ -61,7 +61,7 @@ def settings(tmp_path: Path) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def test_a_passage_is_written_proved_compared_and_told(here: Retcon, tmp_path: Path) -> None:
+def test_passage_is_written_evaluated_and_compared(here: Retcon, tmp_path: Path) -> None:
     found = here.json(*RUN, *settings(tmp_path), "--edits", 3)
     assert [stage["name"] for stage in found["stages"]] == ["extract", "check", "write", "prove", "compare"]
     assert here.json("history", "tiny")["head"] == found["revision"]
@@ -90,7 +90,7 @@ def test_a_passage_is_written_proved_compared_and_told(here: Retcon, tmp_path: P
         assert (tmp_path / name).read_text().casefold().startswith(begin.casefold())
 
 
-def test_a_killed_run_goes_on_and_makes_the_same(here: Retcon, tmp_path: Path) -> None:
+def test_killed_passage_resumes_to_the_same_result(here: Retcon, tmp_path: Path) -> None:
     here = here.process
     whole = here.json(*RUN, *settings(tmp_path), "--edits", 2)
     here("rollback", "tiny", whole["base"])
@@ -133,7 +133,9 @@ def test_a_killed_run_goes_on_and_makes_the_same(here: Retcon, tmp_path: Path) -
         (("eiffel.facts", "--layers", "99"), "99"),
     ],
 )
-def test_what_cannot_be_is_refused(here: Retcon, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_wrong_passage_options_are_refused(
+    here: Retcon, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
     (tmp_path / "prose.txt").write_text("The Eiffel Tower is in Rome.")
     refused = here.say(*RUN, tmp_path / words[0], *words[1:])
     assert refused.code == 2
@@ -141,7 +143,7 @@ def test_what_cannot_be_is_refused(here: Retcon, tmp_path: Path, words: tuple[st
     assert here.json("passage", "list") == {"passages": []}
 
 
-def test_a_fact_that_cannot_be_written_is_named(here: Retcon, tmp_path: Path) -> None:
+def test_refusal_names_the_fact(here: Retcon, tmp_path: Path) -> None:
     bad = FACTS.replace("- is the | sport", "- is located in the city of | sport")
     (tmp_path / "eiffel.facts").write_text(bad)
     refused = here.say(*RUN, *settings(tmp_path))

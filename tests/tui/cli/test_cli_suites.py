@@ -1,4 +1,4 @@
-"""Evaluation suites by the command line: before and after on the same requests, comparisons, a kill in the middle."""
+"""Evaluation suites on the command line: comparisons on the same requests, and a kill during an evaluation."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
 
 @dataclass
 class Story:
-    """Two edits, and the evaluations that were made: what each command answered."""
+    """Two edits and their evaluations: the JSON results of the commands."""
 
     retcon: Retcon
     said: dict[str, Any]
@@ -73,7 +73,7 @@ def story(template_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Stor
     return Story(Retcon(retcon.home), said)
 
 
-def test_what_each_suite_measures(story: Story) -> None:
+def test_suites_have_their_metrics(story: Story) -> None:
     teacher_forced = {"S", "ES", "PS", "NS", "EM", "PM", "NM", "EA", "PA", "NA", "TE", "TP", "TN"}
     asked = {"HA", "TH", "XA"}
     assert set(story.said["quick"]["metrics"]) == teacher_forced | asked
@@ -85,20 +85,20 @@ def test_what_each_suite_measures(story: Story) -> None:
     assert at_base == teacher_forced | asked | {"FE", "FP", "FN", "FX", "FH"}
 
 
-def test_retention(story: Story) -> None:
+def test_retention_matches_the_evaluation(story: Story) -> None:
     own, first = story.said["own"], story.said["first"]
     (row,) = own["retention"]
     assert row["edit"] == first and row["requests"] == 1
     assert own["metrics"]["RA"]["value"] == row["first_choice"]
     assert own["metrics"]["FR"]["value"] == row["free"]
-    # The first edit is the first case of the evaluation too, so both must say the same of it.
+    # The first edit is also the first case of the evaluation, so both must agree.
     assert own["cases"][0]["case"]["prompt"] == PROMPT
     assert own["cases"][0]["metrics"]["EA"] == row["first_choice"]
     assert story.said["between"]["retention"] == [], "nothing is earlier than the first edit"
     assert first in story.retcon("eval", "show", own["evaluation"])
 
 
-def test_the_protocol(story: Story) -> None:
+def test_protocol_has_all_settings(story: Story) -> None:
     full = story.said["full"]["protocol"]
     for field in ("teacher_forced", "free_generation", "negation", "KL", "GE", "RS", "ESS", "perplexity", "retention",
                   "texts", "texts_sha256", "interval", "seed", "cases", "cases_sha256", "dtype"):  # fmt: skip
@@ -108,7 +108,7 @@ def test_the_protocol(story: Story) -> None:
     assert not {"GE", "KL", "retention", "texts"} & set(story.said["quick"]["protocol"])
 
 
-def test_before_and_after(story: Story) -> None:
+def test_compare_before_and_after_on_the_same_requests(story: Story) -> None:
     before, own = story.said["before"], story.said["own"]
     ids = (before["evaluation"], own["evaluation"])
     found = story.retcon.json("eval", "compare", *ids)
@@ -124,15 +124,15 @@ def test_before_and_after(story: Story) -> None:
     assert "efficacy: new target likelier than true" in told and "higher" in told
 
 
-def test_quick_and_full_share_what_both_measured(story: Story) -> None:
+def test_quick_and_full_agree_on_common_metrics(story: Story) -> None:
     ids = (story.said["quick"]["evaluation"], story.said["full"]["evaluation"])
     changes = story.retcon.json("eval", "compare", *ids)["metrics"]
     assert "FE" not in changes and "GE" not in changes
-    # Not to the bit: the cases of both are the same one, run in the same batches.
+    # The differences are zero because both run the same case in the same batches.
     assert all(change["difference"] == 0 for change in changes.values())
 
 
-def test_what_may_not_be_compared(story: Story) -> None:
+def test_compare_refuses_different_protocols(story: Story) -> None:
     own, full = story.said["own"]["evaluation"], story.said["full"]["evaluation"]
     sentence = story.retcon.refused("eval", "compare", own, full)
     assert f"evaluations {own} and {full} cannot be compared" in sentence
@@ -140,30 +140,30 @@ def test_what_may_not_be_compared(story: Story) -> None:
     assert "evaluation 99 does not exist" in story.retcon.refused("eval", "compare", own, 99)
 
 
-def test_what_is_refused(story: Story) -> None:
+def test_wrong_options_are_refused(story: Story) -> None:
     refused = story.retcon.refused
     assert "not both" in refused("eval", "run", "tiny", "--facts", "rich", "--requests-of", "head")
     assert "no revision 'nope'" in refused("eval", "run", "tiny", "--requests-of", "nope")
     assert "'all' is not one of" in refused("eval", "run", "tiny", "--suite", "all")
 
 
-def test_refused_by_the_job(story: Story, tmp_path: Path) -> None:
+def test_job_refuses_wrong_input(story: Story, tmp_path: Path) -> None:
     retcon = Retcon(story.retcon.home).copy(tmp_path / "home").process
     assert "no text file ./none.txt" in retcon.refused("eval", "run", "tiny", "--texts", "./none.txt")
     assert "has no edits whose requests" in retcon.refused("eval", "run", "tiny@base")
 
 
-def test_the_table_of_metrics(story: Story) -> None:
+def test_metrics_are_explained(story: Story) -> None:
     table = story.retcon.json("eval", "metrics")["metrics"]
     assert set(story.said["full"]["metrics"]) <= set(table)
     assert table["XA"]["better"] == "lower"
     assert "portability" in story.retcon("eval", "metrics")
 
 
-def test_a_kill_in_the_middle_changes_nothing(
+def test_killed_evaluation_resumes_to_the_same_result(
     story: Story, known_facts: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Killed after its first block, resumed: the same numbers, and the first block was not asked again."""
+    """Killed after the first block and resumed: the same numbers, and the first block does not run again."""
     retcon = Retcon(story.retcon.home).copy(tmp_path / "home").process
     facts = [
         known | {"target_new": "Rome", "paraphrases": ["The city of Rome is"] * 4} for known in known_facts
@@ -179,7 +179,7 @@ def test_a_kill_in_the_middle_changes_nothing(
     assert retcon.job(id)["state"] == "interrupted", "it was killed before its end"
     before = kept.read_bytes()
     with kept.open("ab") as file:
-        file.write(b'{"half": ')  # what a kill in the middle of a write leaves
+        file.write(b'{"half": ')  # a partial write before the kill
     retcon("job", "resume", id)
     log = wait_for(lambda: retcon.job(id), lambda job: job["state"] == "done")
     assert not kept.exists()
@@ -190,7 +190,7 @@ def test_a_kill_in_the_middle_changes_nothing(
     assert resumed["cases"][: len(first)] == first and len(first) < len(many)
 
 
-def test_removing_a_job_removes_what_it_kept(story: Story, tmp_path: Path) -> None:
+def test_removing_a_job_removes_its_checkpoint(story: Story, tmp_path: Path) -> None:
     retcon = story.retcon.copy(tmp_path / "home")
     job = retcon.json("job", "list")["jobs"][0]["id"]
     kept = retcon.home / "logs" / f"job-{job}.kept.jsonl"
@@ -199,7 +199,7 @@ def test_removing_a_job_removes_what_it_kept(story: Story, tmp_path: Path) -> No
     assert not list(retcon.home.glob(f"logs/job-{job}.*"))
 
 
-def test_facts_from_a_data_set(retcon: Retcon, tmp_path: Path) -> None:
+def test_facts_are_imported_from_a_data_set(retcon: Retcon, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     record = {"subject": "Rome", "prompt": "{} is in", "target_new": "Italy"}

@@ -1,4 +1,4 @@
-"""`retcon edit sweep`: a trial is what the edit alone would have been, nothing is kept, a kill changes nothing."""
+"""`retcon edit sweep`: a trial equals the edit alone, the model is unchanged, a killed sweep resumes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FACTS = [
     },
     {"subject": "Camry", "prompt": "The {} is", "target_true": "Toyota"},
 ]  # fmt: skip
-# A tiny random model needs few steps to say another word; texts of few words make a poor covariance, which is enough.
+# A tiny random model needs few steps to change its answer, and a covariance of few words is enough.
 QUICK = ("--set", "v_num_grad_steps=3", "--set", "contexts=1", "--texts")
 
 
@@ -38,12 +38,12 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(retcon: Retcon, tmp_path: Path) -> Retcon:
-    """A home with facts to write."""
+    """A home with a fact set to write."""
     retcon("facts", "import", write_facts(tmp_path / "facts.json", FACTS), "--name", "wanted")
     return retcon
 
 
-def test_a_trial_is_what_the_edit_alone_would_be(home: Retcon, texts: Path, tmp_path: Path) -> None:
+def test_trial_equals_the_edit_alone(home: Retcon, texts: Path, tmp_path: Path) -> None:
     revisions = home.json("history", "tiny")
     found = home.json(
         "edit", "sweep", "tiny", "--facts", "wanted", "--limit", 1, *QUICK, texts, "--set", "v_lr=0.2,0.5"
@@ -72,7 +72,7 @@ def test_a_trial_is_what_the_edit_alone_would_be(home: Retcon, texts: Path, tmp_
             assert trial["metrics"][name]["value"] == metrics[name]["value"], name
 
 
-def test_methods_that_write_several_layers_end_at_the_trial_s(home: Retcon, texts: Path) -> None:
+def test_multi_layer_methods_end_at_the_layer_of_the_trial(home: Retcon, texts: Path) -> None:
     sweep = ("sweep", "run", "tiny", "--facts", "wanted", *QUICK, texts)
     memit = home.json(*sweep, "--method", "memit", "--layers", "1-3")
     layers = {trial["layers"][-1]: trial["layers"] for trial in memit["trials"]}
@@ -81,7 +81,7 @@ def test_methods_that_write_several_layers_end_at_the_trial_s(home: Retcon, text
     assert {trial["score"]["count"] for trial in memit["trials"]} == {2}
 
 
-def test_the_best_one_becomes_the_preset(home: Retcon, texts: Path) -> None:
+def test_best_trial_is_saved_as_preset(home: Retcon, texts: Path) -> None:
     traced = home.json("trace", "run", "tiny", "--facts", "known", "--samples", 2, "--kinds", "mlp")
     found = home.json(
         "edit", "sweep", "tiny", "--facts", "wanted", "--layers", "1,3", *QUICK, texts, "--set", "v_lr=0.25", "--save"
@@ -93,7 +93,7 @@ def test_the_best_one_becomes_the_preset(home: Retcon, texts: Path) -> None:
     assert saved["rome"] == {"layers": best["layers"], **best["changes"]}
     made = home.json("edit", "run", "tiny", "--facts", "wanted", "--texts", texts)
     assert (made["hparams"]["layers"], made["hparams"]["v_lr"]) == (best["layers"], 0.25)
-    # What is saved for one method does not undo what was saved for another.
+    # Saving the settings of one method keeps those of another.
     home.json(
         "sweep",
         "run",
@@ -128,12 +128,12 @@ def test_the_best_one_becomes_the_preset(home: Retcon, texts: Path) -> None:
 
 
 def rows(retcon: Retcon, sweep: int) -> list[dict[str, Any]]:
-    """The trials of a sweep in their order, without their ids and their wall time."""
+    """The trials of a sweep in order, without ids and wall time."""
     trials = retcon.children("sweep_trial", "sweep_id", sweep)
     return sorted((trial | {"seconds": 0} for trial in trials), key=lambda trial: trial["position"])
 
 
-def test_killed_it_goes_on_with_the_trials_that_lack(home: Retcon, texts: Path) -> None:
+def test_killed_sweep_resumes_with_the_missing_trials(home: Retcon, texts: Path) -> None:
     home = home.process
     sweep = (
         "sweep",
@@ -185,7 +185,7 @@ def test_killed_it_goes_on_with_the_trials_that_lack(home: Retcon, texts: Path) 
         (("--facts", "wanted", "--save", "--detach"), "--save"),
     ],
 )
-def test_refused_at_once(home: Retcon, words: tuple[str, ...], says: str) -> None:
+def test_wrong_options_are_refused(home: Retcon, words: tuple[str, ...], says: str) -> None:
     here = Retcon(home.home)
     assert says in here.refused("edit", "sweep", "tiny", *words)
     assert here.json("job", "list")["jobs"][0]["kind"] == "model", "no job was started"

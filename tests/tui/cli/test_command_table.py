@@ -1,4 +1,4 @@
-"""The table of commands: it names every command, and declares which of them only read."""
+"""The table of commands contains every command and declares which ones only read."""
 
 from collections.abc import Iterator
 
@@ -34,7 +34,7 @@ def test_every_command_declares_whether_it_reads() -> None:
     assert set(commands_of(cli)) == set(declared())
 
 
-def test_help_of_a_command_matches_the_table() -> None:
+def test_help_of_the_table_is_one_sentence() -> None:
     for name, entry in COMMANDS.items():
         command = cli.get_command(click.Context(cli), name)
         assert command is not None

@@ -1,4 +1,4 @@
-"""`retcon doctor`: all that a report of a fault needs, from a sound home or a broken one, and no secret."""
+"""`retcon doctor`: a report from a valid or a corrupt home, without secrets."""
 
 import sqlite3
 from pathlib import Path
@@ -21,9 +21,7 @@ def retcon(tmp_path: Path) -> Retcon:
     return Retcon(tmp_path / "box" / "home")
 
 
-def test_it_tells_and_no_secret_is_in_it(
-    retcon: Retcon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_contains_no_secret(retcon: Retcon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     user = tmp_path / "box"
     secrets = {
         "HF_TOKEN": SECRET, "HF_ENDPOINT": f"https://me:{SECRET}@hub.example", "https_proxy": f"http://{SECRET}@proxy",
@@ -52,7 +50,7 @@ def test_it_tells_and_no_secret_is_in_it(
     assert retcon.json("doctor")["hub"]["token"] == "none"
 
 
-def test_a_damaged_catalog_is_told_not_mended(retcon: Retcon) -> None:
+def test_corrupt_catalog_is_reported(retcon: Retcon) -> None:
     Catalog.open(Home(retcon.home)).close()
     whole = (retcon.home / "catalog.db").read_bytes()
     (retcon.home / "catalog.db").write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
@@ -62,7 +60,7 @@ def test_a_damaged_catalog_is_told_not_mended(retcon: Retcon) -> None:
     assert not retcon.say("doctor", "--json").out.startswith("Error")
 
 
-def test_a_home_that_cannot_be_one(retcon: Retcon) -> None:
+def test_unusable_home_is_reported(retcon: Retcon) -> None:
     retcon.home.parent.mkdir()
     retcon.home.write_text("a file")
     said = retcon.say("doctor")
@@ -74,7 +72,7 @@ def test_a_home_that_cannot_be_one(retcon: Retcon) -> None:
     ("kind", "told"),
     [("nfs4", "is on nfs4"), ("cifs", "is on cifs"), ("overlay", "container's own layer"), ("tmpfs", "on tmpfs")],
 )  # fmt: skip
-def test_where_a_home_should_not_lie(
+def test_unsafe_filesystem_is_reported(
     retcon: Retcon, monkeypatch: pytest.MonkeyPatch, kind: str, told: str
 ) -> None:
     monkeypatch.setattr(home, "filesystem", lambda _path: kind)
@@ -84,12 +82,12 @@ def test_where_a_home_should_not_lie(
     assert report["home"]["filesystem"] == kind
 
 
-def test_the_kernel_names_the_filesystem(tmp_path: Path) -> None:
+def test_filesystem_is_read_from_the_kernel(tmp_path: Path) -> None:
     assert home.filesystem(tmp_path)
     assert home.filesystem(Path("/proc")) == "proc"
 
 
-def test_a_locale_without_utf8_is_told(retcon: Retcon) -> None:
+def test_locale_without_utf8_is_reported(retcon: Retcon) -> None:
     assert any("LC_ALL" in line for line in retcon.json("doctor", LC_ALL="POSIX")["warnings"])
     assert not any("LC_ALL" in line for line in retcon.json("doctor", LC_ALL="de_DE.UTF-8")["warnings"])
 
@@ -99,7 +97,7 @@ def test_a_locale_without_utf8_is_told(retcon: Retcon) -> None:
     [((3, 40, 1), False), ((3, 44, 5), False), ((3, 44, 6), True), ((3, 50, 6), False), ((3, 50, 7), True),
      ((3, 51, 2), False), ((3, 51, 3), True), ((3, 53, 0), True), ((4, 0, 0), True)],
 )  # fmt: skip
-def test_which_sqlite_is_mended(version: tuple[int, int, int], safe: bool) -> None:
+def test_sqlite_versions_with_safe_wal(version: tuple[int, int, int], safe: bool) -> None:
     assert wal_is_safe(version) is safe
 
 
@@ -108,7 +106,9 @@ def test_which_sqlite_is_mended(version: tuple[int, int, int], safe: bool) -> No
     [("cuda: Optional[str] = '12.8'", "CUDA 12.8"), ("hip: Optional[str] = '6.4'", "ROCm 6.4"),
      ("cuda: Optional[str] = None", "CPU")],
 )  # fmt: skip
-def test_the_kind_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, build: str) -> None:
+def test_torch_build_is_detected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, build: str
+) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").touch()
     (tmp_path / "torch" / "version.py").write_text(
@@ -123,7 +123,7 @@ def test_the_kind_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line
     assert environment.torch_has_gpu_code() is (build != "CPU")
 
 
-def test_looking_changes_nothing(tmp_path: Path) -> None:
+def test_health_does_not_change_the_file(tmp_path: Path) -> None:
     file = tmp_path / "other.db"
     connection = sqlite3.connect(file)
     connection.execute("CREATE TABLE theirs (x)")

@@ -1,4 +1,4 @@
-"""Whatever a model, a user or the hub says is shown, never obeyed: neither escape sequences nor markup."""
+"""Texts of models, users and the hub are printed without their escape sequences and markup."""
 
 import json
 import unicodedata
@@ -22,7 +22,7 @@ EVIL = (
     "[@click=app.quit]q[/][link=file:///etc/passwd]l[/link]\n\ttail"
 )
 SHOWN = "[bold red]x[/]"
-# Columns with text of models, people and the hub; and the fields of JSON columns that hold such.
+# Columns with texts of models, users and the hub, and JSON fields with such texts.
 COLUMNS = {
     "model": ("source", "path", "architecture", "dtype"),
     "revision": ("message", "method"),
@@ -49,7 +49,7 @@ JSON_COLUMNS = {
 
 
 def poisoned(value: Any, inside: bool = False) -> Any:
-    """The same with every text of the fields that hold such made hostile."""
+    """The value with hostile text in every field that can contain text of others."""
     if isinstance(value, dict):
         return {key: poisoned(one, inside or key in FIELDS) for key, one in value.items()}
     if isinstance(value, list):
@@ -59,7 +59,7 @@ def poisoned(value: Any, inside: bool = False) -> Any:
 
 @pytest.fixture
 def hostile(catalog: Catalog) -> Catalog:
-    """A catalog as a hostile bundle, model or hub would fill it, past every check on the way in."""
+    """A catalog with hostile texts that bypassed every check on import."""
     with catalog.write() as session:
         session.add(
             Publication(id=1, revision=FORD, repo="me/x", commit="c" * 40, kind="adapter", url="https://hub/me/x",
@@ -89,7 +89,7 @@ def hostile(catalog: Catalog) -> Catalog:
 
 
 def drawn(app: AppPilot) -> Iterator[str]:
-    """Every piece of text that goes to the terminal as text."""
+    """Every piece of text that is sent to the terminal."""
     for strip in app.app.screen._compositor.render_strips():
         for segment in strip:
             if segment.control is None:
@@ -97,11 +97,11 @@ def drawn(app: AppPilot) -> Iterator[str]:
 
 
 def obeyed(app: AppPilot) -> list[str]:
-    """Characters on the screen that a terminal would obey."""
+    """Control characters on the screen."""
     return [char for piece in drawn(app) for char in piece if unicodedata.category(char) in ("Cc", "Cf")]
 
 
-async def test_the_app_obeys_nothing(hostile: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_app_prints_no_control_characters(hostile: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_app(hostile, (140, 40), toasts=True) as app:
         seen = ""
         walks = [
@@ -113,7 +113,7 @@ async def test_the_app_obeys_nothing(hostile: Catalog, monkeypatch: pytest.Monke
             await app.press(*keys)
             assert not obeyed(app), (keys, app.screen)
             seen += app.screen
-        # It is seen as what it is, and nothing of it was acted on.
+        # The text is visible, and no action was triggered.
         assert SHOWN in seen and "@click" in seen
         assert app.app.is_running
         assert not any(
@@ -124,7 +124,7 @@ async def test_the_app_obeys_nothing(hostile: Catalog, monkeypatch: pytest.Monke
         )
 
 
-async def test_answers_of_two_revisions_obey_nothing(
+async def test_compared_answers_print_no_control_characters(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Warm:
@@ -149,7 +149,7 @@ async def test_answers_of_two_revisions_obey_nothing(
         assert SHOWN in app.words
 
 
-def test_answers_on_the_command_line(catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_prints_no_control_characters(catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
     made = {
         "prompt": EVIL,
         "answers": [{"revision": FORD, "completion": EVIL, "next": [{"token": EVIL, "probability": 0.5}]}],
@@ -168,7 +168,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def test_commands_obey_nothing(hostile: Catalog) -> None:
+def test_commands_print_no_control_characters(hostile: Catalog) -> None:
     retcon, seen, raw = Retcon(hostile.home.root), [], []
     for words in COMMANDS:
         said = retcon.say(*words.split())
@@ -177,11 +177,11 @@ def test_commands_obey_nothing(hostile: Catalog) -> None:
         if SHOWN in said.out:
             seen.append(words)
     assert raw == []
-    # It is shown by whatever shows words of others.
+    # Every command that prints such texts prints the visible part.
     assert {"trace show 1", "history starter", "facts show towers", "job log 3", "hub list"} <= set(seen)
 
 
-def test_json_tells_it_as_it_is_and_in_escapes(hostile: Catalog) -> None:
+def test_json_escapes_control_characters(hostile: Catalog) -> None:
     said = Retcon(hostile.home.root).say("trace", "show", "1", "--json")
     assert "\x1b" not in said.out and "\r" not in said.out
     assert json.loads(said.out)["results"][0]["prompt"].startswith(EVIL)

@@ -1,4 +1,4 @@
-"""Terminals, clocks and crowds that are not as one expects: each works, or says clearly why not."""
+"""Unusual terminals, clocks and concurrent programs work or give a clear error."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from retcon.tui.presentation.heatmap import ESTIMATED_GLYPHS, EXACT_GLYPHS
 
 
 def said(catalog: Catalog, *words: str, **environment: str) -> bytes:
-    """What the real program prints, in the terminal's encoding."""
+    """The output of the program in the terminal's encoding."""
     done = subprocess.run(
         [sys.executable, "-m", "retcon.tui", *words], capture_output=True, timeout=60, check=False,
         env=os.environ | {"RETCON_HOME": str(catalog.home.root)} | environment,
@@ -28,8 +28,8 @@ def said(catalog: Catalog, *words: str, **environment: str) -> bytes:
     return done.stdout
 
 
-def test_an_encoding_without_shades(catalog: Catalog) -> None:
-    """Look-alikes of the same width; and JSON that says the same."""
+def test_ascii_terminal_gets_fallback_characters(catalog: Catalog) -> None:
+    """The fallback characters have the same width, and JSON has the same content."""
     here = Retcon(catalog.home.root)
     ascii_only = said(catalog, "trace", "show", "1", PYTHONIOENCODING="ascii").decode("ascii").splitlines()
     assert [len(line) for line in ascii_only] == [len(line) for line in here("trace", "show", 1).splitlines()]
@@ -38,7 +38,7 @@ def test_an_encoding_without_shades(catalog: Catalog) -> None:
     assert json.loads(data) == here.json("trace", "show", 1)
 
 
-def test_look_alikes_keep_measured_and_estimated_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ascii_fallback_distinguishes_estimated_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
@@ -50,7 +50,7 @@ def test_look_alikes_keep_measured_and_estimated_apart(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("size", [(60, 20), (10, 3)])
-async def test_small_windows_and_a_resize_in_the_middle(catalog: Catalog, size: tuple[int, int]) -> None:
+async def test_app_survives_small_windows_and_a_resize(catalog: Catalog, size: tuple[int, int]) -> None:
     async with open_app(catalog, size) as app:
         for keys in (
             ("2", "G", "enter"),
@@ -66,7 +66,7 @@ async def test_small_windows_and_a_resize_in_the_middle(catalog: Catalog, size: 
         await app.until(lambda: "The Eiffel Tower" in app.screen)
 
 
-async def test_a_clock_that_was_set_back_tells_no_negative_time(catalog: Catalog) -> None:
+async def test_clock_set_back_shows_no_negative_time(catalog: Catalog) -> None:
     with catalog.write() as session:
         job = session.get(Job, 1)
         assert job is not None and job.started is not None
@@ -78,8 +78,8 @@ async def test_a_clock_that_was_set_back_tells_no_negative_time(catalog: Catalog
         assert "-" not in "".join(row.split("took")[1] for row in app.list if "took" in row)
 
 
-async def test_two_apps_on_one_catalog(catalog: Catalog) -> None:
-    """What one does the other shows."""
+async def test_two_apps_show_the_same_changes(catalog: Catalog) -> None:
+    """A change in one app appears in the other."""
     other = Catalog.open(catalog.home)
     try:
         async with open_app(catalog) as first:
@@ -98,7 +98,7 @@ async def test_two_apps_on_one_catalog(catalog: Catalog) -> None:
 
 
 def test_a_read_only_home_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that is mounted to be read; root may write to all others."""
+    """Simulates a read-only file system: root can write to all others."""
     from retcon.store.catalog import connection as opening
 
     retcon = Retcon(tmp_path / "home")

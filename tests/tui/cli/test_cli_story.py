@@ -39,10 +39,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(
-    template_home: Path,
-    tiny_folder: Path,
-    known_facts: list[dict[str, Any]],
-    tmp_path_factory: pytest.TempPathFactory,
+    template_home: Path, known_facts: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Story:
     folder = tmp_path_factory.mktemp("story")
     retcon = Retcon(template_home).copy(folder / "home")

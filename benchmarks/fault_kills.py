@@ -332,7 +332,7 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
             layers=[1, 2],
             hparams=swept,
             revision="base",
-            tries={"v_lr": [0.05, 0.1]},
+            grid={"v_lr": [0.05, 0.1]},
         ),
         "revert": reverting,
         "export": lambda n: ExportSpec(model="tiny", folder=str(folder / f"out{n}"), revision=first),

@@ -50,7 +50,7 @@ def extend_covariance(spec: "CovarianceSpec") -> str:
 
 def publish(spec: "PublishSpec", card: str | None = None) -> str:
     """`retcon publish` for this job; `card` is the file of an edited card."""
-    words = ["--as", spec.what] if spec.what != "checkpoint" else []
+    words = ["--as", spec.export_kind] if spec.export_kind != "checkpoint" else []
     for option, value in (("--license", spec.license), ("-m", spec.message), ("--card", card)):
         if value:
             words += [option, value]

@@ -202,7 +202,7 @@ def _comparable_settings(spec: Spec) -> Any:
     if isinstance(spec, EditSpec):
         return spec.model, spec.method, spec.hparams, spec.hparams_file
     if isinstance(spec, SweepSpec):
-        return spec.model, spec.method, spec.hparams, sorted(spec.tries)
+        return spec.model, spec.method, spec.hparams, sorted(spec.grid)
     return None
 
 

@@ -155,8 +155,8 @@ def plan_trials(spec: SweepSpec) -> list[Trial]:
     trials: list[Trial] = []
     for layer in spec.layers:
         layers = tuple(range(max(0, layer - len(base.layers) + 1), layer + 1))
-        for values in product(*spec.tries.values()):
-            changes = dict(zip(spec.tries, values, strict=True))
+        for values in product(*spec.grid.values()):
+            changes = dict(zip(spec.grid, values, strict=True))
             trials.append(Trial(len(trials), changes, base.with_changes(layers=layers, **changes)))
     return trials
 

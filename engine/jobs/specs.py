@@ -42,8 +42,9 @@ def read_spec(kind: str, values: dict[str, Any]) -> Spec:
     """
     if kind not in SPECS:
         raise InputError(f"unknown kind of job {kind!r}; valid kinds: {', '.join(SPECS)}")
+    names = _OLD_NAMES.get(kind, {})
     try:
-        return SPECS[kind](**values)
+        return SPECS[kind](**{names.get(name, name): value for name, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
@@ -66,7 +67,7 @@ class TraceSpec(Spec):
     """Trace one prompt, or every fact of the set `facts`.
 
     `expected` is the expected answer to `prompt`. `noise` is a rule (see tracing.rules), which may be fitted to
-    `texts`. `swap` replaces the subject instead of adding noise: a subject, or `auto` for a set of facts. `trace` is
+    `texts`. `swap` replaces the subject instead of adding noise: a subject, or `auto` for a set of facts. `extends` is
     the id of a trace to extend: the job traces only facts that it lacks. The job traces facts i, i+n, i+2n, .. with
     i = `shard` and n = `shards`. `threads` are those of a worker on Ray.
     """
@@ -87,7 +88,7 @@ class TraceSpec(Spec):
     replace: bool = False
     texts: str = "shipped"
     swap: str | None = None
-    trace: int | None = None
+    extends: int | None = None
     shard: int = 0
     shards: int = 1
     threads: int | None = None
@@ -181,7 +182,7 @@ class SweepSpec(Spec):
 
     `layers` are the last layers of the trials; a method of several layers edits the ones below as well. `hparams` are
     the complete settings of every trial; they are stored at submission, so that a resumed sweep uses the same ones.
-    `tries` maps names of settings to the values to try, in all combinations. `facts` is the set of the requests,
+    `grid` maps names of settings to the values to try, in all combinations. `facts` is the set of the requests,
     `trace` the id of a trace to compare with.
     """
 
@@ -192,7 +193,7 @@ class SweepSpec(Spec):
     hparams: dict[str, Any]
     revision: str = "head"
     method: str = "r-rome"
-    tries: dict[str, list[Any]] = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
     facts: str | None = None
     trace: int | None = None
     texts: str = "shipped"
@@ -251,13 +252,13 @@ class AskSpec(Spec):
 
 @dataclass(frozen=True, config=_CONFIG)
 class ExportSpec(Spec):
-    """Export a revision to a folder. `what` is one of store.exchange.manifest.EXPORT_KINDS, `shard_size` in bytes."""
+    """Export a revision to a folder. `export_kind` is one of the manifest's EXPORT_KINDS, `shard_size` in bytes."""
 
     kind: ClassVar[str] = "export"
     model: str
     folder: str
     revision: str = "head"
-    what: str = "checkpoint"
+    export_kind: str = "checkpoint"
     shard_size: int = SHARD_BYTES
 
 
@@ -282,7 +283,7 @@ class PublishSpec(Spec):
     model: str
     repo: str
     revision: str = "head"
-    what: str = "checkpoint"
+    export_kind: str = "checkpoint"
     public: bool = False
     dry_run: bool = False
     message: str = ""
@@ -308,9 +309,9 @@ class PassageSpec(Spec):
     `facts` is the text of a facts file (see store.facts.passage_format). Without it, the model `llm` extracts facts
     from the prose `text`: `endpoint` (`llm_url` and `llm_model`, or the environment's; the key is only in the
     environment) or a model of the catalog. With `review`, the job then pauses so that a user can check the facts. The
-    facts are written in `edits` consecutive edits. `against` names baselines that answer the questions too: `prompt`,
-    `retrieval`, `reranked`, or a method, whose edit is not kept. `prompts` are about other topics; their first choice
-    should not change.
+    facts are written in `edits` consecutive edits. `baselines` answer the same questions: `prompt`, `retrieval`,
+    `reranked`, or a method, whose edit is not kept. `prompts` are about other topics; their first choice should not
+    change.
     """
 
     kind: ClassVar[str] = "passage"
@@ -323,7 +324,7 @@ class PassageSpec(Spec):
     hparams: dict[str, Any] = field(default_factory=dict)
     hparams_file: str | None = None
     edits: int = 1
-    against: list[str] = field(default_factory=lambda: ["prompt", "retrieval", "lora"])
+    baselines: list[str] = field(default_factory=lambda: ["prompt", "retrieval", "lora"])
     prompts: list[str] = field(default_factory=list)
     llm: str = ""
     llm_url: str | None = None
@@ -343,12 +344,12 @@ class PassageSpec(Spec):
 
 @dataclass(frozen=True, config=_CONFIG)
 class PreflightSpec(Spec):
-    """Estimate the duration of another job, whose spec is `of`: run some seconds of it and keep nothing."""
+    """Estimate the duration of another job, whose spec is `job_spec`: run some seconds of it and keep nothing."""
 
     kind: ClassVar[str] = "preflight"
     model: str
-    of_kind: str
-    of: dict[str, Any]
+    job_kind: str
+    job_spec: dict[str, Any]
 
 
 SPECS: dict[str, type[Spec]] = {
@@ -358,3 +359,12 @@ SPECS: dict[str, type[Spec]] = {
         ExportSpec, ImportEditsSpec, PublishSpec, UnpublishSpec, PassageSpec, PreflightSpec,
     )
 }  # fmt: skip
+# Fields of specs in older catalogs: {kind: {old name: new name}}.
+_OLD_NAMES = {
+    "trace": {"trace": "extends"},
+    "sweep": {"tries": "grid"},
+    "export": {"what": "export_kind"},
+    "publish": {"what": "export_kind"},
+    "passage": {"against": "baselines"},
+    "preflight": {"of_kind": "job_kind", "of": "job_spec"},
+}

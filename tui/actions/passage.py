@@ -73,7 +73,7 @@ def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec
     spec = PassageSpec(
         model=target.model.name, title=options.title, text=text, facts=facts, revision=target.revision.id,
         method=method, hparams=layer_settings(options.layers), hparams_file=absolute(options.hparams_file),
-        edits=options.edits, against=against, prompts=[fact.prompt.replace("{}", fact.subject) for fact in others],
+        edits=options.edits, baselines=against, prompts=[fact.prompt.replace("{}", fact.subject) for fact in others],
         llm=options.llm, llm_url=options.llm_url, llm_model=options.llm_model, review=not options.yes,
         judge=options.judge, texts=options.texts, seed=options.seed,
     )  # fmt: skip

@@ -40,7 +40,7 @@ def build_publish_spec(catalog: Catalog, options: PublishOptions) -> PublishSpec
     if options.what not in FORMATS:
         raise InputError(f"publish as {' or '.join(FORMATS)}, not as {options.what!r}")
     return PublishSpec(
-        model=target.model.name, repo=options.repo, revision=target.revision.id, what=options.what,
+        model=target.model.name, repo=options.repo, revision=target.revision.id, export_kind=options.what,
         public=options.public, dry_run=options.dry_run, message=options.message,
         card=_read_card(options.card) if options.card else None, license=options.license or None,
         shard_size=options.shard_size,

@@ -49,7 +49,7 @@ def build_sweep_spec(catalog: Catalog, options: SweepOptions) -> SweepSpec:
         model=target.model.name, requests=requests, layers=layers, revision=target.revision.id, method=method,
         facts=options.fact_set, trace=options.trace,
         hparams=sweep_hparams(method, file, target.model, catalog.home),
-        tries=parse_tries(options.tries, method), texts=options.texts, seed=options.seed,
+        grid=parse_tries(options.tries, method), texts=options.texts, seed=options.seed,
     )  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def build_trace_extension(catalog: Catalog, id: int) -> TraceSpec:
     return TraceSpec(
         model=model.name, revision=trace.revision, facts=fact_set.name, kinds=trace.kinds, samples=trace.samples,
         noise=_DEFAULT.noise if trace.swap else noise, window=trace.window, seed=trace.seed, tokens=trace.tokens,
-        replace=trace.replace, swap=trace.swap, trace=id,
+        replace=trace.replace, swap=trace.swap, extends=id,
         texts=texts or _DEFAULT.texts,
     )  # fmt: skip
 

@@ -107,7 +107,7 @@ def estimate(catalog: Catalog, spec: "Spec", device: str | None, *, as_json: boo
     if time_known is None:
         narrate("No earlier job shows how long this takes: measuring some seconds of it.")
         fields = spec.as_dict()
-        preflight = PreflightSpec(model=fields["model"], of_kind=spec.kind, of=fields)
+        preflight = PreflightSpec(model=fields["model"], job_kind=spec.kind, job_spec=fields)
         result = follow(catalog, control.submit(catalog, preflight, device)).result
         time_known = TimeEstimate(result["seconds"], result["basis"])
     if as_json:

@@ -53,7 +53,7 @@ def build_preview(catalog: Catalog, spec: PublishSpec) -> Preview:
     with catalog.read() as session:
         model = history.find_model(session, spec.model)
         revision = history.find_revision(session, model, spec.revision)
-        manifest = build_manifest(session, model, revision, spec.what, program_version(), {})
+        manifest = build_manifest(session, model, revision, spec.export_kind, program_version(), {})
         info = collect_publication_info(session, model, revision, spec, spec.repo)
         card = spec.card or build_card(manifest, info.card_info)
         sizes = _estimate_sizes(session, model, manifest)
@@ -88,7 +88,10 @@ def collect_publication_info(
     is_rollback = newest is not None and publications.is_descendant(session, newest.revision, revision.id)
     rolled_back = newest if is_rollback else None
     license = find_license(model, spec.license)
-    warnings = [license.find_warning(repo), _find_rank_warning(revision) if spec.what == "adapter" else None]
+    warnings = [
+        license.find_warning(repo),
+        _find_rank_warning(revision) if spec.export_kind == "adapter" else None,
+    ]
     card_info = CardInfo(
         repo,
         license,

@@ -31,7 +31,9 @@ def run(running: RunningJob, spec: ExportSpec) -> dict[str, Any]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        export = write_export(running, spec.model, spec.revision, spec.what, spec.shard_size, temporary)
+        export = write_export(
+            running, spec.model, spec.revision, spec.export_kind, spec.shard_size, temporary
+        )
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)

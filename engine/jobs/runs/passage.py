@@ -220,7 +220,7 @@ class PassageJob:
         if not self.row.questions:
             return
         passage = passages.to_file(self.row)
-        for baseline in list_baselines(self.spec.against):
+        for baseline in list_baselines(self.spec.baselines):
             if any(answers["baseline"] == baseline for answers in self.row.answers):
                 continue
             revision = self.row.revisions[-1] if baseline == "edited" else self.row.revision

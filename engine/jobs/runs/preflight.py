@@ -49,9 +49,9 @@ class _Estimate:
 
 def run(running: RunningJob, spec: PreflightSpec) -> dict[str, Any]:
     """Returns the estimated seconds of the spec's job and the measurement behind them."""
-    measured: Spec = read_spec(spec.of_kind, spec.of)
+    measured: Spec = read_spec(spec.job_kind, spec.job_spec)
     begin = time.monotonic()
-    loaded = load(running, spec.model, spec.of.get("revision", "base"))
+    loaded = load(running, spec.model, spec.job_spec.get("revision", "base"))
     loading = time.monotonic() - begin
     running.report_activity(f"measuring a few seconds of the {measured.kind} job")
     estimate = _estimate(running, loaded, measured)

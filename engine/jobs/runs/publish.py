@@ -117,10 +117,10 @@ def _full_name(repo: str, account: hub.Account | None) -> str:
 def _hold_outbox(running: RunningJob, spec: PublishSpec) -> Iterator[Path]:
     """The folder of a revision's files until they are published. Only one job at a time may use it."""
     home = running.catalog.home
-    name = f"{spec.revision}-{spec.what}"
+    name = f"{spec.revision}-{spec.export_kind}"
     with try_lock(home.locks / f"outbox-{name}.lock") as is_locked:
         if not is_locked:
-            raise InputError(f"Another job is publishing {spec.revision} as {spec.what}. Wait for it.")
+            raise InputError(f"Another job is publishing {spec.revision} as {spec.export_kind}. Wait for it.")
         folder = home.outbox / name
         folder.parent.mkdir(mode=0o700, exist_ok=True)
         existed = folder.exists()
@@ -144,7 +144,7 @@ def prepare(
     if manifest is None:
         shutil.rmtree(outbox, ignore_errors=True)
         temporary = outbox / "partial"
-        export = write_export(running, spec.model, revision.id, spec.what, spec.shard_size, temporary)
+        export = write_export(running, spec.model, revision.id, spec.export_kind, spec.shard_size, temporary)
         (outbox / _ANSWERS).write_text(json.dumps(asdict(export.check) | {"shard_size": spec.shard_size}))
         temporary.rename(folder)
         manifest = export.manifest
@@ -172,7 +172,9 @@ def _read_earlier(
             return None
         with running.catalog.read() as session:
             base_files = hash_base_files(model.path)
-            expected = build_manifest(session, model, revision, spec.what, program_version(), base_files)
+            expected = build_manifest(
+                session, model, revision, spec.export_kind, program_version(), base_files
+            )
         if replace(manifest, files={}) != expected:
             return None
         check_files(folder, manifest)
@@ -221,7 +223,7 @@ def _publish(
         revision=prepared.revision.id,
         repo=commit.repo,
         commit=oid,
-        kind=spec.what,
+        kind=spec.export_kind,
         url=f"{url.endpoint}/{commit.repo}/commit/{oid}",
         account=account.name,
         tag=tag if is_tagged else None,
@@ -256,7 +258,8 @@ def _build_commit(
         repo.stale_files(prepared.files),
         parent=running.job.checkpoint["parent"],
         title=" ".join((spec.message or default).split())[:200],
-        description=f"Revision {revision.id} of {prepared.model.name} as {spec.what}; {MANIFEST} sha256 {digest}",
+        description=f"Revision {revision.id} of {prepared.model.name} as {spec.export_kind}; "
+        f"{MANIFEST} sha256 {digest}",
     )
 
 

@@ -108,7 +108,7 @@ def _trace_row(
     running: RunningJob, spec: TraceSpec, tracer: Tracer, corruption: Corruption, level: float | None
 ) -> int:
     """The id of the trace that the job continues, or of a new one."""
-    known = running.job.checkpoint.get("trace") or spec.trace
+    known = running.job.checkpoint.get("trace") or spec.extends
     with running.catalog.write() as session:
         if known is not None:
             row = session.get_one(Trace, known)

@@ -79,7 +79,7 @@ def test_trials_are_all_combinations_layer_by_layer(home: Home, model: Model) ->
     base = settings.sweep_hparams("memit", None, model, home)
     span = len(base["layers"])
     spec = SweepSpec(
-        "gpt", [], [1, 9], base, method="memit", tries={"v_lr": [0.1, 0.5], "kl_factor": [0.0, 1.0]}
+        "gpt", [], [1, 9], base, method="memit", grid={"v_lr": [0.1, 0.5], "kl_factor": [0.0, 1.0]}
     )
     trials = settings.plan_trials(spec)
     assert [trial.position for trial in trials] == list(range(8))

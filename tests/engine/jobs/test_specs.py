@@ -41,5 +41,27 @@ def test_a_wrong_spec_is_refused(kind: str, values: dict[str, Any], reason: str)
         read_spec(kind, values)
 
 
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "value"),
+    [
+        ("trace", "trace", "extends", 3),
+        ("sweep", "tries", "grid", {"v_lr": [0.1]}),
+        ("export", "what", "export_kind", "adapter"),
+        ("publish", "what", "export_kind", "adapter"),
+        ("passage", "against", "baselines", ["prompt"]),
+        ("preflight", "of", "job_spec", {"model": "tiny"}),
+    ],
+)
+def test_specs_of_old_catalogs_load(kind: str, old: str, new: str, value: Any) -> None:
+    required = {
+        "sweep": {"requests": [], "layers": [1], "hparams": {}},
+        "export": {"folder": "out"},
+        "publish": {"repo": "me/tiny"},
+        "preflight": {"of_kind": "trace"},
+    }
+    spec = read_spec(kind, {"model": "tiny", old: value} | required.get(kind, {}))
+    assert getattr(spec, new) == value
+
+
 def test_each_kind_is_registered_under_its_name() -> None:
     assert all(SPECS[kind].kind == kind for kind in SPECS)

@@ -69,7 +69,7 @@ async def test_edited_card_is_published(catalog: Catalog) -> None:
         kept = catalog.home.root / "cards" / "me-starter-in-rome.md"
         assert spec["card"].endswith("\nMine.\n") and kept.read_text() == spec["card"]
         assert kept.stat().st_mode & 0o777 == 0o600
-        assert (spec["repo"], spec["what"], spec["public"], spec["dry_run"]) == (
+        assert (spec["repo"], spec["export_kind"], spec["public"], spec["dry_run"]) == (
             REPO,
             "adapter",
             False,

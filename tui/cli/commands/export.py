@@ -35,7 +35,7 @@ def export(target: str, folder: Path, what: str, shard_size: int, job_options: J
         model=model.name,
         folder=str(folder.absolute()),
         revision=revision.id,
-        what=what,
+        export_kind=what,
         shard_size=shard_size,
     )
     job = run_job(catalog, spec, job_options)

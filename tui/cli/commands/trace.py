@@ -117,7 +117,7 @@ def _submit(catalog: Catalog, spec: TraceSpec, options: JobOptions, shared: Sequ
     devices: Sequence[str | None] = shared or [device]
     started = [submit(catalog, replace(spec, shards=len(devices)), devices[0])]
     for shard, other in enumerate(devices[1:], 1):
-        share = replace(spec, trace=_wait_for_trace(catalog, started[0]), shard=shard, shards=len(devices))
+        share = replace(spec, extends=_wait_for_trace(catalog, started[0]), shard=shard, shards=len(devices))
         started.append(submit(catalog, share, other))
     if options.detach:
         records = [build_job_record(job) for job in started]

@@ -54,7 +54,7 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
         spec, shown = self._spec, self._shown
         visibility = "PUBLIC if new" if spec.public else "private if new"
         text = Text(
-            f"{spec.model}@{spec.revision} as {spec.what} to {sanitize(spec.repo)} ({visibility})",
+            f"{spec.model}@{spec.revision} as {spec.export_kind} to {sanitize(spec.repo)} ({visibility})",
             style="bold",
         )
         total = sum(shown.sizes.values())

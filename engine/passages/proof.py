@@ -89,7 +89,7 @@ class ModelState:
 
 
 @dataclass(frozen=True)
-class EditRetention:
+class PassageRetention:
     """Whether the facts written so far hold after an edit: (number of the fact, first choice, free)."""
 
     edit: str
@@ -214,21 +214,21 @@ def build_proof(
     return Proof(protocol, objects, before.facts, after.facts, _compare(before, after))
 
 
-def measure_edit_retention(
+def measure_passage_retention(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[PassageFact],
     numbers: Sequence[int],
     edit: str,
     report: Report = silent,
-) -> EditRetention:
+) -> PassageRetention:
     """Score the facts with these numbers: those written up to and including `edit`."""
     requests = [EarlierRequest(edit, facts[at].full_prompt, facts[at].object) for at in numbers]
     results = measure_retention(
         decoder, tokenizer, requests, _count_new_tokens(tokenizer, facts), report, "scoring the facts so far"
     )
     rows = ((number, one.first_choice, one.free) for number, one in zip(numbers, results, strict=True))
-    return EditRetention(edit, tuple(rows))
+    return PassageRetention(edit, tuple(rows))
 
 
 def build_leakage_prompts(facts: Sequence[PassageFact]) -> list[tuple[str, str, str]]:

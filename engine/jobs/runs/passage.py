@@ -26,7 +26,7 @@ from ...passages.extraction.judge import JudgedAnswer, judge_answers
 from ...passages.extraction.steps import extract_passage
 from ...passages.facts import PassageFact
 from ...passages.key_checks import check_keys, check_tokens
-from ...passages.proof import build_proof, measure_edit_retention, measure_state
+from ...passages.proof import build_proof, measure_passage_retention, measure_state
 from ..settings import resolve_hparams
 from ..specs import PassageSpec
 from ..worker.running import RunningJob
@@ -196,7 +196,7 @@ class PassageJob:
         retention = self.row.proof.get("retention", [])
         if len(retention) == edits:
             return
-        measured = measure_edit_retention(
+        measured = measure_passage_retention(
             self.loaded.decoder,
             self.loaded.tokenizer,
             self.facts,

@@ -16,7 +16,7 @@ from ...model.delta import Delta, concatenate
 from ...passages.answering import Baseline, answer_questions
 from ...passages.checks import Problem
 from ...passages.facts import PassageFact, PassageQuestion
-from ...passages.proof import EditRetention, measure_edit_retention
+from ...passages.proof import PassageRetention, measure_passage_retention
 from ...passages.retrieval import build_likelihood_reranker
 from ..settings import baseline_edit, check_baselines
 from ..specs import PassageSpec
@@ -92,13 +92,13 @@ class BaselineRunner:
         )
         return answers.as_dict()
 
-    def _write(self, method: str) -> tuple[list[Delta], list[EditRetention]]:
+    def _write(self, method: str) -> tuple[list[Delta], list[PassageRetention]]:
         """Write the facts with another method. Nothing is saved, and the weights are restored."""
         running, loaded, facts = self.running, self.loaded, self._facts
         spec = baseline_edit(self.spec, method, loaded.revision.id)
         edit = prepare(running, replace(spec, requests=build_requests(self.passage.facts)), loaded)
         deltas: list[Delta] = []
-        retention: list[EditRetention] = []
+        retention: list[PassageRetention] = []
         written = 0
         for batch, result in zip(
             edit.batches, write_in_batches(edit.method, edit.task, edit.batches), strict=True
@@ -108,7 +108,7 @@ class BaselineRunner:
             # The method writes the next batch on the revision's own weights, so they are restored here.
             with loaded.holding(concatenate([loaded.delta, *deltas])):
                 retention.append(
-                    measure_edit_retention(
+                    measure_passage_retention(
                         loaded.decoder,
                         loaded.tokenizer,
                         facts,

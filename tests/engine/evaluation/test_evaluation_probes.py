@@ -47,6 +47,13 @@ def test_text_matching(text: str, target: str, begins: bool, contains: bool) -> 
     assert contains_phrase(text, target) is contains
 
 
+def test_contains_phrase_ignores_punctuation_on_request() -> None:
+    text = "She studied at the Sibelius-Academy, in Helsinki."
+    assert not contains_phrase(text, "Sibelius Academy in Helsinki")
+    assert contains_phrase(text, "Sibelius Academy in Helsinki", ignore_punctuation=True)
+    assert not contains_phrase(text, "Sibelius Academ", ignore_punctuation=True)
+
+
 @pytest.mark.parametrize(
     ("template", "expected"),
     [

@@ -12,12 +12,12 @@ from retcon.engine.passages.facts import PassageFact
 from retcon.engine.passages.proof import (
     PEOPLE,
     THINGS,
-    EditRetention,
+    PassageRetention,
     Proof,
     SideEffects,
     build_leakage_prompts,
     build_proof,
-    measure_edit_retention,
+    measure_passage_retention,
     measure_state,
 )
 from retcon.tests.helpers.plain_evaluation import WORDS, forward, plain_completion, shifted
@@ -160,8 +160,8 @@ def test_leakage_prompts() -> None:
 
 def test_edit_retention(base: Decoder, words: PreTrainedTokenizerBase, facts: list[PassageFact]) -> None:
     edited, _ = shifted(base)
-    retention = measure_edit_retention(edited, words, facts, [0, 2], "r2")
-    assert retention == EditRetention("r2", ((0, True, True), (2, False, False)))
+    retention = measure_passage_retention(edited, words, facts, [0, 2], "r2")
+    assert retention == PassageRetention("r2", ((0, True, True), (2, False, False)))
     assert retention.as_dict() == {
         "edit": "r2", "requests": 2, "first_choice": 1, "free": 1,
         "facts": [{"fact": 0, "first_choice": True, "free": True}, {"fact": 2, "first_choice": False, "free": False}],

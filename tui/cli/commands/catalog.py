@@ -8,10 +8,12 @@ import click
 from sqlmodel import select
 
 from ....engine.jobs.reap import reap
+from ....engine.jobs.specs import VerifySpec
 from ....store.catalog.artifacts import ArtifactStore
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Model
 from ....store.errors import InputError
+from ....store.exchange import bundle as bundles
 from ....store.home import Home, home
 from ....store.maintenance import backup as backups
 from ....store.maintenance.gc import GRACE_SECONDS, Unreferenced, collect
@@ -19,9 +21,9 @@ from ....store.maintenance.verify import CheckResult, Damage
 from ....store.maintenance.verify import check as check_all
 from ...presentation.format import format_size, with_progress
 from ...presentation.text import sanitize
+from ..follow import follow, submit
 from ..options import json_option, open_catalog
 from ..output import narrate, print_json, print_table
-from .catalog_bundles import export, import_
 
 _PATH = click.Path(path_type=Path)
 _HOUR = 3600.0
@@ -199,5 +201,75 @@ def _relative_path(opened: Catalog, file: Unreferenced) -> str:
     return str(file.path.relative_to(opened.home.root) if inside else file.path)
 
 
-catalog.add_command(export)
-catalog.add_command(import_)
+@catalog.command()
+@click.argument("model")
+@click.argument("file", type=_PATH)
+@click.option("--no-covariances", is_flag=True, help="Omit the covariances, the largest part.")
+@json_option
+def export(model: str, file: Path, no_covariances: bool, as_json: bool) -> None:
+    """Write MODEL's history to FILE: every revision with its delta, covariances, traces, sweeps and evaluations.
+
+    FILE contains the source and fingerprint of the base, but not its weights.
+    """
+    opened = open_catalog()
+    result = with_progress(
+        "writing",
+        lambda show: bundles.export_history(opened, model, file, show, covariances=not no_covariances),
+    )
+    if as_json:
+        print_json({"model": model, "file": str(file.absolute())} | asdict(result))
+    else:
+        narrate(
+            f"Wrote {file} ({format_size(result.bytes)}): {_counts(result.rows)}, {result.artifacts} artifacts."
+        )
+
+
+@catalog.command("import")
+@click.argument("file", type=_PATH)
+@click.option(
+    "--into", metavar="MODEL", help="A model with the same base. Default: the model of the same name."
+)
+@click.option("--no-verify", is_flag=True, help="Do not compute and hash the weights of the imported head.")
+@click.option(
+    "--device", help="Device that computes them: cpu, cuda:0, ... Default: the first GPU, else the CPU."
+)
+@json_option
+def import_(file: Path, into: str | None, no_verify: bool, device: str | None, as_json: bool) -> None:
+    """Add the history in FILE to the model with the same base, and verify the weights of its head.
+
+    Rows that exist already are kept, so a second import adds nothing. The head moves only if the model had no edits.
+    """
+    opened = open_catalog()
+    result = with_progress("verifying", lambda show: bundles.import_history(opened, file, into, show))
+    existing = {name: count for name, count in result.there.items() if count}
+    narrate(f"Added to {result.model}: {_counts(result.added)}.")
+    if existing:
+        narrate(f"Existed already: {_counts(existing)}.")
+    if result.head == result.tip:
+        narrate(f"The head of {result.model} is {result.tip}.")
+    else:
+        narrate(
+            f"The head of {result.model} is still {result.head}; the imported head is {result.tip}. "
+            f"Move to it: retcon rollback {result.model} {result.tip}"
+        )
+    record = asdict(result) | {"verified": False}
+    if not no_verify:
+        job = follow(opened, submit(opened, VerifySpec(model=result.model, revision=result.tip), device))
+        record["verified"] = True
+        narrate(
+            f"Verified {result.tip}: all {job.result['tensors']} tensors have the hashes of the exported model."
+        )
+    if as_json:
+        print_json(record)
+
+
+def _counts(rows: dict[str, int]) -> str:
+    """`2 revisions, 1 trace`, without the kinds that have no rows."""
+    words = {"fact_set": "set of facts", "covariance": "covariance"}
+    parts = []
+    for name, count in rows.items():
+        word = words.get(name, name)
+        many = word.replace("set", "sets", 1) if name == "fact_set" else f"{word}s"
+        if count:
+            parts.append(f"{count} {word if count == 1 else many}")
+    return sanitize(", ".join(parts)) or "nothing"

@@ -15,9 +15,12 @@ from ....engine.jobs.specs import TraceSpec
 from ....engine.tracing.rules import KINDS
 from ....store import jobs as rows
 from ....store.catalog.catalog import Catalog
-from ....store.catalog.tables import Job, Model, Trace, TraceResult
+from ....store.catalog.tables import Fact, Job, Model, Trace, TraceResult
 from ....store.errors import InputError
+from ....store.exchange.trace import import_trace, write_npz
 from ...actions.jobs import resolve_device
+from ...actions.locate import Location, save_layer
+from ...actions.locate import locate as suggest_layers
 from ...actions.trace import (
     TraceOptions,
     build_trace_extension,
@@ -41,10 +44,9 @@ from ..options import (
     open_catalog,
 )
 from ..output import color_wanted, console, narrate, print_json, print_table, terminal_width
-from ..records import trace_record
-from .trace_files import export, import_
-from .trace_locate import locate
+from ..records import effect_record, trace_record
 
+_BAR = 30
 _fact_option = click.option(
     "--fact", type=click.IntRange(0),
     help="Number of the fact in a traced set. Default: the first traced fact.",
@@ -294,5 +296,80 @@ def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) 
     narrate(f"Wrote {out}.")
 
 
-for command in (export, import_, locate):
-    trace.add_command(command)
+@trace.command()
+@click.argument("id", type=ROW_ID)
+@click.option("--save", is_flag=True, help="Save the first suggested layer as the model's default for edits.")
+@json_option
+def locate(id: int, save: bool, as_json: bool) -> None:
+    """Show the average effects of a trace and the layers that they suggest to edit."""
+    catalog = open_catalog()
+    with catalog.read() as session:
+        found, model, results = load_trace(session, id)
+        averages = load_average_effects(session, id)
+    location = suggest_layers(found, results, averages, model.anatomy["layers"])
+    if save:
+        path = save_layer(catalog.home, model.name, id, location)
+        narrate(f"Edits of {model.name} now use layer {location.layers[0]} by default ({path}).")
+    if as_json:
+        names = ("layers", "kind", "role")
+        record = {"trace": id, "model": model.name} | {name: getattr(location, name) for name in names}
+        record |= {
+            "facts": location.count,
+            "skipped": location.skipped,
+            "total_effect": location.total_effect,
+            "notes": location.notes,
+        }
+        print_json(record | {"effects": [effect_record(effect) for effect in averages]})
+        return
+    _print_location(location)
+
+
+def _print_location(location: Location) -> None:
+    click.echo(
+        f"{location.count} facts traced, {location.skipped} skipped. "
+        f"Total effect {location.total_effect:.3f} (mean of p clean - p corrupted).\n"
+    )
+    click.echo(f"Indirect effect of restoring {location.kind} at the {location.role} token, by layer:")
+    best = max(abs(effect.mean) for effect in location.curve) or 1.0
+    for effect in location.curve:
+        bar = "█" * max(0, round(_BAR * effect.mean / best))
+        mark = " <" if effect.layer in location.layers else ""
+        interval = f" [{effect.low:.3f}, {effect.high:.3f}]" if effect.count > 1 else ""
+        click.echo(f"  {effect.layer:>3}  {effect.mean:7.4f}{interval}  {bar}{mark}")
+    click.echo(f"\nSuggested layers: {', '.join(map(str, location.layers))}.")
+    for note in location.notes:
+        click.echo(f"- {note}")
+
+
+@trace.command()
+@click.argument("id", type=ROW_ID)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def export(id: int, folder: Path) -> None:
+    """Write a trace in the file format of rome: knowledge_ID.npz, knowledge_ID_mlp.npz, knowledge_ID_attn.npz."""
+    with open_catalog().read() as session:
+        _, _, results = load_trace(session, id)
+        names = [_known_id(session, id, result) for result in results]
+    narrate(f"Wrote {write_npz(folder, results, names)} files to {folder}.")
+
+
+def _known_id(session: Session, id: int, result: TraceResult) -> int:
+    """The fact's known_id in the file that it was imported from; without one, its position in the trace."""
+    fact_set_id = session.get_one(Trace, id).fact_set_id
+    query = select(Fact).where(Fact.fact_set_id == fact_set_id, Fact.position == result.position)
+    fact = session.exec(query).first()
+    known = fact.origin.get("known_id") if fact else None
+    return known if isinstance(known, int) else result.position
+
+
+@trace.command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="The model that was traced.")
+@json_option
+def import_(folder: Path, model: str, as_json: bool) -> None:
+    """Import the .npz traces that rome's causal_trace wrote to DIR."""
+    trace, results = import_trace(open_catalog(), folder, model)
+    traced = sum(result.skip_reason is None for result in results)
+    if as_json:
+        print_json({"trace": trace.id, "facts": len(results), "skipped": len(results) - traced})
+    else:
+        narrate(f"Trace {trace.id}: {traced} facts imported, {len(results) - traced} skipped.")

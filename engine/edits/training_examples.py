@@ -159,7 +159,7 @@ def _text_passages(task: EditTask[TrainingHparams]) -> Iterator[list[int]]:
 
 def _unrelated_subjects(task: EditTask[TrainingHparams], requests: list[Request]) -> Iterator[list[int]]:
     """Each template with unrelated subjects, so that the fact does not leak to them."""
-    names = read_shipped("strangers.json")
+    names = read_shipped("unrelated_subjects.json")
     rng = random.Random(task.seed)
     for request in requests:
         for variant in request.expand_paraphrases():

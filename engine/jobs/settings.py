@@ -65,7 +65,7 @@ def resolve_hparams(spec: EditSpec, model: "Model", home: Home) -> Hparams:
     """The settings of an edit: those of its file, else saved ones, else the model's preset; then the single changes.
 
     Raises:
-        InputError: the file is wrong, or no layer is known.
+        InputError: the method is unknown, the file is wrong, or no layer is known.
     """
     base = _base_hparams(spec.method, spec.hparams_file, model, home)
     if not base.layers and "layers" not in spec.hparams and base.needs_layers:
@@ -77,6 +77,7 @@ def resolve_hparams(spec: EditSpec, model: "Model", home: Home) -> Hparams:
 
 
 def _base_hparams(method: str, file: str | None, model: "Model", home: Home) -> Hparams:
+    check_method(method)
     if file:
         hparams = files.read_hparams(Path(file), method)
         _check_module(hparams, model, file)

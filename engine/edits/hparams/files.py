@@ -39,7 +39,7 @@ def parse_hparams(data: Any, where: str, method: str, *, skip_other_methods: boo
     known = _field_names(method)
     values = {}
     for name, value in data.items():
-        others = [] if name in known else [other for other in HPARAMS if name in _field_names(other)]
+        others = [] if name in known else [other for other in HPARAMS if name in HPARAMS[other].field_names()]
         if name in known:
             values[name] = value
         elif not others:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
 # Settings with which a tiny random model can be edited, and small sums.
-EASY = {"layers": [1], "v_num_grad_steps": 4, "v_lr": 0.5, "contexts": 1, "mom2_update_weight": 1}
+EASY = {"layers": [1], "v_num_grad_steps": 4, "v_lr": 0.5, "contexts": 1}
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_gc_keeps_files_of_running_and_killed_jobs(here: Retcon, tmp_path: Path)
     facts.write_text(json.dumps([fact | {"target_new": "Rome"} for fact in known[:6]]))
     here("facts", "import", facts, "--name", "write")
     settings = tmp_path / "easy.json"
-    settings.write_text(json.dumps(EASY | {"v_num_grad_steps": 400}))
+    settings.write_text(json.dumps(EASY | {"v_num_grad_steps": 400, "mom2_update_weight": 1}))
     words = (
         "edit",
         "run",

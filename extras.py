@@ -5,7 +5,7 @@ import importlib.util
 from .errors import InputError
 
 # The distribution's name in pyproject.toml, which may differ from the name of the import package.
-DISTRIBUTION = "retcon"
+DISTRIBUTION = "retcon-lm"
 # extra -> (its import packages, the feature that needs them)
 EXTRAS = {
     "extract": (("openai", "llguidance", "sentencex"), "Extracting facts from prose"),

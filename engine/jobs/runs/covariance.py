@@ -124,7 +124,10 @@ def collect_into_catalog(
     width = reader.anatomy.key_width
     running.check_space(2 * 8 * width * width * len(layers))
     earlier = _load_earlier(running, reader, corpus, spec.extends)
-    start = _restore(running, corpus, layers, width) or _build_start(running, earlier)
+    start = _restore(running, corpus, layers, width)
+    if start is None and earlier:
+        arrays = {row.layer: running.catalog.artifacts.read_arrays(row.artifact) for row in earlier}
+        start = _build_state(arrays, width)
     state = _collect(running, reader, corpus, layers, spec, start)
     if earlier and state.tokens <= earlier[0].tokens:
         raise InputError(
@@ -308,13 +311,6 @@ def _load_earlier(
                     f"{now[:12]}. Collect a new one with `retcon covariance run`."
                 )
     return rows
-
-
-def _build_start(running: RunningJob, rows: Sequence[Covariance]) -> CollectionState | None:
-    if not rows:
-        return None
-    layers = {row.layer: running.catalog.artifacts.read_arrays(row.artifact) for row in rows}
-    return _build_state(layers, rows[0].width)
 
 
 def find_newest(running: RunningJob, model_id: int, layer: int) -> Covariance | None:

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from sqlmodel import Session
 
-from ....store.catalog.tables import Artifact, Covariance, Revision
+from ....store.catalog.tables import Covariance, Revision
 from ....store.errors import NotFound
 from ....store.history import history
 from ...edits import METHODS
@@ -98,7 +98,11 @@ def write(
     revision.fingerprint = loaded.fingerprint()
     revision.statistics = _statistics(loaded, edit, delta, results, before)
     loaded.verify_fingerprint()
-    _save(running, spec, revision, artifact, on_saved)
+    with running.catalog.write(durable=True) as session:
+        session.merge(artifact)
+        history.commit_revision(session, history.find_model(session, spec.model), revision, "edit")
+        on_saved(session, revision)
+    running.training_checkpoint.unlink(missing_ok=True)
     return revision
 
 
@@ -183,22 +187,6 @@ def _score(score: Score) -> dict[str, Any]:
     return {"probability": math.exp(-score.nll), "first_choice": score.first_choice}
 
 
-def _save(
-    running: RunningJob,
-    spec: EditSpec,
-    revision: Revision,
-    artifact: Artifact,
-    on_saved: Callable[[Session, Revision], None],
-) -> None:
-    """Save the revision, move the head to it, and delete the training's checkpoint."""
-    with running.catalog.write(durable=True) as session:
-        session.merge(artifact)
-        model = history.find_model(session, spec.model)
-        history.commit_revision(session, model, revision, "edit")
-        on_saved(session, revision)
-    running.training_checkpoint.unlink(missing_ok=True)
-
-
 def _message(requests: Sequence[Request]) -> str:
     first = f"{requests[0].subject} → {requests[0].target_new.strip()}"
     return first if len(requests) == 1 else f"{first} (and {len(requests) - 1} more)"
@@ -208,16 +196,14 @@ def load_past_edits(running: RunningJob, revision: Revision) -> list[PastEdit]:
     """The edits of a revision, oldest first. A delta's file is read, and its hash checked, on first use."""
     with running.catalog.read() as session:
         edits = history.live_edits(history.load_path(session, revision.id))
+
+    def read(digest: str | None) -> Delta:
+        return read_delta(running.catalog.artifacts.path(digest)) if digest else {}
+
     return [
-        PastEdit(
-            edit.method or "", list(map(Request.from_dict, edit.requests)), partial(_delta, running, edit)
-        )
-        for edit in edits
+        PastEdit(one.method or "", list(map(Request.from_dict, one.requests)), partial(read, one.delta))
+        for one in edits
     ]
-
-
-def _delta(running: RunningJob, edit: Revision) -> Delta:
-    return read_delta(running.catalog.artifacts.path(edit.delta)) if edit.delta else {}
 
 
 def find_covariances(

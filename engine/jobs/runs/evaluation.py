@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from ....store.catalog.tables import Evaluation, Fact, Revision
+from ....store.catalog.tables import Evaluation, Revision
 from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ...errors import InputError
@@ -120,7 +120,7 @@ def _find_cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> tuple
     """
     if spec.facts:
         facts = fact_sets.list_facts(session, fact_sets.find_fact_set(session, spec.facts))
-        cases = [build_case(_as_request(fact)) for fact in facts if fact.target_new or fact.target_true]
+        cases = [build_case(fact.model_dump()) for fact in facts if fact.target_new or fact.target_true]
         if not cases:
             raise InputError(f"No fact of {spec.facts} has a target, so there is nothing to evaluate.")
         return cases, spec.facts
@@ -136,13 +136,12 @@ def _find_cases(session: Session, spec: EvaluationSpec, loaded: Loaded) -> tuple
     return cases, f"the requests of the edits of {name}"
 
 
-def _as_request(fact: Fact) -> dict[str, Any]:
-    return {name: getattr(fact, name) for name in (*fact_sets.REQUEST_FIELDS, "references")}
-
-
 def build_case(request: dict[str, Any]) -> Case:
     """The case of a request or fact. For a known fact, with only a true target, that is the target."""
     new, true = request.get("target_new"), request.get("target_true")
+    # Only a fact that was written has a negation.
+    negation = negate(request["prompt"]) if new else None
+    negations = [negation.replace("{}", request["subject"])] if negation else []
     return Case(
         prompt=_full_prompt(request),
         target_new=new or true or "",
@@ -150,7 +149,7 @@ def build_case(request: dict[str, Any]) -> Case:
         paraphrases=tuple(request.get("eval_paraphrases") or ()),
         neighbors=tuple(Neighbor(n["prompt"], n["true"]) for n in request.get("neighbors") or ()),
         subject=request["subject"],
-        negations=tuple(request.get("negations") or _negations(request)),
+        negations=tuple(request.get("negations") or negations),
         portability=tuple(
             PortabilityQuestion(q["prompt"], tuple(q["answers"])) for q in request.get("portability") or ()
         ),
@@ -161,12 +160,6 @@ def build_case(request: dict[str, Any]) -> Case:
 
 def _full_prompt(request: dict[str, Any]) -> str:
     return str(request["prompt"]).replace("{}", request["subject"])
-
-
-def _negations(request: dict[str, Any]) -> list[str]:
-    """The negated prompt of a fact that was written. A known fact has none."""
-    template = negate(request["prompt"]) if request.get("target_new") else None
-    return [template.replace("{}", request["subject"])] if template else []
 
 
 def _find_earlier(edits: Sequence[Revision], newest: str) -> list[EarlierRequest]:

@@ -327,12 +327,9 @@ def _translate(error: Exception, repo: str) -> Exception:
             "files are not uploaded again."
         )
     first = (str(error).strip().splitlines() or [""])[0]
-    return HubError(f"Publishing to {repo} failed: {type(error).__name__}: {_redact(first)}")
-
-
-def _redact(text: str) -> str:
-    """Remove tokens, and the signatures of upload URLs."""
-    return _QUERY.sub(r"\1?…", _SECRET.sub("hf_…", text))
+    # Without tokens, and without the signatures of upload URLs.
+    redacted = _QUERY.sub(r"\1?…", _SECRET.sub("hf_…", first))
+    return HubError(f"Publishing to {repo} failed: {type(error).__name__}: {redacted}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

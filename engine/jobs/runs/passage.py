@@ -6,7 +6,7 @@ are those of its last attempt.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -151,7 +151,10 @@ class PassageJob:
         Raises:
             InputError: some facts cannot be written. The message names all of them.
         """
-        _raise_errors(self._save_problems())
+        errors = [problem for problem in self._save_problems() if problem.severity == "error"]
+        if errors:
+            text = "; ".join(f"fact {problem.fact + 1}: {problem.message}" for problem in errors)
+            raise InputError(f"{len(errors)} facts cannot be written: {text}")
 
     def _save_problems(self) -> list[Problem]:
         """Find and save the problems of the current facts."""
@@ -301,10 +304,3 @@ class _Replies:
 
 def _count_tokens(chat: MeteredChat) -> int:
     return chat.usage.prompt_tokens + chat.usage.completion_tokens
-
-
-def _raise_errors(problems: Iterable[Problem]) -> None:
-    errors = [problem for problem in problems if problem.severity == "error"]
-    if errors:
-        text = "; ".join(f"fact {problem.fact + 1}: {problem.message}" for problem in errors)
-        raise InputError(f"{len(errors)} facts cannot be written: {text}")

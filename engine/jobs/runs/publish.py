@@ -17,7 +17,7 @@ from ....store.history import history, publications
 from ...progress import Progress
 from ..locks import try_lock
 from ..publication.card import build_card
-from ..publication.preview import PublicationInfo, collect_publication_info, program_version
+from ..publication.preview import collect_publication_info, program_version
 from ..specs import PublishSpec, UnpublishSpec
 from ..worker.running import RunningJob
 from . import hub
@@ -148,18 +148,13 @@ def prepare(
         (outbox / _ANSWERS).write_text(json.dumps(asdict(export.check) | {"shard_size": spec.shard_size}))
         temporary.rename(folder)
         manifest = export.manifest
-    card = _write_card(spec, manifest, info, outbox)
+    card = spec.card or build_card(manifest, info.card_info)
+    (outbox / CARD).write_text(card, encoding="utf-8")
     files = {name: folder / name for name in (*manifest.files, MANIFEST)} | {CARD: outbox / CARD}
     files |= {f"pictures/{name}": running.catalog.artifacts.path(digest) for name, digest, _ in spec.pictures}
     answers = json.loads((outbox / _ANSWERS).read_text())
     warnings = [*warnings, *info.warnings]
     return PreparedPublication(model, revision, manifest, answers, files, card, info.rolled_back, warnings)
-
-
-def _write_card(spec: PublishSpec, manifest: Manifest, info: PublicationInfo, outbox: Path) -> str:
-    card = spec.card or build_card(manifest, info.card_info)
-    (outbox / CARD).write_text(card, encoding="utf-8")
-    return card
 
 
 def _read_earlier(

@@ -7,6 +7,7 @@ A method that writes one request at a time is tried on each request alone, on th
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 from sqlmodel import select
@@ -112,7 +113,9 @@ class _SweepJob:
         # Only the prompts that S needs. The others would take too long for a sweep.
         self._cases = [replace(build_case(one), negations=(), portability=()) for one in spec.requests]
         self._past = load_past_edits(running, loaded.revision)
-        self._contexts: dict[int, list[str]] = {}
+        model, tokenizer = loaded.decoder.model, loaded.tokenizer
+        # By their number: trials with the same number share them.
+        self._contexts = cache(lambda count: sample_contexts(model, tokenizer, count, spec.seed))
         self._moments: dict[int, FactoredMoment] = {}
 
     def check(self, trials: Sequence[Trial]) -> None:
@@ -144,7 +147,8 @@ class _SweepJob:
         return row
 
     def _results(self, trial: Trial, report: Report) -> list[CaseResult]:
-        contexts, moments, loaded = self._find_contexts(trial), self._find_moments(trial), self.loaded
+        loaded, contexts = self.loaded, self._contexts(trial.hparams.contexts)
+        moments = self._find_moments(trial)
         numbers = range(len(self._requests))
         groups = [[number] for number in numbers] if self.is_one_by_one else [list(numbers)]
         results: list[CaseResult] = []
@@ -163,15 +167,6 @@ class _SweepJob:
             with loaded.holding(concatenate([loaded.delta, result.delta])):
                 results += evaluate(loaded.decoder, loaded.tokenizer, [self._cases[i] for i in group], 0)
         return results
-
-    def _find_contexts(self, trial: Trial) -> list[str]:
-        """The context texts of a trial. Trials with the same number of them share them."""
-        count = trial.hparams.contexts
-        if count not in self._contexts:
-            self._contexts[count] = sample_contexts(
-                self.loaded.decoder.model, self.loaded.tokenizer, count, self.spec.seed
-            )
-        return self._contexts[count]
 
     def _find_moments(self, trial: Trial) -> Mapping[int, FactoredMoment]:
         """C of the trial's layers. Those that the previous trial used too are kept in memory."""

@@ -40,33 +40,24 @@ _PROTOCOL = {
 
 def run(running: RunningJob, spec: TraceSpec) -> dict[str, Any]:
     """Trace the facts of the job's shard. Returns the trace's id."""
-    with open_tracer(running, spec) as tracer:
-        return _run(running, spec, tracer)
-
-
-def _run(running: RunningJob, spec: TraceSpec, tracer: Tracer) -> dict[str, Any]:
     with running.catalog.read() as session:
         requests = read_requests(session, spec)
-    corruption, level = build_corruption(tracer.fit, tracer.tokenizer, spec, requests)
-    settings = TraceSettings(
-        corruption,
-        kinds=tuple(spec.kinds),  # type: ignore[arg-type]
-        window=spec.window,
-        tokens=spec.tokens,  # type: ignore[arg-type]
-    )
-    trace_id = _trace_row(running, spec, tracer, corruption, level)
-    progress = _TraceProgress(running, tracer, spec, trace_id, requests)
-    progress.select_positions(corruption)
-    selected = [requests[position] for position in progress.positions]
-    if spec.facts is not None:
-        costs = tracer.plan(selected, settings, progress.report_plan)
-        progress.costs = {progress.positions[number]: cost for number, cost in costs.items()}
-    finished = {number for number, position in enumerate(progress.positions) if position in progress.finished}
-    for number, result in tracer.trace(selected, settings, finished, progress.on_token):
-        progress.save(progress.positions[number], result)
-    with running.catalog.write() as session:
-        _update_averages(session, trace_id)
-        return running.commit_result(session, {"trace": trace_id})
+    with open_tracer(running, spec) as tracer:
+        corruption, level = build_corruption(tracer.fit, tracer.tokenizer, spec, requests)
+        settings = TraceSettings(corruption, tuple(spec.kinds), spec.window, spec.tokens)  # type: ignore[arg-type]
+        trace_id = _trace_row(running, spec, tracer, corruption, level)
+        progress = _TraceProgress(running, tracer, spec, trace_id, requests)
+        positions = progress.select_positions(corruption)
+        selected = [requests[position] for position in positions]
+        if spec.facts is not None:
+            costs = tracer.plan(selected, settings, progress.report_plan)
+            progress.costs = {positions[number]: cost for number, cost in costs.items()}
+        finished = {number for number, position in enumerate(positions) if position in progress.finished}
+        for number, result in tracer.trace(selected, settings, finished, progress.on_token):
+            progress.save(positions[number], result)
+        with running.catalog.write() as session:
+            _update_averages(session, trace_id)
+            return running.commit_result(session, {"trace": trace_id})
 
 
 def read_requests(session: Session, spec: TraceSpec) -> list[TraceRequest]:
@@ -164,8 +155,8 @@ class _TraceProgress:
     _averaged: float = 0.0
     _shown: float = 0.0
 
-    def select_positions(self, corruption: Corruption) -> None:
-        """Find the positions to trace. Facts that cannot be corrupted are saved as skipped."""
+    def select_positions(self, corruption: Corruption) -> list[int]:
+        """Find and return the positions to trace. Facts that cannot be corrupted are saved as skipped."""
         with self.running.catalog.read() as session:
             query = select(TraceResult.position).where(
                 TraceResult.trace_id == self.trace_id, col(TraceResult.is_complete)
@@ -180,6 +171,7 @@ class _TraceProgress:
                 self.positions.append(position)
             elif position not in self.finished:
                 self.save(position, SkippedPrompt("no other subject of the set takes as many tokens"))
+        return self.positions
 
     def report_plan(self, done: int) -> None:
         """Report how many facts the model was asked for."""

@@ -28,16 +28,17 @@ from .loaded import Loaded, load
 
 
 class Tracer(Protocol):
-    """A model to trace, wherever its weights are."""
+    """A model to trace, wherever its weights are. `report` takes the job's progress.
+
+    `fit`, `plan` and `trace` call the functions of engine.tracing. Workers elsewhere call `on_token` without traces.
+    """
 
     model: Model
     revision: Revision
     tokenizer: PreTrainedTokenizerBase
 
     @property
-    def report(self) -> Report:
-        """Takes the job's progress."""
-
+    def report(self) -> Report: ...
     @property
     def protocol(self) -> dict[str, Any]:
         """The device, for the trace's row."""
@@ -46,18 +47,13 @@ class Tracer(Protocol):
     def budget_state(self) -> dict[str, int]:
         """For the job's checkpoint: `budget` in tokens if the device ran out of memory, otherwise empty."""
 
-    def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise:
-        """Fit a noise rule, see engine.tracing.noise."""
-
+    def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise: ...
     def plan(
         self, requests: Sequence[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
-    ) -> dict[int, int]:
-        """Estimate the cost of each request, see engine.tracing.trace.estimate_costs."""
-
+    ) -> dict[int, int]: ...
     def trace(
         self, requests: Sequence[TraceRequest], settings: TraceSettings, finished: set[int], on_token: OnToken
-    ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]:
-        """Trace requests, see engine.tracing.trace.trace. Workers elsewhere call `on_token` with no traces."""
+    ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]: ...
 
 
 class LocalTracer:

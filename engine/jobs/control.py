@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ...store.catalog.catalog import Catalog
-from ...store.config import read_config
 from ...store.errors import InputError
 from ...store.home import Home
 from ...store.states import ENDED_STATES, Stop
@@ -44,6 +43,7 @@ def submit(catalog: Catalog, spec: "Spec", device: str | None = None, priority: 
         store.errors.InputError: the home's config file is not valid.
     """
     from ...store import jobs as rows
+    from ...store.config import read_config
 
     read_config(catalog.home)
     with ExitStack() as stack:

@@ -14,13 +14,13 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from ... import __version__, migrations
+from ... import __version__
 from ..errors import CatalogError, CatalogTooNew
 from ..home import Home
 from .connection import APPLICATION_ID, HEAD, connect, copy_database, make_engine, read_version, set_wal
 
 KEPT_BACKUPS = 5
-SCRIPTS = Path(migrations.__file__).parent
+SCRIPTS = Path(__file__).parents[2] / "migrations"
 
 _APP_VERSION = sa.table(
     "app_version",

@@ -7,9 +7,9 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import InputError
 from retcon.tests.helpers.app_catalog import BRANCH, WITHOUT, add_running, hold_job_locks, jobs_of
 from retcon.tests.helpers.app_pilot import WIDE, AppPilot, open_app
+from retcon.tui.app.screens.base.confirm import Confirm
+from retcon.tui.app.screens.jobs.log_view import LogView
 from retcon.tui.app.screens.shell.commands import command_words, split
-from retcon.tui.app.screens.shell.confirm import Confirm
-from retcon.tui.app.screens.shell.log_view import LogView
 from retcon.tui.app.screens.shell.output import Output
 from retcon.tui.app.screens.shell.terminal import notice_sequence
 from retcon.tui.app.widgets.bars import TabBar

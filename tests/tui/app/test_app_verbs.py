@@ -8,7 +8,7 @@ from retcon.store.catalog.tables import Model, Revision
 from retcon.store.history import history
 from retcon.tests.helpers.app_catalog import BASE, FORD, ROME, WITHOUT, head_of, jobs_of
 from retcon.tests.helpers.app_pilot import WIDE, open_app
-from retcon.tui.app.screens.shell.confirm import Confirm
+from retcon.tui.app.screens.base.confirm import Confirm
 from textual.widgets import Button, Input
 
 

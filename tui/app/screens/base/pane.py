@@ -208,7 +208,7 @@ class Pane(Vertical):
     def confirm(self, question: str, verb: str, cli_equivalent: str, act: Callable[[], str]) -> None:
         """Ask for confirmation, then run `act`."""
 
-        from ..shell.confirm import Confirm
+        from .confirm import Confirm
 
         def run(yes: bool | None) -> None:
             if yes:

@@ -156,7 +156,7 @@ class JobsPane(Pane):
 
     def action_log(self) -> None:
         if self.rows.key is not None:
-            from ..shell.log_view import LogView
+            from .log_view import LogView
 
             self.app.push_screen(LogView(self._log_path(), f"Log of job {self.rows.key}"))
 

@@ -344,7 +344,7 @@ class MainScreen(TypingScreen):
         if self.readonly:
             self.show_error(READ_ONLY)
             return
-        from .confirm import Confirm
+        from ..base.confirm import Confirm
 
         catalog, question = self.catalog, resume_question(self.catalog)
         if question is None:

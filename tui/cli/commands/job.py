@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from ....engine.jobs import control
 from ....engine.jobs.listing import ListedJob, build_job_record, list_newest_jobs
 from ....engine.jobs.reap import reap
-from ....store import jobs as job_rows
 from ....store.catalog.catalog import Catalog
-from ....store.catalog.tables import Job
 from ....store.errors import InputError
 from ....store.states import ENDED_STATES, Stop
 from ...actions.jobs import remove_jobs
@@ -19,6 +18,9 @@ from ...presentation.wording import describe_nodes
 from ..follow import describe, follow
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from ....store.catalog.tables import Job
 
 # Fields of a job's result to print in the list.
 _RESULT_FIELDS = ("name", "trace", "sweep", "covariance", "revision", "evaluation", "verified", "folder")
@@ -48,7 +50,9 @@ def list_(everything: bool, as_json: bool) -> None:
     )
 
 
-def _load_job(catalog: Catalog, id: int) -> Job:
+def _load_job(catalog: Catalog, id: int) -> "Job":
+    from ....store import jobs as job_rows  # not at the top: it loads SQLModel
+
     with catalog.read() as session:
         return job_rows.get(session, id)
 
@@ -154,6 +158,8 @@ def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> 
 @json_option
 def priority(id: int, priority: int, as_json: bool) -> None:
     """Set the priority of a queued job. Higher priorities run first, then older jobs. The default is 0."""
+    from ....store import jobs as job_rows  # not at the top: it loads SQLModel
+
     catalog = open_catalog()
     with catalog.write() as session:
         found = job_rows.set_priority(session, id, priority)
@@ -166,6 +172,8 @@ def priority(id: int, priority: int, as_json: bool) -> None:
 @json_option
 def move(id: int, sooner: bool, as_json: bool) -> None:
     """Move a queued job up or down by one place."""
+    from ....store import jobs as job_rows  # not at the top: it loads SQLModel
+
     catalog = open_catalog()
     with catalog.write() as session:
         found = job_rows.move_in_queue(session, id, sooner=sooner)

@@ -39,7 +39,7 @@ def list_baselines(against: Sequence[str]) -> list[str]:
 
 def build_requests(facts: Sequence[StoredFact]) -> list[dict[str, Any]]:
     """The requests that write facts of a passage."""
-    rows = facts_from_passage(Passage("", "", tuple(facts)))
+    rows = facts_from_passage(Passage(facts[0].subject, "", tuple(facts)))
     return [{name: getattr(row, name) for name in _REQUEST_FIELDS} for row in rows]
 
 

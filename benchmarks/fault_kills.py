@@ -1,8 +1,8 @@
-"""Kill jobs at random moments, each kind of job, and the app: nothing finished may be lost, and the result is the same.
+"""Kill jobs of every kind, and the app, at random moments: no finished work is lost, and results are equal to the bit.
 
-A kill falls at a moment drawn uniformly from the time that the undisturbed job took: while Python starts, while the
-model loads, in the middle of the work, while the result is written. A killed job is resumed; after some kills it is
-left alone to its end, and what it made is compared with what the undisturbed one made, to the bit.
+The moment of a kill is uniform over the time of the undisturbed job. So kills hit the start of Python, the loading of
+the model, the work, and the writing of the result. A killed job is resumed. After some kills it runs to its end. Its
+result is compared with the result of the undisturbed job.
 """
 
 import hashlib
@@ -53,27 +53,26 @@ from retcon.store.catalog.tables import (
 from retcon.store.history import history
 from retcon.store.home import Home
 
-# After so many kills of one job it may end.
-_KILLS_EACH = 5
-# Beside each of so many jobs the app is opened and killed.
+_KILLS_PER_JOB = 5
+# The app is opened and killed beside every fourth job.
 _JOBS_PER_APP = 4
-_PATIENCE = 180.0
+_TIMEOUT_SECONDS = 180.0
 _SUBJECTS = ("The Eiffel Tower", "Paris", "Berlin", "Toyota", "France", "Italy", "Rome", "The Camry")
 _PROMPTS = ("{} is located in", "The mother tongue of {} is", "{} was born in")
 
 
 @dataclass
 class Tally:
-    """What the kills did."""
+    """Counts of kills and of their faults."""
 
     kills: int = 0
     app_kills: int = 0
     jobs: int = 0
-    # Rows that were finished before a kill and not there, or other, after it.
+    # Rows that were complete before a kill and missing or different after it.
     lost: int = 0
     stuck: int = 0
     different: int = 0
-    hurt: int = 0
+    corrupt: int = 0
     by_kind: dict[str, int] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
@@ -81,24 +80,24 @@ class Tally:
 
 
 def run_kills(folder: Path, count: int, seed: int = 1) -> dict[str, Any]:
-    """Kill `count` times, on a home in `folder`, which is made. Prints a line for each job."""
+    """Kill `count` times, on a new home in `folder`. Prints a line for each job."""
     folder.mkdir(exist_ok=True)
-    locks = {"RETCON_LOCKS": str(folder)}  # this home has the box for itself
+    locks = {"RETCON_LOCKS": str(folder)}
     os.environ |= {"RETCON_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"} | locks
     os.environ.pop("HF_TOKEN", None)
     catalog, chance, tally = Catalog.open(Home(folder / "home")), random.Random(seed), Tally()
     specs = _specs(catalog, folder)
-    faces, seconds = {}, {}
+    expected, seconds = {}, {}
     for kind, spec in specs.items():
         began = time.monotonic()
         ended = control.follow(catalog, control.submit(catalog, spec(0)).id or 0)
         assert ended.state == "done", f"{kind}: {ended.error}"
-        faces[kind], seconds[kind] = _face(catalog, ended), time.monotonic() - began
+        expected[kind], seconds[kind] = _result_text(catalog, ended), time.monotonic() - began
     number = 0
     while tally.kills + tally.app_kills < count:
         for kind, spec in specs.items():
             number += 1
-            _one(catalog, kind, spec(number), faces[kind], seconds[kind], chance, tally)
+            _kill_one_job(catalog, kind, spec(number), expected[kind], seconds[kind], chance, tally)
             print(f"{tally.kills + tally.app_kills} kills; {kind}: {tally.figures()}", file=sys.stderr)
             if tally.kills + tally.app_kills >= count:
                 break
@@ -106,46 +105,50 @@ def run_kills(folder: Path, count: int, seed: int = 1) -> dict[str, Any]:
     return tally.figures()
 
 
-def _one(
+def _kill_one_job(
     catalog: Catalog,
     kind: str,
     spec: Spec,
-    face: str,
+    expected: str,
     seconds: float,
     chance: random.Random,
     tally: Tally,
 ) -> None:
-    """One job of a kind, killed some times and resumed, then left alone; the app beside it is killed once."""
+    """Kill and resume one job several times, then let it end; kill the app beside it."""
     job = control.submit(catalog, spec)
     tally.jobs += 1
     id = job.id or 0
     if tally.jobs % _JOBS_PER_APP == 1:
         _kill_the_app(catalog, id, chance, tally)
-    for _ in range(_KILLS_EACH):
-        before = _finished(catalog)
+    for _ in range(_KILLS_PER_JOB):
+        before = _complete_rows(catalog)
         if not _kill(catalog, id, chance.uniform(0, seconds)):
             break
         tally.kills += 1
         tally.by_kind[kind] = tally.by_kind.get(kind, 0) + 1
-        now = _finished(catalog)
+        now = _complete_rows(catalog)
         tally.lost += sum(now.get(key) != row for key, row in before.items())
         reap(catalog)
-        tally.hurt += not _sound(catalog)
+        tally.corrupt += not _is_sound(catalog)
+        with catalog.read() as session:
+            # A kill can hit the process after it wrote its result: there is nothing to resume.
+            if session.get_one(Job, id).state == "done":
+                break
         control.resume(catalog, id)
-    ended = _await(catalog, id)
+    ended = _await_end(catalog, id)
     if ended is None:
         tally.stuck += 1
-    elif ended.state != "done" or _face(catalog, ended) != face:
+    elif ended.state != "done" or _result_text(catalog, ended) != expected:
         tally.different += 1
         print(f"{kind}: job {id} is {ended.state}: {ended.error}", file=sys.stderr)
 
 
 def _kill(catalog: Catalog, id: int, after: float) -> bool:
-    """Kill a job's process some seconds from now; False if it has ended by then."""
+    """Kill a job's process `after` seconds from now. Returns False if it has ended by then."""
     until = time.monotonic() + after
     while time.monotonic() < until:
         time.sleep(0.02)
-    process = _process(id)
+    process = _find_process(id)
     with catalog.read() as session:
         if process is None or session.get_one(Job, id).state == "done":
             return False
@@ -156,8 +159,8 @@ def _kill(catalog: Catalog, id: int, after: float) -> bool:
     return True
 
 
-def _process(id: int) -> int | None:
-    """The process of a job, also one that has not claimed it yet."""
+def _find_process(id: int) -> int | None:
+    """The process id of a job's worker, before or after it claims the job."""
     import psutil
 
     for child in psutil.Process().children():
@@ -171,7 +174,7 @@ def _process(id: int) -> int | None:
 
 
 def _kill_the_app(catalog: Catalog, id: int, chance: random.Random, tally: Tally) -> None:
-    """Open the app in a terminal of its own and kill it: the job beside it lives."""
+    """Open the app in a new terminal and kill it. The job beside it must keep running."""
     controller, terminal = pty.openpty()
     app = subprocess.Popen(
         [str(Path(sys.executable).with_name("retcon"))],
@@ -191,8 +194,8 @@ def _kill_the_app(catalog: Catalog, id: int, chance: random.Random, tally: Tally
         tally.lost += session.get_one(Job, id).state in ("interrupted", "failed")
 
 
-def _await(catalog: Catalog, id: int) -> Job | None:
-    until = time.monotonic() + _PATIENCE
+def _await_end(catalog: Catalog, id: int) -> Job | None:
+    until = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < until:
         reap(catalog)
         with catalog.read() as session:
@@ -203,7 +206,7 @@ def _await(catalog: Catalog, id: int) -> Job | None:
     return None
 
 
-def _sound(catalog: Catalog) -> bool:
+def _is_sound(catalog: Catalog) -> bool:
     import sqlite3
 
     with sqlite3.connect(catalog.home.catalog) as connection:
@@ -212,8 +215,8 @@ def _sound(catalog: Catalog) -> bool:
     return bool(found == ("ok",))
 
 
-def _finished(catalog: Catalog) -> dict[str, str]:
-    """Every finished result in the catalog, by table and id, as text."""
+def _complete_rows(catalog: Catalog) -> dict[str, str]:
+    """Every complete result in the catalog as text, by table and id."""
     found = {}
     with catalog.read() as session:
         for table in (TraceResult, AverageEffect, Covariance, Revision, SweepTrial, Evaluation):
@@ -226,42 +229,42 @@ def _finished(catalog: Catalog) -> dict[str, str]:
     return found
 
 
-def _face(catalog: Catalog, job: Job) -> str:
-    """What a job made, without what differs between two runs: ids, names, times, and in which order rows were added."""
-    made, parts = job.result, []
+def _result_text(catalog: Catalog, job: Job) -> str:
+    """The result of a job as text, without ids, names, times and the order of rows, which differ between two runs."""
+    result, parts = job.result, []
     with catalog.read() as session:
 
-        def rows(table: type[SQLModel], column: Any, id: int, *left_out: str) -> None:
+        def rows(table: type[SQLModel], column: Any, id: int, *excluded: str) -> None:
             for row in session.exec(select(table).where(column == id)):
-                parts.append(row.model_dump(exclude={"id", "created", column.key, *left_out}))
+                parts.append(row.model_dump(exclude={"id", "created", column.key, *excluded}))
 
-        if "trace" in made:
-            rows(TraceResult, TraceResult.trace_id, made["trace"])
-            rows(AverageEffect, AverageEffect.trace_id, made["trace"])
-        elif "sweep" in made:
-            rows(SweepTrial, SweepTrial.sweep_id, made["sweep"], "seconds")
-            # Which of several equal covariances is the newest depends on what was collected meanwhile.
-            rows(Sweep, Sweep.id, made["sweep"], "covariances")
-        elif "evaluation" in made:
-            rows(Evaluation, Evaluation.id, made["evaluation"])
-        elif "covariances" in made:
-            for id in made["covariances"]:
+        if "trace" in result:
+            rows(TraceResult, TraceResult.trace_id, result["trace"])
+            rows(AverageEffect, AverageEffect.trace_id, result["trace"])
+        elif "sweep" in result:
+            rows(SweepTrial, SweepTrial.sweep_id, result["sweep"], "seconds")
+            # Several covariances are equal; the newest of them depends on other jobs.
+            rows(Sweep, Sweep.id, result["sweep"], "covariances")
+        elif "evaluation" in result:
+            rows(Evaluation, Evaluation.id, result["evaluation"])
+        elif "covariances" in result:
+            for id in result["covariances"]:
                 rows(Covariance, Covariance.id, id)
-        elif "name" in made:
-            rows(Model, Model.name, made["name"], "path", "head", "source")
-        elif "revision" in made and "folder" not in made:
-            rows(Revision, Revision.id, made["revision"])
-        elif "folder" in made:
-            files = sorted(path for path in Path(made["folder"]).iterdir() if path.suffix == ".safetensors")
+        elif "name" in result:
+            rows(Model, Model.name, result["name"], "path", "head", "source")
+        elif "revision" in result and "folder" not in result:
+            rows(Revision, Revision.id, result["revision"])
+        elif "folder" in result:
+            files = sorted(path for path in Path(result["folder"]).iterdir() if path.suffix == ".safetensors")
             parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         else:
-            parts.append(made)
-    assert parts, made
+            parts.append(result)
+    assert parts, result
     return "\n".join(sorted(json.dumps(part, sort_keys=True, default=str) for part in parts))
 
 
 def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
-    """A spec of each kind, by number, on a tiny model that is added here with a covariance and a first edit."""
+    """For each kind of job a function from a number to a spec, on a tiny model with a covariance and two edits."""
     from retcon.tests.helpers.families import tiny_model
     from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 
@@ -289,14 +292,14 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
         for subject in _SUBJECTS
         for target in ("Rome", "Berlin")
     ]
-    _done(catalog, ModelSpec(source=str(source), name="tiny"))
+    _run_to_end(catalog, ModelSpec(source=str(source), name="tiny"))
     _import(facts)
-    collected = _done(
+    collected = _run_to_end(
         catalog, CovarianceSpec(model="tiny", layers=[1, 2], texts=str(texts), max_tokens=20_000)
     ).result["covariances"]
     settings_file = folder / "hparams.json"
     settings_file.write_text(json.dumps({"layers": [1]} | settings))
-    # One of its own, or a later one that the kills make would serve.
+    # Name the covariance: otherwise the edit uses the newest one, which the killed jobs add.
     edit = EditSpec(
         model="tiny",
         requests=requests[:1],
@@ -304,13 +307,13 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
         revision="base",
         covariance=collected[0],
     )
-    first = _done(catalog, edit).result["revision"]
-    second = _done(catalog, replace(edit, requests=requests[2:3], revision="head")).result["revision"]
+    first = _run_to_end(catalog, edit).result["revision"]
+    second = _run_to_end(catalog, replace(edit, requests=requests[2:3], revision="head")).result["revision"]
     with catalog.read() as session:
         model = session.exec(select(Model).where(Model.name == "tiny")).one()
-    swept = sweep_hparams("r-rome", str(settings_file), model, catalog.home)
+    sweep_settings = sweep_hparams("r-rome", str(settings_file), model, catalog.home)
 
-    def reverting(_number: int) -> Spec:
+    def build_revert(_number: int) -> Spec:
         with catalog.write() as session:
             history.move_head(
                 session, session.get_one(Model, model.id), session.get_one(Revision, second), "rollback"
@@ -330,17 +333,17 @@ def _specs(catalog: Catalog, folder: Path) -> dict[str, Callable[[int], Spec]]:
             model="tiny",
             requests=requests[::4],
             layers=[1, 2],
-            hparams=swept,
+            hparams=sweep_settings,
             revision="base",
             grid={"v_lr": [0.05, 0.1]},
         ),
-        "revert": reverting,
+        "revert": build_revert,
         "export": lambda n: ExportSpec(model="tiny", folder=str(folder / f"out{n}"), revision=first),
         "model": lambda n: ModelSpec(source=str(source), name=f"copy{n}"),
     }
 
 
-def _done(catalog: Catalog, spec: Spec) -> Job:
+def _run_to_end(catalog: Catalog, spec: Spec) -> Job:
     ended = control.follow(catalog, control.submit(catalog, spec).id or 0)
     assert ended.state == "done", ended.error
     return ended

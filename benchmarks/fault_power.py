@@ -1,7 +1,7 @@
-"""The power fails, or a process is killed, at every system call of storing an artifact and committing its row.
+"""Cut the power, or kill the process, at every system call of storing an artifact and committing its row.
 
-Needs strace. The calls are seen as the kernel sees them, those of SQLite and of safetensors (which writes in Rust)
-among them. Power cuts: the calls drive a model of the disk (tests/helpers/disk_model.py). Kills: strace kills.
+Needs strace, which records the calls of SQLite and of safetensors (which writes in Rust) as well. For power cuts, the
+calls drive a model of the disk (tests/helpers/disk_model.py). For kills, strace kills the process.
 """
 
 import re
@@ -31,17 +31,17 @@ _FD = re.compile(r"^\d+<(.*?)>")
 
 
 class NoStrace(Exception):
-    """strace is here, but may not trace."""
+    """strace is installed, but the system does not let it trace."""
 
 
 def cut_at_every_call(*, kills: int | None = None) -> dict[str, Any]:
-    """Cut the power, and kill, at each call; `kills` at most (evenly chosen). Without strace says so."""
+    """Cut the power and kill at each call, at most `kills` times (evenly chosen). Returns `skipped` without strace."""
     if shutil.which("strace") is None:
-        return {"skipped": "there is no strace here"}
+        return {"skipped": "strace is not installed"}
     with tempfile.TemporaryDirectory() as folder:
         lines = _recorded(Path(folder) / "home", Path(folder) / "log")
         power = _power(Path(folder) / "home", lines)
-        # strace counts each kind of call by itself.
+        # strace counts each kind of call separately.
         seen: Counter[str] = Counter()
         moments = []
         for line in lines:
@@ -60,10 +60,10 @@ def cut_at_every_call(*, kills: int | None = None) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _After:
-    """What a kill left: whether there was one, and whether the catalog is sound and goes on."""
+    """Whether the kill hit the process, and whether the catalog was sound and usable after it."""
 
     killed: bool
-    sound: bool
+    is_sound: bool
 
 
 def _child(home: Path) -> subprocess.Popen[str]:
@@ -76,13 +76,13 @@ def _child(home: Path) -> subprocess.Popen[str]:
 
 
 def _traced(process: subprocess.Popen[str], *words: str) -> None:
-    """Let the child go on under strace, to its end."""
+    """Run the child to its end under strace."""
     tracer = subprocess.Popen(["strace", "-f", "-y", "-s", "0", "-p", str(process.pid), *words], stderr=subprocess.PIPE,
                               text=True)  # fmt: skip
     assert tracer.stderr is not None and process.stdin is not None
     if "attached" not in (said := tracer.stderr.readline()):
         process.kill()
-        raise NoStrace(f"strace cannot look into a process here: {said.strip()}")
+        raise NoStrace(f"strace cannot attach to a process: {said.strip()}")
     process.stdin.write("\n")
     process.stdin.flush()
     process.communicate()
@@ -90,25 +90,24 @@ def _traced(process: subprocess.Popen[str], *words: str) -> None:
 
 
 def _recorded(home: Path, log: Path) -> list[str]:
-    """The calls of one run to its end."""
+    """The recorded calls of one run."""
     _traced(_child(home), "-e", f"trace={_CALLS},{_SYNCS}", "-o", str(log))
     return log.read_text().splitlines()
 
 
 def _power(home: Path, lines: list[str]) -> dict[str, Any]:
-    """Cut the power after each call below the home: how many states were looked at, and in how many a row lies."""
+    """Cut the power after each call below the home. Counts all states, and those where a row points to other bytes."""
     disk = Disk(home / "artifacts")
-    written: dict[Path, int] = {}  # how often the bytes of a file were changed: which ones it holds
-    rows = {_place(home, digest): size for digest, size in _rows(home)}
+    written: dict[Path, int] = {}  # version of each file: the number of writes to it
+    rows = {_artifact_path(home, digest): size for digest, size in _rows(home)}
     calls = states = broken = 0
-    final: dict[
-        Path, int
-    ] = {}  # what rows may name: they may be on the disk as soon as their commit has begun
+    # Files that rows may name. A row can be on the disk as soon as its commit has begun.
+    final: dict[Path, int] = {}
     for line in lines:
         call = _LINE.match(line)
         if call is None or int(call[3]) < 0:
             continue
-        if not _told(disk, written, call[1], call[2]):
+        if not _apply_call(disk, written, call[1], call[2]):
             if "catalog.db-wal" in call[2] and call[1].startswith("pwrite"):
                 final = {path: written[path] for path in rows if path in written}
             elif str(home) not in call[2]:
@@ -127,8 +126,8 @@ def _power(home: Path, lines: list[str]) -> dict[str, Any]:
     }
 
 
-def _told(disk: Disk, written: dict[Path, int], call: str, arguments: str) -> bool:
-    """Tell the model of the disk what a call did; False if it is none of the artifacts'. A content is its version."""
+def _apply_call(disk: Disk, written: dict[Path, int], call: str, arguments: str) -> bool:
+    """Apply a call to the model of the disk. Returns False if no artifact is involved. The content is its version."""
     named = [Path(one) for one in re.findall(r'"([^"]*)"', arguments)]
     held = _FD.match(arguments)
     paths = [path for path in (named or ([Path(held[1])] if held else [])) if path.is_relative_to(disk.root)]
@@ -155,7 +154,7 @@ def _told(disk: Disk, written: dict[Path, int], call: str, arguments: str) -> bo
 
 
 def _after_kill(home: Path, call: str, number: int) -> _After:
-    """Kill a run at the so-manieth call of a kind; then check the catalog and do the same again."""
+    """Kill a run at the `number`-th call of a kind, then check the catalog and store again."""
     process = _child(home)
     _traced(
         process, "-e", f"trace={call}", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={number}"
@@ -179,14 +178,13 @@ def _rows(home: Path) -> list[tuple[str, int]]:
         connection.close()
 
 
-def _place(home: Path, digest: str) -> Path:
+def _artifact_path(home: Path, digest: str) -> Path:
     return home / "artifacts" / digest[:2] / digest
 
 
 def main(home: str) -> None:
-    """What is cut: bytes, arrays and known bytes are stored, each with its row."""
+    """The child process: stores bytes, arrays and known bytes, each with its row."""
     catalog = Catalog.open(Home(Path(home)))
-    import safetensors.numpy  # noqa: F401, before the calls are counted
 
     catalog.data_version()
     print("up", flush=True)

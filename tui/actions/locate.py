@@ -33,7 +33,7 @@ class Location:
     notes: list[str]
 
 
-def locate(
+def suggest_layers(
     trace: Trace, results: Sequence[TraceResult], effects: Sequence[AverageEffect], layers: int
 ) -> Location:
     """Suggest the layers with the highest indirect effect of the MLP (else the hidden state) at the last subject token.

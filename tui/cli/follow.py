@@ -56,7 +56,7 @@ def submit(catalog: Catalog, spec: "Spec", device: str | None) -> "Job":
     return control.submit(catalog, spec, device)
 
 
-def place(spec: T, options: JobOptions) -> tuple[T, str | None]:
+def choose_place(spec: T, options: JobOptions) -> tuple[T, str | None]:
     """The job with the threads of its Ray workers, and where it runs.
 
     Raises:
@@ -73,18 +73,18 @@ def place(spec: T, options: JobOptions) -> tuple[T, str | None]:
     return replace(spec, **threads), resolve_device(options.device, options.on)
 
 
-def run(catalog: Catalog, spec: "Spec", options: JobOptions) -> "Job | None":
+def run_job(catalog: Catalog, spec: "Spec", options: JobOptions) -> "Job | None":
     """Submit a job and follow it to its end.
 
     With `--estimate` print its cost instead; with `--detach` print its id, or its row as JSON. Then return None.
 
     Raises:
         JobFailed: the job did not end as done.
-        InputError, click.UsageError: see `place`.
+        InputError, click.UsageError: see `choose_place`.
     """
-    spec, device = place(spec, options)
+    spec, device = choose_place(spec, options)
     if options.estimate:
-        estimate(catalog, spec, device, as_json=options.as_json)
+        print_estimate(catalog, spec, device, as_json=options.as_json)
         return None
     job = submit(catalog, spec, device)
     if not options.detach:
@@ -93,7 +93,7 @@ def run(catalog: Catalog, spec: "Spec", options: JobOptions) -> "Job | None":
     return None
 
 
-def estimate(catalog: Catalog, spec: "Spec", device: str | None, *, as_json: bool) -> None:
+def print_estimate(catalog: Catalog, spec: "Spec", device: str | None, *, as_json: bool) -> None:
     """Print what a job needs, without starting it. If no earlier job shows its time, measure some seconds of it."""
     from ...engine.jobs.cost import TimeEstimate, estimate_cost, estimate_time
     from ...engine.jobs.specs import PreflightSpec
@@ -139,7 +139,7 @@ def follow(catalog: Catalog, job: "Job") -> "Job":
     return ended
 
 
-def describe(job: "Job | ListedJob") -> str:
+def describe_progress(job: "Job | ListedJob") -> str:
     """The progress of a job in one line."""
     parts: list[Any] = []
     if job.total:
@@ -161,7 +161,7 @@ class _ProgressLine:
         import shutil
 
         width = shutil.get_terminal_size().columns
-        text = f"job {job.id} {job.kind}  {describe(job)}"[: width - 1]
+        text = f"job {job.id} {job.kind}  {describe_progress(job)}"[: width - 1]
         sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()
 
@@ -180,7 +180,7 @@ class _ProgressLog:
         phase = job.activity.split(":")[0] if job.total else job.activity
         if job.activity and (phase != self._last or time.monotonic() - self._at > _LINE_SECONDS):
             if phase != self._last or job.total:
-                narrate(f"job {job.id} {job.kind}  {describe(job)}")
+                narrate(f"job {job.id} {job.kind}  {describe_progress(job)}")
             self._at, self._last = time.monotonic(), phase
 
     def end(self) -> None:

@@ -125,7 +125,7 @@ def load_location(catalog: Catalog, trace_id: int) -> "Location":
     from sqlmodel import select
 
     from ....store.catalog.tables import Model, Trace, TraceResult
-    from ...actions.locate import locate
+    from ...actions.locate import suggest_layers
 
     with convert_read_errors(f"trace {trace_id}"), catalog.read() as session:
         trace = session.get(Trace, trace_id)
@@ -137,7 +137,7 @@ def load_location(catalog: Catalog, trace_id: int) -> "Location":
         query = select(TraceResult).where(TraceResult.trace_id == trace_id)
         needed: Any = (TraceResult.high, TraceResult.low, TraceResult.skip_reason, TraceResult.is_complete)
         results = list(session.exec(query.options(load_only(*needed))))
-    return locate(trace, results, load_effect_rows(catalog, trace_id), layers)
+    return suggest_layers(trace, results, load_effect_rows(catalog, trace_id), layers)
 
 
 def _reason(skipped: str) -> str:

@@ -8,7 +8,7 @@ from sqlmodel import Session
 from ....engine.jobs.specs import AskSpec
 from ....store.history import history
 from ...presentation.text import sanitize
-from ..follow import run as run_job
+from ..follow import run_job
 from ..options import JobOptions, job_options, open_catalog
 from ..output import print_json, print_table
 

@@ -18,7 +18,7 @@ from ...actions.covariance import (
     load_covariance,
 )
 from ...presentation.wording import convergence_lines, describe_convergence
-from ..follow import run as run_job
+from ..follow import run_job
 from ..options import (
     LAYERS,
     ROW_ID,

@@ -10,7 +10,7 @@ from ....store.catalog.tables import Revision
 from ....store.history import history
 from ...actions.edit import EditOptions, build_edit_spec
 from ...presentation.text import sanitize
-from ..follow import run as run_job
+from ..follow import run_job
 from ..options import (
     ROW_ID,
     JobOptions,

@@ -13,7 +13,7 @@ from ....store.catalog.tables import Evaluation, Model
 from ....store.errors import NotFound
 from ...actions.evaluate import EvaluationOptions, build_evaluation_spec
 from ...presentation.text import sanitize
-from ..follow import run as run_job
+from ..follow import run_job
 from ..options import ROW_ID, SEED, JobOptions, job_options, json_option, open_catalog
 from ..output import print_fields, print_json, print_table
 from ..records import evaluation_record

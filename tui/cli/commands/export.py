@@ -9,7 +9,7 @@ from ....engine.jobs.specs import SHARD_BYTES, ExportSpec
 from ....store.exchange.manifest import EXPORT_KINDS
 from ...actions.targets import resolve_target
 from ...presentation.format import format_size
-from ..follow import run as run_job
+from ..follow import run_job
 from ..options import SIZE, JobOptions, job_options, open_catalog
 from ..output import narrate, print_json, print_table
 

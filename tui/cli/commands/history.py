@@ -13,8 +13,7 @@ from ....store.history import history as revisions
 from ....store.history.lineage import find_reverted
 from ...actions.history import MovedHead, plan_revert, roll_back, step_head
 from ...presentation.text import sanitize
-from ..follow import follow, submit
-from ..follow import run as run_job
+from ..follow import follow, run_job, submit
 from ..options import JobOptions, job_options, json_option, open_catalog
 from ..output import narrate, print_json, print_table
 from ..records import revision_record

@@ -15,7 +15,7 @@ from ....store.states import ENDED_STATES, Stop
 from ...actions.jobs import remove_jobs
 from ...presentation.text import sanitize
 from ...presentation.wording import describe_nodes
-from ..follow import describe, follow
+from ..follow import describe_progress, follow
 from ..options import ROW_ID, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 
@@ -62,7 +62,7 @@ def _format_progress(job: ListedJob) -> str:
         return job.error
     if job.state in ENDED_STATES:
         return ", ".join(f"{key} {job.result[key]}" for key in _RESULT_FIELDS if key in job.result)
-    return describe(job)
+    return describe_progress(job)
 
 
 @job.command()

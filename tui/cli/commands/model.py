@@ -6,7 +6,7 @@ from sqlmodel import select
 from ....store.catalog.tables import Model
 from ....store.history import history
 from ...actions.model import build_model_spec, count_removable_edits, remove_model
-from ..follow import run as run_job
+from ..follow import run_job
 from ..options import JobOptions, job_options, json_option, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 from ..records import model_record

@@ -10,7 +10,7 @@ from ....engine.jobs.specs import UnpublishSpec
 from ....store.atomic_files import write_atomically
 from ...actions.publish import FORMATS, PublishOptions, add_pictures, build_publish_spec
 from ...presentation.text import sanitize_lines
-from ..follow import run as run_job
+from ..follow import run_job
 from ..options import JobOptions, job_options, open_catalog
 from ..output import narrate, print_json
 from .export import print_answers, print_files, shard_size_option

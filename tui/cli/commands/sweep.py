@@ -12,7 +12,7 @@ from ...actions.sweep import SweepOptions, build_sweep_spec, format_layers, form
 from ...actions.sweep_ranking import Ranking, build_curves, load_ranking
 from ...presentation.curves import render_lines
 from ...presentation.text import sanitize
-from ..follow import run as run_job
+from ..follow import run_job
 from ..options import (
     LAYERS,
     ROW_ID,

@@ -19,8 +19,7 @@ from ....store.catalog.tables import Fact, Job, Model, Trace, TraceResult
 from ....store.errors import InputError
 from ....store.exchange.trace import import_trace, write_npz
 from ...actions.jobs import resolve_device
-from ...actions.locate import Location, save_layer
-from ...actions.locate import locate as suggest_layers
+from ...actions.locate import Location, save_layer, suggest_layers
 from ...actions.trace import (
     TraceOptions,
     build_trace_extension,
@@ -31,7 +30,7 @@ from ...actions.trace import (
 from ...actions.values import MAX_LAYERS, MAX_SAMPLES, TOKENS
 from ...presentation.heatmap import HeatMapData, merge_attribution, render
 from ...presentation.text import sanitize
-from ..follow import JobFailed, estimate, follow, place, submit
+from ..follow import JobFailed, choose_place, follow, print_estimate, submit
 from ..options import (
     KIND_LIST,
     ROW_ID,
@@ -112,9 +111,9 @@ def run(devices: str | None, job_options: JobOptions, **options: Any) -> None:
 
 def _submit(catalog: Catalog, spec: TraceSpec, options: JobOptions, shared: Sequence[str] = ()) -> None:
     """Start one job for each device with its share of the facts, and print the trace."""
-    spec, device = place(spec, options)
+    spec, device = choose_place(spec, options)
     if options.estimate:
-        estimate(catalog, spec, device, as_json=options.as_json)
+        print_estimate(catalog, spec, device, as_json=options.as_json)
         return
     devices: Sequence[str | None] = shared or [device]
     started = [submit(catalog, replace(spec, shards=len(devices)), devices[0])]

@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import shlex
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError, InputError
 from ....actions.damage import READ_ERRORS
 from ....cli_equivalent import command
+from ....command_table import reads_only
 from ....deep_links import NOUNS, DeepLink
 from ....presentation.format import format_path, plural
 from ....presentation.text import sanitize_lines
@@ -193,7 +195,7 @@ class MainScreen(TypingScreen):
     def _on_run_action(self, event: RunAction) -> None:
         event.stop()
         self._update_detail()
-        if self.readonly:
+        if self.readonly and not reads_only(shlex.split(event.cli_equivalent)[1:]):
             self.show_error(READ_ONLY)
             return
         self.query_one(CommandLine).show(event.cli_equivalent, "…")

@@ -62,5 +62,7 @@ def test_passage_run_checks_the_extra_first(
     here = Retcon(retcon.home)
     said = here.say("passage", "run", "tiny", tmp_path / options[0], *options[1:])
     assert said.code == 2
-    assert said.sentence == f"Error: {feature} needs the extra 'extract': pip install '{DISTRIBUTION}[extract]'"
+    assert (
+        said.sentence == f"Error: {feature} needs the extra 'extract': pip install '{DISTRIBUTION}[extract]'"
+    )
     assert not any(job["kind"] == "passage" for job in here.json("job", "list")["jobs"])

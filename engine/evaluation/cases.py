@@ -43,7 +43,7 @@ class Case:
     prompt: str
     target_new: str
     target_true: str | None = None
-    paraphrases: tuple[str, ...] = ()
+    eval_paraphrases: tuple[str, ...] = ()
     neighbors: tuple[Neighbor, ...] = ()
     subject: str | None = None
     negations: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class CaseResult:
         ):  # fmt: skip
             if scores:
                 values[f"{letter}A"] = _mean(score.first_choice for score in scores)
-                values[f"T{letter}"] = _mean(score.tokens for score in scores)
+                values[f"T{letter}"] = _mean(score.token_accuracy for score in scores)
         # (letter, scores of the answer that should be likelier, scores of the other answer)
         for letter, right, wrong in (
             ("E", [self.new], true), ("P", self.paraphrases_new, self.paraphrases_true),

@@ -123,9 +123,9 @@ def _evaluate_block(
 
     new = score(lambda case: [(case.prompt, case.target_new)])
     true = score(lambda case: [(case.prompt, case.target_true)] if case.target_true else [])
-    paraphrases_new = score(lambda case: [(prompt, case.target_new) for prompt in case.paraphrases])
+    paraphrases_new = score(lambda case: [(prompt, case.target_new) for prompt in case.eval_paraphrases])
     paraphrases_true = score(
-        lambda case: [(p, case.target_true) for p in case.paraphrases] if case.target_true else []
+        lambda case: [(p, case.target_true) for p in case.eval_paraphrases] if case.target_true else []
     )
     neighbors_new = score(lambda case: [(one.prompt, case.target_new) for one in case.neighbors])
     neighbors_true = score(lambda case: [(one.prompt, one.true) for one in case.neighbors])
@@ -172,7 +172,7 @@ def _add_completions(
         )
 
     own = complete_prompts(lambda case: [case.prompt])
-    paraphrases = complete_prompts(lambda case: case.paraphrases)
+    paraphrases = complete_prompts(lambda case: case.eval_paraphrases)
     neighbors = complete_prompts(lambda case: [one.prompt for one in case.neighbors])
     portability = complete_prompts(lambda case: [one.prompt for one in case.portability])
     negations = complete_prompts(lambda case: case.negations)

@@ -36,12 +36,12 @@ CHAT_RULE = (
 class Score:
     """A teacher-forced target. `nll` is the mean negative log-likelihood per token in nats.
 
-    `first_choice` states that every target token is the argmax; `tokens` is the share of target tokens that are.
+    `first_choice`: every target token is the argmax. `token_accuracy`: the share of target tokens that are.
     """
 
     nll: float
     first_choice: bool
-    tokens: float
+    token_accuracy: float
 
 
 def score_targets(

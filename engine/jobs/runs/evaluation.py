@@ -146,7 +146,7 @@ def build_case(request: dict[str, Any]) -> Case:
         prompt=_full_prompt(request),
         target_new=new or true or "",
         target_true=true if new else None,
-        paraphrases=tuple(request.get("eval_paraphrases") or ()),
+        eval_paraphrases=tuple(request.get("eval_paraphrases") or ()),
         neighbors=tuple(Neighbor(n["prompt"], n["true"]) for n in request.get("neighbors") or ()),
         subject=request["subject"],
         negations=tuple(request.get("negations") or negations),

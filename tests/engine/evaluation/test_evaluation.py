@@ -40,8 +40,11 @@ def test_scores_match_plain_forward_passes(
     for (prompt, target), score in zip(pairs, score_targets(decoder, tokenizer, pairs), strict=True):
         nll, first = plain_score(decoder, tokenizer, prompt, target)
         assert score.nll == pytest.approx(nll, abs=1e-4)
-        assert (score.first_choice, score.tokens) == (all(first), pytest.approx(sum(first) / len(first)))
-    assert score.first_choice and score.tokens == 1
+        assert (score.first_choice, score.token_accuracy) == (
+            all(first),
+            pytest.approx(sum(first) / len(first)),
+        )
+    assert score.first_choice and score.token_accuracy == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -73,7 +76,7 @@ def plain_metrics(
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
 
-    for name, prompts in (("E", [case.prompt]), ("P", list(case.paraphrases))):
+    for name, prompts in (("E", [case.prompt]), ("P", list(case.eval_paraphrases))):
         if not prompts:
             continue
         new = [score(prompt, case.target_new) for prompt in prompts]

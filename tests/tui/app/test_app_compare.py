@@ -52,7 +52,7 @@ async def test_shows_retention_as_a_matrix(catalog: Catalog) -> None:
         session.add(evaluation(WITHOUT, (ROME, 4, 4), (FORD, 1, 0)))
     async with open_app(catalog, WIDE) as app:
         await app.press("4", "j")
-        assert f"earlier edits: 1 of 4 requests still hold ({ROME} 1/4)" in app.words
+        assert f"retention: 1 of 4 earlier requests ({ROME} 1/4)" in app.words
         await app.press("M")
         assert isinstance(app.app.screen, RetentionView)
         lines = [line for line in app.screen.splitlines() if WITHOUT in line or FORD in line]

@@ -70,7 +70,7 @@ class EditsPane(Pane):
             "compare",
             "compare",
             key_display="=",
-            tooltip="compare the two marked revisions (or this one and the head) on a prompt",
+            tooltip="compare two marked revisions, or this one and the head",
         ),
         Binding(
             "M", "retention", "matrix", show=False, tooltip="retention of earlier edits at later revisions"

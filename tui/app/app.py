@@ -37,7 +37,7 @@ class RetconApp(App[None]):
         self.catalog = catalog
         self.link = link
         self.readonly = readonly
-        # The process that keeps a model in memory for questions, once one was asked.
+        # The process that keeps a model in memory after the first prompt.
         self._warm: PromptClient | None = None
         # Over SSH each frame costs, so the app sends nothing while nothing changes.
         self.animation_level = "none"

@@ -70,16 +70,16 @@ def load_effects(catalog: Catalog, trace_id: int) -> dict[str, Effects]:
     # The same roles and layers for each kind, so that the cursor keeps its place when the kind changes.
     roles = tuple(role for role in ROLES if any(row[1] == role for row in rows))
     layers = max((row[2] for row in rows), default=-1) + 1
-    found: dict[str, Effects] = {}
+    effects: dict[str, Effects] = {}
     for kind in KINDS:
-        mine = {(roles.index(row[1]), row[2]): row[3:] for row in rows if row[0] == kind and row[1] in roles}
-        if mine:
+        cells = {(roles.index(row[1]), row[2]): row[3:] for row in rows if row[0] == kind and row[1] in roles}
+        if cells:
             means = tuple(
-                tuple(mine[role, layer][0] if (role, layer) in mine else None for layer in range(layers))
+                tuple(cells[role, layer][0] if (role, layer) in cells else None for layer in range(layers))
                 for role in range(len(roles))
             )
-            found[kind] = Effects(roles, means, {place: row[1:] for place, row in mine.items()})
-    return found
+            effects[kind] = Effects(roles, means, {place: row[1:] for place, row in cells.items()})
+    return effects
 
 
 def load_effect_rows(catalog: Catalog, trace_id: int) -> "list[AverageEffect]":
@@ -133,7 +133,7 @@ def load_location(catalog: Catalog, trace_id: int) -> "Location":
         if trace is None or model is None:
             raise NotFound(f"there is no trace {trace_id} any more")
         layers = int(model.anatomy.get("layers", 0))
-        # Without their scores: what a set of thousands of facts holds of them is large, and not asked for here.
+        # Without scores: those of thousands of facts are large, and not needed here.
         query = select(TraceResult).where(TraceResult.trace_id == trace_id)
         needed: Any = (TraceResult.high, TraceResult.low, TraceResult.skip_reason, TraceResult.is_complete)
         results = list(session.exec(query.options(load_only(*needed))))

@@ -126,17 +126,17 @@ class RevisionDetail:
 def load_history_shape(catalog: Catalog, model: str, limit: int | None = None) -> HistoryShape | None:
     """The shape of a history, or of its newest revisions; None if the model does not exist."""
     with catalog.read_connection() as connection:
-        found = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
-        if found is None:
+        model_row = connection.execute("SELECT id, head FROM model WHERE name = ?", [model]).fetchone()
+        if model_row is None:
             return None
         sql = "SELECT id, parent, kind, reverts FROM revision WHERE model_id = ? ORDER BY rowid DESC LIMIT ?"
-        rows = connection.execute(sql, [found[0], -1 if limit is None else limit])
+        rows = connection.execute(sql, [model_row[0], -1 if limit is None else limit])
         steps = [_Step(*row) for row in rows]
-    statuses = _compute_statuses(steps, found[1])
+    statuses = _compute_statuses(steps, model_row[1])
     marks = [MARKS[statuses.get(step.id, "live")] for step in steps]
     lines = draw_graph([(step.id, step.parent) for step in steps], marks)
     lanes = {step.id: line for step, line in zip(steps, lines, strict=True) if line != MARKS["live"]}
-    return HistoryShape(model, found[1], tuple(step.id for step in steps), statuses, lanes)
+    return HistoryShape(model, model_row[1], tuple(step.id for step in steps), statuses, lanes)
 
 
 def cache_key(catalog: Catalog, model: str) -> tuple[Any, ...]:
@@ -180,8 +180,8 @@ def load_model_name(catalog: Catalog, revision: str) -> str | None:
     """The model of a revision; None if the revision does not exist."""
     sql = "SELECT m.name FROM revision AS r JOIN model AS m ON m.id = r.model_id WHERE r.id = ?"
     with catalog.read_connection() as connection:
-        found = connection.execute(sql, [revision]).fetchone()
-    return None if found is None else str(found[0])
+        row = connection.execute(sql, [revision]).fetchone()
+    return None if row is None else str(row[0])
 
 
 def load_revision(catalog: Catalog, id: str) -> RevisionDetail | UnreadableRow | None:
@@ -192,12 +192,12 @@ def load_revision(catalog: Catalog, id: str) -> RevisionDetail | UnreadableRow |
 def load_evaluations(catalog: Catalog, revision: str) -> list[EvaluationView | UnreadableRow]:
     """The evaluations of a revision, newest first, each with a comparable evaluation of the parent."""
     with catalog.read_connection() as connection:
-        found = connection.execute("SELECT parent FROM revision WHERE id = ?", [revision]).fetchone()
+        parent = connection.execute("SELECT parent FROM revision WHERE id = ?", [revision]).fetchone()
     own = load_first_rows(catalog, _evaluations(revision), _EVALUATIONS)
-    if not own or found is None or found[0] is None:
+    if not own or parent is None or parent[0] is None:
         return own
-    before = load_first_rows(catalog, _evaluations(found[0]), _EVALUATIONS)
-    return [_with_parent(one, before) if isinstance(one, EvaluationView) else one for one in own]
+    parent_evaluations = load_first_rows(catalog, _evaluations(parent[0]), _EVALUATIONS)
+    return [_with_parent(one, parent_evaluations) if isinstance(one, EvaluationView) else one for one in own]
 
 
 @dataclass(frozen=True)
@@ -215,26 +215,28 @@ def load_retention(catalog: Catalog, model: str) -> list[RetentionRow]:
         "SELECT r.id, r.message, e.retention FROM evaluation AS e JOIN revision AS r ON r.id = e.revision "
         "JOIN model AS m ON m.id = r.model_id WHERE m.name = ? AND e.retention != '[]' ORDER BY r.rowid DESC, e.id DESC"
     )
-    found: dict[str, RetentionRow] = {}
+    rows: dict[str, RetentionRow] = {}
     with catalog.read_connection() as connection:
         for id, message, retention in connection.execute(sql, [model]):
             try:
                 retained = _parse_retention(retention)
             except READ_ERRORS:
                 continue  # the detail of the revision shows the evaluation as unreadable
-            found.setdefault(id, RetentionRow(id, message, retained))
-    return list(found.values())
+            rows.setdefault(id, RetentionRow(id, message, retained))
+    return list(rows.values())
 
 
 def _parse_retention(text: str) -> tuple[EditRetention, ...]:
     return tuple(EditRetention(**{name: one[name] for name in _RETAINED}) for one in json.loads(text))
 
 
-def _with_parent(one: EvaluationView, before: list[EvaluationView | UnreadableRow]) -> EvaluationView:
-    known = [other for other in before if isinstance(other, EvaluationView)]
+def _with_parent(
+    one: EvaluationView, parent_evaluations: list[EvaluationView | UnreadableRow]
+) -> EvaluationView:
+    known = [other for other in parent_evaluations if isinstance(other, EvaluationView)]
     differing = [compare_protocols(other.protocol, one.protocol) for other in known]
-    for other, found in zip(known, differing, strict=True):
-        if not found:
+    for other, differences in zip(known, differing, strict=True):
+        if not differences:
             return replace(one, parent=other)
     if not known:
         return one
@@ -326,8 +328,8 @@ def _build_evaluation(
         name: (float(one["value"]), float(one["low"]), float(one["high"]), int(one["count"]))
         for name, one in json.loads(metrics).items()
     }
-    described: dict[str, Any] = json.loads(protocol)
-    told_facts = facts or described.get("facts", "its own requests")
+    parsed: dict[str, Any] = json.loads(protocol)
+    facts_text = facts or parsed.get("facts", "its own requests")
     return EvaluationView(
-        id, told_facts, scores, parse_time(created), described, retention=_parse_retention(retention)
+        id, facts_text, scores, parse_time(created), parsed, retention=_parse_retention(retention)
     )

@@ -76,29 +76,29 @@ def load_active_jobs(catalog: Catalog) -> ActiveJobs:
     """Read the active jobs."""
     # `+id` makes SQLite use the index of the states. Ordered by `id`, it would scan all jobs.
     with catalog.read_connection() as connection:
-        found = connection.execute(
+        active = connection.execute(
             f"SELECT id, state FROM job WHERE state IN ({', '.join(map(repr, ALIVE_STATES))}) ORDER BY +id"
         ).fetchall()
         (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM job").fetchone()
         (interrupted,) = connection.execute("SELECT count(*) FROM job WHERE state = 'interrupted'").fetchone()
-    return ActiveJobs(tuple(found), newest, interrupted)
+    return ActiveJobs(tuple(active), newest, interrupted)
 
 
 def load_ended_jobs(catalog: Catalog, ids: Collection[int], after: int) -> list[JobRow | UnreadableRow]:
     """The ended jobs among `ids` and the jobs newer than `after`."""
     with catalog.read_connection() as connection:
         newer = [id for (id,) in connection.execute("SELECT id FROM job WHERE id > ?", [after])]
-    wanted: list[Key] = [*ids, *newer]
-    found = load_rows(catalog, JOBS, wanted).values() if wanted else ()
-    return [row for row in found if isinstance(row, UnreadableRow) or not row.is_active]
+    keys: list[Key] = [*ids, *newer]
+    rows = load_rows(catalog, JOBS, keys).values() if keys else ()
+    return [row for row in rows if isinstance(row, UnreadableRow) or not row.is_active]
 
 
 def load_interrupted_jobs(catalog: Catalog, limit: int) -> list[JobRow]:
     """The newest interrupted jobs."""
     sql = "SELECT id FROM job WHERE state = 'interrupted' ORDER BY id DESC LIMIT ?"
     with catalog.read_connection() as connection:
-        found = [id for (id,) in connection.execute(sql, [limit])]
-    rows = load_rows(catalog, JOBS, found) if found else {}
+        ids = [id for (id,) in connection.execute(sql, [limit])]
+    rows = load_rows(catalog, JOBS, ids) if ids else {}
     return [row for row in rows.values() if isinstance(row, JobRow)]
 
 
@@ -200,7 +200,7 @@ _FIELDS = {
     "state": Field("job.state"),
     "id": Field("job.id", "number"),
     "kind": Field("job.kind"),
-    # As JSON: all that was asked for can be searched.
+    # As JSON, so that filters search all these fields of the spec.
     "about": Field(f"CASE WHEN json_valid(job.spec) THEN json_extract(job.spec, {_PATHS}) END"),
     "device": Field("job.device"),
     "error": Field("coalesce(job.error, '')"),

@@ -76,10 +76,10 @@ MODELS = Listing(
 
 def _build_detail(*values: Any) -> ModelDetail:
     trusted, head, created, anatomy, edits, traces, covariances, message = values[9:]
-    found = json.loads(anatomy)
-    if not isinstance(found, dict):
+    parsed = json.loads(anatomy)
+    if not isinstance(parsed, dict):
         raise ValueError("its anatomy is no object")
-    rest = (bool(trusted), head, parse_time(created), found, edits, traces, covariances, message)
+    rest = (bool(trusted), head, parse_time(created), parsed, edits, traces, covariances, message)
     return ModelDetail(*(*values[:9], *rest))
 
 
@@ -112,5 +112,5 @@ def load_layer_counts(catalog: Catalog) -> dict[str, int]:
 def find_model_id(catalog: Catalog, name: str) -> int | None:
     """The id of a model by name; None if it does not exist."""
     with catalog.read_connection() as connection:
-        found = connection.execute("SELECT id FROM model WHERE name = ?", [name]).fetchone()
-    return None if found is None else int(found[0])
+        row = connection.execute("SELECT id FROM model WHERE name = ?", [name]).fetchone()
+    return None if row is None else int(row[0])

@@ -83,25 +83,25 @@ def select_keys(
         sql, parameters = f"{sql} LIMIT ?", [*parameters, limit]
     with catalog.read_connection() as connection:
         connection.create_function("matches", 2, matches, deterministic=True)
-        found = [key for (key,) in connection.execute(sql, parameters)]
-    return array("q", found) if found and all(isinstance(key, int) for key in found) else found
+        keys = [key for (key,) in connection.execute(sql, parameters)]
+    return array("q", keys) if keys and all(isinstance(key, int) for key in keys) else keys
 
 
 def load_rows(catalog: Catalog, listing: Listing[T], keys: Sequence[Key]) -> dict[Key, T | UnreadableRow]:
     """The rows of at most some hundred keys; unreadable ones as UnreadableRow."""
-    found: dict[Key, T | UnreadableRow] = {}
+    rows: dict[Key, T | UnreadableRow] = {}
     marks = ", ".join("?" * len(keys))
     with catalog.read_connection() as connection:
         try:
             for key, *values in connection.execute(listing.select(f"{listing.key} IN ({marks})"), list(keys)):
-                found[key] = listing.build(*values)
+                rows[key] = listing.build(*values)
         except READ_ERRORS:
             return _load_one_by_one(connection, listing, keys)
         except sqlite3.OperationalError as error:
             if not _is_row_error(error):
                 raise
             return _load_one_by_one(connection, listing, keys)
-    return found
+    return rows
 
 
 def load_row(catalog: Catalog, listing: Listing[T], key: Key) -> T | UnreadableRow | None:
@@ -112,8 +112,8 @@ def load_row(catalog: Catalog, listing: Listing[T], key: Key) -> T | UnreadableR
 def load_first_rows(catalog: Catalog, listing: Listing[T], limit: int) -> list[T | UnreadableRow]:
     """The first rows in the default order, for short lists."""
     keys = list(select_keys(catalog, listing, limit=limit))
-    found = load_rows(catalog, listing, keys)
-    return [found[key] for key in keys if key in found]
+    rows = load_rows(catalog, listing, keys)
+    return [rows[key] for key in keys if key in rows]
 
 
 def parse_time(text: str | None) -> datetime:
@@ -131,18 +131,18 @@ def parse_optional_time(text: str | None) -> datetime | None:
 def _load_one_by_one(
     connection: sqlite3.Connection, listing: Listing[T], keys: Sequence[Key]
 ) -> dict[Key, T | UnreadableRow]:
-    found: dict[Key, T | UnreadableRow] = {}
+    rows: dict[Key, T | UnreadableRow] = {}
     for key in keys:
         try:
             row = connection.execute(listing.select(f"{listing.key} = ?"), [key]).fetchone()
             if row is not None:
-                found[key] = listing.build(*row[1:])
+                rows[key] = listing.build(*row[1:])
         except (*READ_ERRORS, sqlite3.OperationalError) as error:
             if isinstance(error, sqlite3.OperationalError) and not _is_row_error(error):
                 raise
             first = (str(error).splitlines() or [""])[0]
-            found[key] = UnreadableRow(key, f"this row is unreadable ({type(error).__name__}: {first})")
-    return found
+            rows[key] = UnreadableRow(key, f"this row is unreadable ({type(error).__name__}: {first})")
+    return rows
 
 
 def _is_row_error(error: sqlite3.OperationalError) -> bool:

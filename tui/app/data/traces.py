@@ -73,8 +73,8 @@ def load_result(catalog: Catalog, trace_id: int, index: int) -> ResultView | Unr
     """The result at position `index` of a trace, from 0, in the order of the facts."""
     sql = "SELECT id FROM trace_result WHERE trace_id = ? ORDER BY position LIMIT 1 OFFSET ?"
     with catalog.read_connection() as connection:
-        found = connection.execute(sql, [trace_id, index]).fetchone()
-    return None if found is None else load_row(catalog, _RESULT, int(found[0]))
+        row = connection.execute(sql, [trace_id, index]).fetchone()
+    return None if row is None else load_row(catalog, _RESULT, int(row[0]))
 
 
 def result_index(catalog: Catalog, trace_id: int, position: int) -> int:

@@ -99,7 +99,7 @@ class Pane(Vertical):
         """The listing to show."""
         raise NotImplementedError
 
-    def make_row(self, found: Any) -> Row:
+    def make_row(self, data: Any) -> Row:
         """The line of a row, or of an UnreadableRow."""
         raise NotImplementedError
 
@@ -110,16 +110,16 @@ class Pane(Vertical):
     def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
         """The lines of some rows."""
         return {
-            key: self._line(key, found) for key, found in load_rows(self.catalog, self.listing, keys).items()
+            key: self._line(key, data) for key, data in load_rows(self.catalog, self.listing, keys).items()
         }
 
-    def _line(self, key: Key, found: Any) -> Row:
+    def _line(self, key: Key, data: Any) -> Row:
         try:
-            row = self.make_row(found)
+            row = self.make_row(data)
         except READ_ERRORS as error:
-            found = UnreadableRow(key, f"it holds invalid data ({type(error).__name__}: {error})")
-            row = self.make_row(found)
-        return Row(key, row.cells, isinstance(found, UnreadableRow), found)
+            data = UnreadableRow(key, f"it holds invalid data ({type(error).__name__}: {error})")
+            row = self.make_row(data)
+        return Row(key, row.cells, isinstance(data, UnreadableRow), data)
 
     def selected(self, of: type[T]) -> T | None:
         """The data of the row under the cursor; None if there is no row or it is unreadable."""
@@ -135,16 +135,16 @@ class Pane(Vertical):
         raise NotImplementedError
 
     def show_text(
-        self, found: T | UnreadableRow | None, write: Callable[[T], Parts], *, is_new_row: bool
+        self, data: T | UnreadableRow | None, write: Callable[[T], Parts], *, is_new_row: bool
     ) -> None:
         """Show the detail of a row as text; for an unreadable row, the error."""
         assert isinstance(self.detail, Detail)
         parts: Parts = []
-        if isinstance(found, UnreadableRow):
-            parts = [error_text(f"{found.id}: {found.reason}")]
-        elif found is not None:
+        if isinstance(data, UnreadableRow):
+            parts = [error_text(f"{data.id}: {data.reason}")]
+        elif data is not None:
             try:
-                parts = write(found)
+                parts = write(data)
             except READ_ERRORS as error:
                 parts = [error_text(f"this row holds invalid data ({type(error).__name__}: {error})")]
         self.detail.show(parts, top=is_new_row)

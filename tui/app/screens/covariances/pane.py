@@ -45,12 +45,12 @@ class CovariancesPane(Pane):
     def listing(self) -> Listing[Any]:
         return COVARIANCES
 
-    def make_row(self, found: CovarianceView | UnreadableRow) -> Row:
-        return _make_row(found)
+    def make_row(self, data: CovarianceView | UnreadableRow) -> Row:
+        return _make_row(data)
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        found = load_row(self.catalog, COVARIANCES, key) if key is not None else None
-        self.show_text(found, _parts, is_new_row=is_new_row)
+        data = load_row(self.catalog, COVARIANCES, key) if key is not None else None
+        self.show_text(data, _parts, is_new_row=is_new_row)
 
     def cli_equivalent(self, key: Key) -> str:
         return command("covariance", "show", key)

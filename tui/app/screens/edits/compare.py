@@ -64,8 +64,8 @@ class Compare(ModalScreen[None]):
         self.state = ""
 
     def _message(self, id: str) -> str:
-        found = load_revision(self.catalog, id)
-        return found.message if isinstance(found, RevisionDetail) else ""
+        revision = load_revision(self.catalog, id)
+        return revision.message if isinstance(revision, RevisionDetail) else ""
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):

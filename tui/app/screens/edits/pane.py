@@ -108,8 +108,8 @@ class EditsPane(Pane):
             self._shape, self._shape_key = load_history_shape(self.catalog, self.model, limit), key
         return self._shape
 
-    def make_row(self, found: RevisionRow | UnreadableRow) -> Row:
-        return _make_row(found, self._shape, in_order=self.rows.source.query.is_default)
+    def make_row(self, data: RevisionRow | UnreadableRow) -> Row:
+        return _make_row(data, self._shape, in_order=self.rows.source.query.is_default)
 
     def reload(self) -> None:
         names = list(load_layer_counts(self.catalog))
@@ -128,7 +128,7 @@ class EditsPane(Pane):
         scores = load_evaluations(self.catalog, id)
         self.show_text(
             load_revision(self.catalog, id),
-            lambda found: revision_parts(found, scores, shape.status_of(id), head=shape.head == id),
+            lambda data: revision_parts(data, scores, shape.status_of(id), head=shape.head == id),
             is_new_row=is_new_row,
         )
 
@@ -209,9 +209,9 @@ class EditsPane(Pane):
     def _prompt_of(self, revisions: Sequence[str]) -> str:
         """The first prompt to compare: the first request of one of the revisions."""
         for id in revisions:
-            found = load_revision(self.catalog, id)
-            if isinstance(found, RevisionDetail) and found.requests:
-                request = found.requests[0]
+            data = load_revision(self.catalog, id)
+            if isinstance(data, RevisionDetail) and data.requests:
+                request = data.requests[0]
                 return str(request.get("prompt", "")).replace("{}", str(request.get("subject", "")))
         return ""
 
@@ -320,16 +320,16 @@ def _verify(catalog: Catalog, moved: "MovedHead") -> str:
     return f"head moved; job {job.id} verifies its weights"
 
 
-def _make_row(found: RevisionRow | UnreadableRow, shape: HistoryShape | None, *, in_order: bool) -> Row:
+def _make_row(data: RevisionRow | UnreadableRow, shape: HistoryShape | None, *, in_order: bool) -> Row:
     """A line of the history. The lanes of the graph are valid only in the default order (`in_order`)."""
-    id = str(found.id)
+    id = str(data.id)
     status = shape.status_of(id) if shape is not None else ""
     lane = shape.lane(id) if shape is not None and in_order else MARKS.get(status, "●")
-    if isinstance(found, UnreadableRow):
+    if isinstance(data, UnreadableRow):
         return Row(id, (lane, id, Text("unreadable", style="red")), is_unreadable=True)
     is_head = shape is not None and shape.head == id
     state = Text(f"{status}, head" if is_head else status, style="bold green" if is_head else "")
     if status in ("reverted", "rolled back", "other branch"):
         state.stylize("dim")
-    layers = ",".join(map(str, found.layers))
-    return Row(id, (lane, id, state, found.message, found.method or "", layers, format_time(found.created)))
+    layers = ",".join(map(str, data.layers))
+    return Row(id, (lane, id, state, data.message, data.method or "", layers, format_time(data.created)))

@@ -95,9 +95,9 @@ def _sizes(figures: dict[str, Any]) -> Parts:
     """A line and a bar per matrix, relative to the largest change."""
     sizes: dict[str, dict[str, Any]] = figures.get("delta", {})
     parts: Parts = ["", title("Size of the change")] if sizes else []
-    most = max((float(size["relative"]) for size in sizes.values()), default=0.0) or 1.0
+    largest = max((float(size["relative"]) for size in sizes.values()), default=0.0) or 1.0
     for name, size in sizes.items():
-        parts.append(Text(f"{sanitize(name)} {bar(float(size['relative']) / most, _BAR).rstrip('─')}"))
+        parts.append(Text(f"{sanitize(name)} {bar(float(size['relative']) / largest, _BAR).rstrip('─')}"))
         change = f"rank {size['rank']}, norm {size['norm']:.3g}, {size['relative']:.2%} of the matrix"
         parts.append(Text(f"  {change}; {size['effective']:.2%} left after rounding"))
     return parts

@@ -62,8 +62,8 @@ class JobsPane(Pane):
     def listing(self) -> Listing[Any]:
         return JOBS
 
-    def make_row(self, found: JobRow | UnreadableRow) -> Row:
-        return _make_row(found)
+    def make_row(self, data: JobRow | UnreadableRow) -> Row:
+        return _make_row(data)
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
         self._shown = load_row(self.catalog, JOB, key) if key is not None else None
@@ -85,14 +85,14 @@ class JobsPane(Pane):
 
     def _show(self, *, is_new_row: bool) -> None:
         path, lines = self._log_path(), self._tail
-        self.show_text(self._shown, lambda found: job_parts(found, path, lines), is_new_row=is_new_row)
+        self.show_text(self._shown, lambda job: job_parts(job, path, lines), is_new_row=is_new_row)
 
     def _log_state(self) -> tuple[int, float] | None:
         try:
-            found = self._log_path().stat()
+            status = self._log_path().stat()
         except OSError:
             return None
-        return found.st_size, found.st_mtime
+        return status.st_size, status.st_mtime
 
     def _log_path(self) -> Path:
         return self.catalog.home.job_log(int(self.rows.key or 0))
@@ -106,11 +106,11 @@ class JobsPane(Pane):
         return [row for row in rows if isinstance(row, JobRow) and row.state in states]
 
     def action_cancel(self) -> None:
-        found = self._selected_in(ALIVE_STATES)
-        if not found:
+        jobs = self._selected_in(ALIVE_STATES)
+        if not jobs:
             self.post_message(ActionRefused("only a queued, waiting or running job can be cancelled"))
             return
-        catalog, ids = self.catalog, [row.id for row in found]
+        catalog, ids = self.catalog, [row.id for row in jobs]
 
         def cancel() -> str:
             ended = [control.request_stop(catalog, id).state not in ALIVE_STATES for id in ids]
@@ -118,8 +118,8 @@ class JobsPane(Pane):
                 return f"{plural(sum(ended), 'job')} cancelled, {len(ids) - sum(ended)} stop at the next checkpoint"
             return f"job {ids[0]} {'is cancelled' if ended[0] else 'stops at its next checkpoint'}"
 
-        names = "; ".join(f"job {row.id} ({row.kind}: {row.about})" for row in found[:_MAX_NAMED])
-        more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+        names = "; ".join(f"job {row.id} ({row.kind}: {row.about})" for row in jobs[:_MAX_NAMED])
+        more = f" and {len(jobs) - _MAX_NAMED} more" if len(jobs) > _MAX_NAMED else ""
         question = f"Cancel {names}{more}?\nIts checkpoint is kept. Press r to resume."
         self.confirm(question, "Cancel the job" + "s" * (len(ids) > 1), _each("cancel", ids), cancel)
 

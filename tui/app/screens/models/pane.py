@@ -46,14 +46,14 @@ class ModelsPane(Pane):
     def listing(self) -> Listing[Any]:
         return MODELS
 
-    def make_row(self, found: ModelRow | UnreadableRow) -> Row:
-        return _make_row(found)
+    def make_row(self, data: ModelRow | UnreadableRow) -> Row:
+        return _make_row(data)
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        found = load_row(self.catalog, MODEL, key) if key is not None else None
-        if isinstance(found, ModelDetail) and is_new_row:
-            self.post_message(ModelSelected(found.name))
-        self.show_text(found, _parts, is_new_row=is_new_row)
+        data = load_row(self.catalog, MODEL, key) if key is not None else None
+        if isinstance(data, ModelDetail) and is_new_row:
+            self.post_message(ModelSelected(data.name))
+        self.show_text(data, _parts, is_new_row=is_new_row)
 
     def cli_equivalent(self, key: Key) -> str:
         row = self.selected(ModelRow)
@@ -75,15 +75,15 @@ class ModelsPane(Pane):
 
     def action_remove(self) -> None:
         key = self.rows.key
-        found = load_row(self.catalog, MODEL, key) if key is not None else None
-        if not isinstance(found, ModelDetail):
+        data = load_row(self.catalog, MODEL, key) if key is not None else None
+        if not isinstance(data, ModelDetail):
             self.post_message(ActionRefused("this row is unreadable: run retcon doctor"))
             return
-        catalog, name = self.catalog, found.name
-        freed = "" if found.source_kind == "folder" else f", {format_size(found.size)} of weights"
+        catalog, name = self.catalog, data.name
+        freed = "" if data.source_kind == "folder" else f", {format_size(data.size)} of weights"
         question = (
-            f"Remove {name}, its {plural(found.edits - 1, 'revision')}, {plural(found.traces, 'trace')} and "
-            f"{plural(found.covariances, 'covariance')}{freed}?\nThis cannot be undone."
+            f"Remove {name}, its {plural(data.edits - 1, 'revision')}, {plural(data.traces, 'trace')} and "
+            f"{plural(data.covariances, 'covariance')}{freed}?\nThis cannot be undone."
         )
 
         def remove() -> str:

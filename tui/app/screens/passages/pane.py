@@ -37,16 +37,16 @@ class PassagesPane(Pane):
     def listing(self) -> Listing[Any]:
         return PASSAGES
 
-    def make_row(self, found: PassageRow | UnreadableRow) -> Row:
-        if isinstance(found, UnreadableRow):
-            return Row(found.id, (str(found.id), Text("unreadable", style="red")), is_unreadable=True)
-        facts = f"{found.correct}/{found.facts}" if found.facts else ""
-        cells = (str(found.id), found.title, found.model, found.method, facts, format_time(found.created))
-        return Row(found.id, cells)
+    def make_row(self, data: PassageRow | UnreadableRow) -> Row:
+        if isinstance(data, UnreadableRow):
+            return Row(data.id, (str(data.id), Text("unreadable", style="red")), is_unreadable=True)
+        facts = f"{data.correct}/{data.facts}" if data.facts else ""
+        cells = (str(data.id), data.title, data.model, data.method, facts, format_time(data.created))
+        return Row(data.id, cells)
 
     def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        found = load_row(self.catalog, PASSAGE, key) if key is not None else None
-        self.show_text(found, _parts, is_new_row=is_new_row)
+        data = load_row(self.catalog, PASSAGE, key) if key is not None else None
+        self.show_text(data, _parts, is_new_row=is_new_row)
 
     def cli_equivalent(self, key: Key) -> str:
         return command("passage", "show", key)
@@ -74,16 +74,16 @@ class PassagesPane(Pane):
         self.reload()
 
 
-def _parts(found: PassageView) -> Parts:
+def _parts(data: PassageView) -> Parts:
     from ....presentation.passage_report import to_parts
 
-    return [*_problems(found), *to_parts(found.record)]
+    return [*_problems(data), *to_parts(data.record)]
 
 
-def _problems(found: PassageView) -> Parts:
+def _problems(data: PassageView) -> Parts:
     """Problems of the facts, until the proof exists."""
-    problems = found.record["problems"]
-    if not problems or found.record["proof"].get("facts"):
+    problems = data.record["problems"]
+    if not problems or data.record["proof"].get("facts"):
         return []
     styles = {"error": "red", "warning": "yellow"}
     return [

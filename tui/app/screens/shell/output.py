@@ -95,7 +95,7 @@ class Output(ModalScreen[str]):
             )
 
     def on_unmount(self) -> None:
-        # Stops the command only: its job runs in a process of its own.
+        # Stops only the command: its job runs in another process.
         self.action_stop()
 
     def action_stop(self) -> None:

@@ -54,8 +54,8 @@ class CompareTraces(ModalScreen[None]):
             )
             yield Static(classes="readout", markup=False)
             yield HeatMap()
-            twins = " and ".join(command("trace", "show", row.id) for row in (self.one, self.other))
-            yield Static(Text(f"$ {twins}", style="dim", no_wrap=True, overflow="ellipsis"))
+            commands = " and ".join(command("trace", "show", row.id) for row in (self.one, self.other))
+            yield Static(Text(f"$ {commands}", style="dim", no_wrap=True, overflow="ellipsis"))
 
     def on_mount(self) -> None:
         self.query_one(HeatMap).focus()
@@ -68,10 +68,10 @@ class CompareTraces(ModalScreen[None]):
 
     def _draw(self, *, keep_cursor: bool) -> None:
         table = self.tables[self._kind]
-        most = max((abs(value) for row in table for value in row if value is not None), default=0.0) or 1.0
+        limit = max((abs(value) for row in table for value in row if value is not None), default=0.0) or 1.0
         kinds = " ".join(f"[{one}]" if one == self._kind else one for one in self.tables)
         name = f"{kinds} · effect of {self.one.id} minus that of {self.other.id}"
-        picture = HeatMapDrawing(self.names, self.subject, table, -most, most, name, "difference")
+        picture = HeatMapDrawing(self.names, self.subject, table, -limit, limit, name, "difference")
         self.query_one(HeatMap).show(picture, Text(""), keep_cursor=keep_cursor)
 
     @on(HeatMap.Moved)

@@ -90,8 +90,8 @@ class TracesPane(Pane):
     def listing(self) -> Listing[Any]:
         return TRACES
 
-    def make_row(self, found: TraceRow | UnreadableRow) -> Row:
-        return _make_row(found)
+    def make_row(self, data: TraceRow | UnreadableRow) -> Row:
+        return _make_row(data)
 
     def cli_equivalent(self, key: Key) -> str:
         return command("trace", "show", key)

@@ -38,7 +38,7 @@ class RetconApp(App[None]):
         self.link = link
         self.readonly = readonly
         # The process that keeps a model in memory after the first prompt.
-        self._warm: PromptClient | None = None
+        self._prompt_client: PromptClient | None = None
         # Over SSH each frame costs, so the app sends nothing while nothing changes.
         self.animation_level = "none"
         # The sixteen colors of the user's terminal: half the bytes, correct on light and dark, none under NO_COLOR.
@@ -47,20 +47,20 @@ class RetconApp(App[None]):
     def on_mount(self) -> None:
         self.push_screen(MainScreen(self.catalog, self.link, readonly=self.readonly))
 
-    def warm(self, model: str) -> "PromptClient":
-        """The process that keeps this model in memory; one of another model makes room for it. From a thread."""
-        if self._warm is not None and (self._warm.model != model or not self._warm.is_alive):
-            self._warm.close()
-            self._warm = None
-        if self._warm is None:
+    def prompt_client(self, model: str) -> "PromptClient":
+        """The process that keeps this model in memory; replaces that of another model. Call it from a thread."""
+        if self._prompt_client is not None and (self._prompt_client.model != model or not self._prompt_client.is_alive):
+            self._prompt_client.close()
+            self._prompt_client = None
+        if self._prompt_client is None:
             from ...engine.jobs.prompting.client import PromptClient
 
-            self._warm = PromptClient(self.catalog.home, model)
-        return self._warm
+            self._prompt_client = PromptClient(self.catalog.home, model)
+        return self._prompt_client
 
     def on_unmount(self) -> None:
-        if self._warm is not None:
-            self._warm.close()
+        if self._prompt_client is not None:
+            self._prompt_client.close()
 
     def send_escape(self, sequence: str) -> None:
         """Send an escape sequence that draws nothing to the terminal."""

@@ -114,7 +114,7 @@ class Compare(ModalScreen[None]):
     def _ask(self, prompt: str) -> None:
         request = PromptRequest(prompt, [side.revision for side in self.sides])
         try:
-            client: PromptClient = self.app.warm(self.model)  # type: ignore[attr-defined]
+            client: PromptClient = self.app.prompt_client(self.model)  # type: ignore[attr-defined]
             for reply in client.send(request):
                 self.app.call_from_thread(self._on_reply, reply)
         except OSError as error:  # no memory, no process

@@ -49,7 +49,9 @@ class RetconApp(App[None]):
 
     def prompt_client(self, model: str) -> "PromptClient":
         """The process that keeps this model in memory; replaces that of another model. Call it from a thread."""
-        if self._prompt_client is not None and (self._prompt_client.model != model or not self._prompt_client.is_alive):
+        if self._prompt_client is not None and (
+            self._prompt_client.model != model or not self._prompt_client.is_alive
+        ):
             self._prompt_client.close()
             self._prompt_client = None
         if self._prompt_client is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ....store.catalog.tables import AverageEffect
     from ...actions.locate import Location
 
-# The roles of store.effects (which imports numpy) in the order of the prompt, the subject's first.
+# The token roles of store.effects, which imports NumPy, in the order of the prompt.
 ROLES = ("first subject", "middle subject", "last subject", "first after", "further", "last")
 # The role at which the field reads the effect of a layer, and at which ROME takes its key.
 LAST_SUBJECT = "last subject"

@@ -1,4 +1,4 @@
-"""Covariances."""
+"""Covariances: the list, and the data of each."""
 
 import json
 from dataclasses import dataclass

@@ -91,7 +91,7 @@ _COUNTS = tuple(
 MODEL = Listing(
     table="model",
     key="model.id",
-    # Not its digests, of which there are hundreds.
+    # Without the digests of the hundreds of tensors.
     columns=(
         "model.name", "model.source", "model.source_kind", 'model."commit"', "model.path", "model.dtype",
         "model.parameters", "model.size", "model.fingerprint", "model.trust_remote_code", "model.head",

@@ -117,7 +117,7 @@ class Compare(ModalScreen[None]):
             client: PromptClient = self.app.prompt_client(self.model)  # type: ignore[attr-defined]
             for reply in client.send(request):
                 self.app.call_from_thread(self._on_reply, reply)
-        except OSError as error:  # no memory, no process
+        except OSError as error:  # the process could not start
             self.app.call_from_thread(self._on_reply, {"error": str(error)})
         finally:
             self._is_running = False

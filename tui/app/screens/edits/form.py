@@ -1,4 +1,4 @@
-"""The form that writes a fact."""
+"""The form that starts an edit."""
 
 from .....engine.jobs.specs import EditSpec
 from .....store.catalog.catalog import Catalog

@@ -4,21 +4,19 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.screen import ModalScreen
 
 from ....presentation.text import sanitize
 from ...data.edits import EditRetention, RetentionRow
-from ...widgets.detail import Detail, title
+from ...widgets.detail import title
+from ..base.detail_screen import DetailScreen
 from ..base.pane import Parts
 
 _CELL = 8
 _SHADES = "·░▒▓█"
 
 
-class RetentionView(ModalScreen[None]):
+class RetentionView(DetailScreen):
     """Each cell counts the requests of an edit that are still the model's first choice."""
 
     heading = "Retention"
@@ -28,18 +26,12 @@ class RetentionView(ModalScreen[None]):
         super().__init__()
         self._model, self._rows = model, rows
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box tall"):
-            yield Detail()
-
-    def on_mount(self) -> None:
-        detail = self.query_one(Detail)
-        detail.show(matrix(self._model, self._rows, max(20, self.size.width - 6)))
-        detail.focus()
+    def parts(self, width: int) -> Parts:
+        return matrix(self._model, self._rows, width)
 
 
 def matrix(model: str, rows: Sequence[RetentionRow], width: int) -> Parts:
-    """The matrix in at most `width` columns; if not all edits fit, the newest, in order of age."""
+    """The matrix in at most `width` columns, oldest edit first. If not all edits fit, the oldest are omitted."""
     parts: Parts = [title(f"Retention of earlier edits of {model}"), ""]
     if not rows:
         return [

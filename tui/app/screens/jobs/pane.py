@@ -216,6 +216,6 @@ def _progress(row: JobRow) -> str | Text:
         return row.activity or (f"{format_count(row.done)} {row.unit}" if row.done else "")
     if (
         row.started is not None and row.ended is not None and row.ended >= row.started
-    ):  # else the clock was set back
+    ):  # otherwise the clock was set back
         return f"took {format_duration((row.ended - row.started).total_seconds())}"
     return ""

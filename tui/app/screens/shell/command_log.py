@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.screen import ModalScreen
 
 from ....presentation.text import sanitize
-from ...widgets.detail import Detail
+from ..base.detail_screen import DetailScreen
+from ..base.pane import Parts
 
 
-class CommandLog(ModalScreen[None]):
+class CommandLog(DetailScreen):
     """The commands, oldest first, each with its outcome."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,at,enter", "dismiss", "back")]
@@ -22,11 +20,7 @@ class CommandLog(ModalScreen[None]):
         super().__init__()
         self._commands = commands
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box tall"):
-            yield Detail()
-
-    def on_mount(self) -> None:
+    def parts(self, width: int) -> Parts:
         text = Text("Commands of this session\n", style="bold")
         for cli_equivalent, outcome in self._commands:
             if cli_equivalent:
@@ -34,6 +28,4 @@ class CommandLog(ModalScreen[None]):
             text.append(f"  {sanitize(outcome)}\n", style="bold red" if outcome.startswith("✗") else "dim")
         if not self._commands:
             text.append("None yet. Each action in the app appears here as the equivalent command.")
-        detail = self.query_one(Detail)
-        detail.show([text])
-        detail.focus()
+        return [text]

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from rich.text import Text
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.screen import ModalScreen
 
-from ...widgets.detail import Detail
+from ..base.detail_screen import DetailScreen
+from ..base.pane import Parts
 
 _NAMES = {
     "question_mark": "?",
@@ -55,7 +53,7 @@ def bindings_of(nodes: Sequence[Any]) -> list[tuple[str, list[tuple[str, str]]]]
     return sections
 
 
-class Help(ModalScreen[None]):
+class Help(DetailScreen):
     """The list of keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -66,19 +64,13 @@ class Help(ModalScreen[None]):
         super().__init__()
         self._sections = bindings_of(nodes)
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box tall"):
-            yield Detail()
-
-    def on_mount(self) -> None:
+    def parts(self, width: int) -> Parts:
         text = Text()
-        width = max(len(keys) for _, lines in self._sections for keys, _ in lines)
+        key_width = max(len(keys) for _, lines in self._sections for keys, _ in lines)
         for heading, lines in self._sections:
             if heading:
                 text.append(f"{heading}\n", style="bold")
             for keys, description in lines:
-                text.append(f"  {keys:<{width}}  ", style="bold cyan")
+                text.append(f"  {keys:<{key_width}}  ", style="bold cyan")
                 text.append(f"{description}\n")
-        detail = self.query_one(Detail)
-        detail.show([text])
-        detail.focus()
+        return [text]

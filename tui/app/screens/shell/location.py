@@ -3,23 +3,21 @@
 from typing import ClassVar
 
 from rich.text import Text
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.screen import ModalScreen
 
 from ....actions.locate import Location
 from ....cli_equivalent import command
 from ....presentation.text import sanitize
 from ...data.averages import FactCounts
-from ...widgets.detail import Detail, title
+from ...widgets.detail import title
 from ...widgets.row_lines import bar
+from ..base.detail_screen import DetailScreen
 from ..base.pane import Parts
 
 _BAR = 30
 
 
-class LocationView(ModalScreen[None]):
+class LocationView(DetailScreen):
     """The proposal, notes, and the curve of effects behind it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,L,enter", "dismiss", "back")]
@@ -28,14 +26,8 @@ class LocationView(ModalScreen[None]):
         super().__init__()
         self._parts = _parts(trace_id, model, location, counts)
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box tall"):
-            yield Detail()
-
-    def on_mount(self) -> None:
-        detail = self.query_one(Detail)
-        detail.show(self._parts)
-        detail.focus()
+    def parts(self, width: int) -> Parts:
+        return self._parts
 
 
 def _parts(trace_id: int, model: str, location: Location, counts: FactCounts) -> Parts:

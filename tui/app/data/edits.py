@@ -247,18 +247,8 @@ def _with_parent(
 
 
 def _build_row(*values: Any) -> RevisionRow:
-    id, parent, kind, reverts, method, layers, requests, message, created = values
-    return RevisionRow(
-        id,
-        parent,
-        kind,
-        reverts,
-        method,
-        tuple(json.loads(layers or "[]")),
-        requests,
-        message,
-        parse_time(created),
-    )
+    *leading, layers, requests, message, created = values
+    return RevisionRow(*(*leading, tuple(json.loads(layers or "[]")), requests, message, parse_time(created)))
 
 
 def _compute_statuses(steps: list[_Step], head: str | None) -> dict[str, str]:

@@ -178,16 +178,8 @@ def _about(kind: str, spec: dict[str, Any]) -> str:
 def _build_detail(*values: Any) -> JobDetail:
     row = _build_row(*values[: len(_ROW_COLUMNS)])
     spec, device, pid, attempt, heartbeat, memory, result = values[len(_ROW_COLUMNS) :]
-    return JobDetail(
-        row,
-        dict(json.loads(spec)),
-        device,
-        pid,
-        attempt,
-        parse_optional_time(heartbeat),
-        memory,
-        dict(json.loads(result)),
-    )
+    state = (device, pid, attempt, parse_optional_time(heartbeat), memory)
+    return JobDetail(row, dict(json.loads(spec)), *state, dict(json.loads(result)))
 
 
 _PATHS = ", ".join(f"'$.{path}'" for path in _SPEC_FIELDS)

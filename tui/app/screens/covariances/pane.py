@@ -94,16 +94,8 @@ def _make_row(row: CovarianceView | UnreadableRow) -> Row:
     if isinstance(row, UnreadableRow):
         return Row(row.id, (str(row.id), Text("unreadable", style="red")), is_unreadable=True)
     last = f"{row.curve[-1]['mean']:.2g}" if row.curve else ""
-    cells = (
-        str(row.id),
-        row.model,
-        str(row.layer),
-        row.texts,
-        format_count(row.tokens),
-        last,
-        format_time(row.created),
-    )
-    return Row(row.id, cells)
+    tokens, created = format_count(row.tokens), format_time(row.created)
+    return Row(row.id, (str(row.id), row.model, str(row.layer), row.texts, tokens, last, created))
 
 
 def _parts(row: CovarianceView) -> Parts:

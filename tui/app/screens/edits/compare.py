@@ -72,12 +72,8 @@ class Compare(ModalScreen[None]):
             yield Static(Text(f"Compare revisions of {sanitize(self.model)}", style="bold"))
             with Horizontal(classes="field"):
                 yield Label("prompt", markup=False)
-                line = Input(
-                    sanitize(self._prompt),
-                    id="prompt",
-                    compact=True,
-                    placeholder="Prompt to compare",
-                )
+                hint = "Prompt to compare"
+                line = Input(sanitize(self._prompt), id="prompt", compact=True, placeholder=hint)
                 line.cursor_blink = False
                 yield line
             yield Static(id="state", markup=False)

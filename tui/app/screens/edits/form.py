@@ -15,24 +15,13 @@ class EditForm(Form[EditSpec]):
     title_text = "Edit: change what the model says"
 
     def __init__(
-        self,
-        catalog: Catalog,
-        model: str | None,
-        *,
-        prompt: str = "",
-        subject: str = "",
-        target_true: str = "",
+        self, catalog: Catalog, model: str | None, *, prompt: str = "", subject: str = "", target_true: str = "",
         layer: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self._catalog = catalog
-        self._values = {
-            "model": model or "",
-            "prompt": prompt,
-            "subject": subject,
-            "true": target_true,
-            "layer": "" if layer is None else str(layer),
-        }
+        self._values = {"model": model or "", "prompt": prompt, "subject": subject, "true": target_true}
+        self._values["layer"] = "" if layer is None else str(layer)
 
     def fields(self) -> list[Field]:
         from .....engine.edits import METHODS

@@ -52,32 +52,19 @@ class EditsPane(Pane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", tooltip="edit a fact of this model"),
         Binding("E", "branch", "branch", tooltip="edit on top of this revision (a branch)", show=False),
-        Binding(
-            "b", "rollback", "roll back", tooltip="move the head to this revision and verify its weights"
-        ),
-        Binding(
-            "z",
-            "undo",
-            "undo",
-            key_display="z/Z",
-            tooltip="undo the last move of the head",
-        ),
+        Binding("b", "rollback", "roll back", tooltip="move the head to this revision and verify its weights"),
+        Binding("z", "undo", "undo", key_display="z/Z", tooltip="undo the last move of the head"),
         Binding("Z", "redo", "redo", tooltip="repeat the move that was undone last", show=False),
         Binding("x", "revert", "revert", tooltip="remove this edit and keep later ones"),
         Binding("s", "score", "evaluate", tooltip="evaluate this revision on its own requests"),
         Binding(
-            "equals_sign",
-            "compare",
-            "compare",
-            key_display="=",
+            "equals_sign", "compare", "compare", key_display="=",
             tooltip="compare two marked revisions, or this one and the head",
         ),
-        Binding(
-            "M", "retention", "matrix", show=False, tooltip="retention of earlier edits at later revisions"
-        ),
+        Binding("M", "retention", "matrix", show=False, tooltip="retention of earlier edits at later revisions"),
         Binding("p", "publish", "publish", tooltip="preview and publish this revision"),
         Binding("m", "model(1)", "model", tooltip="the history of the next model"),
-    ]
+    ]  # fmt: skip
 
     def __init__(self, catalog: Catalog, id: str) -> None:
         self._model_id = 0

@@ -20,15 +20,7 @@ from ...data.traces import TRACES, ResultView, TraceRow, load_result, result_ind
 from ...widgets.heat_map import HeatMap
 from ...widgets.row_lines import Column, Row
 from ..base.pane import ActionRefused, Pane, ShowCommand
-from .pictures import (
-    curves_text,
-    draw_curves,
-    draw_effects,
-    draw_result,
-    effect_text,
-    result_text,
-    settings_text,
-)
+from . import pictures
 
 
 class TracesPane(Pane):
@@ -138,9 +130,9 @@ class TracesPane(Pane):
                     "No average yet: it appears with the first traced facts. Press n for the facts."
                 )
             else:
-                below = Text(f"\n{self._fact_counts(row)}").append_text(settings_text(row, None))
-                averages = draw_effects(effects, self._kind, tuple(self._effects))
-                curves = draw_curves(self._effects, self._only) if self._curves else None
+                below = Text(f"\n{self._fact_counts(row)}").append_text(pictures.settings_text(row, None))
+                averages = pictures.draw_effects(effects, self._kind, tuple(self._effects))
+                curves = pictures.draw_curves(self._effects, self._only) if self._curves else None
                 self.map.show(curves or averages, below, keep_cursor=keep_cursor)
         elif result is None:
             self._show_message("Nothing traced yet: each fact appears here when the job has traced it.")
@@ -153,8 +145,8 @@ class TracesPane(Pane):
                 f"Kind {self._kind} was not traced. Traced kinds: {', '.join(result.kinds) or 'none'}."
             )
         else:
-            picture = draw_result(result, self._kind, stretch=self._stretch)
-            self.map.show(picture, settings_text(row, result), keep_cursor=keep_cursor)
+            picture = pictures.draw_result(result, self._kind, stretch=self._stretch)
+            self.map.show(picture, pictures.settings_text(row, result), keep_cursor=keep_cursor)
 
     def _show_message(self, text: str) -> None:
         lines = [sanitize(line) for line in text.split("\n")]
@@ -180,12 +172,12 @@ class TracesPane(Pane):
         if self._fact is not None:
             if not isinstance(result, ResultView) or self._kind not in result.kinds:
                 return
-            text = result_text(result, self._kind, token, layer)
+            text = pictures.result_text(result, self._kind, token, layer)
             label = f"fact {self._fact + 1}/{row.results}"
         elif kind is None:
-            text, label = curves_text(self._effects, token, layer), "average"
+            text, label = pictures.curves_text(self._effects, token, layer), "average"
         else:
-            text, label = effect_text(self._effects[kind], token, layer), "average"
+            text, label = pictures.effect_text(self._effects[kind], token, layer), "average"
         text.append(f"  {label}" if row.results > 1 else "", style="dim")
         self.readout.update(text)
 
@@ -298,15 +290,17 @@ class TracesPane(Pane):
         if self._fact is None or not isinstance(result, ResultView):
             self.open_form(EditForm(self.catalog, row.model, layer=layer))
             return
-        form = EditForm(
-            self.catalog,
-            row.model,
-            prompt=result.prompt,
-            subject=result.subject,
-            target_true=result.answer.strip(),
-            layer=layer,
+        answer = result.answer.strip()
+        self.open_form(
+            EditForm(
+                self.catalog,
+                row.model,
+                prompt=result.prompt,
+                subject=result.subject,
+                target_true=answer,
+                layer=layer,
+            )
         )
-        self.open_form(form)
 
 
 def _make_row(row: TraceRow | UnreadableRow) -> Row:

@@ -162,7 +162,7 @@ def _jobs(home: Home) -> dict[str, float]:
             held.enter_context(try_lock(job_lock_path(home, id)))
         _progress(catalog, ids, 0)
         with Terminal((*APP, "ui", "jobs"), _environment(home)) as terminal:
-            terminal.until(b"running")
+            terminal.until(b"4 running")
             terminal.quiet(0.6)
             two = _while(terminal, lambda step: _progress(catalog, ids[:2], step))
             four = _while(terminal, lambda step: _progress(catalog, ids, step))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..edits import HPARAMS
+from ..edits.hparams.base import ValueSearchHparams
 from ..edits.method import Request
 from ..errors import InputError
 from ..model.decoder import Decoder
@@ -19,9 +21,6 @@ from ..model.limits import scaled_batch
 from ..model.tokens import LocatedPrompt, encode_target, pad_right
 from .checks import Problem, quote, sort_problems
 from .facts import PassageFact
-
-# Methods whose key is read at the subject's last token.
-KEYED_METHODS = ("rome", "r-rome", "memit", "emmet", "alphaedit")
 
 # Measured on one passage: twelve objects have two to nine tokens, one has twenty.
 MAX_OBJECT_TOKENS = 10
@@ -75,8 +74,10 @@ def check_keys(
         return []
     rows = [_locate(tokenizer, facts[at]) for at in usable]
     keys, norms = _read_keys(decoder, [*rows, *(one.locate(tokenizer) for one in earlier)], layer)
-    problems = list(_check_sinks(usable, rows, norms, is_keyed=method in KEYED_METHODS))
-    if method in KEYED_METHODS:
+    # Methods that search a value write it under the key at the subject's last token.
+    is_keyed = method in HPARAMS and issubclass(HPARAMS[method], ValueSearchHparams)
+    problems = list(_check_sinks(usable, rows, norms, is_keyed=is_keyed))
+    if is_keyed:
         problems += _check_collisions(usable, keys, earlier, method)
     return sort_problems(problems)
 

@@ -39,12 +39,12 @@ def roll_back(catalog: Catalog, model: str, revision: str) -> MovedHead:
         NotFound: the model or the revision does not exist.
     """
     with catalog.write(durable=True) as session:
-        found = history.find_model(session, model)
-        target = history.find_revision(session, found, revision)
-        before = found.head
+        row = history.find_model(session, model)
+        target = history.find_revision(session, row, revision)
+        before = row.head
         if target.id != before:
-            history.move_head(session, found, target, "rollback")
-    return MovedHead(found, before, target)
+            history.move_head(session, row, target, "rollback")
+    return MovedHead(row, before, target)
 
 
 def step_head(catalog: Catalog, model: str, step: Step) -> MovedHead:
@@ -55,10 +55,10 @@ def step_head(catalog: Catalog, model: str, step: Step) -> MovedHead:
         NotFound: the model does not exist.
     """
     with catalog.write(durable=True) as session:
-        found = history.find_model(session, model)
-        before = found.head
-        target = (head_record.undo if step == "undo" else head_record.redo)(session, found)
-    return MovedHead(found, before, target)
+        row = history.find_model(session, model)
+        before = row.head
+        target = (head_record.undo if step == "undo" else head_record.redo)(session, row)
+    return MovedHead(row, before, target)
 
 
 def next_step(catalog: Catalog, model: str, step: Step) -> HeadMove:
@@ -70,8 +70,8 @@ def next_step(catalog: Catalog, model: str, step: Step) -> HeadMove:
         CatalogError: a row is damaged.
     """
     with convert_read_errors(f"the history of {model}"), catalog.read() as session:
-        found = history.find_model(session, model)
-        return (head_record.next_undo if step == "undo" else head_record.next_redo)(session, found)
+        row = history.find_model(session, model)
+        return (head_record.next_undo if step == "undo" else head_record.next_redo)(session, row)
 
 
 def plan_revert(catalog: Catalog, model: str, revision: str, message: str = "") -> PlannedRevert:
@@ -83,9 +83,9 @@ def plan_revert(catalog: Catalog, model: str, revision: str, message: str = "") 
         CatalogError: a row is damaged.
     """
     with convert_read_errors(f"the history of {model}"), catalog.read() as session:
-        found = history.find_model(session, model)
-        target = history.find_revision(session, found, revision)
-        ancestors = history.load_path(session, found.head or "")
+        row = history.find_model(session, model)
+        target = history.find_revision(session, row, revision)
+        ancestors = history.load_path(session, row.head or "")
         history.check_revert(ancestors, target)
         dependents = len(history.dependent_edits(ancestors, target))
     return PlannedRevert(RevertSpec(model=model, reverts=target.id, message=message), dependents)

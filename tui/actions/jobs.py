@@ -24,10 +24,10 @@ def resolve_device(device: str | None, on: str | None = None) -> str:
         return known[0]
     if is_on_ray(device):
         return device
-    named = split_devices(device)
-    if missing := [part for part in named if part not in known]:
+    parts = split_devices(device)
+    if missing := [part for part in parts if part not in known]:
         raise InputError(f"device {missing[0]!r} does not exist here; the devices are {', '.join(known)}")
-    if len(named) > len(set(named)) or (len(named) > 1 and CPU in named):
+    if len(parts) > len(set(parts)) or (len(parts) > 1 and CPU in parts):
         raise InputError(f"{device!r} is not a set of different GPUs to spread a model over")
     return device
 

@@ -91,16 +91,16 @@ def load_ranking(session: Session, id: int, trace: int | None = None) -> Ranking
     if sweep is None:
         raise NotFound(f"sweep {id} does not exist; `retcon sweep list` lists the sweeps")
     trials = list(session.exec(select(SweepTrial).where(SweepTrial.sweep_id == id)))
-    named = trace or sweep.trace_id
+    trace_id = trace or sweep.trace_id
     model = session.get_one(Model, sweep.model_id)
-    found = load_trace_of(session, named, model) if named else _load_newest_trace(session, model)
+    compared = load_trace_of(session, trace_id, model) if trace_id else _load_newest_trace(session, model)
     return Ranking(
         sweep,
         model,
         sorted((trial for trial in trials if trial.error is None), key=_rank_key),
         [trial for trial in trials if trial.error is not None],
-        found,
-        load_subject_effects(session, found) if found else [],
+        compared,
+        load_subject_effects(session, compared) if compared else [],
     )
 
 

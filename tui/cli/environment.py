@@ -53,9 +53,9 @@ def _package_version(package: str) -> str | None:
 
 def _torch_version() -> str | None:
     """`2.13.0+cpu (CPU build)`: read from torch's version.py as text."""
-    if (found := _package_version("torch")) is None:
+    if (installed := _package_version("torch")) is None:
         return None
-    return f"{found} ({_torch_build()} build)"
+    return f"{installed} ({_torch_build()} build)"
 
 
 def _torch_build() -> str:
@@ -67,8 +67,8 @@ def _torch_build() -> str:
     except OSError:
         return "unknown"
     for name, title in (("cuda", "CUDA"), ("hip", "ROCm"), ("xpu", "XPU")):
-        if found := re.search(rf"^{name}\b[^=\n]*= *'([^']+)'", text, re.MULTILINE):
-            return f"{title} {found[1]}"
+        if match := re.search(rf"^{name}\b[^=\n]*= *'([^']+)'", text, re.MULTILINE):
+            return f"{title} {match[1]}"
     return "CPU"
 
 
@@ -157,11 +157,11 @@ def list_gpus() -> list[str]:
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    found = []
+    gpus = []
     for line in done.stdout.splitlines():
         name, driver, used, total = (part.strip() for part in line.rsplit(",", 3))
-        found.append(f"{name}, driver {driver}, {used} of {total} MiB used")
-    return found
+        gpus.append(f"{name}, driver {driver}, {used} of {total} MiB used")
+    return gpus
 
 
 def list_variables() -> list[str]:

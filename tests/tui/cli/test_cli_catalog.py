@@ -220,12 +220,12 @@ def test_gc_lists_and_deletes_unreferenced_files(here: Retcon) -> None:
     assert loose in listed and "job-99.log" not in listed
     assert files(here) == before
     found = here.json("catalog", "gc", "--grace", 0)
-    assert {(one["kind"], Path(one["path"]).name) for one in found["found"]} == {
+    assert {(one["kind"], Path(one["path"]).name) for one in found["files"]} == {
         ("artifact", loose), ("log", "job-99.log"),
     }  # fmt: skip
     assert found["deleted"] is False
     found = here.json("catalog", "gc", "--grace", 0, "--delete")
-    assert found["deleted"] is True and len(found["found"]) == 2
+    assert found["deleted"] is True and len(found["files"]) == 2
     assert not artifact(here, loose).exists()
     assert here("catalog", "gc", "--grace", 0) == "Nothing to free.\n"
     assert here.json("catalog", "check")["sound"]
@@ -266,7 +266,7 @@ def test_gc_keeps_files_of_running_and_killed_jobs(here: Retcon, tmp_path: Path)
         return len(json.loads(checkpoint).get("batches", []))
 
     while kept() < 2:
-        assert here.json("catalog", "gc", "--grace", 0, "--delete")["found"] == []
+        assert here.json("catalog", "gc", "--grace", 0, "--delete")["files"] == []
         assert here.job(id)["state"] in ("queued", "waiting", "running"), here.job(id)
     os.kill(here.job(id)["pid"], signal.SIGKILL)
     here.wait_for(id, "interrupted")
@@ -276,7 +276,7 @@ def test_gc_keeps_files_of_running_and_killed_jobs(here: Retcon, tmp_path: Path)
     assert here.json("job", "resume", id)["state"] == "done"
     # After the job its batches are unreferenced. Its process holds a lease until it exits.
     wait_for(
-        lambda: [one["kind"] for one in here.json("catalog", "gc", "--grace", 0)["found"]],
+        lambda: [one["kind"] for one in here.json("catalog", "gc", "--grace", 0)["files"]],
         lambda kinds: kinds.count("artifact") >= 5,
     )
     here.json("catalog", "gc", "--grace", 0, "--delete")

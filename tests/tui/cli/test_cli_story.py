@@ -249,7 +249,7 @@ def test_ask_compares_revisions(story: Story) -> None:
 def test_rollback_restores_base_bits(story: Story) -> None:
     model = story.retcon.json("model", "show", "tiny")
     answer = story["rollback"]
-    assert (answer["head"], answer["was"]) == (story["base"], story["reverted"]["id"])
+    assert (answer["head"], answer["previous_head"]) == (story["base"], story["reverted"]["id"])
     assert answer["verified"] is True
     assert answer["fingerprint"] == model["fingerprint"] == plain_fingerprint(Path(model["path"]), [])
     assert story["first"]["fingerprint"] != model["fingerprint"]

@@ -171,18 +171,18 @@ def gc(delete: bool, grace: float, as_json: bool) -> None:
     """
     opened = open_catalog()
     reap(opened)
-    found = collect(opened, grace=grace * _HOUR, delete=delete)
-    total = sum(one.bytes for one in found)
+    files = collect(opened, grace=grace * _HOUR, delete=delete)
+    total = sum(one.bytes for one in files)
     if as_json:
-        print_json({"deleted": delete, "bytes": total, "found": [_file_record(one) for one in found]})
+        print_json({"deleted": delete, "bytes": total, "files": [_file_record(one) for one in files]})
         return
     print_table(
         ("kind", "size", "path", "why"),
-        ((one.kind, format_size(one.bytes), _relative_path(opened, one), one.why) for one in found),
+        ((one.kind, format_size(one.bytes), _relative_path(opened, one), one.why) for one in files),
         "No unreferenced files.",
         cut="path",
     )
-    if found:
+    if files:
         done = (
             f"Freed {format_size(total)}."
             if delete

@@ -44,7 +44,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     """
     home = Home(user_home())
     broken = _open(home)
-    found = None if broken and not home.catalog.is_file() else _health(home)
+    status = None if broken and not home.catalog.is_file() else _health(home)
     report = {
         "versions": environment.read_versions(),
         "machine": environment.read_system() | _memory(),
@@ -54,13 +54,13 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         }
         | {f"gpu {number}": gpu for number, gpu in enumerate(environment.list_gpus())},
         "home": _home(home.root),
-        "catalog": _catalog(found),
-        "jobs": found.jobs if found else {},
+        "catalog": _catalog(status),
+        "jobs": status.jobs if status else {},
         "hub": {"token": "set" if token_is_set() else "none"},
         "environment": {"set": environment.list_variables()},
     }
     problems = ([broken] if broken else []) + [
-        f"the catalog is corrupt ({line}): restore a backup" for line in (found.problems if found else ())
+        f"the catalog is corrupt ({line}): restore a backup" for line in (status.problems if status else ())
     ]
     warnings = [*problems, *_warnings(home)]
     # The report does not contain the user's name.
@@ -119,14 +119,14 @@ def _home(root: Path) -> dict[str, Any]:
     }
 
 
-def _catalog(found: Health | None) -> dict[str, Any]:
-    if found is None:
+def _catalog(status: Health | None) -> dict[str, Any]:
+    if status is None:
         return {"state": "cannot be read"}
     return {
-        "version": f"{found.version or 'none'} (this version of retcon: {HEAD})",
-        "size": format_size(found.size),
-        "rows": ", ".join(f"{name} {count}" for name, count in found.rows.items() if count) or "none",
-        "quick check": "; ".join(found.problems) or "ok",
+        "version": f"{status.version or 'none'} (this version of retcon: {HEAD})",
+        "size": format_size(status.size),
+        "rows": ", ".join(f"{name} {count}" for name, count in status.rows.items() if count) or "none",
+        "quick check": "; ".join(status.problems) or "ok",
     }
 
 

@@ -117,8 +117,8 @@ def import_(folder: Path, model: str, job_options: JobOptions) -> None:
     if job is None:
         return
     with catalog.read() as session:
-        found = history.find_model(session, model)
-        imported = [history.find_revision(session, found, id) for id in job.result["imported"]]
+        target = history.find_model(session, model)
+        imported = [history.find_revision(session, target, id) for id in job.result["imported"]]
     if job_options.as_json:
         print_json(job.result)
         return

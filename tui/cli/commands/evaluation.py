@@ -60,11 +60,11 @@ def run(job_options: JobOptions, **options: Any) -> None:
     if job is None:
         return
     with catalog.read() as session:
-        found = session.get_one(Evaluation, job.result["evaluation"])
+        result = session.get_one(Evaluation, job.result["evaluation"])
     if job_options.as_json:
-        print_json(evaluation_record(found, spec.model))
+        print_json(evaluation_record(result, spec.model))
     else:
-        print_evaluation(spec.model, found)
+        print_evaluation(spec.model, result)
 
 
 @evaluation.command("list")
@@ -100,17 +100,17 @@ def _value(evaluation: Evaluation, name: str) -> str:
 @json_option
 def show(id: int, as_json: bool) -> None:
     """Show one evaluation with its protocol."""
-    name, found = _find(id)
-    print_json(evaluation_record(found, name)) if as_json else print_evaluation(name, found)
+    name, result = _load(id)
+    print_json(evaluation_record(result, name)) if as_json else print_evaluation(name, result)
 
 
-def _find(id: int) -> tuple[str, Evaluation]:
+def _load(id: int) -> tuple[str, Evaluation]:
     """An evaluation and its model's name."""
     with open_catalog().read() as session:
-        found = session.get(Evaluation, id)
-        if found is None:
+        result = session.get(Evaluation, id)
+        if result is None:
             raise NotFound(f"evaluation {id} does not exist; `retcon eval list` lists the evaluations")
-        return session.get_one(Model, found.model_id).name, found
+        return session.get_one(Model, result.model_id).name, result
 
 
 @evaluation.command("compare")
@@ -119,7 +119,7 @@ def _find(id: int) -> tuple[str, Evaluation]:
 @json_option
 def compare_(a: int, b: int, as_json: bool) -> None:
     """Compare evaluations A and B case by case. Their protocols must be equal."""
-    (model_a, one), (model_b, other) = _find(a), _find(b)
+    (model_a, one), (model_b, other) = _load(a), _load(b)
     changes = compare_evaluations(one, other)
     names = [f"{model_a}@{one.revision}", f"{model_b}@{other.revision}"]
     if as_json:

@@ -34,17 +34,17 @@ def import_(source: str, name: str, add: bool, references: Path | None, as_json:
     target_new, target_true.
     """
     catalog = open_catalog()
-    format, read = fact_sets.read_fact_file(source)
+    format, new_facts = fact_sets.read_fact_file(source)
     if references is not None:
-        count = add_references(read, references)
-        narrate(f"{count} of {len(read)} facts have reference texts.")
+        count = add_references(new_facts, references)
+        narrate(f"{count} of {len(new_facts)} facts have reference texts.")
     with catalog.write() as session:
-        found = fact_sets.save_facts(session, read, name, source, format, add=add)
-        count = len(fact_sets.list_facts(session, found))
+        fact_set = fact_sets.save_facts(session, new_facts, name, source, format, add=add)
+        count = len(fact_sets.list_facts(session, fact_set))
     if as_json:
-        print_json({"facts": name, "format": found.format, "count": count})
+        print_json({"facts": name, "format": fact_set.format, "count": count})
     else:
-        narrate(f"Imported {count} facts as {name} (format: {found.format}).")
+        narrate(f"Imported {count} facts as {name} (format: {fact_set.format}).")
 
 
 @facts.command("list")
@@ -78,13 +78,13 @@ def list_(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show the facts of a set."""
     with open_catalog().read() as session:
-        found = fact_sets.list_facts(session, fact_sets.find_fact_set(session, name))
+        rows = fact_sets.list_facts(session, fact_sets.find_fact_set(session, name))
     if as_json:
-        print_json({"name": name, "facts": [fact_record(fact) for fact in found]})
+        print_json({"name": name, "facts": [fact_record(fact) for fact in rows]})
         return
     print_table(
         ("subject", "prompt", "true target", "new target"),
-        ((fact.subject, fact.prompt, fact.target_true, fact.target_new) for fact in found),
+        ((fact.subject, fact.prompt, fact.target_true, fact.target_new) for fact in rows),
         "The set is empty.",
         cut="prompt",
     )

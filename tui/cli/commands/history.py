@@ -29,16 +29,16 @@ _no_verify = click.option(
 def history(model: str, as_json: bool) -> None:
     """List the revisions of MODEL, oldest first. The first column marks the head and the removed edits."""
     with open_catalog().read() as session:
-        found = revisions.find_model(session, model)
-        every = revisions.list_revisions(session, found)
-        removed = find_reverted(revisions.load_path(session, found.head or every[0].id))
+        row = revisions.find_model(session, model)
+        all_revisions = revisions.list_revisions(session, row)
+        removed = find_reverted(revisions.load_path(session, row.head or all_revisions[0].id))
     if as_json:
-        records = [revision_record(revision) for revision in every]
-        print_json({"model": model, "head": found.head, "revisions": records})
+        records = [revision_record(revision) for revision in all_revisions]
+        print_json({"model": model, "head": row.head, "revisions": records})
         return
     print_table(
         ("", "revision", "parent", "kind", "method", "layers", "message", "created"),
-        (_row(revision, found, removed) for revision in every),
+        (_row(revision, row, removed) for revision in all_revisions),
         "No revisions.",
         cut="message",
     )
@@ -141,7 +141,7 @@ def _verify(catalog: Catalog, moved: MovedHead, options: JobOptions, *, no_verif
     record = {
         "model": model.name,
         "head": target.id,
-        "was": before,
+        "previous_head": before,
         "fingerprint": target.fingerprint,
         "verified": False,
     }

@@ -62,15 +62,15 @@ def logout() -> None:
 def list_(repo: str | None, as_json: bool) -> None:
     """List the publications of this catalog, newest first."""
     with open_catalog().read() as session:
-        found = publications.list_publications(session, repo)
+        rows = publications.list_publications(session, repo)
     if as_json:
-        print_json({"publications": [publication_record(one) for one in found]})
+        print_json({"publications": [publication_record(one) for one in rows]})
         return
     print_table(
         ("id", "revision", "as", "repo", "commit", "tag", "account", "created", "unpublished"),
         (
             (p.id, p.revision, p.kind, p.repo, p.commit[:10], p.tag, p.account, p.created, p.unpublished)
-            for p in found
+            for p in rows
         ),
         "No publications yet. Publish one: retcon publish MODEL REPO",
         cut="repo",

@@ -38,13 +38,13 @@ def list_(everything: bool, as_json: bool) -> None:
     """List jobs, newest first."""
     catalog = open_catalog()
     reap(catalog)
-    found = list_newest_jobs(catalog, None if everything else 50)
+    jobs = list_newest_jobs(catalog, None if everything else 50)
     if as_json:
-        print_json({"jobs": [build_job_record(one) for one in found]})
+        print_json({"jobs": [build_job_record(one) for one in jobs]})
         return
     print_table(
         ("id", "kind", "state", "device", "created", "progress"),
-        ((one.id, one.kind, one.state, one.device, one.created, _format_progress(one)) for one in found),
+        ((one.id, one.kind, one.state, one.device, one.created, _format_progress(one)) for one in jobs),
         "No jobs yet.",
         cut="progress",
     )
@@ -141,13 +141,13 @@ def pause(id: int, grace: float, detach: bool, as_json: bool) -> None:
 
 def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> None:
     catalog = open_catalog()
-    found = (
+    row = (
         control.request_stop(catalog, id, stop) if detach else control.stop(catalog, id, stop, grace, narrate)
     )
     if as_json:
-        print_json(build_job_record(found))
-    elif found.state in ENDED_STATES:
-        narrate(f"Job {id} is {found.state}.")
+        print_json(build_job_record(row))
+    elif row.state in ENDED_STATES:
+        narrate(f"Job {id} is {row.state}.")
     else:
         narrate(f"Job {id} will stop at its next checkpoint.")
 
@@ -162,8 +162,8 @@ def priority(id: int, priority: int, as_json: bool) -> None:
 
     catalog = open_catalog()
     with catalog.write() as session:
-        found = job_rows.set_priority(session, id, priority)
-    print_json(build_job_record(found)) if as_json else narrate(f"Job {id} has priority {priority}.")
+        row = job_rows.set_priority(session, id, priority)
+    print_json(build_job_record(row)) if as_json else narrate(f"Job {id} has priority {priority}.")
 
 
 @job.command()
@@ -176,8 +176,8 @@ def move(id: int, sooner: bool, as_json: bool) -> None:
 
     catalog = open_catalog()
     with catalog.write() as session:
-        found = job_rows.move_in_queue(session, id, sooner=sooner)
-    print_json(build_job_record(found)) if as_json else narrate(f"Job {id} has priority {found.priority}.")
+        row = job_rows.move_in_queue(session, id, sooner=sooner)
+    print_json(build_job_record(row)) if as_json else narrate(f"Job {id} has priority {row.priority}.")
 
 
 @job.command()
@@ -198,10 +198,10 @@ def resume(id: int | None, everything: bool, detach: bool, as_json: bool) -> Non
         message = f"Resumed {', '.join(f'job {one}' for one in ids)}." if ids else "No job is interrupted."
         print_json({"resumed": ids}) if as_json else narrate(message)
         return
-    found = control.resume(catalog, id)
+    row = control.resume(catalog, id)
     if not detach:
-        found = follow(catalog, found)
-    print_json(build_job_record(found)) if as_json else narrate(f"Job {id} is {found.state}.")
+        row = follow(catalog, row)
+    print_json(build_job_record(row)) if as_json else narrate(f"Job {id} is {row.state}.")
 
 
 @job.command()

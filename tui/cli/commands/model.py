@@ -85,8 +85,7 @@ def list_(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show the source and the anatomy of one model."""
     with open_catalog().read() as session:
-        found = history.find_model(session, name)
-    record = model_record(found)
+        record = model_record(history.find_model(session, name))
     if as_json:
         print_json(record)
         return

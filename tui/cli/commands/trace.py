@@ -204,21 +204,21 @@ def show(id: int, kind: str | None, fact: int | None, as_json: bool) -> None:
 def _print(
     session: Session, id: int, as_json: bool, kind: str | None = None, fact: int | None = None
 ) -> None:
-    found, model, results = load_trace(session, id)
+    row, model, results = load_trace(session, id)
     if as_json:
-        print_json(trace_record(found, model.name, results))
+        print_json(trace_record(row, model.name, results))
         return
     traced = [result for result in results if result.skip_reason is None]
     shown = _select_fact(results, fact) if traced or fact is not None else None
-    kinds = [kind] if kind else found.kinds
+    kinds = [kind] if kind else row.kinds
     if shown is not None:
         for one in kinds:
             _check_kind(shown, one)
-    level = "" if found.noise_level is None else f" = {found.noise_level:.4f}"
+    level = "" if row.noise_level is None else f" = {row.noise_level:.4f}"
     click.echo(
-        f"Trace {found.id} of {model.name}@{found.revision}: {len(traced)} facts traced, "
+        f"Trace {row.id} of {model.name}@{row.revision}: {len(traced)} facts traced, "
         f"{len(results) - len(traced)} skipped. "
-        f"Noise {sanitize(found.noise)}{level}, {found.samples} samples, seed {found.seed}."
+        f"Noise {sanitize(row.noise)}{level}, {row.samples} samples, seed {row.seed}."
     )
     for result in results[:20]:
         if result.skip_reason:
@@ -229,7 +229,7 @@ def _print(
         for one in kinds:
             _print_heatmap(shown, one)
     if len(traced) > 1:
-        click.echo(f"\nShow the average effects and the suggested layers: retcon trace locate {found.id}")
+        click.echo(f"\nShow the average effects and the suggested layers: retcon trace locate {row.id}")
 
 
 def _check_kind(result: TraceResult, kind: str) -> None:
@@ -303,9 +303,9 @@ def locate(id: int, save: bool, as_json: bool) -> None:
     """Show the average effects of a trace and the layers that they suggest to edit."""
     catalog = open_catalog()
     with catalog.read() as session:
-        found, model, results = load_trace(session, id)
+        row, model, results = load_trace(session, id)
         averages = load_average_effects(session, id)
-    location = suggest_layers(found, results, averages, model.anatomy["layers"])
+    location = suggest_layers(row, results, averages, model.anatomy["layers"])
     if save:
         path = save_layer(catalog.home, model.name, id, location)
         narrate(f"Edits of {model.name} now use layer {location.layers[0]} by default ({path}).")

@@ -19,7 +19,7 @@ def ui(place: str | None, readonly: bool, no_mouse: bool, serve: bool, port: int
     """Open the app, optionally at PLACE: edits, edits/4021943b39, jobs/12, traces/3."""
     from ...deep_links import parse_deep_link
 
-    found = parse_deep_link(place) if place is not None else None
+    link = parse_deep_link(place) if place is not None else None
     if serve:
         from ...app.serve import serve as serve_app
 
@@ -27,4 +27,4 @@ def ui(place: str | None, readonly: bool, no_mouse: bool, serve: bool, port: int
         return
     from ...app.app import run
 
-    run(found, readonly=readonly, mouse=not no_mouse)
+    run(link, readonly=readonly, mouse=not no_mouse)

@@ -101,7 +101,7 @@ def fetch(
         if _is_weightless_export(folder):
             return ModelFiles(folder, kind)
         check_folder(folder)
-        check_config(_config(folder, trust_remote_code))
+        check_config(_load_config(folder, trust_remote_code))
         return ModelFiles(folder, kind)
     gguf = starter_file() if kind == "starter" else Path(source).expanduser().resolve()
     report(f"converting {gguf.name} to float32 safetensors")
@@ -131,7 +131,7 @@ def check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
     if (folder / _INDEX).is_file():
-        shards = _shards(folder)
+        shards = _list_shards(folder)
     elif (folder / "model.safetensors").is_file():
         shards = ["model.safetensors"]
     else:
@@ -152,7 +152,7 @@ def _check_link(folder: Path, shard: str) -> None:
         raise InputError(f"{folder / shard} links to a file outside its folder; refused")
 
 
-def _shards(folder: Path) -> list[str]:
+def _list_shards(folder: Path) -> list[str]:
     """The shard names of an index. Names outside the folder are refused; transformers follows `../x`."""
     try:
         names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
@@ -185,18 +185,18 @@ def check_safetensors(path: Path) -> None:
 
 
 @contextmanager
-def _loading(path: Path) -> Iterator[None]:
-    """Turn errors of transformers into an InputError about `path`."""
+def _loading(what: str) -> Iterator[None]:
+    """Turn errors of transformers into an InputError about `what`."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
+        raise InputError(f"transformers cannot load {what}: {first_line(error)}") from error
 
 
-def _config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
-    with _loading(folder / "config.json"):
+def _load_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
+    with _loading(f"the config {folder / 'config.json'}"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
@@ -222,7 +222,7 @@ def _from_hub(
             config = hf_hub_download(repo, "config.json", revision=info.sha)
             if trust_remote_code:
                 snapshot_download(repo, revision=info.sha, allow_patterns=_HUB_CODE)
-            check_config(_config(Path(config).parent, trust_remote_code))
+            check_config(_load_config(Path(config).parent, trust_remote_code))
         report(f"downloading {repo} at {info.sha}")
         wanted = _HUB_FILES + _HUB_CODE * trust_remote_code
         folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
@@ -299,7 +299,7 @@ def load_model(
         InputError: transformers cannot load the folder.
     """
     check_folder(folder)
-    with _loading(folder):
+    with _loading(str(folder)):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code
         )
@@ -337,7 +337,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     Raises:
         InputError: transformers cannot load it.
     """
-    with _loading(folder / "tokenizer"):
+    with _loading(f"the tokenizer of {folder}"):
         return AutoTokenizer.from_pretrained(
             folder, padding_side="right", trust_remote_code=trust_remote_code
         )

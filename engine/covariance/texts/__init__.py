@@ -1,1 +1,1 @@
-"""Short texts of retcon's own writing, for the demo and for a first edit (`--texts shipped`)."""
+"""Short texts written for retcon: for the demo, for first edits (`--texts shipped`), and for evaluation."""

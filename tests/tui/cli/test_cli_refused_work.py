@@ -205,7 +205,7 @@ def test_invalid_gguf_is_refused(refused: Callable[..., str], tmp_path: Path) ->
     assert "is not a GGUF file" in refused(ModelSpec(str(file), "new"))
     file.write_bytes(b"GGUF" + b"\xff" * 1000)
     assert "damaged" in refused(ModelSpec(str(file), "new"))
-    assert "no file" in refused(ModelSpec(str(tmp_path / "nowhere.gguf"), "new"))
+    assert "does not exist" in refused(ModelSpec(str(tmp_path / "nowhere.gguf"), "new"))
 
 
 def test_truncated_gguf_leaves_no_files(retcon: Retcon, tiny_folder: Path, tmp_path: Path) -> None:

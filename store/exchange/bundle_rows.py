@@ -34,7 +34,6 @@ from ..catalog.tables import (
     TraceResult,
 )  # fmt: skip
 from ..errors import InputError
-from ..facts.passage_upgrade import upgrade_passage
 from ..history.lineage import parents_first
 from ..validation import (
     Digest,
@@ -48,6 +47,7 @@ from ..validation import (
 )
 from . import bundle_archive as archive
 from .covariance import check_second_moment, matrix_name, unpack_triangle
+from .upgrade import upgrade_evaluation, upgrade_passage
 
 # In the order in which they can be added. Jobs, moves of the head and publications stay in their own catalog.
 TABLES: tuple[type[SQLModel], ...] = (
@@ -233,6 +233,8 @@ def _upgrade(table: type[SQLModel], record: Any) -> Any:
         record |= {"replace": "in place of" in str(record.get("protocol")), "swap": swap}
     if "requests" in record:
         record["requests"] = rename_requests(record["requests"])
+    if table is Evaluation:
+        record = upgrade_evaluation(record)
     return upgrade_passage(record) if table is Passage else record
 
 

@@ -190,7 +190,7 @@ def _print_case(case: dict[str, Any]) -> None:
     request = case["case"]
     click.echo(f"{sanitize(request['prompt'])} …{sanitize(case['completion'])}")
     questions = {
-        "~": zip(request["paraphrases"], case["paraphrase_completions"], strict=True),
+        "~": zip(request["eval_paraphrases"], case["paraphrase_completions"], strict=True),
         "=": zip((one["prompt"] for one in request["neighbors"]), case["neighbor_completions"], strict=True),
         "?": zip(
             (one["prompt"] for one in request["portability"]), case["portability_completions"], strict=True

@@ -1,4 +1,4 @@
-"""Former names of the fields of a passage's record, as bundles of earlier versions have them."""
+"""Former names of fields inside the records of passages and evaluations, in bundles of earlier versions."""
 
 from typing import Any
 
@@ -14,6 +14,15 @@ _DRIFT = {
 _KINDS = {"persons": "people", "others": "things", "namesakes": "same_last_name"}
 _ANSWERS = {"way": "baseline", "take_in_seconds": "setup_seconds"}
 _QUESTION = {"left_out": "truncated_tokens"}
+
+
+def upgrade_evaluation(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the current names of the fields of its cases."""
+    cases = record.get("cases")
+    for one in cases if isinstance(cases, list) else []:
+        if isinstance(one, dict) and "case" in one:
+            one["case"] = rename_fields(one["case"], {"paraphrases": "eval_paraphrases"})
+    return record
 
 
 def upgrade_passage(record: dict[str, Any]) -> dict[str, Any]:

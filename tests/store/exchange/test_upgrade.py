@@ -1,6 +1,6 @@
-"""Passage records of earlier versions load under their current names."""
+"""Records of passages and evaluations of earlier versions load under their current names."""
 
-from retcon.store.facts.passage_upgrade import upgrade_passage
+from retcon.store.exchange.upgrade import upgrade_evaluation, upgrade_passage
 
 FORMER = {
     "facts": [{"subject": "Marta", "wordings": ["{} was a"], "held_out": ["{} is a"]}],
@@ -38,6 +38,14 @@ def test_former_names_of_a_passage_record() -> None:
 
 def test_current_names_stay() -> None:
     assert upgrade_passage(CURRENT) == CURRENT
+
+
+def test_former_names_of_the_cases_of_an_evaluation() -> None:
+    current = {"cases": [{"case": {"prompt": "x", "eval_paraphrases": ["y"]}}]}
+    assert upgrade_evaluation({"cases": [{"case": {"prompt": "x", "paraphrases": ["y"]}}]}) == current
+    assert upgrade_evaluation(current) == current
+    malformed = {"cases": [None, {"case": 1}, {}]}
+    assert upgrade_evaluation(malformed) == malformed
 
 
 def test_malformed_values_are_left_for_validation() -> None:

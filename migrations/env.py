@@ -1,6 +1,6 @@
-"""Alembic's entry: it always runs on the connection, and in the transaction, that `store.migrate` gives it.
+"""The entry point of Alembic. It runs in the transaction of `store.catalog.migrate`.
 
-Alembic loads this file by its path, outside of any package, so it cannot import relatively.
+Alembic loads this file by its path, outside of any package: relative imports do not work.
 """
 
 from alembic import context
@@ -8,12 +8,12 @@ from sqlmodel import SQLModel
 
 from retcon.store.catalog import tables
 
-assert tables  # imported so that the metadata knows every table
+assert tables  # the import registers every table in the metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=SQLModel.metadata,
-    # SQLite can alter next to nothing in place: Alembic copies the table.
+    # SQLite cannot alter most properties in place: Alembic copies the table.
     render_as_batch=True,
     compare_type=True,
 )

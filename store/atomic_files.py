@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever cuts in: a kill, a full disk, or the power."""
+"""Atomic writes: after a kill, a full disk or a power cut, a file is complete or absent."""
 
 import os
 from collections.abc import Callable
@@ -9,14 +9,12 @@ from .errors import CatalogError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, private: bool = False) -> None:
-    """Have `write` make the file under a temporary name beside `path`, and rename it when it is on the disk.
+    """Call `write(temporary)`, sync the file, and rename it to `path`.
 
-    A `private` file is readable by its user alone; the mode of others follows the umask.
-
-    Raises:
-        CatalogError: it cannot be written; an older file of that name stays.
+    A `private` file has mode 0600; otherwise the umask decides. Raises CatalogError if the file cannot be written; an
+    existing file of that name stays.
     """
-    # A name that nobody can foresee: the folder may be one where others lay links.
+    # An unpredictable name: other users may place links in a shared folder.
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     try:
         if private:
@@ -27,7 +25,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, private: bo
         sync_folder(path.parent)
     except OSError as error:
         raise CatalogError(
-            f"{path} could not be written ({error.strerror or error}): see its folder and disk."
+            f"{path} cannot be written ({error.strerror or error}): check its folder and disk."
         ) from error
     finally:
         with suppress(OSError):
@@ -35,7 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, private: bo
 
 
 def sync_file(path: Path) -> None:
-    """Wait until what was written to a file is on the disk: a rename may get there before the bytes do."""
+    """Wait until the bytes of a file are on the disk. Without it, a rename may reach the disk before the bytes."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -44,7 +42,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: a rename is there only when its folder is."""
+    """Wait until the entries of a folder are on the disk. A rename is an entry of its folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -53,7 +51,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def unlink_older(path: Path, before: float) -> int:
-    """Delete a file that was last written before a time; its bytes, or 0 if it is younger or gone."""
+    """Delete a file that was last written before a time. Returns its bytes, or 0 if it is younger or missing."""
     try:
         found = path.lstat()
         if found.st_mtime >= before:

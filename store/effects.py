@@ -1,6 +1,6 @@
-"""Average effects of a trace: what restoring a state wins back, per kind, token role and layer (Meng et al. 2022, 2.2).
+"""Average indirect effects of a trace per kind, token role and layer (Meng et al. 2022, section 2.2).
 
-Indirect effect IE = restored - low; AIE its mean over facts, with a bootstrap interval over facts. Needs no torch.
+Indirect effect IE = restored - low. AIE is its mean over facts, with a bootstrap interval over facts. Imports no torch.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ _RESAMPLES = 500
 _SEED = 0
 
 
-class Traced(Protocol):
-    """What is needed of a traced fact; the catalog's rows and the engine's results both have it."""
+class TracedFact(Protocol):
+    """A traced fact: a row of the catalog or a result of the engine."""
 
     tokens: list[str]
     subject_begin: int
@@ -40,8 +40,8 @@ class Effect:
         return asdict(self)
 
 
-def average_effects(results: Sequence[Traced]) -> list[Effect]:
-    """Effects of all kinds, roles and layers that the results have. Several tokens of one role count as their mean."""
+def average_effects(results: Sequence[TracedFact]) -> list[Effect]:
+    """The effects of all kinds, roles and layers in the results. Several tokens of one role count as their mean."""
     collected: dict[tuple[str, str], list[np.ndarray]] = {}
     for result in results:
         roles = token_roles(len(result.tokens), result.subject_begin, result.subject_end)
@@ -63,7 +63,7 @@ def average_effects(results: Sequence[Traced]) -> list[Effect]:
 
 
 def token_roles(length: int, begin: int, end: int) -> dict[str, list[int]]:
-    """Which tokens play which role; a subject of one token is its first and its last."""
+    """The token indices of each role. A subject of one token has it as first and last."""
     return {
         "first subject": [begin],
         "middle subject": list(range(begin + 1, end - 1)),
@@ -76,9 +76,9 @@ def token_roles(length: int, begin: int, end: int) -> dict[str, list[int]]:
 
 def _interval(facts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95 % bootstrap interval of the mean over the first axis `[facts, layers]`."""
-    draws = np.random.default_rng(_SEED).integers(0, len(facts), size=(_RESAMPLES, len(facts)))
-    # How often each fact was drawn, so that the means are one product.
-    counts = np.stack([np.bincount(row, minlength=len(facts)) for row in draws])
+    samples = np.random.default_rng(_SEED).integers(0, len(facts), size=(_RESAMPLES, len(facts)))
+    # Counts of each fact per resample: the means are then one matrix product.
+    counts = np.stack([np.bincount(row, minlength=len(facts)) for row in samples])
     means = counts @ facts / len(facts)
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return low, high

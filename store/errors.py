@@ -1,4 +1,4 @@
-"""What the catalog raises. Each message is one sentence: what is wrong, where, and what to do."""
+"""The errors of the store. Each message says what is wrong, where, and what to do."""
 
 from ..errors import InputError
 
@@ -8,20 +8,20 @@ __all__ = [
 
 
 class NotFound(InputError):
-    """A name that the catalog does not hold; the message names what it does hold."""
+    """The catalog has no row of that name. The message lists the existing names."""
 
 
 class CatalogError(Exception):
-    """The catalog or an artifact failed although the input was right. The command line exits with 1."""
+    """The catalog or an artifact failed although the input was valid. The command line exits with 1."""
 
 
 class CatalogTooNew(CatalogError):
-    """The catalog was migrated by a newer program; this one must not touch it."""
+    """A newer program migrated the catalog. This program must not change it."""
 
 
 class ArtifactCorrupt(CatalogError):
-    """An artifact is missing, short, or its bytes no longer have the digest that names it."""
+    """An artifact is missing, or its bytes do not have the digest that is its name."""
 
 
 class LostOwnership(CatalogError):
-    """A job's row belongs to another process now; the one that gets this must stop writing."""
+    """Another process owns the job's row now. The process that gets this error must stop writing."""

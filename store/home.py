@@ -1,4 +1,4 @@
-"""The one folder in which everything lives: `RETCON_HOME`. Private to its user (0700, files 0600)."""
+"""The home folder, `RETCON_HOME`: the catalog and all files. Private to its user (0700, files 0600)."""
 
 import os
 import stat
@@ -11,11 +11,11 @@ from .errors import InputError
 
 def home() -> Path:
     """`$RETCON_HOME`, or `retcon` in the user's data folder. Absolute; not created here."""
-    given = os.environ.get("RETCON_HOME", "")
-    if given:
-        return Path(given).expanduser().absolute()
+    setting = os.environ.get("RETCON_HOME", "")
+    if setting:
+        return Path(setting).expanduser().absolute()
     data = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG rules say that a relative XDG_DATA_HOME is to be ignored.
+    # The XDG specification ignores a relative XDG_DATA_HOME.
     base = Path(data) if data.startswith("/") else Path.home() / ".local" / "share"
     return base / "retcon"
 
@@ -28,12 +28,12 @@ class Home:
 
     @property
     def catalog(self) -> Path:
-        """The SQLite file; its `-wal` and `-shm` lie beside it."""
+        """The SQLite file; its `-wal` and `-shm` are beside it."""
         return self.root / "catalog.db"
 
     @property
     def artifacts(self) -> Path:
-        """Large files, each under its sha256."""
+        """Large files, each named by its sha256."""
         return self.root / "artifacts"
 
     @property
@@ -43,21 +43,21 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """One log a job."""
+        """One log per job."""
         return self.root / "logs"
 
     def job_log(self, job_id: int) -> Path:
-        """Where a job's process writes what it has to say."""
+        """The log of a job's process."""
         return self.logs / f"job-{job_id}.log"
 
     @property
     def locks(self) -> Path:
-        """Files that are only ever locked, never read."""
+        """Files that are only locked, never read."""
         return self.root / "locks"
 
     @property
     def outbox(self) -> Path:
-        """What is being published, one folder a revision; emptied when it is."""
+        """Exports during their publication, one folder per revision."""
         return self.root / "outbox"
 
     @property
@@ -67,36 +67,35 @@ class Home:
 
     @property
     def quarantine(self) -> Path:
-        """Artifacts that a check found changed, each under its digest and its inode; made when it is needed."""
+        """Corrupt artifacts, named by digest and inode. Created when needed."""
         return self.root / "quarantine"
 
     @property
     def hparams(self) -> Path:
-        """A person's own settings, a file for each model."""
+        """The user's settings, one file per model."""
         return self.root / "hparams"
 
     def preset(self, model: str) -> Path:
-        """Where a person's own settings for a model are saved."""
+        """The file with the user's settings for a model."""
         return self.hparams / f"{model}.json"
 
     def prepare(self) -> None:
-        """Create what is missing (0700) and refuse what others could write to.
+        """Create missing folders (0700) and reject folders that other users can write to.
 
-        Raises InputError: the root is a file, cannot be made, or it, a folder in it or the catalog belongs to
-        another user or is group/world writable. The last two because whoever can write here can have this user
-        load weights of theirs.
+        Raises InputError if the root is a file or cannot be created, or if it, a folder in it or the catalog belongs to
+        another user or is group or world writable: that user could replace the weights that this user loads.
         """
         inside = (self.artifacts, self.models, self.logs, self.locks, self.backups, self.hparams)
         try:
             self.root.parent.mkdir(parents=True, exist_ok=True)
             _private_folder(self.root)
-            _refuse_others(self.root)
-            made = [_private_folder(folder) for folder in inside]
+            _check_access(self.root)
+            created = [_private_folder(folder) for folder in inside]
             for folder in inside:
-                _refuse_others(folder)
+                _check_access(folder)
             if self.catalog.exists():
-                _refuse_others(self.catalog)
-            if any(made):
+                _check_access(self.catalog)
+            if any(created):
                 sync_folder(self.root)
         except OSError as error:
             raise InputError(
@@ -105,13 +104,13 @@ class Home:
             ) from error
 
 
-def _refuse_others(path: Path) -> None:
-    """Raise InputError if somebody else owns or can write to what lies here."""
+def _check_access(path: Path) -> None:
+    """Raise InputError if another user owns the path or can write to it."""
     found = path.stat()
     if found.st_uid != os.geteuid():
         raise InputError(
             f"{path} belongs to another user (uid {found.st_uid}, this is uid {os.geteuid()}): "
-            "set RETCON_HOME to a folder of your own."
+            "set RETCON_HOME to your own folder."
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InputError(
@@ -121,13 +120,13 @@ def _refuse_others(path: Path) -> None:
 
 
 def _private_folder(folder: Path) -> bool:
-    """Make one folder with 0700 whatever the umask; False if it was there, and keeps the mode its user gave it."""
+    """Create a folder with 0700 whatever the umask. Returns False for an existing folder, whose mode stays."""
     if folder.is_dir():
         return False
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        if folder.is_dir():  # another process made it in between
+        if folder.is_dir():  # another process has created it
             return False
         raise
     folder.chmod(0o700)
@@ -138,17 +137,17 @@ _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "
 
 
 def network_filesystem(path: Path) -> str | None:
-    """The type of the network filesystem that `path` lies on; None on a local one, or if unknown.
+    """The type of the network filesystem of `path`; None on a local one, or if unknown.
 
-    SQLite's WAL shares memory between processes of ONE host and flock may silently do nothing there, so two
-    hosts on one catalog would damage it. `retcon doctor` warns with this.
+    SQLite's WAL shares memory between processes of ONE host, and flock may do nothing on a network filesystem: two
+    hosts would corrupt a shared catalog. `retcon doctor` prints a warning.
     """
     kind = filesystem(path)
     return kind if kind in _NETWORK else None
 
 
 def filesystem(path: Path) -> str | None:
-    """The type of the filesystem that `path` lies on, as the kernel names it; None if that is unknown."""
+    """The kernel's name of the filesystem type of `path`; None if unknown."""
     try:
         mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,13 +1,13 @@
-"""The rows of jobs: who may write what, and when.
+"""The rows of jobs: which process may write which columns, and when.
 
-    queued -> waiting -> running -> done | failed                    by the process that claimed it
-    running -> waiting                                               by it, when it must wait for room on the disk
-    queued, waiting, running -> cancelled | paused | interrupted     by it, or by anyone who finds it dead:
-                                                                     as was asked of it, interrupted if nothing was
-    failed, cancelled, paused, interrupted -> queued                 by a person who resumes it
+    queued -> waiting -> running -> done | failed                    by the process that claimed the job
+    running -> waiting                                               by that process, while it waits for disk space
+    queued, waiting, running -> cancelled | paused | interrupted     by that process, or by another one after its death:
+                                                                     as requested, interrupted without a request
+    failed, cancelled, paused, interrupted -> queued                 by a user who resumes the job
 
-A process claims a job with a token of its own. Each write after that compares the token inside the UPDATE: a
-process that was taken for dead and wakes up again gets LostOwnership instead of writing over its successor.
+A process claims a job with a new token. Each later write compares the token inside the UPDATE. A process that was
+declared dead and continues gets LostOwnership, and does not overwrite its successor.
 """
 
 from collections.abc import Iterable
@@ -22,8 +22,8 @@ from .states import Stop
 
 _ALIVE = ("waiting", "running")
 _RESUMABLE = ("failed", "cancelled", "paused", "interrupted")
-# What becomes of a job whose process is gone.
-_STOPPED = case(
+# The state of a job after the death of its process.
+_STATE_AFTER_STOP = case(
     (col(Job.stop_request) == "cancel", "cancelled"),
     (col(Job.stop_request) == "pause", "paused"),
     else_="interrupted",
@@ -31,7 +31,7 @@ _STOPPED = case(
 
 
 def create(session: Session, kind: str, spec: dict[str, Any], device: str, priority: int = 0) -> Job:
-    """A new queued job, flushed, so that it has its id."""
+    """Add a queued job. Flushes: the row has an id."""
     job = Job(kind=kind, spec=spec, device=device, priority=priority)
     session.add(job)
     session.flush()
@@ -39,15 +39,15 @@ def create(session: Session, kind: str, spec: dict[str, Any], device: str, prior
 
 
 def get(session: Session, job_id: int) -> Job:
-    """The job as it is in the catalog now. NotFound if there is none."""
+    """The current row of a job. Raises NotFound."""
     job = session.get(Job, job_id, populate_existing=True)
     if job is None:
-        raise NotFound(f"There is no job {job_id}: `retcon job list` shows those there are.")
+        raise NotFound(f"There is no job {job_id}: `retcon job list` lists them.")
     return job
 
 
 def list_jobs(session: Session, states: Iterable[str] | None = None, limit: int | None = None) -> list[Job]:
-    """Jobs, newest first; all states if none are named."""
+    """Jobs, newest first; by default of all states."""
     query = select(Job).order_by(col(Job.id).desc())
     if states is not None:
         query = query.where(col(Job.state).in_(list(states)))
@@ -57,30 +57,27 @@ def list_jobs(session: Session, states: Iterable[str] | None = None, limit: int 
 
 
 def list_queue(session: Session) -> list[Job]:
-    """The jobs that want a device and have none yet, in the order in which they are served."""
+    """The jobs that wait for a device, in the order in which they get one."""
     query = select(Job).where(col(Job.state).in_(("queued", "waiting")))
     return list(session.exec(query.order_by(col(Job.priority).desc(), col(Job.id))))
 
 
 def set_priority(session: Session, job_id: int, priority: int) -> Job:
-    """Higher ones are served first; of equals the older one. InputError for a job that waits no more."""
+    """Set the priority of a queued job. Higher ones start first, of equals the older one. Raises InputError."""
     if not _change(session, job_id, [col(Job.state).in_(("queued", "waiting"))], priority=priority):
-        raise InputError(
-            f"Job {job_id} is {get(session, job_id).state}: only one that waits has a place in line."
-        )
+        raise InputError(f"Job {job_id} is {get(session, job_id).state}: only queued jobs have a priority.")
     return get(session, job_id)
 
 
 def move_in_queue(session: Session, job_id: int, *, sooner: bool) -> Job:
-    """Move a waiting job one place up or down the line; the first stays first, the last stays last.
+    """Move a queued job one place up or down. The first cannot move up, the last cannot move down.
 
-    All that wait get priorities of their own for it, the last the lowest that was there. InputError for a job that
-    waits no more.
+    All queued jobs get distinct priorities, from the lowest current one upwards. Raises InputError for other jobs.
     """
     line = list_queue(session)
     at = next((place for place, job in enumerate(line) if job.id == job_id), None)
     if at is None:
-        return set_priority(session, job_id, 0)  # which says why not
+        return set_priority(session, job_id, 0)  # raises the InputError
     to = at - 1 if sooner else at + 1
     if not 0 <= to < len(line):
         return line[at]
@@ -92,7 +89,7 @@ def move_in_queue(session: Session, job_id: int, *, sooner: bool) -> Job:
 
 
 def claim(session: Session, job_id: int, owner: str, pid: int) -> bool:
-    """Take a queued job for the process `pid` with the token `owner`; False if another was first."""
+    """Claim a queued job for the process `pid` with the token `owner`. Returns False if another process has it."""
     return _change(
         session,
         job_id,
@@ -106,12 +103,12 @@ def claim(session: Session, job_id: int, owner: str, pid: int) -> bool:
 
 
 def mark_running(session: Session, job_id: int, owner: str) -> None:
-    """The device is held and the work begins. Raises LostOwnership."""
+    """Mark a job as running, after its process has locked the device. Raises LostOwnership."""
     _owned(session, job_id, owner, ("waiting",), state="running", started=now(), heartbeat=now())
 
 
 def mark_waiting(session: Session, job_id: int, owner: str, activity: str) -> None:
-    """It has let go of its device and waits for what `activity` tells. Raises LostOwnership."""
+    """Mark a job as waiting, after its process has released the device. Raises LostOwnership."""
     _owned(
         session, job_id, owner, _ALIVE, state="waiting", activity=activity, seconds_left=None, heartbeat=now()
     )
@@ -130,7 +127,7 @@ def save_progress(
     activity: str,
     memory: int | None = None,
 ) -> None:
-    """How far the job is, in `unit`s and `unit`s per second, and the bytes it holds; its heartbeat.
+    """Save the progress in `unit`s, the rate in `unit`s per second, the memory in bytes, and the heartbeat.
 
     Raises LostOwnership.
     """
@@ -151,17 +148,17 @@ def save_progress(
 
 
 def save_nodes(session: Session, job_id: int, owner: str, nodes: dict[str, Any]) -> None:
-    """Which nodes of a cluster work at it. Raises LostOwnership."""
+    """Save the state of the cluster nodes that run the job. Raises LostOwnership."""
     _owned(session, job_id, owner, _ALIVE, nodes=nodes, heartbeat=now())
 
 
 def save_checkpoint(session: Session, job_id: int, owner: str, checkpoint: dict[str, Any]) -> None:
-    """Where a resumed job goes on; in the transaction of the results that it counts. Raises LostOwnership."""
+    """Save the checkpoint, in the transaction of the results that it counts. Raises LostOwnership."""
     _owned(session, job_id, owner, _ALIVE, checkpoint=checkpoint, heartbeat=now())
 
 
 def finish(session: Session, job_id: int, owner: str, result: dict[str, Any]) -> None:
-    """Done; `result` names the rows that came of it, {"trace": 3}. Raises LostOwnership."""
+    """Mark a job as done. `result` names its rows, {"trace": 3}. Raises LostOwnership."""
     ended = now()
     _owned(
         session,
@@ -179,7 +176,7 @@ def finish(session: Session, job_id: int, owner: str, result: dict[str, Any]) ->
 def fail(
     session: Session, job_id: int, owner: str, error: str, error_kind: Literal["input", "failure"]
 ) -> None:
-    """Failed, with one sentence that says why. Raises LostOwnership."""
+    """Mark a job as failed, with the error in one sentence. Raises LostOwnership."""
     _owned(
         session,
         job_id,
@@ -194,12 +191,12 @@ def fail(
 
 
 def mark_stopped(session: Session, job_id: int, owner: str) -> None:
-    """The process has stopped: as it was asked to, or because this box goes down. Raises LostOwnership."""
-    _owned(session, job_id, owner, _ALIVE, state=_STOPPED, seconds_left=None, ended=now())
+    """Mark a job as stopped: cancelled or paused as requested, otherwise interrupted. Raises LostOwnership."""
+    _owned(session, job_id, owner, _ALIVE, state=_STATE_AFTER_STOP, seconds_left=None, ended=now())
 
 
 def request_stop(session: Session, job_id: int, stop: Stop) -> Job:
-    """Ask a job to stop at its next checkpoint; a queued one stops at once, an ended one stays."""
+    """Request that a job stops at its next checkpoint. A queued job stops at once; an ended job does not change."""
     state = "cancelled" if stop == "cancel" else "paused"
     if not _change(
         session, job_id, [col(Job.state) == "queued"], state=state, stop_request=stop, ended=now()
@@ -209,32 +206,31 @@ def request_stop(session: Session, job_id: int, stop: Stop) -> Job:
 
 
 def pause_owned(session: Session, job_id: int, owner: str) -> None:
-    """The worker stops by itself, unless somebody has asked for a stop already. Raises LostOwnership."""
+    """Request a pause from the worker itself, unless there is a stop request. Raises LostOwnership."""
     if get(session, job_id).stop_request is None:
         _owned(session, job_id, owner, _ALIVE, stop_request="pause")
 
 
 def mark_interrupted(session: Session, job_id: int, owner: str | None) -> bool:
-    """Mark a job whose process was found dead; False if it has ended or has another owner by now.
+    """Mark a job as interrupted after the death of its process. Returns False if it has ended or has another owner.
 
-    `owner` is the token in the row that was looked at (None: no process ever claimed it), so that a job which
-    was resumed in between is not hit.
+    `owner` is the token that the caller read (None if no process claimed the job): a resumed job has another one.
     """
     return _change(
         session,
         job_id,
         [col(Job.owner).is_(None) if owner is None else col(Job.owner) == owner,
          col(Job.state).in_(("queued", *_ALIVE))],
-        state=_STOPPED,
+        state=_STATE_AFTER_STOP,
         seconds_left=None,
         ended=now(),
     )  # fmt: skip
 
 
 def requeue(session: Session, job_id: int) -> Job:
-    """Make a job that ended, but not done, ready to be claimed again. InputError for any other.
+    """Queue a stopped or failed job again. Raises InputError for other jobs.
 
-    Its checkpoint and what it has made stay, so it goes on where it was; the old token no longer counts.
+    Its checkpoint and its rows stay: the job resumes from there. The former token becomes invalid.
     """
     if not _change(
         session,
@@ -256,7 +252,7 @@ def requeue(session: Session, job_id: int) -> Job:
     ):
         state = get(session, job_id).state
         raise InputError(
-            f"Job {job_id} is {state}: only a paused, interrupted, failed or cancelled one resumes."
+            f"Job {job_id} is {state}: only a paused, interrupted, failed or cancelled job can be resumed."
         )
     return get(session, job_id)
 
@@ -266,15 +262,15 @@ def _owned(session: Session, job_id: int, owner: str, states: tuple[str, ...], *
     if not _change(session, job_id, [col(Job.owner) == owner, col(Job.state).in_(states)], **values):
         job = get(session, job_id)
         raise LostOwnership(
-            f"Job {job_id} is {job.state} and was last claimed by pid {job.pid}: this process must stop, "
-            "`retcon job show` tells what became of the job."
+            f"Job {job_id} is {job.state} and belongs to pid {job.pid}: this process must stop. "
+            "`retcon job show` prints the state of the job."
         )
 
 
 def _change(session: Session, job_id: int, conditions: list[ColumnElement[bool]], **values: Any) -> bool:
-    """One UPDATE if all conditions hold; whether it did. NotFound if there is no such job."""
+    """Update the row if all conditions hold. Returns whether they did. Raises NotFound."""
     statement = update(Job).where(col(Job.id) == job_id, *conditions).values(**values)
     changed = session.exec(statement, execution_options={"synchronize_session": False}).rowcount
-    # A row that the session holds is renewed from the table, rather than guessed at in Python.
+    # Refresh the row in the session from the table.
     get(session, job_id)
     return bool(changed)

@@ -428,5 +428,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """There is no way back: each migration is preceded by a backup."""
+    """Not supported: each migration makes a backup first."""
     raise NotImplementedError

@@ -1,10 +1,10 @@
-"""Large files by content: each lies under its own sha256, whole or not at all.
+"""Large files by content: each is named by its sha256, and is complete or absent.
 
-A file is written under a temporary name, hashed, flushed to the disk, renamed. So a row that names an
-artifact (which is committed after) never points at half a file, and a kill leaves only temporary files.
+A file is written under a temporary name, hashed, synced and renamed. The row that names it is committed later. So no
+row names an incomplete file, and a kill leaves only temporary files.
 
-Whoever stores holds a lease from its first file to its end, for the rows that name its files come later: what was
-stored since the oldest living lease began is nobody's to remove. See `store.leases`.
+A process that stores files holds a lease until it ends, because their rows are committed later. Garbage collection
+keeps all files that are younger than the oldest live lease. See `leases`.
 """
 
 import errno
@@ -31,24 +31,24 @@ _PARTIAL = ".partial-"
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file in 64 hex digits; about 1.3 s a GB."""
+    """The sha256 of a file in 64 hex digits; about 1.3 s per GB."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
 class CorruptArtifact:
-    """An artifact that is not what its name says: why, and which file that was when it was looked at."""
+    """An artifact whose bytes do not have the digest that is its name, and the problem in words."""
 
     sha256: str
     path: Path
     problem: str
-    # inode and time in ns; None if there is no file, or it may not be read.
-    seen: tuple[int, int] | None
+    # Inode and modification time in ns of the checked file; None if it is missing or unreadable.
+    file_id: tuple[int, int] | None
 
 
 class ArtifactStore:
-    """The artifact files under one folder. Any number of processes may write the same artifact at once."""
+    """The artifacts in one folder. Several processes may write the same artifact at once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -67,16 +67,16 @@ class ArtifactStore:
         import numpy as np
         from safetensors.numpy import save_file
 
-        # safetensors writes the buffer as it lies in memory, so it must lie in order.
+        # safetensors writes the buffer in its memory order, which must be C order.
         ordered = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         return self.put_writer(lambda path: save_file(ordered, path))
 
     def put_writer(self, write: Callable[[Path], object]) -> Artifact:
-        """Store what `write(path)` leaves at the path that it is given.
+        """Store the file that `write(path)` writes.
 
-        The file is safe on the disk when this returns. The row is not saved: `session.merge` it in the same
-        transaction as the row that names it. Storing what is there already replaces it with the same bytes,
-        which mends a damaged one. Raises CatalogError if the disk is full; nothing is left behind.
+        The file is on the disk when this returns. The caller saves the returned row with `session.merge`, in the same
+        transaction as the row that names it. Storing an existing artifact replaces its file, which repairs a corrupt
+        one. Raises CatalogError if the disk is full; no file remains then.
         """
         partial = self.root / f"{_PARTIAL}{uuid.uuid4().hex}"
         try:
@@ -97,44 +97,41 @@ class ArtifactStore:
             sync_folder(self.root)
         except BaseException as error:
             partial.unlink(missing_ok=True)
-            if _disk_full(error):
+            if _is_disk_full(error):
                 raise CatalogError(
-                    f"The disk that holds {self.root} is full, nothing was stored: free some space first."
+                    f"The disk that holds {self.root} is full; nothing was stored: free some space first."
                 ) from error
             raise
         return Artifact(sha256=digest, size=size)
 
     def path(self, sha256: str) -> Path:
-        """Where the artifact lies, after its bytes were hashed again: no mode bit or time is trusted.
-
-        Raises ArtifactCorrupt if it is missing, short or changed.
-        """
+        """The path of an artifact, after its bytes were hashed. Raises ArtifactCorrupt if it is missing or changed."""
         path = self.locate(sha256)
         try:
-            found = sha256_of(path)
+            digest = sha256_of(path)
         except OSError as error:
             raise ArtifactCorrupt(
                 f"Artifact {sha256} is not at {path} ({error.strerror}): restore that file from a backup, "
-                "or make again what it belongs to."
+                "or recreate the row that it belongs to."
             ) from error
-        if found != sha256:
+        if digest != sha256:
             raise ArtifactCorrupt(
-                f"Artifact {sha256} at {path} has changed, its bytes now hash to {found[:12]}...: "
+                f"Artifact {sha256} at {path} has changed, its sha256 is now {digest[:12]}...: "
                 "restore that file from a backup, or make again what it belongs to."
             )
         return path
 
     def verify(self, sha256: str) -> CorruptArtifact | None:
-        """What is wrong with an artifact, None if nothing. Reads every byte."""
+        """The problem of an artifact, or None. Reads every byte."""
         path = self.locate(sha256)
         try:
             with path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                seen = (found.st_ino, found.st_mtime_ns)
+                status = os.fstat(file.fileno())
+                file_id = (status.st_ino, status.st_mtime_ns)
                 try:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 except OSError as error:
-                    return CorruptArtifact(sha256, path, f"cannot be read ({error.strerror})", seen)
+                    return CorruptArtifact(sha256, path, f"cannot be read ({error.strerror})", file_id)
         except FileNotFoundError:
             return CorruptArtifact(sha256, path, "is missing", None)
         except OSError as error:
@@ -142,27 +139,27 @@ class ArtifactStore:
         if digest == sha256:
             return None
         return CorruptArtifact(
-            sha256, path, f"has changed: its {found.st_size} bytes hash to {digest[:12]}...", seen
+            sha256, path, f"has changed: its {status.st_size} bytes hash to {digest[:12]}...", file_id
         )
 
-    def quarantine(self, hurt: CorruptArtifact, folder: Path) -> Path | None:
-        """Move a hurt file into a folder of the same disk; None if it was replaced since it was looked at."""
-        with self.leases.exclusive() as alone:
+    def quarantine(self, corrupt: CorruptArtifact, folder: Path) -> Path | None:
+        """Move a corrupt file into a folder of the same disk. Returns None if the file was replaced since its check."""
+        with self.leases.exclusive() as is_exclusive:
             try:
-                found = hurt.path.stat()
+                status = corrupt.path.stat()
             except OSError:
                 return None
-            if not alone or (found.st_ino, found.st_mtime_ns) != hurt.seen:
+            if not is_exclusive or (status.st_ino, status.st_mtime_ns) != corrupt.file_id:
                 return None
             folder.mkdir(mode=0o700, exist_ok=True)
-            target = folder / f"{hurt.sha256}.{found.st_ino}"
-            hurt.path.rename(target)
+            target = folder / f"{corrupt.sha256}.{status.st_ino}"
+            corrupt.path.rename(target)
         sync_folder(folder)
-        sync_folder(hurt.path.parent)
+        sync_folder(corrupt.path.parent)
         return target
 
     def size(self, sha256: str) -> int:
-        """The bytes of an artifact's file, not verified; 0 where there is none."""
+        """The size of an artifact's file in bytes, not verified; 0 if it is missing."""
         try:
             return self.locate(sha256).stat().st_size
         except OSError:
@@ -173,41 +170,41 @@ class ArtifactStore:
         return self.path(sha256).read_bytes()
 
     def read_arrays(self, sha256: str) -> dict[str, "np.ndarray"]:
-        """The arrays of a safetensors artifact, verified. Not bfloat16, which NumPy lacks: see `path`."""
+        """The arrays of a safetensors artifact, verified. NumPy has no bfloat16: read such files from `path`."""
         from safetensors.numpy import load_file
 
         arrays: dict[str, np.ndarray] = load_file(self.path(sha256))
         return arrays
 
     def digests(self) -> Iterator[str]:
-        """The digest of every file that is there; not verified."""
+        """The digests of all files, not verified."""
         for path in self.root.glob("??/*"):
             if SHA256.fullmatch(path.name):
                 yield path.name
 
     def remove(self, sha256: str, stored_before: float = float("inf")) -> int:
-        """Delete an artifact that no row names; its bytes, or 0 if it was stored again, or somebody reads them all.
+        """Delete an unreferenced artifact. Returns its bytes, or 0 if it is younger than `stored_before` or in use.
 
-        Who cannot know whether another process stores the same bytes gives a time, see `Leases.cutoff`.
+        `stored_before` is `Leases.cutoff` if another process may store the same bytes now.
         """
-        with self.leases.exclusive() as alone:
-            return unlink_older(self.locate(sha256), stored_before) if alone else 0
+        with self.leases.exclusive() as is_exclusive:
+            return unlink_older(self.locate(sha256), stored_before) if is_exclusive else 0
 
     def partial_files(self) -> list[Path]:
-        """The temporary files of writers that live, and of those that were killed."""
-        # Not by our prefix: safetensors writes under a temporary name of its own beside the one it is given.
+        """The temporary files of live and of killed writers."""
+        # All hidden files, not only ours: safetensors writes to its own temporary name beside the given one.
         return [path for path in self.root.glob(".*") if path.is_file()]
 
     def close(self) -> None:
-        """End the lease: every row that names what was stored is committed."""
+        """End the lease. The rows of all stored files must be committed."""
         self.leases.end()
 
     def locate(self, sha256: str) -> Path:
-        """Where an artifact lies or would lie; nothing is looked at. Raises ArtifactCorrupt for what is no digest."""
-        # A digest may come from an imported row: one that is none must not become a path.
+        """The path for a digest; the file is not checked. Raises ArtifactCorrupt for an invalid digest."""
+        # A digest may come from an imported row: an invalid one must not become a path.
         if not SHA256.fullmatch(sha256):
             raise ArtifactCorrupt(
-                f"{sha256[:80]!r} is not a sha256 (64 hex digits): the row that names it is damaged."
+                f"{sha256[:80]!r} is not a sha256 (64 hex digits): the row that names it is corrupt."
             )
         return self.root / sha256[:2] / sha256
 
@@ -221,8 +218,8 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _disk_full(error: BaseException) -> bool:
+def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # safetensors writes in Rust and gives the system's error only as text.
+    # safetensors reports the error of the system only as text.
     return f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error)

@@ -1,4 +1,4 @@
-"""The catalog: one SQLite file, opened by the terminal and by every worker at the same time."""
+"""The catalog: one SQLite file that the terminal and all workers open at the same time."""
 
 import os
 import sqlite3
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 class Catalog:
     """An open catalog. Threads may share it; a forked child must open its own.
 
-    Rows stay usable after their session as plain data: nothing expires at commit.
+    Rows remain usable as plain data after their session: they do not expire at the commit.
     """
 
     def __init__(self, home: Home) -> None:
-        """Use `Catalog.open`, which also creates, checks and migrates."""
+        """Call `Catalog.open` instead: it creates, checks and migrates the file."""
         self.home = home
         self._engines: dict[str, Engine] = {}
         self._version_connection: sqlite3.Connection | None = None
         self._lock = Lock()
-        # Connections of `read_connection` that nobody uses at the moment.
+        # Unused connections of `read_connection`.
         self._idle_readers: list[sqlite3.Connection] = []
 
     @classmethod
     def open(cls, home: Home | None = None, *, migrate: bool = True) -> "Catalog":
-        """Open the catalog of `home` (the user's own by default); create and migrate it if needed.
+        """Open the catalog of `home` (by default `$RETCON_HOME`). Creates and migrates it if needed.
 
-        Workers pass `migrate=False`: only the process that a person started may change the tables.
-        Raises InputError for an unsafe home, CatalogTooNew, and CatalogError for a file that is damaged, is
-        not a catalog, or (with `migrate=False`) is of another version.
+        Workers pass `migrate=False`: only the terminal may change the tables. Raises InputError for an unsafe home,
+        CatalogTooNew, and CatalogError for a file that is corrupt, is not a catalog, or (with `migrate=False`) has
+        another version.
         """
         home = home or Home(default_home())
         home.prepare()
@@ -52,28 +52,28 @@ class Catalog:
             if version != HEAD:
                 if not migrate:
                     raise CatalogError(
-                        f"The catalog {home.catalog} is at version {version or 'none'}, this program needs "
+                        f"The catalog {home.catalog} has version {version or 'none'}, this program needs "
                         f"{HEAD}: open it once with the `retcon` that starts the jobs."
                     )
                 from .migrate import upgrade
 
                 upgrade(home)
             elif not has_wal(home.catalog):
-                set_wal(home.catalog)  # a backup, put back in its place
+                set_wal(home.catalog)  # a restored backup
         return cls(home)
 
     @cached_property
     def artifacts(self) -> "ArtifactStore":
-        """The large files."""
+        """The store of large files."""
         from .artifacts import ArtifactStore
 
         return ArtifactStore(self.home.artifacts)
 
     @contextmanager
     def read_connection(self) -> Iterator[sqlite3.Connection]:
-        """One consistent view for plain SQL that only reads; what the app's lists use, as it loads no SQLModel.
+        """A connection for plain SQL that only reads one consistent view. Loads no SQLModel, for the lists of the app.
 
-        Keep it short, as with `read`. JSON and datetimes come as the text that they are stored as.
+        Keep it short, as with `read`. JSON and datetimes are the stored text.
         """
         with plain_errors(self.home.catalog):
             connection = self._open_reader()
@@ -95,7 +95,7 @@ class Catalog:
 
     @contextmanager
     def read(self) -> "Iterator[Session]":
-        """One consistent view of the catalog. Keep it short: while it lasts the WAL cannot shrink."""
+        """A session that reads one consistent view. Keep it short: the WAL cannot shrink meanwhile."""
         from sqlmodel import Session
 
         with (
@@ -106,21 +106,21 @@ class Catalog:
 
     @contextmanager
     def write(self, *, durable: bool = False) -> "Iterator[Session]":
-        """One transaction, with the write lock from its start; committed at the end, undone on an exception.
+        """One transaction with the write lock. Commits at the end, rolls back on an exception. Do not nest two.
 
-        A kill loses nothing that was committed. A power cut may lose the last commits unless `durable`, which
-        waits for the disk: for an edit, a rollback, a publication. Never nest two.
+        A kill loses no commit. A power cut may lose the last commits, unless `durable`, which waits for the disk: for
+        edits, rollbacks and publications.
         """
         from sqlmodel import Session
 
         engine = self._engine("durable" if durable else "write")
         with plain_errors(self.home.catalog), Session(engine, expire_on_commit=False) as session:
-            session.connection()  # takes the lock now, not at the first statement
+            session.connection()  # takes the lock now instead of at the first statement
             yield session
             session.commit()
 
     def _engine(self, use: str) -> "Engine":
-        """The engine for a use, made when it is first needed."""
+        """The engine for a use, created at its first use."""
         with self._lock:
             if use not in self._engines:
                 begin: Literal["BEGIN", "BEGIN IMMEDIATE"] = "BEGIN" if use == "read" else "BEGIN IMMEDIATE"
@@ -131,15 +131,15 @@ class Catalog:
             return self._engines[use]
 
     def data_version(self) -> int:
-        """A number that changes when anyone, this process included, has committed; some microseconds."""
-        # SQLite counts the commits of all connections but the one that asks: so one that never writes asks.
+        """A number that changes after each commit of any process. Takes some microseconds."""
+        # SQLite counts the commits of all other connections: this connection never writes.
         with self._lock, plain_errors(self.home.catalog):
             if self._version_connection is None:
                 self._version_connection = connect(self.home.catalog)
             return int(self._version_connection.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
-        """Close every connection; the catalog must not be used after."""
+        """Close all connections. The catalog cannot be used afterwards."""
         with self._lock:
             if self._version_connection is not None:
                 self._version_connection.close()
@@ -153,12 +153,14 @@ class Catalog:
 
 
 def _create_file(path: Path) -> None:
-    """An empty file with mode 0600, which SQLite gives its -wal and -shm too. One that is there stays."""
-    # O_EXCL never opens a file that exists: to close a second descriptor of the database in this process
-    # would drop the locks that SQLite holds on it.
+    """Create an empty file with mode 0600, which SQLite copies to -wal and -shm. An existing file stays."""
+    # O_EXCL never opens an existing file: closing a second descriptor of the database in this process would drop
+    # the locks of SQLite.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         return
     except OSError as error:
-        raise CatalogError(f"The catalog {path} cannot be made ({error.strerror}): see its disk.") from error
+        raise CatalogError(
+            f"The catalog {path} cannot be created ({error.strerror}): check its disk."
+        ) from error

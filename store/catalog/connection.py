@@ -1,7 +1,7 @@
-"""How this program talks to SQLite: the pragmas, the two kinds of transaction, and errors in plain words.
+"""Connections to SQLite: pragmas, the two kinds of transaction, the version of the file, and readable errors.
 
-Nothing here imports SQLAlchemy before an engine is made: the app draws its first screen, and all its lists, without
-it, which is half of the time to start and a third of the memory.
+SQLAlchemy is imported only by `make_engine`: the app draws its first screen and all lists without it, in half of the
+start time and a third of the memory.
 """
 
 import shutil
@@ -16,14 +16,14 @@ from ..errors import CatalogError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-# The newest migration. Held equal to the scripts by a test, so that opening a catalog that needs none does
-# not import Alembic (about as long as the rest of the start).
+# The newest migration. A test compares it with the scripts. Opening a catalog of this version does not import Alembic,
+# which takes about as long as the rest of the start.
 HEAD = "0001"
-# Written into the file's header, so that another program's SQLite file is never taken for a catalog.
+# In the header of the file: identifies an SQLite file as a catalog.
 APPLICATION_ID = int.from_bytes(b"rtcn", "big")
 # The largest integer that SQLite stores.
 MAX_INTEGER = 2**63 - 1
-# How long a transaction waits for another process's before it gives up.
+# How long a transaction waits for the transaction of another process.
 BUSY_SECONDS = 30.0
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 # Its index, the -shm file, grows by as much.
@@ -31,10 +31,9 @@ _WAL_NEEDS_BYTES = 32 * 1024
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A plain connection in autocommit mode, for the few statements that need no models. The file must exist.
+    """A plain connection in autocommit mode, for statements without models. The file must exist.
 
-    Python's `timeout` is SQLite's busy_timeout, set before the first statement: a pragma can itself find the
-    file locked.
+    Python's `timeout` sets SQLite's busy_timeout before the first statement: the file can be locked for a pragma too.
     """
     uri = f"{path.absolute().as_uri()}?mode=rw"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -49,21 +48,21 @@ def make_engine(
     foreign_keys: bool = True,
     pooled: bool = True,
 ) -> "Engine":
-    """An engine of which every transaction starts with `begin`.
+    """An engine whose transactions start with `begin`.
 
-    A deferred BEGIN that reads and then writes fails at once when another process wrote in between, whatever
-    the timeout; so all writing starts with BEGIN IMMEDIATE, and reading, which then needs no lock, does not.
+    A deferred BEGIN that reads and then writes fails at once if another process wrote in between, whatever the timeout.
+    So writing transactions start with BEGIN IMMEDIATE; reading ones need no lock and start with BEGIN.
     """
     from sqlalchemy import create_engine, event
     from sqlalchemy.pool import NullPool, QueuePool
 
-    # Said, for what SQLAlchemy takes for a nameless SQLite closes connections that other threads still use.
+    # Explicit pool class: the default for this URL closes connections that other threads still use.
     engine = create_engine(
         "sqlite://", creator=lambda: connect(path), poolclass=QueuePool if pooled else NullPool
     )
 
     def prepare(connection: Any, _record: Any) -> None:
-        # The driver must begin nothing by itself, or DDL would commit half a migration.
+        # The driver must not begin transactions: DDL would commit half of a migration.
         connection.isolation_level = None
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -73,13 +72,12 @@ def make_engine(
 
     def start(connection: "Connection") -> None:
         connection.exec_driver_sql(begin)
-        # Keys are checked at the commit: rows of one transaction may then be saved in any order, and without
-        # mapped relationships SQLAlchemy promises none.
+        # Keys are checked at the commit: without mapped relationships, SQLAlchemy saves rows in any order.
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
 
     def end(connection: Any, _record: Any) -> None:
-        # SQLite keeps a transaction open whose COMMIT failed (a broken key, a disk that is full), with its lock, and
-        # SQLAlchemy does not roll back after a commit.
+        # After a failed COMMIT (a broken key, a full disk), SQLite keeps the transaction and its lock, and SQLAlchemy
+        # does not roll back.
         if connection is not None and connection.in_transaction:
             connection.rollback()
 
@@ -90,7 +88,7 @@ def make_engine(
 
 
 def has_wal(path: Path) -> bool:
-    """Whether the file has a write-ahead log. Asked of SQLite: who reads the file by hand lets go of its locks."""
+    """Whether the file has a write-ahead log. Reading the file directly would release the locks of this process."""
     connection = connect(path)
     try:
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
@@ -100,22 +98,22 @@ def has_wal(path: Path) -> bool:
 
 
 def set_wal(path: Path) -> None:
-    """Switch to the write-ahead log, which readers do not wait for. It stays so for good."""
+    """Switch to the write-ahead log, permanently. Readers then do not wait for writers."""
     connection = connect(path)
     try:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise CatalogError(
-                f"The filesystem of {path} cannot hold a catalog: set RETCON_HOME to a local disk."
+                f"The filesystem of {path} does not support SQLite's WAL: set RETCON_HOME to a local disk."
             )
     finally:
         connection.close()
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """A consistent copy while others read and write; never a copy of the file, which lacks the WAL.
+    """Copy the database consistently while other processes read and write. A copy of the file alone lacks the WAL.
 
-    `target` (mode 0600) must not exist; it appears under its name only when it is whole.
+    `target` (mode 0600) must not exist. It is renamed to its name when it is complete.
     """
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
@@ -123,7 +121,7 @@ def copy_database(source: Path, target: Path) -> None:
     origin, copy = connect(source), connect(partial)
     try:
         origin.backup(copy)
-        # A file by itself: it must not need a -wal beside it.
+        # A single file, without a -wal beside it.
         copy.execute("PRAGMA journal_mode = DELETE")
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -135,11 +133,11 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def read_version(path: Path) -> str | None:
-    """The migration that the file is at, None for an empty one. CatalogError if it is not a catalog."""
+    """The migration of the file, None for an empty file. Raises CatalogError if it is not a catalog."""
     connection = connect(path)
     try:
-        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        tables = {name for (name,) in found}
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {name for (name,) in rows}
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         if application_id != APPLICATION_ID and (tables or application_id != 0):
             raise CatalogError(
@@ -156,14 +154,14 @@ def read_version(path: Path) -> str | None:
 
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite says about the file at `path` into a CatalogError of one sentence.
+    """Convert errors of SQLite about the file at `path` into a CatalogError with one sentence.
 
-    Errors of the program itself (a broken constraint, wrong SQL) pass as they are: they are bugs.
+    Errors of the program (a broken constraint, wrong SQL) pass unchanged: they are bugs.
     """
     try:
         yield
     except Exception as error:
-        # SQLAlchemy wraps what SQLite raised, and keeps it in `orig`.
+        # SQLAlchemy wraps the error of SQLite and keeps it in `orig`.
         cause = error if isinstance(error, sqlite3.Error) else getattr(error, "orig", None)
         if isinstance(cause, sqlite3.Error) and (sentence := _sentence(cause, path)):
             raise CatalogError(sentence) from error
@@ -172,13 +170,13 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 def _sentence(error: sqlite3.Error, path: Path) -> str | None:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    # Where not even the -shm file of the WAL can be made, SQLite says no more than that the disk failed.
+    # If the disk is too full for the -shm file of the WAL, SQLite only reports an I/O error.
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
-        return f"The disk that holds {path} is full, this step was not saved: free some space and repeat it."
+        return f"The disk that holds {path} is full; this step was not saved: free some space and repeat it."
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return (
-            f"The catalog {path} is damaged ({error}): move it and its -wal and -shm files away, "
-            f"then copy the newest file of {path.parent / 'backups'} to its place."
+            f"The catalog {path} is corrupt ({error}): move it and its -wal and -shm files away, "
+            f"then copy the newest file of {path.parent / 'backups'} to {path}."
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return (
@@ -186,9 +184,9 @@ def _sentence(error: sqlite3.Error, path: Path) -> str | None:
             "end that process or wait for it, then repeat this step."
         )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
-        return f"The catalog {path} cannot be opened to write ({error}): check the permissions there."
+        return f"The catalog {path} cannot be opened for writing ({error}): check the permissions."
     if code == sqlite3.SQLITE_IOERR:
-        return f"The catalog {path} cannot be read or written ({error}): check the disk that it lies on."
+        return f"The catalog {path} cannot be read or written ({error}): check its disk."
     return None
 
 

@@ -1,7 +1,7 @@
-"""Who stores artifacts now: so that a collection takes nothing whose row is still to come.
+"""Leases: which processes are storing artifacts. Garbage collection keeps files whose rows are not yet committed.
 
-A lease is a file that its process locks; the kernel lets go of it whatever ends the process. Its time is when the
-process stored its first file. What is older than every living lease, and named by no row, is nobody's.
+A lease is a file that its process locks; the kernel releases the lock at the end of the process. The time of the file
+is the time of the first stored artifact. Unreferenced files that are older than every live lease can be deleted.
 """
 
 import fcntl
@@ -13,45 +13,45 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
-# Timestamps of files come from the kernel's coarse clock, some milliseconds behind.
+# File times come from the kernel's coarse clock, which is some milliseconds late.
 _CLOCK_SECONDS = 1.0
-_PATIENCE_SECONDS = 1.0
+_LOCK_TIMEOUT_SECONDS = 1.0
 _LOCK = "lock"
 
 
 class Leases:
-    """The leases of one artifact store, and the lock that keeps storing and removing apart."""
+    """The leases of one artifact store, and the lock that separates storing from removing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._own: tuple[Path, int] | None = None
-        self._taking = Lock()
+        self._lease: tuple[Path, int] | None = None
+        self._mutex = Lock()
 
     def take(self) -> None:
-        """Hold a lease from now until `end` or the end of this process. Once held, does nothing."""
-        with self._taking:
-            if self._own is not None:
+        """Hold a lease until `end` or the end of this process. Does nothing if there is one."""
+        with self._mutex:
+            if self._lease is not None:
                 return
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self.folder / uuid.uuid4().hex
-            # Together with the lock: between the two it would look like a dead process's.
+            # Create and lock under the shared lock: an unlocked lease counts as that of a dead process.
             with self.shared():
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._own = path, descriptor
+            self._lease = path, descriptor
 
     def end(self) -> None:
-        """Give the lease back."""
-        with self._taking:
-            if self._own is not None:
-                path, descriptor = self._own
-                self._own = None
+        """Release the lease."""
+        with self._mutex:
+            if self._lease is not None:
+                path, descriptor = self._lease
+                self._lease = None
                 path.unlink(missing_ok=True)
                 os.close(descriptor)
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """While a file is put to its place, or all are read: any number of processes, but nobody removes."""
+        """Hold the shared lock, to store files or to read all of them. No process can remove files meanwhile."""
         descriptor = self._open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -61,29 +61,29 @@ class Leases:
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
-        """While a file is removed: nobody puts one to its place. Yields False where one reads them all (a backup)."""
+        """Hold the exclusive lock, to remove files. Yields False if another process reads all files (a backup)."""
         descriptor = self._open()
         try:
-            yield _locked_alone(descriptor)
+            yield _try_lock(descriptor)
         finally:
             os.close(descriptor)
 
     def cutoff(self, now: float, grace: float) -> float | None:
-        """What was stored before this time needs no lease; None where somebody reads all artifacts now.
+        """Files older than this time are covered by no lease. None if another process reads all artifacts.
 
-        Forgets the leases of dead processes.
+        Deletes the leases of dead processes.
         """
         oldest = now - max(grace, _CLOCK_SECONDS)
-        with self.exclusive() as alone:
-            if not alone:
+        with self.exclusive() as is_exclusive:
+            if not is_exclusive:
                 return None
             for path in self.folder.iterdir():
                 if path.name != _LOCK:
-                    oldest = min(oldest, self._began(path))
+                    oldest = min(oldest, self._start_time(path))
         return oldest
 
-    def _began(self, path: Path) -> float:
-        """When a living process took this lease; for ever later if it is dead."""
+    def _start_time(self, path: Path) -> float:
+        """When a live process took this lease; infinity if its process is dead."""
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -100,15 +100,15 @@ class Leases:
         return os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
 
 
-def _locked_alone(descriptor: int) -> bool:
-    """Lock it, waiting for those who put a file to its place, which takes no time; not for one who reads all."""
-    until = time.monotonic() + _PATIENCE_SECONDS
+def _try_lock(descriptor: int) -> bool:
+    """Lock exclusively. Waits for writers, which hold the lock for milliseconds, but not for a backup."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return False
-            time.sleep(_PATIENCE_SECONDS / 100)
+            time.sleep(_LOCK_TIMEOUT_SECONDS / 100)
         else:
             return True

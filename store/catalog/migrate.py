@@ -1,4 +1,4 @@
-"""Bring a catalog to this program's version. The only module that imports Alembic, and only when it must."""
+"""Migrate a catalog to the version of this program. The only module that imports Alembic."""
 
 import fcntl
 import os
@@ -31,37 +31,37 @@ _APP_VERSION = sa.table(
 
 
 def configuration(scripts: Path = SCRIPTS) -> Config:
-    """Alembic's settings, in memory: an installed program has no alembic.ini, and its logging is its own."""
+    """Alembic's settings in memory: an installed program has no alembic.ini."""
     config = Config()
-    # Its values are read by ConfigParser, to which % is special.
+    # ConfigParser interprets % in values.
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
 
 def upgrade(home: Home, *, scripts: Path = SCRIPTS, head: str = HEAD) -> None:
-    """Run the migrations that are missing, all in one transaction; a populated catalog is backed up before.
+    """Run the missing migrations in one transaction. An existing catalog is backed up before.
 
-    Any number of processes may call it at once: one migrates, the others find it done. If anything fails the
-    catalog is as it was. Raises CatalogTooNew if a newer program migrated it, and CatalogError if rows would
-    lose the rows that they point at.
+    Several processes may call this at once: one migrates, the others then have nothing to do. If a migration fails, the
+    catalog does not change. Raises CatalogTooNew if a newer program migrated it, and CatalogError if rows would refer
+    to missing rows.
     """
     config = configuration(scripts)
     known = ScriptDirectory.from_config(config)
-    with _alone(home):
+    with _lock(home):
         before = read_version(home.catalog)
         if before == head:
             return
         missing = _missing(known, before, head, home)
         set_wal(home.catalog)
-        # Foreign keys off: to alter a table SQLite has to drop the old one, which would silently delete the
-        # rows of its children. The pragma does nothing inside a transaction, so it comes with the connection.
+        # Foreign keys are off: SQLite alters a table by dropping the old one, which would delete the rows of its
+        # children. The pragma has no effect inside a transaction, so the connection sets it.
         engine = make_engine(
             home.catalog, "BEGIN IMMEDIATE", synchronous="FULL", foreign_keys=False, pooled=False
         )
         with engine.begin() as connection:
             if before is not None:
-                # From here on nobody else can write, and the copy sees what was there before.
+                # No other process can write now, and the copy has the state before the migration.
                 _backup(home, before)
             connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             config.attributes["connection"] = connection
@@ -84,15 +84,15 @@ def _missing(known: ScriptDirectory, before: str | None, head: str, home: Home) 
         if before is None:
             raise
         raise CatalogTooNew(
-            f"The catalog {home.catalog} is at version {before}, made by retcon {_made_by(home.catalog)}; "
-            f"this is retcon {__version__}, which knows only up to {head}: install the newer retcon, or set "
+            f"The catalog {home.catalog} has version {before} of retcon {_writer(home.catalog)}; "
+            f"this is retcon {__version__}, which supports versions up to {head}: install the newer retcon, or set "
             "RETCON_HOME to another folder."
         ) from error
     return [step.revision for step in reversed(steps)]
 
 
-def _made_by(path: Path) -> str:
-    """The program version that ran the newest migration; words instead if even that table has changed."""
+def _writer(path: Path) -> str:
+    """The program version that ran the newest migration, or `(unknown, newer)` if that table has changed."""
     connection = connect(path)
     try:
         row = connection.execute("SELECT version FROM app_version ORDER BY id DESC LIMIT 1").fetchone()
@@ -104,7 +104,7 @@ def _made_by(path: Path) -> str:
 
 
 def _backup(home: Home, version: str) -> None:
-    """Copy the catalog to the backups, of which the newest KEPT_BACKUPS stay."""
+    """Copy the catalog to the backups and delete all but the newest KEPT_BACKUPS."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     copy_database(home.catalog, home.backups / f"catalog-{stamp}-{version}.db")
     for old in sorted(home.backups.glob("catalog-*.db"))[:-KEPT_BACKUPS]:
@@ -116,14 +116,14 @@ def _check_foreign_keys(connection: sa.Connection, home: Home) -> None:
     if orphans:
         tables = ", ".join(sorted({str(row[0]) for row in orphans}))
         raise CatalogError(
-            f"The catalog {home.catalog} was not migrated: {len(orphans)} rows of {tables} would point at "
-            "nothing; it is as it was, please report this."
+            f"The catalog {home.catalog} was not migrated: {len(orphans)} rows of {tables} would refer to "
+            "missing rows. It did not change; please report this."
         )
 
 
 @contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """One process at a time. BEGIN IMMEDIATE does not cover the switch to WAL, which waits for nobody."""
+def _lock(home: Home) -> Iterator[None]:
+    """Allow one process at a time. BEGIN IMMEDIATE does not protect the switch to WAL."""
     descriptor = os.open(home.locks / "migrate.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
-"""A model's history as one file: out of one catalog, and into another that has the same base.
+"""Export a model's history to a file, and import it into another catalog with the same base.
 
-The base's weights are not in it, only what they are: where they came from, and their fingerprint. Whoever imports it
-has added the model before. Revisions keep their ids; the base of the bundle becomes the base that is there.
+The bundle has the source and the fingerprint of the base, but not its weights: add the model before the import.
+Revisions keep their ids. The base of the bundle becomes the existing base.
 """
 
 from collections.abc import Mapping
@@ -41,14 +41,14 @@ from .bundle_rows import (
     table_name,
 )
 
-# Of the model, what tells whoever imports the bundle which weights it is of.
+# The columns of the model that identify its weights.
 _ABOUT = ("name", "source_kind", "commit", "architecture", "dtype", "parameters", "fingerprint")
 _COUNTED = (Revision, Covariance, Trace, Sweep, Evaluation, Passage, FactSet)
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What a bundle holds."""
+class ExportResult:
+    """The content of a bundle."""
 
     artifacts: int
     bytes: int
@@ -56,35 +56,34 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What an import added to `model`; `there` is what was there already.
+class ImportResult:
+    """The rows that an import added to `model`, and the rows that existed.
 
-    `tip` is the head where it came from, `head` the model's own now.
+    `source_head` is the head in the exporting catalog, `head` is the head after the import.
     """
 
     model: str
-    tip: str
+    source_head: str
     head: str
     head_moved: bool
     added: dict[str, int] = field(default_factory=dict)
-    there: dict[str, int] = field(default_factory=dict)
+    existing: dict[str, int] = field(default_factory=dict)
 
 
 def export_history(
     catalog: Catalog, name: str, path: Path, report: archive.Report = lambda _done, _total: None, *,
     covariances: bool = True,
-) -> Exported:  # fmt: skip
-    """Write the history of a model to a new file: revisions with their deltas, covariances, traces, scores.
+) -> ExportResult:  # fmt: skip
+    """Write the history of a model to a new file: revisions with deltas, covariances, traces and scores.
 
-    Raises:
-        InputError: there is such a file, or no such model.
-        ArtifactCorrupt: an artifact is hurt; nothing was written.
+    Raises InputError if the file exists or the model does not, ArtifactCorrupt for a corrupt artifact. No file remains
+    then.
     """
     if path.exists():
-        raise InputError(f"{path} exists already: give a file that does not.")
+        raise InputError(f"{path} exists already: give another name.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
-    # Nothing is removed from the artifacts until they are all copied.
+    # The lock keeps all artifacts until they are copied.
     with catalog.artifacts.leases.shared():
         with catalog.read() as session:
             model = history.find_model(session, name)
@@ -97,29 +96,26 @@ def export_history(
         }
         about |= {"head": model.head}
         write_atomically(path, lambda partial: archive.write(partial, about, rows, files, report))
-    return Exported(
+    return ExportResult(
         len(files), path.stat().st_size, {table_name(t): len(rows[table_name(t)]) for t in _COUNTED}
     )
 
 
 def import_history(
     catalog: Catalog, path: Path, into: str | None = None, report: archive.Report = lambda _done, _total: None
-) -> Imported:
-    """Add the history in a bundle to a model of the catalog that has the same base; what is there already stays.
+) -> ImportResult:
+    """Add the history in a bundle to a model with the same base. Existing rows stay.
 
-    `into` names the model; by default the one of the bundle's name, or the only one with that base. The head moves to
-    the bundle's where the model had no edits. Every byte is verified, and every row held to the catalog's rules, before
-    the first row is written; all rows are written in one transaction.
-
-    Raises:
-        InputError: it is no bundle, damaged, of another base, or holds what a catalog would not.
+    `into` names the model; the default is the one with the bundle's name, or the only one with that base. If the model
+    has no edits, the head moves to that of the bundle. Verifies every byte and every row first, then writes all rows in
+    one transaction. Raises InputError for an invalid bundle or another base.
     """
     with archive.read(path, report) as bundle:
         with catalog.read() as session:
             model = _model(session, bundle, into)
         try:
             rows = parse_rows(bundle.rows, int(model.anatomy["layers"]))
-            tip = check_bundle(bundle, rows, model)
+            source_head = check_bundle(bundle, rows, model)
         except InputError as error:
             raise InputError(f"{path} cannot be imported: {error}.") from error
         artifacts = store_artifacts(catalog, bundle, rows, model)
@@ -128,7 +124,7 @@ def import_history(
                 for artifact in artifacts:
                     session.merge(artifact)
                 session.flush()
-                return _Import(session, history.find_model(session, model.name), rows, tip).run()
+                return _Importer(session, history.find_model(session, model.name), rows, source_head).run()
         except IntegrityError as error:
             raise InputError(
                 f"{path} cannot be imported: its rows break a rule of the catalog ({error.orig})."
@@ -136,26 +132,26 @@ def import_history(
 
 
 def _model(session: Session, bundle: archive.Bundle, into: str | None) -> Model:
-    """The model of this catalog that the bundle is of."""
+    """The model that the bundle belongs to."""
     about = bundle.about.get("model")
     if not isinstance(about, dict) or not all(
         isinstance(about.get(key), str) for key in ("name", "source", "fingerprint")
     ):
-        raise InputError(f"{bundle.path} does not tell which model it is of.")
-    every = session.exec(select(Model).order_by(col(Model.name))).all()
-    same = [model for model in every if model.fingerprint == about["fingerprint"]]
+        raise InputError(f"{bundle.path} does not name its model.")
+    models = session.exec(select(Model).order_by(col(Model.name))).all()
+    same = [model for model in models if model.fingerprint == about["fingerprint"]]
     if into is not None:
         model = history.find_model(session, into)
         if model not in same:
             raise InputError(
-                f"{bundle.path} is of a base with fingerprint {about['fingerprint'][:12]}; {into} has "
+                f"{bundle.path} has a base with fingerprint {about['fingerprint'][:12]}; {into} has "
                 f"{model.fingerprint[:12]}: add the right model first, {_how_to_add(about)}."
             )
         return model
     named = [model for model in same if model.name == about["name"]] or same
     if not named:
         raise NotFound(
-            f"No model here has the base of {bundle.path} (fingerprint {about['fingerprint'][:12]}): add it first, "
+            f"No model has the base of {bundle.path} (fingerprint {about['fingerprint'][:12]}): add it first, "
             f"{_how_to_add(about)}."
         )
     if len(named) > 1:
@@ -166,58 +162,69 @@ def _model(session: Session, bundle: archive.Bundle, into: str | None) -> Model:
 
 def _how_to_add(about: Mapping[str, Any]) -> str:
     commit = f" --revision {about['commit']}" if isinstance(about.get("commit"), str) else ""
-    where = "" if about.get("source_kind") in ("hub", "starter") else f" (there a {about.get('source_kind')})"
+    where = (
+        ""
+        if about.get("source_kind") in ("hub", "starter")
+        else f" (in that catalog a {about.get('source_kind')})"
+    )
     return f"`retcon model add {about['source']}{commit}`{where}"
 
 
-class _Import:
-    """Adds rows in one transaction, giving them ids of this catalog."""
+class _Importer:
+    """Adds rows in one transaction, with new ids of this catalog."""
 
-    def __init__(self, session: Session, model: Model, rows: Rows, tip: str) -> None:
+    def __init__(self, session: Session, model: Model, rows: Rows, source_head: str) -> None:
         self.session, self.model, self.rows = session, model, rows
-        every = history.list_revisions(session, model)
-        self.untouched = len(every) == 1
-        (self.base,) = [row for row in every if row.kind == "base"]
-        (theirs,) = [row for row in rows[Revision] if row.kind == "base"]
-        # By table, what an id of the bundle is here.
+        revisions = history.list_revisions(session, model)
+        self.has_no_edits = len(revisions) == 1
+        (self.base,) = [row for row in revisions if row.kind == "base"]
+        (source_base,) = [row for row in rows[Revision] if row.kind == "base"]
+        # By table: the new id of each id of the bundle.
         self.ids: dict[type[SQLModel], dict[Any, Any]] = {table: {} for table in rows}
-        self.ids[Revision] = {row.id: row.id for row in rows[Revision]} | {theirs.id: self.base.id}
-        self.tip = self.ids[Revision][tip]
+        self.ids[Revision] = {row.id: row.id for row in rows[Revision]} | {source_base.id: self.base.id}
+        self.source_head = self.ids[Revision][source_head]
         self.added = {table_name(table): 0 for table in _COUNTED}
-        self.there = dict(self.added)
+        self.existing = dict(self.added)
 
-    def run(self) -> Imported:
+    def run(self) -> ImportResult:
         for fact_set in self.rows[FactSet]:
             self._fact_set(fact_set)
         for row in self.rows[Covariance]:
             row.model_id = self.model.id
-            self._unless_there(row, ("layer", "artifact"))
+            self._add_if_new(row, ("layer", "artifact"))
         for row in parents_first(self.rows[Revision]):
             if row.kind != "base":
                 self._revision(row)
-        for row in self.rows[Covariance]:  # after all have their ids
+        for row in self.rows[Covariance]:  # after all have new ids
             self._extends(row)
         for row in self.rows[Trace]:
-            self._measured(row, ("noise", "seed", "samples", "window", "tokens"), TraceResult, AverageEffect)
+            self._add_result(
+                row, ("noise", "seed", "samples", "window", "tokens"), TraceResult, AverageEffect
+            )
         for row in self.rows[Sweep]:
             row.covariances = self._covariances(row.covariances)
             row.trace_id = self.ids[Trace].get(row.trace_id)
-            self._measured(row, ("method", "seed", "trial_count"), SweepTrial)
+            self._add_result(row, ("method", "seed", "trial_count"), SweepTrial)
         for row in self.rows[Evaluation]:
-            self._measured(row, ())
+            self._add_result(row, ())
         for row in self.rows[Passage]:
             row.revisions = [self.ids[Revision][revision] for revision in row.revisions]
-            self._measured(row, ("title", "method"))
-        moved = self.untouched and self.tip != self.model.head
-        if moved:
-            tip = self.session.get_one(Revision, self.tip)
-            history.move_head(self.session, self.model, tip, "import")
-        return Imported(
-            self.model.name, self.tip, self.model.head or self.base.id, moved, self.added, self.there
+            self._add_result(row, ("title", "method"))
+        is_moved = self.has_no_edits and self.source_head != self.model.head
+        if is_moved:
+            head = self.session.get_one(Revision, self.source_head)
+            history.move_head(self.session, self.model, head, "import")
+        return ImportResult(
+            self.model.name,
+            self.source_head,
+            self.model.head or self.base.id,
+            is_moved,
+            self.added,
+            self.existing,
         )
 
     def _count(self, row: SQLModel, *, new: bool) -> None:
-        counts, name = (self.added if new else self.there), table_name(type(row))
+        counts, name = (self.added if new else self.existing), table_name(type(row))
         if name in counts:
             counts[name] += 1
 
@@ -228,8 +235,8 @@ class _Import:
         self.ids[type(row)][old] = row.id
         self._count(row, new=True)
 
-    def _unless_there(self, row: Any, same: tuple[str, ...]) -> bool:
-        """Add a row, unless one of this model that was made at the same moment has the same columns `same`."""
+    def _add_if_new(self, row: Any, same: tuple[str, ...]) -> bool:
+        """Add a row, unless the model has one with the same creation time and the same columns `same`."""
         table = type(row)
         query = select(table).where(table.model_id == self.model.id, table.created == row.created)
         for found in self.session.exec(query).all():
@@ -240,13 +247,13 @@ class _Import:
         self._add(row)
         return True
 
-    def _measured(self, row: Any, same: tuple[str, ...], *children: type[SQLModel]) -> None:
-        """Add what was measured on a revision, with its parts."""
+    def _add_result(self, row: Any, same: tuple[str, ...], *children: type[SQLModel]) -> None:
+        """Add a result of a revision with its child rows."""
         old = row.id
         row.model_id, row.revision = self.model.id, self.ids[Revision][row.revision]
-        if not isinstance(row, Passage):  # which carries its facts itself
+        if not isinstance(row, Passage):  # which contains its facts
             row.fact_set_id = self.ids[FactSet].get(row.fact_set_id)
-        if not self._unless_there(row, ("revision", *same)):
+        if not self._add_if_new(row, ("revision", *same)):
             return
         key = f"{table_name(type(row))}_id"
         for child in children:
@@ -256,7 +263,7 @@ class _Import:
                     self._add(part)
 
     def _fact_set(self, row: FactSet) -> None:
-        """A set of that name with the same facts is taken for it; one with others lets it have another name."""
+        """Reuse a set of that name with the same facts. If its facts differ, add the set under a new name."""
         facts = [fact for fact in self.rows[Fact] if fact.fact_set_id == row.id]
         name, number = row.name, 1
         while found := self.session.exec(select(FactSet).where(FactSet.name == row.name)).one_or_none():
@@ -282,14 +289,14 @@ class _Import:
             same = ("model_id", "parent", "kind", "reverts", "delta", "fingerprint", "requests", "method")
             if any(getattr(found, name) != getattr(row, name) for name in same):
                 raise InputError(
-                    f"Revision {row.id} is in this catalog already, as another one (of another model, or on another "
+                    f"Revision {row.id} is already in this catalog with other content (another model or "
                     "parent): nothing was imported."
                 )
             self._count(row, new=False)
             return
         if row.reverts is not None:
-            way = history.load_path(self.session, row.parent or "")
-            history.check_revert(way, self.session.get_one(Revision, row.reverts))
+            path = history.load_path(self.session, row.parent or "")
+            history.check_revert(path, self.session.get_one(Revision, row.reverts))
         self.session.add(row)
         self.session.flush()
         self._count(row, new=True)
@@ -298,7 +305,7 @@ class _Import:
         return [self.ids[Covariance][id] for id in ids if id in self.ids[Covariance]]
 
     def _extends(self, row: Covariance) -> None:
-        """What a covariance was topped up from has another number here, or is not here."""
+        """Update the id of the covariance that this one extends; it may be missing here."""
         if "extends" in row.origin and row in self.session:
             known = self.ids[Covariance].get(row.origin["extends"])
             row.origin = {"extends": known} if known else {"imported": "a bundle"}

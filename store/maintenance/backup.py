@@ -1,8 +1,8 @@
-"""Copies of a whole catalog: made while jobs go on, verified, added to, and put back.
+"""Backups of a whole catalog: made while jobs run, verified, updated, and restored.
 
-A backup is a folder laid out as a home is: the SQLite file, the artifacts that it names, settings and converted
-weights, and a `backup.json` that tells where and when. The SQLite file is put there last, so a backup that was cut
-off is still the one before it.
+A backup is a folder with the layout of a home: the SQLite file, its artifacts, settings and converted weights, and a
+`backup.json` with the home and the time. The SQLite file is written last: an interrupted update leaves the previous
+backup.
 """
 
 import json
@@ -24,13 +24,13 @@ from ..errors import ArtifactCorrupt, CatalogError, CatalogTooNew, InputError
 from ..home import Home
 from .references import digests_in
 
-NOTE = "backup.json"
+INFO_FILE = "backup.json"
 Report = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
 class BackupResult:
-    """What a backup holds now. `hurt` are artifacts of the catalog that no sound copy was found of."""
+    """The content of a backup. `corrupt` lists artifacts without an intact copy."""
 
     artifacts: int
     bytes: int
@@ -38,130 +38,128 @@ class BackupResult:
 
 
 def backup_database(catalog: Catalog, target: Path) -> None:
-    """A copy of the catalog's file alone (not of the artifacts) while jobs go on. InputError if `target` exists."""
+    """Copy the database without the artifacts, while jobs may run. Raises InputError if `target` exists."""
     if target.exists():
-        raise InputError(f"{target} exists already: give a file that does not.")
-    with _writable(target), plain_errors(catalog.home.catalog):
+        raise InputError(f"{target} exists already: give another name.")
+    with _output_errors(target), plain_errors(catalog.home.catalog):
         copy_database(catalog.home.catalog, target)
     check_database(target)
 
 
 def back_up(catalog: Catalog, folder: Path, report: Report = lambda _done, _total: None) -> BackupResult:
-    """Copy everything into a folder: new, empty, or a backup from before, which is then brought up to date.
+    """Copy everything into a new or empty folder, or update an existing backup. Hashes every artifact of the backup.
 
-    Every artifact in it is hashed again at the end. `report` is told the bytes done and in all.
-
-    Raises:
-        InputError: the folder holds something else, or cannot be written to.
+    Calls `report(bytes done, all bytes)`. Raises InputError if the folder has other content or cannot be written.
     """
     _check_target(folder, catalog.home)
-    with _writable(folder):
+    with _output_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = folder / ".catalog.db"
-        fresh.unlink(missing_ok=True)
-        # Nothing is removed from the artifacts until all are copied that the copy of the database names.
+        partial_db = folder / ".catalog.db"
+        partial_db.unlink(missing_ok=True)
+        # The lock keeps all artifacts until those of the copied database are copied.
         with catalog.artifacts.leases.shared():
             with plain_errors(catalog.home.catalog):
-                copy_database(catalog.home.catalog, fresh)
-            check_database(fresh)
-            made = _copy_artifacts(
-                _needed(fresh), catalog.artifacts, ArtifactStore(folder / "artifacts"), report
+                copy_database(catalog.home.catalog, partial_db)
+            check_database(partial_db)
+            result = _copy_artifacts(
+                _list_referenced(partial_db), catalog.artifacts, ArtifactStore(folder / "artifacts"), report
             )
         _copy_tree(catalog.home.hparams, folder / "hparams")
-        for weights in _weights(fresh, catalog.home):  # not those that a job is converting now
+        for weights in _weights(partial_db, catalog.home):  # without those that a job is converting now
             _copy_tree(weights, folder / "models" / weights.relative_to(catalog.home.models))
         about = {"retcon": __version__, "migration": HEAD, "home": str(catalog.home.root),
-                 "made": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
+                 "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
         write_atomically(
-            folder / NOTE, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"), private=True
+            folder / INFO_FILE, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"), private=True
         )
-        sync_file(fresh)
-        fresh.replace(folder / "catalog.db")
+        sync_file(partial_db)
+        partial_db.replace(folder / "catalog.db")
         sync_folder(folder)
-    return made
+    return result
 
 
 def restore(backup: Path, home: Home, report: Report = lambda _done, _total: None) -> BackupResult:
-    """Put a backup (a folder, or a copy of the SQLite file alone) back as the catalog of a home that has none.
+    """Restore a backup (a folder, or a copy of the database alone) into a home without a catalog.
 
-    All of it is verified before the catalog appears. Converted weights that moved with it are found at their new place.
-
-    Raises:
-        InputError: it is no backup, or the home has a catalog.
-        CatalogError: what it holds is damaged, or was made by a newer program.
+    Verifies all of it first. Updates the paths of converted weights. Raises InputError if it is not a backup or the
+    home has a catalog, CatalogError if it is corrupt or of a newer program.
     """
     if home.catalog.exists():
         raise InputError(
             f"{home.root} has a catalog: move that folder away first, or set RETCON_HOME to another."
         )
-    for left in (home.root / "catalog.db-wal", home.root / "catalog.db-shm"):
-        if left.exists():  # SQLite would write it into the restored file
-            raise InputError(f"{left} is left of another catalog: move it away first; nothing was changed.")
+    for remainder in (home.root / "catalog.db-wal", home.root / "catalog.db-shm"):
+        if remainder.exists():  # SQLite would apply it to the restored file
+            raise InputError(
+                f"{remainder} belongs to another catalog: move it away first. Nothing was changed."
+            )
     source = backup / "catalog.db" if backup.is_dir() else backup
     if not source.is_file():
-        raise InputError(f"{backup} is no backup of a catalog: there is no file {source}.")
+        raise InputError(f"{backup} is not a backup of a catalog: there is no file {source}.")
     home.prepare()
-    fresh = home.root / ".catalog.db"
-    fresh.unlink(missing_ok=True)
-    shutil.copyfile(source, fresh)
-    fresh.chmod(0o600)
+    partial_db = home.root / ".catalog.db"
+    partial_db.unlink(missing_ok=True)
+    shutil.copyfile(source, partial_db)
+    partial_db.chmod(0o600)
     try:
-        check_database(fresh)
-        made = BackupResult(0, 0)
+        check_database(partial_db)
+        result = BackupResult(0, 0)
         if backup.is_dir():
             store = ArtifactStore(home.artifacts)
-            made = _copy_artifacts(_needed(fresh), ArtifactStore(backup / "artifacts"), store, report)
+            result = _copy_artifacts(
+                _list_referenced(partial_db), ArtifactStore(backup / "artifacts"), store, report
+            )
             store.close()
             for part in ("hparams", "models"):
                 _copy_tree(backup / part, home.root / part)
-            _move_weights(fresh, _home_of(backup), home)
-        sync_file(fresh)
-        fresh.replace(home.catalog)
+            _move_weights(partial_db, _home_of(backup), home)
+        sync_file(partial_db)
+        partial_db.replace(home.catalog)
         sync_folder(home.root)
     finally:
-        fresh.unlink(missing_ok=True)
-    return made
+        partial_db.unlink(missing_ok=True)
+    return result
 
 
 def check_database(path: Path) -> None:
-    """Raise CatalogError unless this is a whole catalog of this version or an older one."""
+    """Raise CatalogError unless this is an intact catalog of this or an older version."""
     with plain_errors(path):
         version = read_version(path)
         if version is None:
-            raise CatalogError(f"{path} holds no catalog.")
+            raise CatalogError(f"{path} is not a catalog.")
         if version > HEAD:
             raise CatalogTooNew(
-                f"{path} is at version {version}, this is retcon {__version__}, which knows only up to {HEAD}: "
+                f"{path} has version {version}; this is retcon {__version__}, which supports versions up to {HEAD}: "
                 "install the newer retcon."
             )
         connection = connect(path)
         try:
-            found = [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
-            found += [
+            problems = [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
+            problems += [
                 f"row {row} of {table}" for table, row, *_ in connection.execute("PRAGMA foreign_key_check")
             ]
         finally:
             connection.close()
-    if found:
-        raise CatalogError(f"{path} is damaged ({found[0]}): take another backup.")
+    if problems:
+        raise CatalogError(f"{path} is corrupt ({problems[0]}): use another backup.")
 
 
 def _check_target(folder: Path, home: Home) -> None:
     if folder.resolve() == home.root.resolve() or home.root.resolve() in folder.resolve().parents:
-        raise InputError(f"{folder} lies in the home folder itself: give one on another disk.")
+        raise InputError(f"{folder} is inside the home folder: give one on another disk.")
     if folder.exists() and not folder.is_dir():
         raise InputError(
             f"{folder} is a file: give a folder, or a name that ends in .db for the database alone."
         )
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / NOTE).is_file():
-        # One that was cut off has no note yet, but the copy of the database that comes first.
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / INFO_FILE).is_file():
+        # An interrupted first backup has the copied database, but no info file yet.
         if (folder / ".catalog.db").exists():
             return
-        raise InputError(f"{folder} is not empty and is no backup of retcon's: give a new folder.")
+        raise InputError(f"{folder} is neither empty nor a backup of retcon: give a new folder.")
 
 
-def _needed(database: Path) -> list[str]:
-    """The artifacts that the rows of a copy name, as `needs.find_references` says of an open catalog."""
+def _list_referenced(database: Path) -> list[str]:
+    """The artifacts that the rows of a database reference, as `find_references` of an open catalog."""
     connection = connect(database)
     try:
         named = connection.execute(
@@ -178,26 +176,26 @@ def _copy_artifacts(
     digests: list[str], source: ArtifactStore, target: ArtifactStore, report: Report
 ) -> BackupResult:
     sizes = {digest: source.size(digest) for digest in digests}
-    total, done, hurt = sum(sizes.values()), 0, []
+    total, done, corrupt = sum(sizes.values()), 0, []
     for digest, size in sizes.items():
         report(done, total)
-        # Hashed, not only looked for: an old copy may have rotted too, and is then made anew.
+        # Hash existing copies too: a corrupt one is copied again.
         if target.verify(digest) is not None:
             try:
                 target.put_file(source.path(digest))
             except ArtifactCorrupt:
-                hurt.append(digest)
+                corrupt.append(digest)
             else:
-                if found := target.verify(digest):
-                    raise CatalogError(f"{found.path}, just written, {found.problem}: see that disk.")
+                if problem := target.verify(digest):
+                    raise CatalogError(f"{problem.path}, just written, {problem.problem}: check that disk.")
         done += size
         report(done, total)
     target.close()
-    return BackupResult(len(digests) - len(hurt), total, hurt)
+    return BackupResult(len(digests) - len(corrupt), total, corrupt)
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """Copy the files that are new or changed (by size and time); each is compared by its hash."""
+    """Copy new and changed files (by size and time). Compares each copy by its hash."""
     for path in _files(source):
         copy = target / path.relative_to(source)
         found = path.stat()
@@ -206,7 +204,7 @@ def _copy_tree(source: Path, target: Path) -> None:
             found.st_mtime_ns,
         ):
             continue
-        _private_folders(copy.parent)
+        _make_private(copy.parent)
         partial = copy.with_name(f".{copy.name}.partial")
         shutil.copyfile(path, partial)
         partial.chmod(0o600)
@@ -214,20 +212,20 @@ def _copy_tree(source: Path, target: Path) -> None:
         sync_file(partial)
         if sha256_of(partial) != sha256_of(path):
             raise CatalogError(
-                f"{path} changed while it was copied, or {partial} was not written right: repeat this."
+                f"{path} changed during the copy, or {partial} was written incorrectly: repeat this."
             )
         partial.replace(copy)
         sync_folder(copy.parent)
 
 
-def _private_folders(folder: Path) -> None:
+def _make_private(folder: Path) -> None:
     if not folder.is_dir():
-        _private_folders(folder.parent)
+        _make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _weights(database: Path, home: Home) -> list[Path]:
-    """Where the models of a copy have weights that lie in the home."""
+    """The folders of models' weights that are inside the home."""
     connection = connect(database)
     try:
         paths = [Path(path) for (path,) in connection.execute("SELECT path FROM model")]
@@ -244,13 +242,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _home_of(backup: Path) -> str:
     try:
-        return str(json.loads((backup / NOTE).read_text(encoding="utf-8"))["home"])
+        return str(json.loads((backup / INFO_FILE).read_text(encoding="utf-8"))["home"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{backup / NOTE} does not tell which home the backup is of ({error}).") from error
+        raise InputError(f"{backup / INFO_FILE} does not name the home of the backup ({error}).") from error
 
 
 def _move_weights(database: Path, old: str, home: Home) -> None:
-    """Weights that lay in the old home lie in the new one."""
+    """Update the paths of weights from the old home to the new one."""
     connection = connect(database)
     try:
         before = f"{old}/models/"
@@ -259,17 +257,17 @@ def _move_weights(database: Path, old: str, home: Home) -> None:
             (f"{home.models}/", len(before) + 1, len(before), before),
         )
     except sqlite3.Error as error:
-        raise CatalogError(f"{database} cannot be changed ({error}).") from error
+        raise CatalogError(f"{database} cannot be updated ({error}).") from error
     finally:
         connection.close()
 
 
 @contextmanager
-def _writable(place: Path) -> Iterator[None]:
-    """What the system says about a place that the user named, as an InputError."""
+def _output_errors(place: Path) -> Iterator[None]:
+    """Convert errors of the system about an output path of the user into InputError."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{place} cannot be written ({error.strerror or error}): give another place."
+            f"{place} cannot be written ({error.strerror or error}): give another path."
         ) from error

@@ -1,4 +1,4 @@
-"""Free what nothing needs any more. Nothing that a row names, or that a living process may still name, is touched."""
+"""Garbage collection: delete unreferenced files. Keeps files that a live process may still reference."""
 
 import re
 import shutil
@@ -16,42 +16,39 @@ from ..errors import CatalogError
 from ..states import ENDED_STATES
 from .references import find_references
 
-# How long what nothing names is kept: far longer than from storing a file to committing its row.
+# How long unreferenced files are kept. Storing a file and committing its row takes far less.
 GRACE_SECONDS = 86400.0
 _JOB_FILE = re.compile(r"job-(\d+)\.(log|kept\.jsonl|training\.safetensors)")
 
 
 @dataclass(frozen=True)
 class Unreferenced:
-    """One file or folder that nothing needs. `kind` is artifact, temporary, log, kept, export, weights or hurt."""
+    """An unreferenced file or folder. `kind` is artifact, temporary, log, checkpoint, export, weights or corrupt."""
 
     kind: str
     path: Path
     bytes: int
-    why: str
+    reason: str
 
 
 def collect(catalog: Catalog, *, grace: float = GRACE_SECONDS, delete: bool = False) -> list[Unreferenced]:
-    """What nothing needs, untouched for `grace` seconds; with `delete` what of it was removed.
+    """Unreferenced files that are older than `grace` seconds. With `delete`, deletes them and returns the deleted ones.
 
-    Safe beside running jobs, whatever the grace: see `store.leases`. The jobs whose process is gone must have been
-    marked as interrupted before.
-
-    Raises:
-        CatalogError: somebody reads all artifacts now (a backup).
+    Safe while jobs run, for any grace: see `catalog.leases`. Mark jobs of dead processes as interrupted before. Raises
+    CatalogError if another process reads all artifacts (a backup).
     """
     now = time.time()
-    # Before any row is read: whoever holds no lease now has committed its rows, or stores later than this.
+    # Before rows are read: a process without a lease has committed its rows, or stores files later than this.
     cutoff = catalog.artifacts.leases.cutoff(now, grace)
     if cutoff is None:
-        raise CatalogError("A backup or an export reads the artifacts now: repeat this when it is done.")
+        raise CatalogError("A backup or an export is reading the artifacts: repeat this when it is done.")
     found = [*_artifacts(catalog, cutoff), *_temporary(catalog, cutoff), *_of_jobs(catalog, now - grace)]
-    found += [*_weights(catalog, now - grace), *_hurt(catalog, now - grace)]
+    found += [*_weights(catalog, now - grace), *_quarantined(catalog, now - grace)]
     if not delete:
         return found
-    removed = [one for one in found if _remove(catalog, one, cutoff)]
-    _forget(catalog)
-    return removed
+    deleted = [one for one in found if _remove(catalog, one, cutoff)]
+    _delete_rows(catalog)
+    return deleted
 
 
 def _artifacts(catalog: Catalog, cutoff: float) -> Iterator[Unreferenced]:
@@ -61,38 +58,40 @@ def _artifacts(catalog: Catalog, cutoff: float) -> Iterator[Unreferenced]:
     for digest in digests:
         path = catalog.artifacts.locate(digest)
         if digest not in live and (size := _older(path, cutoff)) is not None:
-            yield Unreferenced("artifact", path, size, "no row names it")
+            yield Unreferenced("artifact", path, size, "no row references it")
 
 
 def _temporary(catalog: Catalog, cutoff: float) -> Iterator[Unreferenced]:
-    """What killed writers left."""
+    """Temporary files of killed writers."""
     for path in (*catalog.artifacts.partial_files(), *catalog.home.backups.glob("*.partial")):
         if (size := _older(path, cutoff)) is not None:
-            yield Unreferenced("temporary", path, size, "its writer is gone")
+            yield Unreferenced("temporary", path, size, "its writer has ended")
 
 
 def _of_jobs(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
-    """Files beside the rows of jobs that are done or were removed, and folders that killed exports left."""
-    files = sorted(catalog.home.logs.iterdir())  # before the rows: a job's row is there before its files
+    """Files of done or removed jobs, and folders of killed exports."""
+    files = sorted(catalog.home.logs.iterdir())  # before the rows: a job's row is older than its files
     with catalog.read() as session:
         jobs = {job.id: job for job in session.exec(select(Job))}
     for path in files:
         match = _JOB_FILE.fullmatch(path.name)
         if match is None or (size := _older(path, before)) is None:
             continue
-        job, kept = jobs.get(int(match[1])), match[2] != "log"
+        job, is_checkpoint = jobs.get(int(match[1])), match[2] != "log"
         if job is None:
-            yield Unreferenced("checkpoint" if kept else "log", path, size, f"job {match[1]} was removed")
-        elif kept and job.state == "done":
+            yield Unreferenced(
+                "checkpoint" if is_checkpoint else "log", path, size, f"job {match[1]} was removed"
+            )
+        elif is_checkpoint and job.state == "done":
             yield Unreferenced("checkpoint", path, size, f"job {job.id} is done")
     exports = [job for job in jobs.values() if job.kind == "export"]
     busy = {job.spec.get("folder") for job in exports if job.state not in ENDED_STATES}
     for folder in sorted({str(job.spec.get("folder")) for job in exports} - busy):
-        yield from _left_by_export(Path(folder), before)
+        yield from _export_folders(Path(folder), before)
 
 
-def _left_by_export(folder: Path, before: float) -> Iterator[Unreferenced]:
-    """An export writes beside its folder, in one that tempfile.mkdtemp names."""
+def _export_folders(folder: Path, before: float) -> Iterator[Unreferenced]:
+    """Temporary folders beside the folder of an export, with the names of tempfile.mkdtemp."""
     aside = re.compile(re.escape(f".{folder.name}-") + r"[a-z0-9_]{8}")
     for path in sorted(folder.parent.iterdir()) if folder.parent.is_dir() else ():
         if (
@@ -101,11 +100,11 @@ def _left_by_export(folder: Path, before: float) -> Iterator[Unreferenced]:
             and not path.is_symlink()
             and _older(path, before) is not None
         ):
-            yield Unreferenced("export", path, _size(path), f"an export to {folder} left it")
+            yield Unreferenced("export", path, _size(path), f"left by an export to {folder}")
 
 
 def _weights(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
-    """Converted weights of models that were never added, or were removed."""
+    """Converted weights that belong to no model of the catalog."""
     folders = sorted(catalog.home.models.iterdir())
     with catalog.read() as session:
         needed = {Path(path) for path in session.exec(select(Model.path))}
@@ -114,11 +113,11 @@ def _weights(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
     for path in folders:
         inside = any(one == path or path in one.parents for one in needed)
         if not inside and path.is_dir() and not path.is_symlink() and _older(path, before) is not None:
-            yield Unreferenced("weights", path, _size(path), "no model of the catalog has them")
+            yield Unreferenced("weights", path, _size(path), "they belong to no model of the catalog")
 
 
-def _hurt(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
-    """Quarantined files of artifacts that are sound again, or that nothing needs."""
+def _quarantined(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
+    """Quarantined files of repaired or unreferenced artifacts."""
     with catalog.read() as session:
         live = set(find_references(session))
     for path in sorted(catalog.home.quarantine.glob("*")):
@@ -126,34 +125,34 @@ def _hurt(catalog: Catalog, before: float) -> Iterator[Unreferenced]:
         size = _older(path, before)
         if size is not None and (digest not in live or catalog.artifacts.locate(digest).exists()):
             yield Unreferenced(
-                "corrupt", path, size, "there is a sound copy" if digest in live else "nothing needs it"
+                "corrupt", path, size, "there is an intact copy" if digest in live else "no row references it"
             )
 
 
-def _remove(catalog: Catalog, loose: Unreferenced, cutoff: float) -> bool:
-    if loose.kind == "artifact":
-        return bool(catalog.artifacts.remove(loose.path.name, cutoff)) or not loose.path.exists()
-    if loose.kind == "weights" and loose.path not in {one.path for one in _weights(catalog, float("inf"))}:
-        return False  # a job that adds a model of that name has begun
-    if loose.path.is_dir():
-        shutil.rmtree(loose.path, ignore_errors=True)
+def _remove(catalog: Catalog, found: Unreferenced, cutoff: float) -> bool:
+    if found.kind == "artifact":
+        return bool(catalog.artifacts.remove(found.path.name, cutoff)) or not found.path.exists()
+    if found.kind == "weights" and found.path not in {one.path for one in _weights(catalog, float("inf"))}:
+        return False  # a job that adds a model of that name has started
+    if found.path.is_dir():
+        shutil.rmtree(found.path, ignore_errors=True)
     else:
-        unlink_older(loose.path, cutoff if loose.kind == "temporary" else float("inf"))
-    return not loose.path.exists()
+        unlink_older(found.path, cutoff if found.kind == "temporary" else float("inf"))
+    return not found.path.exists()
 
 
-def _forget(catalog: Catalog) -> None:
-    """Delete the rows of artifacts that are gone and that nothing names."""
+def _delete_rows(catalog: Catalog) -> None:
+    """Delete the rows of missing, unreferenced artifacts."""
     with catalog.write() as session:
         live = set(find_references(session))
-        there = set(catalog.artifacts.digests())
+        existing = set(catalog.artifacts.digests())
         for row in session.exec(select(Artifact)):
-            if row.sha256 not in live and row.sha256 not in there:
+            if row.sha256 not in live and row.sha256 not in existing:
                 session.delete(row)
 
 
 def _older(path: Path, before: float) -> int | None:
-    """The size of what was last written before a time; None if it is younger or gone."""
+    """The size of a file that was last written before a time; None if it is younger or missing."""
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a catalog holds and whether its file is sound, by plain SQL that changes nothing: for a report of a fault."""
+"""The content and the integrity of a catalog, by plain SQL that only reads: for bug reports."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -6,16 +6,15 @@ from pathlib import Path
 
 from ..catalog.connection import APPLICATION_ID, connect
 
-# Two connections that checkpoint at the same moment may corrupt a WAL before these versions; the second and third
-# are backports (https://sqlite.org/wal.html#walresetbug).
+# Before these versions, two simultaneous checkpoints may corrupt a WAL. The second and third are backports (https://sqlite.org/wal.html#walresetbug).
 _FIXED_FROM = (3, 51, 3)
 _FIXED_IN = {(3, 50): 7, (3, 44): 6}
-_MOST_PROBLEMS = 5
+_MAX_PROBLEMS = 5
 
 
 @dataclass(frozen=True)
 class Health:
-    """Rows by table, jobs by state, and what SQLite finds wrong, in its words."""
+    """Rows by table, jobs by state, and the problems that SQLite reports."""
 
     version: str | None
     size: int
@@ -24,12 +23,8 @@ class Health:
     problems: list[str]
 
 
-def health(path: Path) -> Health:
-    """Look at a catalog's file, which must exist; it is neither created nor migrated.
-
-    Raises:
-        sqlite3.Error: it cannot be read at all.
-    """
+def read_health(path: Path) -> Health:
+    """Check an existing catalog without migrating it. Raises sqlite3.Error if it cannot be read."""
     connection = connect(path)
     try:
         connection.execute("PRAGMA query_only = ON")
@@ -40,7 +35,7 @@ def health(path: Path) -> Health:
                 "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name"
             )
         ]
-        problems = [line for (line,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
+        problems = [line for (line,) in connection.execute(f"PRAGMA quick_check({_MAX_PROBLEMS})")]
         if application != APPLICATION_ID and tables:
             problems.append("this is an SQLite file of another program")
         rows = {

@@ -1,4 +1,4 @@
-"""Which rows need which artifact, and what else stands on it."""
+"""Which rows reference an artifact, and which rows depend on those."""
 
 import json
 
@@ -10,7 +10,7 @@ from ..history import history
 
 
 def find_references(session: Session) -> dict[str, list[str]]:
-    """The digests that rows name, with the rows in words."""
+    """The referenced digests, each with its rows in words."""
     found: dict[str, list[str]] = {}
     names = _names(session)
     for revision, model, delta in session.exec(
@@ -21,7 +21,7 @@ def find_references(session: Session) -> dict[str, list[str]]:
         select(Covariance.id, Covariance.model_id, Covariance.artifact)
     ):
         found.setdefault(artifact, []).append(f"covariance {covariance} of {names.get(model, 'no model')}")
-    # What was asked, or a checkpoint, may name files that the job goes on with; its shape is the job's own business.
+    # The spec and the checkpoint of a job may name artifacts anywhere; each kind of job has its own form.
     for job, spec, checkpoint in session.exec(
         select(Job.id, Job.spec, Job.checkpoint).where(Job.state != "done")
     ):
@@ -31,14 +31,14 @@ def find_references(session: Session) -> dict[str, list[str]]:
 
 
 def digests_in(text: str) -> list[str]:
-    """The artifacts that a job's spec or checkpoint, as JSON, names."""
+    """The digests in the JSON of a job's spec or checkpoint."""
     return SHA256.findall(text)
 
 
 def find_dependents(session: Session, digest: str) -> list[str]:
-    """What cannot be made again without an artifact beside the rows that name it, and what was measured on that.
+    """The rows that depend on the rows of an artifact, in words.
 
-    Without a delta those are later revisions, without a covariance none: an edit that was made with it has its delta.
+    For a delta these are later revisions and their results. An edit does not depend on its covariance: it has a delta.
     """
     found: list[str] = []
     names = _names(session)
@@ -50,15 +50,15 @@ def find_dependents(session: Session, digest: str) -> list[str]:
                 found.append(
                     f"revision {revision.id} of {names.get(revision.model_id, 'no model')}, which builds on {edit.id}"
                 )
-            found += _measured(session, revision.id)
+            found += _results(session, revision.id)
     for covariance in session.exec(select(Covariance.id).where(Covariance.artifact == digest)).all():
         for revision in session.exec(select(Revision)).all():
             if covariance in revision.covariances:
-                found.append(f"revision {revision.id}, which was made with it and keeps its own delta")
+                found.append(f"revision {revision.id}, which was computed with it and has its own delta")
     return list(dict.fromkeys(found))
 
 
-def _measured(session: Session, revision: str) -> list[str]:
+def _results(session: Session, revision: str) -> list[str]:
     tables: tuple[tuple[str, type[Trace | Evaluation | Sweep | Passage]], ...] = (
         ("trace", Trace), ("evaluation", Evaluation), ("sweep", Sweep), ("passage", Passage),
     )  # fmt: skip

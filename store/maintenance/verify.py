@@ -13,29 +13,29 @@ from .references import find_dependents, find_references
 
 @dataclass(frozen=True)
 class Damage:
-    """One artifact that is hurt: who needs it, what stands on that, and what was done about it."""
+    """A corrupt artifact, the rows that reference it, the rows that depend on those, and the repair."""
 
     artifact: CorruptArtifact
     referenced_by: list[str]
     affects: list[str]
-    # Where the hurt file was moved to; None if there was none to move.
+    # The new path of the corrupt file; None if there was no file.
     quarantined: Path | None = None
     is_repaired: bool = False
 
     @property
     def sentence(self) -> str:
-        """All of it for a person."""
-        done = f" It was moved to {self.quarantined}." if self.quarantined else ""
-        whose = (
-            f"It is needed by {', '.join(self.referenced_by)}." if self.referenced_by else "Nothing needs it."
-        )
-        mended = " A sound copy was put in its place." if self.is_repaired else ""
-        return f"Artifact {self.artifact.sha256} at {self.artifact.path} {self.artifact.problem}. {whose}{done}{mended}"
+        """The damage in words."""
+        rows = ", ".join(self.referenced_by)
+        references = f"Referenced by {rows}." if rows else "Not referenced."
+        moved = f" It was moved to {self.quarantined}." if self.quarantined else ""
+        repaired = " It was replaced by an intact copy." if self.is_repaired else ""
+        corrupt = self.artifact
+        return f"Artifact {corrupt.sha256} at {corrupt.path} {corrupt.problem}. {references}{moved}{repaired}"
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found. `database` are sentences about the SQLite file."""
+    """The result of a check. `database` holds sentences about the SQLite file."""
 
     artifacts: int
     bytes: int
@@ -44,7 +44,7 @@ class CheckResult:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong any more that anything needs."""
+        """Whether the database and all referenced artifacts are intact."""
         return not self.database and all(one.is_repaired or not one.referenced_by for one in self.damages)
 
 
@@ -54,20 +54,21 @@ def check(
     *,
     repair_from: ArtifactStore | None = None,
 ) -> CheckResult:
-    """Look at everything, while jobs go on. CorruptArtifact files are moved to the home's quarantine.
+    """Check the database and all artifacts, while jobs may run. Moves corrupt files to the home's quarantine.
 
-    Reads every byte, about 1.3 s a GB of artifacts; `report` is told the bytes done and in all. What `repair_from` (a
-    backup's) holds in a sound copy is put back.
+    Reads every byte, about 1.3 s per GB, and calls `report(bytes done, all bytes)`. Replaces corrupt artifacts by
+    intact copies from `repair_from`, the store of a backup.
     """
     with catalog.read() as session:
         database = _database(session, catalog.home.catalog)
-        needed = find_references(session)
-    sizes = {digest: catalog.artifacts.size(digest) for digest in {*needed, *catalog.artifacts.digests()}}
+        references = find_references(session)
+    sizes = {digest: catalog.artifacts.size(digest) for digest in {*references, *catalog.artifacts.digests()}}
     done, total = 0, sum(sizes.values())
     damages = []
     for digest, size in sorted(sizes.items()):
         report(done, total)
-        if (hurt := catalog.artifacts.verify(digest)) and (damage := _handled(catalog, hurt, repair_from)):
+        corrupt = catalog.artifacts.verify(digest)
+        if corrupt and (damage := _repair(catalog, corrupt, repair_from)):
             damages.append(damage)
         done += size
         report(done, total)
@@ -77,30 +78,32 @@ def check(
 def _database(session: Session, path: Path) -> list[str]:
     connection = session.connection()
     found = [
-        f"The catalog {path} is damaged ({line}): restore a backup."
+        f"The catalog {path} is corrupt ({line}): restore a backup."
         for (line,) in connection.exec_driver_sql("PRAGMA integrity_check").all()
         if line != "ok"
     ]
     for table, row, target, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").all():
-        found.append(f"Row {row} of {table} points at a row of {target} that is not there: restore a backup.")
+        found.append(f"Row {row} of {table} refers to a missing row of {target}: restore a backup.")
     return found
 
 
-def _handled(catalog: Catalog, hurt: CorruptArtifact, repair_from: ArtifactStore | None) -> Damage | None:
-    """The damage, after the hurt file was moved away and, where there is a sound copy, mended."""
-    moved = catalog.artifacts.quarantine(hurt, catalog.home.quarantine) if hurt.seen else None
+def _repair(catalog: Catalog, corrupt: CorruptArtifact, repair_from: ArtifactStore | None) -> Damage | None:
+    """Move the corrupt file away and replace it by an intact copy, if there is one. None if it is no longer damaged."""
+    moved = catalog.artifacts.quarantine(corrupt, catalog.home.quarantine) if corrupt.file_id else None
     with catalog.read() as session:
-        referenced_by = find_references(session).get(hurt.sha256, [])
-    if moved is None and (catalog.artifacts.verify(hurt.sha256) is None or not (referenced_by or hurt.seen)):
-        return None  # a job has stored it again meanwhile, or has removed what it needed no more
-    mended = repair_from is not None and repair_from.verify(hurt.sha256) is None
-    if mended and repair_from is not None:
-        catalog.artifacts.put_file(repair_from.locate(hurt.sha256))
+        referenced_by = find_references(session).get(corrupt.sha256, [])
+    if moved is None and (
+        catalog.artifacts.verify(corrupt.sha256) is None or not (referenced_by or corrupt.file_id)
+    ):
+        return None  # meanwhile a job has stored it again, or removed it
+    is_repaired = repair_from is not None and repair_from.verify(corrupt.sha256) is None
+    if is_repaired and repair_from is not None:
+        catalog.artifacts.put_file(repair_from.locate(corrupt.sha256))
     with catalog.read() as session:
         return Damage(
-            hurt,
-            find_references(session).get(hurt.sha256, []),
-            find_dependents(session, hurt.sha256),
+            corrupt,
+            find_references(session).get(corrupt.sha256, []),
+            find_dependents(session, corrupt.sha256),
             moved,
-            mended,
+            is_repaired,
         )

@@ -200,7 +200,7 @@ def test_a_file_that_was_spoiled_on_the_way_down(online: Online, hub: StandIn, f
     fresh.json("model", "list")
     hub.faults.append(Fault("GET", "/storage/", how="corrupt", times=1))
     said = fresh.refused("model", "add", "me/tower", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
-    assert "is damaged" in said and ".safetensors" in said
+    assert "is corrupt" in said and ".safetensors" in said
     assert made["commit"] in said, "the file is named by its place in the cache"
 
 

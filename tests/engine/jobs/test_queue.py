@@ -54,7 +54,7 @@ def test_jobs_run_by_priority_then_by_age(retcon: Retcon) -> None:
     # A job releases its device a moment before its row is marked as done.
     assert ended[first]["started"] <= ended[fourth]["started"] <= ended[third]["started"]
     assert retcon.job(second)["state"] == "interrupted"
-    assert "has a place in line" in retcon.refused("job", "priority", first, 1)
+    assert "only queued jobs have a priority" in retcon.refused("job", "priority", first, 1)
 
 
 def test_a_paused_job_resumes_from_its_checkpoint(retcon: Retcon) -> None:

@@ -222,7 +222,7 @@ def test_a_file_of_another_program_is_left_alone(home: Home) -> None:
 def test_a_file_that_is_no_database(home: Home, content: bytes) -> None:
     home.prepare()
     home.catalog.write_bytes(content)
-    with pytest.raises(CatalogError, match=r"damaged.*backups"):
+    with pytest.raises(CatalogError, match=r"corrupt.*backups"):
         Catalog.open(home)
 
 
@@ -269,7 +269,7 @@ def test_opening_imports_neither_alembic_nor_torch(catalog: Catalog) -> None:
 
 
 def test_an_unknown_workers_catalog_is_not_migrated(home: Home) -> None:
-    with pytest.raises(CatalogError, match="at version none"):
+    with pytest.raises(CatalogError, match="has version none"):
         Catalog.open(home, migrate=False)
 
 
@@ -291,7 +291,7 @@ def test_a_disk_without_room_for_the_index_is_called_full(
     """SQLite says no more than that the disk failed."""
     failed = sqlite3.OperationalError("disk I/O error")
     failed.sqlite_errorcode = sqlite3.SQLITE_IOERR
-    for free, told in ((0, "is full"), (10**9, "check the disk")):
+    for free, told in ((0, "is full"), (10**9, "check its disk")):
         usage = shutil.disk_usage(tmp_path)._replace(free=free)
         monkeypatch.setattr(shutil, "disk_usage", lambda _path, usage=usage: usage)
         with pytest.raises(CatalogError, match=told), plain_errors(tmp_path / "catalog.db"):

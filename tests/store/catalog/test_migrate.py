@@ -226,7 +226,7 @@ def test_a_newer_catalog_is_refused_in_one_sentence(populated: Home, tmp_path: P
 
 def test_a_worker_refuses_an_older_catalog(populated: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "HEAD", "0002")
-    with pytest.raises(CatalogError, match="at version 0001, this program needs 0002"):
+    with pytest.raises(CatalogError, match="has version 0001, this program needs 0002"):
         Catalog.open(populated, migrate=False)
 
 

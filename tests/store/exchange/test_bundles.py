@@ -97,7 +97,7 @@ def test_the_same_history_in_another_catalog(
     with target.write() as session:  # so that numbers differ
         session.add(FactSet(name="other", source="", format="plain"))
     made = bundles.import_history(target, bundle)
-    assert (made.model, made.tip, made.head_moved) == ("tiny", REVERT, True)
+    assert (made.model, made.source_head, made.head_moved) == ("tiny", REVERT, True)
     assert made.added == {
         "revision": 4, "covariance": 2, "trace": 1, "sweep": 1, "evaluation": 1, "passage": 1, "fact_set": 1,
     }  # fmt: skip
@@ -174,7 +174,7 @@ def test_twice_adds_nothing(bundle: Path, catalogs: Callable[..., Catalog]) -> N
     before = counts(target)
     again = bundles.import_history(target, bundle)
     assert counts(target) == before
-    assert (set(again.added.values()), again.there, again.head_moved) == ({0}, first.added, False)
+    assert (set(again.added.values()), again.existing, again.head_moved) == ({0}, first.added, False)
 
 
 def test_where_it_came_from_it_is_there_already(source: Catalog, bundle: Path) -> None:
@@ -200,7 +200,7 @@ def test_there_and_back_with_what_was_made_there(
     made = bundles.import_history(source, tmp_path / "back")
     assert made.model == "tiny" and {name: n for name, n in made.added.items() if n} == {"revision": 1}
     # Work goes on here: the head stays where its user has it.
-    assert (made.head_moved, made.tip, made.head) == (False, "ccccccccc5", REVERT)
+    assert (made.head_moved, made.source_head, made.head) == (False, "ccccccccc5", REVERT)
     with source.read() as session:
         assert history.find_model(session, "tiny").head == REVERT
         assert [one.id for one in history.load_path(session, "ccccccccc5")][1:] == [
@@ -215,7 +215,7 @@ def test_a_set_of_that_name_with_other_facts_stays(bundle: Path, catalogs: Calla
     bundles.import_history(target, bundle)
     assert [one.name for one in all_of(target, FactSet)] == ["known", "known-2"]
     assert all_of(target, Trace)[0].fact_set_id == 2
-    assert bundles.import_history(target, bundle).there["fact_set"] == 1
+    assert bundles.import_history(target, bundle).existing["fact_set"] == 1
 
 
 def test_without_covariances(source: Catalog, catalogs: Callable[..., Catalog], tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_several_with_that_base(bundle: Path, catalogs: Callable[..., Catalog]) 
         bundles.import_history(target, bundle)
     assert bundles.import_history(target, bundle, "two").model == "two"
     # The ids are there now, of the other model.
-    with pytest.raises(InputError, match="in this catalog already"):
+    with pytest.raises(InputError, match="already in this catalog"):
         bundles.import_history(target, bundle, "one")
 
 
@@ -258,7 +258,7 @@ def test_a_revision_of_that_id_that_is_another(bundle: Path, catalogs: Callable[
         mine = Revision(id=EDITS[1], model_id=1, parent=found.head, kind="edit", fingerprint="f" * 64)
         history.commit_revision(session, found, mine, "edit")
     before = counts(target)
-    with pytest.raises(InputError, match=f"Revision {EDITS[1]} is in this catalog already"):
+    with pytest.raises(InputError, match=f"Revision {EDITS[1]} is already in this catalog"):
         bundles.import_history(target, bundle)
     assert counts(target) == before
 

@@ -197,9 +197,9 @@ def test_where_none_can_be(catalog: Catalog, delta: str, tmp_path: Path) -> None
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
     for target, why in (
-        (tmp_path / "mine", "not empty"),
+        (tmp_path / "mine", "neither empty nor"),
         (tmp_path / "file", "is a file"),
-        (catalog.home.backups / "here", "home folder itself"),
+        (catalog.home.backups / "here", "inside the home folder"),
         (tmp_path / "file" / "below", "cannot be written"),
     ):
         with pytest.raises(InputError, match=why):
@@ -238,7 +238,7 @@ def test_a_bad_backup(catalog: Catalog, delta: str, tmp_path: Path, damage: str)
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.close()
     elif damage == "no note":
-        (copy / backups.NOTE).write_text(json.dumps([1]))
+        (copy / backups.INFO_FILE).write_text(json.dumps([1]))
     else:
         (copy / "artifacts" / delta[:2] / delta).write_bytes(b"changed")
     if damage == "an artifact":
@@ -259,7 +259,7 @@ def test_a_home_that_has_a_catalog_keeps_it(catalog: Catalog, delta: str, tmp_pa
     catalog.close()
     catalog.home.catalog.rename(tmp_path / "away.db")
     (catalog.home.root / "catalog.db-wal").write_bytes(b"of the other one")
-    with pytest.raises(InputError, match="left of another catalog"):
+    with pytest.raises(InputError, match="belongs to another catalog"):
         backups.restore(tmp_path / "copy", catalog.home)
-    with pytest.raises(InputError, match="is no backup"):
+    with pytest.raises(InputError, match="is not a backup"):
         backups.restore(tmp_path / "nowhere", Home(tmp_path / "new"))

@@ -90,7 +90,7 @@ def test_a_hurt_covariance(catalog: Catalog, digests: dict[str, str]) -> None:
     hurt(catalog, digests["covariance"])
     (damage,) = verify.check(catalog).damages
     assert damage.referenced_by == ["covariance 1 of tiny"]
-    assert damage.affects == ["revision aaaa, which was made with it and keeps its own delta"]
+    assert damage.affects == ["revision aaaa, which was computed with it and has its own delta"]
 
 
 def test_a_hurt_checkpoint(catalog: Catalog, digests: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ def test_what_nothing_needs_is_taken_away_and_is_no_failure(
 ) -> None:
     path = hurt(catalog, catalog.artifacts.put_bytes(b"nobody's").sha256)
     checked = verify.check(catalog)
-    assert checked.is_sound and "Nothing needs it" in checked.damages[0].sentence
+    assert checked.is_sound and "Not referenced" in checked.damages[0].sentence
     assert not path.exists()
 
 
@@ -144,7 +144,7 @@ def test_a_broken_key(catalog: Catalog, digests: dict[str, str]) -> None:
     connection.close()
     checked = verify.check(catalog)
     assert not checked.is_sound
-    assert "of revision points at a row of artifact" in checked.database[0]
+    assert "of revision refers to a missing row of artifact" in checked.database[0]
 
 
 def test_what_a_job_removes_meanwhile_is_no_damage(

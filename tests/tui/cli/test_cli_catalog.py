@@ -204,7 +204,7 @@ def test_backup_refuses_unsuitable_targets(here: Retcon, tmp_path: Path, place: 
         target.mkdir()
         (target / "mine").write_text("x")
     assert str(target) in here.refused("catalog", "backup", target)
-    assert "no backup" in Retcon(tmp_path / "new").refused("catalog", "restore", tmp_path / "nowhere")
+    assert "not a backup" in Retcon(tmp_path / "new").refused("catalog", "restore", tmp_path / "nowhere")
 
 
 def test_gc_lists_and_deletes_unreferenced_files(here: Retcon) -> None:
@@ -292,7 +292,7 @@ def test_history_is_exported_and_imported(here: Retcon, elsewhere: Retcon, tmp_p
     taken = elsewhere.json("catalog", "import", bundle)
     theirs, ours = history(elsewhere, "mine"), history(here)
     assert taken["model"] == "mine" and taken["verified"] and taken["head_moved"]
-    assert theirs["head"] == ours["head"] == taken["tip"]
+    assert theirs["head"] == ours["head"] == taken["source_head"]
     fields = ("id", "fingerprint", "delta", "requests", "method", "hparams", "seed", "message")
     for mine, yours in zip(theirs["revisions"][1:], ours["revisions"][1:], strict=True):
         assert {name: mine[name] for name in fields} == {name: yours[name] for name in fields}
@@ -315,10 +315,10 @@ def test_import_refuses_unsuitable_bundles(
     fresh("model", "list")
     assert "retcon model add" in fresh.refused("catalog", "import", bundle)
     assert "no model 'other'" in elsewhere.refused("catalog", "import", bundle, "--into", "other")
-    assert "is no file" in elsewhere.refused("catalog", "import", tmp_path / "nowhere")
+    assert "is not a file" in elsewhere.refused("catalog", "import", tmp_path / "nowhere")
     data = bundle.read_bytes()
     bundle.write_bytes(data[: len(data) // 2])
-    assert "no whole bundle" in elsewhere.refused("catalog", "import", bundle)
+    assert "not a complete bundle" in elsewhere.refused("catalog", "import", bundle)
     bundle.write_bytes(data.replace(b"artifacts/", b"../../../x/"[:10]))
     assert "do not trust it" in elsewhere.refused("catalog", "import", bundle)
     assert not list(tmp_path.parent.glob("x*"))

@@ -130,6 +130,6 @@ def test_health_does_not_change_the_file(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
     before = file.read_bytes()
-    found = health.health(file)
+    found = health.read_health(file)
     assert found.problems == ["this is an SQLite file of another program"] and found.rows == {"theirs": 0}
     assert file.read_bytes() == before

@@ -113,4 +113,4 @@ def test_a_read_only_home_is_refused_in_one_sentence(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(opening, "connect", read_only)
     told = retcon.say("model", "list")
-    assert told.code == 1 and "cannot be opened to write" in told.sentence
+    assert told.code == 1 and "cannot be opened for writing" in told.sentence

@@ -46,8 +46,8 @@ def check(backup: Path | None, as_json: bool) -> None:
     Moves corrupt files to the quarantine folder of the home, so that no job uses them, and lists the rows that refer to
     them.
     """
-    if backup is not None and not (backup / backups.NOTE).is_file():
-        raise InputError(f"{backup} is not a backup of a catalog: it contains no {backups.NOTE}.")
+    if backup is not None and not (backup / backups.INFO_FILE).is_file():
+        raise InputError(f"{backup} is not a backup of a catalog: it contains no {backups.INFO_FILE}.")
     store = None if backup is None else ArtifactStore(backup / "artifacts")
     checked = with_progress(
         "hashing artifacts", lambda show: check_all(open_catalog(), show, repair_from=store)
@@ -177,8 +177,8 @@ def gc(delete: bool, grace: float, as_json: bool) -> None:
         print_json({"deleted": delete, "bytes": total, "files": [_file_record(one) for one in files]})
         return
     print_table(
-        ("kind", "size", "path", "why"),
-        ((one.kind, format_size(one.bytes), _relative_path(opened, one), one.why) for one in files),
+        ("kind", "size", "path", "reason"),
+        ((one.kind, format_size(one.bytes), _relative_path(opened, one), one.reason) for one in files),
         "No unreferenced files.",
         cut="path",
     )
@@ -192,7 +192,7 @@ def gc(delete: bool, grace: float, as_json: bool) -> None:
 
 
 def _file_record(file: Unreferenced) -> dict[str, Any]:
-    return {"kind": file.kind, "path": str(file.path), "bytes": file.bytes, "why": file.why}
+    return {"kind": file.kind, "path": str(file.path), "bytes": file.bytes, "reason": file.reason}
 
 
 def _relative_path(opened: Catalog, file: Unreferenced) -> str:
@@ -241,23 +241,25 @@ def import_(file: Path, into: str | None, no_verify: bool, device: str | None, a
     """
     opened = open_catalog()
     result = with_progress("verifying", lambda show: bundles.import_history(opened, file, into, show))
-    existing = {name: count for name, count in result.there.items() if count}
+    existing = {name: count for name, count in result.existing.items() if count}
     narrate(f"Added to {result.model}: {_counts(result.added)}.")
     if existing:
         narrate(f"Existed already: {_counts(existing)}.")
-    if result.head == result.tip:
-        narrate(f"The head of {result.model} is {result.tip}.")
+    if result.head == result.source_head:
+        narrate(f"The head of {result.model} is {result.source_head}.")
     else:
         narrate(
-            f"The head of {result.model} is still {result.head}; the imported head is {result.tip}. "
-            f"Move to it: retcon rollback {result.model} {result.tip}"
+            f"The head of {result.model} is still {result.head}; the imported head is {result.source_head}. "
+            f"Move to it: retcon rollback {result.model} {result.source_head}"
         )
     record = asdict(result) | {"verified": False}
     if not no_verify:
-        job = follow(opened, submit(opened, VerifySpec(model=result.model, revision=result.tip), device))
+        job = follow(
+            opened, submit(opened, VerifySpec(model=result.model, revision=result.source_head), device)
+        )
         record["verified"] = True
         narrate(
-            f"Verified {result.tip}: all {job.result['tensors']} tensors have the hashes of the exported model."
+            f"Verified {result.source_head}: all {job.result['tensors']} tensors have the hashes of the exported model."
         )
     if as_json:
         print_json(record)

@@ -17,7 +17,7 @@ from ....store.catalog.connection import HEAD
 from ....store.errors import CatalogError, InputError
 from ....store.home import Home, filesystem, network_filesystem
 from ....store.home import home as user_home
-from ....store.maintenance.health import Health, health, wal_is_safe
+from ....store.maintenance.health import Health, read_health, wal_is_safe
 from ...hub_token import token_is_set
 from ...presentation.format import format_size
 from ...presentation.text import sanitize
@@ -95,7 +95,7 @@ def _open(home: Home) -> str | None:
 
 def _health(home: Home) -> Health | None:
     try:
-        return health(home.catalog)
+        return read_health(home.catalog)
     except (OSError, sqlite3.Error):
         return None  # _open has returned the error
 

@@ -40,7 +40,7 @@ async def test_serves_the_app_to_a_browser(port: int) -> None:
             except aiohttp.ClientError:
                 await asyncio.sleep(0.1)
         else:
-            raise AssertionError("nobody ever answered")
+            raise AssertionError("the server never answered")
         assert "retcon" in page
         seen = b""
         async with session.ws_connect(f"ws://127.0.0.1:{port}/ws?width=100&height=30") as socket:

@@ -110,7 +110,7 @@ def test_compares_two_revisions_side_by_side(template_home: Path, tmp_path: Path
     with Tmux(home, tmp_path, "ui", "edits") as terminal:
         terminal.until("◆")
         terminal.press("j", "=")
-        terminal.until("Ask both: tiny")
+        terminal.until("Compare revisions of tiny")
         terminal.until("The Eiffel Tower is located")
         terminal.press("Enter")
         terminal.until("✓ answered in")
@@ -118,6 +118,6 @@ def test_compares_two_revisions_side_by_side(template_home: Path, tmp_path: Path
         terminal.press("Space", "x", "Enter")
         terminal.until("' x' --against")
         terminal.press("Escape")
-        terminal.until_gone("Ask both")
+        terminal.until_gone("Compare revisions of")
         terminal.press("q")
         terminal.until("left with 0")

@@ -135,11 +135,11 @@ def test_unknown_covariance_is_refused(refused: Callable[..., str]) -> None:
     ("name", "text", "says"),
     [
         ("texts.jsonl", '{"txt": "a"}\n', "no column 'text'"),
-        ("texts.jsonl", '{"text": "a"\n', "cannot be read"),
+        ("texts.jsonl", '{"text": "a"\n', "cannot read"),
         ("texts.txt", "\n\n", "no text"),
-        ("texts.pdf", "%PDF", "no text file that retcon reads"),
-        ("texts.parquet", "PAR1", "cannot be read"),
-        ("nowhere.jsonl", None, "no text file"),
+        ("texts.pdf", "%PDF", "is not a supported text file"),
+        ("texts.parquet", "PAR1", "cannot read"),
+        ("nowhere.jsonl", None, "does not exist"),
     ],
 )
 def test_invalid_texts_are_refused(

@@ -149,7 +149,9 @@ def test_wrong_options_are_refused(story: Story) -> None:
 
 def test_job_refuses_wrong_input(story: Story, tmp_path: Path) -> None:
     retcon = Retcon(story.retcon.home).copy(tmp_path / "home").process
-    assert "no text file ./none.txt" in retcon.refused("eval", "run", "tiny", "--texts", "./none.txt")
+    assert "the text file ./none.txt does not exist" in retcon.refused(
+        "eval", "run", "tiny", "--texts", "./none.txt"
+    )
     assert "has no edits whose requests" in retcon.refused("eval", "run", "tiny@base")
 
 

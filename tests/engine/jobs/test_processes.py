@@ -96,7 +96,7 @@ def test_ctrl_c_detaches(retcon: Retcon) -> None:
     out, err = command.communicate(timeout=60)
     os.kill(job["pid"], signal.SIGCONT)
     assert (command.returncode, out) == (130, "")
-    assert f"Let go of job {job['id']}, which goes on." in err.splitlines()[-1]
+    assert f"Detached from job {job['id']}. It is still running." in err.splitlines()[-1]
     assert "Traceback" not in err
     assert retcon.wait_for(job["id"], "done", "failed", "interrupted")["state"] == "done"
 

@@ -90,7 +90,7 @@ def test_files_of_a_home_are_private(worked: Path) -> None:
 
 
 def test_check_finds_and_repairs_a_corrupt_artifact(here: Retcon, tmp_path: Path) -> None:
-    assert here("catalog", "check").startswith("Sound: ")
+    assert here("catalog", "check").startswith("No corruption in ")
     found = here.json("catalog", "check")
     assert (found["sound"], found["corrupt"], found["database"]) == (True, [], [])
     assert found["bytes"] == sum(
@@ -129,7 +129,7 @@ def test_check_shows_progress_on_a_terminal(here: Retcon) -> None:
     while b"left" not in drawn:
         drawn += os.read(controller, 1000)
     assert b"hashing artifacts:" in drawn and b"500.0 MB" in drawn
-    assert running.communicate()[0].startswith("Sound")
+    assert running.communicate()[0].startswith("No corruption")
     os.close(controller)
 
 
@@ -227,7 +227,7 @@ def test_gc_lists_and_deletes_unreferenced_files(here: Retcon) -> None:
     found = here.json("catalog", "gc", "--grace", 0, "--delete")
     assert found["deleted"] is True and len(found["files"]) == 2
     assert not artifact(here, loose).exists()
-    assert here("catalog", "gc", "--grace", 0) == "Nothing to free.\n"
+    assert here("catalog", "gc", "--grace", 0) == "No unreferenced files.\n"
     assert here.json("catalog", "check")["sound"]
     assert here.json("rollback", "tiny", "head")["verified"]
     assert here.say("catalog", "gc", "--grace", "-1").code == 2

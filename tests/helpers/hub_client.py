@@ -1,4 +1,4 @@
-"""The real huggingface_hub in the test's own process, pointed at a stand-in, and the job that uses it."""
+"""The real huggingface_hub in the test's process, connected to a stand-in, and jobs that use it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,25 +12,25 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.history import history
 from retcon.tests.helpers.hub_stand_in import StandIn
 
-# What the tiny model is asked, and what its edits are about.
+# The prompt and the subject of the tiny model's edits.
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"
 
 
 @dataclass
 class Client:
-    """Which stand-in it talks to."""
+    """The stand-in that the client is connected to."""
 
     hub: StandIn
 
     def use(self, hub: StandIn) -> None:
         self.hub = hub
-        # Both are made from HF_ENDPOINT when the library is imported.
+        # The library computes both from HF_ENDPOINT at import.
         constants.ENDPOINT = hub.url
         constants.HUGGINGFACE_CO_URL_TEMPLATE = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
 
 
 def spec_of(catalog: Catalog, revision: str, what: str, repo: str = "tower", **more: Any) -> PublishSpec:
-    """What publishes a revision of the tiny model, in small shards."""
+    """A spec that publishes a revision of the tiny model, in small shards."""
     with catalog.read() as session:
         found = history.find_revision(session, history.find_model(session, "tiny"), revision)
     return PublishSpec("tiny", repo, found.id, what, shard_size=40_000, **more)

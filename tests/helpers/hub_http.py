@@ -1,4 +1,4 @@
-"""The endpoints of the stand-in for the Hub, as huggingface_hub was seen to use them."""
+"""The endpoints of the stand-in hub that huggingface_hub uses."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from retcon.tests.helpers.hub_state import PART_BYTES, TOKEN, Commit, Entry, Repo, git_oid
+from retcon.tests.helpers.hub_state import PART_BYTES, ROUTES, TOKEN, Commit, Entry, Repo, git_oid
 
 if TYPE_CHECKING:
     from retcon.tests.helpers.hub_stand_in import StandIn
@@ -17,36 +17,8 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 
 
-def handler_of(hub: "StandIn") -> type[BaseHTTPRequestHandler]:
+def build_handler(hub: "StandIn") -> type[BaseHTTPRequestHandler]:
     return type("Handler", (_Handler,), {"hub": hub})
-
-
-ROUTES: list[tuple[str, re.Pattern[str], str]] = [
-    (method, re.compile(pattern), name)
-    for method, pattern, name in (
-        ("GET", r"/api/whoami-v2", "whoami"),
-        ("POST", r"/api/repos/create", "create"),
-        ("DELETE", r"/api/repos/delete", "delete"),
-        ("POST", r"/api/validate-yaml", "validate"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<rev>[^/]+)", "preupload"),
-        ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
-        ("PUT", r"/storage/(?P<oid>[0-9a-f]{64})(?:/(?P<part>\d+))?", "put"),
-        ("POST", r"/storage/(?P<oid>[0-9a-f]{64})/complete", "complete"),
-        ("POST", r"/storage/(?P<oid>[0-9a-f]{64})/verify", "verify"),
-        ("GET", r"/storage/(?P<oid>[0-9a-f]{64})", "get"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<rev>[^/]+)", "commit"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<rev>[^/]+)", "tag"),
-        ("DELETE", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<rev>[^/]+)", "untag"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/commits/(?P<rev>[^/]+)", "commits"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<rev>[^/]+)", "tree"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/paths-info/(?P<rev>[^/]+)", "paths"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/xet-(?:write|read)-token/(?P<rev>[^/]+)", "xet_token"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<rev>[^/]+))?", "info"),
-        ("HEAD", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
-        ("GET", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
-    )
-]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -57,7 +29,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def handle(self) -> None:
-        # A client that is killed is what some tests are about.
+        # Some tests kill the client.
         try:
             super().handle()
         except (ConnectionError, BrokenPipeError):
@@ -311,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
             return {"type": "file", "path": path, "oid": git_oid(data), "size": len(data)}
         size, oid = self._size(entry.lfs), entry.lfs
         if self.hub.xet is None:
-            # Like the live Hub, which hashes what it was sent.
+            # Like the live Hub, which hashes the received bytes.
             oid = hashlib.sha256(self.hub.blobs[entry.lfs]).hexdigest()
         lfs = {"oid": oid, "size": size, "pointerSize": 134}
         return {"type": "file", "path": path, "oid": git_oid(oid.encode()), "size": size, "lfs": lfs}

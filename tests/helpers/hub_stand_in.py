@@ -1,12 +1,11 @@
-"""A stand-in for the Hub on the loopback: the endpoints that huggingface_hub was seen to use, over a real socket.
+"""A stand-in for the Hub on the loopback, with the endpoints that huggingface_hub uses, over a real socket.
 
-It proves how retcon uses the client: what is sent, in which order, how often, and what becomes of a failure. It does
-not prove anything about the live Hub. Blobs that were stored, commits and refs live in memory, so a client that
-is killed finds what it had sent before. Uploads go as LFS `basic` or `multipart`, or through hf_xet's own
-`local://` store.
+It tests how retcon uses the client: the requests, their order and number, and the handling of failures. It tests
+nothing about the live Hub. Blobs, commits and refs are in memory, so a client that was killed finds its earlier
+uploads. Uploads use LFS `basic` or `multipart`, or hf_xet's `local://` store.
 
-Bytes go to and come from 127.0.0.1 while the API answers on localhost: like the live Hub's storage, it is another
-host, and must not be shown the token (it counts how often it was).
+The API is at localhost and the storage at 127.0.0.1. Like the storage of the live Hub it is another host, so the
+client must not send it the token; the stand-in counts the requests with a token.
 """
 
 import threading
@@ -16,16 +15,16 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from retcon.tests.helpers.hub_http import handler_of
+from retcon.tests.helpers.hub_http import build_handler
 from retcon.tests.helpers.hub_state import HubState
 
 
 class StandIn(HubState):
-    """The running server; `url` is what HF_ENDPOINT must be."""
+    """The running server. `url` is the value for HF_ENDPOINT."""
 
     def __init__(self, transfer: str = "basic", xet: Path | None = None, role: str = "write") -> None:
         super().__init__(transfer, xet, role)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), build_handler(self))
         self.server.daemon_threads = True
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
         self.thread.start()

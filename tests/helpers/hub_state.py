@@ -1,6 +1,7 @@
-"""What a stand-in for the Hub keeps: repos with their commits and refs, blobs, and the faults that it is to have."""
+"""The state of a stand-in hub: endpoints, repos with commits and refs, blobs, and planned faults."""
 
 import hashlib
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,6 +9,33 @@ from pathlib import Path
 
 TOKEN = "hf_marked" + "0123456789abcdef"
 PART_BYTES = 1_000_000
+# Method, path and handler of each endpoint that huggingface_hub uses.
+ROUTES: list[tuple[str, re.Pattern[str], str]] = [
+    (method, re.compile(pattern), name)
+    for method, pattern, name in (
+        ("GET", r"/api/whoami-v2", "whoami"),
+        ("POST", r"/api/repos/create", "create"),
+        ("DELETE", r"/api/repos/delete", "delete"),
+        ("POST", r"/api/validate-yaml", "validate"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<rev>[^/]+)", "preupload"),
+        ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
+        ("PUT", r"/storage/(?P<oid>[0-9a-f]{64})(?:/(?P<part>\d+))?", "put"),
+        ("POST", r"/storage/(?P<oid>[0-9a-f]{64})/complete", "complete"),
+        ("POST", r"/storage/(?P<oid>[0-9a-f]{64})/verify", "verify"),
+        ("GET", r"/storage/(?P<oid>[0-9a-f]{64})", "get"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<rev>[^/]+)", "commit"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<rev>[^/]+)", "tag"),
+        ("DELETE", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<rev>[^/]+)", "untag"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/commits/(?P<rev>[^/]+)", "commits"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<rev>[^/]+)", "tree"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/paths-info/(?P<rev>[^/]+)", "paths"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/xet-(?:write|read)-token/(?P<rev>[^/]+)", "xet_token"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<rev>[^/]+))?", "info"),
+        ("HEAD", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
+        ("GET", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
+    )
+]
 
 
 def git_oid(data: bytes) -> str:
@@ -16,7 +44,7 @@ def git_oid(data: bytes) -> str:
 
 @dataclass
 class Entry:
-    """A file of a commit: its bytes, or the LFS object that it points at."""
+    """A file of a commit: its bytes, or the id of its LFS object."""
 
     data: bytes | None = None
     lfs: str | None = None
@@ -57,11 +85,10 @@ class Repo:
 
 @dataclass
 class Fault:
-    """The next `times` requests of a method whose path holds `on` fail: with a status, or as `how` says.
+    """The next `times` requests of a method whose path contains `on` fail, with a status or in the way `how`.
 
-    `how`: "cut" closes the connection after a part of the body was read, "lost" does the work and closes it without an
-    answer, "etag" stores and names no part, "corrupt" stores other bytes, "slow" waits a second, "race" lets somebody
-    else commit first.
+    "cut" closes the connection after reading part of the body, "lost" does the work and closes it without a response,
+    "etag" omits the ETag, "corrupt" stores other bytes, "slow" waits a second, "race" adds another commit first.
     """
 
     method: str
@@ -70,17 +97,17 @@ class Fault:
     how: str = ""
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
-    # Only with the body at least so long.
+    # Only requests with at least this many bytes fail.
     least: int = 0
 
 
 class HubState:
-    """What the stand-in has, has seen, and is to fail at."""
+    """The repos and blobs of the stand-in, the requests so far, and the planned faults."""
 
     def __init__(self, transfer: str = "basic", xet: Path | None = None, role: str = "write") -> None:
         self.transfer, self.xet, self.role = transfer, xet, role
-        self.bytes_per_second: float | None = None  # of each upload; None is as fast as it goes
-        # Of LFS objects that went through xet: their name there, and their size, which this server never sees.
+        self.bytes_per_second: float | None = None  # of each upload; None for no limit
+        # Xet name and size of LFS objects that were uploaded through xet, which this server does not receive.
         self.xet_names: dict[str, tuple[str, int]] = {}
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
@@ -93,7 +120,7 @@ class HubState:
         self.lock = threading.RLock()
 
     def fault(self, method: str, path: str, length: int) -> Fault | None:
-        """The fault that this request runs into, counted off."""
+        """The next fault that applies to a request. Each is used `times` times."""
         with self.lock:
             for one in self.faults:
                 if one.times and one.method == method and one.on in path and length >= one.least:

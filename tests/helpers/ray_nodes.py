@@ -1,7 +1,7 @@
-"""A Ray of some nodes of one CPU each, all on this machine: `python ray_nodes.py NUMBER`, a process of its own.
+"""A Ray with several nodes of one CPU each on this machine, in a separate process: `python ray_nodes.py NUMBER`.
 
-It tells its address, and its nodes' names and raylets' pids, as a line of JSON, takes away the node whose name it
-reads, and ends when there is nothing more to read. The first node can not be taken away.
+It prints its address, and the names and raylet pids of its nodes, as a line of JSON. It removes each node whose name it
+reads from stdin, and ends at the end of stdin. The first node cannot be removed.
 """
 
 import json
@@ -17,27 +17,27 @@ import psutil
 
 
 class Nodes:
-    """Such a Ray, from the side of who started it."""
+    """The Ray, from the process that started it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
-        self.on, self._raylets = f"ray:{told['address']}", dict(told["raylets"])
+        info = json.loads(process.stdout.readline())
+        self.on, self._raylets = f"ray:{info['address']}", dict(info["raylets"])
 
     @property
     def names(self) -> list[str]:
-        """What a job calls the nodes that are left."""
+        """The remaining nodes, by their name in a job's row."""
         return list(self._raylets)
 
     def worker(self, name: str) -> psutil.Process:
-        """The process on a node that holds the model."""
+        """The worker process on a node."""
         children = psutil.Process(self._raylets[name]).children()
         [worker] = [child for child in children if "ray::Worker" in " ".join(child.cmdline())]
         return worker
 
     def remove(self, name: str) -> None:
-        """Take a node away as a power cut does; returns when it is gone."""
+        """Remove a node as a power cut does. Returns when it is removed."""
         assert self._process.stdin is not None and self._process.stdout is not None
         worker = self.worker(name)
         self._process.stdin.write(f"{name}\n")
@@ -49,14 +49,14 @@ class Nodes:
 
 @contextmanager
 def ray_nodes(number: int) -> Iterator[Nodes]:
-    """Some nodes as long as the context lasts."""
-    # Not in pytest's folder, whose path is too long for Ray's sockets.
+    """Start nodes for a `with` block."""
+    # The path of pytest's folder is too long for Ray's sockets.
     with tempfile.TemporaryDirectory(prefix="retcon-") as folder:
         Path(folder, "ray").mkdir()
         settings = {
             "RAY_TMPDIR": folder,
             "RAY_USAGE_STATS_ENABLED": "0",
-            # So that it binds to 127.0.0.1, as a job looks for it there.
+            # Binds to 127.0.0.1, where a job connects.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "OMP_NUM_THREADS": "1",
         }
@@ -76,8 +76,8 @@ def ray_nodes(number: int) -> Iterator[Nodes]:
 
 
 def main(number: int) -> None:
-    """The process itself. What Ray prints goes to stderr: stdout is for what is told."""
-    told = os.fdopen(os.dup(1), "w")
+    """The process of the nodes. Ray's output goes to stderr, since the test reads stdout."""
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     from ray.cluster_utils import Cluster
 
@@ -85,10 +85,10 @@ def main(number: int) -> None:
     settings = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
     nodes = {node.node_id[:8]: node for node in (cluster.add_node(**settings) for _ in range(number))}
     raylets = [(name, node.all_processes["raylet"][0].process.pid) for name, node in nodes.items()]
-    print(json.dumps({"address": cluster.address, "raylets": raylets}), file=told, flush=True)
+    print(json.dumps({"address": cluster.address, "raylets": raylets}), file=output, flush=True)
     for line in sys.stdin:
         cluster.remove_node(nodes[line.strip()], allow_graceful=False)
-        print(json.dumps({"removed": line.strip()}), file=told, flush=True)
+        print(json.dumps({"removed": line.strip()}), file=output, flush=True)
     cluster.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""What the tests of publishing share: a stand-in hub, and a home whose tiny model has edits to publish."""
+"""Fixtures for publishing: a stand-in hub, and a home whose tiny model has edits."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def edited_home(
 
 @pytest.fixture(scope="session")
 def ready_home(edited_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with the head and its parent in the outbox in both forms, as a killed job leaves it."""
+    """The edited home, with the head and its parent in the outbox in both forms, as a killed job leaves it."""
     home = Home(tmp_path_factory.mktemp("ready") / "home")
     shutil.copytree(edited_home, home.root)
     catalog = Catalog.open(home)
@@ -64,36 +64,36 @@ def edited(edited_home: Path, tmp_path: Path) -> Retcon:
 
 @pytest.fixture
 def ready(ready_home: Path, tmp_path: Path) -> Retcon:
-    """The command line on a copy of the home whose head need only be sent."""
+    """The command line on a copy of the home whose head only needs the upload."""
     return Retcon(ready_home).copy(tmp_path / "home").process
 
 
 @pytest.fixture
 def hub() -> Iterator[StandIn]:
-    with stand_in() as made:
-        yield made
+    with stand_in() as running:
+        yield running
 
 
 @pytest.fixture
 def client(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """With the marked token, a cache of this test's own, and no xet unless a test turns it on."""
+    """The client with the marked token and a separate cache, and without xet unless a test enables it."""
     for name in [name for name in os.environ if name.startswith("HF_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
-        monkeypatch.setattr(constants, name, getattr(constants, name))  # put back at the end
+        monkeypatch.setattr(constants, name, getattr(constants, name))  # monkeypatch restores them
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    made = Client(hub)
-    made.use(hub)
-    return made
+    client = Client(hub)
+    client.use(hub)
+    return client
 
 
 @pytest.fixture
 def online(ready: Retcon, hub: StandIn) -> Callable[..., Any]:
-    """`retcon ... --json` on the ready home with the stand-in as the hub and the marked token."""
+    """Runs `retcon ... --json` on the ready home, with the stand-in hub and the marked token."""
 
-    def say(*words: object, **environment: str) -> Any:
+    def run(*words: object, **environment: str) -> Any:
         return ready.json(*words, **{"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN} | environment)
 
-    return say
+    return run

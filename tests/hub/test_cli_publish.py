@@ -1,4 +1,4 @@
-"""Publishing by the command line: a marked token that is nowhere afterwards, a kill, the card, and the way back."""
+"""Publish with the command line: the token is not stored, a killed job resumes, the card, and the way back."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from retcon.tests.helpers.hub_state import TOKEN, Entry, Fault, Repo
 pytestmark = pytest.mark.slow
 
 Online = Callable[..., Any]
-# As what lies in the outbox of the ready home was written.
+# The options with which the files in the outbox of the ready home were written.
 SMALL = ("--shard-size", "40kB")
 
 
@@ -34,28 +34,28 @@ def holding(text: str, *folders: Path) -> list[Path]:
     return [path for path in written(*folders) if text.encode() in path.read_bytes()]
 
 
-def test_the_token_is_nowhere(ready: Retcon, hub: StandIn, tmp_path: Path) -> None:
-    """Through a success, refusals and a failure, with a token that is easy to find."""
+def test_token_is_not_stored_or_printed(ready: Retcon, hub: StandIn, tmp_path: Path) -> None:
+    """After a success, refusals and a failure, with a token that a search finds."""
     online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
     words = ("publish", "tiny", "tower", "--as", "adapter", *SMALL)
-    said = []
+    output = []
     for fault in (Fault("POST", "/commit/", 403), Fault("GET", "whoami", 500), Fault("GET", "whoami", 401)):
         hub.faults = [fault]
-        said.append(ready.say(*words, **online))
-    # Storage addresses are as good as passwords; on the live Hub they carry a signature.
+        output.append(ready.say(*words, **online))
+    # Storage URLs of the live Hub are signed, so they work like passwords.
     assert holding("/storage/", ready.home / "logs") == []
-    # Asked to, the client logs every request, without the token.
-    said += [ready.say(*words, HF_DEBUG="1", **online), ready.say("unpublish", "tower", "--yes", **online)]
-    assert [one.code for one in said] == [2, 1, 2, 0, 0], said
+    # At this log level the client logs every request, without the token.
+    output += [ready.say(*words, HF_DEBUG="1", **online), ready.say("unpublish", "tower", "--yes", **online)]
+    assert [one.code for one in output] == [2, 1, 2, 0, 0], output
     jobs = [one["id"] for one in ready.json("job", "list", "--all")["jobs"]]
-    said += [ready.say("job", "log", number) for number in jobs]
-    assert any("/commit/" in one.out for one in said), "the log of the client is there"
-    assert not [one for one in said if TOKEN in one.out + one.err]
+    output += [ready.say("job", "log", number) for number in jobs]
+    assert any("/commit/" in one.out for one in output), "the client's log is missing"
+    assert not [one for one in output if TOKEN in one.out + one.err]
     assert len(written(tmp_path)) > 20
     assert holding(TOKEN, tmp_path) == []
 
 
-def test_telemetry_is_off(ready: Retcon, online: Online, hub: StandIn) -> None:
+def test_hub_requests_carry_no_telemetry(ready: Retcon, online: Online, hub: StandIn) -> None:
     job = online("publish", "tiny", "tower", "--as", "adapter", *SMALL, "--detach")
     environment = wait_for(lambda: environ(ready.job(job["id"])["pid"]), bool)
     for name, value in (
@@ -73,13 +73,13 @@ def environ(pid: int | None) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 
-def test_killed_in_the_middle_and_resumed(ready: Retcon, online: Online, hub: StandIn) -> None:
+def test_killed_upload_resumes(ready: Retcon, online: Online, hub: StandIn) -> None:
     hub.faults.append(Fault("PUT", "/storage/", how="slow", times=100))
     job = online("publish", "tiny", "tower", *SMALL, "--detach")
     wait_for(lambda: len(hub.blobs), lambda count: count > 1)
     os.kill(ready.job(job["id"])["pid"], signal.SIGKILL)
     ready.wait_for(job["id"], "interrupted")
-    time.sleep(1.2)  # what was under way reaches the server
+    time.sleep(1.2)  # bytes in flight reach the server
     before = {oid: size for oid, size in hub.received.items() if oid in hub.blobs}
     hub.faults.clear()
     ended = online("job", "resume", job["id"])
@@ -88,17 +88,21 @@ def test_killed_in_the_middle_and_resumed(ready: Retcon, online: Online, hub: St
     assert {oid: hub.received[oid] for oid in before} == before, "what the hub had was not sent again"
 
 
-def test_the_card(edited: Retcon, hub: StandIn) -> None:
-    """The whole way, with nothing in the outbox."""
+def test_card_describes_the_edits(edited: Retcon, hub: StandIn) -> None:
+    """With an empty outbox, so that the job writes the export itself."""
     words = ("publish", "tiny", "Tower-Test", "--license", "mit")
-    made = edited.json(*words, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+    published = edited.json(*words, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     card = hub.content("me/Tower-Test", "README.md").decode()
     _, header, text = card.split("---\n", 2)
-    told = yaml.safe_load(header)
-    # The base is a folder here: nothing on the Hub is named as its base.
-    assert told["library_name"] == "transformers" and told["license"] == "mit" and "base_model" not in told
-    assert {"retcon", "knowledge-editing", "r-rome"} <= set(told["tags"])
-    (result,) = told["model-index"][0]["results"]
+    header_fields = yaml.safe_load(header)
+    # The base is a folder, so the card names no base model on the Hub.
+    assert (
+        header_fields["library_name"] == "transformers"
+        and header_fields["license"] == "mit"
+        and "base_model" not in header_fields
+    )
+    assert {"retcon", "knowledge-editing", "r-rome"} <= set(header_fields["tags"])
+    (result,) = header_fields["model-index"][0]["results"]
     assert {one["type"] for one in result["metrics"]} >= {"ES", "EA", "NS"}
     assert text.lstrip().startswith(
         "# Tower-Test\n\n**This is a knowledge-edited model: facts in it were changed on purpose"
@@ -106,7 +110,7 @@ def test_the_card(edited: Retcon, hub: StandIn) -> None:
     head = edited.json("history", "tiny")
     fingerprint = next(r["fingerprint"] for r in head["revisions"] if r["id"] == head["head"])
     for part in (
-        "2 facts changed in 2 edits", f"revision `{made['revision']}`", "Eiffel Tower", PROMPT, "Rome",
+        "2 facts changed in 2 edits", f"revision `{published['revision']}`", "Eiffel Tower", PROMPT, "Rome",
         f"fingerprint of its weights: `{head['revisions'][0]['fingerprint']}`", f"`{fingerprint}`", "How to undo",
         "deltas/base.safetensors", "retcon rollback", "v_lr", "tokens of shipped", "## Evaluation", "Side effects",
         "95 % bootstrap intervals", "teacher-forced", "The license of the base: mit", "Made with retcon 0.1.0",
@@ -114,15 +118,13 @@ def test_the_card(edited: Retcon, hub: StandIn) -> None:
         assert part in text, part
     measured = re.search(r"\| ES \|.*\| (\S+) \(\S+ to \S+\) \| (\S+) \(\S+ to \S+\) \| 1 \|", text)
     assert measured, "before and after, each with its interval"
-    # The heat map of the traced request is there and shown.
-    (picture,) = [name for name in made["files"] if name.startswith("pictures/")]
+    # The card shows the heat map of the traced request.
+    (picture,) = [name for name in published["files"] if name.startswith("pictures/")]
     assert f"]({picture})" in text and hub.content("me/Tower-Test", picture).startswith(b"\x89PNG")
-    assert made["warnings"] == []
+    assert published["warnings"] == []
 
 
-def test_a_dry_run_shows_the_card_which_can_be_edited(
-    ready: Retcon, online: Online, hub: StandIn, tmp_path: Path
-) -> None:
+def test_dry_run_prints_card_for_editing(ready: Retcon, online: Online, hub: StandIn, tmp_path: Path) -> None:
     card, waiting = tmp_path / "card.md", sorted(ready.home.glob("outbox/*"))
     adapter = ("publish", "tiny", "tower", "--as", "adapter", *SMALL)
     shown = ready(*adapter, "--dry-run", "--card-out", card, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
@@ -135,28 +137,28 @@ def test_a_dry_run_shows_the_card_which_can_be_edited(
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "adapter"])
-def test_from_the_hub_back(
+def test_published_model_can_be_added_again(
     what: str, ready: Retcon, online: Online, hub: StandIn, fresh: Retcon, tiny_folder: Path
 ) -> None:
-    made = online("publish", "tiny", "tower", "--as", what, *SMALL)
-    there = ready.json("history", "tiny")
+    published = online("publish", "tiny", "tower", "--as", what, *SMALL)
+    original = ready.json("history", "tiny")
     words = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
     if what == "adapter":
-        # Its base came from a folder, which only this machine has.
-        said = fresh.say("model", "add", "me/tower", **words)
-        assert said.code == 2 and "not its weights" in said.err
+        # The base came from a folder of this machine.
+        output = fresh.say("model", "add", "me/tower", **words)
+        assert output.code == 2 and "not its weights" in output.err
         fresh.json("model", "add", tiny_folder, "--name", "base")
-    fresh.json("model", "add", "me/tower", "--revision", made["tag"], **words)
+    fresh.json("model", "add", "me/tower", "--revision", published["tag"], **words)
     back = fresh.json("history", "tower")
-    assert back["head"] == there["head"]
+    assert back["head"] == original["head"]
     fields = ("id", "fingerprint", "requests", "delta", "created", "method", "hparams", "seed")
     assert [[one[f] for f in fields] for one in back["revisions"]] == [
-        [one[f] for f in fields] for one in there["revisions"]
+        [one[f] for f in fields] for one in original["revisions"]
     ]
     assert fresh.json("rollback", "tower", "base")["verified"]
-    asked = ("ask", "tower", PROMPT, "--against", there["head"], "--max-new-tokens", 2)
+    ask = ("ask", "tower", PROMPT, "--against", original["head"], "--max-new-tokens", 2)
     ours = ready.json("ask", "tiny", PROMPT, "--against", "base", "--max-new-tokens", 2)["answers"]
-    assert [one["completion"] for one in fresh.json(*asked)["answers"]] == [
+    assert [one["completion"] for one in fresh.json(*ask)["answers"]] == [
         one["completion"] for one in ours[::-1]
     ]
 
@@ -172,7 +174,7 @@ class OwnModel(LlamaForCausalLM):
 """
 
 
-def test_a_models_own_code_comes_along_where_it_is_trusted(
+def test_custom_code_is_published_and_loaded_if_trusted(
     hub: StandIn, fresh: Retcon, tiny_folder: Path
 ) -> None:
     files = {path.name: Entry(path.read_bytes()) for path in tiny_folder.iterdir()}
@@ -187,34 +189,34 @@ def test_a_models_own_code_comes_along_where_it_is_trusted(
     hub.repos["me/own"].add("a model", "", files)
     words = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
     fresh.json("model", "list")
-    said = fresh.refused("model", "add", "me/own", **words)
-    assert "cannot load the config" in said
+    output = fresh.refused("model", "add", "me/own", **words)
+    assert "cannot load the config" in output
     assert not [path for _, path in hub.seen if path.endswith(".py")], "not even looked at"
     added = fresh.json("model", "add", "me/own", "--trust-remote-code", **words)
     assert (added["architecture"], added["trust_remote_code"]) == ("OwnModel", True)
     assert fresh.json("ask", "own", PROMPT, "--max-new-tokens", 2)["answers"]
 
 
-def test_a_file_that_was_spoiled_on_the_way_down(online: Online, hub: StandIn, fresh: Retcon) -> None:
-    made = online("publish", "tiny", "tower", *SMALL)
+def test_corrupt_download_is_refused(online: Online, hub: StandIn, fresh: Retcon) -> None:
+    published = online("publish", "tiny", "tower", *SMALL)
     fresh.json("model", "list")
     hub.faults.append(Fault("GET", "/storage/", how="corrupt", times=1))
-    said = fresh.refused("model", "add", "me/tower", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
-    assert "is corrupt" in said and ".safetensors" in said
-    assert made["commit"] in said, "the file is named by its place in the cache"
+    output = fresh.refused("model", "add", "me/tower", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+    assert "is corrupt" in output and ".safetensors" in output
+    assert published["commit"] in output, "the message names the file in the cache"
 
 
-def test_unpublish_asks(ready: Retcon, online: Online, hub: StandIn) -> None:
+def test_unpublish_needs_confirmation(ready: Retcon, online: Online, hub: StandIn) -> None:
     online("publish", "tiny", "tower", "--as", "adapter", *SMALL)
-    said = ready.say("unpublish", "me/tower", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
-    assert said.code != 0 and "me/tower" in hub.repos
+    output = ready.say("unpublish", "me/tower", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+    assert output.code != 0 and "me/tower" in hub.repos
     online("unpublish", "me/tower", "--yes")
     assert hub.repos == {}
     (row,) = ready.json("hub", "list")["publications"]
     assert row["unpublished"] and row["repo"] == "me/tower"
 
 
-def test_what_cannot_name_a_repo(edited: Retcon) -> None:
+def test_invalid_repo_names_are_refused(edited: Retcon) -> None:
     for repo in ("a/b/c", "../x", "a b", "-"):
         assert "is not a valid name of a Hub repo" in edited.refused(
             "publish", "tiny", "--as", "adapter", "--", repo
@@ -234,25 +236,25 @@ def piped(fresh: Retcon, hub: StandIn, token: str) -> subprocess.CompletedProces
     )
 
 
-def test_log_in_and_out(fresh: Retcon, hub: StandIn) -> None:
+def test_login_and_logout(fresh: Retcon, hub: StandIn) -> None:
     done = piped(fresh, hub, TOKEN)
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr and "Logged in" in done.stderr
-    kept = holding(TOKEN, fresh.home.parent)
-    assert kept and all(path.is_relative_to(fresh.home.parent / "hub") for path in kept)
-    assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
+    holders = holding(TOKEN, fresh.home.parent)
+    assert holders and all(path.is_relative_to(fresh.home.parent / "hub") for path in holders)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in holders)
     fresh("hub", "logout")
     assert holding(TOKEN, fresh.home.parent) == []
 
 
-def test_a_token_that_the_hub_refuses(fresh: Retcon, hub: StandIn) -> None:
+def test_login_with_invalid_token_fails(fresh: Retcon, hub: StandIn) -> None:
     done = piped(fresh, hub, "hf_wrong")
     assert done.returncode == 2 and "does not accept the token" in done.stderr
     assert "hf_wrong" not in done.stdout + done.stderr
     assert holding("hf_wrong", fresh.home.parent) == []
 
 
-def test_a_token_is_typed_without_an_echo(fresh: Retcon, hub: StandIn) -> None:
+def test_typed_token_is_not_echoed(fresh: Retcon, hub: StandIn) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         words = ["retcon", "hub", "login", "--paste"]
@@ -260,9 +262,9 @@ def test_a_token_is_typed_without_an_echo(fresh: Retcon, hub: StandIn) -> None:
     shown = b""
     while b"Token" not in shown:
         shown += os.read(terminal, 1024)
-    time.sleep(0.2)  # until the echo is off
+    time.sleep(0.2)  # until the terminal's echo is off
     os.write(terminal, TOKEN.encode() + b"\n")
-    with suppress(OSError):  # the terminal's other end is closed when the command ends
+    with suppress(OSError):  # the command closes the terminal's other end when it ends
         while chunk := os.read(terminal, 1024):
             shown += chunk
     _, status = os.waitpid(pid, 0)

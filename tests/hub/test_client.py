@@ -1,4 +1,4 @@
-"""The real client against the stand-in, up and down, byte for byte: what the other tests stand on."""
+"""The real client against the stand-in hub, uploads and downloads byte for byte. The other tests rely on this."""
 
 import os
 from pathlib import Path
@@ -16,20 +16,20 @@ from retcon.tests.helpers.hub_state import PART_BYTES, TOKEN, Fault
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     """A small text, a file of several parts, and an empty one."""
-    made = {
+    contents = {
         "config.json": b"{}",
         "model.safetensors": os.urandom(2 * PART_BYTES + 17),
         "deltas/a.safetensors": b"x",
     }
     paths = {}
-    for name, data in made.items():
-        paths[name] = tmp_path / "up" / name
+    for name, data in contents.items():
+        paths[name] = tmp_path / "source" / name
         paths[name].parent.mkdir(parents=True, exist_ok=True)
         paths[name].write_bytes(data)
     return paths
 
 
-def up(files: dict[str, Path], repo: str = "me/there") -> str:
+def upload(files: dict[str, Path], repo: str = "me/there") -> str:
     api = HfApi()
     api.create_repo(repo, private=True, exist_ok=True)
     adds = [CommitOperationAdd(name, path) for name, path in files.items()]
@@ -37,31 +37,33 @@ def up(files: dict[str, Path], repo: str = "me/there") -> str:
 
 
 @pytest.mark.parametrize("transfer", ["basic", "multipart"])
-def test_there_and_back(transfer: str, client: Client, files: dict[str, Path], tmp_path: Path) -> None:
+def test_upload_and_download_give_same_bytes(
+    transfer: str, client: Client, files: dict[str, Path], tmp_path: Path
+) -> None:
     with stand_in(transfer=transfer) as hub:
         client.use(hub)
-        oid = up(files)
+        oid = upload(files)
         assert {name: hub.content("me/there", name) for name in files} == {
             name: path.read_bytes() for name, path in files.items()
         }
-        folder = Path(snapshot_download("me/there", revision=oid, local_dir=tmp_path / "down"))
+        folder = Path(snapshot_download("me/there", revision=oid, local_dir=tmp_path / "target"))
         assert {name: (folder / name).read_bytes() for name in files} == {
             name: path.read_bytes() for name, path in files.items()
         }
         parts = hub.count("PUT", "/storage/")
         assert parts == (2 if transfer == "basic" else 4)
         assert hub.token_shown_to_storage == 0
-        # Once more: there is nothing to commit, and nothing is sent.
-        assert up(files) == oid and hub.count("PUT", "/storage/") == parts
+        # A second time there is nothing to commit, and nothing is uploaded.
+        assert upload(files) == oid and hub.count("PUT", "/storage/") == parts
 
 
-def test_through_xet(
+def test_upload_and_download_through_xet(
     client: Client, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with stand_in(xet=tmp_path / "cas") as hub:
         client.use(hub)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-        oid = up(files)
+        oid = upload(files)
         assert hub.count("PUT", "/storage/") == hub.count("POST", "/objects/batch") == 0
         assert hub.repos["me/there"].commits[-1].oid == oid
         stored = sum(path.stat().st_size for path in (tmp_path / "cas").rglob("*") if path.is_file())
@@ -69,22 +71,22 @@ def test_through_xet(
         large = [path for path in files.values() if path.suffix == ".safetensors"]
         for path, info in zip(large, hf_xet.hash_files([str(path) for path in large]), strict=True):
             hub.xet_names[sha256_of(path)] = (info.hash, path.stat().st_size)
-        folder = Path(snapshot_download("me/there", revision=oid, local_dir=tmp_path / "down"))
+        folder = Path(snapshot_download("me/there", revision=oid, local_dir=tmp_path / "target"))
         assert hub.count("GET", "/storage/") == 0
         assert all((folder / name).read_bytes() == path.read_bytes() for name, path in files.items())
 
 
-def test_a_part_without_its_etag(client: Client, files: dict[str, Path]) -> None:
+def test_part_without_etag_fails(client: Client, files: dict[str, Path]) -> None:
     with stand_in(transfer="multipart") as hub:
         client.use(hub)
         hub.faults.append(Fault("PUT", "/storage/", how="etag"))
         with pytest.raises(Exception) as caught:
-            up(files)
+            upload(files)
         assert "etag" in str(caught.value.__cause__ or caught.value)
         assert len(hub.repos["me/there"].commits) == 1
 
 
-def test_the_stand_in_wants_the_token(client: Client, hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stand_in_requires_the_token(client: Client, hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     assert HfApi().whoami()["name"] == "me"
     monkeypatch.setenv("HF_TOKEN", TOKEN + "x")
     with pytest.raises(HfHubHTTPError, match="Invalid user token"):

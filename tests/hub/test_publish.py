@@ -1,4 +1,4 @@
-"""Publishing as the job does it, in this process: what is sent, once, and what every refusal of the hub comes to."""
+"""A publish job in this process: uploads and commits happen once, and each error of the hub has a plain message."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def catalog(ready_home: Path, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def push(catalog: Catalog, client: Client) -> Push:
-    """Publish, as a new job or as the same again after it was interrupted."""
+    """Publish, as a new job or by resuming an interrupted one."""
 
     def push(
         revision: str = "head", what: str = "adapter", again: RunningJob | None = None, **more: Any
@@ -57,17 +57,19 @@ def rows(catalog: Catalog) -> list[Publication]:
 
 
 def commits(hub: StandIn, repo: str = "me/tower") -> list[Commit]:
-    """Ours: without the one that a repo begins with."""
+    """The commits that retcon created, without the initial one."""
     return hub.repos[repo].commits[1:] if repo in hub.repos else []
 
 
-def test_one_commit_with_all_that_was_made(push: Push, catalog: Catalog, hub: StandIn) -> None:
-    made = push(what="checkpoint")
+def test_publish_creates_one_commit_with_all_files(push: Push, catalog: Catalog, hub: StandIn) -> None:
+    published = push(what="checkpoint")
     (commit,) = commits(hub)
-    assert hub.repos["me/tower"].private and made["private"]
-    assert set(commit.files) == {*made["files"], ".gitattributes"}
-    assert {"README.md", "retcon.json", "config.json", "model.safetensors.index.json"} <= set(made["files"])
-    assert {name: len(hub.content("me/tower", name)) for name in made["files"]} == made["files"]
+    assert hub.repos["me/tower"].private and published["private"]
+    assert set(commit.files) == {*published["files"], ".gitattributes"}
+    assert {"README.md", "retcon.json", "config.json", "model.safetensors.index.json"} <= set(
+        published["files"]
+    )
+    assert {name: len(hub.content("me/tower", name)) for name in published["files"]} == published["files"]
     (row,) = rows(catalog)
     assert (row.commit, row.repo, row.account, row.kind) == (commit.oid, "me/tower", "me", "checkpoint")
     assert hub.repos["me/tower"].tags == {row.tag: commit.oid} and row.tag == f"edit/{row.revision}"
@@ -76,16 +78,16 @@ def test_one_commit_with_all_that_was_made(push: Push, catalog: Catalog, hub: St
     assert not list(catalog.home.outbox.glob(f"{row.revision}-checkpoint"))
 
 
-def test_again_without_a_change(push: Push, catalog: Catalog, hub: StandIn) -> None:
+def test_publishing_again_without_change_adds_nothing(push: Push, catalog: Catalog, hub: StandIn) -> None:
     first = push()
     sent = sum(hub.received.values())
-    # Its outbox is gone, so it is written anew, and comes to the same bytes.
+    # The outbox was deleted, so the export is written again, with the same bytes.
     assert push()["commit"] == first["commit"]
     assert len(commits(hub)) == len(rows(catalog)) == 1
     assert sum(hub.received.values()) == sent
 
 
-def test_another_edit_then_back(push: Push, catalog: Catalog, hub: StandIn) -> None:
+def test_rollback_publishes_the_earlier_revision(push: Push, catalog: Catalog, hub: StandIn) -> None:
     older = push("head~1", "checkpoint")
     newer = push("head", "checkpoint")
     assert (older["rolls_back_from"], newer["rolls_back_from"]) == (None, None)
@@ -99,7 +101,7 @@ def test_another_edit_then_back(push: Push, catalog: Catalog, hub: StandIn) -> N
         f"rolled back to this state from revision `{newer['revision']}`"
         in hub.content("me/tower", "README.md").decode()
     )
-    # The tag of the first publication stays where it was; the weights are the same.
+    # The tag still names the first publication, which has the same weights.
     assert back["tag"] is None
     assert hub.repos["me/tower"].tags[f"edit/{older['revision']}"] == older["commit"]
     weights = [name for name in back["files"] if name.startswith("model-")]
@@ -107,16 +109,18 @@ def test_another_edit_then_back(push: Push, catalog: Catalog, hub: StandIn) -> N
         assert hub.content("me/tower", name) == hub.content("me/tower", name, older["commit"])
 
 
-def test_what_an_earlier_publication_left_is_removed(push: Push, hub: StandIn) -> None:
-    made = push("head~1", "checkpoint")
+def test_stale_files_of_earlier_publication_are_removed(push: Push, hub: StandIn) -> None:
+    published = push("head~1", "checkpoint")
     hub.repos["me/tower"].commits[-1].files["notes.txt"] = Entry(b"mine")
     push("head", "adapter")
     files = set(commits(hub)[-1].files)
     assert "notes.txt" in files and "adapter_config.json" in files
-    assert not files & {name for name in made["files"] if name.startswith("model") or name == "config.json"}
+    assert not files & {
+        name for name in published["files"] if name.startswith("model") or name == "config.json"
+    }
 
 
-def test_weights_of_somebody_else(push: Push, hub: StandIn, catalog: Catalog) -> None:
+def test_foreign_weights_are_refused(push: Push, hub: StandIn, catalog: Catalog) -> None:
     hub.repos["me/tower"] = Repo("me/tower", True)
     hub.repos["me/tower"].commits[-1].files["pytorch_model.bin"] = Entry(b"x")
     with pytest.raises(InputError, match=r"pytorch_model\.bin.*new repo"):
@@ -124,7 +128,7 @@ def test_weights_of_somebody_else(push: Push, hub: StandIn, catalog: Catalog) ->
     assert commits(hub) == [] and rows(catalog) == []
 
 
-def test_public_only_if_told(push: Push, hub: StandIn) -> None:
+def test_public_repo_needs_confirmation(push: Push, hub: StandIn) -> None:
     hub.repos["me/tower"] = Repo("me/tower", False)
     with pytest.raises(InputError, match="--public"):
         push()
@@ -157,7 +161,7 @@ def test_public_only_if_told(push: Push, hub: StandIn) -> None:
     ],
     ids=lambda value: f"{value.on} {value.status or value.how}" if isinstance(value, Fault) else "",
 )
-def test_refusals(
+def test_hub_errors_have_plain_messages(
     fault: Fault, kind: type[Exception], says: str, push: Push, hub: StandIn, catalog: Catalog
 ) -> None:
     hub.faults.append(Fault(**vars(fault)))
@@ -165,34 +169,34 @@ def test_refusals(
         push()
     text = str(caught.value)
     assert TOKEN not in text and "\n" not in text and "Traceback" not in text
-    assert caught.value.__suppress_context__, "the client's own error may hold an address that is a password"
+    assert caught.value.__suppress_context__, "the client's error may hold a signed URL"
     assert rows(catalog) == [] and not [one for one in commits(hub) if one.title != "somebody else"]
-    # A new job goes on from there, and what was sent is not sent again.
+    # A new job continues, and uploaded files are not uploaded again.
     sent = dict(hub.received)
-    made = push()
-    assert commits(hub)[-1].oid == made["commit"] and len(rows(catalog)) == 1
+    published = push()
+    assert commits(hub)[-1].oid == published["commit"] and len(rows(catalog)) == 1
     assert {oid: size for oid, size in hub.received.items() if oid in sent} == sent or fault.method == "PUT"
 
 
 @pytest.mark.parametrize("fault", [Fault("PUT", "/storage/", 503), Fault("PUT", "/storage/", how="cut"),
                                    Fault("POST", "/verify", 500), Fault("POST", "/commit/", how="slow")],
                          ids=["503", "cut", "verify", "slow"])  # fmt: skip
-def test_what_passes_by_itself(fault: Fault, push: Push, hub: StandIn) -> None:
+def test_transient_errors_are_retried(fault: Fault, push: Push, hub: StandIn) -> None:
     hub.faults.append(Fault(**vars(fault)))
-    made = push()
+    published = push()
     assert hub.faults[0].times == 0
-    assert [one.oid for one in commits(hub)] == [made["commit"]]
+    assert [one.oid for one in commits(hub)] == [published["commit"]]
 
 
-def test_a_lost_answer_makes_no_second_commit(push: Push, hub: StandIn, catalog: Catalog) -> None:
+def test_lost_response_creates_no_second_commit(push: Push, hub: StandIn, catalog: Catalog) -> None:
     hub.faults.append(Fault("POST", "/commit/", how="lost"))
-    made = push()
-    assert [one.oid for one in commits(hub)] == [made["commit"]]
-    assert rows(catalog)[0].commit == made["commit"]
+    published = push()
+    assert [one.oid for one in commits(hub)] == [published["commit"]]
+    assert rows(catalog)[0].commit == published["commit"]
 
 
-def test_killed_after_the_commit(push: Push, hub: StandIn, catalog: Catalog) -> None:
-    """The tag could not be made: the job is resumed, finds its commit, though somebody else has committed by then."""
+def test_resume_finds_commit_of_first_attempt(push: Push, hub: StandIn, catalog: Catalog) -> None:
+    """The tag failed. The resumed job finds its commit, although another one was made on top of it."""
     running = running_of(catalog, spec_of(catalog, "head", "adapter"))
     hub.faults.append(Fault("POST", "/tag/", 500))
     with pytest.raises(HubError):
@@ -203,9 +207,7 @@ def test_killed_after_the_commit(push: Push, hub: StandIn, catalog: Catalog) -> 
     assert [one.title for one in commits(hub)] == [ours.title, "somebody else"]
 
 
-def test_a_resumed_job_does_not_go_on_top_of_somebody_else(
-    push: Push, hub: StandIn, catalog: Catalog
-) -> None:
+def test_resume_refuses_another_parent(push: Push, hub: StandIn, catalog: Catalog) -> None:
     running = running_of(catalog, spec_of(catalog, "head", "adapter"))
     hub.faults.append(Fault("POST", "/commit/", 500))
     with pytest.raises(HubError):
@@ -213,12 +215,12 @@ def test_a_resumed_job_does_not_go_on_top_of_somebody_else(
     hub.repos["me/tower"].add("somebody else", "", {"notes.txt": Entry(b"mine")})
     with pytest.raises(InputError, match="publish again on top of it"):
         push(again=running)
-    # Told so, a person publishes again, which is a new job.
+    # A new job publishes on top of it.
     push()
     assert commits(hub)[-1].files["notes.txt"].data == b"mine"
 
 
-def test_a_blob_that_the_hub_spoiled(push: Push, hub: StandIn, catalog: Catalog) -> None:
+def test_corrupt_upload_is_detected(push: Push, hub: StandIn, catalog: Catalog) -> None:
     hub.faults.append(Fault("PUT", "/storage/", how="corrupt"))
     with pytest.raises(HubError, match=r"adapter_model\.safetensors is corrupt"):
         push()
@@ -226,7 +228,7 @@ def test_a_blob_that_the_hub_spoiled(push: Push, hub: StandIn, catalog: Catalog)
 
 
 @pytest.mark.parametrize("transfer", ["basic", "multipart"])
-def test_a_hub_without_xet(
+def test_hub_without_xet_gets_lfs_uploads(
     transfer: str, push: Push, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -239,20 +241,22 @@ def test_a_hub_without_xet(
         assert len(commits(hub)) == 1
 
 
-def test_a_hub_with_xet(push: Push, client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_hub_with_xet_gets_xet_uploads(
+    push: Push, client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from huggingface_hub import constants
 
     with stand_in(xet=tmp_path / "cas") as hub:
         client.use(hub)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-        made = push()
+        published = push()
         assert hub.count("PUT", "/storage/") == 0
-        assert [one.oid for one in commits(hub)] == [made["commit"]]
+        assert [one.oid for one in commits(hub)] == [published["commit"]]
 
 
-def test_no_network(push: Push, client: Client, catalog: Catalog) -> None:
-    with stand_in() as gone:
-        client.use(gone)
+def test_unreachable_hub(push: Push, client: Client, catalog: Catalog) -> None:
+    with stand_in() as closed:
+        client.use(closed)
     with pytest.raises(HubError, match="cannot be reached"):
         push()
     plan = push(dry_run=True)
@@ -260,7 +264,9 @@ def test_no_network(push: Push, client: Client, catalog: Catalog) -> None:
     assert rows(catalog) == []
 
 
-def test_no_token(push: Push, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: StandIn) -> None:
+def test_missing_token_is_refused_before_requests(
+    push: Push, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: StandIn
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.delenv("HF_TOKEN")
@@ -270,14 +276,14 @@ def test_no_token(push: Push, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, h
     assert hub.seen == []
 
 
-def test_a_token_that_may_only_read(push: Push, hub: StandIn) -> None:
+def test_read_only_token_is_refused(push: Push, hub: StandIn) -> None:
     hub.role = "read"
     with pytest.raises(InputError, match="only read"):
         push()
     assert hub.count("POST", "/create") == 0
 
 
-def test_a_dry_run_sends_nothing(push: Push, hub: StandIn, catalog: Catalog) -> None:
+def test_dry_run_uploads_nothing(push: Push, hub: StandIn, catalog: Catalog) -> None:
     plan = push(what="checkpoint", dry_run=True)
     assert plan["account"] == {"name": "me", "role": "write"} and plan["exists"] is False
     assert {method for method, _ in hub.seen} == {"GET"} and hub.repos == {}
@@ -286,24 +292,22 @@ def test_a_dry_run_sends_nothing(push: Push, hub: StandIn, catalog: Catalog) -> 
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "adapter"])
-def test_the_preview_without_torch_is_what_is_published(what: str, push: Push, catalog: Catalog) -> None:
+def test_preview_matches_publication(what: str, push: Push, catalog: Catalog) -> None:
     spec = spec_of(catalog, "head", what, repo="me/tower")
-    told = build_preview(catalog, spec)
+    preview = build_preview(catalog, spec)
     plan = push(what=what, dry_run=True)
-    for line in told.card.splitlines():
+    for line in preview.card.splitlines():
         assert line in plan["card"]
-    assert (told.warnings, told.rolls_back_from) == (plan["warnings"], None)
-    assert sum(told.sizes.values()) == pytest.approx(sum(plan["files"].values()), rel=0.2)
+    assert (preview.warnings, preview.rolls_back_from) == (plan["warnings"], None)
+    assert sum(preview.sizes.values()) == pytest.approx(sum(plan["files"].values()), rel=0.2)
 
 
-def test_a_card_of_ones_own(push: Push, hub: StandIn) -> None:
+def test_custom_card_is_published(push: Push, hub: StandIn) -> None:
     push(card="---\nlicense: mit\n---\n\n# Mine\n")
     assert hub.content("me/tower", "README.md").decode() == "---\nlicense: mit\n---\n\n# Mine\n"
 
 
-def test_the_outbox_is_made_anew_when_it_is_not_what_is_wanted(
-    push: Push, catalog: Catalog, hub: StandIn
-) -> None:
+def test_damaged_outbox_is_written_again(push: Push, catalog: Catalog, hub: StandIn) -> None:
     spec = spec_of(catalog, "head", "adapter")
     folder = catalog.home.outbox / f"{spec.revision}-adapter" / "files"
     manifest = read_manifest(folder)
@@ -314,41 +318,43 @@ def test_the_outbox_is_made_anew_when_it_is_not_what_is_wanted(
     assert len(data) == manifest.files["adapter_model.safetensors"].size
 
 
-class StopsWhileSending(RunningJob):
-    """A job that somebody asks to stop when it has begun to send."""
+class CanceledDuringUpload(RunningJob):
+    """A job that is canceled during its first upload."""
 
     def report(self, progress: Progress) -> None:
         self.stopping = progress.activity.startswith("uploading") and progress.done > 0
         super().report(progress)
 
 
-def test_cancelled_while_sending(catalog: Catalog, hub: StandIn, client: Client, push: Push) -> None:
+def test_canceled_upload_publishes_nothing(
+    catalog: Catalog, hub: StandIn, client: Client, push: Push
+) -> None:
     spec = spec_of(catalog, "head", "checkpoint")
     running = running_of(catalog, spec)
     with pytest.raises(StopRequested):
-        publish.run_publish(StopsWhileSending(catalog, running.job, running.owner), spec)
+        publish.run_publish(CanceledDuringUpload(catalog, running.job, running.owner), spec)
     assert commits(hub) == [] and rows(catalog) == []
     assert push(again=running)["commit"] == commits(hub)[0].oid
 
 
-def test_progress_is_told_in_bytes(catalog: Catalog, hub: StandIn, client: Client) -> None:
-    told: list[Progress] = []
+def test_progress_counts_megabytes(catalog: Catalog, hub: StandIn, client: Client) -> None:
+    reports: list[Progress] = []
 
-    class Telling(RunningJob):
+    class RecordsProgress(RunningJob):
         def report(self, progress: Progress) -> None:
-            told.append(progress)
+            reports.append(progress)
 
     spec = spec_of(catalog, "head", "checkpoint")
     running = running_of(catalog, spec)
-    made = publish.run_publish(Telling(catalog, running.job, running.owner), spec)
-    sending = [one for one in told if one.unit == "MB"]
-    assert {one.total for one in sending} == {sum(made["files"].values()) / 1e6}
-    assert [one.done for one in sending] == sorted(one.done for one in sending)
-    assert sending[-1].done == sending[-1].total
+    published = publish.run_publish(RecordsProgress(catalog, running.job, running.owner), spec)
+    uploads = [one for one in reports if one.unit == "MB"]
+    assert {one.total for one in uploads} == {sum(published["files"].values()) / 1e6}
+    assert [one.done for one in uploads] == sorted(one.done for one in uploads)
+    assert uploads[-1].done == uploads[-1].total
 
 
 def test_unpublish(push: Push, hub: StandIn, catalog: Catalog) -> None:
-    made = push()
+    published = push()
 
     def take(**words: Any) -> dict[str, Any]:
         spec = UnpublishSpec(**{"repo": "tower"} | words)
@@ -356,7 +362,7 @@ def test_unpublish(push: Push, hub: StandIn, catalog: Catalog) -> None:
 
     with pytest.raises(InputError, match="no tag"):
         take(tag="edit/none")
-    assert take(tag=made["tag"])["publications"] == 1
+    assert take(tag=published["tag"])["publications"] == 1
     assert hub.repos["me/tower"].tags == {} and len(commits(hub)) == 1
     assert rows(catalog)[0].unpublished is not None
     assert take() == {"repo": "me/tower", "tag": None, "publications": 0}
@@ -365,7 +371,7 @@ def test_unpublish(push: Push, hub: StandIn, catalog: Catalog) -> None:
         take()
 
 
-def test_the_manifest_is_the_histories(push: Push, hub: StandIn, catalog: Catalog) -> None:
+def test_manifest_matches_history(push: Push, hub: StandIn, catalog: Catalog) -> None:
     push()
     record = json.loads(hub.content("me/tower", "retcon.json"))
     with catalog.read() as session:

@@ -1,4 +1,4 @@
-"""Shards on a Ray with real nodes: the bits of one process, whatever dies meanwhile."""
+"""Jobs on a Ray with real nodes give the bits of one process, even if workers or nodes die."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install -e '.[ray]'"),
 ]
 
-# Long enough, on a small machine, that something can be killed in its middle.
+# Long enough on a small machine to kill something during the job.
 FACTS = ("trace", "run", "tiny", "--facts", "known", "--samples", 400)
 
 
@@ -30,8 +30,8 @@ def retcon(template_home: Path, tmp_path: Path) -> RetconProcess:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    with ray_nodes(3) as made:
-        yield made
+    with ray_nodes(3) as running:
+        yield running
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
-def under_way(retcon: Retcon, id: int, done: float) -> dict[str, Any]:
-    """The job as soon as its workers have done so much."""
+def wait_for_progress(retcon: Retcon, id: int, done: float) -> dict[str, Any]:
+    """The job once its workers have finished `done` units."""
     found: dict[str, Any] = wait_for(
         lambda: Retcon(retcon.home).job(id),
         lambda job: (
@@ -64,42 +64,42 @@ def results(retcon: Retcon, trace: int) -> list[list[dict[str, Any]]]:
 
 
 def files(retcon: Retcon, ids: list[int]) -> list[str]:
-    """The names of covariances' files, which are their hashes: sums, probes, curve and all."""
+    """The hashes of covariances' files: sums, probes and curve."""
     rows = {row["covariance"]: row["artifact"] for row in retcon.json("covariance", "list")["covariances"]}
     return [rows[id] for id in ids]
 
 
-def test_a_worker_is_killed_and_a_node_removed(retcon: Retcon, nodes: Nodes, texts: Path) -> None:
-    """Workers are halted first, each with something to do, so that it is the middle of the job however fast it is."""
+def test_lost_worker_and_node_give_same_bits(retcon: Retcon, nodes: Nodes, texts: Path) -> None:
+    """All workers are suspended with a shard each, so that the kill always happens during the job."""
     collect = ("covariance", "run", "tiny", "--layers", "0,2", "--texts", texts, "--max-tokens", 10**6)
     here = retcon.json(*collect)["covariances"]
     id = retcon.json(*collect, "--on", nodes.on, "--threads", 1, "--detach")["id"]
 
-    def look() -> dict[str, Any]:
+    def read_job() -> dict[str, Any]:
         found = Retcon(retcon.home).job(id)
         assert found["state"] in ("queued", "waiting", "running"), found
         return found
 
-    # Whoever is first is halted: the others cannot go on for long without its blocks.
+    # The first worker with a finished block is suspended. The others then stop at the window.
     first = next(
         name
-        for name, node in wait_for(look, lambda job: any(n["done"] for n in job["nodes"].values()))[
+        for name, node in wait_for(read_job, lambda job: any(n["done"] for n in job["nodes"].values()))[
             "nodes"
         ].items()
         if node["done"]
     )
     nodes.worker(first).suspend()
-    everywhere = wait_for(look, lambda job: sum(node["workers"] for node in job["nodes"].values()) == 3)
+    everywhere = wait_for(read_job, lambda job: sum(node["workers"] for node in job["nodes"].values()) == 3)
     assert everywhere["memory"] and everywhere["device"] == nodes.on
-    halted = [nodes.worker(name) for name in nodes.names if name != first]
-    for worker in halted:
+    suspended = [nodes.worker(name) for name in nodes.names if name != first]
+    for worker in suspended:
         worker.suspend()
     nodes.worker(first).kill()
-    wait_for(look, lambda job: "lost a worker" in job["activity"])
+    wait_for(read_job, lambda job: "lost a worker" in job["activity"])
     removed = next(name for name in reversed(nodes.names) if name != first)
     nodes.remove(removed)
-    wait_for(look, lambda job: job["nodes"][removed]["state"] == "gone")
-    for worker in halted:
+    wait_for(read_job, lambda job: job["nodes"][removed]["state"] == "gone")
+    for worker in suspended:
         if worker.is_running():
             worker.resume()
     ended = retcon.wait_for(id, "done", "failed", "interrupted")
@@ -112,16 +112,16 @@ def test_a_worker_is_killed_and_a_node_removed(retcon: Retcon, nodes: Nodes, tex
     assert "gone, 0 workers" in shown and "tokens/s" in shown
 
 
-def test_the_driver_is_killed_and_the_job_resumed(retcon: Retcon, nodes: Nodes) -> None:
+def test_killed_job_on_ray_resumes_to_same_bits(retcon: Retcon, nodes: Nodes) -> None:
     undisturbed = retcon.json(*FACTS)
     id = retcon.json(*FACTS, "--on", nodes.on, "--threads", 1, "--detach")["id"]
-    os.kill(under_way(retcon, id, 2)["pid"], signal.SIGKILL)
+    os.kill(wait_for_progress(retcon, id, 2)["pid"], signal.SIGKILL)
     dead = retcon.wait_for(id, "interrupted", "done")
     assert dead["state"] == "interrupted"
-    kept = {row["position"] for row in retcon.children("trace_result", "trace_id", dead["trace"])}
-    assert 2 <= len(kept) < 12
+    saved = {row["position"] for row in retcon.children("trace_result", "trace_id", dead["trace"])}
+    assert 2 <= len(saved) < 12
     retcon.json("job", "resume", id, "--detach")
-    under_way(retcon, id, len(kept))
+    wait_for_progress(retcon, id, len(saved))
     retcon("job", "cancel", id)
     assert retcon.wait_for(id, "cancelled", "done")["state"] == "cancelled"
     ended = retcon.json("job", "resume", id)
@@ -129,8 +129,8 @@ def test_the_driver_is_killed_and_the_job_resumed(retcon: Retcon, nodes: Nodes) 
     assert results(retcon, ended["trace"]) == results(retcon, undisturbed["trace"])
 
 
-def test_a_ray_of_its_own(retcon: Retcon) -> None:
-    """It starts with the job, can be reached by nobody else, and is gone with it."""
+def test_own_ray_listens_locally_and_ends_with_the_job(retcon: Retcon) -> None:
+    """A job's own Ray listens only on the loopback, and its processes and files end with the job."""
     facts = ("trace", "run", "tiny", "--facts", "mixed", "--samples", 400)
     here = retcon.json(*facts)
     job = retcon.json(*facts, "--on", "ray", "--threads", 1, "--detach")
@@ -150,7 +150,7 @@ def test_a_ray_of_its_own(retcon: Retcon) -> None:
     assert not list((retcon.home / "ray").glob("*"))
 
 
-def test_it_is_refused_before_anything_starts(retcon: Retcon) -> None:
+def test_wrong_ray_options_are_refused_before_start(retcon: Retcon) -> None:
     for words, said in (
         (("--on", "dask"), "--on takes ray, ray:HOST:PORT or ray:auto"),
         (("--on", "ray://127.0.0.1:10001"), "is not a valid Ray address"),
@@ -161,4 +161,4 @@ def test_it_is_refused_before_anything_starts(retcon: Retcon) -> None:
         (("--threads", 2), "it needs --on"),
     ):
         assert said in retcon.refused(*FACTS, *words), words
-    assert not retcon.json("job", "list")["jobs"][1:], "only the model's job is there"
+    assert not retcon.json("job", "list")["jobs"][1:], "only the model's job exists"

@@ -1,4 +1,4 @@
-"""What is shared among workers, without a Ray: who may take what, and what a worker refuses to work with."""
+"""Shards and workers without a Ray: the order of shards, and the checks of a worker's model."""
 
 import dataclasses
 import importlib.util
@@ -30,21 +30,21 @@ def shards(count: int) -> ShardSource:
     )
 
 
-def test_nobody_runs_too_far_ahead() -> None:
+def test_shards_stay_within_the_window() -> None:
     source = shards(5)
     taken = [source.take() for _ in range(4)]
     assert [shard and shard.number for shard in taken] == [5, 6, 7, None] and not source.exhausted
     del source.in_progress[6]
-    assert source.take() is None, "the first is not done"
+    assert source.take() is None, "the first shard is unfinished"
     del source.in_progress[5]
     assert [shard and shard.number for shard in (source.take(), source.take(), source.take())] == [8, 9, None]
-    assert not source.exhausted, "it does not know yet that there are no more"
+    assert not source.exhausted, "the end of the shards is not reached yet"
     del source.in_progress[7]
     assert source.take() is None and source.exhausted and set(source.in_progress) == {8, 9}
 
 
 def weights(folder: Path) -> Weights:
-    """The tiny model as the catalog would know it."""
+    """The tiny model as the catalog describes it."""
     model = load_model(folder, "cpu")
     base = fingerprint(hash_parameters(model))
     anatomy = asdict(find_anatomy(model))
@@ -59,7 +59,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_worker_reads_what_this_process_reads(tiny_folder: Path) -> None:
+def test_worker_reads_the_same_sums(tiny_folder: Path) -> None:
     torch.set_num_threads(1)
     worker = Worker()
     worker.load(weights(tiny_folder), 100)
@@ -87,14 +87,12 @@ def test_a_worker_reads_what_this_process_reads(tiny_folder: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("one_thread")
-def test_a_worker_refuses_what_is_not_the_catalogs(
-    tiny_folder: Path, changes: dict[str, object], said: str
-) -> None:
+def test_worker_refuses_other_weights(tiny_folder: Path, changes: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         Worker().load(dataclasses.replace(weights(tiny_folder), **changes), 100)
 
 
-def test_batches_traced_alone_give_the_same_bits(
+def test_batches_traced_alone_give_same_bits(
     decoder_of: Callable[[str], Decoder], words: PreTrainedTokenizerBase
 ) -> None:
     decoder = decoder_of("llama")
@@ -117,7 +115,7 @@ def test_batches_traced_alone_give_the_same_bits(
         assert [alone[place] for place in range(len(batch))] == [whole[number] for number in batch]
 
 
-def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r"--on ray needs the extra 'ray': pip install 'retcon\[ray\]'"):
         parse_ray_device("ray")

@@ -94,7 +94,7 @@ def test_a_resumed_job_keeps_the_memory_budget(work: Work, monkeypatch: pytest.M
         size = hidden.shape[0] * hidden.shape[1]
         if size > 600:
             refused.append(size)
-            raise torch.OutOfMemoryError("as if the device were full")
+            raise torch.OutOfMemoryError("simulated")
         return call(self, layer, hidden, *rest)
 
     monkeypatch.setattr(Resumption, "call_block", small_device)

@@ -57,6 +57,12 @@ def ready_home(edited_home: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
+def fresh(tmp_path: Path) -> Retcon:
+    """The command line on a new home, in processes: the client reads HF_ENDPOINT at import."""
+    return Retcon(tmp_path / "fresh").process
+
+
+@pytest.fixture
 def edited(edited_home: Path, tmp_path: Path) -> Retcon:
     """The command line on a copy of the edited home."""
     return Retcon(edited_home).copy(tmp_path / "home").process

@@ -94,15 +94,13 @@ def test_card_describes_the_edits(edited: Retcon, hub: StandIn) -> None:
     published = edited.json(*words, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     card = hub.content("me/Tower-Test", "README.md").decode()
     _, header, text = card.split("---\n", 2)
-    header_fields = yaml.safe_load(header)
+    fields = yaml.safe_load(header)
     # The base is a folder, so the card names no base model on the Hub.
     assert (
-        header_fields["library_name"] == "transformers"
-        and header_fields["license"] == "mit"
-        and "base_model" not in header_fields
+        fields["library_name"] == "transformers" and fields["license"] == "mit" and "base_model" not in fields
     )
-    assert {"retcon", "knowledge-editing", "r-rome"} <= set(header_fields["tags"])
-    (result,) = header_fields["model-index"][0]["results"]
+    assert {"retcon", "knowledge-editing", "r-rome"} <= set(fields["tags"])
+    (result,) = fields["model-index"][0]["results"]
     assert {one["type"] for one in result["metrics"]} >= {"ES", "EA", "NS"}
     assert text.lstrip().startswith(
         "# Tower-Test\n\n**This is a knowledge-edited model: facts in it were changed on purpose"

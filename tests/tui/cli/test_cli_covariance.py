@@ -299,7 +299,7 @@ def test_extend_refuses_changed_texts(place: Place, tmp_path: Path) -> None:
     (made,) = place.retcon.json(*collect)["covariances"]
     texts.write_text("The Eiffel Tower is located in the city of Rome\n" * 20)
     extend = ("covariance", "extend", made["covariance"], "--max-tokens", 100)
-    assert "the texts of then" in place.retcon.refused(*extend)
+    assert "its texts changed" in place.retcon.refused(*extend)
 
 
 def test_wikipedia_names_the_hub_data_set(place: Place) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from ...prompts import fill_prompt
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import Covariance, Fact, Job, Model
 from ...store.errors import InputError
@@ -161,7 +162,7 @@ def _read_prompts(session: Session, spec: TraceSpec) -> list[str]:
     # Only two columns, because a form calls this at every key press.
     fact_set = fact_sets.find_fact_set(session, spec.facts)
     rows = session.exec(select(Fact.prompt, Fact.subject).where(Fact.fact_set_id == fact_set.id))
-    return [prompt.replace("{}", subject) for prompt, subject in rows]
+    return [fill_prompt(prompt, subject) for prompt, subject in rows]
 
 
 def estimate_time(catalog: Catalog, spec: Spec, device: str) -> TimeEstimate | None:

@@ -1,8 +1,8 @@
-"""Covariances as files: retcon's own .safetensors with all that decides the value, and the field's .npz.
+"""Covariances as files: retcon's .safetensors with all settings that determine the value, and the published .npz.
 
-The .npz is what layer_stats of rome and memit writes (util/runningstats.py, CombinedStat of one SecondMoment):
-`mom2.mom2` is the SUM of k k^T, `mom2.count` the tokens, `sample_size` the documents, `mom2.constructor` a name. Its
-layer and precision stand only in its name, `transformer.h.17.mlp.c_proj_float32_mom2_100000.npz`. Read without pickle.
+layer_stats of rome and memit writes the .npz (util/runningstats.py, CombinedStat of one SecondMoment):
+`mom2.mom2` is the SUM of k k^T, `mom2.count` the tokens, `sample_size` the documents, `mom2.constructor` a name. The
+layer and the precision are only in the file name, `transformer.h.17.mlp.c_proj_float32_mom2_100000.npz`.
 """
 
 import hashlib
@@ -17,20 +17,19 @@ import numpy as np
 from ..atomic_files import write_atomically
 from ..catalog.artifacts import sha256_of
 from ..catalog.catalog import Catalog
+from ..catalog.connection import MAX_INTEGER
 from ..catalog.tables import Covariance, Model
 from ..errors import InputError
 from ..history import history
-from .npz_files import read_arrays
+from .trace import read_npz_arrays
 
 FORMAT = "retcon covariance"
-# Of a row, what its file tells: all that decides the value, and how it came about.
+# The columns that a file contains: all settings that determine the value, and its origin.
 PROVENANCE = ("fingerprint", "tokenizer", "layer", "module", "width", "texts", "texts_revision", "seed", "tokens",
               "documents", "max_length", "dtype", "curve", "origin")  # fmt: skip
 _FIELD_NAME = re.compile(r"(?P<module>.+)_float\d\d_mom2(_t[^_]*(batch_tokens\})?)?(_\d+)?\.npz")
-# The largest number that SQLite holds.
-_LARGEST = 2**63 - 1
-# How far the two halves of a float32 sum over millions of tokens may be apart, in units of sqrt(C_ii C_jj).
-_SYMMETRIC = 1e-3
+# Allowed asymmetry of a float32 sum over millions of tokens, in units of sqrt(C_ii C_jj).
+_MAX_ASYMMETRY = 1e-3
 
 
 def pack_triangle(square: np.ndarray) -> np.ndarray:
@@ -49,47 +48,43 @@ def unpack_triangle(triangle: np.ndarray, width: int) -> np.ndarray:
 
 
 def load_sum(catalog: Catalog, row: Covariance) -> np.ndarray:
-    """The sum of k k^T of a cataloged covariance, float64 `[width, width]`; the file is verified by its hash."""
+    """The sum of k k^T of a covariance, float64 `[width, width]`, from its verified artifact."""
     return unpack_triangle(catalog.artifacts.read_arrays(row.artifact)["total"], row.width)
 
 
 def field_name(row: Covariance) -> str:
-    """The name under which the published code looks for a file like this one."""
+    """The file name that the published code expects."""
     size = "" if row.documents is None else f"_{row.documents}"
     return f"{row.module}_float64_mom2{size}.npz"
 
 
 def write_covariance(path: Path, row: Covariance, model: str, total: np.ndarray) -> None:
-    """Write a covariance of `model` in the form that the suffix names, whole or not at all.
+    """Write a covariance of `model` atomically. The suffix selects the format.
 
-    Raises:
-        InputError: another suffix, no such folder, or a file that is there already.
-        CatalogError: it cannot be written.
+    Raises InputError for another suffix, a missing folder or an existing file, CatalogError if writing fails.
     """
     writers: dict[str, Callable[[Path], None]] = {
         ".safetensors": lambda partial: _write_own(partial, row, model, total),
         ".npz": lambda partial: _write_npz(partial, row, total),
     }
     if path.suffix not in writers:
-        raise InputError(
-            f"{path} has no form that retcon writes: give a name that ends in {' or '.join(writers)}."
-        )
+        raise InputError(f"{path} has an unknown suffix: give a name that ends in {' or '.join(writers)}.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
     if path.exists():
-        raise InputError(f"{path} exists already: give a file that does not.")
+        raise InputError(f"{path} exists already: give another name.")
     write_atomically(path, writers[path.suffix])
 
 
 def _write_own(path: Path, row: Covariance, model: str, total: np.ndarray) -> None:
     from safetensors.numpy import save
 
-    made = {name: getattr(row, name) for name in PROVENANCE} | {
+    provenance = {name: getattr(row, name) for name in PROVENANCE} | {
         "model": model,
         "created": row.created.astimezone(UTC).isoformat(),
     }
-    told = {"format": FORMAT, "sha256": _digest(total), "made": json.dumps(made)}
-    path.write_bytes(save({"total": total}, told))
+    metadata = {"format": FORMAT, "sha256": _digest(total), "made": json.dumps(provenance)}
+    path.write_bytes(save({"total": total}, metadata))
 
 
 def _write_npz(path: Path, row: Covariance, total: np.ndarray) -> None:
@@ -98,7 +93,7 @@ def _write_npz(path: Path, row: Covariance, total: np.ndarray) -> None:
         "mom2.count": np.array(row.tokens),
         "mom2.mom2": total,
     }
-    # The published loader asks for as many documents as its settings say, and leaves the key out for all of them.
+    # The published loader compares the number of documents with its settings. Without the key it means all documents.
     if row.documents is not None:
         arrays["sample_size"] = np.array(row.documents)
     with path.open("wb") as file:
@@ -110,10 +105,9 @@ def _digest(total: np.ndarray) -> str:
 
 
 def import_covariance(catalog: Catalog, path: Path, model: str, layer: int) -> Covariance:
-    """Import a file of either form as a covariance of a model's base; the saved row.
+    """Import a file of either format as a covariance of a model's base. Returns the saved row.
 
-    Raises:
-        InputError: the file is broken, or of another shape, layer or base than this model's; nothing is stored.
+    Raises InputError if the file is invalid, or has another shape, layer or base than the model.
     """
     with catalog.read() as session:
         found = history.find_model(session, model)
@@ -137,50 +131,52 @@ def import_covariance(catalog: Catalog, path: Path, model: str, layer: int) -> C
 
 
 def matrix_name(model: Model, layer: int) -> str:
-    """The name of the matrix whose keys a covariance of a layer is of."""
+    """The name of the matrix whose keys a covariance of a layer describes."""
     return f"{model.anatomy['blocks']}.{layer}.{model.anatomy['matrix']}"
 
 
 def _check_place(path: Path, row: Covariance, model: Model, layer: int) -> None:
-    """Where the file says what it is of, that must be this layer and this base."""
+    """A layer and a base that the file names must be those of the import."""
     expected = matrix_name(model, layer)
     if row.module and row.module != expected:
         raise InputError(f"{path} is of {row.module}, layer {layer} of {model.name} is {expected}.")
     if row.fingerprint and row.fingerprint != model.fingerprint:
         raise InputError(
-            f"{path} was made with other weights (fingerprint {row.fingerprint[:12]}) than the base of {model.name} "
-            f"({model.fingerprint[:12]}): import it for the model that it is of."
+            f"{path} is of other weights (fingerprint {row.fingerprint[:12]}) than the base of {model.name} "
+            f"({model.fingerprint[:12]}): import it for that model."
         )
 
 
 def check_second_moment(path: Path, total: np.ndarray, tokens: int, width: int, model: str) -> None:
-    """Only a sum of k k^T passes: of the right shape, finite, symmetric, and within Cauchy and Schwarz's bound."""
+    """Raise InputError unless this can be a sum of k k^T: shape, finite, symmetric, Cauchy-Schwarz inequality."""
     if total.shape != (width, width):
         raise InputError(f"{path} holds {total.shape}; keys of {model} need ({width}, {width}).")
-    if not 1 <= tokens <= _LARGEST:
-        raise InputError(f"{path} says that it has seen {tokens} tokens, which no collection has.")
+    if not 1 <= tokens <= MAX_INTEGER:
+        raise InputError(f"{path} has an invalid number of tokens, {tokens}.")
     if not np.isfinite(total).all():
-        raise InputError(f"{path} holds numbers that are not finite.")
+        raise InputError(f"{path} contains numbers that are not finite.")
     lengths = np.sqrt(np.maximum(total.diagonal(), 0))
     for number, row in enumerate(total):
-        bound = lengths[number] * lengths * (1 + _SYMMETRIC)
+        bound = lengths[number] * lengths * (1 + _MAX_ASYMMETRY)
         if total[number, number] < 0 or (np.abs(row) > bound).any():
-            raise InputError(f"{path} holds no second moment: no keys have such products (row {number}).")
-        if (np.abs(row - total[:, number]) > _SYMMETRIC * bound).any():
-            raise InputError(f"{path} holds a matrix that is not symmetric (row {number}).")
+            raise InputError(
+                f"{path} is not a second moment: row {number} violates the Cauchy-Schwarz inequality."
+            )
+        if (np.abs(row - total[:, number]) > _MAX_ASYMMETRY * bound).any():
+            raise InputError(f"{path} contains a matrix that is not symmetric (row {number}).")
 
 
 def _read(path: Path) -> tuple[Covariance, np.ndarray]:
-    """What a file holds: an unsaved row with what the file tells, and the sum of k k^T as float64."""
+    """The content of a file: an unsaved row with the columns that the file has, and the sum of k k^T as float64."""
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix == ".safetensors":
         return _read_own(path)
-    raise InputError(f"{path} has no form that retcon reads: those are .safetensors and .npz.")
+    raise InputError(f"{path} has an unknown suffix: retcon reads .safetensors and .npz.")
 
 
 def _read_npz(path: Path) -> tuple[Covariance, np.ndarray]:
-    found = read_arrays(path)
+    found = read_npz_arrays(path)
     for name in ("mom2.mom2", "mom2.count"):
         if name not in found:
             raise InputError(
@@ -193,7 +189,7 @@ def _read_npz(path: Path) -> tuple[Covariance, np.ndarray]:
             "they must be floating point numbers and one whole number."
         )
     named = _FIELD_NAME.fullmatch(path.name)
-    # What is empty here the file does not tell.
+    # Empty columns are unknown.
     row = Covariance(
         layer=0,
         width=0,
@@ -217,42 +213,41 @@ def _read_own(path: Path) -> tuple[Covariance, np.ndarray]:
 
     try:
         with safe_open(path, "numpy") as file:
-            told = file.metadata() or {}
-            total = file.get_tensor("total") if "total" in file.keys() else None  # noqa: SIM118, it is no dict
+            metadata = file.metadata() or {}
+            total = file.get_tensor("total") if "total" in file.keys() else None  # noqa: SIM118, not a dict
     except (SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:
         raise InputError(f"{path} cannot be read as .safetensors ({error}).") from error
-    if told.get("format") != FORMAT or total is None:
+    if metadata.get("format") != FORMAT or total is None:
         raise InputError(f"{path} is not a covariance that retcon exported.")
-    if total.dtype != np.float64 or _digest(total) != told.get("sha256"):
-        raise InputError(f"{path} has changed since it was exported: its sums do not hash to what it says.")
+    if total.dtype != np.float64 or _digest(total) != metadata.get("sha256"):
+        raise InputError(f"{path} has changed since it was exported: its sums have another sha256.")
     try:
-        made = json.loads(told["made"])
-        row = Covariance(**{name: made[name] for name in PROVENANCE if name != "origin"})
+        provenance = json.loads(metadata["made"])
+        row = Covariance(**{name: provenance[name] for name in PROVENANCE if name != "origin"})
         _check_types(row)
-        made_at = datetime.fromisoformat(made["created"]).isoformat()
+        created = datetime.fromisoformat(provenance["created"]).isoformat()
         row.origin = {
             "format": FORMAT,
-            "model": str(made["model"]),
-            "made": made_at,
-            "before": dict(made["origin"]),
+            "model": str(provenance["model"]),
+            "created": created,
+            "before": dict(provenance["origin"]),
         }
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path} does not tell how it was made in the form that retcon writes ({error})."
-        ) from error
+        raise InputError(f"{path} has invalid metadata ({error}).") from error
     return row, total
 
 
 def _check_types(row: Covariance) -> None:
-    """A table's class takes anything; a row that was read from a file must be as the catalog's own are."""
+    """Raise ValueError for values of the wrong type: a table class does not validate."""
     for name in ("fingerprint", "module", "texts", "texts_revision", "dtype"):
-        # Empty would mean that the file does not tell, and what it does not tell is not checked.
-        _must(isinstance(getattr(row, name), str) and getattr(row, name), f"{name} is no text")
-    _must(isinstance(row.tokenizer, str | None), "tokenizer is no text")
+        # An empty value would skip the comparison with the model.
+        _must(isinstance(getattr(row, name), str) and getattr(row, name), f"{name} is not a text")
+    _must(isinstance(row.tokenizer, str | None), "tokenizer is not a text")
     for name in ("tokens", "seed", "documents", "max_length"):
         value = getattr(row, name)
         _must(
-            (isinstance(value, int) and 0 <= value <= _LARGEST) or value is None, f"{name} is no whole number"
+            (isinstance(value, int) and 0 <= value <= MAX_INTEGER) or value is None,
+            f"{name} is not a whole number",
         )
     _must(row.tokens is not None, "tokens are missing")
     row.curve = [

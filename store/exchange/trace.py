@@ -1,10 +1,15 @@
-"""Traces in the field's own files: one .npz per fact and kind, as experiments/causal_trace.py of rome writes them.
+"""Import and export traces in the published format: one .npz per fact and kind, as experiments/causal_trace.py of rome.
 
 `knowledge_ID.npz` (hidden), `knowledge_ID_mlp.npz`, `knowledge_ID_attn.npz`, each with scores `[T, L]`, high_score,
 low_score, input_ids, input_tokens, subject_range, answer, window, kind and correct_prediction. Read without pickle.
 """
 
+import lzma
 import re
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +21,23 @@ from ..catalog.tables import AverageEffect, Trace, TraceResult
 from ..effects import average_effects
 from ..errors import InputError
 from ..history import history
-from .npz_files import read_arrays
 
+# Errors of zipfile and NumPy for broken or forged files.
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, SyntaxError, ValueError,
+           TypeError, EOFError, KeyError, RuntimeError, OverflowError, MemoryError, OSError)  # fmt: skip
 _NAME = re.compile(r"knowledge_(\d+)(?:_(mlp|attn))?\.npz")
 _SUFFIX = {"hidden": "", "mlp": "_mlp", "attn": "_attn"}
 
 
 def write_npz(folder: Path, results: Sequence[TraceResult], names: Sequence[int]) -> int:
-    """Write the results into a new or empty folder under their known ids; returns how many files.
+    """Write the results to a new or empty folder. Returns the number of files.
 
-    Severed kinds have no place in that layout and are left out.
+    `names` are the known ids in the file names. The format has no severed kinds; they are skipped.
     """
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    written = 0
+    count = 0
     for result, name in zip(results, names, strict=True):
         kinds = (
             [kind for kind in _SUFFIX if kind in result.scores]
@@ -45,14 +52,14 @@ def write_npz(folder: Path, results: Sequence[TraceResult], names: Sequence[int]
             )
             with (folder / f"knowledge_{name}{_SUFFIX[kind]}.npz").open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-            written += 1
-    return written
+            count += 1
+    return count
 
 
 def _arrays(result: TraceResult, kind: str) -> dict[str, np.ndarray]:
     table = result.scores[kind]
     return {
-        "scores": np.array(table["scores"], dtype=np.float32),  # None, not traced, becomes NaN
+        "scores": np.array(table["scores"], dtype=np.float32),  # None (not traced) becomes NaN
         "low_score": np.array(result.low),
         "high_score": np.array(result.high),
         "input_ids": np.array(result.token_ids),
@@ -113,10 +120,10 @@ def read_npz(folder: Path, layers: int) -> list[TraceResult]:
     for path in files:
         if match := _NAME.fullmatch(path.name):
             number, kind = int(match[1]), match[2] or "hidden"
-            _take(found.setdefault(number, _blank(number)), kind, read_arrays(path), path, layers)
+            _add_kind(found.setdefault(number, _blank(number)), kind, read_npz_arrays(path), path, layers)
     if not found:
         raise InputError(
-            f"{folder} holds no traces: they are files named knowledge_ID.npz, knowledge_ID_mlp.npz, ..."
+            f"{folder} contains no traces: expected files named knowledge_ID.npz, knowledge_ID_mlp.npz, ..."
         )
     results = [found[number] for number in sorted(found)]
     for position, result in enumerate(results):
@@ -136,14 +143,14 @@ def _blank(number: int) -> TraceResult:
     )
 
 
-def _take(result: TraceResult, kind: str, data: dict[str, Any], path: Path, layers: int) -> None:
+def _add_kind(result: TraceResult, kind: str, data: dict[str, Any], path: Path, layers: int) -> None:
     try:
         if not bool(data.get("correct_prediction", True)):
-            result.skip_reason = "the model's first choice was another answer (as the file says)"
+            result.skip_reason = "the model's first choice was another answer (according to the file)"
             return
         if np.iscomplexobj(data["scores"]):
             raise ValueError("its scores are complex numbers")
-        # What does not fit into the float32 of these files becomes infinite, and is refused below.
+        # Values beyond float32 become infinite; they are rejected below.
         with np.errstate(over="ignore"):
             scores = np.asarray(data["scores"], dtype=np.float32)
         begin, end = data["subject_range"].tolist()
@@ -153,7 +160,7 @@ def _take(result: TraceResult, kind: str, data: dict[str, Any], path: Path, laye
         ids = [int(token) for token in data["input_ids"].tolist()] if "input_ids" in data else []
         fits = scores.shape == (len(tokens), layers) and 0 <= begin < end <= len(tokens)
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path} lacks what a trace has, or has it in another form ({error}).") from error
+        raise InputError(f"{path} is not a valid trace ({error}).") from error
     if not fits:
         raise InputError(
             f"{path} has scores of shape {scores.shape} for {len(tokens)} tokens and a subject at {begin}-{end}; "
@@ -166,10 +173,23 @@ def _take(result: TraceResult, kind: str, data: dict[str, Any], path: Path, laye
         or (missing.any(1) != missing.all(1)).any()
     ):
         raise InputError(
-            f"{path} holds numbers that are no probabilities: all of a token's scores must be there, or none."
+            f"{path} contains invalid probabilities: each token must have all of its scores, or none."
         )
     result.tokens, result.token_ids, result.answer = tokens, ids, answer
     result.subject_begin, result.subject_end, result.high, result.low = begin, end, high, low
     result.prompt, result.subject = "".join(tokens).strip(), "".join(tokens[begin:end]).strip()
     table = [[None if np.isnan(cell) else float(cell) for cell in row] for row in scores]
     result.scores = result.scores | {kind: {"window": window, "scores": table}}
+
+
+def read_npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file, read without pickle. Raises InputError for an invalid file or member."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            found = {name: data[name] for name in data.files}
+    except _BROKEN as error:
+        raise InputError(f"{path} cannot be read as .npz without pickle ({error}).") from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path} cannot be read as .npz: its member {name!r} is not an array.")
+    return found

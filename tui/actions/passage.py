@@ -14,6 +14,7 @@ from ...engine.jobs.settings import (
 )
 from ...engine.jobs.specs import PassageSpec
 from ...extras import require_extra
+from ...prompts import fill_prompt
 from ...store.catalog.catalog import Catalog
 from ...store.errors import InputError
 from ...store.facts import sets as fact_sets
@@ -73,7 +74,7 @@ def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec
     spec = PassageSpec(
         model=target.model.name, title=options.title, text=text, facts=facts, revision=target.revision.id,
         method=method, hparams=layer_settings(options.layers), hparams_file=absolute(options.hparams_file),
-        edits=options.edits, baselines=against, prompts=[fact.prompt.replace("{}", fact.subject) for fact in others],
+        edits=options.edits, baselines=against, prompts=[fill_prompt(fact.prompt, fact.subject) for fact in others],
         llm=options.llm, llm_url=options.llm_url, llm_model=options.llm_model, review=not options.yes,
         judge=options.judge, texts=options.texts, seed=options.seed,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from sqlmodel import Session, col, select
 from ...engine.jobs.settings import check_noise
 from ...engine.jobs.specs import TraceSpec
 from ...engine.tracing.rules import NoiseRule
-from ...prompts import make_template
+from ...prompts import fill_prompt, make_template
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import AverageEffect, FactSet, Model, Trace, TraceResult
 from ...store.errors import InputError, NotFound
@@ -64,7 +64,7 @@ def build_trace_spec(catalog: Catalog, options: TraceOptions) -> TraceSpec:
         )
     else:
         subject = subject or ""
-        prompt = make_template(prompt, subject).replace("{}", subject)
+        prompt = fill_prompt(make_template(prompt, subject), subject)
     if options.tokens not in TOKENS:
         raise InputError(f"--tokens must be {' or '.join(TOKENS)}")
     noise, swap = _check_corruption(options, subject)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sqlmodel import Session, col, select
 
+from ...prompts import fill_prompt
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import AverageEffect, Model, Revision, Trace, TraceResult
 from ...store.history import history
@@ -24,7 +25,7 @@ def draw_publication_figures(
     """
     with catalog.read() as session:
         edits = history.live_edits(history.load_path(session, revision.id))
-        prompts = {r["prompt"].replace("{}", r["subject"]) for edit in edits for r in edit.requests}
+        prompts = {fill_prompt(r["prompt"], r["subject"]) for edit in edits for r in edit.requests}
         results = _results(session, model, prompts)
         effects = _effects(session, model)
     figures = []

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ....prompts import fill_prompt
 from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, Manifest
 from ...evaluation.metrics import METRICS, compare_protocols
 from .licenses import License
@@ -122,7 +123,7 @@ def _edit_rows(manifest: Manifest) -> list[list[str]]:
         norms = [f"{100 * size['relative']:.2g} %" for size in step.statistics.get("delta", {}).values()]
         layers = ", ".join(map(str, step.hparams.get("layers", [])))
         for request in step.requests:
-            prompt = str(request["prompt"]).replace("{}", request["subject"])
+            prompt = fill_prompt(str(request["prompt"]), request["subject"])
             texts = (request["subject"], prompt, request.get("target_true") or "?", request["target_new"])
             cells = map(_format_value, (*texts, step.method or ""))
             rows.append([f"`{step.id}`", *cells, layers, ", ".join(norms)])

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlmodel import Session
 
+from ....prompts import fill_prompt
 from ....store.catalog.tables import Evaluation, Revision
 from ....store.facts import sets as fact_sets
 from ....store.history import history
@@ -141,7 +142,7 @@ def build_case(request: dict[str, Any]) -> Case:
     new, true = request.get("target_new"), request.get("target_true")
     # Only a fact that was written has a negation.
     negation = negate(request["prompt"]) if new else None
-    negations = [negation.replace("{}", request["subject"])] if negation else []
+    negations = [fill_prompt(negation, request["subject"])] if negation else []
     return Case(
         prompt=_full_prompt(request),
         target_new=new or true or "",
@@ -159,7 +160,7 @@ def build_case(request: dict[str, Any]) -> Case:
 
 
 def _full_prompt(request: dict[str, Any]) -> str:
-    return str(request["prompt"]).replace("{}", request["subject"])
+    return fill_prompt(str(request["prompt"]), request["subject"])
 
 
 def _find_earlier(edits: Sequence[Revision], newest: str) -> list[EarlierRequest]:

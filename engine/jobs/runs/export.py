@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ....prompts import fill_prompt
 from ....store.catalog.artifacts import sha256_of
 from ....store.catalog.tables import Revision
 from ....store.exchange.manifest import BASE_MATRICES, MANIFEST, File, Manifest, build_manifest, hash_files
@@ -120,7 +121,7 @@ def hash_base_files(folder: str) -> dict[str, File]:
 def _list_requests(edits: Sequence[Revision]) -> list[tuple[str, str]]:
     """(prompt, target) of each request. Of two requests with the same prompt, the later one."""
     targets = {
-        str(request["prompt"]).replace("{}", request["subject"]): request["target_new"]
+        fill_prompt(str(request["prompt"]), request["subject"]): request["target_new"]
         for edit in edits
         for request in edit.requests
     }

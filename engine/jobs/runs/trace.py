@@ -11,6 +11,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 from transformers import PreTrainedTokenizerBase
 
+from ....prompts import fill_prompt
 from ....store.catalog.tables import AverageEffect, Trace, TraceResult
 from ....store.effects import average_effects
 from ....store.facts import sets as fact_sets
@@ -68,8 +69,7 @@ def read_requests(session: Session, spec: TraceSpec) -> list[TraceRequest]:
         return [TraceRequest(spec.prompt, spec.subject, spec.expected)]
     facts = fact_sets.list_facts(session, fact_sets.find_fact_set(session, spec.facts))
     return [
-        TraceRequest(fact.prompt.replace("{}", fact.subject), fact.subject, fact.target_true)
-        for fact in facts
+        TraceRequest(fill_prompt(fact.prompt, fact.subject), fact.subject, fact.target_true) for fact in facts
     ]
 
 

@@ -185,8 +185,8 @@ Change = Callable[[dict[str, Any]], None]
     [
         (lambda data: data.pop("mom2.count"), "lacks mom2.count"),
         (lambda data: data.pop("mom2.mom2"), "lacks mom2.mom2"),
-        (lambda data: data.update({"mom2.count": np.array(0)}), "has seen 0 tokens"),
-        (lambda data: data.update({"mom2.count": np.array(2**64 - 1, np.uint64)}), "which no collection has"),
+        (lambda data: data.update({"mom2.count": np.array(0)}), "invalid number of tokens"),
+        (lambda data: data.update({"mom2.count": np.array(2**64 - 1, np.uint64)}), "invalid number of tokens"),
         (lambda data: data.update({"mom2.count": np.array(1.5)}), "one whole number"),
         (lambda data: data.update({"mom2.count": np.array([1, 2])}), "one whole number"),
         (lambda data: data.update({"mom2.mom2": np.ones((WIDTH, WIDTH), int)}), "floating point"),
@@ -196,9 +196,9 @@ Change = Callable[[dict[str, Any]], None]
         (lambda data: data.update({"mom2.mom2": np.eye(WIDTH + 1)}), "(57, 57)"),
         (lambda data: data["mom2.mom2"].__setitem__((3, 3), np.nan), "not finite"),
         (lambda data: data["mom2.mom2"].__setitem__((3, 3), np.inf), "not finite"),
-        (lambda data: data["mom2.mom2"].__setitem__((3, 3), -1), "no second moment"),
+        (lambda data: data["mom2.mom2"].__setitem__((3, 3), -1), "not a second moment"),
         (lambda data: data["mom2.mom2"].__setitem__((3, 4), data["mom2.mom2"][3, 4] * 0.5 + 1), "not symmetric"),
-        (lambda data: data["mom2.mom2"].__setitem__(np.s_[3:5, 3:5], [[1, 2], [2, 1]]), "no second moment"),
+        (lambda data: data["mom2.mom2"].__setitem__(np.s_[3:5, 3:5], [[1, 2], [2, 1]]), "not a second moment"),
         (lambda data: data.update({"mom2.mom2": np.array([[{}]], object)}), "without pickle"),
     ],
 )  # fmt: skip
@@ -238,19 +238,19 @@ def metadata_of(file: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda made: made.update(fingerprint="0" * 64), "made with other weights"),
+        (lambda made: made.update(fingerprint="0" * 64), "is of other weights"),
         (lambda made: made.update(module="model.layers.2.mlp.down_proj"), "is of model.layers.2"),
-        (lambda made: made.update(fingerprint=""), "does not tell"),
-        (lambda made: made.update(tokens="many"), "does not tell"),
-        (lambda made: made.update(tokens=10**30), "does not tell"),
-        (lambda made: made.update(tokens=None), "does not tell"),
-        (lambda made: made.update(documents=-1), "does not tell"),
-        (lambda made: made.update(texts=["a"]), "does not tell"),
-        (lambda made: made.update(curve=[{"tokens": 3}]), "does not tell"),
-        (lambda made: made.update(curve="flat"), "does not tell"),
-        (lambda made: made.update(created="yesterday"), "does not tell"),
-        (lambda made: made.update(origin="the moon"), "does not tell"),
-        (lambda made: made.pop("seed"), "does not tell"),
+        (lambda made: made.update(fingerprint=""), "invalid metadata"),
+        (lambda made: made.update(tokens="many"), "invalid metadata"),
+        (lambda made: made.update(tokens=10**30), "invalid metadata"),
+        (lambda made: made.update(tokens=None), "invalid metadata"),
+        (lambda made: made.update(documents=-1), "invalid metadata"),
+        (lambda made: made.update(texts=["a"]), "invalid metadata"),
+        (lambda made: made.update(curve=[{"tokens": 3}]), "invalid metadata"),
+        (lambda made: made.update(curve="flat"), "invalid metadata"),
+        (lambda made: made.update(created="yesterday"), "invalid metadata"),
+        (lambda made: made.update(origin="the moon"), "invalid metadata"),
+        (lambda made: made.pop("seed"), "invalid metadata"),
     ],
 )
 def test_safetensors_with_wrong_metadata_is_refused(
@@ -271,7 +271,7 @@ def test_changed_safetensors_is_refused(place: Place, tmp_path: Path) -> None:
     save_file({"total": total}, file)
     assert "not a covariance that retcon exported" in refused(place, file)
     save_file(load_file(place.own), file, metadata_of(place.own) | {"made": "[" * 100_000})
-    assert "does not tell" in refused(place, file)
+    assert "invalid metadata" in refused(place, file)
 
 
 def test_wrong_arguments_are_refused(place: Place, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.text import Text
 
 from .....engine.evaluation.metrics import METRICS
+from .....prompts import fill_prompt
 from ....presentation.format import format_time, plural, sparkline
 from ....presentation.text import sanitize
 from ...data.edits import EvaluationView, RevisionDetail
@@ -65,7 +66,7 @@ def _requests(revision: RevisionDetail) -> Parts:
     figures: list[dict[str, Any]] = revision.statistics.get("requests", [])
     parts: Parts = ["", title(f"Requests ({len(revision.requests)})")]
     for index, request in enumerate(revision.requests[:_SHOWN]):
-        prompt = str(request["prompt"]).replace("{}", str(request["subject"]))
+        prompt = fill_prompt(str(request["prompt"]), str(request["subject"]))
         text = Text(sanitize(prompt) + " ")
         text.append(f"→ {sanitize(str(request['target_new']).strip())}", style="bold")
         if request.get("target_true"):

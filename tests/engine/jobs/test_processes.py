@@ -190,7 +190,7 @@ def test_jobs_of_one_device_run_one_after_another(retcon: Retcon) -> None:
     assert record["activity"] == f"waiting for cpu, after job {second}"
     assert retcon.json("doctor")["devices"]["cpu"] == "busy"
     for words, says in (
-        (("model", "remove", "tiny", "--yes"), "a job works on tiny"),
+        (("model", "remove", "tiny", "--yes"), "a job uses tiny now"),
         (("job", "remove", first), "cancel it"),
     ):
         output = retcon.say(*words)

@@ -90,7 +90,7 @@ def test_a_job_that_does_not_stop_is_killed(retcon: Retcon) -> None:
     assert retcon.json("job", "resume", "--all") == {"resumed": [other]}
     assert retcon.wait_for(other, "done", "failed")["state"] == "done"
     assert retcon.json("job", "resume", "--all") == {"resumed": []}
-    assert "name one job, or --all" in retcon.say("job", "resume").err
+    assert "give one job id, or --all" in retcon.say("job", "resume").err
 
 
 def test_on_finish_gets_each_job_that_ends(retcon: Retcon, tmp_path: Path) -> None:

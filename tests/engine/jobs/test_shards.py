@@ -117,5 +117,5 @@ def test_batches_traced_alone_give_same_bits(
 
 def test_missing_ray_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(InputError, match=r"--on ray needs the extra 'ray': pip install 'retcon\[ray\]'"):
+    with pytest.raises(InputError, match=r"--on ray needs the extra 'ray': pip install 'retcon-lm\[ray\]'"):
         parse_ray_device("ray")

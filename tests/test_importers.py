@@ -21,7 +21,7 @@ def all_importers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Importe
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_traceback_and_nothing_half_written(
+def test_hostile_files_are_rejected_cleanly(
     name: str, all_importers: dict[str, Importer], tmp_path: Path
 ) -> None:
     importer, bench = all_importers[name], Bench(tmp_path)

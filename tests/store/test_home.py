@@ -14,7 +14,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_location(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETCON_HOME", str(tmp_path / "mine"))
     assert home() == tmp_path / "mine"
     monkeypatch.delenv("RETCON_HOME")
@@ -25,14 +25,14 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert home() == tmp_path / ".local" / "share" / "retcon"
 
 
-def test_a_relative_home_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_relative_home_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETCON_HOME", "here")
     assert home() == tmp_path / "here"
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+def test_files_are_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         place = Home(tmp_path / "home")
@@ -51,7 +51,7 @@ def test_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [0o770, 0o707, 0o777])
-def test_refuses_a_home_that_others_can_write(tmp_path: Path, bad: int) -> None:
+def test_writable_home_is_rejected(tmp_path: Path, bad: int) -> None:
     root = tmp_path / "home"
     root.mkdir()
     root.chmod(bad)
@@ -60,7 +60,7 @@ def test_refuses_a_home_that_others_can_write(tmp_path: Path, bad: int) -> None:
 
 
 @pytest.mark.parametrize("inside", ["artifacts", "models", "catalog.db"])
-def test_refuses_what_others_can_write_inside_it(tmp_path: Path, inside: str) -> None:
+def test_writable_folder_is_rejected(tmp_path: Path, inside: str) -> None:
     Catalog.open(Home(tmp_path / "home")).close()
     path = tmp_path / "home" / inside
     path.chmod(0o660 if path.is_file() else 0o770)
@@ -70,26 +70,26 @@ def test_refuses_what_others_can_write_inside_it(tmp_path: Path, inside: str) ->
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("inside", ["", "artifacts", "catalog.db"])
-def test_refuses_what_belongs_to_somebody_else(tmp_path: Path, inside: str) -> None:
+def test_foreign_folder_is_rejected(tmp_path: Path, inside: str) -> None:
     Catalog.open(Home(tmp_path / "home")).close()
     os.chown(tmp_path / "home" / inside, 65534, -1)
     with pytest.raises(InputError, match=r"belongs to another user \(uid 65534"):
         Catalog.open(Home(tmp_path / "home"))
 
 
-def test_refuses_a_home_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_of_another_user_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(InputError, match="belongs to another user"):
         Home(tmp_path / "home").prepare()
 
 
-def test_refuses_a_file(tmp_path: Path) -> None:
+def test_file_as_home_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
     with pytest.raises(InputError, match="cannot be used as the home folder"):
         Home(tmp_path / "home").prepare()
 
 
-def test_an_existing_home_keeps_its_mode(tmp_path: Path) -> None:
+def test_existing_home_keeps_its_mode(tmp_path: Path) -> None:
     root = tmp_path / "home"
     root.mkdir()
     root.chmod(0o750)

@@ -34,7 +34,7 @@ def progress(session: Session, job_id: int, owner: str) -> None:
     )
 
 
-def test_a_whole_life(catalog: Catalog, job_id: int) -> None:
+def test_job_life_cycle(catalog: Catalog, job_id: int) -> None:
     job = look(catalog, job_id)
     assert (job.state, job.attempt, job.priority, job.device) == ("queued", 0, 2, "cuda:0")
     with catalog.write() as session:
@@ -56,7 +56,7 @@ def test_a_whole_life(catalog: Catalog, job_id: int) -> None:
     assert job.ended is not None
 
 
-def test_a_row_that_the_session_holds_is_renewed(catalog: Catalog) -> None:
+def test_row_in_session_is_refreshed(catalog: Catalog) -> None:
     with catalog.write() as session:
         job = jobs.create(session, "trace", {}, "cpu")
         assert job.id is not None
@@ -64,7 +64,7 @@ def test_a_row_that_the_session_holds_is_renewed(catalog: Catalog) -> None:
         assert job.state == "waiting"
 
 
-def test_one_of_many_processes_claims(catalog: Catalog, job_id: int) -> None:
+def test_one_process_claims_a_job(catalog: Catalog, job_id: int) -> None:
     claimers = [
         subprocess.Popen(
             [sys.executable, "-m", WORKERS, "claim", str(catalog.home.root), str(job_id), f"owner{number}"],
@@ -97,7 +97,7 @@ OWNERS_WRITES: list[Callable[[Session, int, str], Any]] = [
 
 
 @pytest.mark.parametrize("write", OWNERS_WRITES)
-def test_a_process_taken_for_dead_cannot_write_any_more(
+def test_former_owner_cannot_write(
     catalog: Catalog, job_id: int, write: Callable[[Session, int, str], Any]
 ) -> None:
     with catalog.write() as session:
@@ -116,7 +116,7 @@ def test_a_process_taken_for_dead_cannot_write_any_more(
         assert look(catalog, job_id).model_dump() == before
 
 
-def test_what_is_lost_takes_the_results_of_its_transaction_along(catalog: Catalog, job_id: int) -> None:
+def test_lost_ownership_rolls_back(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         jobs.claim(session, job_id, "old", 1)
         jobs.mark_interrupted(session, job_id, "old")
@@ -142,7 +142,7 @@ def test_cancel(catalog: Catalog, job_id: int) -> None:
         assert jobs.get(session, job_id).state == "cancelled"
 
 
-def test_a_worker_that_pauses_itself_leaves_a_cancel_alone(catalog: Catalog, job_id: int) -> None:
+def test_own_pause_keeps_a_cancel_request(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         jobs.claim(session, job_id, "me", 1)
         jobs.mark_running(session, job_id, "me")
@@ -154,7 +154,7 @@ def test_a_worker_that_pauses_itself_leaves_a_cancel_alone(catalog: Catalog, job
     assert look(catalog, job_id).stop_request == "cancel"
 
 
-def test_cancel_leaves_an_ended_job_alone(catalog: Catalog, job_id: int) -> None:
+def test_cancel_of_ended_job_does_nothing(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         jobs.claim(session, job_id, "me", 1)
         jobs.finish(session, job_id, "me", {})
@@ -162,7 +162,7 @@ def test_cancel_leaves_an_ended_job_alone(catalog: Catalog, job_id: int) -> None
     assert (job.state, job.stop_request) == ("done", None)
 
 
-def test_interrupt_looks_at_the_owner(catalog: Catalog, job_id: int) -> None:
+def test_interrupt_compares_the_owner(catalog: Catalog, job_id: int) -> None:
     with catalog.write() as session:
         assert not jobs.mark_interrupted(session, job_id, "somebody")
         jobs.claim(session, job_id, "me", 1)
@@ -226,7 +226,7 @@ def test_no_such_job(catalog: Catalog) -> None:
                 call()
 
 
-def test_a_waiting_job_moves_one_place_in_line(catalog: Catalog) -> None:
+def test_queued_job_moves_one_place(catalog: Catalog) -> None:
     def line() -> list[int | None]:
         with catalog.read() as session:
             return [job.id for job in jobs.list_queue(session)]

@@ -29,7 +29,7 @@ def files(store: ArtifactStore) -> list[Path]:
     return [path for path in store.root.rglob("*") if path.is_file() and path.parent != store.leases.folder]
 
 
-def test_bytes_lie_under_their_digest(store: ArtifactStore) -> None:
+def test_bytes_are_named_by_digest(store: ArtifactStore) -> None:
     artifact = store.put_bytes(b"data")
     digest = hashlib.sha256(b"data").hexdigest()
     assert (artifact.sha256, artifact.size) == (digest, 4)
@@ -39,7 +39,7 @@ def test_bytes_lie_under_their_digest(store: ArtifactStore) -> None:
     assert list(store.digests()) == [digest]
 
 
-def test_the_same_again_is_one_file(store: ArtifactStore, catalog: Catalog) -> None:
+def test_storing_twice_keeps_one_file(store: ArtifactStore, catalog: Catalog) -> None:
     for _ in range(2):
         with catalog.write() as session:
             session.merge(store.put_bytes(b"data"))
@@ -48,7 +48,7 @@ def test_the_same_again_is_one_file(store: ArtifactStore, catalog: Catalog) -> N
         assert len(session.exec(select(Artifact)).all()) == 1
 
 
-def test_a_file_is_copied(store: ArtifactStore, tmp_path: Path) -> None:
+def test_put_file_stores_a_copy(store: ArtifactStore, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x" * 3_000_000)
     source.chmod(0o644)
@@ -58,7 +58,7 @@ def test_a_file_is_copied(store: ArtifactStore, tmp_path: Path) -> None:
     assert store.path(artifact.sha256).stat().st_mode & 0o777 == 0o600
 
 
-def test_arrays_come_back_and_equal_ones_share_a_digest(store: ArtifactStore) -> None:
+def test_equal_arrays_share_a_digest(store: ArtifactStore) -> None:
     square = np.arange(6, dtype=np.float32).reshape(2, 3)
     # A transposed view is in another order in memory, which must not show.
     arrays: dict[str, np.ndarray] = {"b": square.T, "a": np.array([1.5], dtype=np.float64)}
@@ -73,7 +73,7 @@ def test_arrays_come_back_and_equal_ones_share_a_digest(store: ArtifactStore) ->
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "changed", "empty"])
-def test_damage_is_found_and_named(store: ArtifactStore, damage: str) -> None:
+def test_damage_is_reported(store: ArtifactStore, damage: str) -> None:
     artifact = store.put_bytes(b"some data")
     path = store.path(artifact.sha256)
     if damage == "missing":
@@ -91,12 +91,12 @@ def test_damage_is_found_and_named(store: ArtifactStore, damage: str) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 64 + "\n", "a" * 65])
-def test_what_is_no_digest_is_no_path(store: ArtifactStore, digest: str) -> None:
+def test_invalid_digest_is_rejected(store: ArtifactStore, digest: str) -> None:
     with pytest.raises(ArtifactCorrupt, match="not a sha256"):
         store.path(digest)
 
 
-def test_a_full_disk_leaves_nothing(store: ArtifactStore) -> None:
+def test_full_disk_leaves_no_file(store: ArtifactStore) -> None:
     def full(path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_nothing(store: ArtifactStore) -> None:
     assert files(store) == []
 
 
-def test_a_full_disk_at_the_flush(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_at_flush(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -116,7 +116,7 @@ def test_a_full_disk_at_the_flush(store: ArtifactStore, monkeypatch: pytest.Monk
     assert files(store) == []
 
 
-def test_a_full_disk_under_safetensors(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_in_safetensors(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors
     from safetensors import numpy as safetensors_numpy
 
@@ -131,7 +131,7 @@ def test_a_full_disk_under_safetensors(store: ArtifactStore, monkeypatch: pytest
     assert files(store) == []
 
 
-def test_a_writer_that_fails_leaves_nothing(store: ArtifactStore) -> None:
+def test_failed_write_leaves_no_file(store: ArtifactStore) -> None:
     def fails(path: Path) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -141,7 +141,7 @@ def test_a_writer_that_fails_leaves_nothing(store: ArtifactStore) -> None:
     assert files(store) == []
 
 
-def test_a_kill_in_the_middle_leaves_only_a_temporary_file(catalog: Catalog) -> None:
+def test_kill_leaves_only_a_temporary_file(catalog: Catalog) -> None:
     store = catalog.artifacts
     worker = subprocess.Popen(
         [sys.executable, "-m", WORKERS, "store_slowly", str(catalog.home.root)],

@@ -66,7 +66,7 @@ def test_read_cannot_write(catalog: Catalog) -> None:
         session.flush()
 
 
-def test_rows_outlive_their_session_and_times_are_aware(catalog: Catalog) -> None:
+def test_rows_outlive_session_with_aware_times(catalog: Catalog) -> None:
     with catalog.write() as session:
         job = jobs.create(session, "trace", {"a": 1}, "cpu")
     assert job.id == 1
@@ -77,7 +77,7 @@ def test_rows_outlive_their_session_and_times_are_aware(catalog: Catalog) -> Non
     assert again.created.utcoffset() is not None
 
 
-def test_an_exception_undoes_the_whole_transaction(catalog: Catalog) -> None:
+def test_exception_rolls_back(catalog: Catalog) -> None:
     with pytest.raises(RuntimeError), catalog.write() as session:
         jobs.create(session, "trace", {}, "cpu")
         raise RuntimeError
@@ -110,7 +110,7 @@ def test_rows_of_one_transaction_need_no_order(catalog: Catalog, model: Model) -
         session.add(Artifact(sha256="a" * 64, size=1))
 
 
-def test_a_key_that_points_at_nothing_is_refused(catalog: Catalog) -> None:
+def test_dangling_key_is_rejected(catalog: Catalog) -> None:
     with pytest.raises(IntegrityError), catalog.write() as session:
         session.add(TraceResult(trace_id=9, position=0, prompt="", subject="", subject_begin=0, subject_end=1,
                                 answer=""))  # fmt: skip
@@ -121,7 +121,7 @@ def test_states_are_checked(catalog: Catalog) -> None:
         session.add(Job(kind="trace", device="cpu", state="nearly"))
 
 
-def test_a_removed_model_takes_its_parts_along(catalog: Catalog, model: Model) -> None:
+def test_deleting_a_model_deletes_its_rows(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         base = history.add_base(session, model)
         assert model.id is not None
@@ -137,7 +137,7 @@ def test_a_removed_model_takes_its_parts_along(catalog: Catalog, model: Model) -
             assert session.exec(select(table)).all() == []
 
 
-def test_the_id_of_a_removed_job_is_not_given_again(catalog: Catalog) -> None:
+def test_id_of_removed_job_is_not_reused(catalog: Catalog) -> None:
     with catalog.write() as session:
         first = jobs.create(session, "trace", {}, "cpu")
         session.delete(first)
@@ -165,7 +165,7 @@ def test_readers_do_not_wait_for_a_writer(catalog: Catalog) -> None:
         assert time.monotonic() - begin < 5
 
 
-def test_data_version_shows_commits_of_this_and_of_other_processes(catalog: Catalog) -> None:
+def test_data_version_changes_with_every_commit(catalog: Catalog) -> None:
     first = catalog.data_version()
     assert catalog.data_version() == first
     with catalog.read() as session:
@@ -179,7 +179,7 @@ def test_data_version_shows_commits_of_this_and_of_other_processes(catalog: Cata
     assert catalog.data_version() != second
 
 
-def test_a_killed_writer_loses_nothing_that_it_had_acknowledged(catalog: Catalog) -> None:
+def test_kill_loses_no_commit(catalog: Catalog) -> None:
     worker = start("stream", catalog.home.root)
     assert worker.stdout is not None
     for line in worker.stdout:
@@ -196,7 +196,7 @@ def test_a_killed_writer_loses_nothing_that_it_had_acknowledged(catalog: Catalog
     assert found in (acknowledged + 1, acknowledged + 2)
 
 
-def test_a_full_disk_is_one_sentence_and_undoes_all(catalog: Catalog) -> None:
+def test_full_disk_rolls_back(catalog: Catalog) -> None:
     with pytest.raises(CatalogError, match="is full") as caught, catalog.write() as session:
         session.connection().exec_driver_sql("PRAGMA max_page_count = 1")
         for number in range(500):
@@ -206,7 +206,7 @@ def test_a_full_disk_is_one_sentence_and_undoes_all(catalog: Catalog) -> None:
         assert session.exec(select(FactSet)).all() == []
 
 
-def test_a_file_of_another_program_is_left_alone(home: Home) -> None:
+def test_foreign_sqlite_file_is_not_changed(home: Home) -> None:
     home.prepare()
     other = sqlite3.connect(home.catalog)
     other.execute("CREATE TABLE notes (text)")
@@ -219,14 +219,14 @@ def test_a_file_of_another_program_is_left_alone(home: Home) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 100, b"SQLite format 3\x00" + b"\xff" * 5000])
-def test_a_file_that_is_no_database(home: Home, content: bytes) -> None:
+def test_file_that_is_not_a_database(home: Home, content: bytes) -> None:
     home.prepare()
     home.catalog.write_bytes(content)
     with pytest.raises(CatalogError, match=r"corrupt.*backups"):
         Catalog.open(home)
 
 
-def test_a_catalog_damaged_in_the_middle(home: Home) -> None:
+def test_corrupt_page_is_reported(home: Home) -> None:
     catalog = Catalog.open(home)
     with catalog.write() as session:
         for number in range(300):
@@ -242,7 +242,7 @@ def test_a_catalog_damaged_in_the_middle(home: Home) -> None:
             session.exec(select(FactSet)).all()
 
 
-def test_a_locked_catalog_says_so(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_catalog_is_reported(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retcon.store.catalog.connection.BUSY_SECONDS", 0.1)
     blocker = connect(catalog.home.catalog)
     blocker.execute("BEGIN IMMEDIATE")
@@ -268,12 +268,12 @@ def test_opening_imports_neither_alembic_nor_torch(catalog: Catalog) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_an_unknown_workers_catalog_is_not_migrated(home: Home) -> None:
+def test_worker_does_not_migrate(home: Home) -> None:
     with pytest.raises(CatalogError, match="has version none"):
         Catalog.open(home, migrate=False)
 
 
-def test_a_commit_that_fails_leaves_no_transaction_and_no_lock(catalog: Catalog) -> None:
+def test_failed_commit_releases_the_lock(catalog: Catalog) -> None:
     """SQLite keeps the transaction of a COMMIT that failed, here by a key that names nothing."""
     with pytest.raises(IntegrityError), catalog.write() as session:
         session.add(Fact(fact_set_id=99, position=0, subject="a", prompt="{} is"))
@@ -285,9 +285,7 @@ def test_a_commit_that_fails_leaves_no_transaction_and_no_lock(catalog: Catalog)
         assert session.exec(select(Fact)).all() == []
 
 
-def test_a_disk_without_room_for_the_index_is_called_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_for_shm_is_reported_as_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite says no more than that the disk failed."""
     failed = sqlite3.OperationalError("disk I/O error")
     failed.sqlite_errorcode = sqlite3.SQLITE_IOERR

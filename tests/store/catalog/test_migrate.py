@@ -73,7 +73,7 @@ def populated(home: Home, model: Model) -> Home:
     return home
 
 
-def test_a_fresh_catalog_is_at_the_head_and_says_who_made_it(catalog: Catalog) -> None:
+def test_new_catalog_has_head_and_app_version(catalog: Catalog) -> None:
     assert read_version(catalog.home.catalog) == HEAD
     with catalog.read() as session:
         rows = session.exec(select(AppVersion)).all()
@@ -82,18 +82,18 @@ def test_a_fresh_catalog_is_at_the_head_and_says_who_made_it(catalog: Catalog) -
     assert list(catalog.home.backups.iterdir()) == []
 
 
-def test_the_constant_head_is_the_scripts_head() -> None:
+def test_head_constant_equals_newest_script() -> None:
     assert ScriptDirectory.from_config(migrate.configuration()).get_heads() == [HEAD]
 
 
-def test_the_migrations_make_what_the_models_say(catalog: Catalog) -> None:
+def test_migrations_match_models(catalog: Catalog) -> None:
     engine = make_engine(catalog.home.catalog, "BEGIN", pooled=False)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, SQLModel.metadata) == []
 
 
-def test_the_migrations_make_the_same_constraints_as_the_models(catalog: Catalog, tmp_path: Path) -> None:
+def test_migrations_match_constraints(catalog: Catalog, tmp_path: Path) -> None:
     # compare_metadata is blind to CHECK, ON DELETE and AUTOINCREMENT; the normalized SQL is not.
     plain = tmp_path / "plain.db"
     sqlite3.connect(plain).close()
@@ -114,7 +114,7 @@ def test_the_migrations_make_the_same_constraints_as_the_models(catalog: Catalog
     assert tables(catalog.home.catalog) == tables(plain)
 
 
-def test_four_processes_open_a_fresh_home_at_once(home: Home) -> None:
+def test_four_processes_create_one_catalog(home: Home) -> None:
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", WORKERS, "open_fresh", str(home.root)], stderr=subprocess.PIPE, text=True
@@ -130,7 +130,7 @@ def test_four_processes_open_a_fresh_home_at_once(home: Home) -> None:
         assert len(session.exec(select(AppVersion)).all()) == 1
 
 
-def test_a_populated_catalog_keeps_every_row(populated: Home, tmp_path: Path) -> None:
+def test_migration_keeps_every_row(populated: Home, tmp_path: Path) -> None:
     tables = ("model", "revision", "head_move", "trace", "trace_result")
 
     def rows() -> dict[str, list[tuple[object, ...]]]:
@@ -157,7 +157,7 @@ def test_a_populated_catalog_keeps_every_row(populated: Home, tmp_path: Path) ->
     connection.close()
 
 
-def test_a_backup_is_made_before_and_is_a_whole_catalog(populated: Home, tmp_path: Path) -> None:
+def test_migration_makes_a_complete_backup(populated: Home, tmp_path: Path) -> None:
     before = dump(populated.catalog)
     migrate.upgrade(populated, scripts=scripts_with(tmp_path, ALTER_PARENTS), head="0002")
     (backup,) = populated.backups.iterdir()
@@ -172,7 +172,7 @@ def test_a_backup_is_made_before_and_is_a_whole_catalog(populated: Home, tmp_pat
         assert len(session.exec(select(HeadMove)).all()) == 2
 
 
-def test_only_the_newest_backups_stay(populated: Home, tmp_path: Path) -> None:
+def test_old_backups_are_deleted(populated: Home, tmp_path: Path) -> None:
     for number in range(7):
         (populated.backups / f"catalog-2020010{number}T000000000000-0001.db").write_bytes(b"old")
     migrate.upgrade(populated, scripts=scripts_with(tmp_path, ALTER_PARENTS), head="0002")
@@ -190,7 +190,7 @@ def test_only_the_newest_backups_stay(populated: Home, tmp_path: Path) -> None:
         'op.execute("CREATE TABLE extra (id INTEGER)")\nop.execute("nonsense")',
     ],
 )
-def test_a_failing_migration_leaves_the_catalog_as_it_was(populated: Home, tmp_path: Path, body: str) -> None:
+def test_failed_migration_changes_nothing(populated: Home, tmp_path: Path, body: str) -> None:
     before = dump(populated.catalog)
     with pytest.raises(Exception, match=r"half|nonsense"):
         migrate.upgrade(populated, scripts=scripts_with(tmp_path / "bad", body), head="0002")
@@ -200,7 +200,7 @@ def test_a_failing_migration_leaves_the_catalog_as_it_was(populated: Home, tmp_p
     assert read_version(populated.catalog) == "0002"
 
 
-def test_a_migration_that_orphans_rows_is_undone(populated: Home, tmp_path: Path) -> None:
+def test_orphaning_migration_rolls_back(populated: Home, tmp_path: Path) -> None:
     before = dump(populated.catalog)
     with pytest.raises(CatalogError, match="trace_result"):
         migrate.upgrade(
@@ -209,7 +209,7 @@ def test_a_migration_that_orphans_rows_is_undone(populated: Home, tmp_path: Path
     assert dump(populated.catalog) == before
 
 
-def test_a_newer_catalog_is_refused_in_one_sentence(populated: Home, tmp_path: Path) -> None:
+def test_newer_catalog_is_rejected(populated: Home, tmp_path: Path) -> None:
     migrate.upgrade(populated, scripts=scripts_with(tmp_path, ALTER_PARENTS), head="0002")
     connection = connect(populated.catalog)
     connection.execute("UPDATE app_version SET version = '9.8.7' WHERE migration = '0002'")
@@ -224,13 +224,13 @@ def test_a_newer_catalog_is_refused_in_one_sentence(populated: Home, tmp_path: P
     assert dump(populated.catalog) == before
 
 
-def test_a_worker_refuses_an_older_catalog(populated: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_rejects_older_catalog(populated: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "HEAD", "0002")
     with pytest.raises(CatalogError, match="has version 0001, this program needs 0002"):
         Catalog.open(populated, migrate=False)
 
 
-def test_a_home_with_strange_characters(tmp_path: Path) -> None:
+def test_home_with_special_characters(tmp_path: Path) -> None:
     catalog = Catalog.open(Home(tmp_path / "100% ?odd#name é"))
     assert catalog.data_version() >= 1
     assert catalog.home.catalog.is_file()

@@ -124,7 +124,7 @@ def everything(power: Power, home: Home) -> None:
     catalog.close()
 
 
-def test_no_row_points_at_a_missing_or_short_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_reference_complete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(tmp_path / "home", monkeypatch) as power:
         everything(power, Home(tmp_path / "home"))
     # The 8 files that are stored make 6 calls each at least.
@@ -134,7 +134,7 @@ def test_no_row_points_at_a_missing_or_short_file(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     "left_out", ["the bytes", "the name in its folder", "the folder of the folder", "the home"]
 )
-def test_this_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str) -> None:
+def test_harness_detects_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str) -> None:
     """Each fsync that the store makes is needed: without it there is a state that breaks the promise."""
     sync_folder = whole_files.sync_folder
 
@@ -155,9 +155,7 @@ def test_this_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lef
         everything(power, Home(tmp_path / "home"))
 
 
-def test_files_that_a_user_names_are_whole_or_as_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_atomically_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "figure"
     contents = {hashlib.sha256(text).hexdigest(): text for text in (b"old", b"new")}
     with watched(tmp_path, monkeypatch) as power:
@@ -177,7 +175,7 @@ def test_files_that_a_user_names_are_whole_or_as_before(
     assert seen == set(contents)
 
 
-def test_an_error_of_the_disk_at_any_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_error_at_any_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was stored before stays, what could not be stored is told, and the next attempt works."""
     catalog = Catalog.open(Home(tmp_path / "home"))
     with catalog.write() as session:

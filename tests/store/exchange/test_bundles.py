@@ -90,9 +90,7 @@ def counts(catalog: Catalog) -> dict[str, int]:
     return {table.__name__: len(all_of(catalog, table)) for table in (*HISTORY, HeadMove)}
 
 
-def test_the_same_history_in_another_catalog(
-    source: Catalog, bundle: Path, catalogs: Callable[..., Catalog]
-) -> None:
+def test_import_into_another_catalog(source: Catalog, bundle: Path, catalogs: Callable[..., Catalog]) -> None:
     target = catalogs("target", minutes=77)
     with target.write() as session:  # so that numbers differ
         session.add(FactSet(name="other", source="", format="plain"))
@@ -168,7 +166,7 @@ def test_bundle_with_former_names_still_loads(source: Catalog) -> None:
     assert bundle_rows.parse_rows(records, layers=2) == bundle_rows.parse_rows(expected, layers=2)
 
 
-def test_twice_adds_nothing(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+def test_second_import_adds_nothing(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
     target = catalogs("target")
     first = bundles.import_history(target, bundle)
     before = counts(target)
@@ -177,13 +175,13 @@ def test_twice_adds_nothing(bundle: Path, catalogs: Callable[..., Catalog]) -> N
     assert (set(again.added.values()), again.existing, again.head_moved) == ({0}, first.added, False)
 
 
-def test_where_it_came_from_it_is_there_already(source: Catalog, bundle: Path) -> None:
+def test_import_into_source_adds_nothing(source: Catalog, bundle: Path) -> None:
     before = counts(source)
     assert set(bundles.import_history(source, bundle).added.values()) == {0}
     assert counts(source) == before
 
 
-def test_there_and_back_with_what_was_made_there(
+def test_round_trip_with_new_revision(
     source: Catalog, bundle: Path, catalogs: Callable[..., Catalog], tmp_path: Path
 ) -> None:
     target = catalogs("target", name="mine")
@@ -208,7 +206,7 @@ def test_there_and_back_with_what_was_made_there(
         ]  # fmt: skip
 
 
-def test_a_set_of_that_name_with_other_facts_stays(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+def test_existing_set_with_other_facts_stays(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
     target = catalogs("target")
     with target.write() as session:
         session.add(FactSet(name="known", source="mine", format="plain"))
@@ -218,7 +216,9 @@ def test_a_set_of_that_name_with_other_facts_stays(bundle: Path, catalogs: Calla
     assert bundles.import_history(target, bundle).existing["fact_set"] == 1
 
 
-def test_without_covariances(source: Catalog, catalogs: Callable[..., Catalog], tmp_path: Path) -> None:
+def test_export_without_covariances(
+    source: Catalog, catalogs: Callable[..., Catalog], tmp_path: Path
+) -> None:
     made = bundles.export_history(source, "tiny", tmp_path / "small", covariances=False)
     assert made.artifacts == 3
     target = catalogs("target")
@@ -227,7 +227,7 @@ def test_without_covariances(source: Catalog, catalogs: Callable[..., Catalog], 
     assert all(row.covariances == [] for row in all_of(target, Revision))
 
 
-def test_into_which_model(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+def test_target_model_of_import(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
     with pytest.raises(NotFound, match=r"retcon model add org/tiny --revision c0ffee"):
         bundles.import_history(catalogs("other", fingerprint="0" * 64), bundle)
     with pytest.raises(InputError, match="fingerprint ba5e"):
@@ -237,7 +237,7 @@ def test_into_which_model(bundle: Path, catalogs: Callable[..., Catalog]) -> Non
     assert bundles.import_history(catalogs("renamed", name="mine"), bundle).model == "mine"
 
 
-def test_several_with_that_base(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+def test_ambiguous_model_is_rejected(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
     target = catalogs("target", name="one")
     from retcon.tests.helpers.bundle_catalog import model
 
@@ -251,7 +251,7 @@ def test_several_with_that_base(bundle: Path, catalogs: Callable[..., Catalog]) 
         bundles.import_history(target, bundle, "one")
 
 
-def test_a_revision_of_that_id_that_is_another(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
+def test_conflicting_revision_id_is_rejected(bundle: Path, catalogs: Callable[..., Catalog]) -> None:
     target = catalogs("target")
     with target.write() as session:
         found = history.find_model(session, "tiny")
@@ -263,7 +263,7 @@ def test_a_revision_of_that_id_that_is_another(bundle: Path, catalogs: Callable[
     assert counts(target) == before
 
 
-def test_what_cannot_be_exported(source: Catalog, bundle: Path, tmp_path: Path) -> None:
+def test_invalid_exports_are_rejected(source: Catalog, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         bundles.export_history(source, "tiny", bundle)
     with pytest.raises(InputError, match="there is no folder"):
@@ -277,12 +277,14 @@ def test_what_cannot_be_exported(source: Catalog, bundle: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "tiny.bundle"]
 
 
-def test_the_same_history_gives_the_same_bytes(source: Catalog, bundle: Path, tmp_path: Path) -> None:
+def test_equal_histories_give_equal_bundles(source: Catalog, bundle: Path, tmp_path: Path) -> None:
     bundles.export_history(source, "tiny", tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == bundle.read_bytes()
 
 
-def test_a_full_disk(bundle: Path, catalogs: Callable[..., Catalog], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported(
+    bundle: Path, catalogs: Callable[..., Catalog], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import errno
 
     from retcon.store.exchange import bundle_archive

@@ -38,7 +38,7 @@ def test_there_and_back(manifest: Manifest) -> None:
     assert manifest.reverted == {manifest.steps[1].id}
 
 
-def test_into_another_catalog(manifest: Manifest, catalog: Catalog, tmp_path: Any) -> None:
+def test_steps_into_another_catalog(manifest: Manifest, catalog: Catalog, tmp_path: Any) -> None:
     from retcon.store.home import Home
 
     other = Catalog.open(Home(tmp_path / "other"))
@@ -78,7 +78,7 @@ def test_into_another_catalog(manifest: Manifest, catalog: Catalog, tmp_path: An
         ({"base": 3}, "retcon.json is not a valid manifest"),
     ],
 )
-def test_strange_manifests(change: dict[str, Any], says: str, manifest: Manifest) -> None:
+def test_invalid_manifest_is_rejected(change: dict[str, Any], says: str, manifest: Manifest) -> None:
     with pytest.raises(InputError, match=says):
         Manifest.parse(json.dumps(json.loads(manifest.as_text()) | change), "retcon.json")
 
@@ -86,7 +86,7 @@ def test_strange_manifests(change: dict[str, Any], says: str, manifest: Manifest
 @pytest.mark.parametrize(
     "change", [{"parent": None}, {"kind": "base"}, {"id": "../x"}, {"delta": None}, {"created": "yesterday"}]
 )
-def test_strange_steps(change: dict[str, Any], manifest: Manifest) -> None:
+def test_invalid_step_is_rejected(change: dict[str, Any], manifest: Manifest) -> None:
     record = json.loads(manifest.as_text())
     record["steps"][2] |= change
     with pytest.raises(InputError):
@@ -96,11 +96,11 @@ def test_strange_steps(change: dict[str, Any], manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "..", "../a", "a/../b", "a\\b", "C:a", "a\0b", "a/b/c", "", "a//b", "./a", "a\nb"]
 )
-def test_names_that_lead_out(name: str) -> None:
+def test_unsafe_file_names_are_rejected(name: str) -> None:
     with pytest.raises(ValueError):
         check_name(name)
 
 
 @pytest.mark.parametrize("name", ["model-00001-of-00003.safetensors", "deltas/a.safetensors", "README.md"])
-def test_names_that_stay(name: str) -> None:
+def test_safe_file_names_are_accepted(name: str) -> None:
     check_name(name)

@@ -171,7 +171,7 @@ def hub_folder(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> str:
 
 # Each is a program that imports datasets; the other formats are as flat as the plain one.
 @pytest.mark.parametrize("record", [COUNTERFACT, MQUAKE, PLAIN], ids=lambda one: "".join(one)[:20])
-def test_a_data_set_reads_like_a_file(record: dict[str, Any], tmp_path: Path) -> None:
+def test_data_set_equals_file(record: dict[str, Any], tmp_path: Path) -> None:
     other = {name: value for name, value in record.items() if name not in ("case_id", "known_id", "cond")}
     source = hub_folder(tmp_path / "set", {"train": [record, other]})
     format, facts = read_fact_file(source)
@@ -191,7 +191,7 @@ def test_splits_of_a_data_set(tmp_path: Path) -> None:
         read_fact_file(f"{source}:other")
 
 
-def test_a_wrong_record_of_a_data_set_is_named(tmp_path: Path) -> None:
+def test_invalid_record_of_data_set_is_named(tmp_path: Path) -> None:
     source = hub_folder(
         tmp_path / "set", {"train": [PLAIN, PLAIN | {"subject": "Nobody", "prompt": "It is"}]}
     )
@@ -201,12 +201,12 @@ def test_a_wrong_record_of_a_data_set_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["hub:", "hub:@train", "hub::config"])
-def test_no_name_of_a_data_set(source: str) -> None:
+def test_empty_data_set_name_is_rejected(source: str) -> None:
     with pytest.raises(InputError, match="does not name a data set"):
         read_fact_file(source)
 
 
-def test_the_hub_is_not_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(InputError) as error:

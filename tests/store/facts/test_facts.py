@@ -77,7 +77,7 @@ def test_zsre(tmp_path: Path) -> None:
     assert fact.origin == {"pred": ZSRE["pred"], "cond": ZSRE["cond"]}
 
 
-def test_plain_with_all_there_is(tmp_path: Path) -> None:
+def test_plain_record_with_all_fields(tmp_path: Path) -> None:
     record = {
         "case_id": 4,
         "p_true_before": 0.35,
@@ -92,7 +92,7 @@ def test_plain_with_all_there_is(tmp_path: Path) -> None:
     assert fact.origin == {"case_id": 4, "p_true_before": 0.35}
 
 
-def test_a_request_as_rome_writes_it(tmp_path: Path) -> None:
+def test_request_in_rome_format(tmp_path: Path) -> None:
     (fact,) = read_facts(write(tmp_path, {**PLAIN, "target_new": {"str": " Rome "}}))
     assert fact.target_new == "Rome"
 
@@ -105,7 +105,7 @@ def test_json_lines_by_any_name(tmp_path: Path) -> None:
         assert [fact.position for fact in facts] == [0, 1, 2]
 
 
-def test_a_line_separator_inside_a_string_is_no_new_line(tmp_path: Path) -> None:
+def test_line_separator_in_string_is_not_a_line_end(tmp_path: Path) -> None:
     text = json.dumps({**PLAIN, "note": "a\u2028b"}, ensure_ascii=False)
     assert len(read_facts(write(tmp_path, text, "facts.jsonl"))) == 1
 
@@ -172,7 +172,7 @@ def test_import(catalog: Catalog, tmp_path: Path) -> None:
             find_fact_set(session, "tower")
 
 
-def test_an_import_that_fails_adds_nothing(catalog: Catalog, tmp_path: Path) -> None:
+def test_failed_import_adds_nothing(catalog: Catalog, tmp_path: Path) -> None:
     good = write(tmp_path, [PLAIN])
     bad = write(tmp_path, [PLAIN, {}], "bad.json")
     with catalog.write() as session:

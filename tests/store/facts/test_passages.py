@@ -35,13 +35,13 @@ def objects(catalog: Catalog, id: int) -> list[str]:
         return [fact.object for fact in passages.to_file(passages.find_passage(session, id)).facts]
 
 
-def test_a_person_changes_them_while_the_job_waits_for_that(catalog: Catalog, passage: int) -> None:
+def test_facts_can_change_during_review(catalog: Catalog, passage: int) -> None:
     with catalog.write() as session:
         passages.replace_facts(session, passage, OTHER)
     assert objects(catalog, passage) == ["Berlin"]
 
 
-def test_not_while_the_job_works(catalog: Catalog, passage: int) -> None:
+def test_facts_of_running_job_cannot_change(catalog: Catalog, passage: int) -> None:
     with catalog.write() as session:
         job = passages.find_job(session, passage)
         assert job is not None
@@ -55,7 +55,7 @@ def test_not_while_the_job_works(catalog: Catalog, passage: int) -> None:
     assert objects(catalog, passage) == ["Rome"]
 
 
-def test_not_once_they_were_checked_and_are_being_written(catalog: Catalog, passage: int) -> None:
+def test_written_facts_cannot_change(catalog: Catalog, passage: int) -> None:
     with catalog.write() as session:
         row = passages.find_passage(session, passage)
         row.stages = [{"name": "extract"}, {"name": "check"}]

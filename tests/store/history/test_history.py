@@ -44,7 +44,7 @@ class Story:
         return history.live_edits(history.load_path(self.session, at.id))
 
 
-def test_the_base_is_a_revision_and_the_head(catalog: Catalog, model: Model) -> None:
+def test_base_is_the_first_head(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         base = history.add_base(session, model)
     assert (base.kind, base.parent, base.fingerprint, model.head) == (
@@ -74,7 +74,7 @@ def test_ids_come_from_the_content() -> None:
         history.revision_id(hparams=object())
 
 
-def test_the_id_is_the_same_after_it_was_saved(catalog: Catalog, model: Model) -> None:
+def test_id_is_stable_after_saving(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)
         edit = story.add(story.base)
@@ -83,7 +83,7 @@ def test_the_id_is_the_same_after_it_was_saved(catalog: Catalog, model: Model) -
         assert history.id_of(model, again) == edit.id
 
 
-def test_edits_are_in_order(catalog: Catalog, model: Model) -> None:
+def test_live_edits_are_in_order(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)
         one = story.add(story.base)
@@ -94,7 +94,7 @@ def test_edits_are_in_order(catalog: Catalog, model: Model) -> None:
         assert history.list_revisions(session, model) == [story.base, one, two, three]
 
 
-def test_one_is_taken_out_of_the_middle_and_brought_back_at_its_place(catalog: Catalog, model: Model) -> None:
+def test_revert_of_revert_restores_the_position(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)
         one = story.add(story.base)
@@ -110,7 +110,7 @@ def test_one_is_taken_out_of_the_middle_and_brought_back_at_its_place(catalog: C
         assert story.live(out_again) == [one, three, four]
 
 
-def test_edits_about_a_subject_were_made_on_the_earlier_ones_about_it(catalog: Catalog, model: Model) -> None:
+def test_dependent_edits_share_a_subject(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)
         made = [story.base]
@@ -126,7 +126,7 @@ def test_edits_about_a_subject_were_made_on_the_earlier_ones_about_it(catalog: C
         assert history.dependent_edits(without, ada) == [again]
 
 
-def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model) -> None:
+def test_impossible_revert_is_rejected(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)
         one = story.add(story.base)
@@ -143,7 +143,7 @@ def test_a_revert_that_makes_no_sense_is_refused(catalog: Catalog, model: Model)
             history.load_path(session, "nowhere")
 
 
-def test_a_history_that_runs_in_a_circle_is_refused(catalog: Catalog, model: Model) -> None:
+def test_cyclic_history_is_rejected(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)
         one = story.add(story.base)
@@ -170,7 +170,7 @@ def test_branches_have_their_own_weights(catalog: Catalog, model: Model) -> None
         assert [move.from_revision for move in moves[1:]] == [move.to_revision for move in moves[:-1]]
 
 
-def test_a_stale_head_is_not_written_down(catalog: Catalog, model: Model) -> None:
+def test_stale_head_is_not_recorded(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)
     with catalog.read() as session:
@@ -211,7 +211,7 @@ def test_names_of_revisions(catalog: Catalog, model: Model) -> None:
                 history.find_revision(session, model, name)
 
 
-def test_an_ambiguous_prefix_names_the_candidates(catalog: Catalog, model: Model) -> None:
+def test_ambiguous_prefix_lists_candidates(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         base = history.add_base(session, model)
         assert model.id is not None
@@ -227,7 +227,7 @@ def test_an_ambiguous_prefix_names_the_candidates(catalog: Catalog, model: Model
         assert history.find_revision(session, model, "abcd1").id == "abcd111111"
 
 
-def test_revisions_of_another_model_do_not_fit(catalog: Catalog, model: Model) -> None:
+def test_revision_of_another_model_is_rejected(catalog: Catalog, model: Model) -> None:
     other = Model(**{**model.model_dump(), "name": "other"})
     with catalog.write() as session:
         base = history.add_base(session, model)

@@ -17,7 +17,7 @@ def edit(session: Session, model: Model, on: str, name: str) -> str:
     return revision.id
 
 
-def test_steps_back_and_forth(catalog: Catalog, model: Model) -> None:
+def test_undo_and_redo_steps(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         base = history.add_base(session, model).id
         with pytest.raises(InputError, match="nothing to undo"):
@@ -44,7 +44,7 @@ def test_steps_back_and_forth(catalog: Catalog, model: Model) -> None:
     assert reasons.count("redo") == 4
 
 
-def test_something_new_forgets_what_was_undone(catalog: Catalog, model: Model) -> None:
+def test_new_move_discards_undone_moves(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         base = history.add_base(session, model).id
         edit(session, model, base, "first")
@@ -56,6 +56,6 @@ def test_something_new_forgets_what_was_undone(catalog: Catalog, model: Model) -
         assert moves.next_undo(session, model).from_revision == base
 
 
-def test_a_record_that_is_odd_is_read_all_the_same() -> None:
+def test_unusual_move_records_are_replayed() -> None:
     odd = [HeadMove(model_id=1, to_revision="a", reason=reason) for reason in ("undo", "redo", "add", "undo")]
     assert moves.replay_moves(odd) == moves.UndoState((), ())

@@ -56,7 +56,7 @@ def everything(catalog: Catalog) -> dict[str, list]:
         connection.close()
 
 
-def test_what_a_waiting_job_was_given_is_in_it(catalog: Catalog, delta: str, tmp_path: Path) -> None:
+def test_backup_contains_artifacts_of_queued_jobs(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     with catalog.write() as session:
         picture = session.merge(catalog.artifacts.put_bytes(b"picture"))
         jobs.create(session, "publish", {"pictures": [["map.png", picture.sha256, "A map"]]}, "cpu")
@@ -85,7 +85,7 @@ def test_there_and_back(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     again.close()
 
 
-def test_in_another_home_the_weights_are_found(catalog: Catalog, delta: str, tmp_path: Path) -> None:
+def test_restore_updates_paths_of_weights(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     with catalog.write() as session:
         session.add(
             Model(name="far", source="x/y", source_kind="hub", path="/elsewhere/models/far", architecture="",
@@ -101,9 +101,7 @@ def test_in_another_home_the_weights_are_found(catalog: Catalog, delta: str, tmp
     moved.close()
 
 
-def test_a_second_backup_copies_what_is_new_and_mends_what_has_rotted(
-    catalog: Catalog, delta: str, tmp_path: Path
-) -> None:
+def test_second_backup_updates_and_repairs(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     copy = ArtifactStore(tmp_path / "copy" / "artifacts")
     backups.back_up(catalog, tmp_path / "copy")
     kept = {digest: copy.locate(digest).stat().st_ino for digest in copy.digests()}
@@ -117,7 +115,7 @@ def test_a_second_backup_copies_what_is_new_and_mends_what_has_rotted(
     assert copy.locate(unchanged).stat().st_ino == kept[unchanged]
 
 
-def test_it_is_consistent_while_others_write(catalog: Catalog, delta: str, tmp_path: Path) -> None:
+def test_backup_is_consistent_during_writes(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     """Edits are committed all the time, each with its artifact: the copy has every delta that its rows name."""
     writers = [
         subprocess.Popen([sys.executable, "-m", WORKERS, "edit_for_ever", str(catalog.home.root), name],
@@ -143,7 +141,7 @@ def test_it_is_consistent_while_others_write(catalog: Catalog, delta: str, tmp_p
             writer.communicate()
 
 
-def test_what_is_hurt_is_told_and_an_older_copy_stays(catalog: Catalog, delta: str, tmp_path: Path) -> None:
+def test_corrupt_artifact_is_listed_and_old_copy_kept(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     backups.back_up(catalog, tmp_path / "before")
     catalog.artifacts.locate(delta).write_bytes(b"DELTA")
     assert backups.back_up(catalog, tmp_path / "after").corrupt == [delta]
@@ -153,7 +151,7 @@ def test_what_is_hurt_is_told_and_an_older_copy_stays(catalog: Catalog, delta: s
     assert verify.check(catalog, repair_from=ArtifactStore(tmp_path / "before" / "artifacts")).is_sound
 
 
-def test_one_that_is_cut_off_leaves_the_one_before(
+def test_interrupted_backup_keeps_the_previous(
     catalog: Catalog, delta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "copy"
@@ -178,7 +176,7 @@ def _jobs(path: Path) -> int:
         connection.close()
 
 
-def test_nothing_is_collected_while_it_is_taken(
+def test_no_collection_during_backup(
     catalog: Catalog, delta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ArtifactStore.put_file
@@ -192,7 +190,7 @@ def test_nothing_is_collected_while_it_is_taken(
     assert backups.back_up(catalog, tmp_path / "copy").artifacts == 2
 
 
-def test_where_none_can_be(catalog: Catalog, delta: str, tmp_path: Path) -> None:
+def test_invalid_backup_folder_is_rejected(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
@@ -207,7 +205,7 @@ def test_where_none_can_be(catalog: Catalog, delta: str, tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_the_database_alone(catalog: Catalog, delta: str, tmp_path: Path) -> None:
+def test_backup_of_database_alone(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
     backups.backup_database(catalog, target)
     with pytest.raises(InputError, match="exists already"):
@@ -225,7 +223,7 @@ def test_the_database_alone(catalog: Catalog, delta: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no catalog", "newer", "no note", "an artifact"])
-def test_a_bad_backup(catalog: Catalog, delta: str, tmp_path: Path, damage: str) -> None:
+def test_invalid_backup_is_rejected(catalog: Catalog, delta: str, tmp_path: Path, damage: str) -> None:
     copy = tmp_path / "copy"
     backups.back_up(catalog, copy)
     database, home = copy / "catalog.db", Home(tmp_path / "new")
@@ -250,7 +248,7 @@ def test_a_bad_backup(catalog: Catalog, delta: str, tmp_path: Path, damage: str)
     assert not home.catalog.exists() and not (home.root / ".catalog.db").exists()
 
 
-def test_a_home_that_has_a_catalog_keeps_it(catalog: Catalog, delta: str, tmp_path: Path) -> None:
+def test_restore_keeps_existing_catalog(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     backups.back_up(catalog, tmp_path / "copy")
     before = everything(catalog)
     with pytest.raises(InputError, match="has a catalog"):

@@ -51,14 +51,14 @@ def names(found: list[Unreferenced]) -> list[tuple[str, str]]:
     return sorted((one.kind, one.path.name) for one in found)
 
 
-def test_nothing_goes_before_it_is_asked_for(catalog: Catalog, deltas: dict[str, str]) -> None:
+def test_dry_run_deletes_nothing(catalog: Catalog, deltas: dict[str, str]) -> None:
     found = collect(catalog)
     assert names(found) == sorted([("artifact", deltas["nothing"]), ("artifact", deltas["no row"])])
     assert sum(one.bytes for one in found) == len("nothing") + len("no row")
     assert set(catalog.artifacts.digests()) == set(deltas.values())
 
 
-def test_only_what_nothing_names_goes(catalog: Catalog, deltas: dict[str, str]) -> None:
+def test_only_unreferenced_files_are_deleted(catalog: Catalog, deltas: dict[str, str]) -> None:
     young = catalog.artifacts.put_bytes(b"its row comes soon").sha256
     assert names(collect(catalog, delete=True)) == names(
         [Unreferenced("artifact", Path(deltas[use]), 0, "") for use in ("nothing", "no row")]
@@ -70,7 +70,7 @@ def test_only_what_nothing_names_goes(catalog: Catalog, deltas: dict[str, str]) 
     assert verify.check(catalog).is_sound
 
 
-def test_a_row_whose_file_is_gone_goes_too(catalog: Catalog, deltas: dict[str, str]) -> None:
+def test_row_of_missing_file_is_deleted(catalog: Catalog, deltas: dict[str, str]) -> None:
     catalog.artifacts.remove(deltas["nothing"])
     assert verify.check(catalog).is_sound
     collect(catalog, delete=True)
@@ -78,7 +78,7 @@ def test_a_row_whose_file_is_gone_goes_too(catalog: Catalog, deltas: dict[str, s
         assert session.get(Artifact, deltas["nothing"]) is None
 
 
-def test_a_done_job_needs_its_checkpoint_no_more(catalog: Catalog, deltas: dict[str, str]) -> None:
+def test_checkpoint_of_done_job_is_unreferenced(catalog: Catalog, deltas: dict[str, str]) -> None:
     with catalog.write() as session:
         jobs.claim(session, 1, "me", 1)
         jobs.finish(session, 1, "me", {})
@@ -86,9 +86,7 @@ def test_a_done_job_needs_its_checkpoint_no_more(catalog: Catalog, deltas: dict[
     assert verify.check(catalog).is_sound
 
 
-def test_a_living_process_keeps_what_it_stored_however_short_the_grace(
-    catalog: Catalog, deltas: dict[str, str]
-) -> None:
+def test_live_lease_protects_files(catalog: Catalog, deltas: dict[str, str]) -> None:
     """It holds its lease from its first file to its end, and commits the rows in between."""
     worker = subprocess.Popen(
         [sys.executable, "-m", WORKERS, "store_and_wait", str(catalog.home.root)],
@@ -115,7 +113,7 @@ def test_a_living_process_keeps_what_it_stored_however_short_the_grace(
     assert [path.name for path in catalog.artifacts.leases.folder.iterdir()] == ["lock"]
 
 
-def test_what_is_stored_again_while_others_are_removed_stays(
+def test_stored_file_survives_concurrent_removal(
     catalog: Catalog, deltas: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = catalog.artifacts.remove
@@ -129,7 +127,7 @@ def test_what_is_stored_again_while_others_are_removed_stays(
     assert catalog.artifacts.read_bytes(deltas["nothing"]) == b"nothing"
 
 
-def test_nothing_is_removed_while_somebody_reads_all(catalog: Catalog, deltas: dict[str, str]) -> None:
+def test_no_removal_during_reading(catalog: Catalog, deltas: dict[str, str]) -> None:
     with catalog.artifacts.leases.shared():
         with pytest.raises(CatalogError, match="backup"):
             collect(catalog, delete=True)
@@ -161,7 +159,7 @@ def test_files_of_jobs(catalog: Catalog) -> None:
     ]  # fmt: skip
 
 
-def test_what_killed_exports_left(catalog: Catalog, tmp_path: Path) -> None:
+def test_folders_of_killed_exports_are_deleted(catalog: Catalog, tmp_path: Path) -> None:
     """Only what such an export names so, only beside its folder, and not while one runs."""
     made = [".out-abcd_123", ".out-other", "out-abcd_123", ".another-abcd_123", "out"]
     for name in made:
@@ -182,7 +180,7 @@ def test_what_killed_exports_left(catalog: Catalog, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_weights_of_no_model(catalog: Catalog, model: Model) -> None:
+def test_weights_without_model_are_deleted(catalog: Catalog, model: Model) -> None:
     folders = {name: catalog.home.models / name for name in ("tiny", "being-added", "left", "young")}
     for name, folder in folders.items():
         folder.mkdir()
@@ -197,7 +195,7 @@ def test_weights_of_no_model(catalog: Catalog, model: Model) -> None:
     assert {name for name, folder in folders.items() if folder.exists()} == {"tiny", "being-added", "young"}
 
 
-def test_quarantined_files_go_when_they_are_of_no_more_use(catalog: Catalog, deltas: dict[str, str]) -> None:
+def test_useless_quarantined_files_are_deleted(catalog: Catalog, deltas: dict[str, str]) -> None:
     catalog.artifacts.path(deltas["revision"]).write_bytes(b"bad")
     verify.check(catalog)
     (bad,) = catalog.home.quarantine.iterdir()
@@ -210,7 +208,7 @@ def test_quarantined_files_go_when_they_are_of_no_more_use(catalog: Catalog, del
     assert names(collect(catalog, delete=True)) == [("corrupt", bad.name)]
 
 
-def test_copies_that_were_cut_off(catalog: Catalog) -> None:
+def test_interrupted_copies_are_replaced(catalog: Catalog) -> None:
     left = catalog.home.backups / "catalog-1.db.partial"
     left.write_bytes(b"half")
     assert collect(catalog) == []

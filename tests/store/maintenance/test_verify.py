@@ -55,7 +55,7 @@ def hurt(catalog: Catalog, digest: str) -> Path:
     return path
 
 
-def test_a_sound_catalog(catalog: Catalog, digests: dict[str, str]) -> None:
+def test_intact_catalog_passes_the_check(catalog: Catalog, digests: dict[str, str]) -> None:
     seen: list[tuple[int, int]] = []
     checked = verify.check(catalog, lambda done, total: seen.append((done, total)))
     size = sum(len(use) for use in digests)
@@ -63,7 +63,7 @@ def test_a_sound_catalog(catalog: Catalog, digests: dict[str, str]) -> None:
     assert seen[0] == (0, size) and seen[-1] == (size, size) and seen == sorted(seen)
 
 
-def test_a_hurt_delta_names_all_that_stands_on_it(catalog: Catalog, digests: dict[str, str]) -> None:
+def test_corrupt_delta_names_its_dependents(catalog: Catalog, digests: dict[str, str]) -> None:
     path = hurt(catalog, digests["first"])
     checked = verify.check(catalog)
     (damage,) = checked.damages
@@ -86,29 +86,27 @@ def test_a_hurt_delta_names_all_that_stands_on_it(catalog: Catalog, digests: dic
     assert verify.check(catalog).is_sound
 
 
-def test_a_hurt_covariance(catalog: Catalog, digests: dict[str, str]) -> None:
+def test_corrupt_covariance_names_its_edits(catalog: Catalog, digests: dict[str, str]) -> None:
     hurt(catalog, digests["covariance"])
     (damage,) = verify.check(catalog).damages
     assert damage.referenced_by == ["covariance 1 of tiny"]
     assert damage.affects == ["revision aaaa, which was computed with it and has its own delta"]
 
 
-def test_a_hurt_checkpoint(catalog: Catalog, digests: dict[str, str]) -> None:
+def test_corrupt_checkpoint_names_its_job(catalog: Catalog, digests: dict[str, str]) -> None:
     catalog.artifacts.path(digests["job"]).unlink()
     (damage,) = verify.check(catalog).damages
     assert damage.referenced_by == ["job 1"]
 
 
-def test_what_nothing_needs_is_taken_away_and_is_no_failure(
-    catalog: Catalog, digests: dict[str, str]
-) -> None:
+def test_unreferenced_corrupt_file_is_moved(catalog: Catalog, digests: dict[str, str]) -> None:
     path = hurt(catalog, catalog.artifacts.put_bytes(b"nobody's").sha256)
     checked = verify.check(catalog)
     assert checked.is_sound and "Not referenced" in checked.damages[0].sentence
     assert not path.exists()
 
 
-def test_mended_from_a_copy(catalog: Catalog, digests: dict[str, str], tmp_path: Path) -> None:
+def test_repair_from_backup(catalog: Catalog, digests: dict[str, str], tmp_path: Path) -> None:
     copy = ArtifactStore(tmp_path / "copy")
     copy.put_bytes(b"first")
     hurt(catalog, copy.put_bytes(b"second").sha256)
@@ -123,7 +121,7 @@ def test_mended_from_a_copy(catalog: Catalog, digests: dict[str, str], tmp_path:
     assert catalog.artifacts.read_bytes(digests["first"]) == b"first"
 
 
-def test_what_is_stored_again_meanwhile_is_not_taken_away(
+def test_replaced_file_is_not_quarantined(
     catalog: Catalog, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurt(catalog, digests["first"])
@@ -138,7 +136,7 @@ def test_what_is_stored_again_meanwhile_is_not_taken_away(
     assert catalog.artifacts.read_bytes(digests["first"]) == b"first"
 
 
-def test_a_broken_key(catalog: Catalog, digests: dict[str, str]) -> None:
+def test_broken_key_is_reported(catalog: Catalog, digests: dict[str, str]) -> None:
     connection = connect(catalog.home.catalog)
     connection.execute("DELETE FROM artifact WHERE sha256 = ?", (digests["first"],))
     connection.close()
@@ -147,7 +145,7 @@ def test_a_broken_key(catalog: Catalog, digests: dict[str, str]) -> None:
     assert "of revision refers to a missing row of artifact" in checked.database[0]
 
 
-def test_what_a_job_removes_meanwhile_is_no_damage(
+def test_file_removed_by_a_job_is_not_damage(
     catalog: Catalog, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loose = catalog.artifacts.put_bytes(b"a checkpoint before the last").sha256
@@ -161,7 +159,7 @@ def test_what_a_job_removes_meanwhile_is_no_damage(
     assert verify.check(catalog).damages == []
 
 
-def test_rows_of_a_model_that_is_gone(catalog: Catalog, digests: dict[str, str]) -> None:
+def test_rows_of_missing_model(catalog: Catalog, digests: dict[str, str]) -> None:
     """Damaged keys must not keep the rest from being looked at."""
     connection = connect(catalog.home.catalog)
     connection.execute("DELETE FROM model")

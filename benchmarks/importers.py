@@ -13,7 +13,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from retcon.tests.helpers.all_importers import Bench, Importer, Tally, importers
+from retcon.tests.helpers.all_importers import importers
+from retcon.tests.helpers.import_bench import Bench, Importer, Tally
 
 _INPUTS = int(os.environ.get("INPUTS", "10000"))
 
@@ -25,9 +26,9 @@ def run() -> dict[str, Any]:
         for number, importer in enumerate(importers(Path(folder))):
             print(importer.name, file=sys.stderr, flush=True)
             tally = _offered(importer, Path(folder) / str(number))
-            for fault in list(dict.fromkeys(tally.first))[:20]:
+            for fault in list(dict.fromkeys(tally.complaints))[:20]:
                 print(fault, file=sys.stderr)
-            figures[importer.name] = {name: count for name, count in asdict(tally).items() if name != "first"}
+            figures[importer.name] = {name: count for name, count in asdict(tally).items() if name != "complaints"}
     total = {name: sum(one[name] for one in figures.values()) for name in next(iter(figures.values()))}
     return {"importers": {"inputs_each": _INPUTS, "total": total} | figures}
 
@@ -45,7 +46,7 @@ def _offered(importer: Importer, folder: Path) -> Tally:
     )
     @given(st.data())
     def offer(data: st.DataObject) -> None:
-        bench.offer(importer, data.draw(importer.files), tally)
+        bench.try_import(importer, data.draw(importer.files), tally)
 
     try:
         offer()

@@ -1,4 +1,4 @@
-"""Whatever is in a file that somebody gives: one sentence says what is wrong with it, and nothing of it is kept."""
+"""Broken files of all kinds: each import ends with one sentence, and stores nothing of an invalid file."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retcon.tests.helpers.all_importers import Bench, Importer, Tally, importers
+from retcon.tests.helpers.all_importers import importers
+from retcon.tests.helpers.import_bench import Bench, Importer, Tally
 
 NAMES = ("facts.json", "facts.jsonl", "facts.csv", "references", "covariance.npz", "covariance.safetensors",
          "traces", "bundle", "export", "hparams", "hparams.yaml", "saved settings", "config.toml", "model.safetensors",
@@ -28,12 +29,12 @@ def test_hostile_files_are_rejected_cleanly(
 
     @settings(suppress_health_check=list(HealthCheck))
     @given(st.data())
-    def offered(data: st.DataObject) -> None:
+    def try_files(data: st.DataObject) -> None:
         tally = Tally()
-        bench.offer(importer, data.draw(importer.files), tally)
-        assert not tally.first
+        bench.try_import(importer, data.draw(importer.files), tally)
+        assert not tally.complaints
 
     try:
-        offered()
+        try_files()
     finally:
         bench.close()

@@ -1,6 +1,6 @@
-"""Everything that reads a file of a stranger's, with files for it that are broken in every way.
+"""All importers of files from outside, each with a strategy for broken files.
 
-The property tests try some of them, `benchmarks/importers.py` thousands.
+The property tests try some files, `benchmarks/importers.py` thousands.
 """
 
 import csv
@@ -10,7 +10,6 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ from safetensors.numpy import save
 from retcon.engine.edits.hparams import files as hparams
 from retcon.engine.model.loading import check_folder
 from retcon.store.catalog.catalog import Catalog
-from retcon.store.catalog.connection import connect
-from retcon.store.catalog.tables import Artifact, Revision
+from retcon.store.catalog.tables import Artifact
 from retcon.store.config import read_config
-from retcon.store.errors import InputError
 from retcon.store.exchange import bundle as bundles
 from retcon.store.exchange import covariance as covariance_files
 from retcon.store.exchange import manifest as manifests
@@ -32,7 +29,6 @@ from retcon.store.exchange import trace as trace_files
 from retcon.store.facts import sets as facts
 from retcon.store.facts.references import add_references
 from retcon.store.history import history
-from retcon.store.home import Home
 from retcon.tests.helpers.broken_files import (
     arrays,
     changed,
@@ -43,107 +39,8 @@ from retcon.tests.helpers.broken_files import (
     texts,
 )
 from retcon.tests.helpers.bundle_catalog import BASE, MATRIX, REQUEST, WIDTH, fill, with_model
+from retcon.tests.helpers.import_bench import Files, Importer
 from retcon.tests.helpers.records import COUNTERFACT, KNOWN, PLAIN, ZSRE
-
-Files = dict[str, bytes]
-
-
-@dataclass(frozen=True)
-class Importer:
-    """`take` reads what lies in a folder, `files` are broken files for it by name."""
-
-    name: str
-    files: st.SearchStrategy[Files]
-    take: Callable[[Catalog, Path], object]
-
-
-@dataclass
-class Tally:
-    """What became of the inputs. All but the first two are faults of the program."""
-
-    taken: int = 0
-    refused: int = 0
-    tracebacks: int = 0
-    half_written: int = 0
-    left_behind: int = 0
-    unsound: int = 0
-    first: list[str] = field(default_factory=list)
-
-
-class Bench:
-    """A home with a model, as it was again after each import that succeeded, and a folder for the files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.inbox = folder / "inbox"
-        self._home = folder / "home"
-        with_model(self._home).close()
-        shutil.copy(self._home / "catalog.db", folder / "template.db")
-        self._template = connect(folder / "template.db")
-        self.catalog = Catalog.open(Home(self._home))
-
-    def _restore(self) -> None:
-        """The rows as they were. The catalog stays open: to make its statements anew takes longest."""
-        connection = connect(self._home / "catalog.db")
-        self._template.backup(connection)
-        connection.close()
-
-    def offer(self, importer: Importer, files: Files, tally: Tally) -> None:
-        """Import the files, and count what becomes of them and of the home."""
-        shutil.rmtree(self.inbox, ignore_errors=True)
-        self.inbox.mkdir()
-        for name, data in files.items():
-            (self.inbox / name).parent.mkdir(exist_ok=True)
-            (self.inbox / name).write_bytes(data)
-        version, before = self.catalog.data_version(), self._listing()
-        complaint = None
-        try:
-            importer.take(self.catalog, self.inbox)
-        except InputError:
-            tally.refused += 1
-            if self.catalog.data_version() != version:
-                tally.half_written, complaint = tally.half_written + 1, "refused, but rows were written"
-            elif self._listing() != before:
-                tally.left_behind, complaint = tally.left_behind + 1, "refused, but files were left"
-        except Exception as error:  # what the command line would show as a traceback
-            tally.tracebacks, complaint = tally.tracebacks + 1, f"{type(error).__name__}: {error}"
-        else:
-            tally.taken += 1
-            if self.catalog.data_version() != version:
-                complaint = self._unsound()
-                tally.unsound += complaint is not None
-                self._restore()
-        if complaint is not None:
-            tally.first.append(f"{importer.name}: {complaint[:300]}")
-
-    def _listing(self) -> set[Path]:
-        """The home's files, but whole artifacts: `catalog gc` removes those that no row names."""
-        root = self._home
-        return {path for path in root.rglob("*") if path.is_file() and not _is_artifact(path)}
-
-    def _unsound(self) -> str | None:
-        """Rows that break a key, or that cannot be read and written as JSON."""
-        connection = connect(self._home / "catalog.db")
-        try:
-            broken = connection.execute("PRAGMA foreign_key_check").fetchall()
-            (integrity,) = connection.execute("PRAGMA integrity_check").fetchone()
-        finally:
-            connection.close()
-        if broken or integrity != "ok":
-            return f"unsound: {broken} {integrity}"
-        with self.catalog.read() as session:
-            model = history.find_model(session, "tiny")
-            way = history.load_path(session, model.head or "")
-            if way[0].kind != "base" or not all(isinstance(step, Revision) for step in way):
-                return "unsound: no way from the head to the base"
-        return None
-
-    def close(self) -> None:
-        self._template.close()
-        self.catalog.close()
-
-
-def _is_artifact(path: Path) -> bool:
-    return path.parent.parent.name == "artifacts" or path.parent.name == "artifacts"
 
 
 def _one(name: str, data: st.SearchStrategy[bytes]) -> st.SearchStrategy[Files]:

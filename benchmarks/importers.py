@@ -28,7 +28,9 @@ def run() -> dict[str, Any]:
             tally = _offered(importer, Path(folder) / str(number))
             for fault in list(dict.fromkeys(tally.complaints))[:20]:
                 print(fault, file=sys.stderr)
-            figures[importer.name] = {name: count for name, count in asdict(tally).items() if name != "complaints"}
+            figures[importer.name] = {
+                name: count for name, count in asdict(tally).items() if name != "complaints"
+            }
     total = {name: sum(one[name] for one in figures.values()) for name in next(iter(figures.values()))}
     return {"importers": {"inputs_each": _INPUTS, "total": total} | figures}
 

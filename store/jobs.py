@@ -11,7 +11,7 @@ declared dead and continues gets LostOwnership, and does not overwrite its succe
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, case, update
 from sqlmodel import Session, col, select
@@ -114,37 +114,22 @@ def mark_waiting(session: Session, job_id: int, owner: str, activity: str) -> No
     )
 
 
-def save_progress(
-    session: Session,
-    job_id: int,
-    owner: str,
-    *,
-    done: float,
-    total: float | None,
-    unit: str,
-    rate: float | None,
-    seconds_left: float | None,
-    activity: str,
-    memory: int | None = None,
-) -> None:
-    """Save the progress in `unit`s, the rate in `unit`s per second, the memory in bytes, and the heartbeat.
+class ProgressColumns(TypedDict):
+    """The progress in `unit`s, the rate in `unit`s per second, the memory in bytes."""
 
-    Raises LostOwnership.
-    """
-    _owned(
-        session,
-        job_id,
-        owner,
-        _ALIVE,
-        done=done,
-        total=total,
-        unit=unit,
-        rate=rate,
-        seconds_left=seconds_left,
-        activity=activity,
-        memory=memory,
-        heartbeat=now(),
-    )
+    done: float
+    total: float | None
+    unit: str
+    rate: float | None
+    seconds_left: float | None
+    activity: str
+    memory: NotRequired[int | None]
+
+
+def save_progress(session: Session, job_id: int, owner: str, **columns: Unpack[ProgressColumns]) -> None:
+    """Save the progress of a job and its heartbeat. Raises LostOwnership."""
+    values: dict[str, Any] = {"memory": None, **columns}
+    _owned(session, job_id, owner, _ALIVE, **values, heartbeat=now())
 
 
 def save_nodes(session: Session, job_id: int, owner: str, nodes: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What Hypothesis breaks: sound JSON, arrays, tensors and bytes, each changed in a few places or made up."""
+"""Hypothesis strategies for broken files: valid JSON, arrays, tensors and bytes with a few changes, or random ones."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""Records as the published files hold them, and a way to write a file of them."""
+"""Records of the published fact files, and a function that writes them to a file."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the catalog's tests share: a fresh home, a catalog in it, and a model with a history."""
+"""Fixtures of the store's tests: an empty home, a catalog in it, and an unsaved model."""
 
 from collections.abc import Iterator
 from pathlib import Path

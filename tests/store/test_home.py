@@ -1,4 +1,4 @@
-"""The home folder: where it is, and that it is private."""
+"""The home folder: its location and its access rights."""
 
 import os
 import stat

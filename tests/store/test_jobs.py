@@ -1,4 +1,4 @@
-"""The rows of jobs: one claims, and only the one that claimed writes."""
+"""The rows of jobs: one process claims a job, and only that process writes."""
 
 import subprocess
 import sys

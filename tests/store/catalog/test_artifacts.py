@@ -1,4 +1,4 @@
-"""Artifact files: whole or not at all, and never trusted."""
+"""Artifacts are complete or absent, and verified on reading."""
 
 import errno
 import hashlib

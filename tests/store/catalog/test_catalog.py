@@ -1,4 +1,4 @@
-"""The open catalog: its pragmas, its transactions under many processes, and what it says when it breaks."""
+"""The open catalog: pragmas, concurrent transactions, and error messages."""
 
 import os
 import shutil

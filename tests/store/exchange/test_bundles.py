@@ -1,4 +1,4 @@
-"""A model's history out of one catalog and into another: the same revisions, measured and made as before."""
+"""Export a model's history and import it into another catalog: the same revisions and results."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What an export tells of its history, and what is refused of a stranger's."""
+"""Manifests of exports: content, former field names, and rejection of invalid ones."""
 
 import json
 from typing import Any
@@ -36,6 +36,19 @@ def test_there_and_back(manifest: Manifest) -> None:
     assert [step.kind for step in manifest.steps] == ["base", "edit", "edit", "revert"]
     assert [step.id for step in manifest.live_steps] == [manifest.steps[2].id]
     assert manifest.reverted == {manifest.steps[1].id}
+
+
+def test_former_field_names_still_load(manifest: Manifest) -> None:
+    record = json.loads(manifest.as_text())
+    record["what"] = record.pop("kind")
+    for step in record["steps"]:
+        step["figures"] = step.pop("statistics")
+        for request in step["requests"]:
+            request |= {"wordings": ["{} lies in"], "paraphrases": ["Where is it?"]}
+    parsed = Manifest.parse(json.dumps(record), "retcon.json")
+    assert (parsed.kind, parsed.steps[1].statistics) == (manifest.kind, manifest.steps[1].statistics)
+    assert parsed.steps[1].requests[0]["train_paraphrases"] == ["{} lies in"]
+    assert parsed.steps[1].requests[0]["eval_paraphrases"] == ["Where is it?"]
 
 
 def test_steps_into_another_catalog(manifest: Manifest, catalog: Catalog, tmp_path: Any) -> None:

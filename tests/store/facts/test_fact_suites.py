@@ -1,4 +1,4 @@
-"""What evaluation suites ask: MQuAKE, MultiCounterFact, plain extras, data sets of the Hub, reference texts."""
+"""Fact files of evaluation suites: MQuAKE, MultiCounterFact, extras, Hub data sets, reference texts."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Fact files: every format that is read, and what is said about each that is not."""
+"""Fact files: all supported formats and their former field names."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is said about each fact file that cannot be read: file, record, field, what is expected."""
+"""Errors for invalid fact files name the file, the record, the field and the expectation."""
 
 from pathlib import Path
 from typing import Any

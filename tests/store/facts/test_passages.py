@@ -1,4 +1,4 @@
-"""A passage's facts may be changed by a person until they are written, and not behind the back of its job."""
+"""The facts of a passage can change during the review, but not while its job is running."""
 
 from dataclasses import replace
 

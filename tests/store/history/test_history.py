@@ -1,4 +1,4 @@
-"""A model's history: what makes up the weights, names of revisions, and the head."""
+"""A model's history: live edits, names of revisions, and the head."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Undo and redo of the moves of a head, from the record alone."""
+"""Undo and redo of head moves."""
 
 import pytest
 from retcon.store.catalog.catalog import Catalog

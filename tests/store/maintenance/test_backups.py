@@ -1,4 +1,4 @@
-"""Backups: taken while others write, verified, brought up to date, and put back."""
+"""Backups: made during writes, verified, updated, and restored."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What nothing needs goes; what a row, or a process that still lives, needs never does."""
+"""Garbage collection deletes unreferenced files, and keeps files of rows and of live processes."""
 
 import os
 import signal

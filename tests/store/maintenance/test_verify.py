@@ -1,4 +1,4 @@
-"""Check a catalog: what is hurt is named with all that stands on it, moved away, and mended from a backup."""
+"""A check of the catalog names corrupt artifacts with their dependents, moves them away, and repairs them."""
 
 from pathlib import Path
 

@@ -56,7 +56,7 @@ def test_corrupt_catalog_is_reported(retcon: Retcon) -> None:
     (retcon.home / "catalog.db").write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     said = retcon.say("doctor")
     assert said.code == 1 and "Traceback" not in said.err
-    assert "damaged" in said.out and "torch" in said.out
+    assert "corrupt" in said.out and "torch" in said.out
     assert not retcon.say("doctor", "--json").out.startswith("Error")
 
 

@@ -143,7 +143,7 @@ def test_check_reports_a_corrupt_database(here: Retcon, tmp_path: Path) -> None:
         file.seek(size * 5)
         file.write(b"\xff" * size * 20)
     said = here.say("catalog", "check")
-    assert said.code == 1 and "damaged" in said.out + said.err and "Traceback" not in said.err
+    assert said.code == 1 and "corrupt" in said.out + said.err and "Traceback" not in said.err
     here.home.rename(tmp_path / "broken")
     here("catalog", "restore", tmp_path / "backup")
     assert here.json("catalog", "check")["sound"]

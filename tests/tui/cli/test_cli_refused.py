@@ -188,7 +188,7 @@ def test_corrupt_catalog_is_refused(fresh: Retcon) -> None:
     (fresh.home / "catalog.db").write_bytes(b"no database at all" * 100)
     said = fresh.say("model", "list")
     assert said.code == 1
-    assert "damaged" in said.sentence
+    assert "corrupt" in said.sentence
 
 
 def test_newer_catalog_is_refused(retcon: Retcon) -> None:

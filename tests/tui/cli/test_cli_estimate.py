@@ -114,4 +114,4 @@ def test_estimate_warns_of_little_memory(retcon: Retcon, monkeypatch: pytest.Mon
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     scarce = estimate_cost(catalog, spec, "cpu")
     catalog.close()
-    assert scarce is not None and "of memory may be needed on cpu" in scarce.warnings[0]
+    assert scarce is not None and "of memory on cpu" in scarce.warnings[0]

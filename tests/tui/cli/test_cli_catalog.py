@@ -360,7 +360,7 @@ def test_jobs_of_two_homes_share_device_locks(here: Retcon, tmp_path: Path) -> N
     here.wait_for(first, "running")
     second = int(other(*words, RETCON_LOCKS=str(locks)))
     waiting = wait_for(
-        lambda: Retcon(other.home).job(second), lambda job: "another job holds" in job["activity"]
+        lambda: Retcon(other.home).job(second), lambda job: "in use by another job" in job["activity"]
     )
     assert waiting["state"] == "waiting" and here.job(first)["state"] == "running"
     here("job", "cancel", first)

@@ -109,9 +109,8 @@ def mark_running(session: Session, job_id: int, owner: str) -> None:
 
 def mark_waiting(session: Session, job_id: int, owner: str, activity: str) -> None:
     """Mark a job as waiting, after its process has released the device. Raises LostOwnership."""
-    _owned(
-        session, job_id, owner, _ALIVE, state="waiting", activity=activity, seconds_left=None, heartbeat=now()
-    )
+    values = {"activity": activity, "detail": "", "seconds_left": None}
+    _owned(session, job_id, owner, _ALIVE, state="waiting", **values, heartbeat=now())
 
 
 class ProgressColumns(TypedDict):
@@ -123,12 +122,13 @@ class ProgressColumns(TypedDict):
     rate: float | None
     seconds_left: float | None
     activity: str
+    detail: NotRequired[str]
     memory: NotRequired[int | None]
 
 
 def save_progress(session: Session, job_id: int, owner: str, **columns: Unpack[ProgressColumns]) -> None:
     """Save the progress of a job and its heartbeat. Raises LostOwnership."""
-    values: dict[str, Any] = {"memory": None, **columns}
+    values: dict[str, Any] = {"memory": None, "detail": "", **columns}
     _owned(session, job_id, owner, _ALIVE, **values, heartbeat=now())
 
 
@@ -154,6 +154,7 @@ def finish(session: Session, job_id: int, owner: str, result: dict[str, Any]) ->
         result=result,
         seconds_left=0.0,
         activity="",
+        detail="",
         ended=ended,
     )
 
@@ -228,6 +229,7 @@ def requeue(session: Session, job_id: int) -> Job:
         error=None,
         error_kind=None,
         activity="",
+        detail="",
         rate=None,
         memory=None,
         nodes={},

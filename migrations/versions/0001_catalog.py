@@ -54,6 +54,7 @@ def upgrade() -> None:
         sa.Column("unit", sa.String(), nullable=False),
         sa.Column("rate", sa.Float(), nullable=True),
         sa.Column("activity", sa.String(), nullable=False),
+        sa.Column("detail", sa.String(), nullable=False),
         sa.Column("memory", sa.Integer(), nullable=True),
         sa.Column("seconds_left", sa.Float(), nullable=True),
         sa.Column("nodes", sa.JSON(), nullable=False),

@@ -358,7 +358,9 @@ class Job(Numbered, Dated, table=True):
     total: float | None = None
     unit: str = ""
     rate: float | None = None
+    # The phase of the job, and what changes within the phase.
     activity: str = ""
+    detail: str = ""
     # Bytes that the process holds: GPU memory on a GPU, otherwise resident memory.
     memory: int | None = None
     seconds_left: float | None = None

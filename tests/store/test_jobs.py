@@ -30,7 +30,16 @@ def look(catalog: Catalog, job_id: int) -> Job:
 
 def progress(session: Session, job_id: int, owner: str) -> None:
     jobs.save_progress(
-        session, job_id, owner, done=3, total=12, unit="facts", rate=1.5, seconds_left=6, activity="tracing"
+        session,
+        job_id,
+        owner,
+        done=3,
+        total=12,
+        unit="facts",
+        rate=1.5,
+        seconds_left=6,
+        activity="tracing",
+        detail="fact 3",
     )
 
 
@@ -47,12 +56,14 @@ def test_job_life_cycle(catalog: Catalog, job_id: int) -> None:
         jobs.save_checkpoint(session, job_id, "me", {"position": 3})
     job = look(catalog, job_id)
     assert (job.state, job.done, job.total, job.unit, job.rate) == ("running", 3, 12, "facts", 1.5)
+    assert (job.activity, job.detail) == ("tracing", "fact 3")
     assert job.checkpoint == {"position": 3}
     assert job.started is not None and job.heartbeat is not None and job.heartbeat >= job.started
     with catalog.write() as session:
         jobs.finish(session, job_id, "me", {"trace": 5})
     job = look(catalog, job_id)
     assert (job.state, job.result, job.seconds_left) == ("done", {"trace": 5}, 0)
+    assert (job.activity, job.detail) == ("", "")
     assert job.ended is not None
 
 

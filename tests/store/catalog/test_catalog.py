@@ -236,7 +236,7 @@ def test_corrupt_page_is_reported(home: Home) -> None:
         size = file.seek(0, os.SEEK_END)
         file.seek(4096 * 8)
         file.write(b"\xaa" * (size - 4096 * 8))
-    with pytest.raises(CatalogError, match="damaged"):
+    with pytest.raises(CatalogError, match="is corrupt"):
         catalog = Catalog.open(home)
         with catalog.read() as session:
             session.exec(select(FactSet)).all()

@@ -21,9 +21,9 @@ def many(catalog: Catalog) -> Catalog:
     with catalog.write() as session:
         session.connection().execute(
             text(
-                "INSERT INTO job (id, kind, spec, state, priority, device, attempt, done, unit, activity, "
+                "INSERT INTO job (id, kind, spec, state, priority, device, attempt, done, unit, activity, detail, "
                 "result, checkpoint, nodes, created) VALUES (:id, 'trace', :spec, :state, 0, 'cpu', 0, :id, "
-                "'', '', :result, :checkpoint, '{}', '2026-03-02 10:00:00.000000')"
+                "'', '', '', :result, :checkpoint, '{}', '2026-03-02 10:00:00.000000')"
             ),
             [row | {"id": id, "state": "failed" if id % 7 == 0 else "done"} for id in range(6, MANY + 1)],
         )

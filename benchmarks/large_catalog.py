@@ -69,7 +69,8 @@ def large_catalog(folder: Path, rows: int) -> Home:
         "job",
         ({"id": n, "kind": "trace", "spec": json.dumps({"model": f"model-{n:06}", "prompt": f"Tower {n} is in"}),
           "state": "failed" if n % 9 == 0 else "done", "priority": 0, "device": "cpu", "attempt": 1, "done": 10,
-          "unit": "facts", "activity": "", "detail": "", "result": "{}", "checkpoint": "{}", "nodes": "{}", "created": _WHEN}
+          "unit": "facts", "activity": "", "detail": "", "result": "{}", "checkpoint": "{}", "nodes": "{}",
+          "created": _WHEN}
          for n in numbers),
     )  # fmt: skip
     connection.commit()

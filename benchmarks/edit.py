@@ -30,7 +30,7 @@ from retcon.engine.edits.value_search import find_values
 from retcon.engine.model.generation import sample_contexts
 from retcon.engine.model.loading import fetch
 from retcon.engine.progress import silent
-from retcon.store.facts.sets import read_facts
+from retcon.store.facts.sets import read_fact_file
 
 # The plain version is the one that the tests hold the fast one against.
 from retcon.tests.helpers.oracles import plain_rome, plain_value
@@ -101,7 +101,7 @@ def _values(decoder: Any, tokenizer: Any, contexts: list[str]) -> dict[str, Any]
     path = Path(os.environ.get("FACTS", KNOWN_FACTS))
     if not path.exists():
         return {"skipped": f"no file {path}; name one with FACTS"}
-    facts = read_facts(path)[: _REQUESTS + 1]
+    facts = read_fact_file(path)[1][: _REQUESTS + 1]
     requests = [
         Request(fact.subject, fact.prompt, after.target_true or "") for fact, after in pairwise(facts)
     ]

@@ -28,12 +28,12 @@ from retcon.engine.model.delta import Materializer
 from retcon.engine.model.generation import sample_contexts
 from retcon.engine.model.loading import fetch, load_model, load_tokenizer
 from retcon.engine.progress import silent
-from retcon.store.facts.sets import read_facts
+from retcon.store.facts.sets import read_fact_file
 
 
 def main(path: Path, names: list[str]) -> None:
     """Print a line of metrics per method."""
-    facts = [fact for fact in read_facts(path) if fact.target_new]
+    facts = [fact for fact in read_fact_file(path)[1] if fact.target_new]
     with tempfile.TemporaryDirectory() as folder:
         fetched = fetch("starter", Path(folder) / "starter")
         model, tokenizer = load_model(fetched.folder, "cpu"), load_tokenizer(fetched.folder)

@@ -46,9 +46,9 @@ def json_list() -> Any:
     return Field(default_factory=list, sa_type=JSON)
 
 
-def child_of(target: str) -> Any:
+def child_of(target: str, **default: int) -> Any:
     """The key of the parent row. Deleting the parent deletes this row."""
-    return Field(foreign_key=target, ondelete="CASCADE", index=True)
+    return Field(foreign_key=target, ondelete="CASCADE", index=True, **default)
 
 
 def optional_link(target: str) -> Any:
@@ -160,8 +160,9 @@ class Fact(Numbered, table=True):
     """One fact: a prompt template with exactly one `{}`, its subject, and its targets without a leading space."""
 
     __table_args__ = (UniqueConstraint("fact_set_id", "position"),)
-    fact_set_id: int = child_of("fact_set.id")
-    position: int
+    # The importer sets both when it saves the fact.
+    fact_set_id: int = child_of("fact_set.id", default=0)
+    position: int = 0
     subject: str
     prompt: str
     target_true: str | None = None

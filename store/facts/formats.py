@@ -48,9 +48,7 @@ class Fields:
 
     def wrong_type(self, name: str, value: object, expected: str) -> InputError:
         """The error for a field of the wrong type."""
-        return InputError(
-            f"{self.record.where}: field {self.prefix + name!r} is {json_kind(value)}: expected {expected}."
-        )
+        return InputError(f"field {self.prefix + name!r} is {json_kind(value)}: expected {expected}.")
 
     def value(self, *names: str) -> Any:
         """The first of `names` that is not null, or None."""
@@ -69,14 +67,9 @@ class Fields:
             similar = difflib.get_close_matches(
                 name, [other for other in present if other != name], 1, _MIN_SIMILARITY - 0.1
             )
-            hint = (
-                f"is {similar[0]!r} meant?"
-                if similar
-                else f"it has {', '.join(map(repr, present)) or 'no field'}."
-            )
-            raise InputError(
-                f"{self.record.where}: field {self.prefix + name!r} is missing (in {self.format}): {hint}"
-            )
+            existing = ", ".join(map(repr, present)) or "no field"
+            hint = f"is {similar[0]!r} meant?" if similar else f"it has {existing}."
+            raise InputError(f"field {self.prefix + name!r} is missing (in {self.format}): {hint}")
         return value
 
     def text(self, name: str) -> str:
@@ -88,12 +81,10 @@ class Fields:
         if not isinstance(value, str):
             raise self.wrong_type(name, value, "a string")
         if not value.strip():
-            raise InputError(f"{self.record.where}: field {self.prefix + name!r} is empty.")
+            raise InputError(f"field {self.prefix + name!r} is empty.")
         # SQLite cannot store half a surrogate pair, which JSON can spell.
         if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            raise InputError(
-                f"{self.record.where}: field {self.prefix + name!r} contains a character that is not text."
-            )
+            raise InputError(f"field {self.prefix + name!r} contains a character that is not text.")
         return value
 
     def target(self, name: str, value: object) -> str | None:
@@ -121,20 +112,24 @@ class Fields:
         for at, item in enumerate(self.listed(name, value)):
             place = f"{name}[{at}]"
             if isinstance(item, dict):
-                for part in ("prompt", "true"):
-                    if part not in item:
-                        raise InputError(f"{self.record.where}: field {place!r} has no {part!r}.")
-                prompt = self.as_text(f"{place}.prompt", item["prompt"])
-                true = self.as_text(f"{place}.true", item["true"]).strip()
-                found.append({**item, "prompt": prompt, "true": true})
+                prompt, true = self.parts(place, item, "prompt", "true")
+                true = self.as_text(f"{place}.true", true).strip()
+                found.append({**item, "prompt": self.as_text(f"{place}.prompt", prompt), "true": true})
             elif shared is None:
                 raise InputError(
-                    f"{self.record.where}: field {place!r} has no answer: give {{'prompt', 'true'}}, or a "
+                    f"field {place!r} has no answer: give {{'prompt', 'true'}}, or a "
                     "target_true that all neighbors share."
                 )
             else:
                 found.append({"prompt": self.as_text(place, item), "true": shared})
         return found
+
+    def parts(self, place: str, item: dict[str, Any], *names: str) -> list[Any]:
+        """The named parts of an object. Raises InputError if one is absent or empty."""
+        for name in names:
+            if not item.get(name):
+                raise InputError(f"field {place!r} has no {name!r}.")
+        return [item[name] for name in names]
 
     def questions(self, name: str, value: object) -> list[dict[str, Any]]:
         """Objects {"prompt", "answers"}; `answers` is a list or one string."""
@@ -143,13 +138,9 @@ class Fields:
             place = f"{name}[{at}]"
             if not isinstance(item, dict):
                 raise self.wrong_type(place, item, 'an object {"prompt", "answers"}')
-            for part in ("prompt", "answers"):
-                if not item.get(part):
-                    raise InputError(f"{self.record.where}: field {place!r} has no {part!r}.")
-            answers = [one.strip() for one in self.texts(f"{place}.answers", item["answers"])]
-            found.append(
-                {**item, "prompt": self.as_text(f"{place}.prompt", item["prompt"]), "answers": answers}
-            )
+            prompt, answers = self.parts(place, item, "prompt", "answers")
+            answers = [one.strip() for one in self.texts(f"{place}.answers", answers)]
+            found.append({**item, "prompt": self.as_text(f"{place}.prompt", prompt), "answers": answers})
         return found
 
     def references(self, name: str, value: object) -> list[dict[str, Any]]:
@@ -175,7 +166,7 @@ class Fields:
                 value = json.loads(value)
             except (ValueError, RecursionError) as error:
                 raise InputError(
-                    f"{self.record.where}: field {name!r} begins with a bracket but is not JSON ({error})."
+                    f"field {name!r} begins with a bracket but is not JSON ({error})."
                 ) from error
         if not isinstance(value, list):
             raise self.wrong_type(name, value, "a list")
@@ -187,7 +178,7 @@ class Fields:
             missing = [known for known in self.known if known not in self.record.fields]
             similar = difflib.get_close_matches(str(name), missing, 1, _MIN_SIMILARITY)
             if similar:
-                raise InputError(f"{self.record.where}: unknown field {name!r}: is {similar[0]!r} meant?")
+                raise InputError(f"unknown field {name!r}: is {similar[0]!r} meant?")
         return self.unread
 
 
@@ -212,10 +203,7 @@ def parse_record(record: Record, format: str) -> list[Fact]:
     try:
         return _READERS[format](reader)
     except InputError as error:
-        message = str(error)
-        raise InputError(
-            message if message.startswith(record.where) else f"{record.where}: {message}"
-        ) from error
+        raise InputError(f"{record.where}: {error}") from error
 
 
 def _known_fact(fields: Fields) -> list[Fact]:
@@ -225,21 +213,12 @@ def _known_fact(fields: Fields) -> list[Fact]:
     # The prompt has priority over the template: the published traces run it, and 240 of the 605 published prompts
     # contain more than their template.
     if prompt is None:
-        if template is None:
-            fields.require("prompt")
-        prompt = template
+        prompt = template if template is not None else fields.require("prompt")
     attribute = fields.target("attribute", fields.value("attribute"))
-    fact = Fact(
-        fact_set_id=0,
-        position=0,
-        subject=subject,
-        prompt=make_template(fields.as_text("prompt", prompt), subject),
-        target_true=attribute,
-    )
-    fact.origin = fields.remaining()
-    if template is not None and template != fact.prompt:
-        fact.origin["template"] = template
-    return [fact]
+    prompt = make_template(fields.as_text("prompt", prompt), subject)
+    differs = template is not None and template != prompt
+    origin = fields.remaining() | ({"template": template} if differs else {})
+    return [Fact(subject=subject, prompt=prompt, target_true=attribute, origin=origin)]
 
 
 def _counterfact(fields: Fields) -> list[Fact]:
@@ -258,9 +237,7 @@ def _mquake(fields: Fields) -> list[Fact]:
     """One fact per rewrite. The multi-hop questions depend on all rewrites; the first fact holds them."""
     rewrites = fields.listed("requested_rewrite", fields.require("requested_rewrite"))
     if not rewrites:
-        raise InputError(
-            f"{fields.record.where}: field 'requested_rewrite' is empty: expected at least one rewrite."
-        )
+        raise InputError("field 'requested_rewrite' is empty: expected at least one rewrite.")
     facts = [_rewrite(fields, one, f"requested_rewrite[{at}]") for at, one in enumerate(rewrites)]
     questions = fields.texts("questions", fields.require("questions"))
     answers = [fields.text("new_answer"), *fields.texts("new_answer_alias", fields.value("new_answer_alias"))]
@@ -273,33 +250,16 @@ def _rewrite(fields: Fields, rewrite: object, name: str) -> Fact:
     """A `requested_rewrite` of CounterFact or MQuAKE."""
     if not isinstance(rewrite, dict):
         raise fields.wrong_type(name, rewrite, "an object with prompt, subject and targets")
-    inner = Fields(
-        Record(fields.record.where, rewrite),
-        dict(rewrite),
-        ("prompt", "subject", "target_new", "target_true"),
-        fields.format,
-        prefix=f"{name}.",
-    )
+    known = ("prompt", "subject", "target_new", "target_true")
+    inner = Fields(Record("", rewrite), dict(rewrite), known, fields.format, prefix=f"{name}.")
     subject = inner.text("subject").strip()
     prompt = make_template(inner.text("prompt"), subject)
-    new_id = _id_of(rewrite.get("target_new"))
+    # Published reference texts are indexed by the Wikidata id of the target.
+    new_id = target.get("id") if isinstance(target := rewrite.get("target_new"), dict) else None
     new = inner.target("target_new", inner.require("target_new"))
     true = inner.target("target_true", inner.require("target_true"))
-    return Fact(
-        fact_set_id=0,
-        position=0,
-        subject=subject,
-        prompt=prompt,
-        target_true=true,
-        target_new=new,
-        origin=inner.remaining() | ({"target_new_id": new_id} if new_id else {}),
-    )
-
-
-def _id_of(target: object) -> str | None:
-    """The Wikidata id of a target; published reference texts are indexed by it."""
-    id = target.get("id") if isinstance(target, dict) else None
-    return id if isinstance(id, str) else None
+    origin = inner.remaining() | ({"target_new_id": new_id} if isinstance(new_id, str) else {})
+    return Fact(subject=subject, prompt=prompt, target_true=true, target_new=new, origin=origin)
 
 
 def _zsre(fields: Fields) -> list[Fact]:
@@ -315,17 +275,8 @@ def _zsre(fields: Fields) -> list[Fact]:
         question = fields.as_text("loc", loc).rstrip("?") + "?"
         answer = fields.target("loc_ans", fields.require("loc_ans"))
         neighbors = [{"prompt": question, "true": answer}]
-    fact = Fact(
-        fact_set_id=0,
-        position=0,
-        subject=subject,
-        prompt=prompt,
-        target_true=true,
-        target_new=new,
-        eval_paraphrases=paraphrases,
-        neighbors=neighbors,
-        origin=fields.remaining(),
-    )
+    fact = Fact(subject=subject, prompt=prompt, target_true=true, target_new=new, neighbors=neighbors)
+    fact.eval_paraphrases, fact.origin = paraphrases, fields.remaining()
     return [fact]
 
 
@@ -347,8 +298,6 @@ def _plain(fields: Fields) -> list[Fact]:
         return [fill_prompt(text, subject) for text in texts]
 
     fact = Fact(
-        fact_set_id=0,
-        position=0,
         subject=subject,
         prompt=prompt,
         target_true=true,

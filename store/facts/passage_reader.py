@@ -28,7 +28,6 @@ different objects are valid here; `engine.passages.checks` reports them.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from ..errors import InputError
 from .passage_format import (
@@ -145,7 +144,7 @@ class _Reader:
     def _read_line(self, line: str) -> None:
         found = CONTROL.search(line)
         if found and found.group() != "\t":
-            self._reject(f"the line contains the control character {found.group()!r}: remove it.")
+            raise InputError(f"the line contains the control character {found.group()!r}: remove it.")
         line = line.replace("\t", " ")
         if line.startswith("#"):
             self._heading(line)
@@ -158,7 +157,7 @@ class _Reader:
         elif line.startswith(("~", "?")):
             self._paraphrase(line[0], line[1:].strip())
         else:
-            self._reject(
+            raise InputError(
                 f"{shorten(line)} is none of these: # subject, - relation | object, ~ or ? paraphrase, ! comment, "
                 "## Questions, ## Text."
             )
@@ -174,7 +173,7 @@ class _Reader:
             check_words(name, "the subject")
             self.subject, self.section = (name, self.line), "facts"
         else:
-            self._reject(
+            raise InputError(
                 f"{shorten(line)} is not a heading of a passage: write # and a subject, ## Questions, or ## Text."
             )
 
@@ -189,35 +188,35 @@ class _Reader:
 
     def _title(self, title: str) -> None:
         if self.subject is not None or self.title is not None:
-            self._reject("write one title, before the first subject.")
+            raise InputError("write one title, before the first subject.")
         check_words(title, "the title")
         self.title = title
 
     def _fact(self, line: str) -> None:
         if self.subject is None:
-            self._reject("this fact has no subject: write # and the subject above it.")
+            raise InputError("this fact has no subject: write # and the subject above it.")
         parts = _split(line, "|")
         if len(parts) == 1:
-            self._reject(f"the fact {shorten(line.strip())} has no |: write relation | object.")
+            raise InputError(f"the fact {shorten(line.strip())} has no |: write relation | object.")
         if len(parts) > 2:
-            self._reject(
+            raise InputError(
                 f"the fact {shorten(line.strip())} has more than one |: write \\| for one that belongs to the words."
             )
         relation, object = map(_unescape, parts)
         if not relation:
-            self._reject("the relation is empty: write relation | object.")
+            raise InputError("the relation is empty: write relation | object.")
         check_words(object, "the object")
         subject = self.subject[0]
         draft = _Draft(self.line, subject, make_prompt(relation), object)
         check_template(draft.prompt, subject)
         for earlier in self.drafts:
             if fact_key(earlier) == fact_key(draft):
-                self._reject(f"this fact is already in line {earlier.line}: remove one.")
+                raise InputError(f"this fact is already in line {earlier.line}: remove one.")
         self.drafts.append(draft)
 
     def _paraphrase(self, kind: str, line: str) -> None:
         if self.subject is None or not self.drafts or self.drafts[-1].line < self.subject[1]:
-            self._reject(f"this paraphrase ({kind}) has no fact: write the fact above it.")
+            raise InputError(f"this paraphrase ({kind}) has no fact: write the fact above it.")
         draft, template = self.drafts[-1], _unescape(line)
         check_template(template, draft.subject)
         check_new_template(template, draft.templates)
@@ -226,15 +225,12 @@ class _Reader:
     def _question(self, line: str) -> None:
         parts = _split(line, "|")
         if len(parts) != 2:
-            self._reject(f"{shorten(line)} has {len(parts) - 1} |: write question | parts of the answer.")
+            raise InputError(f"{shorten(line)} has {len(parts) - 1} |: write question | parts of the answer.")
         asked = _unescape(parts[0])
         question = PassageQuestion(asked, tuple(map(_unescape, _split(parts[1], ";"))))
         if asked in self.questions:
-            self._reject(f"this question is already in line {self.questions[asked][1]}: remove one.")
+            raise InputError(f"this question is already in line {self.questions[asked][1]}: remove one.")
         self.questions[asked] = question, self.line
-
-    def _reject(self, message: str) -> NoReturn:
-        raise InputError(message)
 
 
 def _split(line: str, separator: str) -> list[str]:

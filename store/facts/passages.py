@@ -3,13 +3,13 @@
 from dataclasses import asdict
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlmodel import Session, col, select
 
 from ..catalog.tables import Job, Model, Passage
 from ..errors import InputError, NotFound
 from ..states import ALIVE_STATES
 from .passage_format import Passage as PassageFile
-from .passage_format import PassageFact, PassageQuestion
 
 
 def find_passage(session: Session, id: int) -> Passage:
@@ -28,18 +28,7 @@ def list_passages(session: Session) -> list[tuple[Passage, str]]:
 
 def to_file(row: Passage) -> PassageFile:
     """The passage as the content of its file. Raises InputError if it has no facts yet."""
-    facts = tuple(
-        PassageFact(
-            one["subject"],
-            one["prompt"],
-            one["object"],
-            tuple(one["train_paraphrases"]),
-            tuple(one["eval_paraphrases"]),
-        )
-        for one in row.facts
-    )
-    questions = tuple(PassageQuestion(one["question"], tuple(one["answers"])) for one in row.questions)
-    return PassageFile(row.title, row.text, facts, questions)
+    return TypeAdapter(PassageFile).validate_python(row.model_dump())
 
 
 def list_remarks(row: Passage) -> dict[int, list[str]]:
@@ -52,12 +41,9 @@ def list_remarks(row: Passage) -> dict[int, list[str]]:
 
 def to_columns(passage: PassageFile) -> dict[str, Any]:
     """The columns of a row that a file determines."""
-    return {
-        "title": passage.title,
-        "text": passage.text,
-        "facts": [asdict(fact) for fact in passage.facts],
-        "questions": [asdict(question) for question in passage.questions],
-    }
+    # A column of JSON holds lists, not tuples.
+    columns = asdict(passage)
+    return columns | {name: list(columns[name]) for name in ("facts", "questions")}
 
 
 def replace_facts(session: Session, id: int, passage: PassageFile) -> Passage:
@@ -89,22 +75,6 @@ def find_job(session: Session, id: int) -> Job | None:
 
 def to_record(row: Passage, model: str) -> dict[str, Any]:
     """All of a passage as plain data, for reports and `--json`."""
-    fields = (
-        "title",
-        "text",
-        "method",
-        "facts",
-        "questions",
-        "problems",
-        "stages",
-        "proof",
-        "answers",
-        "created",
-    )
-    return {
-        "passage": row.id,
-        "model": model,
-        "base": row.revision,
-        "revision": row.revisions[-1] if row.revisions else None,
-        "revisions": row.revisions,
-    } | {name: getattr(row, name) for name in fields}
+    revision = row.revisions[-1] if row.revisions else None
+    record = {"passage": row.id, "model": model, "base": row.revision, "revision": revision}
+    return record | row.model_dump(exclude={"id", "model_id", "revision"})

@@ -20,11 +20,6 @@ REQUEST_FIELDS = (
 )  # fmt: skip
 
 
-def read_facts(path: Path) -> list[Fact]:
-    """The facts of a file, unsaved, with their positions. Raises InputError for the first invalid record."""
-    return read_fact_file(path)[1]
-
-
 def read_fact_file(path: Path | str) -> tuple[str, list[Fact]]:
     """The format of a file ('known facts', 'CounterFact', 'MQuAKE', 'zsRE', 'plain', 'passage') and its facts.
 
@@ -45,7 +40,6 @@ def facts_from_passage(passage: Passage) -> list[Fact]:
     """The facts of a passage, unsaved, with their positions."""
     return [
         Fact(
-            fact_set_id=0,
             position=position,
             subject=fact.subject,
             prompt=fact.prompt,
@@ -57,19 +51,13 @@ def facts_from_passage(passage: Passage) -> list[Fact]:
     ]
 
 
-def import_facts(session: Session, path: Path, name: str, *, add: bool = False) -> FactSet:
-    """Save the facts of a file under a new name. With `add`, append them to an existing set.
-
-    Raises InputError; then nothing is saved.
-    """
-    format, facts = read_fact_file(path)
-    return save_facts(session, facts, name, str(path), format, add=add)
-
-
 def save_facts(
     session: Session, facts: list[Fact], name: str, source: str, format: str, *, add: bool = False
 ) -> FactSet:
-    """Save facts of `read_fact_file`. Raises InputError; then nothing is saved."""
+    """Save facts of `read_fact_file` under a new name. With `add`, append them to an existing set.
+
+    Raises InputError; then nothing is saved.
+    """
     if not name.strip() or name != name.strip():
         raise InputError(
             f"{name!r} is not a valid name of a fact set: give a name without surrounding space."
@@ -94,11 +82,7 @@ def find_fact_set(session: Session, name: str) -> FactSet:
     fact_set = session.exec(select(FactSet).where(FactSet.name == name)).one_or_none()
     if fact_set is None:
         known = session.exec(select(FactSet.name).order_by(col(FactSet.name))).all()
-        hint = (
-            f"existing sets are {', '.join(known)}."
-            if known
-            else "none yet; import one with `retcon facts import`."
-        )
+        hint = f"existing sets are {', '.join(known)}." if known else "import one with `retcon facts import`."
         raise NotFound(f"There is no fact set {name!r}: {hint}")
     return fact_set
 

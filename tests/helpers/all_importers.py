@@ -48,11 +48,12 @@ def _one(name: str, data: st.SearchStrategy[bytes]) -> st.SearchStrategy[Files]:
 
 
 def _facts(name: str) -> Callable[[Catalog, Path], object]:
-    def take(catalog: Catalog, folder: Path) -> object:
+    def import_facts(catalog: Catalog, folder: Path) -> object:
         with catalog.write() as session:
-            return facts.import_facts(session, folder / name, "set")
+            format, records = facts.read_fact_file(folder / name)
+            return facts.save_facts(session, records, "set", name, format)
 
-    return take
+    return import_facts
 
 
 _FULL = PLAIN | {
@@ -96,7 +97,7 @@ _SNIPPETS = [
 
 
 def _references(catalog: Catalog, folder: Path) -> None:
-    read = facts.read_facts(folder / "facts.json")
+    read = facts.read_fact_file(folder / "facts.json")[1]
     add_references(read, folder / "snippets.json")
     with catalog.write() as session:
         facts.save_facts(session, read, "set", "file", "CounterFact")

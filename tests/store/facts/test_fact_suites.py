@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from retcon.store.errors import InputError
 from retcon.store.facts.references import add_references
-from retcon.store.facts.sets import read_fact_file, read_facts
+from retcon.store.facts.sets import read_fact_file
 from retcon.tests.helpers.records import COUNTERFACT, PLAIN, write
 
 
@@ -75,7 +75,7 @@ def test_plain_extras(tmp_path: Path) -> None:
         "generation_prompts": ["{} is known for"],
         "references": ["Rome is old.", {"name": "Eiffel Tower", "text": "It is tall."}],
     }
-    (fact,) = read_facts(write(tmp_path, [PLAIN | extras]))
+    (fact,) = read_fact_file(write(tmp_path, [PLAIN | extras]))[1]
     assert fact.negations == ["Eiffel Tower is not in", "Nobody found the Eiffel Tower in"]
     assert fact.portability == [{"prompt": "Who is mayor there?", "answers": ["Hidalgo"]}]
     assert fact.generation_prompts == ["Eiffel Tower is known for"]
@@ -89,7 +89,7 @@ def test_plain_extras(tmp_path: Path) -> None:
 def test_plain_extras_in_csv(tmp_path: Path) -> None:
     cell = json.dumps([{"prompt": "Who?", "answers": ["a", "b"]}]).replace('"', '""')
     text = f'subject,prompt,target_new,portability\nEiffel Tower,{{}} is in,Rome,"{cell}"\n'
-    (fact,) = read_facts(write(tmp_path, text, "facts.csv"))
+    (fact,) = read_fact_file(write(tmp_path, text, "facts.csv"))[1]
     assert fact.portability == [{"prompt": "Who?", "answers": ["a", "b"]}]
 
 
@@ -114,7 +114,7 @@ def test_plain_extras_in_csv(tmp_path: Path) -> None:
 )
 def test_broken_extras(record: dict[str, Any], wanted: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
-        read_facts(write(tmp_path, [PLAIN if "subject" in record else MQUAKE, record]))
+        read_fact_file(write(tmp_path, [PLAIN if "subject" in record else MQUAKE, record]))[1]
     assert wanted in str(error.value)
     assert str(error.value).startswith(f"{tmp_path}/facts.json, record 2")
 
@@ -133,7 +133,7 @@ SNIPPETS = [
 
 
 def test_reference_texts(tmp_path: Path) -> None:
-    facts = read_facts(write(tmp_path, [COUNTERFACT]))
+    facts = read_fact_file(write(tmp_path, [COUNTERFACT]))[1]
     assert add_references(facts, write(tmp_path, SNIPPETS, "snippets.json")) == 1
     assert facts[0].references == [
         {"name": "Danielle Darrieux", "text": "She spoke English."},
@@ -152,7 +152,7 @@ def test_reference_texts(tmp_path: Path) -> None:
     ],
 )
 def test_broken_reference_texts(content: Any, wanted: str, tmp_path: Path) -> None:
-    facts = read_facts(write(tmp_path, [COUNTERFACT]))
+    facts = read_fact_file(write(tmp_path, [COUNTERFACT]))[1]
     path = tmp_path / "snippets.json"
     if content is not None:
         write(tmp_path, content, "snippets.json")

@@ -8,9 +8,9 @@ from retcon.prompts import clean_target, make_template
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import FactSet
 from retcon.store.errors import InputError, NotFound
-from retcon.store.facts.sets import find_fact_set, import_facts, list_facts, read_fact_file, read_facts
+from retcon.store.facts.sets import find_fact_set, list_facts, read_fact_file, save_facts
 from retcon.tests.helpers.records import COUNTERFACT, CSV, KNOWN, PLAIN, ZSRE, write
-from sqlmodel import select
+from sqlmodel import Session, select
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_former_field_names_still_load(paraphrases: str, tmp_path: Path) -> None
     }
     path = tmp_path / "facts.json"
     path.write_text(json.dumps([record]))
-    (fact,) = read_facts(path)
+    (fact,) = read_fact_file(path)[1]
     assert fact.target_true == "Paris"
     assert fact.train_paraphrases == ["The {} stands in"]
     assert fact.eval_paraphrases == ["Where is the Eiffel Tower?"]
@@ -48,7 +48,7 @@ def test_known_facts(tmp_path: Path) -> None:
 
 def test_known_facts_with_a_template_alone(tmp_path: Path) -> None:
     record = {name: value for name, value in KNOWN.items() if name != "prompt"}
-    (fact,) = read_facts(write(tmp_path, [record]))
+    (fact,) = read_fact_file(write(tmp_path, [record]))[1]
     assert fact.prompt == KNOWN["template"]
 
 
@@ -93,27 +93,27 @@ def test_plain_record_with_all_fields(tmp_path: Path) -> None:
 
 
 def test_request_in_rome_format(tmp_path: Path) -> None:
-    (fact,) = read_facts(write(tmp_path, {**PLAIN, "target_new": {"str": " Rome "}}))
+    (fact,) = read_fact_file(write(tmp_path, {**PLAIN, "target_new": {"str": " Rome "}}))[1]
     assert fact.target_new == "Rome"
 
 
 def test_json_lines_by_any_name(tmp_path: Path) -> None:
     text = "\n".join(json.dumps({**PLAIN, "prompt": f"{{}} {number}"}) for number in range(3)) + "\n\n"
     for name in ("facts.jsonl", "facts.ndjson", "facts.json", "facts.txt", "facts"):
-        facts = read_facts(write(tmp_path, text, name))
+        facts = read_fact_file(write(tmp_path, text, name))[1]
         assert [fact.prompt for fact in facts] == ["{} 0", "{} 1", "{} 2"]
         assert [fact.position for fact in facts] == [0, 1, 2]
 
 
 def test_line_separator_in_string_is_not_a_line_end(tmp_path: Path) -> None:
     text = json.dumps({**PLAIN, "note": "a\u2028b"}, ensure_ascii=False)
-    assert len(read_facts(write(tmp_path, text, "facts.jsonl"))) == 1
+    assert len(read_fact_file(write(tmp_path, text, "facts.jsonl"))[1]) == 1
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_csv(tmp_path: Path, separator: str) -> None:
     text = "\ufeff" + CSV.replace('"Doe, Jane"', "Doe Jane").replace(",", separator).replace("\n", "\r\n")
-    one, two = read_facts(write(tmp_path, text.encode(), "facts.csv"))
+    one, two = read_fact_file(write(tmp_path, text.encode(), "facts.csv"))[1]
     assert (one.subject, one.prompt, one.target_new, one.target_true) == (
         "Eiffel Tower",
         "The {} is in",
@@ -128,7 +128,7 @@ def test_csv_with_quotes_and_lists(tmp_path: Path) -> None:
         "subject,prompt,target_true,paraphrases,neighbors\n"
         '"Doe, Jane","{} said ""I am a",poet,"[""She, {}, is a"", ""Jane""]",John is a\n'
     )
-    (fact,) = read_facts(write(tmp_path, text, "facts.csv"))
+    (fact,) = read_fact_file(write(tmp_path, text, "facts.csv"))[1]
     assert (fact.subject, fact.prompt) == ("Doe, Jane", '{} said "I am a')
     assert fact.eval_paraphrases == ["She, Doe, Jane, is a", "Jane"]
     assert fact.neighbors == [{"prompt": "John is a", "true": "poet"}]
@@ -160,11 +160,16 @@ def test_targets() -> None:
             clean_target(empty)
 
 
+def import_facts(session: Session, path: Path, name: str) -> FactSet:
+    format, facts = read_fact_file(path)
+    return save_facts(session, facts, name, str(path), format)
+
+
 def test_import(catalog: Catalog, tmp_path: Path) -> None:
     path = write(tmp_path, [PLAIN, {**PLAIN, "prompt": "The {} stands in"}])
     with catalog.write() as session:
-        made = import_facts(session, path, "towers")
-    assert (made.name, made.source, made.format) == ("towers", str(path), "plain")
+        fact_set = import_facts(session, path, "towers")
+    assert (fact_set.name, fact_set.source, fact_set.format) == ("towers", str(path), "plain")
     with catalog.read() as session:
         found = find_fact_set(session, "towers")
         assert [fact.prompt for fact in list_facts(session, found)] == ["{} is in", "The {} stands in"]

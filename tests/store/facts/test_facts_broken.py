@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from retcon.store.errors import InputError
-from retcon.store.facts.sets import read_facts
+from retcon.store.facts.sets import read_fact_file
 from retcon.tests.helpers.records import COUNTERFACT, CSV, KNOWN, PLAIN, ZSRE, write
 
 
@@ -135,7 +135,7 @@ BROKEN: list[tuple[str, Any, str]] = [
 def test_broken_files(tmp_path: Path, name: str, content: Any, says: str) -> None:
     path = write(tmp_path, content, name)
     with pytest.raises(InputError, match=says) as caught:
-        read_facts(path)
+        read_fact_file(path)[1]
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -143,4 +143,4 @@ def test_broken_files(tmp_path: Path, name: str, content: Any, says: str) -> Non
 @pytest.mark.parametrize("name", ["nowhere.json", "."])
 def test_no_such_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_facts(tmp_path / name)
+        read_fact_file(tmp_path / name)[1]

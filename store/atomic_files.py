@@ -5,7 +5,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import CatalogError
+from .errors import CatalogError, InputError
+
+
+def check_new_file(path: Path) -> None:
+    """Raise InputError unless a file of the user can be created at `path`."""
+    if path.exists():
+        raise InputError(f"{path} exists already: give another name.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, private: bool = False) -> None:
@@ -20,9 +28,9 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, private: bo
         if private:
             os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         write(partial)
-        sync_file(partial)
+        sync_path(partial)
         partial.replace(path)
-        sync_folder(path.parent)
+        sync_path(path.parent)
     except OSError as error:
         raise CatalogError(
             f"{path} cannot be written ({error.strerror or error}): check its folder and disk."
@@ -32,18 +40,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, private: bo
             partial.unlink(missing_ok=True)
 
 
-def sync_file(path: Path) -> None:
-    """Wait until the bytes of a file are on the disk. Without it, a rename may reach the disk before the bytes."""
+def sync_path(path: Path) -> None:
+    """Wait until the bytes of a file, or the entries of a folder, are on the disk.
+
+    Without it, a rename may reach the disk before the bytes. A rename is an entry of its folder.
+    """
     descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the entries of a folder are on the disk. A rename is an entry of its folder."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

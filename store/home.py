@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from .atomic_files import sync_folder
+from .atomic_files import sync_path
 from .errors import InputError
 
 
@@ -20,60 +20,44 @@ def home() -> Path:
     return base / "retcon"
 
 
+class _Inside:
+    """The path of a name under the root of a `Home`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, home: "Home", _owner: object) -> Path:
+        return home.root / self.name
+
+
 @dataclass(frozen=True)
 class Home:
     """The folders under one root. Nothing is created before `prepare()`."""
 
     root: Path
 
-    @property
-    def catalog(self) -> Path:
-        """The SQLite file; its `-wal` and `-shm` are beside it."""
-        return self.root / "catalog.db"
-
-    @property
-    def artifacts(self) -> Path:
-        """Large files, each named by its sha256."""
-        return self.root / "artifacts"
-
-    @property
-    def models(self) -> Path:
-        """Weights that the program downloaded or converted."""
-        return self.root / "models"
-
-    @property
-    def logs(self) -> Path:
-        """One log per job."""
-        return self.root / "logs"
+    # The SQLite file; its `-wal` and `-shm` are beside it.
+    catalog = _Inside("catalog.db")
+    # Large files, each named by its sha256.
+    artifacts = _Inside("artifacts")
+    # Weights that the program downloaded or converted.
+    models = _Inside("models")
+    # One log per job.
+    logs = _Inside("logs")
+    # Files that are only locked, never read.
+    locks = _Inside("locks")
+    # Exports during their publication, one folder per revision.
+    outbox = _Inside("outbox")
+    # Copies of the catalog, one before each migration.
+    backups = _Inside("backups")
+    # Corrupt artifacts, named by digest and inode. Created when needed.
+    quarantine = _Inside("quarantine")
+    # The user's settings, one file per model.
+    hparams = _Inside("hparams")
 
     def job_log(self, job_id: int) -> Path:
         """The log of a job's process."""
         return self.logs / f"job-{job_id}.log"
-
-    @property
-    def locks(self) -> Path:
-        """Files that are only locked, never read."""
-        return self.root / "locks"
-
-    @property
-    def outbox(self) -> Path:
-        """Exports during their publication, one folder per revision."""
-        return self.root / "outbox"
-
-    @property
-    def backups(self) -> Path:
-        """Copies of the catalog, one before each migration."""
-        return self.root / "backups"
-
-    @property
-    def quarantine(self) -> Path:
-        """Corrupt artifacts, named by digest and inode. Created when needed."""
-        return self.root / "quarantine"
-
-    @property
-    def hparams(self) -> Path:
-        """The user's settings, one file per model."""
-        return self.root / "hparams"
 
     def preset(self, model: str) -> Path:
         """The file with the user's settings for a model."""
@@ -96,7 +80,7 @@ class Home:
             if self.catalog.exists():
                 _check_access(self.catalog)
             if any(created):
-                sync_folder(self.root)
+                sync_path(self.root)
         except OSError as error:
             raise InputError(
                 f"{self.root} cannot be used as the home folder ({error.strerror or error}): "
@@ -148,15 +132,9 @@ def network_filesystem(path: Path) -> str | None:
 
 def filesystem(path: Path) -> str | None:
     """The kernel's name of the filesystem type of `path`; None if unknown."""
-    try:
-        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    best, kind = "", ""
+    import psutil
+
     resolved = path.resolve()
-    for line in mounts:
-        _, point, type_, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        if resolved.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, type_
-    return kind or None
+    # Of two mounts on one folder, the later one is visible.
+    mounts = [one for one in psutil.disk_partitions(all=True) if resolved.is_relative_to(one.mountpoint)]
+    return max(reversed(mounts), key=lambda one: len(one.mountpoint)).fstype if mounts else None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atomic_files import sync_file, sync_folder, unlink_older
+from ..atomic_files import sync_path, unlink_older
 from ..errors import ArtifactCorrupt, CatalogError
 from .leases import Leases
 from .tables import Artifact
@@ -56,11 +56,12 @@ class ArtifactStore:
 
     def put_bytes(self, data: bytes) -> Artifact:
         """Store `data`; see `put_writer`."""
-        return self.put_writer(lambda path: _write(path, data))
+        return self.put_writer(lambda path: path.write_bytes(data))
 
     def put_file(self, source: Path) -> Artifact:
         """Store a copy of `source`; see `put_writer`."""
-        return self.put_writer(lambda path: _copy(source, path))
+        # copyfile, not copy: the mode stays 0600.
+        return self.put_writer(lambda path: shutil.copyfile(source, path))
 
     def put_tensors(self, arrays: Mapping[str, "np.ndarray"]) -> Artifact:
         """Store arrays as one safetensors file; equal arrays give equal digests. See `put_writer`."""
@@ -82,19 +83,19 @@ class ArtifactStore:
         try:
             if not self.root.is_dir():
                 self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                sync_folder(self.root.parent)
+                sync_path(self.root.parent)
             self.leases.take()
             os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             write(partial)
             partial.chmod(0o600)
             digest, size = sha256_of(partial), partial.stat().st_size
-            sync_file(partial)
+            sync_path(partial)
             target = self.locate(digest)
             with self.leases.shared():
                 target.parent.mkdir(mode=0o700, exist_ok=True)
                 partial.replace(target)
-            sync_folder(target.parent)
-            sync_folder(self.root)
+            sync_path(target.parent)
+            sync_path(self.root)
         except BaseException as error:
             partial.unlink(missing_ok=True)
             if _is_disk_full(error):
@@ -106,20 +107,12 @@ class ArtifactStore:
 
     def path(self, sha256: str) -> Path:
         """The path of an artifact, after its bytes were hashed. Raises ArtifactCorrupt if it is missing or changed."""
-        path = self.locate(sha256)
-        try:
-            digest = sha256_of(path)
-        except OSError as error:
+        if corrupt := self.verify(sha256):
             raise ArtifactCorrupt(
-                f"Artifact {sha256} is not at {path} ({error.strerror}): restore that file from a backup, "
-                "or recreate the row that it belongs to."
-            ) from error
-        if digest != sha256:
-            raise ArtifactCorrupt(
-                f"Artifact {sha256} at {path} has changed, its sha256 is now {digest[:12]}...: "
-                "restore that file from a backup, or make again what it belongs to."
+                f"Artifact {sha256} at {corrupt.path} {corrupt.problem}: restore that file from a backup, or recreate "
+                "the row that it belongs to."
             )
-        return path
+        return self.locate(sha256)
 
     def verify(self, sha256: str) -> CorruptArtifact | None:
         """The problem of an artifact, or None. Reads every byte."""
@@ -154,8 +147,8 @@ class ArtifactStore:
             folder.mkdir(mode=0o700, exist_ok=True)
             target = folder / f"{corrupt.sha256}.{status.st_ino}"
             corrupt.path.rename(target)
-        sync_folder(folder)
-        sync_folder(corrupt.path.parent)
+        sync_path(folder)
+        sync_path(corrupt.path.parent)
         return target
 
     def size(self, sha256: str) -> int:
@@ -209,17 +202,9 @@ class ArtifactStore:
         return self.root / sha256[:2] / sha256
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-def _copy(source: Path, target: Path) -> None:
-    # copyfile, not copy: the mode stays 0600.
-    shutil.copyfile(source, target)
-
-
 def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
     # safetensors reports the error of the system only as text.
-    return f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error)
+    return any(
+        getattr(error, "errno", None) == code or f"os error {code}" in str(error)
+        for code in (errno.ENOSPC, errno.EDQUOT)
+    )

@@ -7,7 +7,7 @@ start time and a third of the memory.
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,25 +89,19 @@ def make_engine(
 
 def has_wal(path: Path) -> bool:
     """Whether the file has a write-ahead log. Reading the file directly would release the locks of this process."""
-    connection = connect(path)
-    try:
+    with closing(connect(path)) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        return bool(mode == "wal")
-    finally:
-        connection.close()
+    return bool(mode == "wal")
 
 
 def set_wal(path: Path) -> None:
     """Switch to the write-ahead log, permanently. Readers then do not wait for writers."""
-    connection = connect(path)
-    try:
+    with closing(connect(path)) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise CatalogError(
-                f"The filesystem of {path} does not support SQLite's WAL: set RETCON_HOME to a local disk."
-            )
-    finally:
-        connection.close()
+    if mode != "wal":
+        raise CatalogError(
+            f"The filesystem of {path} does not support SQLite's WAL: set RETCON_HOME to a local disk."
+        )
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -118,24 +112,19 @@ def copy_database(source: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     partial.touch(mode=0o600)
-    origin, copy = connect(source), connect(partial)
     try:
-        origin.backup(copy)
-        # A single file, without a -wal beside it.
-        copy.execute("PRAGMA journal_mode = DELETE")
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        with closing(connect(source)) as origin, closing(connect(partial)) as copy:
+            origin.backup(copy)
+            # A single file, without a -wal beside it.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        partial.replace(target)
     finally:
-        copy.close()
-        origin.close()
-    partial.replace(target)
+        partial.unlink(missing_ok=True)
 
 
 def read_version(path: Path) -> str | None:
     """The migration of the file, None for an empty file. Raises CatalogError if it is not a catalog."""
-    connection = connect(path)
-    try:
+    with closing(connect(path)) as connection:
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         tables = {name for (name,) in rows}
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -148,8 +137,13 @@ def read_version(path: Path) -> str | None:
             return None
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return row[0] if row else None
-    finally:
-        connection.close()
+
+
+def find_problems(connection: sqlite3.Connection) -> list[str]:
+    """The problems of a database that SQLite finds: corrupt pages, and keys that refer to missing rows."""
+    problems = [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
+    keys = connection.execute("PRAGMA foreign_key_check")
+    return problems + [f"row {row} of {table} refers to a missing row of {to}" for table, row, to, _ in keys]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -93,14 +93,10 @@ def _missing(known: ScriptDirectory, before: str | None, head: str, home: Home) 
 
 def _writer(path: Path) -> str:
     """The program version that ran the newest migration, or `(unknown, newer)` if that table has changed."""
-    connection = connect(path)
-    try:
-        row = connection.execute("SELECT version FROM app_version ORDER BY id DESC LIMIT 1").fetchone()
-    except sqlite3.OperationalError:
-        row = None
-    finally:
-        connection.close()
-    return str(row[0]) if row else "(unknown, newer)"
+    with closing(connect(path)) as connection, suppress(sqlite3.OperationalError):
+        if row := connection.execute("SELECT version FROM app_version ORDER BY id DESC LIMIT 1").fetchone():
+            return str(row[0])
+    return "(unknown, newer)"
 
 
 def _backup(home: Home, version: str) -> None:

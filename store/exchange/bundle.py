@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, SQLModel, col, select
 
-from ..atomic_files import write_atomically
+from ..atomic_files import check_new_file, write_atomically
 from ..catalog.catalog import Catalog
 from ..catalog.tables import (
     AverageEffect,
@@ -79,10 +79,7 @@ def export_history(
     Raises InputError if the file exists or the model does not, ArtifactCorrupt for a corrupt artifact. No file remains
     then.
     """
-    if path.exists():
-        raise InputError(f"{path} exists already: give another name.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
+    check_new_file(path)
     # The lock keeps all artifacts until they are copied.
     with catalog.artifacts.leases.shared():
         with catalog.read() as session:

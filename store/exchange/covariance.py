@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic_files import write_atomically
+from ..atomic_files import check_new_file, write_atomically
 from ..catalog.artifacts import sha256_of
 from ..catalog.catalog import Catalog
 from ..catalog.connection import MAX_INTEGER
@@ -69,10 +69,7 @@ def write_covariance(path: Path, row: Covariance, model: str, total: np.ndarray)
     }
     if path.suffix not in writers:
         raise InputError(f"{path} has an unknown suffix: give a name that ends in {' or '.join(writers)}.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}.")
-    if path.exists():
-        raise InputError(f"{path} exists already: give another name.")
+    check_new_file(path)
     write_atomically(path, writers[path.suffix])
 
 

@@ -6,20 +6,18 @@ backup.
 """
 
 import json
-import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ... import __version__
-from ..atomic_files import sync_file, sync_folder, write_atomically
+from ..atomic_files import check_new_file, sync_path, write_atomically
 from ..catalog.artifacts import ArtifactStore, sha256_of
 from ..catalog.catalog import Catalog
-from ..catalog.connection import HEAD, connect, copy_database, plain_errors, read_version
+from ..catalog.connection import HEAD, connect, copy_database, find_problems, plain_errors, read_version
 from ..errors import ArtifactCorrupt, CatalogError, CatalogTooNew, InputError
 from ..home import Home
 from .references import digests_in
@@ -39,8 +37,7 @@ class BackupResult:
 
 def backup_database(catalog: Catalog, target: Path) -> None:
     """Copy the database without the artifacts, while jobs may run. Raises InputError if `target` exists."""
-    if target.exists():
-        raise InputError(f"{target} exists already: give another name.")
+    check_new_file(target)
     with _output_errors(target), plain_errors(catalog.home.catalog):
         copy_database(catalog.home.catalog, target)
     check_database(target)
@@ -72,9 +69,9 @@ def back_up(catalog: Catalog, folder: Path, report: Report = lambda _done, _tota
         write_atomically(
             folder / INFO_FILE, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"), private=True
         )
-        sync_file(partial_db)
+        sync_path(partial_db)
         partial_db.replace(folder / "catalog.db")
-        sync_folder(folder)
+        sync_path(folder)
     return result
 
 
@@ -113,9 +110,9 @@ def restore(backup: Path, home: Home, report: Report = lambda _done, _total: Non
             for part in ("hparams", "models"):
                 _copy_tree(backup / part, home.root / part)
             _move_weights(partial_db, _home_of(backup), home)
-        sync_file(partial_db)
+        sync_path(partial_db)
         partial_db.replace(home.catalog)
-        sync_folder(home.root)
+        sync_path(home.root)
     finally:
         partial_db.unlink(missing_ok=True)
     return result
@@ -132,14 +129,8 @@ def check_database(path: Path) -> None:
                 f"{path} has version {version}; this is retcon {__version__}, which supports versions up to {HEAD}: "
                 "install the newer retcon."
             )
-        connection = connect(path)
-        try:
-            problems = [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
-            problems += [
-                f"row {row} of {table}" for table, row, *_ in connection.execute("PRAGMA foreign_key_check")
-            ]
-        finally:
-            connection.close()
+        with closing(connect(path)) as connection:
+            problems = find_problems(connection)
     if problems:
         raise CatalogError(f"{path} is corrupt ({problems[0]}): use another backup.")
 
@@ -160,16 +151,13 @@ def _check_target(folder: Path, home: Home) -> None:
 
 def _list_referenced(database: Path) -> list[str]:
     """The artifacts that the rows of a database reference, as `find_references` of an open catalog."""
-    connection = connect(database)
-    try:
+    with closing(connect(database)) as connection:
         named = connection.execute(
             "SELECT delta FROM revision WHERE delta IS NOT NULL UNION SELECT artifact FROM covariance"
         ).fetchall()
         jobs = connection.execute("SELECT spec || checkpoint FROM job WHERE state != 'done'").fetchall()
-    finally:
-        connection.close()
-    kept = [digest for (text,) in jobs for digest in digests_in(text)]
-    return sorted({*kept, *(digest for (digest,) in named)})
+    of_jobs = [digest for (text,) in jobs for digest in digests_in(text)]
+    return sorted({*of_jobs, *(digest for (digest,) in named)})
 
 
 def _copy_artifacts(
@@ -196,26 +184,23 @@ def _copy_artifacts(
 
 def _copy_tree(source: Path, target: Path) -> None:
     """Copy new and changed files (by size and time). Compares each copy by its hash."""
-    for path in _files(source):
+    for path in sorted(source.rglob("*")):
+        if not path.is_file() or path.is_symlink():
+            continue
         copy = target / path.relative_to(source)
-        found = path.stat()
-        if copy.is_file() and (copy.stat().st_size, copy.stat().st_mtime_ns) == (
-            found.st_size,
-            found.st_mtime_ns,
-        ):
+        if copy.is_file() and _size_and_time(copy) == _size_and_time(path):
             continue
         _make_private(copy.parent)
         partial = copy.with_name(f".{copy.name}.partial")
-        shutil.copyfile(path, partial)
+        shutil.copy2(path, partial)
         partial.chmod(0o600)
-        os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
-        sync_file(partial)
+        sync_path(partial)
         if sha256_of(partial) != sha256_of(path):
             raise CatalogError(
                 f"{path} changed during the copy, or {partial} was written incorrectly: repeat this."
             )
         partial.replace(copy)
-        sync_folder(copy.parent)
+        sync_path(copy.parent)
 
 
 def _make_private(folder: Path) -> None:
@@ -226,18 +211,13 @@ def _make_private(folder: Path) -> None:
 
 def _weights(database: Path, home: Home) -> list[Path]:
     """The folders of models' weights that are inside the home."""
-    connection = connect(database)
-    try:
+    with closing(connect(database)) as connection:
         paths = [Path(path) for (path,) in connection.execute("SELECT path FROM model")]
-    finally:
-        connection.close()
     return [path for path in paths if home.models in path.parents and path.is_dir()]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            yield path
+def _size_and_time(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns
 
 
 def _home_of(backup: Path) -> str:
@@ -249,17 +229,12 @@ def _home_of(backup: Path) -> str:
 
 def _move_weights(database: Path, old: str, home: Home) -> None:
     """Update the paths of weights from the old home to the new one."""
-    connection = connect(database)
-    try:
-        before = f"{old}/models/"
+    before = f"{old}/models/"
+    with plain_errors(database), closing(connect(database)) as connection:
         connection.execute(
             "UPDATE model SET path = ? || substr(path, ?) WHERE substr(path, 1, ?) = ?",
             (f"{home.models}/", len(before) + 1, len(before), before),
         )
-    except sqlite3.Error as error:
-        raise CatalogError(f"{database} cannot be updated ({error}).") from error
-    finally:
-        connection.close()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The content and the integrity of a catalog, by plain SQL that only reads: for bug reports."""
 
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,7 @@ class Health:
 
 def read_health(path: Path) -> Health:
     """Check an existing catalog without migrating it. Raises sqlite3.Error if it cannot be read."""
-    connection = connect(path)
-    try:
+    with closing(connect(path)) as connection:
         connection.execute("PRAGMA query_only = ON")
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         tables = [
@@ -50,8 +50,6 @@ def read_health(path: Path) -> Health:
         if "alembic_version" in tables:
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             version = found[0] if found else None
-    finally:
-        connection.close()
     return Health(version, path.stat().st_size, rows, jobs, [line for line in problems if line != "ok"])
 
 

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlmodel import Session
-
 from ..catalog.artifacts import ArtifactStore, CorruptArtifact
 from ..catalog.catalog import Catalog
+from ..catalog.connection import find_problems
 from .references import find_dependents, find_references
 
 
@@ -59,8 +58,12 @@ def check(
     Reads every byte, about 1.3 s per GB, and calls `report(bytes done, all bytes)`. Replaces corrupt artifacts by
     intact copies from `repair_from`, the store of a backup.
     """
+    with catalog.read_connection() as connection:
+        problems = find_problems(connection)
+    database = [
+        f"The catalog {catalog.home.catalog} is corrupt ({one}): restore a backup." for one in problems
+    ]
     with catalog.read() as session:
-        database = _database(session, catalog.home.catalog)
         references = find_references(session)
     sizes = {digest: catalog.artifacts.size(digest) for digest in {*references, *catalog.artifacts.digests()}}
     done, total = 0, sum(sizes.values())
@@ -73,18 +76,6 @@ def check(
         done += size
         report(done, total)
     return CheckResult(len(sizes), total, database, damages)
-
-
-def _database(session: Session, path: Path) -> list[str]:
-    connection = session.connection()
-    found = [
-        f"The catalog {path} is corrupt ({line}): restore a backup."
-        for (line,) in connection.exec_driver_sql("PRAGMA integrity_check").all()
-        if line != "ok"
-    ]
-    for table, row, target, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").all():
-        found.append(f"Row {row} of {table} refers to a missing row of {target}: restore a backup.")
-    return found
 
 
 def _repair(catalog: Catalog, corrupt: CorruptArtifact, repair_from: ArtifactStore | None) -> Damage | None:

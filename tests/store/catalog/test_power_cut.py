@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from retcon.store import atomic_files as whole_files
+from retcon.store import atomic_files
 from retcon.store import home as home_module
 from retcon.store.atomic_files import write_atomically
 from retcon.store.catalog import artifacts as artifacts_module
@@ -131,26 +132,21 @@ def test_rows_reference_complete_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert power.cuts > 60 and power.states > 1000 and len(power.promised) == 6
 
 
-@pytest.mark.parametrize(
-    "left_out", ["the bytes", "the name in its folder", "the folder of the folder", "the home"]
-)
-def test_harness_detects_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str) -> None:
+# By the call of fsync that is skipped: the paths of the call, and the module that makes it.
+SKIPPED_SYNCS: dict[str, tuple[Callable[[Path], bool], ModuleType]] = {
+    "file": (lambda path: path.is_file(), artifacts_module),
+    "its folder": (lambda path: len(path.name) == 2, artifacts_module),
+    "folder of its folder": (lambda path: path.name == "artifacts", artifacts_module),
+    "home": (lambda path: True, home_module),
+}
+
+
+@pytest.mark.parametrize("skipped", SKIPPED_SYNCS)
+def test_harness_detects_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: str) -> None:
     """Each fsync that the store makes is needed: without it there is a state that breaks the promise."""
-    sync_folder = whole_files.sync_folder
-
-    def all_but(skipped: Callable[[Path], bool]) -> Callable[[Path], None]:
-        return lambda folder: None if skipped(folder) else sync_folder(folder)
-
-    if left_out == "the bytes":
-        monkeypatch.setattr(artifacts_module, "sync_file", lambda path: None)
-    elif left_out == "the name in its folder":
-        monkeypatch.setattr(artifacts_module, "sync_folder", all_but(lambda folder: len(folder.name) == 2))
-    elif left_out == "the folder of the folder":
-        monkeypatch.setattr(
-            artifacts_module, "sync_folder", all_but(lambda folder: folder.name == "artifacts")
-        )
-    else:
-        monkeypatch.setattr(home_module, "sync_folder", lambda path: None)
+    is_skipped, module = SKIPPED_SYNCS[skipped]
+    sync_path = atomic_files.sync_path
+    monkeypatch.setattr(module, "sync_path", lambda path: None if is_skipped(path) else sync_path(path))
     with watched(tmp_path / "home", monkeypatch) as power, pytest.raises(Broken):
         everything(power, Home(tmp_path / "home"))
 

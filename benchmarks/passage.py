@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from retcon.store.facts.passage_format import Passage, PassageFact, PassageQuestion, format_passage
+from retcon.passage_facts import PassageFact, PassageQuestion
+from retcon.store.facts.passage_format import Passage, format_passage
 
 from .facts import KNOWN_FACTS
 

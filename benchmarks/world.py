@@ -22,7 +22,8 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from retcon.engine.covariance.corpus import open_corpus
-from retcon.store.facts.passage_format import Passage, PassageFact, format_passage
+from retcon.passage_facts import PassageFact
+from retcon.store.facts.passage_format import Passage, format_passage
 
 from .passage import Home, figures
 

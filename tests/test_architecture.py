@@ -31,7 +31,12 @@ def module_of(path: Path) -> str:
 
 @cache
 def modules() -> frozenset[str]:
-    return frozenset(module_of(path) for path in FILES) | {"retcon", "retcon.errors", "retcon.prompts"}
+    return frozenset(module_of(path) for path in FILES) | {
+        "retcon",
+        "retcon.errors",
+        "retcon.passage_facts",
+        "retcon.prompts",
+    }
 
 
 @cache

@@ -1,11 +1,8 @@
-"""Text matching for free generation: normalize a text, find a phrase in it. Imports no torch."""
+"""Text matching for free generation. Imports no torch."""
 
 import re
 
-
-def normalize(text: str) -> str:
-    """The text in casefolded form with single spaces between words."""
-    return " ".join(text.split()).casefold()
+from ...passage_facts import normalize
 
 
 def begins_with(completion: str, target: str) -> bool:

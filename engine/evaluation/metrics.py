@@ -13,64 +13,58 @@ from typing import Any
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """One metric: the `range` of its values, the `better` direction, and the fields that a case `needs`.
+    """One metric: the fields that a case `needs`, the `range` of its values, and the `better` direction.
 
     `over` names the items that it averages: cases, requests of earlier edits, or held-out texts.
     """
 
     text: str
-    range: str
-    better: str
     needs: str
+    range: str = "0 to 1"
+    better: str = "higher"
     over: str = "cases"
 
 
-_SHARE, _SIGNED, _FROM_0 = "0 to 1", "-1 to 1", "0 or more"
+_SIGNED, _FROM_0 = "-1 to 1", "0 or more"
 _NEW, _BOTH, _NEIGHBORS = "target_new", "target_new, target_true", "neighbors"
 
 METRICS: dict[str, MetricInfo] = {
-    "S": MetricInfo("harmonic mean of ES, PS, NS", _SHARE, "higher", "ES, PS, NS"),
-    "ES": MetricInfo("efficacy: new target likelier than true, on the prompt", _SHARE, "higher", _BOTH),
-    "PS": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_BOTH}, paraphrases"),
-    "NS": MetricInfo("neighborhood: true answer likelier than the new target", _SHARE, "higher", _NEIGHBORS),
-    "EM": MetricInfo("efficacy magnitude: p(new) - p(true)", _SIGNED, "higher", _BOTH),
-    "PM": MetricInfo("the same on paraphrases", _SIGNED, "higher", f"{_BOTH}, paraphrases"),
-    "NM": MetricInfo("p(true) - p(new) on neighborhood prompts", _SIGNED, "higher", _NEIGHBORS),
-    "EA": MetricInfo("every target token first choice, teacher-forced", _SHARE, "higher", _NEW),
-    "PA": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "NA": MetricInfo("the same for the neighborhood's true answers", _SHARE, "higher", _NEIGHBORS),
-    "TE": MetricInfo("zsRE's efficacy: share of target tokens first choice", _SHARE, "higher", _NEW),
-    "TP": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "TN": MetricInfo("the same for the neighborhood's true answers", _SHARE, "higher", _NEIGHBORS),
-    "FE": MetricInfo("free generation begins with the target", _SHARE, "higher", _NEW),
-    "FP": MetricInfo("the same on paraphrases", _SHARE, "higher", f"{_NEW}, paraphrases"),
-    "FN": MetricInfo(
-        "free generation, neighborhood: begins with the true answer", _SHARE, "higher", _NEIGHBORS
-    ),
-    "FC": MetricInfo("chat: the reply contains the target", _SHARE, "higher", "a chat template"),
-    "HA": MetricInfo("portability: every answer token first choice", _SHARE, "higher", "portability"),
-    "TH": MetricInfo("portability as share of answer tokens", _SHARE, "higher", "portability"),
-    "FH": MetricInfo("free generation contains a multi-hop answer", _SHARE, "higher", "portability"),
-    "XA": MetricInfo("negated prompt: target still first choice", _SHARE, "lower", "negations"),
-    "FX": MetricInfo("negated prompt: free generation begins with the target", _SHARE, "lower", "negations"),
-    "KN": MetricInfo("KL of the next token from the base, neighborhood, nats", _FROM_0, "lower", _NEIGHBORS),
-    "GE": MetricInfo("fluency: entropy of 2- and 3-grams, bits", _FROM_0, "higher", "generation_prompts"),
-    "RS": MetricInfo(
-        "consistency with texts about the target", _SHARE, "higher", "generation_prompts, references"
-    ),
+    "S": MetricInfo("harmonic mean of ES, PS, NS", "ES, PS, NS"),
+    "ES": MetricInfo("efficacy: new target likelier than true, on the prompt", _BOTH),
+    "PS": MetricInfo("the same on paraphrases", f"{_BOTH}, paraphrases"),
+    "NS": MetricInfo("neighborhood: true answer likelier than the new target", _NEIGHBORS),
+    "EM": MetricInfo("efficacy magnitude: p(new) - p(true)", _BOTH, _SIGNED),
+    "PM": MetricInfo("the same on paraphrases", f"{_BOTH}, paraphrases", _SIGNED),
+    "NM": MetricInfo("p(true) - p(new) on neighborhood prompts", _NEIGHBORS, _SIGNED),
+    "EA": MetricInfo("every target token first choice, teacher-forced", _NEW),
+    "PA": MetricInfo("the same on paraphrases", f"{_NEW}, paraphrases"),
+    "NA": MetricInfo("the same for the neighborhood's true answers", _NEIGHBORS),
+    "TE": MetricInfo("zsRE's efficacy: share of target tokens first choice", _NEW),
+    "TP": MetricInfo("the same on paraphrases", f"{_NEW}, paraphrases"),
+    "TN": MetricInfo("the same for the neighborhood's true answers", _NEIGHBORS),
+    "FE": MetricInfo("free generation begins with the target", _NEW),
+    "FP": MetricInfo("the same on paraphrases", f"{_NEW}, paraphrases"),
+    "FN": MetricInfo("free generation, neighborhood: begins with the true answer", _NEIGHBORS),
+    "FC": MetricInfo("chat: the reply contains the target", "a chat template"),
+    "HA": MetricInfo("portability: every answer token first choice", "portability"),
+    "TH": MetricInfo("portability as share of answer tokens", "portability"),
+    "FH": MetricInfo("free generation contains a multi-hop answer", "portability"),
+    "XA": MetricInfo("negated prompt: target still first choice", "negations", better="lower"),
+    "FX": MetricInfo("negated prompt: free generation begins with the target", "negations", better="lower"),
+    "KN": MetricInfo("KL of the next token from the base, neighborhood, nats", _NEIGHBORS, _FROM_0, "lower"),
+    "GE": MetricInfo("fluency: entropy of 2- and 3-grams, bits", "generation_prompts", _FROM_0),
+    "RS": MetricInfo("consistency with texts about the target", "generation_prompts, references"),
     "ESS": MetricInfo(
-        "essence: perplexity of texts about the subject", _FROM_0, "lower", "references on the subject"
+        "essence: perplexity of texts about the subject", "references on the subject", _FROM_0, "lower"
     ),
-    "RA": MetricInfo(
-        "retention: earlier edits still first choice", _SHARE, "higher", "earlier edits", "requests"
-    ),
-    "FR": MetricInfo("retention in free generation", _SHARE, "higher", "earlier edits", "requests"),
+    "RA": MetricInfo("retention: earlier edits still first choice", "earlier edits", over="requests"),
+    "FR": MetricInfo("retention in free generation", "earlier edits", over="requests"),
     "KG": MetricInfo(
-        "KL from the base on openings of held-out texts, nats", _FROM_0, "lower", "an edit", "texts"
+        "KL from the base on openings of held-out texts, nats", "an edit", _FROM_0, "lower", "texts"
     ),
-    "PPL": MetricInfo("perplexity of held-out texts", _FROM_0, "lower", "texts", "texts"),
+    "PPL": MetricInfo("perplexity of held-out texts", "texts", _FROM_0, "lower", "texts"),
     "PD": MetricInfo(
-        "relative change of that perplexity from the base", "above -1", "lower", "an edit", "texts"
+        "relative change of that perplexity from the base", "an edit", "above -1", "lower", "texts"
     ),
 }
 

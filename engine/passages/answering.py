@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ...passage_facts import PassageQuestion
 from ..errors import InputError
 from ..evaluation.matching import contains_phrase
 from ..model.decoder import Decoder
@@ -20,7 +21,6 @@ from ..model.generation import find_end_tokens, iter_greedy_tokens
 from ..model.memory import peak_memory, reset_peak_memory
 from ..model.tokens import decode_ids, encode_user_turn, find_turn_end
 from ..progress import Progress, Report, silent
-from .facts import PassageQuestion
 from .retrieval import CHUNK_SENTENCES, STRIDE, TOP, Reranker, Retriever, build_chunks
 
 MAX_NEW_TOKENS = 64

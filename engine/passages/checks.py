@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..evaluation.matching import contains_phrase, normalize
-from .facts import PassageFact
+from ...passage_facts import PassageFact, normalize
+from ..evaluation.matching import contains_phrase
 
 # An object that joins the objects of this many other facts need not be in the passage.
 _JOINED_FACTS = 2
-Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Problem:
     """
 
     fact: int
-    severity: Severity
+    severity: Literal["error", "warning"]
     kind: str
     message: str
     others: tuple[int, ...] = ()
@@ -50,14 +49,10 @@ def quote(text: str, length: int = 80) -> str:
 
 
 def _check_fact(at: int, fact: PassageFact) -> Iterator[Problem]:
-    for name, words in (("subject", fact.subject), ("object", fact.object)):
-        if not words.strip():
-            yield Problem(at, "error", f"empty-{name}", f"the {name} is empty; enter one")
-            return
     for template in (fact.prompt, *fact.train_paraphrases, *fact.eval_paraphrases):
-        yield from _check_template(at, fact, template)
-    if fact.sentence:
-        yield from _check_sentence(at, fact)
+        if _contains(template.replace("{}", " "), fact.object):
+            message = f"{quote(template)} already contains the object, so the model could answer by copying; reword it"
+            yield Problem(at, "warning", "object-in-prompt", message)
     if not fact.train_paraphrases:
         message = "there are no training paraphrases, so the edit will hold for one prompt only; add some (~)"
         yield Problem(at, "warning", "no-train-paraphrases", message)
@@ -69,35 +64,12 @@ def _check_fact(at: int, fact: PassageFact) -> Iterator[Problem]:
         yield Problem(at, "warning", "no-eval-paraphrases", message)
 
 
-def _check_template(at: int, fact: PassageFact, template: str) -> Iterator[Problem]:
-    count = template.count("{}")
-    if count != 1:
-        message = (
-            f"{quote(template)} contains {{}} {count} times; write it exactly once, in place of the subject"
-        )
-        yield Problem(at, "error", "template", message)
-    elif _contains(template.replace("{}", " "), fact.object):
-        message = (
-            f"{quote(template)} already contains the object, so the model could answer by copying; reword it"
-        )
-        yield Problem(at, "warning", "object-in-prompt", message)
-
-
-def _check_sentence(at: int, fact: PassageFact) -> Iterator[Problem]:
-    for name, words in (("subject", fact.subject), ("object", _without_article(fact.object))):
-        if words in fact.sentence:
-            continue
-        case = " (it is there in another case)" if _contains(fact.sentence, words) else ""
-        message = f"the {name} {quote(words)} is not in its sentence {quote(fact.sentence)}{case}; check the spelling"
-        yield Problem(at, "warning", f"{name}-not-in-sentence", message)
-
-
 def _check_objects_in_text(facts: Sequence[PassageFact], text: str) -> Iterator[Problem]:
     """Small models copy the examples of their instructions, and large models add facts that the text does not state."""
     for at, fact in enumerate(facts):
         words = _without_article(fact.object)
         parts = sum(_contains(fact.object, _without_article(one.object)) for one in facts if one is not fact)
-        if words.strip() and parts < _JOINED_FACTS and not _contains(text, words):
+        if parts < _JOINED_FACTS and not _contains(text, words):
             message = f"the object {quote(words)} is not in the passage; compare them"
             yield Problem(at, "warning", "object-not-in-text", message)
 
@@ -133,9 +105,8 @@ def _check_eval_paraphrases(facts: Sequence[PassageFact]) -> Iterator[Problem]:
         for template, text in zip(fact.eval_paraphrases, _fill_all(fact, fact.eval_paraphrases), strict=True):
             where = tuple(dict.fromkeys(trained.get(text, ())))
             if where:
-                trainer = "this fact" if at in where else f"fact {where[0] + 1}"
                 message = (
-                    f"{trainer} trains on the evaluation paraphrase {quote(template)}, so it cannot measure "
+                    f"fact {where[0] + 1} trains on the evaluation paraphrase {quote(template)}, so it cannot measure "
                     "generalization; reword it"
                 )
                 others = tuple(other for other in where if other != at)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ...passage_facts import PassageFact
 from ..edits import HPARAMS
 from ..edits.hparams.base import ValueSearchHparams
 from ..edits.method import Request
@@ -20,7 +21,6 @@ from ..model.decoder import Decoder
 from ..model.limits import scaled_batch
 from ..model.tokens import LocatedPrompt, encode_target, pad_right
 from .checks import Problem, quote, sort_problems
-from .facts import PassageFact
 
 # Measured on one passage: twelve objects have two to nine tokens, one has twenty.
 MAX_OBJECT_TOKENS = 10
@@ -35,13 +35,9 @@ _BATCH_ROWS = 32
 def check_tokens(
     facts: Sequence[PassageFact], tokenizer: PreTrainedTokenizerBase, max_tokens: int = MAX_OBJECT_TOKENS
 ) -> list[Problem]:
-    """Check the numbers of tokens of subjects and objects. Facts with an error of `check_facts` are skipped."""
+    """Check the numbers of tokens of subjects and objects."""
     problems: list[Problem] = []
     for at, fact in enumerate(facts):
-        try:
-            Request(fact.subject, fact.prompt, fact.object)
-        except InputError:
-            continue
         try:
             size = len(encode_target(tokenizer, fact.object))
             _locate(tokenizer, fact)
@@ -67,18 +63,15 @@ def check_keys(
 ) -> list[Problem]:
     """Find equal keys, and sinks, at `layer`: the first layer that the method edits.
 
-    `earlier` are the requests of the history. Facts with an error of `check_tokens` are skipped.
+    The facts have no error of `check_tokens`. `earlier` are the requests of the history.
     """
-    usable = [at for at, fact in enumerate(facts) if _is_locatable(tokenizer, fact)]
-    if not usable:
-        return []
-    rows = [_locate(tokenizer, facts[at]) for at in usable]
+    rows = [_locate(tokenizer, fact) for fact in facts]
     keys, norms = _read_keys(decoder, [*rows, *(one.locate(tokenizer) for one in earlier)], layer)
     # Methods that search a value write it under the key at the subject's last token.
     is_keyed = method in HPARAMS and issubclass(HPARAMS[method], ValueSearchHparams)
-    problems = list(_check_sinks(usable, rows, norms, is_keyed=is_keyed))
+    problems = list(_check_sinks(rows, norms, is_keyed=is_keyed))
     if is_keyed:
-        problems += _check_collisions(usable, keys, earlier, method)
+        problems += _check_collisions(keys, earlier, method)
     return sort_problems(problems)
 
 
@@ -104,16 +97,14 @@ def _read_keys(decoder: Decoder, rows: Sequence[LocatedPrompt], layer: int) -> t
     return torch.nn.functional.normalize(torch.stack(keys), dim=-1), norms
 
 
-def _check_collisions(
-    usable: Sequence[int], keys: Tensor, earlier: Sequence[Request], method: str
-) -> Iterator[Problem]:
-    cosines = keys @ keys.T
-    for i, at in enumerate(usable):
+def _check_collisions(keys: Tensor, earlier: Sequence[Request], method: str) -> Iterator[Problem]:
+    cosines, facts = keys @ keys.T, len(keys) - len(earlier)
+    for at in range(facts):
         for threshold, kind in ((_EQUAL, "equal-key"), (_CLOSE, "close-key")):
-            near = [j for j in range(len(keys)) if j != i and float(cosines[i, j]) >= threshold]
+            near = [j for j in range(len(keys)) if j != at and float(cosines[at, j]) >= threshold]
             if near:
-                others = tuple(usable[j] for j in near if j < len(usable))
-                before = [earlier[j - len(usable)] for j in near if j >= len(usable)]
+                others = tuple(j for j in near if j < facts)
+                before = [earlier[j - facts] for j in near if j >= facts]
                 yield Problem(at, "warning", kind, _describe_collision(kind, others, before, method), others)
                 break
 
@@ -134,11 +125,11 @@ def _describe_collision(kind: str, others: Sequence[int], before: Sequence[Reque
 
 
 def _check_sinks(
-    usable: Sequence[int], rows: Sequence[LocatedPrompt], all_norms: Sequence[Tensor], *, is_keyed: bool
+    rows: Sequence[LocatedPrompt], all_norms: Sequence[Tensor], *, is_keyed: bool
 ) -> Iterator[Problem]:
     median = float(torch.cat(list(all_norms)).median())
     # `all_norms` also has the earlier requests, after the facts.
-    for at, row, norms in zip(usable, rows, all_norms, strict=False):
+    for at, (row, norms) in enumerate(zip(rows, all_norms, strict=False)):
         if is_keyed and float(norms[row.last]) > _SINK * median:
             message = (
                 f"its key is read at {quote(row.tokens[row.last])}, whose state norm is "
@@ -153,15 +144,6 @@ def _check_sinks(
                 f"{float(norms[last]) / median:.0f} times the median (a sink); move that word into the object"
             )
             yield Problem(at, "warning", "sink-end", message)
-
-
-def _is_locatable(tokenizer: PreTrainedTokenizerBase, fact: PassageFact) -> bool:
-    try:
-        encode_target(tokenizer, fact.object)
-        _locate(tokenizer, fact)
-    except InputError:
-        return False
-    return True
 
 
 def _locate(tokenizer: PreTrainedTokenizerBase, fact: PassageFact) -> LocatedPrompt:

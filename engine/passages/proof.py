@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ...passage_facts import PassageFact
 from ..errors import InputError
 from ..evaluation.drift import (
     HELD_OUT,
@@ -26,7 +27,6 @@ from ..evaluation.scoring import score_targets
 from ..model.decoder import Decoder
 from ..model.tokens import encode_target
 from ..progress import Progress, Report, silent
-from .facts import PassageFact
 
 # Free generation runs this many tokens beyond the longest object.
 _EXTRA_TOKENS = 8

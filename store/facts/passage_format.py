@@ -1,57 +1,15 @@
-"""The facts of a passage: data classes, checks, and the text of a `.facts` file. `passage_reader` reads it."""
+"""A passage, and the text of its `.facts` file. `passage_reader` reads it."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...prompts import SLOT, fill_prompt, has_other_braces
+from ...passage_facts import CONTROL, PassageFact, PassageQuestion, check_words, normalize, shorten
 from ..errors import InputError
 
-_MAX_SHOWN = 60
 _APOSTROPHES = ("'", "’")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_TEXT = re.compile(r"[\x00\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class PassageFact:
-    """A fact of a passage.
-
-    `prompt` is a template with one `{}` in place of the subject. The object, without a leading space, continues it
-    and each paraphrase. `train_paraphrases` are for training, `eval_paraphrases` for evaluation only. Raises InputError
-    for values that the file cannot hold.
-    """
-
-    subject: str
-    prompt: str
-    object: str
-    train_paraphrases: tuple[str, ...] = ()
-    eval_paraphrases: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_words(self.subject, "the subject")
-        check_words(self.object, "the object")
-        earlier: list[str] = []
-        for template in (self.prompt, *self.train_paraphrases, *self.eval_paraphrases):
-            check_template(template, self.subject)
-            check_new_template(template, earlier)
-            earlier.append(template)
-
-
-@dataclass(frozen=True)
-class PassageQuestion:
-    """A question about a passage, and the parts of a full answer."""
-
-    question: str
-    answers: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        check_words(self.question, "the question")
-        if not self.answers:
-            raise InputError(f"the question {shorten(self.question)} has no answer: write one after a |.")
-        for answer in self.answers:
-            check_words(answer, f"a part of the answer to {shorten(self.question)}")
 
 
 @dataclass(frozen=True)
@@ -69,9 +27,7 @@ class Passage:
             raise InputError("the passage has no facts: write at least one.")
         for at, fact in enumerate(self.facts):
             if fact_key(fact) in map(fact_key, self.facts[:at]):
-                raise InputError(
-                    f"the fact {shorten(fill_prompt(fact.prompt, fact.subject))} occurs twice: remove one."
-                )
+                raise InputError(f"the fact {shorten(fact.full_prompt)} occurs twice: remove one.")
         questions = [one.question for one in self.questions]
         for question in questions:
             if questions.count(question) > 1:
@@ -153,43 +109,3 @@ class _Statement(Protocol):
 
 def fact_key(fact: _Statement) -> tuple[str, str, str]:
     return (fact.subject, normalize(fact.prompt), normalize(fact.object))
-
-
-def normalize(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def check_words(text: str, name: str) -> None:
-    if not text.strip():
-        raise InputError(f"{name} is empty: write it.")
-    found = CONTROL.search(text)
-    if found:
-        raise InputError(f"{name} contains the control character {found.group()!r}: remove it.")
-    if text != text.strip():
-        raise InputError(f"{name} {shorten(text)} has surrounding space: remove it.")
-
-
-def check_template(template: str, subject: str) -> None:
-    check_words(template, "the paraphrase")
-    count = template.count(SLOT)
-    if count == 0 and subject in template:
-        raise InputError(f"{shorten(template)} has no {{}}: write {{}} in place of {shorten(subject)}.")
-    if count != 1:
-        raise InputError(
-            f"{shorten(template)} contains {{}} {count} times: write it once, in place of the subject."
-        )
-    if has_other_braces(template):
-        raise InputError(f"{shorten(template)} contains a brace other than {{}}: remove it.")
-
-
-def check_new_template(template: str, earlier: Iterable[str]) -> None:
-    if normalize(template) in map(normalize, earlier):
-        raise InputError(
-            f"{shorten(template)} is already a template of this fact (-, ~ or ?): write each once. Evaluation "
-            "paraphrases are not for training."
-        )
-
-
-def shorten(text: str) -> str:
-    """Text of a file for a message: quoted, with escaped control characters, shortened."""
-    return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")

@@ -29,20 +29,17 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InputError
-from .passage_format import (
+from ...passage_facts import (
     CONTROL,
-    Passage,
     PassageFact,
     PassageQuestion,
     check_new_template,
     check_template,
     check_words,
-    clean_text,
-    fact_key,
-    make_prompt,
     shorten,
 )  # fmt: skip
+from ..errors import InputError
+from .passage_format import Passage, clean_text, fact_key, make_prompt
 
 SUFFIX = ".facts"
 _MAX_BYTES = 16 * 2**20

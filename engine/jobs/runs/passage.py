@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlmodel import Session
 
+from ....passage_facts import PassageFact
 from ....store.catalog.tables import Passage, Revision
 from ....store.facts import passages
-from ....store.facts.passage_format import PassageFact as StoredFact
 from ....store.facts.passage_reader import parse_passage
 from ....store.history import history
 from ...errors import InputError
@@ -24,7 +24,6 @@ from ...passages.extraction.chat import CachedChat, Chat, MeteredChat
 from ...passages.extraction.endpoint import open_endpoint
 from ...passages.extraction.judge import JudgedAnswer, judge_answers
 from ...passages.extraction.steps import extract_passage
-from ...passages.facts import PassageFact
 from ...passages.key_checks import check_keys, check_tokens
 from ...passages.proof import build_proof, measure_passage_retention, measure_state
 from ..settings import resolve_hparams
@@ -124,8 +123,8 @@ class PassageJob:
         return loaded
 
     @property
-    def facts(self) -> list[PassageFact]:
-        return [PassageFact(**asdict(fact)) for fact in passages.to_file(self.row).facts]
+    def facts(self) -> tuple[PassageFact, ...]:
+        return passages.to_file(self.row).facts
 
     def extract(self) -> int | None:
         """Save the facts of the spec, or extract facts from its text."""
@@ -135,11 +134,7 @@ class PassageJob:
             return None
         chat = self._open_chat()
         found = extract_passage(chat, self.spec.title, self.spec.text, self.running.report)
-        facts = [
-            {name: value for name, value in asdict(fact).items() if name != "sentence"}
-            for fact in found.facts
-        ]
-        self.save(facts=facts, questions=[asdict(question) for question in found.questions])
+        self.save(facts=list(map(asdict, found.facts)), questions=list(map(asdict, found.questions)))
         if self.spec.review:
             # The review shows the problems of the facts.
             self._save_problems()
@@ -174,7 +169,7 @@ class PassageJob:
 
     def write(self) -> None:
         """Write the facts in `edits` batches, each as a revision. After each, measure the retention of all facts."""
-        facts = passages.to_file(self.row).facts
+        facts = self.facts
         size = -(-len(facts) // max(1, self.spec.edits))
         ends = [min(begin + size, len(facts)) for begin in range(0, len(facts), size)]
         for number in range(len(self.row.revisions), len(ends)):
@@ -183,7 +178,7 @@ class PassageJob:
             self._write_batch(facts[number * size : ends[number]])
         self._measure_retention(len(ends), ends[-1])
 
-    def _write_batch(self, facts: tuple[StoredFact, ...]) -> None:
+    def _write_batch(self, facts: tuple[PassageFact, ...]) -> None:
         begin = time.monotonic()
 
         def on_saved(session: Session, revision: Revision) -> None:

@@ -2,20 +2,19 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlmodel import Session, col, select
 
+from ....passage_facts import PassageFact
 from ....store.catalog.tables import Sweep, SweepTrial
 from ....store.facts.passage_format import Passage
-from ....store.facts.passage_format import PassageFact as StoredFact
 from ....store.facts.sets import facts_from_passage
 from ...edits.batching import write_in_batches
 from ...model.delta import Delta, concatenate
 from ...passages.answering import Baseline, answer_questions
 from ...passages.checks import Problem
-from ...passages.facts import PassageFact, PassageQuestion
 from ...passages.proof import PassageRetention, measure_passage_retention
 from ...passages.retrieval import build_likelihood_reranker
 from ..settings import baseline_edit, check_baselines
@@ -37,7 +36,7 @@ def list_baselines(against: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(("unedited", "edited", *against)))
 
 
-def build_requests(facts: Sequence[StoredFact]) -> list[dict[str, Any]]:
+def build_requests(facts: Sequence[PassageFact]) -> list[dict[str, Any]]:
     """The requests that write facts of a passage."""
     rows = facts_from_passage(Passage(facts[0].subject, "", tuple(facts)))
     return [{name: getattr(row, name) for name in _REQUEST_FIELDS} for row in rows]
@@ -74,29 +73,31 @@ class BaselineRunner:
         return answers | {"retention": [one.as_dict() for one in retention]}
 
     @property
-    def _facts(self) -> list[PassageFact]:
-        return [PassageFact(**asdict(fact)) for fact in self.passage.facts]
-
-    @property
     def _text(self) -> str:
         """The text of the passage, or its facts as sentences."""
-        return self.passage.text or " ".join(f"{fact.full_prompt} {fact.object}." for fact in self._facts)
+        return self.passage.text or " ".join(
+            f"{fact.full_prompt} {fact.object}." for fact in self.passage.facts
+        )
 
     def _answer(self, baseline: Baseline) -> dict[str, Any]:
         loaded = self.loaded
-        questions = [PassageQuestion(**asdict(one)) for one in self.passage.questions]
         window = getattr(loaded.decoder.model.config, "max_position_embeddings", None)
         max_new_tokens = min(_MAX_NEW_TOKENS, window // _WINDOW_PART) if window else _MAX_NEW_TOKENS
         answers = answer_questions(
-            loaded.decoder, loaded.tokenizer, questions, baseline, max_new_tokens, self.running.report
+            loaded.decoder,
+            loaded.tokenizer,
+            self.passage.questions,
+            baseline,
+            max_new_tokens,
+            self.running.report,
         )
         return answers.as_dict()
 
     def _write(self, method: str) -> tuple[list[Delta], list[PassageRetention]]:
         """Write the facts with another method. Nothing is saved, and the weights are restored."""
-        running, loaded, facts = self.running, self.loaded, self._facts
+        running, loaded, facts = self.running, self.loaded, self.passage.facts
         spec = baseline_edit(self.spec, method, loaded.revision.id)
-        edit = prepare(running, replace(spec, requests=build_requests(self.passage.facts)), loaded)
+        edit = prepare(running, replace(spec, requests=build_requests(facts)), loaded)
         deltas: list[Delta] = []
         retention: list[PassageRetention] = []
         written = 0

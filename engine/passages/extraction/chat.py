@@ -146,23 +146,20 @@ def request_json(chat: Chat, instruction: str, text: str, model: type[T], max_to
     schema = build_schema(model)
     form = f"Reply with one JSON object of this JSON schema and nothing else:\n{json.dumps(schema.json)}"
     messages = [Message("system", f"{instruction}\n\n{form}"), Message("user", text)]
-    first = chat.chat(messages, schema, max_tokens)
-    try:
-        return _validate(first, model, max_tokens)
-    except ValueError as error:
-        problem = str(error)
-    messages += [
-        Message("assistant", first.text[: 4 * max_tokens] or "…"),
-        Message("user", f"That cannot be used: {problem}. Reply again with the JSON object only."),
-    ]
-    second = chat.chat(messages, schema, max_tokens)
-    try:
-        return _validate(second, model, max_tokens)
-    except ValueError as error:
-        raise UnusableReply(
-            f"{chat.name} was sent the request {schema.name} twice, and its reply is not usable: {error}. The reply "
-            f"begins {quote(second.text, MESSAGE_LENGTH)}. Try a larger model."
-        ) from None
+    for _ in range(2):
+        reply = chat.chat(messages, schema, max_tokens)
+        try:
+            return _validate(reply, model, max_tokens)
+        except ValueError as error:
+            problem = str(error)
+        messages += [
+            Message("assistant", reply.text[: 4 * max_tokens] or "…"),
+            Message("user", f"That cannot be used: {problem}. Reply again with the JSON object only."),
+        ]
+    raise UnusableReply(
+        f"{chat.name} was sent the request {schema.name} twice, and its reply is not usable: {problem}. The reply "
+        f"begins {quote(reply.text, MESSAGE_LENGTH)}. Try a larger model."
+    )
 
 
 def _validate(reply: ChatReply, model: type[T], max_tokens: int) -> T:

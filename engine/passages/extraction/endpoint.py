@@ -14,7 +14,7 @@ from ..checks import quote
 from .chat import MESSAGE_LENGTH, ChatReply, Message, ReplySchema, find_json
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, OpenAI
+    from openai import APIStatusError
 
 RETRIES = 4
 TIMEOUT = 300.0
@@ -71,12 +71,14 @@ class Endpoint:
         timeout: float = TIMEOUT,
         retries: int = RETRIES,
     ) -> None:
+        from openai import OpenAI
+
         self.url = _check_url(url)
         self._timeout = timeout
         self._key = key.strip() if key else None
         if self._key is not None and not (self._key.isascii() and self._key.isprintable()):
             raise InputError("The endpoint's key contains invalid characters. Set it again.")
-        self._client = _build_client(url, self._key, timeout, retries)
+        self._client = OpenAI(api_key=self._key or "none", base_url=url, timeout=timeout, max_retries=retries)
         self._headers = _build_headers(url, self._key)
         # The settings that this server accepts; see _adapt.
         self._format, self._format_accepted = 0, False
@@ -235,12 +237,6 @@ class Endpoint:
     def _redact(self, text: str) -> str:
         # Redact before the text is shortened: half a key is still a secret.
         return quote(text.replace(self._key, "…") if self._key else text, MESSAGE_LENGTH)
-
-
-def _build_client(url: str, key: str | None, timeout: float, retries: int) -> "OpenAI":
-    from openai import OpenAI
-
-    return OpenAI(api_key=key or "none", base_url=url, timeout=timeout, max_retries=retries)
 
 
 def _build_headers(url: str, key: str | None) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TypeVar
 
+from ....passage_facts import PassageFact, PassageQuestion, normalize
+from ....prompts import fill_prompt
 from ...errors import InputError
-from ...evaluation.matching import contains_phrase, normalize
+from ...evaluation.matching import contains_phrase
 from ...progress import Progress, Report, silent
-from ..facts import PassageFact, PassageQuestion, Triple
 from .chat import Chat, request_json
 from .prompts import (
     COMBINE_FACTS,
@@ -34,7 +35,6 @@ from .prompts import (
     QuestionWithAnswer,
     Relations,
     Sentences,
-    SplitFact,
     SplitFacts,
     TextQuestions,
 )
@@ -52,6 +52,26 @@ _QUESTION_SHARE = 1 / 3
 # Facts are combined if a subject has at least 3 of them; a combined fact joins 2 or 3.
 _MIN_FACTS_TO_COMBINE, _COMBINED_SIZES = 3, (2, 3)
 _TRAILING_ARTICLE = re.compile(r"(?i)^(.*\S)\s+(the|a|an)$")
+
+
+@dataclass(frozen=True)
+class Triple:
+    """A fact as subject, relation and object. `{subject} {relation} {object}` reads as a sentence."""
+
+    subject: str
+    relation: str
+    object: str
+
+    @property
+    def prompt(self) -> str:
+        """The relation as a template. A relation such as "'s mother is" follows the subject without a space."""
+        space = "" if self.relation.startswith(("'", "’")) else " "
+        return f"{{}}{space}{self.relation}"
+
+    @property
+    def full_prompt(self) -> str:
+        """The prompt with the subject in it."""
+        return fill_prompt(self.prompt, self.subject)
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,7 @@ def split_into_triples(chat: Chat, sentences: Sequence[str], report: Report = si
     triples: list[Triple] = []
     for batch in _iter_batches(sentences, _BATCH_ITEMS, report, "sentences", "splitting sentences"):
         reply = request_json(chat, SPLIT_SENTENCES, _number(batch), SplitFacts)
-        triples += [_build_triple(one, batch) for one in reply.facts]
+        triples += [clean_triple(Triple(one.subject, one.relation, one.object)) for one in reply.facts]
     return _deduplicate(triples, _identify)
 
 
@@ -169,14 +189,7 @@ def paraphrase(
             for at in range(min(eval_count, (len(statements) + len(questions)) // 2))
         ]
         facts.append(
-            PassageFact(
-                subject=one.subject,
-                prompt=one.prompt,
-                object=one.object,
-                train_paraphrases=(*statements, *questions),
-                eval_paraphrases=tuple(for_eval),
-                sentence=one.sentence,
-            )
+            PassageFact(one.subject, one.prompt, one.object, (*statements, *questions), tuple(for_eval))
         )
     return facts
 
@@ -214,8 +227,8 @@ def _request_text_questions(
     for [part] in _iter_batches(parts, 1, report, "portions", "writing questions about the text"):
         request = f"Write {count} questions.\n\nText:\n{part}"
         for new in request_json(chat, WRITE_TEXT_QUESTIONS, request, TextQuestions).questions[:count]:
-            answers = [one.rstrip(".") for one in new.answers]
-            answers = [one for one in dict.fromkeys(answers) if contains_phrase(known, one)]
+            answers = [one.rstrip(". ") for one in new.answers]
+            answers = [one for one in dict.fromkeys(answers) if one and contains_phrase(known, one)]
             if answers:
                 questions.append(PassageQuestion(new.question, tuple(answers)))
     return questions
@@ -258,7 +271,7 @@ def clean_triple(one: Triple) -> Triple:
 
     An article at the end of the relation moves to the object.
     """
-    object = one.object.strip().rstrip(".;,") or one.object
+    object = one.object.rstrip(".;, ") or one.object
     relation = one.relation
     if normalize(relation).startswith(normalize(one.subject) + " "):
         relation = relation[len(one.subject) :].strip()
@@ -268,11 +281,6 @@ def clean_triple(one: Triple) -> Triple:
     if article:
         relation, object = article.group(1), f"{article.group(2)} {object}"
     return replace(one, relation=relation, object=object)
-
-
-def _build_triple(one: SplitFact, sentences: Sequence[str]) -> Triple:
-    sentence = sentences[one.sentence - 1] if 1 <= one.sentence <= len(sentences) else ""
-    return clean_triple(Triple(one.subject, one.relation, one.object, sentence))
 
 
 def _request_paraphrases(chat: Chat, one: Triple, count: int) -> tuple[list[str], list[str]]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from retcon.engine.passages.extraction.chat import UnusableReply
 from retcon.engine.passages.extraction.endpoint import Endpoint
-from retcon.engine.passages.extraction.judge import JudgedAnswer, Judgment, judge_answer, judge_answers
+from retcon.engine.passages.extraction.judge import JudgedAnswer, Verdict, judge_answer, judge_answers
 from retcon.engine.progress import Progress
 from retcon.tests.helpers.stand_in_llm import StandInEndpoint
 
@@ -36,7 +36,7 @@ def test_judge_returns_score_and_reason(served: StandInEndpoint, endpoint: Endpo
         endpoint, [JudgedAnswer(QUESTION, reference, answer) for answer in answers], reports.append
     )
     assert [one.score for one in judged] == [3, 1, 0, 0]
-    assert judged[1].reason == "4 of 8 words" and judged[3] == Judgment(0, "There is no answer.")
+    assert judged[1].reason == "4 of 8 words" and judged[3] == Verdict(reason="There is no answer.", score=0)
     assert len(served.requests) == 3 and served.requests[0]["max_tokens"] >= 1024
     assert (reports[-1].done, reports[-1].total) == (4, 4)
 

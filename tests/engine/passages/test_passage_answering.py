@@ -12,7 +12,7 @@ from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.memory import peak_memory, reset_peak_memory
 from retcon.engine.passages import answering
 from retcon.engine.passages.answering import Baseline, answer_questions
-from retcon.engine.passages.facts import PassageQuestion
+from retcon.passage_facts import PassageQuestion
 from retcon.tests.helpers.plain_evaluation import plain_completion
 from retcon.tests.helpers.tiny_tokenizers import byte_tokenizer
 from retcon.tests.helpers.untouched import assert_untouched
@@ -140,7 +140,7 @@ def test_context_is_truncated_to_the_window(llama: Decoder, words: PreTrainedTok
         answer_questions(
             llama,
             words,
-            [PassageQuestion("Paris " * 130, ("Rome",))],
+            [PassageQuestion("Paris" + " Paris" * 129, ("Rome",))],
             Baseline.without_context(),
             max_new_tokens=8,
         )

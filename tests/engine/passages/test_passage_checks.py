@@ -8,8 +8,8 @@ import torch
 from retcon.engine.edits.method import Request
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.passages.checks import Problem, check_facts
-from retcon.engine.passages.facts import PassageFact
 from retcon.engine.passages.key_checks import check_keys, check_tokens
+from retcon.passage_facts import PassageFact
 from retcon.tests.helpers.families import FAMILIES
 from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +19,6 @@ GOOD = PassageFact(
     "cellist",
     ("{} earns her living as a",),
     ("By trade, {} is a",),
-    "Marta Lindqvist is a professional cellist.",
 )
 STUDIED = PassageFact(
     "Marta Lindqvist", "{} studied at", "the Sibelius Academy", ("{} was at",), ("{} went to",)
@@ -37,20 +36,11 @@ def test_good_facts_have_no_problems() -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"subject": " "}, [("error", "empty-subject")]),
-        ({"object": ""}, [("error", "empty-object")]),
-        ({"prompt": "she is a"}, [("error", "template")]),
-        ({"train_paraphrases": ("{} and {} is a",)}, [("error", "template")]),
         ({"train_paraphrases": ("{}, a Cellist, is a",)}, [("warning", "object-in-prompt")]),
         ({"train_paraphrases": ("{} of the cellists is a",)}, []),
-        ({"subject": "Anna Berg"}, [("warning", "subject-not-in-sentence")]),
-        ({"subject": "marta lindqvist"}, [("warning", "subject-not-in-sentence")]),
-        ({"object": "pianist"}, [("warning", "object-not-in-sentence")]),
         ({"object": "a cellist"}, []),
         ({"train_paraphrases": ()}, [("warning", "no-train-paraphrases")]),
         ({"eval_paraphrases": ()}, [("warning", "no-eval-paraphrases")]),
-        ({"eval_paraphrases": ("{} earns  her living AS a",)}, [("error", "eval-paraphrase-trained")]),
-        ({"eval_paraphrases": ("{} is a professional",)}, [("error", "eval-paraphrase-trained")]),
     ],
 )
 def test_problems_of_one_fact(changed: dict[str, object], expected: list[tuple[str, str]]) -> None:
@@ -63,7 +53,6 @@ def test_equal_prompts_are_errors() -> None:
         object="teacher",
         train_paraphrases=("{} is at heart a",),
         eval_paraphrases=("{} became a",),
-        sentence="",
     )
     problems = check_facts([STUDIED, GOOD, other])
     assert [(one.fact, one.severity, one.kind, one.others) for one in problems] == [
@@ -99,10 +88,10 @@ def test_paraphrases_shared_by_two_facts() -> None:
 
 
 def test_messages_are_printable() -> None:
-    bad = replace(
-        GOOD, prompt="\x1b[2J", object="\u202e" + "x" * 200, eval_paraphrases=GOOD.train_paraphrases
-    )
-    messages = [one.message for one in check_facts([bad, replace(GOOD, object="\x07")])]
+    object = "\u202e" + "x" * 200
+    bad = replace(GOOD, prompt=f"{{}} {object} is", object=object)
+    other = replace(GOOD, prompt=bad.prompt, eval_paraphrases=())
+    messages = [one.message for one in check_facts([bad, other], "\u202e")]
     assert messages and all(message.isprintable() and len(message) < 400 for message in messages)
 
 
@@ -117,11 +106,9 @@ def kinds(problems: Sequence[Problem]) -> list[tuple[int, str, tuple[int, ...]]]
 def test_check_tokens(words: PreTrainedTokenizerBase) -> None:
     facts = [
         CITY,
-        replace(CITY, object="Paris " * 11),
+        replace(CITY, object="Paris " * 10 + "Paris"),
         replace(CITY, object="\u200b"),
-        replace(CITY, prompt="x"),
     ]
-    facts = [*facts, replace(CITY, object=" ")]
     problems = check_tokens(facts, words)
     assert [(one.fact, one.kind) for one in problems] == [(1, "long-object")]
     assert "has 11 tokens, and edits are reliable up to 10" in problems[0].message
@@ -132,7 +119,11 @@ def test_check_tokens(words: PreTrainedTokenizerBase) -> None:
 def test_equal_keys_are_found_in_every_family(
     family: str, decoder_of: Callable[[str], Decoder], words_after_start: PreTrainedTokenizerBase
 ) -> None:
-    facts = [CITY, CAMRY, replace(CITY, prompt="{} was born in", object="Rome"), replace(CITY, prompt="x")]
+    facts = [
+        CITY,
+        CAMRY,
+        replace(CITY, prompt="{} was born in", object="Rome"),
+    ]
     earlier = [Request("Camry", "Toyota {} and then", "Rome"), Request("Camry", "you Toyota {} a", "Rome")]
     decoder = decoder_of(family)
     for method in ("rome", "memit"):
@@ -141,7 +132,6 @@ def test_equal_keys_are_found_in_every_family(
         assert kinds(equal) == [(0, "equal-key", (2,)), (1, "equal-key", ()), (2, "equal-key", (0,))]
         assert "that of fact 3," in equal[0].message and "'Toyota Camry and then'" in equal[1].message
     assert not [one for one in check_keys(facts, decoder, words_after_start, 1, "joint") if "key" in one.kind]
-    assert check_keys(facts[3:], decoder, words_after_start, 1, "rome") == []
 
 
 def test_sinks(own_decoder_of: Callable[..., Decoder], words: PreTrainedTokenizerBase) -> None:

@@ -8,7 +8,6 @@ import pytest
 from retcon.engine.errors import InputError
 from retcon.engine.evaluation.matching import begins_with
 from retcon.engine.model.decoder import Decoder
-from retcon.engine.passages.facts import PassageFact
 from retcon.engine.passages.proof import (
     PEOPLE,
     THINGS,
@@ -20,6 +19,7 @@ from retcon.engine.passages.proof import (
     measure_passage_retention,
     measure_state,
 )
+from retcon.passage_facts import PassageFact
 from retcon.tests.helpers.plain_evaluation import WORDS, forward, plain_completion, shifted
 from transformers import PreTrainedTokenizerBase
 

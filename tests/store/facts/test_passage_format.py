@@ -4,8 +4,9 @@ import random
 from pathlib import Path
 
 import pytest
+from retcon.passage_facts import PassageFact, PassageQuestion
 from retcon.store.errors import InputError
-from retcon.store.facts.passage_format import Passage, PassageFact, PassageQuestion, format_passage
+from retcon.store.facts.passage_format import Passage, format_passage
 from retcon.store.facts.passage_reader import parse_passage, read_passage, read_prose
 
 EXAMPLE = r"""

@@ -17,11 +17,11 @@ REGISTERED = {
     "rome": (".hparams.rome:RomeHparams", ".rome:Rome"),
     "r-rome": (".hparams.rome:RRomeHparams", ".rome:RRome"),
     "memit": (".hparams.memit:MemitHparams", ".memit:Memit"),
-    "emmet": (".hparams.emmet:EmmetHparams", ".emmet:Emmet"),
-    "alphaedit": (".hparams.alphaedit:AlphaEditHparams", ".alphaedit:AlphaEdit"),
-    "joint": (".hparams.joint:JointHparams", ".joint:Joint"),
-    "ft-l": (".hparams.fine_tuning:FineTuningHparams", ".fine_tuning:FineTuning"),
-    "lora": (".hparams.lora:LoraHparams", ".lora:Lora"),
+    "emmet": (".hparams.memit:EmmetHparams", ".emmet:Emmet"),
+    "alphaedit": (".hparams.memit:AlphaEditHparams", ".alphaedit:AlphaEdit"),
+    "joint": (".hparams.training:JointHparams", ".joint:Joint"),
+    "ft-l": (".hparams.training:FineTuningHparams", ".fine_tuning:FineTuning"),
+    "lora": (".hparams.training:LoraHparams", ".lora:Lora"),
 }
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..covariance.moments import FactoredMoment
 from ..errors import InputError
-from .hparams.alphaedit import AlphaEditHparams
+from .hparams.memit import AlphaEditHparams
 from .memit import MultiLayerMethod
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..covariance.moments import FactoredMoment
-from .hparams.emmet import EmmetHparams
+from .hparams.memit import EmmetHparams
 from .memit import MultiLayerMethod
 
 

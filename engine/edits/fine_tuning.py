@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..model.delta import Factors
-from .hparams.fine_tuning import FineTuningHparams
+from .hparams.training import FineTuningHparams
 from .method import EditResult, EditTask
 from .training import DeltaFn, train, with_delta
 from .training_batches import TrainingBatches

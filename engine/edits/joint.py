@@ -28,7 +28,7 @@ from torch import Tensor
 from ..covariance.moments import FactoredMoment
 from ..model.decoder import Decoder
 from ..model.delta import Delta, Factors, Materializer, compact, concatenate, negate
-from .hparams.joint import JointHparams
+from .hparams.training import JointHparams
 from .method import EditResult, EditTask
 from .training import DeltaFn, bfloat16_weights, train, with_delta
 from .training_batches import TrainingBatches

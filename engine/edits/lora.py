@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..model.delta import Factors
-from .hparams.lora import LoraHparams
+from .hparams.training import LoraHparams
 from .method import EditResult, EditTask
 from .training import train
 from .training_batches import TrainingBatches

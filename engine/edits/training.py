@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..model.decoder import Decoder
 from ..progress import Progress
-from .hparams.base import TrainingHparams
+from .hparams.training import TrainingHparams
 from .method import EditTask
 from .training_batches import Microbatch, TrainingBatches, split_rows
 from .training_examples import TrainingExamples

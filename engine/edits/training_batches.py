@@ -9,7 +9,7 @@ from torch import Tensor
 from ..model.decoder import Decoder
 from ..model.limits import search_tokens
 from ..model.tokens import pad_right
-from .hparams.base import TrainingHparams
+from .hparams.training import TrainingHparams
 from .training_examples import TrainingExamples
 
 # The share of rehearsed rows among the rows of a step is 1 / 3, because rehearsed facts only have to stay.

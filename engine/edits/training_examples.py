@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..covariance.corpus import SHIPPED, open_corpus
 from ..model.tokens import LocatedPrompt, encode_prompt, encode_target, encode_user_turn, find_turn_end
-from .hparams.base import TrainingHparams
+from .hparams.training import TrainingHparams
 from .method import ESSENCE_PROMPT, EditTask, Request
 
 _BARE = "{}"

@@ -1,1 +1,1 @@
-"""Settings of the editing methods: one pydantic model per method, in the file named after it. Loads no torch."""
+"""Settings of the editing methods: one pydantic model per method. Loads no torch."""

@@ -130,38 +130,6 @@ class ValueSearchHparams(Hparams):
         return self.v_num_grad_steps
 
 
-class TrainingHparams(Hparams):
-    """Settings of the methods that train a weight change on all requests."""
-
-    contexts: int = Field(0, ge=0, description=f"Generated prefixes of the prompt ({OWN}).")
-    num_steps: int = Field(60, ge=1, description=f"Largest number of Adam steps ({OWN}).")
-    lr: float = Field(1e-3, ge=0, description=f"Adam learning rate ({OWN}).")
-    weight_decay: float = Field(0.0, ge=0, description="Weight of the squared norm of the parameters.")
-    kl_factor: float = Field(0.0, ge=0, description="Weight of the KL on the preservation set.")
-    rows: int = Field(0, ge=0, description=f"Token rows of facts per step, 0 for all ({OWN}).")
-    epochs: int = Field(0, ge=0, description=f"Passes over new facts, 0 for num_steps steps ({OWN}).")
-    preserved_rows: int = Field(
-        0,
-        ge=0,
-        validation_alias=AliasChoices("preserved_rows", "kept_rows"),
-        description=f"Rows of texts, unrelated subjects and other prompts to preserve per step ({OWN}).",
-    )
-
-    @property
-    def steps(self) -> int:
-        return self.num_steps
-
-    @property
-    def uses_subject_keys(self) -> bool:
-        """Whether only the keys of the subject's tokens are written, not those of the whole request."""
-        return False
-
-    @property
-    def predicts_at_prompt_end(self) -> bool:
-        """Whether every target token is predicted at the prompt's last token instead of teacher-forced."""
-        return False
-
-
 def _describe(error: Any) -> str:
     """One error of pydantic as a sentence about the field and its value."""
     name, value = ".".join(map(str, error["loc"])), reprlib.repr(error["input"])

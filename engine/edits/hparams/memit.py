@@ -1,4 +1,4 @@
-"""Settings of MEMIT (Meng et al. 2023), and those that all methods for several layers share."""
+"""Settings of the methods that edit several layers: MEMIT, EMMET and AlphaEdit."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -8,6 +8,7 @@ from pydantic import AliasChoices, Field, model_validator
 from .base import Fixed, Hparams, ValueSearchHparams
 
 _PUBLISHED = "memit/hparams/MEMIT"
+_ALPHAEDIT = "AlphaEdit/hparams/AlphaEdit/Llama3-8B.json"
 
 
 class MultiLayerHparams(ValueSearchHparams):
@@ -33,7 +34,34 @@ class MultiLayerHparams(ValueSearchHparams):
 
 
 class MemitHparams(MultiLayerHparams):
+    """Settings of MEMIT (Meng et al. 2023)."""
+
     # unified-model-editing's MEMIT files carry it; its MEMIT does not read it.
     without_effect: ClassVar[frozenset[str]] = Hparams.without_effect | {"emmet_lambda"}
 
     mom2_update_weight: float = Field(15_000.0, gt=0, description=f"Weight of C ({_PUBLISHED}).")
+
+
+class EmmetHparams(MultiLayerHparams):
+    """Settings of EMMET (Gupta et al. 2024)."""
+
+    preset_of: ClassVar[str | None] = "memit"
+
+    mom2_update_weight: float = Field(
+        1.0, gt=0, description="Factor of C (unified-model-editing/hparams/EMMET)."
+    )
+    emmet_lambda: float = Field(0.1, ge=0, description="Damping for more than one key (Gupta et al. 2024).")
+
+
+class AlphaEditHparams(MultiLayerHparams):
+    """Settings of AlphaEdit (Fang et al. 2025)."""
+
+    preset_of: ClassVar[str | None] = "memit"
+    # AlphaEdit's files carry it; its program does not read it.
+    without_effect: ClassVar[frozenset[str]] = Hparams.without_effect | {"mom2_update_weight"}
+
+    v_lr: float = Field(0.1, ge=0, description=f"Adam learning rate ({_ALPHAEDIT}).")
+    nullspace_threshold: float = Field(
+        0.02, ge=0, description=f"Eigenvalue of C below which a direction is free ({_ALPHAEDIT})."
+    )
+    L2: float = Field(10.0, gt=0, description=f"Weight of the identity in the solve ({_ALPHAEDIT}).")

@@ -12,7 +12,8 @@ from ...covariance.collect import CollectionSettings, collect
 from ...covariance.corpus import open_corpus
 from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
-from ...edits.hparams.base import Hparams, TrainingHparams
+from ...edits.hparams.base import Hparams
+from ...edits.hparams.training import TrainingHparams
 from ...edits.method import EditTask, Method, Request
 from ...edits.training import count_steps
 from ...edits.training_examples import build_examples

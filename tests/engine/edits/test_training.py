@@ -6,7 +6,7 @@ import pytest
 import torch
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import HPARAMS, METHODS, training_batches
-from retcon.engine.edits.hparams.base import TrainingHparams
+from retcon.engine.edits.hparams.training import TrainingHparams
 from retcon.engine.edits.joint import compute_basis, continued_delta
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.method import EditTask, PastEdit, Request

@@ -9,7 +9,7 @@ import pytest
 import torch
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import HPARAMS, METHODS, training
-from retcon.engine.edits.hparams.joint import JointHparams
+from retcon.engine.edits.hparams.training import JointHparams
 from retcon.engine.edits.joint import low_rank_delta
 from retcon.engine.edits.keys import read_keys
 from retcon.engine.edits.method import Checkpoint, EditResult, EditTask, PastEdit, Request

@@ -136,7 +136,7 @@ class CaseResult:
 
     def as_dict(self) -> dict[str, Any]:
         """The catalog's record. It holds the number of reference texts in place of the long texts."""
-        record = asdict(self)
+        record = asdict(self, dict_factory=lambda items: {k: v for k, v in items if k != "first_token"})
         record["case"]["references"] = len(self.case.references)
         return record | {"metrics": self.metrics()}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +22,7 @@ _BATCH_PROMPTS = 64
 
 @dataclass(frozen=True)
 class EarlierRequest:
-    """A request of an earlier edit: the edit's revision, the complete prompt, and the target."""
+    """A request that an edit wrote: the edit's revision, the complete prompt, and the target."""
 
     edit: str
     prompt: str
@@ -30,12 +31,14 @@ class EarlierRequest:
 
 @dataclass(frozen=True)
 class RetentionResult:
-    """Whether a request still holds.
+    """Whether a request holds.
 
-    `first_choice`: every target token is the argmax. `free`: the greedy completion begins with the target.
+    `first_token`: the first target token is the argmax. `first_choice`: so is every target token. `free`: the greedy
+    completion begins with the target.
     """
 
     request: EarlierRequest
+    first_token: bool
     first_choice: bool
     free: bool
     completion: str
@@ -61,11 +64,12 @@ def measure_retention(
         scores = score_targets(decoder, tokenizer, [(one.prompt, one.target) for one in batch])
         texts = complete(decoder.model, tokenizer, [one.prompt for one in batch], max_new_tokens)
         for one, score, text in zip(batch, scores, texts, strict=True):
-            results.append(RetentionResult(one, score.first_choice, begins_with(text, one.target), text))
+            free = begins_with(text, one.target)
+            results.append(RetentionResult(one, score.first_token, score.first_choice, free, text))
     return results
 
 
-def count_by_edit(results: Sequence[RetentionResult]) -> list[dict[str, object]]:
+def count_by_edit(results: Sequence[RetentionResult]) -> list[dict[str, Any]]:
     """For each edit, in the order of the history, the number of its requests and of those that hold."""
     rows = []
     for edit in dict.fromkeys(one.request.edit for one in results):

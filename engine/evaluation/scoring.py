@@ -37,11 +37,13 @@ class Score:
     """A teacher-forced target. `nll` is the mean negative log-likelihood per token in nats.
 
     `first_choice`: every target token is the argmax. `token_accuracy`: the share of target tokens that are.
+    `first_token`: the first target token is.
     """
 
     nll: float
     first_choice: bool
     token_accuracy: float
+    first_token: bool
 
 
 def score_targets(
@@ -78,7 +80,7 @@ def _score_batch(decoder: Decoder, rows: Sequence[tuple[list[int], list[int]]]) 
     is_first = logits.argmax(-1) == targets
     sizes = [len(target) for _, target in rows]
     return [
-        Score(part.mean().item(), bool(hits.all()), hits.float().mean().item())
+        Score(part.mean().item(), bool(hits.all()), hits.float().mean().item(), bool(hits[0]))
         for part, hits in zip(nll.split(sizes), is_first.split(sizes), strict=True)
     ]
 

@@ -6,6 +6,7 @@ compares. This module changes no weights.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -22,15 +23,14 @@ from ..evaluation.drift import (
     compute_text_nlls,
     load_held_out_texts,
 )
-from ..evaluation.retention import EarlierRequest, measure_retention
-from ..evaluation.scoring import score_targets
+from ..evaluation.retention import EarlierRequest, RetentionResult, count_by_edit, measure_retention
+from ..evaluation.scoring import Score, score_targets
 from ..model.decoder import Decoder
 from ..model.tokens import encode_target
 from ..progress import Progress, Report, silent
 
 # Free generation runs this many tokens beyond the longest object.
 _EXTRA_TOKENS = 8
-_BATCH_PROMPTS = 64
 # Unrelated subjects: well-known people, people who occur in no text, and other things.
 PEOPLE = (
     "Marie Curie", "Mahatma Gandhi", "William Shakespeare", "Angela Merkel", "Elena Marovska", "Daniel Whitcombe",
@@ -43,68 +43,21 @@ _UNRELATED, _SAME_NAME = ("people", "things"), "same_last_name"
 
 
 @dataclass(frozen=True)
-class PromptResult:
-    """A prompt's completion compared with an object.
+class ModelState:
+    """All results on one state of the model.
 
-    `first_token`: the object's first token is the argmax. `first_choice`: so is every token under teacher forcing.
-    `free`: the greedy completion begins with the object.
+    `facts` has a list per fact: the results of its own prompt and of each evaluation paraphrase. `leakage` has the kind
+    of subject and the score of each prompt with another subject. `log_probs` `[prompts, vocabulary]` is float32 on the
+    CPU.
     """
 
-    prompt: str
-    first_token: bool
-    first_choice: bool
-    free: bool
-    completion: str
-
-
-@dataclass(frozen=True)
-class FactResult:
-    """Results of a fact's own prompt, and of each of its evaluation paraphrases."""
-
-    own: PromptResult
-    eval_paraphrases: tuple[PromptResult, ...]
-
-
-@dataclass(frozen=True)
-class Leakage:
-    """A fact's prompt with another subject: whether the fact's object, or its first token, is the first choice."""
-
-    kind: str
-    prompt: str
-    first_token: bool
-    whole: bool
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """All results on one state of the model. `log_probs` `[prompts, vocabulary]` is float32 on the CPU."""
-
-    facts: tuple[FactResult, ...]
-    leakage: tuple[Leakage, ...]
+    facts: list[list[RetentionResult]]
+    leakage: list[tuple[str, Score]]
     prompts: tuple[str, ...]
     log_probs: Tensor
     texts: HeldOutTexts
     nlls: list[float]
     max_new_tokens: int
-
-
-@dataclass(frozen=True)
-class PassageRetention:
-    """Whether the facts written so far hold after an edit: (number of the fact, first choice, free)."""
-
-    edit: str
-    facts: tuple[tuple[int, bool, bool], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "edit": self.edit,
-            "requests": len(self.facts),
-            "first_choice": sum(first for _, first, _ in self.facts),
-            "free": sum(free for *_, free in self.facts),
-            "facts": [
-                {"fact": number, "first_choice": first, "free": free} for number, first, free in self.facts
-            ],
-        }
 
 
 @dataclass(frozen=True)
@@ -141,32 +94,6 @@ class SideEffects:
         }
 
 
-@dataclass(frozen=True)
-class Proof:
-    """The results of all facts before and after an edit, and its side effects."""
-
-    protocol: dict[str, Any]
-    objects: tuple[str, ...]
-    before: tuple[FactResult, ...]
-    after: tuple[FactResult, ...]
-    drift: SideEffects
-
-    def as_dict(self) -> dict[str, Any]:
-        facts = [
-            {
-                "prompt": after.own.prompt,
-                "object": object,
-                "before": _without_prompt(before.own),
-                "after": _without_prompt(after.own),
-                "held_out": [asdict(one) for one in after.eval_paraphrases],
-                "held_out_before": [asdict(one) for one in before.eval_paraphrases],
-                "judge": None,
-            }
-            for object, before, after in zip(self.objects, self.before, self.after, strict=True)
-        ]
-        return {"protocol": self.protocol, "facts": facts, "drift": self.drift.as_dict()}
-
-
 def measure_state(
     decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
@@ -196,8 +123,8 @@ def build_proof(
     facts: Sequence[PassageFact],
     before: ModelState,
     report: Report = silent,
-) -> Proof:
-    """Measure the same facts and prompts as in `before` on the current state, and compare both states.
+) -> dict[str, Any]:
+    """Measure the same facts and prompts as in `before` on the current state. Returns the record of the comparison.
 
     Raises:
         StopRequested: raised by `report`.
@@ -208,10 +135,21 @@ def build_proof(
         "prompts": len(before.prompts),
         "texts": before.texts.source,
         "text_tokens": sum(map(len, before.texts.rows)),
-        "unrelated_prompts": sum(one.kind in _UNRELATED for one in before.leakage),
+        "unrelated_prompts": sum(kind in _UNRELATED for kind, _ in before.leakage),
     }
-    objects = tuple(fact.object for fact in facts)
-    return Proof(protocol, objects, before.facts, after.facts, _compare(before, after))
+    records = [
+        {
+            "prompt": fact.full_prompt,
+            "object": fact.object,
+            "before": _to_record(old[0]),
+            "after": _to_record(new[0]),
+            "held_out": [{"prompt": one.request.prompt} | _to_record(one) for one in new[1:]],
+            "held_out_before": [{"prompt": one.request.prompt} | _to_record(one) for one in old[1:]],
+            "judge": None,
+        }
+        for fact, old, new in zip(facts, before.facts, after.facts, strict=True)
+    ]
+    return {"protocol": protocol, "facts": records, "drift": _compare(before, after).as_dict()}
 
 
 def measure_passage_retention(
@@ -221,14 +159,18 @@ def measure_passage_retention(
     numbers: Sequence[int],
     edit: str,
     report: Report = silent,
-) -> PassageRetention:
-    """Score the facts with these numbers: those written up to and including `edit`."""
+) -> dict[str, Any]:
+    """Score the facts with these numbers: those written up to and including `edit`. Returns the record."""
     requests = [EarlierRequest(edit, facts[at].full_prompt, facts[at].object) for at in numbers]
     results = measure_retention(
         decoder, tokenizer, requests, _count_new_tokens(tokenizer, facts), report, "scoring the facts so far"
     )
-    rows = ((number, one.first_choice, one.free) for number, one in zip(numbers, results, strict=True))
-    return PassageRetention(edit, tuple(rows))
+    [counts] = count_by_edit(results)
+    rows = [
+        {"fact": number, "first_choice": one.first_choice, "free": one.free}
+        for number, one in zip(numbers, results, strict=True)
+    ]
+    return counts | {"facts": rows}
 
 
 def build_leakage_prompts(facts: Sequence[PassageFact]) -> list[tuple[str, str, str]]:
@@ -262,74 +204,34 @@ def _measure(
     report: Report,
 ) -> ModelState:
     max_new_tokens = _count_new_tokens(tokenizer, facts)
-    pairs = [
-        (fact.fill(template), fact.object)
+    requests = [
+        EarlierRequest("", fact.fill(template), fact.object)
         for fact in facts
         for template in (fact.prompt, *fact.eval_paraphrases)
     ]
-    results = iter(_complete_prompts(decoder, tokenizer, pairs, max_new_tokens, report))
-    fact_results = tuple(
-        FactResult(next(results), tuple(next(results) for _ in fact.eval_paraphrases)) for fact in facts
+    results = iter(
+        measure_retention(decoder, tokenizer, requests, max_new_tokens, report, "scoring the facts")
     )
+    fact_results = [list(islice(results, 1 + len(fact.eval_paraphrases))) for fact in facts]
     report(Progress(0, None, "", "scoring the prompts with other subjects"))
-    leakage = _measure_leakage(decoder, tokenizer, build_leakage_prompts(facts))
+    leakage_prompts = build_leakage_prompts(facts)
+    scores = score_targets(decoder, tokenizer, [(prompt, object) for _, prompt, object in leakage_prompts])
+    leakage = [(kind, score) for (kind, *_), score in zip(leakage_prompts, scores, strict=True)]
     report(Progress(0, None, "", "scoring other prompts"))
     log_probs = compute_next_log_probs(decoder, tokenizer, prompts)
     report(Progress(0, None, "", "reading other texts"))
     nlls = compute_text_nlls(decoder, texts.rows)
-    return ModelState(fact_results, tuple(leakage), prompts, log_probs, texts, nlls, max_new_tokens)
-
-
-def _complete_prompts(
-    decoder: Decoder,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[tuple[str, str]],
-    max_new_tokens: int,
-    report: Report,
-) -> list[PromptResult]:
-    requests = [EarlierRequest("", prompt, object) for prompt, object in pairs]
-    results = measure_retention(decoder, tokenizer, requests, max_new_tokens, report, "scoring the facts")
-    first_tokens = _check_first_tokens(decoder, tokenizer, pairs)
-    return [
-        PromptResult(
-            one.request.prompt, first or one.first_choice, one.first_choice, one.free, one.completion
-        )
-        for one, first in zip(results, first_tokens, strict=True)
-    ]
-
-
-def _measure_leakage(
-    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[str, str, str]]
-) -> list[Leakage]:
-    pairs = [(prompt, object) for _, prompt, object in prompts]
-    scores = score_targets(decoder, tokenizer, pairs)
-    first_tokens = _check_first_tokens(decoder, tokenizer, pairs)
-    return [
-        Leakage(kind, prompt, first or score.first_choice, score.first_choice)
-        for (kind, prompt, _), first, score in zip(prompts, first_tokens, scores, strict=True)
-    ]
-
-
-def _check_first_tokens(
-    decoder: Decoder, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
-) -> list[bool]:
-    """For each (prompt, object), whether the object's first token is the argmax."""
-    choices: list[int] = []
-    for begin in range(0, len(pairs), _BATCH_PROMPTS):
-        prompts = [prompt for prompt, _ in pairs[begin : begin + _BATCH_PROMPTS]]
-        choices += compute_next_log_probs(decoder, tokenizer, prompts).argmax(-1).tolist()
-    targets = (encode_target(tokenizer, object)[0] for _, object in pairs)
-    return [choice == token for choice, token in zip(choices, targets, strict=True)]
+    return ModelState(fact_results, leakage, prompts, log_probs, texts, nlls, max_new_tokens)
 
 
 def _compare(before: ModelState, after: ModelState) -> SideEffects:
     preserved = (before.log_probs.argmax(-1) == after.log_probs.argmax(-1)).float().mean().item()
     leakage: dict[str, tuple[int, int, int]] = {}
-    for old, new in zip(before.leakage, after.leakage, strict=True):
-        pairs, first, whole = leakage.get(old.kind, (0, 0, 0))
+    for (kind, old), (_, new) in zip(before.leakage, after.leakage, strict=True):
+        pairs, first, whole = leakage.get(kind, (0, 0, 0))
         first += new.first_token and not old.first_token
-        whole += new.whole and not old.whole
-        leakage[old.kind] = (pairs + 1, first, whole)
+        whole += new.first_choice and not old.first_choice
+        leakage[kind] = (pairs + 1, first, whole)
     return SideEffects(
         preserved=preserved,
         kl=fmean(compute_kl(before.log_probs, after.log_probs)),
@@ -340,8 +242,13 @@ def _compare(before: ModelState, after: ModelState) -> SideEffects:
     )
 
 
-def _without_prompt(result: PromptResult) -> dict[str, Any]:
-    return {name: value for name, value in asdict(result).items() if name != "prompt"}
+def _to_record(result: RetentionResult) -> dict[str, Any]:
+    return {
+        "first_token": result.first_token,
+        "first_choice": result.first_choice,
+        "free": result.free,
+        "completion": result.completion,
+    }
 
 
 def _count_new_tokens(tokenizer: PreTrainedTokenizerBase, facts: Sequence[PassageFact]) -> int:

@@ -6,7 +6,6 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlmodel import Session, col, select
 
-from ...passage_facts import PassageFact, PassageQuestion
 from ..catalog.tables import Job, Model, Passage
 from ..errors import InputError, NotFound
 from ..states import ALIVE_STATES

@@ -202,7 +202,7 @@ class PassageJob:
             self.row.revisions[-1],
             self.running.report,
         )
-        self.save(proof={"retention": [*retention, measured.as_dict()]})
+        self.save(proof={"retention": [*retention, measured]})
 
     def prove(self) -> None:
         """Measure the facts, their evaluation paraphrases and other prompts, before and after."""
@@ -211,7 +211,7 @@ class PassageJob:
         before = measure_state(base.decoder, base.tokenizer, self.facts, prompts, report=report)
         now = self.load_at(self.row.revisions[-1])
         proof = build_proof(now.decoder, now.tokenizer, self.facts, before, report=report)
-        self.save(proof=proof.as_dict() | {"retention": self.row.proof["retention"]})
+        self.save(proof=proof | {"retention": self.row.proof["retention"]})
 
     def compare(self) -> None:
         """Answer the questions with each baseline that has not answered yet."""

@@ -15,7 +15,7 @@ from ...edits.batching import write_in_batches
 from ...model.delta import Delta, concatenate
 from ...passages.answering import Baseline, answer_questions
 from ...passages.checks import Problem
-from ...passages.proof import PassageRetention, measure_passage_retention
+from ...passages.proof import measure_passage_retention
 from ...passages.retrieval import build_likelihood_reranker
 from ..settings import baseline_edit, check_baselines
 from ..specs import PassageSpec
@@ -70,7 +70,7 @@ class BaselineRunner:
         deltas, retention = self._write(name)
         with self.loaded.holding(concatenate([self.loaded.delta, *deltas])):
             answers = self._answer(Baseline.without_context(name, time.monotonic() - begin))
-        return answers | {"retention": [one.as_dict() for one in retention]}
+        return answers | {"retention": retention}
 
     @property
     def _text(self) -> str:
@@ -93,13 +93,13 @@ class BaselineRunner:
         )
         return answers.as_dict()
 
-    def _write(self, method: str) -> tuple[list[Delta], list[PassageRetention]]:
+    def _write(self, method: str) -> tuple[list[Delta], list[dict[str, Any]]]:
         """Write the facts with another method. Nothing is saved, and the weights are restored."""
         running, loaded, facts = self.running, self.loaded, self.passage.facts
         spec = baseline_edit(self.spec, method, loaded.revision.id)
         edit = prepare(running, replace(spec, requests=build_requests(facts)), loaded)
         deltas: list[Delta] = []
-        retention: list[PassageRetention] = []
+        retention: list[dict[str, Any]] = []
         written = 0
         for batch, result in zip(
             edit.batches, write_in_batches(edit.method, edit.task, edit.batches), strict=True

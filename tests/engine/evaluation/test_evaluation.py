@@ -188,7 +188,7 @@ def test_empty_target_is_refused(
 
 def test_case_metrics_by_hand() -> None:
     """Means within a case, signs, and the metrics that are missing if a case has no such prompts."""
-    hit, miss = Score(math.log(2), True, 1.0), Score(math.log(4), False, 0.5)
+    hit, miss = Score(math.log(2), True, 1.0, True), Score(math.log(4), False, 0.5, True)
     case = Case("p", "Rome", "Paris", ("a", "b"), (Neighbor("n", "Oslo"),))
     result = CaseResult(case, hit, miss, [hit, miss], [miss, hit], [hit], [miss], [], [])
     expected = {"ES": 1, "EM": 0.25, "EA": 1, "TE": 1, "PS": 0.5, "PM": 0, "PA": 0.5, "TP": 0.75, "NS": 0, "NM": -0.25,
@@ -203,5 +203,6 @@ def test_hash_cases_depends_on_every_field() -> None:
     others = [replace(case, target_true="x"), replace(case, references=()), replace(case, negations=("x",))]
     assert len({hash_cases([one]) for one in (case, *others)}) == 4
     assert hash_cases([case]) == hash_cases(cases(1))
-    stored = CaseResult(case, Score(1.0, False, 0.0), None, [], [], [], [], [], []).as_dict()
+    stored = CaseResult(case, Score(1.0, False, 0.0, False), None, [], [], [], [], [], []).as_dict()
+    assert stored["new"] == {"nll": 1.0, "first_choice": False, "token_accuracy": 0.0}
     assert stored["case"]["references"] == 2, "the record holds the number of texts"

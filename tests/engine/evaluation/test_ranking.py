@@ -12,7 +12,7 @@ def results(seed: int, *, true: bool = True, paraphrases: int = 2, neighbors: in
     random = np.random.default_rng(seed)
 
     def score() -> Score:
-        return Score(float(random.uniform(0, 3)), bool(random.integers(2)), 1.0)
+        return Score(float(random.uniform(0, 3)), bool(random.integers(2)), 1.0, True)
 
     case = Case("The", "a", "b" if true else None, ("x",) * paraphrases, (Neighbor("y", "b"),) * neighbors)
     return [

@@ -11,8 +11,6 @@ from retcon.engine.model.decoder import Decoder
 from retcon.engine.passages.proof import (
     PEOPLE,
     THINGS,
-    PassageRetention,
-    Proof,
     SideEffects,
     build_leakage_prompts,
     build_proof,
@@ -54,7 +52,7 @@ def facts(base: Decoder, words: PreTrainedTokenizerBase) -> list[PassageFact]:
 def plain_result(
     decoder: Decoder, tokenizer: PreTrainedTokenizerBase, prompt: str, object: str
 ) -> dict[str, Any]:
-    """The fields of a PromptResult, with one pass per token. 10 new tokens are the longest object and 8."""
+    """The record of a result, with one pass per token. 10 new tokens are the longest object and 8."""
     ids = tokenizer(prompt)["input_ids"]
     right = []
     for token in tokenizer(object)["input_ids"]:
@@ -73,7 +71,7 @@ def test_facts_before_and_after(
     base: Decoder, words: PreTrainedTokenizerBase, facts: list[PassageFact]
 ) -> None:
     edited, _ = shifted(base)
-    proof = build_proof(edited, words, facts, measure_state(base, words, facts, PROMPTS)).as_dict()
+    proof = build_proof(edited, words, facts, measure_state(base, words, facts, PROMPTS))
     for fact, record in zip(facts, proof["facts"], strict=True):
         prompt = fact.prompt.replace("{}", fact.subject)
         assert (record["prompt"], record["object"], record["judge"]) == (prompt, fact.object, None)
@@ -102,7 +100,7 @@ def test_side_effects(base: Decoder, words: PreTrainedTokenizerBase, facts: list
     facts = [*facts, leaking]
     before = measure_state(base, words, facts, PROMPTS)
     proof = build_proof(edited, words, facts, before)
-    effects = proof.drift.as_dict()
+    effects = proof["drift"]
     preserved, apart = [], []
     for prompt in PROMPTS:
         p, q = (forward(decoder, words(prompt)["input_ids"])[-1] for decoder in (base, edited))
@@ -130,7 +128,7 @@ def test_side_effects(base: Decoder, words: PreTrainedTokenizerBase, facts: list
     ]
     assert sum(first for _, first, _ in counted.values()) > 0, "nothing leaks"
     unrelated = counted["people"][0] + counted["things"][0]
-    assert proof.protocol["unrelated_prompts"] == unrelated
+    assert proof["protocol"]["unrelated_prompts"] == unrelated
 
 
 def test_unedited_model_has_no_side_effects(
@@ -138,9 +136,9 @@ def test_unedited_model_has_no_side_effects(
 ) -> None:
     before = measure_state(base, words, facts)
     assert before.prompts == tuple(before.texts.openings)
-    drift = build_proof(base, words, facts, before).drift
-    assert (drift.preserved, drift.kl, drift.leakage_rate) == (1.0, 0.0, 0.0)
-    assert drift.perplexity_after == drift.perplexity_before
+    drift = build_proof(base, words, facts, before)["drift"]
+    assert (drift["preserved"], drift["kl"], drift["leakage_rate"]) == (1.0, 0.0, 0.0)
+    assert drift["perplexity_after"] == drift["perplexity_before"]
     with pytest.raises(InputError, match="no facts"):
         measure_state(base, words, [])
 
@@ -161,8 +159,7 @@ def test_leakage_prompts() -> None:
 def test_edit_retention(base: Decoder, words: PreTrainedTokenizerBase, facts: list[PassageFact]) -> None:
     edited, _ = shifted(base)
     retention = measure_passage_retention(edited, words, facts, [0, 2], "r2")
-    assert retention == PassageRetention("r2", ((0, True, True), (2, False, False)))
-    assert retention.as_dict() == {
+    assert retention == {
         "edit": "r2", "requests": 2, "first_choice": 1, "free": 1,
         "facts": [{"fact": 0, "first_choice": True, "free": True}, {"fact": 2, "first_choice": False, "free": False}],
     }  # fmt: skip
@@ -173,7 +170,7 @@ def test_leakage_rate() -> None:
     drift = SideEffects(
         0.9, 0.1, 20.0, 21.0, 5, {"people": (8, 2, 1), "things": (4, 1, 1), "same_last_name": (2, 2, 2)}
     )
-    record = Proof({}, (), (), (), drift).as_dict()["drift"]
+    record = drift.as_dict()
     assert (record["leakage_rate"], record["leakage_rate_first_token"]) == (
         pytest.approx(2 / 12),
         pytest.approx(3 / 12),

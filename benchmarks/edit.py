@@ -1,9 +1,10 @@
-"""Editing against the plain loops, in one run, on the starter model; and what an edit adds to the model's memory.
+"""Editing compared with the plain loops, in one run, on the starter model, and the memory of an edit.
 
     FACTS=known_facts.json make bench BENCH=edit
 
-The requests of the batch are made from the first hundred records of FACTS (as for the benchmark `facts`): each is asked
-for the answer of the next. The plain loop runs on every twentieth of them, one at a time, and its time is scaled.
+The batch of requests comes from the first records of FACTS (as for the benchmark `facts`): the target of each request
+is the answer of the next record. The plain loop runs on every twentieth request, and its time is scaled. REQUESTS and
+TOKENS set the number of requests and the tokens of the second moment.
 """
 
 import json
@@ -30,132 +31,122 @@ from retcon.engine.edits.value_search import find_values
 from retcon.engine.model.generation import sample_contexts
 from retcon.engine.model.loading import fetch
 from retcon.engine.progress import silent
-from retcon.store.facts.sets import read_fact_file
+from retcon.store.facts.sets import read_facts
 
-# The plain version is the one that the tests hold the fast one against.
+# The tests compare the edits with the same plain versions.
 from retcon.tests.helpers.oracles import plain_rome, plain_value
 
 from .facts import KNOWN_FACTS
-from .machine import starter
+from .machine import load_starter, time_call
 
 EIFFEL = Request("The Eiffel Tower", "{} is located in the city of", "Rome")
-_REQUESTS, _EVERY = 100, 20
+_REQUESTS, _EVERY = int(os.environ.get("REQUESTS", "100")), 20
+_TOKENS = int(os.environ.get("TOKENS", "20000"))
 # rome_main.py: ten texts of each of two lengths, and the bare prompt.
 _PUBLISHED_CONTEXTS = 20
 
 
 def run() -> dict[str, Any]:
-    """Ratios of times, largest differences of the losses, and of memory."""
-    decoder, tokenizer = starter()
+    """Ratios of times, largest differences of losses, and memory."""
+    decoder, tokenizer = load_starter()
     hparams = find_preset("starter", "rome")
     assert hparams is not None
     layer = hparams.layers[0]
-    *_, last = collect(decoder, tokenizer, open_corpus("shipped"), [layer], CollectionSettings(20_000))
+    *_, last = collect(decoder, tokenizer, open_corpus("shipped"), [layer], CollectionSettings(_TOKENS))
     moment = last.moments[layer].matrix()
     contexts = sample_contexts(decoder.model, tokenizer, hparams.contexts, seed=1)
     published = sample_contexts(decoder.model, tokenizer, _PUBLISHED_CONTEXTS, seed=1)
     return {
         "edit": {
-            "rome": _rome(decoder, tokenizer, hparams, published, moment),
-            "rome_with_few_contexts": _rome(decoder, tokenizer, hparams, contexts, moment),
-            "memit_values": _values(decoder, tokenizer, contexts),
-            "memory": _memory(moment),
+            "rome": _measure_rome(decoder, tokenizer, hparams, published, moment),
+            "rome_with_few_contexts": _measure_rome(decoder, tokenizer, hparams, contexts, moment),
+            "memit_values": _measure_values(decoder, tokenizer, contexts),
+            "memory": _measure_memory(moment),
         }
     }
 
 
-def _rome(
+def _measure_rome(
     decoder: Any, tokenizer: Any, hparams: ValueSearchHparams, contexts: list[str], moment: torch.Tensor
 ) -> dict[str, Any]:
     layer = hparams.layers[0]
 
-    def ours() -> Any:
+    def edit() -> Any:
         moments = {layer: FactoredMoment(moment)}
         return METHODS["rome"].write(
             EditTask(decoder, tokenizer, [EIFFEL], moments, hparams, contexts, silent)
         )
 
-    def theirs() -> Any:
+    def edit_plainly() -> Any:
         matrix = decoder.part("matrix", layer)
         return plain_rome(
             decoder.model, matrix, tokenizer, EIFFEL, hparams, contexts, moment, corrected=False
         )
 
-    ours()  # the first pays for allocations
-    fast, written = _best(ours, 3)
-    plain, expected = _best(theirs, 2)
-    factors = written.delta[decoder.anatomy.weight_name(layer)]
+    edit()  # The first edit allocates memory.
+    seconds, result = time_call(edit, 3)
+    plain_seconds, expected = time_call(edit_plainly, 2)
+    factors = result.delta[decoder.anatomy.weight_name(layer)]
     change = factors.b.double() @ factors.a.double()
     return {
-        "ratio": plain / fast,
+        "ratio": plain_seconds / seconds,
         "contexts": len(contexts),
-        "seconds": fast,
-        "plain_seconds": plain,
+        "seconds": seconds,
+        "plain_seconds": plain_seconds,
         "steps": len(expected.losses),
-        "loss_difference": _difference(written.figures[0]["losses"], expected.losses),
+        "loss_difference": _max_difference(result.figures[0]["losses"], expected.losses),
         "change_difference": ((change - expected.change).norm() / expected.change.norm()).item(),
     }
 
 
-def _values(decoder: Any, tokenizer: Any, contexts: list[str]) -> dict[str, Any]:
+def _measure_values(decoder: Any, tokenizer: Any, contexts: list[str]) -> dict[str, Any]:
     path = Path(os.environ.get("FACTS", KNOWN_FACTS))
     if not path.exists():
-        return {"skipped": f"no file {path}; name one with FACTS"}
-    facts = read_fact_file(path)[1][: _REQUESTS + 1]
+        return {"skipped": f"no file {path}: name a file of known facts with FACTS"}
+    facts = read_facts(path)[: _REQUESTS + 1]
     requests = [
-        Request(fact.subject, fact.prompt, after.target_true or "") for fact, after in pairwise(facts)
+        Request(fact.subject, fact.prompt, following.target_true or "") for fact, following in pairwise(facts)
     ]
     hparams = find_preset("starter", "memit")
     assert hparams is not None
     layer = hparams.layers[-1]
-    block = decoder.blocks[layer]
-    began = time.perf_counter()
     task = EditTask(decoder, tokenizer, requests, {}, hparams, contexts, silent)
-    found = find_values(task, layer, lambda *_: None, "block")
-    fast = time.perf_counter() - began
-    plain, differences = 0.0, []
-    for number in range(0, _REQUESTS, _EVERY):
+    seconds, values = time_call(lambda: find_values(task, layer, lambda *_: None, "block"))
+    plain_seconds, differences = 0.0, []
+    for value, request in list(zip(values, requests, strict=True))[::_EVERY]:
         began = time.perf_counter()
-        expected = plain_value(decoder.model, block, tokenizer, requests[number], hparams, contexts)
-        plain += (time.perf_counter() - began) * _EVERY
-        differences.append(_difference(found[number].losses, expected.losses))
+        expected = plain_value(decoder.model, decoder.blocks[layer], tokenizer, request, hparams, contexts)
+        plain_seconds += time.perf_counter() - began
+        differences.append(_max_difference(value.losses, expected.losses))
+    plain_seconds *= len(requests) / len(differences)
     return {
-        "ratio": plain / fast,
-        "seconds": fast,
-        "plain_seconds_scaled": plain,
+        "ratio": plain_seconds / seconds,
+        "seconds": seconds,
+        "plain_seconds_scaled": plain_seconds,
         "requests": len(requests),
-        "plain_requests": _REQUESTS // _EVERY,
+        "plain_requests": len(differences),
         "loss_difference": max(differences),
     }
 
 
-def _memory(moment: torch.Tensor) -> dict[str, Any]:
-    """Resident memory of a process of its own: with the model loaded and run once, and at most while it edits."""
+def _measure_memory(moment: torch.Tensor) -> dict[str, Any]:
+    """Resident memory of a new process per method: with the loaded model, and the peak during the edit."""
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         model, file = fetch("starter", Path(folder) / "starter").folder, Path(folder) / "moment.safetensors"
         save_file({"moment": moment}, file)
         for method in ("rome", "memit", "joint"):
-            done = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-m", "retcon.benchmarks.edit_memory", str(model), method, str(file)],
                 check=True,
-                capture_output=True,
+                stdout=subprocess.PIPE,
                 text=True,
             )
-            figures[method] = json.loads(done.stdout.splitlines()[-1])
+            figures[method] = json.loads(process.stdout.splitlines()[-1])
     return figures
 
 
-def _difference(losses: list[dict[str, float]], expected: list[float]) -> float:
+def _max_difference(losses: list[dict[str, float]], expected: list[float]) -> float:
     """The largest relative difference of two loss curves."""
     pairs = list(zip([step["loss"] for step in losses], expected, strict=True))
     return max(abs(a - b) / max(abs(b), 1.0) for a, b in pairs)
-
-
-def _best(work: Any, times: int) -> tuple[float, Any]:
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds), result

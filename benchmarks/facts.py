@@ -1,105 +1,98 @@
-"""A set of facts, all kinds, as one job: facts a minute, peak memory, and how well the preview ranks cells.
+"""Trace a set of facts with all kinds in one job: facts per minute, peak memory, and the ranks of the estimate.
 
     FACTS=known_facts.json COUNT=100 make bench BENCH=facts
 
-FACTS is a file of known facts; without it the file beside the checkout (`../shared/data/known_facts.json`) is taken.
+FACTS is a file of known facts. The default is `shared/data/known_facts.json` beside the checkout.
 """
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from .command_line import CommandLine
+
 KNOWN_FACTS = Path(__file__).parents[2] / "shared" / "data" / "known_facts.json"
-_RETCON = str(Path(sys.executable).with_name("retcon"))
-# What the project that retcon grew out of needed 16 h 10 min for: facts, of which so many were traced.
-_SEED_FACTS, _SEED_TRACED = 1208, 490
+# Facts that the predecessor of retcon traced in 16 h 10 min. The projection is for the same number.
+_PREDECESSOR_FACTS = 490
 
 
 def run() -> dict[str, Any]:
     """Figures of one `retcon trace run --facts` on the starter model."""
     path, count = Path(os.environ.get("FACTS", KNOWN_FACTS)), int(os.environ.get("COUNT", "100"))
     if not path.exists():
-        return {"facts": {"skipped": f"no file {path}; name one with FACTS"}}
+        return {"facts": {"skipped": f"no file {path}: name a file of known facts with FACTS"}}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["RETCON_HOME"] = str(Path(folder) / "home")
-        some = Path(folder) / "facts.json"
-        some.write_text(json.dumps(json.loads(path.read_text())[:count]))
-        _retcon("model", "add", "starter")
-        _retcon("facts", "import", str(some), "--name", "some")
+        retcon = CommandLine(Path(folder) / "home")
+        subset = Path(folder) / "facts.json"
+        subset.write_text(json.dumps(json.loads(path.read_text())[:count]))
+        retcon("model", "add", "starter")
+        retcon("facts", "import", subset, "--name", "subset")
         began = time.monotonic()
-        job = int(_retcon("trace", "run", "starter", "--facts", "some", "--detach"))
-        peak = _follow(job)
+        job = int(retcon("trace", "run", "starter", "--facts", "subset", "--detach"))
+        memory = _PeakMemory()
+        trace = retcon.wait_for_job(job, memory.update, seconds=5)["trace"]
         seconds = time.monotonic() - began
-        trace = json.loads(_retcon("job", "show", str(job), "--json"))["trace"]
-        results = _results(trace)
-    traced = [row for row in results if row["skip_reason"] is None]
-    per_fact = seconds / len(traced)
+        results = _load_results(retcon, trace)
+    traced = [result for result in results if result["skip_reason"] is None]
     return {
         "facts": {
             "facts": len(results),
             "traced": len(traced),
             "seconds": seconds,
             "facts_per_minute": 60 * len(traced) / seconds,
-            "peak_memory_mb": peak / 1e6,
-            "projected_hours_for_the_seed_at_this_model": per_fact * _SEED_TRACED / 3600,
+            "peak_memory_mb": memory.peak / 1e6,
+            "projected_hours_for_490_facts": seconds / len(traced) * _PREDECESSOR_FACTS / 3600,
             "preview_rank_correlation": {
-                kind: _correlation(traced, kind) for kind in ("hidden", "mlp", "attn")
+                kind: _correlate_ranks(traced, kind) for kind in ("hidden", "mlp", "attn")
             },
         }
     }
 
 
-def _results(trace: int) -> list[dict[str, Any]]:
+class _PeakMemory:
+    """The largest resident size of a job's process, in bytes."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    def update(self, record: dict[str, Any]) -> None:
+        with suppress(psutil.Error):
+            if record["pid"]:
+                self.peak = max(self.peak, psutil.Process(record["pid"]).memory_info().rss)
+
+
+def _load_results(retcon: CommandLine, trace: int) -> list[dict[str, Any]]:
     """The rows with their estimates, which the command line does not print."""
     from sqlmodel import select
 
     from retcon.store.catalog.catalog import Catalog
     from retcon.store.catalog.tables import TraceResult
 
-    with Catalog.open().read() as session:
+    with Catalog.open(retcon.home).read() as session:
         rows = session.exec(select(TraceResult).where(TraceResult.trace_id == trace)).all()
-    return [
-        {"skip_reason": r.skip_reason, "scores": r.scores, "estimate": r.estimate, "begin": r.subject_begin}
-        for r in rows
-    ]
+        return [
+            row.model_dump(include={"skip_reason", "scores", "estimate", "subject_begin"}) for row in rows
+        ]
 
 
-def _correlation(results: list[dict[str, Any]], kind: str) -> dict[str, float]:
-    """Spearman's rank correlation of estimated and exact cells of each fact: mean, lowest tenth, count."""
+def _correlate_ranks(results: list[dict[str, Any]], kind: str) -> dict[str, float]:
+    """Spearman's rank correlation of estimated and exact cells per fact: mean, lowest decile, number of facts."""
     values = []
-    for row in results:
-        exact = np.array(row["scores"][kind]["scores"][row["begin"] :], dtype=float).ravel()
-        guess = np.array(row["estimate"][kind][row["begin"] :], dtype=float).ravel()
-        values.append(float(np.corrcoef(_ranks(exact), _ranks(guess))[0, 1]))
-    return {"mean": float(np.mean(values)), "tenth": float(np.quantile(values, 0.1)), "facts": len(values)}
+    for result in results:
+        begin = result["subject_begin"]
+        exact = np.array(result["scores"][kind]["scores"][begin:], dtype=float).ravel()
+        estimate = np.array(result["estimate"][kind][begin:], dtype=float).ravel()
+        values.append(float(np.corrcoef(_rank(exact), _rank(estimate))[0, 1]))
+    decile = float(np.quantile(values, 0.1))
+    return {"mean": float(np.mean(values)), "lowest_decile": decile, "facts": len(values)}
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def _rank(values: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(values))
-
-
-def _follow(job: int) -> int:
-    """Wait for a job; the largest resident size of its process, in bytes."""
-    peak = 0
-    while True:
-        row = json.loads(_retcon("job", "show", str(job), "--json"))
-        if row["state"] in ("done", "failed", "cancelled", "interrupted"):
-            if row["state"] != "done":
-                raise RuntimeError(f"the job is {row['state']}: {row['error']}")
-            return peak
-        if row["pid"] and psutil.pid_exists(row["pid"]):
-            peak = max(peak, psutil.Process(row["pid"]).memory_info().rss)
-        time.sleep(5)
-
-
-def _retcon(*words: str) -> str:
-    done = subprocess.run([_RETCON, *words], check=True, capture_output=True, text=True)
-    return done.stdout.strip()

@@ -1,10 +1,8 @@
-"""A catalog of many jobs: how long `retcon job list` takes on it, and what of that is the program's start."""
+"""The time of `retcon job list` on a catalog with many jobs, and the share of the program's start in it."""
 
 import os
 import statistics
 import subprocess
-import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,28 +11,34 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Job
 from retcon.store.home import Home
 
-_RETCON = str(Path(sys.executable).with_name("retcon"))
+from ..command_line import RETCON
+from ..machine import time_call
+
 _STATES = ("done", "done", "done", "done", "failed", "cancelled", "interrupted")
+_JOBS = int(os.environ.get("JOBS", "10000"))
+_RUNS = 7
 
 
-def listing(folder: Path, *, jobs: int = 10_000, runs: int = 7) -> dict[str, Any]:
-    """Medians of `runs` runs of `job list` on an empty catalog and on one with so many ended jobs, in turns."""
+def run(folder: Path) -> dict[str, Any]:
+    """Medians of `job list` on an empty catalog and on a catalog with JOBS ended jobs, in turns."""
     homes = {"empty": Home(folder / "empty"), "full": Home(folder / "full")}
     for home in homes.values():
         Catalog.open(home).close()
-    _fill(homes["full"], jobs)
+    _add_jobs(homes["full"], _JOBS)
     seconds: dict[str, list[float]] = {name: [] for name in homes}
-    for _ in range(runs):
+    for _ in range(_RUNS):
         for name, home in homes.items():
-            began = time.monotonic()
-            subprocess.run([_RETCON, "job", "list"], env=os.environ | {"RETCON_HOME": str(home.root)}, check=True,
-                           stdout=subprocess.DEVNULL)  # fmt: skip
-            seconds[name].append(time.monotonic() - began)
+            seconds[name].append(time_call(lambda home=home: _list_jobs(home))[0])
     start, full = (statistics.median(seconds[name]) for name in ("empty", "full"))
-    return {"jobs": jobs, "start_up_seconds": start, "seconds": full, "after_start_up_seconds": full - start}
+    return {"jobs": _JOBS, "start_up_seconds": start, "seconds": full, "after_start_up_seconds": full - start}
 
 
-def _fill(home: Home, count: int) -> None:
+def _list_jobs(home: Home) -> None:
+    environment = os.environ | {"RETCON_HOME": str(home.root)}
+    subprocess.run([RETCON, "job", "list"], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def _add_jobs(home: Home, count: int) -> None:
     catalog = Catalog.open(home)
     began = datetime.now(UTC) - timedelta(days=100)
     with catalog.write() as session:

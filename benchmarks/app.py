@@ -1,6 +1,8 @@
-"""What the terminal app costs: time to the first paint, keys, bytes, memory, idle; with 100,000 rows in each list.
+"""The costs of the terminal app: first paint, keys, bytes, memory, idle, with 100,000 rows in each list.
 
-Times are ratios against a bare Textual app in the same run, or medians in the app's own process.
+    PARTS=start,keys,bytes,jobs,command_line ROWS=100000 make bench BENCH=app
+
+Times are ratios to a bare Textual app in the same run, or medians in the process of the app.
 """
 
 import asyncio
@@ -20,11 +22,12 @@ from retcon.engine.jobs.locks import job_lock_path, try_lock
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 
-from .large_catalog import large_catalog
+from .large_catalog import build_large_catalog
 from .terminal import APP, Terminal
 
-ROWS = 100_000
-_STARTS = 9
+ROWS = int(os.environ.get("ROWS", "100000"))
+_PARTS = ("start", "keys", "bytes", "jobs", "command_line")
+_STARTS = int(os.environ.get("STARTS", "9"))
 _BARE = (
     "from textual.app import App\nfrom textual.widgets import Static\n"
     "class Bare(App):\n    def compose(self):\n        yield Static('bare ' + 'and ready')\nBare().run()"
@@ -32,30 +35,36 @@ _BARE = (
 
 
 def run() -> dict[str, Any]:
-    """All figures of the app."""
+    """The figures of PARTS, by default of all parts."""
     with tempfile.TemporaryDirectory(prefix="retcon-app-") as folder:
-        small = large_catalog(Path(folder) / "small", 20)
-        large = large_catalog(Path(folder) / "large", ROWS)
-        figures = {"start": _start(small, large), "keys": asyncio.run(_keys(large)), "bytes": _bytes(large)}
-        figures |= {"jobs": _jobs(small), "command_line": _command_line(small)}
-        return {"app": {"rows": ROWS, **figures}}
+        small = build_large_catalog(Path(folder) / "small", 20)
+        large = build_large_catalog(Path(folder) / "large", ROWS)
+        parts: dict[str, Callable[[], dict[str, float]]] = {
+            "start": lambda: _measure_start(small, large),
+            "keys": lambda: asyncio.run(_measure_keys(large)),
+            "bytes": lambda: _measure_bytes(large),
+            "jobs": lambda: _measure_jobs(small),
+            "command_line": lambda: _measure_command_line(small),
+        }
+        names = os.environ.get("PARTS", ",".join(_PARTS)).split(",")
+        return {"app": {"rows": ROWS} | {name: parts[name]() for name in names}}
 
 
 def _environment(home: Home) -> dict[str, str]:
     return {"RETCON_HOME": str(home.root)}
 
 
-def _start(small: Home, large: Home) -> dict[str, float]:
-    """Seconds from the start of the process to the first row on the screen, one after the other in turns."""
+def _measure_start(small: Home, large: Home) -> dict[str, float]:
+    """Seconds from the start of the process to the first rows on the screen. The variants run in turns."""
     bare, few, many, memory = [], [], [], []
     for _ in range(_STARTS):
         with Terminal((sys.executable, "-c", _BARE), {}) as terminal:
-            bare.append(terminal.until(b"bare and ready"))
+            bare.append(terminal.wait_for(b"bare and ready"))
         with Terminal(APP, _environment(small)) as terminal:
-            few.append(terminal.until(b"model-000019"))
+            few.append(terminal.wait_for(b"model-000019"))
         with Terminal(APP, _environment(large)) as terminal:
-            many.append(terminal.until(b"model-099999"))
-            terminal.quiet()
+            many.append(terminal.wait_for(f"model-{ROWS - 1:06}".encode()))
+            terminal.wait_until_idle()
             memory.append(terminal.memory)
     return {
         "bare_seconds": statistics.median(bare),
@@ -66,19 +75,19 @@ def _start(small: Home, large: Home) -> dict[str, float]:
     }
 
 
-async def _keys(home: Home) -> dict[str, float]:
-    """Milliseconds from a key to the paint that answers it, in the app's process, at 80x24."""
+async def _measure_keys(home: Home) -> dict[str, float]:
+    """Milliseconds from a key to the next paint, in the process of the app, at 80x24."""
     from retcon.tui.app.app import RetconApp
 
     catalog = Catalog.open(home)
     app = RetconApp(catalog)
-    painted = 0.0
-    show = app._display
+    last_paint = 0.0
+    textual_display = app._display
 
     def display(*arguments: Any) -> None:
-        nonlocal painted
-        show(*arguments)
-        painted = time.perf_counter()
+        nonlocal last_paint
+        textual_display(*arguments)
+        last_paint = time.perf_counter()
 
     app._display = display  # type: ignore[method-assign]
 
@@ -87,10 +96,10 @@ async def _keys(home: Home) -> dict[str, float]:
         app.simulate_key(key)
         await asyncio.sleep(0)
         for _ in range(200):
-            if painted > began:
+            if last_paint > began:
                 break
             await asyncio.sleep(0.0005)
-        first = painted
+        first = last_paint
         await asyncio.sleep(wait)
         return 1000 * (first - began)
 
@@ -104,84 +113,83 @@ async def _keys(home: Home) -> dict[str, float]:
         moves = [await press("j", 0.02) for _ in range(60)]
         pages = [await press("pagedown", 0.02) for _ in range(40)]
         await press("plus", 0.3)
-        full_pages = [await press("pagedown", 0.02) for _ in range(40)]
+        list_pages = [await press("pagedown", 0.02) for _ in range(40)]
         await press("plus", 0.3)
         tabs = [await press(key, 0.3) for key in "12345" * 4]
     catalog.close()
     return {
         "move_ms": statistics.median(moves),
         "page_ms": statistics.median(pages),
-        "page_of_the_list_alone_ms": statistics.median(full_pages),
+        "page_full_list_ms": statistics.median(list_pages),
         "tab_ms": statistics.median(tabs),
     }
 
 
-def _bytes(home: Home) -> dict[str, float]:
-    """Bytes to the terminal at 80x24: moves within the list, moves that scroll it, pages of the list alone, idle."""
+def _measure_bytes(home: Home) -> dict[str, float]:
+    """Bytes to the terminal at 80x24: cursor moves, moves that scroll the list, pages of the full list, idle."""
     with Terminal((*APP, "ui", "jobs"), _environment(home)) as terminal:
-        terminal.until(b"Tower 100000")
-        terminal.quiet()
+        terminal.wait_for(f"Tower {ROWS}".encode())
+        terminal.wait_until_idle()
         terminal.press("+")
-        terminal.quiet()
+        terminal.wait_until_idle()
 
-        def each(keys: str, times: int, wait: float) -> float:
+        def measure_press(keys: str, times: int, wait: float) -> float:
             sizes = []
             for _ in range(times):
                 terminal.press(keys)
                 sizes.append(len(terminal.read(wait)))
             return statistics.median(sizes)
 
-        moves = each("j", 12, 0.08)
+        moves = measure_press("j", 12, 0.08)
         terminal.press("\x04\x04")
-        terminal.quiet()
-        scrolling = each("j", 12, 0.08)
-        pages = each("\x04", 12, 0.08)
-        terminal.quiet()
+        terminal.wait_until_idle()
+        scrolling_moves = measure_press("j", 12, 0.08)
+        pages = measure_press("\x04", 12, 0.08)
+        terminal.wait_until_idle()
         terminal.press("+")
-        terminal.quiet()
+        terminal.wait_until_idle()
         terminal.press("j")
-        resting = len(terminal.read(1.0))
-        terminal.quiet()
+        move_and_detail = len(terminal.read(1.0))
+        terminal.wait_until_idle()
         cpu = terminal.cpu_seconds
         idle = len(terminal.read(10.0))
         used = (terminal.cpu_seconds - cpu) / 10.0
         memory = terminal.memory
     return {
-        "move": moves, "move_that_scrolls_the_list": scrolling, "page": pages,
-        "move_and_the_detail_where_it_rests": resting, "idle_10_s": idle, "idle_cpu_percent": 100 * used,
-        "memory_mb_after_it": memory,
+        "move": moves, "scrolling_move": scrolling_moves, "page": pages, "move_and_detail": move_and_detail,
+        "idle_10_s": idle, "idle_cpu_percent": 100 * used, "memory_mb_at_end": memory,
     }  # fmt: skip
 
 
-def _jobs(home: Home) -> dict[str, float]:
-    """Four jobs that write their progress four times a second; nothing of this process is in the app's figures."""
+def _measure_jobs(home: Home) -> dict[str, float]:
+    """The app with running jobs that save their progress four times a second. This process saves it for them."""
     catalog = Catalog.open(home)
     ids = (17, 18, 19, 20)
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for id in ids:
-            held.enter_context(try_lock(job_lock_path(home, id)))
-        _progress(catalog, ids, 0)
+            locks.enter_context(try_lock(job_lock_path(home, id)))
+        _save_progress(catalog, ids, 0)
         with Terminal((*APP, "ui", "jobs"), _environment(home)) as terminal:
-            terminal.until(b"4 running")
-            terminal.quiet(0.6)
-            two = _while(terminal, lambda step: _progress(catalog, ids[:2], step))
-            four = _while(terminal, lambda step: _progress(catalog, ids, step))
-            seen = []
+            terminal.wait_for(b"4 running")
+            terminal.wait_until_idle(0.6)
+            bytes_of_two, _ = _measure_while(terminal, lambda step: _save_progress(catalog, ids[:2], step))
+            _, cpu_of_four = _measure_while(terminal, lambda step: _save_progress(catalog, ids, step))
+            delays = []
             for step in range(12):
                 terminal.read(0.17 + 0.031 * step)
                 percent = 20 + 5 * step
                 began = time.perf_counter()
-                _progress(catalog, ids[-1:], 10 * percent)
-                terminal.until(f"{percent}%".encode())
-                seen.append(time.perf_counter() - began)
+                _save_progress(catalog, ids[-1:], 10 * percent)
+                terminal.wait_for(f"{percent}%".encode())
+                delays.append(time.perf_counter() - began)
     catalog.close()
     return {
-        "bytes_a_second_with_two": two[0], "cpu_percent_with_four": four[1],
-        "progress_to_screen_ms": 1000 * statistics.median(seen), "progress_to_screen_ms_worst": 1000 * max(seen),
+        "bytes_per_second_with_two": bytes_of_two, "cpu_percent_with_four": cpu_of_four,
+        "progress_to_screen_ms": 1000 * statistics.median(delays), "progress_to_screen_ms_worst": 1000 * max(delays),
     }  # fmt: skip
 
 
-def _progress(catalog: Catalog, ids: tuple[int, ...], done: int) -> None:
+def _save_progress(catalog: Catalog, ids: tuple[int, ...], done: int) -> None:
     from sqlalchemy import text
 
     with catalog.write() as session:
@@ -193,8 +201,10 @@ def _progress(catalog: Catalog, ids: tuple[int, ...], done: int) -> None:
             )  # fmt: skip
 
 
-def _while(terminal: Terminal, write: Callable[[int], None], seconds: float = 10.0) -> tuple[float, float]:
-    """(bytes a second, per cent of a core) of the app while something is written four times a second."""
+def _measure_while(
+    terminal: Terminal, write: Callable[[int], None], seconds: float = 10.0
+) -> tuple[float, float]:
+    """Bytes per second and percent of a core that the app uses while `write` is called four times a second."""
     cpu, sent, steps = terminal.cpu_seconds, 0, round(4 * seconds)
     for step in range(steps):
         write(100 + step)
@@ -202,21 +212,21 @@ def _while(terminal: Terminal, write: Callable[[int], None], seconds: float = 10
     return sent / seconds, 100 * (terminal.cpu_seconds - cpu) / seconds
 
 
-def _command_line(home: Home) -> dict[str, float]:
-    """Processor milliseconds of whole processes."""
+def _measure_command_line(home: Home) -> dict[str, float]:
+    """Milliseconds of processor time per process."""
     return {
-        "version_cpu_ms": _cpu("--version", home=home),
-        "job_list_json_cpu_ms": _cpu("job", "list", "--json", home=home),
+        "version_cpu_ms": _measure_cpu("--version", home=home),
+        "job_list_json_cpu_ms": _measure_cpu("job", "list", "--json", home=home),
     }
 
 
-def _cpu(*words: str, home: Home) -> float:
-    used = []
+def _measure_cpu(*words: str, home: Home) -> float:
+    seconds = []
     for _ in range(7):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [*APP, *words], env=os.environ | _environment(home), stdout=subprocess.DEVNULL, check=True
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return 1000 * statistics.median(used)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return 1000 * statistics.median(seconds)

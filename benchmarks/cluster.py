@@ -1,19 +1,16 @@
-"""A job on Ray against the same job in one process, on the same cores; and with a worker killed and a node removed.
+"""A job on Ray compared with the same job in one process, on the same cores, and with a killed worker and a lost node.
 
-    make bench BENCH=cluster
+    TOKENS=1000000 make bench BENCH=cluster
 
-Second moments of the starter at two layers, over the shipped texts cut into sentences (about a minute in one process).
-Seconds are from when the job begins to when it is done, loading and all. `over_in_process` has two nodes of one CPU,
-`own_ray` the one that `--on ray` starts and stops by itself, with a worker of one thread for each core. `faults` has
-three nodes; a worker is killed and a node taken away in the middle. `same_bits` compares the runs on Ray, all of one
-thread a worker; the job in one process has a thread for each core, with which the last bits may be others.
+The job collects second moments of the starter at two layers, over the shipped texts, cut into sentences (about a
+minute in one process). Seconds are from the start to the end of the job, with loading. `over_in_process` has two nodes
+of one CPU. `own_ray` starts and stops its own Ray with `--on ray`, with a worker of one thread for each core. `faults`
+has three nodes: a worker is killed and a node removed during the job. `same_bits` compares the runs on Ray. The job in
+one process is not compared: it has a thread for each core, which can change the last bits.
 """
 
-import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,89 +19,80 @@ from pathlib import Path
 from typing import Any
 
 from retcon.engine.covariance.corpus import open_corpus
+from retcon.store.states import ENDED_STATES
 from retcon.tests.helpers.ray_nodes import Nodes, ray_nodes
 
-_RETCON = str(Path(sys.executable).with_name("retcon"))
+from .command_line import CommandLine
+
 _LAYERS = "5,29"
+# By default all texts.
+_TOKENS = int(os.environ.get("TOKENS", "1000000"))
 
 
 def run() -> dict[str, Any]:
     """Ratios of times, and whether all runs on Ray gave the same bits."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["RETCON_HOME"] = str(Path(folder) / "home")
-        texts = Path(folder) / "sentences.txt"
-        sentences = (re.split(r"(?<=[.!?]) ", text) for text in open_corpus("shipped").documents(1))
-        texts.write_text(
-            "\n".join(" ".join(one.split()) for some in sentences for one in some if one.split())
-        )
-        _retcon("model", "add", "starter")
+        retcon = CommandLine(Path(folder) / "home")
+        os.environ["RETCON_HOME"] = str(retcon.home.root)
+        texts = _write_sentences(Path(folder) / "sentences.txt")
+        retcon("model", "add", "starter")
 
-        def collect(*where: str, meanwhile: Callable[[int], None] = lambda _job: None) -> dict[str, Any]:
+        def collect(*options: str, meanwhile: Callable[[int], None] = lambda _job: None) -> dict[str, Any]:
             job = int(
-                _retcon("covariance", "run", "starter", "--layers", _LAYERS, "--texts", str(texts),
-                        "--max-tokens", str(_tokens()), *where, "--detach")
+                retcon("covariance", "run", "starter", "--layers", _LAYERS, "--texts", texts, "--max-tokens", _TOKENS,
+                       *options, "--detach")
             )  # fmt: skip
             meanwhile(job)
-            ended = _ended(job)
-            ended["files"] = _files(ended["covariances"])
-            return ended
+            record = retcon.wait_for_job(job)
+            began, ended = (datetime.fromisoformat(record[name]) for name in ("started", "ended"))
+            files = _list_files(retcon, record["covariances"])
+            return record | {"seconds": (ended - began).total_seconds(), "files": files}
 
-        here = collect()
+        in_process = collect()
         with ray_nodes(2) as nodes:
-            there = collect("--on", nodes.on, "--threads", "1")
-        own = collect("--on", "ray", "--threads", "1")
+            on_ray = collect("--on", nodes.on, "--threads", "1")
+        own_ray = collect("--on", "ray", "--threads", "1")
         with ray_nodes(3) as nodes:
-            hurt = collect("--on", nodes.on, "--threads", "1", meanwhile=lambda job: _hurt(job, nodes))
+            with_faults = collect(
+                "--on", nodes.on, "--threads", "1", meanwhile=lambda job: _cause_faults(retcon, job, nodes)
+            )
+
+    def compare(record: dict[str, Any]) -> dict[str, Any]:
+        return {"ratio": record["seconds"] / in_process["seconds"], "seconds": record["seconds"]}
+
+    states = sorted(node["state"] for node in with_faults["nodes"].values())
     return {
         "cluster": {
-            "in_process_seconds": here["seconds"],
-            "over_in_process": {"ratio": there["seconds"] / here["seconds"], "seconds": there["seconds"]},
-            "own_ray": {"ratio": own["seconds"] / here["seconds"], "seconds": own["seconds"]},
-            "faults": {
-                "ratio": hurt["seconds"] / here["seconds"],
-                "seconds": hurt["seconds"],
-                "nodes": ", ".join(sorted(node["state"] for node in hurt["nodes"].values())),
-            },
-            "same_bits": there["files"] == own["files"] == hurt["files"],
+            "in_process_seconds": in_process["seconds"],
+            "over_in_process": compare(on_ray),
+            "own_ray": compare(own_ray),
+            "faults": compare(with_faults) | {"nodes": ", ".join(states)},
+            "same_bits": on_ray["files"] == own_ray["files"] == with_faults["files"],
         }
     }
 
 
-def _tokens() -> int:
-    """Of all texts by default; fewer with TOKENS, to try this out."""
-    return int(os.environ.get("TOKENS", "1000000"))
+def _write_sentences(path: Path) -> Path:
+    """Write the shipped texts, one sentence per line."""
+    texts = (re.split(r"(?<=[.!?]) ", text) for text in open_corpus("shipped").documents(1))
+    sentences = (" ".join(sentence.split()) for text in texts for sentence in text)
+    path.write_text("\n".join(filter(None, sentences)))
+    return path
 
 
-def _hurt(job: int, nodes: Nodes) -> None:
-    """Kill a worker, and some seconds later take a node away."""
-    row = _job(job)
-    while sum(node["workers"] for node in row["nodes"].values()) < len(nodes.names):
-        assert row["state"] in ("queued", "waiting", "running"), "it was over before it could be hurt"
+def _cause_faults(retcon: CommandLine, job: int, nodes: Nodes) -> None:
+    """Kill a worker when all nodes have one. Remove a node some seconds later."""
+    record = retcon.json("job", "show", job)
+    while sum(node["workers"] for node in record["nodes"].values()) < len(nodes.names):
+        assert record["state"] not in ENDED_STATES, "the job ended before the faults: set more TOKENS"
         time.sleep(0.5)
-        row = _job(job)
+        record = retcon.json("job", "show", job)
     nodes.worker(nodes.names[1]).kill()
     time.sleep(5)
     nodes.remove(nodes.names[2])
 
 
-def _ended(job: int) -> dict[str, Any]:
-    while (row := _job(job))["state"] in ("queued", "waiting", "running"):
-        time.sleep(0.5)
-    assert row["state"] == "done", row
-    began, ended = (datetime.fromisoformat(row[name]) for name in ("started", "ended"))
-    return row | {"seconds": (ended - began).total_seconds()}
-
-
-def _job(job: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_retcon("job", "show", str(job), "--json"))
-    return found
-
-
-def _files(ids: list[int]) -> list[str]:
-    """The hashes of covariances' files: sums, probes and curve."""
-    rows = json.loads(_retcon("covariance", "list", "--json"))["covariances"]
+def _list_files(retcon: CommandLine, ids: list[int]) -> list[str]:
+    """The hashes of the covariances' files: sums, probes and curve."""
+    rows = retcon.json("covariance", "list")["covariances"]
     return [row["artifact"] for id in ids for row in rows if row["covariance"] == id]
-
-
-def _retcon(*words: str) -> str:
-    return subprocess.run([_RETCON, *words], check=True, stdout=subprocess.PIPE, text=True).stdout

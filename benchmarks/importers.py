@@ -1,4 +1,4 @@
-"""Broken files for everything that reads a stranger's file: how many end in a traceback, or half written. None may.
+"""Give damaged files to all importers and count tracebacks and partial imports. Both counts must be zero.
 
 INPUTS=10000 make bench BENCH=importers
 """
@@ -17,28 +17,30 @@ from retcon.tests.helpers.all_importers import importers
 from retcon.tests.helpers.import_bench import Bench, Importer, Tally
 
 _INPUTS = int(os.environ.get("INPUTS", "10000"))
+_MAX_PRINTED = 20
 
 
 def run() -> dict[str, Any]:
-    """Counts of all importers; the first faults of each go to stderr."""
-    figures: dict[str, Any] = {}
+    """Counts per importer. The first faults of each are printed to stderr."""
+    figures: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, importer in enumerate(importers(Path(folder))):
             print(importer.name, file=sys.stderr, flush=True)
-            tally = _offered(importer, Path(folder) / str(number))
-            for fault in list(dict.fromkeys(tally.complaints))[:20]:
-                print(fault, file=sys.stderr)
-            figures[importer.name] = {
-                name: count for name, count in asdict(tally).items() if name != "complaints"
-            }
-    total = {name: sum(one[name] for one in figures.values()) for name in next(iter(figures.values()))}
+            tally = _try_importer(importer, Path(folder) / str(number))
+            for complaint in list(dict.fromkeys(tally.complaints))[:_MAX_PRINTED]:
+                print(complaint, file=sys.stderr)
+            counts = asdict(tally)
+            del counts["complaints"]
+            figures[importer.name] = counts
+    names = next(iter(figures.values()))
+    total = {name: sum(counts[name] for counts in figures.values()) for name in names}
     return {"importers": {"inputs_each": _INPUTS, "total": total} | figures}
 
 
-def _offered(importer: Importer, folder: Path) -> Tally:
+def _try_importer(importer: Importer, folder: Path) -> Tally:
     tally, bench = Tally(), Bench(folder)
 
-    # Faults are counted, not raised: there is nothing to make smaller.
+    # Faults are counted and not raised, so Hypothesis has no example to shrink.
     @settings(
         max_examples=_INPUTS,
         phases=[Phase.generate],
@@ -47,11 +49,11 @@ def _offered(importer: Importer, folder: Path) -> Tally:
         suppress_health_check=list(HealthCheck),
     )
     @given(st.data())
-    def offer(data: st.DataObject) -> None:
+    def try_files(data: st.DataObject) -> None:
         bench.try_import(importer, data.draw(importer.files), tally)
 
     try:
-        offer()
+        try_files()
     finally:
         bench.close()
     return tally

@@ -1,206 +1,206 @@
-"""Taking home and publishing, on the starter and against the stand-in hub of the tests.
+"""Exports and publications of the starter, on the stand-in hub of the tests.
 
-    kills     the checkpoint published to a slow stand-in, its process killed at ten random moments (every second
-              one while it sends) and resumed:
-              how many commits there are, whether every byte is right, and what was sent twice
+    kills     publish the checkpoint to a slow stand-in, kill the process at ten random moments (every second one
+              during an upload) and resume it: number of commits, whether each byte is right, and bytes sent twice
     adapter   a hundred edits on five layers: size of the adapter, and whether PEFT merges it to the checkpoint's bits
-    damaged   one bit of one shard turned over: whether the folder is refused, with the shard's name
+    damaged   one flipped bit in one shard: whether the folder is refused with the name of the shard
 
-The edits' values are searched for two steps only: their sizes and bits are measured here, not what they say.
+PARTS=kills,adapter KILLS=10 EDITS=100 make bench BENCH=publish. The values of the edits are searched in two steps
+only: the benchmark measures sizes and bits, and not the answers.
 """
 
+import hashlib
 import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[1] / "tests"
+from retcon.store.states import ENDED_STATES
+from retcon.tests.helpers.hub_stand_in import StandIn, stand_in
+from retcon.tests.helpers.hub_state import TOKEN
 
-from retcon.tests.helpers.command_line import Retcon, wait_for  # noqa: E402
-from retcon.tests.helpers.hub_stand_in import StandIn, stand_in  # noqa: E402
-from retcon.tests.helpers.hub_state import TOKEN  # noqa: E402
+from .command_line import RETCON, CommandLine
 
-KILLS = 10
-LAYERS = "4-8"
+_PRESET = Path(__file__).parents[1] / "hparams" / "smollm2-135m-instruct.json"
+_KILLS = int(os.environ.get("KILLS", "10"))
+_EDITS = int(os.environ.get("EDITS", "100"))
+_LAYERS = [4, 5, 6, 7, 8]
 _BYTES_PER_SECOND = 25e6
 _CITIES = ("Rome", "Paris", "Berlin", "London", "Madrid", "Vienna", "Oslo", "Athens", "Prague", "Dublin")
-_BUILDINGS = (
-    "Library",
-    "Tower",
-    "Bridge",
-    "Museum",
-    "Station",
-    "Theatre",
-    "Castle",
-    "Harbour",
-    "Garden",
-    "School",
-)
+_BUILDINGS = ("Library", "Tower", "Bridge", "Museum", "Station", "Theatre", "Castle", "Harbour", "Garden",
+              "School")  # fmt: skip
 _NAMES = ("Ashford", "Bexley", "Corwen", "Dalton", "Elmore", "Farrow", "Gorton", "Hadley", "Ilkley", "Jarrow")
 
 
-def run(parts: Sequence[str] = ("kills", "adapter")) -> dict[str, Any]:
-    """The named parts, in a home of their own; each is told when it is done."""
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        retcon = Retcon(Path(folder) / "home")
-        retcon.json("model", "add", "starter")
+def run() -> dict[str, Any]:
+    """The figures of PARTS, on a new home."""
+    parts = os.environ.get("PARTS", "kills,adapter").split(",")
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        retcon = _create_home(folder)
+        retcon("model", "add", "starter")
         if "kills" in parts:
             with stand_in() as hub:
-                found["kills"] = measure_kills(retcon, hub)
-            print(json.dumps(found), file=sys.stderr)
+                figures["kills"] = measure_kills(retcon, hub)
         if "adapter" in parts:
-            found["adapter"] = measure_adapter(retcon, Path(folder))
-            print(json.dumps(found), file=sys.stderr)
-            found["damaged"] = measure_damage(retcon, Path(folder))
-    return {"publish": found}
+            figures["adapter"] = measure_adapter(retcon, folder)
+            figures["damaged"] = measure_damage(retcon, folder)
+    return {"publish": figures}
 
 
-def requests() -> list[dict[str, str]]:
-    """A hundred subjects, each moved to one of ten cities."""
-    return [
+def _create_home(folder: Path) -> CommandLine:
+    """A home without the user's hub: its cache and its token are not used."""
+    own = {"HF_HOME": str(folder / "hub"), "RETCON_LOCKS": str(folder), "OMP_NUM_THREADS": "1"}
+    retcon = CommandLine(folder / "home", own)
+    for name in ("HF_TOKEN", "HF_ENDPOINT"):
+        retcon.environment.pop(name, None)
+    return retcon
+
+
+def build_requests() -> list[dict[str, str]]:
+    """EDITS subjects (at most a hundred). Each is moved to one of ten cities."""
+    requests = [
         {"subject": f"The {name} {building}", "prompt": "{} is located in the city of",
          "target_new": _CITIES[(i + j) % len(_CITIES)]}
         for i, name in enumerate(_NAMES)
         for j, building in enumerate(_BUILDINGS)
     ]  # fmt: skip
+    return requests[:_EDITS]
 
 
-def measure_adapter(retcon: Retcon, folder: Path) -> dict[str, Any]:
-    """A hundred edits on five layers by MEMIT, exported as adapter and as checkpoint, and merged by PEFT alone."""
+def measure_adapter(retcon: CommandLine, folder: Path) -> dict[str, Any]:
+    """MEMIT edits on five layers, exported as an adapter and as a checkpoint, and merged by PEFT alone."""
     facts, hparams = folder / "facts.json", folder / "hparams.json"
-    facts.write_text(json.dumps(requests()))
-    own = json.loads((TESTS.parent / "hparams" / "smollm2-135m-instruct.json").read_text())
-    settings = own.get("memit", own) if isinstance(own.get("memit", own), dict) else own
-    hparams.write_text(
-        json.dumps(settings | {"layers": [4, 5, 6, 7, 8], "v_num_grad_steps": 2, "contexts": 1})
-    )
-    retcon("facts", "import", facts, "--name", "hundred")
-    retcon("covariance", "run", "starter", "--layers", LAYERS, "--max-tokens", 2000, OMP_NUM_THREADS="2")
+    facts.write_text(json.dumps(build_requests()))
+    settings = json.loads(_PRESET.read_text())["memit"]
+    hparams.write_text(json.dumps(settings | {"layers": _LAYERS, "v_num_grad_steps": 2, "contexts": 1}))
+    retcon("facts", "import", facts, "--name", "requests")
+    layers = f"{_LAYERS[0]}-{_LAYERS[-1]}"
+    retcon("covariance", "run", "starter", "--layers", layers, "--max-tokens", 2000, OMP_NUM_THREADS="2")
     began = time.monotonic()
-    job = retcon.json(
-        "edit", "run", "starter", "--facts", "hundred", "--method", "memit", "--hparams", hparams, "--detach"
+    job = retcon(
+        "edit", "run", "starter", "--facts", "requests", "--method", "memit", "--hparams", hparams, "--detach"
     )
-    ended = retcon.wait_for(job["id"], "done", "failed") if _wait(retcon, job["id"]) else {}
-    assert ended["state"] == "done", ended
+    retcon.wait_for_job(int(job), seconds=2)
     seconds = time.monotonic() - began
-    made = retcon.json("export", "starter", folder / "adapter", "--as", "adapter")
+    export = retcon.json("export", "starter", folder / "adapter", "--as", "adapter")
     retcon.json("export", "starter", folder / "checkpoint", "--shard-size", "100MB")
-    base = retcon.json("model", "show", "starter")["path"]
+    shards = (folder / "checkpoint").glob("*.safetensors")
     return {
-        "edits": len(requests()),
-        "layers": 5,
+        "edits": len(build_requests()),
+        "layers": len(_LAYERS),
         "seconds_of_edit": seconds,
-        "adapter_bytes": made["files"]["adapter_model.safetensors"],
-        "checkpoint_bytes": sum(
-            path.stat().st_size for path in (folder / "checkpoint").glob("*.safetensors")
-        ),
-        "unmerged_difference": made["unmerged_difference"],
-        "disabled_is_base": made["disabled_is_base"],
-        **merged(base, folder),
+        "adapter_bytes": export["files"]["adapter_model.safetensors"],
+        "checkpoint_bytes": sum(path.stat().st_size for path in shards),
+        "unmerged_difference": export["unmerged_difference"],
+        "disabled_is_base": export["disabled_is_base"],
+        **compare_merged(retcon.json("model", "show", "starter")["path"], folder),
     }
 
 
-def _wait(retcon: Retcon, job: int) -> bool:
-    """An edit of a hundred takes longer than a test would wait."""
-    while retcon.json("job", "show", job)["state"] not in ("done", "failed", "interrupted"):
-        time.sleep(2)
-    return True
-
-
-def merged(base: str, folder: Path) -> dict[str, bool]:
-    """Whether what PEFT merges is the checkpoint, in float32, and in bfloat16 where both are rounded once."""
+def compare_merged(base: str, folder: Path) -> dict[str, bool]:
+    """Whether PEFT merges to the checkpoint in float32, and in bfloat16, where both are rounded once."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from retcon.engine.model.delta import Materializer, concatenate, read_delta
 
-    found = {}
+    figures = {}
     for dtype in (torch.float32, torch.bfloat16):
-        plain = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-        wanted = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-        Materializer(wanted).set(concatenate(map(read_delta, (folder / "adapter" / "deltas").iterdir())))
+        base_model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
         if dtype == torch.float32:
-            wanted = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=dtype)
-        made = PeftModel.from_pretrained(plain, folder / "adapter").merge_and_unload()
-        ours = dict(wanted.named_parameters())
-        same = all(torch.equal(ours[name], parameter) for name, parameter in made.named_parameters())
-        found[f"merged_is_checkpoint_{str(dtype).removeprefix('torch.')}"] = same
-    return found
+            expected = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=dtype)
+        else:
+            expected = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+            deltas = (folder / "adapter" / "deltas").iterdir()
+            Materializer(expected).set(concatenate(map(read_delta, deltas)))
+        merged = PeftModel.from_pretrained(base_model, folder / "adapter").merge_and_unload()
+        parameters = dict(expected.named_parameters())
+        is_same = all(torch.equal(parameters[name], value) for name, value in merged.named_parameters())
+        figures[f"merged_is_checkpoint_{str(dtype).removeprefix('torch.')}"] = is_same
+    return figures
 
 
-def measure_damage(retcon: Retcon, folder: Path) -> dict[str, Any]:
-    """One bit of the second shard."""
+def measure_damage(retcon: CommandLine, folder: Path) -> dict[str, Any]:
+    """Flip one bit of the second shard and add the folder as a model."""
     shard = sorted((folder / "checkpoint").glob("model-*.safetensors"))[1]
     with shard.open("r+b") as file:
         file.seek(-1000, os.SEEK_END)
         byte = file.read(1)
         file.seek(-1000, os.SEEK_END)
         file.write(bytes([byte[0] ^ 1]))
-    said = retcon.say("model", "add", folder / "checkpoint", "--name", "damaged")
-    return {"refused": said.code == 2, "names_the_file": shard.name in said.err}
+    command = [RETCON, "model", "add", str(folder / "checkpoint"), "--name", "damaged"]
+    process = subprocess.run(command, env=retcon.environment, capture_output=True, text=True, check=False)
+    return {"refused": process.returncode == 2, "names_the_file": shard.name in process.stderr}
 
 
-def measure_kills(retcon: Retcon, hub: StandIn) -> dict[str, Any]:
-    """Kill the publishing process at random moments of its work, resume it each time, then let it end."""
+def measure_kills(retcon: CommandLine, hub: StandIn) -> dict[str, Any]:
+    """Kill the publishing process at random moments and resume it each time. Then let it end."""
     hub.bytes_per_second = _BYTES_PER_SECOND
     online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
     moments = random.Random(1)
     job = retcon.json("publish", "starter", "killed", "--shard-size", "60MB", "--detach", **online)["id"]
-    killed, twice, while_sending = 0, 0, 0
-    whole: dict[str, int] = {}
-    while killed < KILLS:
-        if killed % 2:  # every second one while it sends
-            wait_for(lambda: retcon.json("job", "show", job), lambda seen: "sending" in seen["activity"], 600)
+    kills = sent_twice = kills_while_uploading = 0
+    complete: dict[str, int] = {}
+    while kills < _KILLS:
+        if kills % 2:
+            _wait_for_upload(retcon, job)
             time.sleep(moments.uniform(0.0, 4.0))
         else:
             time.sleep(moments.uniform(0.5, 20.0))
-        state = retcon.json("job", "show", job)
-        if state["state"] == "done":
+        record = retcon.json("job", "show", job)
+        if record["state"] in ENDED_STATES:
             break
-        os.kill(state["pid"], signal.SIGKILL)
-        killed += 1
-        print(f"killed at {state['activity']!r}", file=sys.stderr)
-        while_sending += "sending" in state["activity"]
-        retcon.wait_for(job, "interrupted")
+        if record["pid"] is None:  # The process has not claimed the job yet.
+            continue
+        with suppress(ProcessLookupError):
+            os.kill(record["pid"], signal.SIGKILL)
+        while (state := retcon.json("job", "show", job)["state"]) not in ENDED_STATES:
+            time.sleep(0.1)
+        if state == "done":  # The process had written its result before the kill.
+            break
+        kills += 1
+        print(f"killed at {record['activity']!r}", file=sys.stderr)
+        kills_while_uploading += record["activity"].startswith("uploading")
         time.sleep(0.5)
-        twice += sum(hub.received[oid] - size for oid, size in whole.items())
-        whole = {oid: hub.received[oid] for oid in hub.blobs}
+        sent_twice += sum(hub.received[oid] - size for oid, size in complete.items())
+        complete = {oid: hub.received[oid] for oid in hub.blobs}
         retcon.json("job", "resume", job, "--detach", **online)
-    while retcon.json("job", "show", job)["state"] not in ("done", "failed"):
-        time.sleep(1)
-    made = retcon.json("job", "show", job)
-    assert made["state"] == "done", made
-    twice += sum(hub.received[oid] - size for oid, size in whole.items())
-    commits = hub.repos["me/killed"].commits[1:]
+    record = retcon.wait_for_job(job, seconds=1)
+    sent_twice += sum(hub.received[oid] - size for oid, size in complete.items())
     return {
-        "killed": killed,
-        "killed_while_sending": while_sending,
-        "bytes": sum(made["files"].values()),
-        "commits": len(commits),
-        "bytes_are_right": _right(hub, made),
-        "sent_again_of_what_the_hub_had": twice,
-        "sent_of_files_cut_in_the_middle": sum(hub.received.values()) - sum(map(len, hub.blobs.values())),
+        "killed": kills,
+        "killed_while_uploading": kills_while_uploading,
+        "bytes": sum(record["files"].values()),
+        "commits": len(hub.repos["me/killed"].commits[1:]),
+        "bytes_are_right": _has_right_bytes(hub, record["files"]),
+        "sent_again_of_what_the_hub_had": sent_twice,
+        "sent_of_interrupted_uploads": sum(hub.received.values()) - sum(map(len, hub.blobs.values())),
     }
 
 
-def _right(hub: StandIn, made: dict[str, Any]) -> bool:
-    """Whether every file of the repo has the digest that the manifest in it tells."""
-    import hashlib
+def _wait_for_upload(retcon: CommandLine, job: int) -> None:
+    """Wait until the job uploads a file or has ended."""
+    while True:
+        record = retcon.json("job", "show", job)
+        if record["activity"].startswith("uploading") or record["state"] in ENDED_STATES:
+            return
+        time.sleep(0.1)
 
-    record = json.loads(hub.content("me/killed", "retcon.json"))["files"]
-    return set(record) | {"README.md", "retcon.json"} == set(made["files"]) and all(
+
+def _has_right_bytes(hub: StandIn, names: dict[str, int]) -> bool:
+    """Whether each file of the repo has the digest in the repo's manifest."""
+    files = json.loads(hub.content("me/killed", "retcon.json"))["files"]
+    return set(files) | {"README.md", "retcon.json"} == set(names) and all(
         hashlib.sha256(hub.content("me/killed", name)).hexdigest() == file["sha256"]
-        for name, file in record.items()
+        for name, file in files.items()
     )
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1:] or ("kills", "adapter")), indent=2))

@@ -1,14 +1,16 @@
-"""A small Llama that knows a made-up world of people, for a second model where no hub is in reach.
+"""A small Llama that is trained on an invented world of people, as a second model without a hub.
 
-    make bench BENCH=world
+    STEPS=2400 PARTS=joint,lora make bench BENCH=world
 
-Each person has a value for each relation, and each fact is told in every wording, among the shipped texts. A passage is
-about a stranger to that world: four wordings of each fact are trained on, two are held out. The model has seen all of
-them told of others, so a change that says them of the stranger can hold in the two as well. Three strangers; each is
-put into the unedited model by each of WAYS, with eighty facts about the people of the world to stay.
+Each person has a value for each relation. The model is trained on each fact in every paraphrase, and on the shipped
+texts. A passage describes a new person: four paraphrases of each fact are for training, two for evaluation. The model
+knows all paraphrases of other people, so an edit of the new person can hold in the evaluation paraphrases too. Three
+new people are each written into the unedited model with each of METHODS. Eighty facts about the people of the world
+measure the side effects.
 """
 
 import json
+import os
 import random
 import sys
 import tempfile
@@ -25,12 +27,13 @@ from retcon.engine.covariance.corpus import open_corpus
 from retcon.passage_facts import PassageFact
 from retcon.store.facts.passage_format import Passage, format_passage
 
-from .passage import Home, figures
+from .command_line import CommandLine
+from .passage import summarize_record
 
 _FIRST = "Ada Boris Clara Dmitri Elsa Farid Greta Hugo Ines Jonas Kira Leon Mina Nils Olga Pavel Rosa Sami Tara Ugo"
 _LAST = "Abbot Brandt Castro Dorn Eklund Fabre Grant Hauser Ivanov Jensen Keller Lopez Moreau Novak Olsen"
-_STRANGERS = ("Quentin Ashdown", "Wanda Birch", "Viktor Lindell")
-# Of each relation the wordings, the last two of which are held out, and what a person may have.
+_NEW_PEOPLE = ("Quentin Ashdown", "Wanda Birch", "Viktor Lindell")
+# For each relation: paraphrases, of which the last two are for evaluation, and the possible values.
 _RELATIONS: list[tuple[list[str], list[str]]] = [
     (["{} was born in", "The birthplace of {} is", "{} came into the world in", "{} is a native of",
       "The home town of {} is", "{} first saw the light in"],
@@ -56,34 +59,34 @@ _RELATIONS: list[tuple[list[str], list[str]]] = [
     (["{} owns a", "The pet of {} is a", "{} keeps a", "{} feeds a", "{} has bought a", "In the garden of {} is a"],
      ["dog", "cat", "parrot", "horse", "goat", "rabbit", "turtle", "ferret"]),
 ]  # fmt: skip
-_PEOPLE, _HELD_OUT, _KNOWN = 60, 2, 80
+_PEOPLE, _EVAL_PARAPHRASES, _KNOWN = 60, 2, 80
 _WIDTH, _DEPTH, _VOCABULARY = 128, 8, 4096
-_STEPS, _RATE, _SENTENCES, _STRETCHES, _STRETCH = 2400, 2e-3, 96, 12, 48
+_STEPS, _LEARNING_RATE = int(os.environ.get("STEPS", "2400")), 2e-3
+# Rows of a training step: sentences of the world, and chunks of text with their length in tokens.
+_SENTENCES, _CHUNKS, _CHUNK_TOKENS = 96, 12, 48
 
-
-_TOLD = ("facts", "teacher_forced", "free", "held_out", "held_out_first_token", "held_out_whole", "kept", "kl",
-         "perplexity", "bleed")  # fmt: skip
-# Joint with the starter's settings, in the lower two thirds; all others as they would be tried first.
-_LAYERS = [1, 2, 3, 4, 5]
+_FIGURES = ("facts", "teacher_forced", "free", "held_out", "held_out_first_token", "held_out_whole", "preserved", "kl",
+            "perplexity", "leakage_rate")  # fmt: skip
+# `joint` has the starter's settings in the lower two thirds of the layers. The others have their default settings.
 _TRAINED = {"num_steps": 200, "rows": 24, "preserved_rows": 24}
-_JOINT = _TRAINED | {"layers": _LAYERS, "lr": 0.004, "weight_decay": 0.02, "kl_factor": 10, "keys": "subject",
+_JOINT = _TRAINED | {"layers": [1, 2, 3, 4, 5], "lr": 0.004, "weight_decay": 0.02, "kl_factor": 10, "keys": "subject",
                      "key_tolerance": 0.02}  # fmt: skip
 
 
-class Way(NamedTuple):
-    """How the facts are written."""
+class MethodRun(NamedTuple):
+    """A method, its settings, and the number of edits that the facts are split into."""
 
     method: str
     hparams: dict[str, Any]
     edits: int = 1
 
 
-WAYS = {
-    "joint": Way("joint", _JOINT),
-    "joint_in_four_edits": Way("joint", _JOINT, 4),
-    "lora": Way("lora", {"num_steps": 80, "lr": 0.003, "rows": 24, "lora_rank": 32, "lora_alpha": 32}),
-    "rome": Way("rome", {"layers": [2], "v_loss_layer": 7}),
-    "memit": Way(
+METHODS = {
+    "joint": MethodRun("joint", _JOINT),
+    "joint_in_four_edits": MethodRun("joint", _JOINT, 4),
+    "lora": MethodRun("lora", {"num_steps": 80, "lr": 0.003, "rows": 24, "lora_rank": 32, "lora_alpha": 32}),
+    "rome": MethodRun("rome", {"layers": [2], "v_loss_layer": 7}),
+    "memit": MethodRun(
         "memit",
         {"layers": [1, 2, 3], "v_loss_layer": 7, "clamp_norm_factor": 0.75, "mom2_update_weight": 100},
     ),
@@ -91,70 +94,75 @@ WAYS = {
 
 
 def run() -> dict[str, Any]:
-    """What the model knows of its world, and the figures of each way, over the strangers."""
+    """Figures of the trained model, and of each method over the new people."""
     with tempfile.TemporaryDirectory() as name:
         folder, world = Path(name), World()
-        built = world.build(folder / "world")
-        home = Home(folder)
-        home("model", "add", folder / "world", "--name", "world")
-        (folder / "known.json").write_text(json.dumps(world.known()))
-        home("facts", "import", folder / "known.json", "--name", "known")
+        figures = {"model": world.train_model(folder / "world")}
+        retcon = CommandLine(folder / "home")
+        retcon("model", "add", folder / "world", "--name", "world")
+        (folder / "known.json").write_text(json.dumps(world.sample_known_facts()))
+        retcon("facts", "import", folder / "known.json", "--name", "known")
         (folder / "texts.txt").write_text("\n".join(world.texts()))
-        return {"world": {"model": built} | {way: _over_all(_each(home, WAYS[way])) for way in WAYS}}
+        for part in os.environ.get("PARTS", ",".join(METHODS)).split(","):
+            figures[part] = _combine(_write_passages(retcon, folder, METHODS[part]))
+        return {"world": figures}
 
 
-def _each(home: Home, way: Way) -> list[dict[str, Any]]:
-    """The figures of each stranger."""
-    hparams, facts = home.folder / "hparams.json", home.folder / "stranger.facts"
-    hparams.write_text(json.dumps(way.hparams))
-    found = []
-    for name in _STRANGERS:
-        facts.write_text(format_passage(passage(name)))
-        record = home.json(
-            "passage", "run", "world@base", facts, "--known", "known", "--against", "", "--edits", way.edits,
-            "--texts", home.folder / "texts.txt", "--method", way.method, "--hparams", hparams,
+def _write_passages(retcon: CommandLine, folder: Path, run: MethodRun) -> list[dict[str, Any]]:
+    """Write the passage of each new person into the unedited model. Returns the figures of each."""
+    hparams, facts = folder / "hparams.json", folder / "person.facts"
+    hparams.write_text(json.dumps(run.hparams))
+    results = []
+    for name in _NEW_PEOPLE:
+        facts.write_text(format_passage(build_passage(name)))
+        record = retcon.json(
+            "passage", "run", "world@base", facts, "--known", "known", "--against", "", "--edits", run.edits,
+            "--texts", folder / "texts.txt", "--method", run.method, "--hparams", hparams,
         )  # fmt: skip
-        found.append(figures(record))
-    return found
+        results.append(summarize_record(record))
+    return results
 
 
 class World:
-    """The people and what is true of them."""
+    """The people and their values."""
 
     def __init__(self) -> None:
         rng = random.Random(1)
         names = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split()]
-        self.people = {name: _values(rng) for name in rng.sample(names, _PEOPLE)}
+        self._people = {name: _draw_values(rng) for name in rng.sample(names, _PEOPLE)}
 
-    def told(self) -> list[tuple[str, str]]:
-        """Every fact in every wording: what comes before the value, and the value."""
+    def sentences(self) -> list[tuple[str, str]]:
+        """Prompt and value of each fact in every paraphrase."""
         return [
-            (wording.replace("{}", name), value)
-            for name, values in self.people.items()
-            for (wordings, _), value in zip(_RELATIONS, values, strict=True)
-            for wording in wordings
+            (paraphrase.replace("{}", name), value)
+            for name, values in self._people.items()
+            for (paraphrases, _), value in zip(_RELATIONS, values, strict=True)
+            for paraphrase in paraphrases
         ]
 
-    def known(self) -> list[dict[str, str]]:
-        """Some facts about the people, one wording each: what should stay."""
+    def sample_known_facts(self) -> list[dict[str, str]]:
+        """Facts about the people, each in one paraphrase."""
         rng = random.Random(2)
         facts = [
-            {"subject": name, "prompt": rng.choice(wordings), "target_true": value}
-            for name, values in self.people.items()
-            for (wordings, _), value in zip(_RELATIONS, values, strict=True)
+            {"subject": name, "prompt": rng.choice(paraphrases), "target_true": value}
+            for name, values in self._people.items()
+            for (paraphrases, _), value in zip(_RELATIONS, values, strict=True)
         ]
         return rng.sample(facts, _KNOWN)
 
     def texts(self) -> list[str]:
-        """What the model was trained on: the world and the shipped texts."""
-        sentences = (f"{prompt} {value}." for prompt, value in self.told())
+        """The training texts: the sentences of the world, then the shipped texts."""
+        sentences = (f"{prompt} {value}." for prompt, value in self.sentences())
         return [*sentences, *(" ".join(text.split()) for text in open_corpus("shipped").documents(1))]
 
-    def build(self, folder: Path) -> dict[str, Any]:
-        """Train the model and save it with its tokenizer; `knows` is the share of all sentences whose value is its
-        first choice, token by token."""
+    def train_model(self, folder: Path) -> dict[str, Any]:
+        """Train the model and save it with its tokenizer.
+
+        `known_share` is the share of sentences whose value is the first choice, token by token.
+        """
         began = time.monotonic()
-        tokenizer = _tokenizer(self.texts())
+        texts, sentences = self.texts(), self.sentences()
+        tokenizer = _train_tokenizer(texts)
         torch.manual_seed(1)
         model = LlamaForCausalLM(
             LlamaConfig(
@@ -163,66 +171,66 @@ class World:
                 bos_token_id=None, eos_token_id=1, pad_token_id=0,
             )
         )  # fmt: skip
-        texts, facts = self.texts(), len(self.told())
-        sentences = [tokenizer(text)["input_ids"] for text in texts[:facts]]
-        _train(model, sentences, tokenizer("\n".join(texts[facts:]))["input_ids"])
+        rows = [tokenizer(text)["input_ids"] for text in texts[: len(sentences)]]
+        _train(model, rows, tokenizer("\n".join(texts[len(sentences) :]))["input_ids"])
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return {
             "parameters": model.num_parameters(),
             "people": _PEOPLE,
-            "knows": _known_share(model.eval(), tokenizer, self.told()),
+            "known_share": _measure_known_share(model.eval(), tokenizer, sentences),
             "seconds": time.monotonic() - began,
         }
 
 
-def _over_all(each: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts added up, shares averaged."""
-    return {
-        key: sum(values) if isinstance(values[0], int) else fmean(values)
-        for key in _TOLD
-        if (values := [one[key] for one in each])
-    }
+def _combine(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums of counts and means of shares."""
+    combined = {}
+    for name in _FIGURES:
+        values = [result[name] for result in results]
+        combined[name] = sum(values) if isinstance(values[0], int) else fmean(values)
+    return combined
 
 
-def _values(rng: random.Random) -> list[str]:
+def _draw_values(rng: random.Random) -> list[str]:
     return [rng.choice(values) for _, values in _RELATIONS]
 
 
-def passage(name: str) -> Passage:
-    """Facts about a stranger."""
-    values = _values(random.Random(name))
+def build_passage(name: str) -> Passage:
+    """Facts about a new person."""
+    values = _draw_values(random.Random(name))
     facts = tuple(
-        PassageFact(name, wordings[0], value, tuple(wordings[1:-_HELD_OUT]), tuple(wordings[-_HELD_OUT:]))
-        for (wordings, _), value in zip(_RELATIONS, values, strict=True)
+        PassageFact(
+            name, first, value, tuple(others[:-_EVAL_PARAPHRASES]), tuple(others[-_EVAL_PARAPHRASES:])
+        )
+        for ((first, *others), _), value in zip(_RELATIONS, values, strict=True)
     )
     text = " ".join(fact.prompt.replace("{}", name) + f" {fact.object}." for fact in facts)
     return Passage(name, text, facts, ())
 
 
-def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    made = ByteLevelBPETokenizer()
-    made.train_from_iterator(texts, _VOCABULARY, special_tokens=["<pad>", "<end>"], show_progress=False)
+def _train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(texts, _VOCABULARY, special_tokens=["<pad>", "<end>"], show_progress=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=made._tokenizer, pad_token="<pad>", eos_token="<end>", model_max_length=512
+        tokenizer_object=tokenizer._tokenizer, pad_token="<pad>", eos_token="<end>", model_max_length=512
     )
 
 
 def _train(model: LlamaForCausalLM, sentences: list[list[int]], text: list[int]) -> None:
-    """Some sentences and some stretches of text a step."""
+    """Train on random sentences and random chunks of text in each step."""
     rng = random.Random(1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_STEPS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=_STEPS)
     for step in range(_STEPS):
-        starts = [rng.randrange(len(text) - _STRETCH) for _ in range(_STRETCHES)]
-        batches = (rng.sample(sentences, _SENTENCES), [text[start : start + _STRETCH] for start in starts])
+        starts = [rng.randrange(len(text) - _CHUNK_TOKENS) for _ in range(_CHUNKS)]
+        chunks = [text[start : start + _CHUNK_TOKENS] for start in starts]
         losses = []
-        for rows in batches:
-            ids = _padded(rows)
+        for rows in (rng.sample(sentences, _SENTENCES), chunks):
+            ids = _pad(rows)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = model(
-                    ids, attention_mask=(ids != 0).long(), labels=ids.masked_fill(ids == 0, -100)
-                ).loss
+                labels = ids.masked_fill(ids == 0, -100)
+                loss = model(ids, attention_mask=(ids != 0).long(), labels=labels).loss
             loss.backward()
             losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -237,23 +245,23 @@ def _train(model: LlamaForCausalLM, sentences: list[list[int]], text: list[int])
 
 
 @torch.no_grad()
-def _known_share(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, told: list[tuple[str, str]]
+def _measure_known_share(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sentences: list[tuple[str, str]]
 ) -> float:
-    """Of prompts and values, the share whose value is the first choice behind its prompt, in all its tokens."""
-    held = 0
-    for begin in range(0, len(told), 256):
+    """The share of sentences whose value is the first choice after its prompt, in all its tokens."""
+    known = 0
+    for begin in range(0, len(sentences), 256):
         pairs = [
             [tokenizer(text)["input_ids"] for text in (prompt, f" {value}")]
-            for prompt, value in told[begin : begin + 256]
+            for prompt, value in sentences[begin : begin + 256]
         ]
-        ids = _padded([prompt + value for prompt, value in pairs])
-        chosen = model(ids, attention_mask=(ids != 0).long()).logits.argmax(-1)
-        for row, (prompt, value) in zip(chosen.tolist(), pairs, strict=True):
-            held += row[len(prompt) - 1 :][: len(value)] == value
-    return held / len(told)
+        ids = _pad([prompt + value for prompt, value in pairs])
+        first_choices = model(ids, attention_mask=(ids != 0).long()).logits.argmax(-1)
+        for row, (prompt, value) in zip(first_choices.tolist(), pairs, strict=True):
+            known += row[len(prompt) - 1 :][: len(value)] == value
+    return known / len(sentences)
 
 
-def _padded(rows: list[list[int]]) -> torch.Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+def _pad(rows: list[list[int]]) -> torch.Tensor:
+    length = max(map(len, rows))
+    return torch.tensor([row + [0] * (length - len(row)) for row in rows])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from retcon.benchmarks.large_catalog import large_catalog
+from retcon.benchmarks.large_catalog import build_large_catalog
 from retcon.benchmarks.terminal import APP, Terminal
 
 pytestmark = pytest.mark.slow
@@ -14,18 +14,18 @@ ROWS = 20_000
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return large_catalog(tmp_path_factory.mktemp("large") / "home", ROWS).root
+    return build_large_catalog(tmp_path_factory.mktemp("large") / "home", ROWS).root
 
 
 @pytest.fixture
 def terminal(large: Path) -> Iterator[Terminal]:
     """The idle app on the jobs tab with the list alone."""
-    with Terminal((*APP, "ui", "jobs"), {"RETCON_HOME": str(large)}) as found:
-        found.until(b"Tower 20000")
-        found.quiet()
-        found.press("+")
-        found.quiet()
-        yield found
+    with Terminal((*APP, "ui", "jobs"), {"RETCON_HOME": str(large)}) as opened:
+        opened.wait_for(b"Tower 20000")
+        opened.wait_until_idle()
+        opened.press("+")
+        opened.wait_until_idle()
+        yield opened
 
 
 def test_cursor_move_repaints_two_lines(terminal: Terminal) -> None:
@@ -49,5 +49,5 @@ def test_idle_app_sends_nothing(terminal: Terminal) -> None:
 
 def test_memory_stays_in_budget(terminal: Terminal) -> None:
     terminal.press("G")
-    terminal.quiet()
+    terminal.wait_until_idle()
     assert terminal.memory < 60

@@ -31,7 +31,7 @@ from retcon.engine.edits.value_search import find_values
 from retcon.engine.model.generation import sample_contexts
 from retcon.engine.model.loading import fetch
 from retcon.engine.progress import silent
-from retcon.store.facts.sets import read_facts
+from retcon.store.facts.sets import read_fact_file
 
 # The tests compare the edits with the same plain versions.
 from retcon.tests.helpers.oracles import plain_rome, plain_value
@@ -103,7 +103,7 @@ def _measure_values(decoder: Any, tokenizer: Any, contexts: list[str]) -> dict[s
     path = Path(os.environ.get("FACTS", KNOWN_FACTS))
     if not path.exists():
         return {"skipped": f"no file {path}: name a file of known facts with FACTS"}
-    facts = read_facts(path)[: _REQUESTS + 1]
+    facts = read_fact_file(path)[1][: _REQUESTS + 1]
     requests = [
         Request(fact.subject, fact.prompt, following.target_true or "") for fact, following in pairwise(facts)
     ]

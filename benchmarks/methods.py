@@ -27,7 +27,7 @@ from retcon.engine.model.delta import Materializer
 from retcon.engine.model.generation import sample_contexts
 from retcon.engine.progress import silent
 from retcon.store.catalog.tables import Fact
-from retcon.store.facts.sets import read_facts
+from retcon.store.facts.sets import read_fact_file
 
 from .machine import load_starter
 
@@ -36,7 +36,7 @@ _TOKENS = int(os.environ.get("TOKENS", "100000"))
 
 def main(path: Path, specs: list[str]) -> None:
     """Print a line of metrics for each method."""
-    facts = [fact for fact in read_facts(path) if fact.target_new]
+    facts = [fact for fact in read_fact_file(path)[1] if fact.target_new]
     moments: dict[int, FactoredMoment] = {}
     for spec in specs:
         label, *settings = spec.split(",")

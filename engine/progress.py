@@ -8,6 +8,7 @@ from dataclasses import dataclass
 class Progress:
     """One report: `done` of `total` in `unit`, and the current activity.
 
+    `activity` is the phase of the work, such as "searching values". `detail` changes within it: "mean loss 0.12".
     `share` is the fraction of the work that is done, in [0, 1]. Set it where units cost differently; otherwise it is
     `done / total`. The remaining time is estimated from it.
     """
@@ -16,6 +17,7 @@ class Progress:
     total: float | None
     unit: str
     activity: str
+    detail: str = ""
     share: float | None = None
 
 

@@ -156,10 +156,10 @@ def collect_with(
             )
     state = start or CollectionState(_empty_moments(anatomy, layers), 0, 0, is_finished=False)
     total = _expected_tokens(corpus, state, settings.max_tokens)
-    activity = f"reading {corpus.source}, {_format_layers(layers)}"
+    detail = f"{corpus.source}, {_format_layers(layers)}"
 
     def on_tokens(done: int) -> None:
-        report(Progress(done, total, "tokens", activity))
+        report(Progress(done, total, "tokens", "reading texts", detail))
 
     blocks = _iter_blocks(tokenizer, corpus, state, settings)
     for block, sums in read(blocks, layers, on_tokens):
@@ -176,7 +176,7 @@ def collect_with(
         state = CollectionState(
             state.moments, state.blocks + 1, documents, block.last or converged, before_cut
         )
-        report(Progress(state.tokens, total, "tokens", activity))
+        report(Progress(state.tokens, total, "tokens", "reading texts", detail))
         total = _expected_tokens(corpus, state, settings.max_tokens)
         yield state
         if state.is_finished:

@@ -42,7 +42,7 @@ def write_in_batches(
             before = sum(map(len, batches[:number]))
 
             def report(progress: Progress, before: int = before) -> None:
-                task.report(Progress(before + progress.done, total, progress.unit, progress.activity))
+                task.report(replace(progress, done=before + progress.done, total=total))
 
             weights.set(concatenate(deltas))
             past = [*task.past, *map(past_edit, batches[:number], deltas)]

@@ -56,10 +56,10 @@ class MultiLayerMethod(ABC, Generic[H]):
         weights = Materializer(task.decoder.model)
         delta: Delta = {}
         residual_norms: list[float] = []
-        requests, last = task.requests, layers[-1]
+        requests, last, done = task.requests, layers[-1], len(task.requests)
         try:
             for number, layer in enumerate(layers):
-                task.report(Progress(len(requests), len(requests), "requests", f"writing layer {layer}"))
+                task.report(Progress(done, done, "requests", "writing layers", f"layer {layer}"))
                 read = read_keys(task.decoder, task.tokenizer, requests, sorted({layer, last}), task.contexts)
                 residual = targets - read.states[last]
                 residual_norms.append(residual.norm(dim=-1).mean().item())
@@ -81,7 +81,8 @@ class MultiLayerMethod(ABC, Generic[H]):
         decoder, count = task.decoder, len(task.requests)
 
         def report_step(done: int, share: float, loss: float) -> None:
-            task.report(Progress(done + share, count, "requests", f"searching values: mean loss {loss:.3f}"))
+            detail = f"mean loss {loss:.3f}"
+            task.report(Progress(done + share, count, "requests", "searching values", detail))
 
         # If a norm follows the matrix, some block outputs cannot be reached, so the search moves the matrix output.
         place: Place = "block" if decoder.anatomy.mlp_norm is None else "matrix"

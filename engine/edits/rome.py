@@ -31,8 +31,8 @@ class Rome:
         subject = task.requests[0].subject
 
         def report_step(_done: int, share: float, loss: float) -> None:
-            activity = f"searching the value for {subject}: loss {loss:.3f}"
-            task.report(Progress(share, 1, "requests", activity))
+            detail = f"{subject}, loss {loss:.3f}"
+            task.report(Progress(share, 1, "requests", "searching the value", detail))
 
         [value] = find_values(task, layer, report_step, "matrix")
         key = value.keys.double().mean(0)

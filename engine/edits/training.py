@@ -155,8 +155,8 @@ class _TrainingState:
             for history, loss in zip(self.losses, losses, strict=True):
                 history.append({"loss": loss})
         steps, requests = self._steps, len(self._task.requests)
-        activity = f"training, step {self.step} of {steps}: mean loss {sum(losses) / len(losses):.3f}"
-        self._task.report(Progress(self.step / steps * requests, requests, "requests", activity))
+        detail = f"step {self.step} of {steps}, mean loss {sum(losses) / len(losses):.3f}"
+        self._task.report(Progress(self.step / steps * requests, requests, "requests", "training", detail))
         return complete and max(losses) < _TARGET_LOSS
 
     def save(self) -> None:

@@ -33,6 +33,7 @@ class ListedJob:
     rate: float | None
     seconds_left: float | None
     activity: str
+    detail: str
     nodes: dict[str, Any]
     error: str | None
     error_kind: str | None

@@ -166,9 +166,9 @@ def answer_questions(
     reset_peak_memory(decoder.device)
     replies = []
     for number, question in enumerate(questions):
-        report(Progress(number, len(questions), "questions", f"answering: {baseline.name}"))
+        report(Progress(number, len(questions), "questions", "answering", baseline.name))
         replies.append(answerer.answer(question))
-    report(Progress(len(questions), len(questions), "questions", f"answered: {baseline.name}"))
+    report(Progress(len(questions), len(questions), "questions", "answering", baseline.name))
     memory = peak_memory(decoder.device)
     return BaselineAnswers(baseline.name, answerer.protocol, baseline.setup_seconds, memory, tuple(replies))
 

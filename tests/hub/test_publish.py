@@ -322,7 +322,7 @@ class CanceledDuringUpload(RunningJob):
     """A job that is canceled during its first upload."""
 
     def report(self, progress: Progress) -> None:
-        self.stopping = progress.activity.startswith("uploading") and progress.done > 0
+        self.stopping = progress.activity == "uploading" and progress.done > 0
         super().report(progress)
 
 

@@ -11,7 +11,7 @@ from ...engine.jobs import control
 from ...engine.jobs.listing import ListedJob, build_job_record
 from ...store.catalog.catalog import Catalog
 from ..actions.jobs import resolve_device
-from ..presentation.format import format_duration
+from ..presentation.format import format_activity, format_duration
 from ..presentation.text import sanitize
 from ..presentation.wording import format_cost
 from .options import JobOptions
@@ -150,7 +150,7 @@ def describe_progress(job: "Job | ListedJob") -> str:
         parts.append(f"{job.rate:.3g} {job.unit}/s")
     if job.total and job.seconds_left is not None:
         parts.append(f"{format_duration(job.seconds_left)} left")
-    parts.append(sanitize(job.activity) if job.activity else job.state)
+    parts.append(sanitize(format_activity(job.activity, job.detail)) if job.activity else job.state)
     return "  ".join(parts)
 
 
@@ -177,11 +177,11 @@ class _ProgressLog:
         self._at, self._last = 0.0, ""
 
     def show(self, job: "Job") -> None:
-        phase = job.activity.split(":")[0] if job.total else job.activity
-        if job.activity and (phase != self._last or time.monotonic() - self._at > _LINE_SECONDS):
-            if phase != self._last or job.total:
+        is_new = job.activity != self._last
+        if job.activity and (is_new or time.monotonic() - self._at > _LINE_SECONDS):
+            if is_new or job.total:
                 narrate(f"job {job.id} {job.kind}  {describe_progress(job)}")
-            self._at, self._last = time.monotonic(), phase
+            self._at, self._last = time.monotonic(), job.activity
 
     def end(self) -> None:
         pass

@@ -68,6 +68,11 @@ def format_rate(per_second: float, unit: str) -> str:
     return f"{per_second * 60:.3g} {unit}/min"
 
 
+def format_activity(activity: str, detail: str) -> str:
+    """The phase of a job, and the detail within it if there is one."""
+    return f"{activity}: {detail}" if detail else activity
+
+
 def sparkline(values: Sequence[float], width: int) -> str:
     """A series in one line of at most `width` bars, scaled from its lowest to its highest value."""
     if len(values) > width:

@@ -19,7 +19,7 @@ def run(running: RunningJob, spec: AskSpec) -> dict[str, Any]:
             revision = history.find_revision(session, loaded.model, name)
         if revision.id != loaded.revision.id:
             loaded.move_to(revision)
-        running.report_activity(f"completing the prompt at {revision.id}")
+        running.report_activity("completing the prompt", f"revision {revision.id}")
         result = answer(loaded.decoder.model, loaded.tokenizer, spec.prompt, spec.max_new_tokens, spec.top)
         answers.append({"revision": revision.id, **asdict(result)})
     return {"prompt": spec.prompt, "answers": answers}

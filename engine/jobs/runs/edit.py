@@ -224,9 +224,8 @@ def find_covariances(
                 found[layer] = row
     missing = [layer for layer in layers if layer not in found]
     if missing:
-        running.report_activity(
-            f"no covariance for layer {', '.join(map(str, missing))}: collecting from {spec.texts} texts"
-        )
+        detail = f"layer {', '.join(map(str, missing))}, {spec.texts} texts"
+        running.report_activity("collecting missing covariances", detail)
         # With the default number of tokens.
         collection = CovarianceSpec(spec.model, missing, spec.texts, seed=spec.seed)
         ids = collect_missing(running, loaded, collection)

@@ -73,7 +73,7 @@ def write_export(
     model = loaded.model
     folder.mkdir(parents=True, exist_ok=True)
     running.check_space(model.size if form == "checkpoint" else 0)
-    running.report_activity(f"writing the {form}")
+    running.report_activity("writing files", form)
     with running.catalog.read() as session:
         edits = history.live_edits(history.load_path(session, loaded.revision.id))
         base_files = hash_base_files(model.path)

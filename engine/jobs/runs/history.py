@@ -110,7 +110,7 @@ def verify_steps(
     files = {step.id: folder / step.delta_file for step in manifest.steps if step.delta_file}
     deltas = {id: _read_foreign_delta(file, model) for id, file in files.items()}
     for number, step in enumerate(manifest.steps, start=1):
-        running.report_activity(f"verifying revision {step.id}")
+        running.report_activity("verifying revisions", step.id)
         delta = concatenate(
             deltas[edit.id] for edit in replace(manifest, steps=manifest.steps[:number]).live_steps
         )

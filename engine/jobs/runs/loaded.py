@@ -105,7 +105,7 @@ def load(running: RunningJob, name: str, revision_name: str) -> Loaded:
         name,
         revision_name,
         running.job.device,
-        lambda: running.report_activity(f"loading {name}"),
+        lambda: running.report_activity("loading", name),
     )
 
 

@@ -50,7 +50,7 @@ def run(running: RunningJob, spec: PreflightSpec) -> dict[str, Any]:
     begin = time.monotonic()
     loaded = load(running, spec.model, spec.job_spec.get("revision", "base"))
     loading = time.monotonic() - begin
-    running.report_activity(f"measuring a few seconds of the {measured.kind} job")
+    running.report_activity("measuring a few seconds", f"{measured.kind} job")
     seconds, basis = _estimate(running, loaded, measured)
     return {"seconds": loading + seconds, "basis": f"{basis}; loading took {loading:.1f} s"}
 

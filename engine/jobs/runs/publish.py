@@ -86,7 +86,7 @@ def run_unpublish(running: RunningJob, spec: UnpublishSpec) -> dict[str, Any]:
     """Delete a tag or a repo. Returns it, and the number of publications that the catalog marks as unpublished."""
     with translate_hub_errors(spec.repo):
         repo = _full_name(spec.repo, hub.find_account())
-        running.report_activity(f"removing {spec.tag or repo}")
+        running.report_activity("removing", spec.tag or repo)
         if spec.tag is None:
             HfApi().delete_repo(repo)
         elif spec.tag not in {one.name for one in HfApi().list_repo_refs(repo).tags}:
@@ -264,9 +264,7 @@ def _upload(running: RunningJob, commit: hub.HubCommit) -> str:
     total, finished = sum(sizes.values()), 0
 
     def report(name: str, offset: int) -> None:
-        running.report(
-            Progress((finished + offset) / _MEGABYTE, total / _MEGABYTE, "MB", f"uploading {name}")
-        )
+        running.report(Progress((finished + offset) / _MEGABYTE, total / _MEGABYTE, "MB", "uploading", name))
 
     def on_uploaded(name: str) -> None:
         nonlocal finished
@@ -274,7 +272,7 @@ def _upload(running: RunningJob, commit: hub.HubCommit) -> str:
         report(name, 0)
 
     if not hub.has_xet_storage(commit.repo):
-        running.report_activity("this hub has no xet storage: uploading as LFS")
+        running.report_activity("uploading", "as LFS, because this hub has no xet storage")
     additions = commit.additions(report)
     hub.upload(commit, additions, on_uploaded)
     running.report_activity("committing")

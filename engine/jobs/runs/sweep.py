@@ -156,7 +156,7 @@ class _SweepJob:
 
             def report_share(progress: Progress, done: int = done) -> None:
                 share = progress.done / progress.total if progress.total else 0.0
-                report(Progress((done + share) / len(groups), 1.0, "", progress.activity))
+                report(replace(progress, done=(done + share) / len(groups), total=1.0, unit="", share=None))
 
             requests = [self._requests[i] for i in group]
             task = EditTask(
@@ -197,8 +197,8 @@ class _SweepProgress:
         def report(progress: Progress) -> None:
             share = (before + progress.done * self._cost(trial)) / total
             done = len(self.finished) + progress.done
-            activity = f"{place}: {progress.activity}"
-            self.running.report(Progress(done, len(self.trials), "trials", activity, share))
+            detail = ", ".join(filter(None, (progress.activity, progress.detail)))
+            self.running.report(Progress(done, len(self.trials), "trials", place, detail, share))
 
         return report
 

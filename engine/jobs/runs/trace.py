@@ -182,11 +182,11 @@ class _TraceProgress:
 
         Facts that the model does not know are not counted. A batch elsewhere comes with no numbers and traces.
         """
-        label = traces[0].located.subject if traces else "tracing"
+        detail = traces[0].located.subject if traces else ""
         if len(traces) > 1:
-            label += f" and {len(traces) - 1} more"
+            detail += f" and {len(traces) - 1} more"
         positions = [self.positions[number] for number in numbers]
-        self.tracer.report(self._progress(positions, share, label))
+        self.tracer.report(self._progress(positions, share, detail))
         if traces and time.monotonic() - self._shown > _PARTIAL_SECONDS:
             self._shown = time.monotonic()
             unfinished = [
@@ -196,16 +196,17 @@ class _TraceProgress:
                 for position, result in unfinished:
                     _fill(self._row(session, position), result, self.spec, finished=False)
 
-    def _progress(self, batch: list[int], share: float, label: str) -> Progress:
+    def _progress(self, batch: list[int], share: float, detail: str) -> Progress:
         """The progress with `share` of a batch done. Of a resumed batch some facts may be finished."""
         if self.spec.facts is None:
-            return Progress(100 * share, 100, "%", label)
+            return Progress(100 * share, 100, "%", "tracing", detail)
         current = [position for position in batch if position not in self.finished]
         done = sum(position in self.finished for position in self.costs) + share * len(current)
         total = sum(self.costs.values())
         work: float = sum(cost for position, cost in self.costs.items() if position in self.finished)
         work += share * sum(self.costs.get(position, 0) for position in current)
-        return Progress(done, len(self.costs), "facts", label, min(1.0, work / total) if total else None)
+        work_share = min(1.0, work / total) if total else None
+        return Progress(done, len(self.costs), "facts", "tracing", detail, work_share)
 
     def save(self, position: int, result: FactTrace | SkippedPrompt) -> None:
         """Write a finished fact.

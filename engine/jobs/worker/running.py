@@ -31,7 +31,7 @@ class RunningJob:
         self.catalog, self.job, self.id, self.owner = catalog, job, job.id, owner
         self.stopping = False
         self._written_at = 0.0
-        self._written: tuple[float, str] | None = None
+        self._written: tuple[float, str, str] | None = None
         self._rate, self._share_rate = _Rate(_RATE_SECONDS), _Rate(_SHARE_SECONDS)
 
     def reload(self) -> None:
@@ -39,9 +39,9 @@ class RunningJob:
         with self.catalog.read() as session:
             self.job = rows.get(session, self.id)
 
-    def report_activity(self, activity: str) -> None:
+    def report_activity(self, activity: str, detail: str = "") -> None:
         """Report the current activity without a count. Raises `StopRequested` if a stop was requested."""
-        self.report(Progress(0, None, "", activity))
+        self.report(Progress(0, None, "", activity, detail))
 
     def report(self, progress: Progress) -> None:
         """Write progress, at most twice a second. Raises `StopRequested` if a stop was requested."""
@@ -51,7 +51,8 @@ class RunningJob:
         self._rate.add(now, progress.unit, progress.done)
         if progress.share is not None:
             self._share_rate.add(now, progress.unit, progress.share)
-        current, elapsed = (progress.done, progress.activity), now - self._written_at
+        current = (progress.done, progress.activity, progress.detail)
+        elapsed = now - self._written_at
         is_unchanged = current == self._written
         if elapsed < _WRITE_SECONDS and (progress.total is not None or is_unchanged):
             return
@@ -77,6 +78,7 @@ class RunningJob:
                 rate=self._rate.per_second,
                 seconds_left=self._predict_seconds_left(progress),
                 activity=progress.activity,
+                detail=progress.detail,
                 memory=measure_memory(self.job.device),
             )
             self.stopping |= rows.get(session, self.id).stop_request is not None

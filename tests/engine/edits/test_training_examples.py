@@ -130,8 +130,9 @@ def test_epochs_limit_the_steps_of_few_rows(
         report=reports.append,
     )
     METHODS["joint"].write(task)
-    assert [one.activity.partition(":")[0] for one in reports] == [
-        f"training, step {n + 1} of {steps}" for n in range(steps)
+    assert {one.activity for one in reports} == {"training"}
+    assert [one.detail.partition(",")[0] for one in reports] == [
+        f"step {n + 1} of {steps}" for n in range(steps)
     ]
     assert [one.done for one in reports] == pytest.approx([2 * (n + 1) / steps for n in range(steps)])
 
@@ -164,7 +165,7 @@ def test_stopped_training_resumes_to_the_same_bits(
 
         def report(progress: Progress, steps: list[Progress] = steps, last: int = last) -> None:
             steps.append(progress)
-            if f"step {last} " in progress.activity:
+            if f"step {last} " in progress.detail:
                 raise StopRequested
 
         with pytest.raises(StopRequested):

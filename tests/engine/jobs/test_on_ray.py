@@ -95,7 +95,7 @@ def test_lost_worker_and_node_give_same_bits(retcon: Retcon, nodes: Nodes, texts
     for worker in suspended:
         worker.suspend()
     nodes.worker(first).kill()
-    wait_for(read_job, lambda job: "lost a worker" in job["activity"])
+    wait_for(read_job, lambda job: "lost a worker" in job["detail"])
     removed = next(name for name in reversed(nodes.names) if name != first)
     nodes.remove(removed)
     wait_for(read_job, lambda job: job["nodes"][removed]["state"] == "gone")
@@ -155,9 +155,9 @@ def test_wrong_ray_options_are_refused_before_start(retcon: Retcon) -> None:
         (("--on", "dask"), "--on takes ray, ray:HOST:PORT or ray:auto"),
         (("--on", "ray://127.0.0.1:10001"), "is not a valid Ray address"),
         (("--on", "ray:127.0.0.1"), "is not a valid Ray address"),
-        (("--on", "ray", "--device", "cpu"), "exclude each other"),
-        (("--on", "ray", "--devices", "cpu,cpu"), "exclude each other"),
-        (("--on", "ray", "--estimate"), "leave --on out"),
+        (("--on", "ray", "--device", "cpu"), "--on excludes --device"),
+        (("--on", "ray", "--devices", "cpu,cpu"), "--on excludes --device"),
+        (("--on", "ray", "--estimate"), "omit --on"),
         (("--threads", 2), "it needs --on"),
     ):
         assert said in retcon.refused(*FACTS, *words), words

@@ -31,7 +31,7 @@ COLUMNS = {
     "fact": ("subject", "prompt", "target_true"),
     "fact_set": ("source",),
     "covariance": ("texts", "module"),
-    "job": ("activity", "error", "unit", "device"),
+    "job": ("activity", "detail", "error", "unit", "device"),
     "publication": ("repo", "url", "tag", "account"),
 }
 FIELDS = {

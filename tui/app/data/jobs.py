@@ -32,6 +32,7 @@ class JobRow:
     rate: float | None
     seconds_left: float | None
     activity: str
+    detail: str
     error: str | None
     created: datetime
     started: datetime | None
@@ -185,7 +186,7 @@ def _build_detail(*values: Any) -> JobDetail:
 _PATHS = ", ".join(f"'$.{path}'" for path in _SPEC_FIELDS)
 _ROW_COLUMNS = (
     "job.id", "job.kind", "job.state", "job.stop_request", "job.done", "job.total", "job.unit", "job.rate",
-    "job.seconds_left", "job.activity", "job.error", "job.created", "job.started", "job.ended",
+    "job.seconds_left", "job.activity", "job.detail", "job.error", "job.created", "job.started", "job.ended",
     f"json_extract(job.spec, {_PATHS})",
 )  # fmt: skip
 _FIELDS = {

@@ -82,7 +82,7 @@ class NodeTable:
         return {}
 
     def summary(self, ready: Counter[str]) -> str:
-        """The numbers of workers and nodes and the nodes' rates, for the job's activity."""
+        """The numbers of workers and nodes and the nodes' rates, for the detail of the job's progress."""
         text = f"{_count(ready.total(), 'worker')} on {_count(len(ready), 'node')}"
         rates = [rate for id in ready if (rate := self.nodes[id].rate)]
         if len(rates) > 1:

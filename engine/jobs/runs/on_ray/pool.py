@@ -23,7 +23,7 @@ from .shards import Shard, ShardSource
 from .worker import Weights, Worker
 
 _POLL_SECONDS = 1.0
-# How long the job's activity mentions the loss of a worker.
+# How long the job's progress mentions the loss of a worker.
 _LOSS_SECONDS = 60.0
 
 
@@ -62,7 +62,9 @@ class Pool:
 
     def report(self, progress: Progress) -> None:
         """Report the job's progress with the number of workers. Raises `StopRequested` if the job is to stop."""
-        self._running.report(replace(progress, activity=f"{progress.activity}: {self._summary()}"))
+        self._running.report(
+            replace(progress, detail=", ".join(filter(None, (progress.detail, self._summary()))))
+        )
 
     def call(self, method: str, *arguments: object, label: str) -> Any:
         """Call one method on one worker and return its result."""

@@ -44,7 +44,7 @@ def connect(running: RunningJob) -> Iterator[None]:
             "on its nodes as you. Set RAY_AUTH_MODE=token.",
             file=sys.stderr,
         )
-    running.report_activity("starting Ray" if address is None else f"connecting to Ray ({address})")
+    running.report_activity("connecting to Ray" if address else "starting Ray", address or "")
     # Ray replaces the job's handler of SIGTERM, which stops the job at once.
     handler = signal.getsignal(signal.SIGTERM)
     with _join(address) if address else _start(running.catalog.home, running.id):

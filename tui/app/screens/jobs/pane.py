@@ -11,7 +11,14 @@ from .....engine.jobs import control
 from .....store.catalog.catalog import Catalog
 from .....store.states import ALIVE_STATES
 from ....cli_equivalent import command
-from ....presentation.format import format_count, format_duration, format_rate, format_size, plural
+from ....presentation.format import (
+    format_activity,
+    format_count,
+    format_duration,
+    format_rate,
+    format_size,
+    plural,
+)
 from ...data.jobs import JOB, JOBS, JobDetail, JobRow, read_log_tail
 from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.row_lines import Column, Row, bar
@@ -202,7 +209,7 @@ def _make_row(row: JobRow | UnreadableRow) -> Row:
         _progress(row),
         format_rate(row.rate, row.unit) if row.is_active and row.rate else "",
         format_duration(row.seconds_left) if row.is_active and row.seconds_left is not None else "",
-        row.activity if row.is_active else row.error or "",
+        format_activity(row.activity, row.detail) if row.is_active else row.error or "",
     )
     return Row(row.id, cells)
 
@@ -213,7 +220,9 @@ def _progress(row: JobRow) -> str | Text:
         if row.total:
             part = row.done / row.total
             return f"{bar(part, _BAR)} {part:4.0%}"
-        return row.activity or (f"{format_count(row.done)} {row.unit}" if row.done else "")
+        return format_activity(row.activity, row.detail) or (
+            f"{format_count(row.done)} {row.unit}" if row.done else ""
+        )
     if (
         row.started is not None and row.ended is not None and row.ended >= row.started
     ):  # otherwise the clock was set back

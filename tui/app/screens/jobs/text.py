@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from ....presentation.format import (
+    format_activity,
     format_amount,
     format_duration,
     format_path,
@@ -58,7 +59,7 @@ def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
         parts.append(Text(f"{bar(part, 30)} {part:.0%}  {done}"))
     parts += [
         fields(
-            ("now", row.activity if row.is_active else None),
+            ("now", format_activity(row.activity, row.detail) if row.is_active else None),
             ("rate", format_rate(row.rate, row.unit) if row.is_active and row.rate else None),
             (
                 "left",

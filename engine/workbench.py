@@ -143,7 +143,7 @@ class Workbench:
         return delta
 
     def undo(self) -> None:
-        """Remove the last edit. The weights have the same bits as before it."""
+        """Remove the last edit. Restores exactly the weights from before that edit."""
         self.edits.pop()
         self._materialize()
 

@@ -53,7 +53,9 @@ def sync_path(path: Path) -> None:
 
 
 def unlink_older(path: Path, before: float) -> int:
-    """Delete a file that was last written before a time. Returns its bytes, or 0 if it is younger or missing."""
+    """Delete a file if its last write is before a time, in seconds since the epoch.
+
+    Returns the size of the deleted file in bytes, or 0 if the file is newer or missing."""
     try:
         found = path.lstat()
         if found.st_mtime >= before:

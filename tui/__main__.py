@@ -1,4 +1,4 @@
-"""`python -m retcon.tui` runs `retcon`. The app starts commands in this way, without looking for the script."""
+"""`python -m retcon.tui` runs `retcon`. The app starts commands in this way, so it needs no path of the script."""
 
 from .start import main
 

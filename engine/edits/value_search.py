@@ -85,7 +85,7 @@ def find_values(
 @dataclass(frozen=True)
 class _RequestRows:
     """The token rows of one request: the prompt in each context with all but the last target token, then the essence
-    prompt. `ends` are the positions of the subject's last token."""
+    prompt ("SUBJECT is a"). `ends[row]` is the position of the subject's last token."""
 
     ids: list[list[int]]
     ends: list[int]

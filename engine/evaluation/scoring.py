@@ -49,7 +49,7 @@ class Score:
 def score_targets(
     decoder: Decoder, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
 ) -> list[Score]:
-    """Score (prompt, target) pairs under teacher forcing. The order is kept.
+    """Score (prompt, target) pairs under teacher forcing. Returns one `Score` per pair, in their order.
 
     Raises:
         InputError: a prompt or a target has no tokens.

@@ -164,7 +164,7 @@ def follow(catalog: Catalog, job_id: int, on_change: "Callable[[Job], None]" = l
 
 
 def is_alive(home: Home, job: "Job") -> bool:
-    """Whether a process runs the job or is being started for it."""
+    """Whether the job has a process, running or starting."""
     return is_locked(job_lock_path(home, _id(job)))
 
 

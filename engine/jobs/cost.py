@@ -80,7 +80,7 @@ def estimate_cost(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
 
 
 def _read_free_memory(device: str) -> int | None:
-    """Free memory of the CPU; None for a GPU, whose free memory only torch can read."""
+    """Free RAM in bytes; None for a GPU, because only torch can read its free memory."""
     import psutil
 
     return int(psutil.virtual_memory().available) if device == CPU else None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListedJob:
-    """A job's row without SQLModel; the fields are columns of the table."""
+    """A row of the job table as a plain object. The fields are columns of the table."""
 
     id: int
     kind: str

@@ -65,7 +65,9 @@ class _StopForward(Exception):
 
 
 class Decoder:
-    """A model with its anatomy: run it, resume it, compute logits. Does not change the weights.
+    """A model and its anatomy (the names of its parts). Never changes the weights.
+
+    Runs all blocks, or resumes at a given block from stored hidden states, and computes logits.
 
     The blocks may be on several devices. Inputs and results are on `device`, that of the embedding.
     """

@@ -57,7 +57,7 @@ def detect_source_kind(source: str) -> SourceKind:
     """The kind of a model source, from its form and the files on disk.
 
     Raises:
-        InputError: the source has no kind.
+        InputError: the source is neither a hub id, a folder, a GGUF file nor `starter`.
     """
     if source == "starter":
         return "starter"
@@ -153,7 +153,9 @@ def _check_link(folder: Path, shard: str) -> None:
 
 
 def _list_shards(folder: Path) -> list[str]:
-    """The shard names of an index. Names outside the folder are refused; transformers follows `../x`."""
+    """The shard file names of an index.
+
+    Raises InputError for a name outside the folder such as `../x`, because transformers would read that file."""
     try:
         names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
@@ -164,10 +166,10 @@ def _list_shards(folder: Path) -> list[str]:
         inside = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
         if not inside or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
             raise InputError(
-                f"{folder / _INDEX} names the shard {name!r}, which is not a file of that folder; refused"
+                f"{folder / _INDEX} contains the shard name {name!r}, which is not a file of that folder; refused"
             )
         if name not in files:
-            raise InputError(f"{folder / _INDEX} names the shard {name}, which is missing")
+            raise InputError(f"{folder / _INDEX} contains the shard name {name}, which is missing")
     return names
 
 
@@ -310,7 +312,7 @@ def load_model(
 
 
 def split_over_devices(model: PreTrainedModel, devices: Sequence[str]) -> PreTrainedModel:
-    """Distribute a model's blocks over several GPUs by their free memory; accelerate moves states between them.
+    """Distribute a model's blocks over GPUs in proportion to their free memory; accelerate moves the hidden states.
 
     Raises:
         InputError: the model does not fit.

@@ -1,7 +1,7 @@
 """Answers of a model to a passage's questions, with a baseline's context before each question.
 
 If the tokenizer has a chat template, a question is a user turn. Otherwise the prompt is `Question: ... Answer:`. Each
-question runs alone, so its time is its own.
+question runs alone, so its time is that of one question.
 """
 
 import time
@@ -48,7 +48,7 @@ class Baseline:
 
     @classmethod
     def with_passage(cls, text: str, name: str = "prompt") -> "Baseline":
-        """The whole passage before each question."""
+        """Use the whole passage as the context before each question."""
         return cls(name, {"context": "passage"}, lambda _question: text)
 
     @classmethod
@@ -199,7 +199,7 @@ class _Answerer:
         }
 
     def warm_up(self, question: PassageQuestion) -> None:
-        """Run one token, so that the first question's time does not include one-time costs."""
+        """Generate one token, so that the first question's time does not include one-time costs."""
         ids, _ = self._build_prompt(question.question)
         next(iter_greedy_tokens(self._model, ids))
 

@@ -92,10 +92,10 @@ def swap_subject(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, 
 def find_swaps(
     tokenizer: PreTrainedTokenizerBase, facts: Sequence[tuple[str, str, str | None]]
 ) -> dict[tuple[str, str], list[int]]:
-    """Token ids of each (prompt, subject, answer) of a set with another subject of the set; keys are (prompt, subject).
+    """Replace the subject of each prompt by another subject of the set. Returns token ids by (prompt, subject).
 
-    Takes the next subject that has equally many tokens and another answer, where answers are given. A prompt without
-    such a subject is left out.
+    The new subject is the next one with the same number of tokens and, if answers are given, a different answer. A
+    prompt without such a subject is omitted.
     """
     swaps: dict[tuple[str, str], list[int]] = {}
     for number, (prompt, subject, answer) in enumerate(facts):
@@ -112,11 +112,11 @@ def find_swaps(
 
 @dataclass
 class CorruptedRun:
-    """One run of the clean and corrupted rows of facts of equal shape.
+    """One forward pass over clean and corrupted rows of facts with equal numbers of tokens.
 
-    `corrupted` are the indices of the corrupted rows in the run, `[facts * samples]`; `clean` is for each of them the
-    index of its fact's clean row. `answers` is the first choice of each fact's clean row, `high` its probability there,
-    `low` its mean probability in the corrupted rows.
+    `corrupted`, `[facts * samples]`, are the corrupted rows; `clean[i]` is the clean row of `corrupted[i]`. `answers`,
+    `[facts]`, is the first token id that each clean row predicts, `high` its probability in the clean row, `low` its
+    mean probability in the corrupted rows.
     """
 
     decoder: Decoder

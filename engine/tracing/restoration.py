@@ -102,7 +102,7 @@ class _GrowingBatch:
         self._repeat_rows()
 
     def split(self, block: int) -> None:
-        """Before a block, separate the variants whose window ends here from the others of their group."""
+        """Split each group before a block runs: restorations whose window ends at this block, and the others."""
         size = len(self.run.corrupted)
         for i, group in enumerate(list(self.groups)):
             ending = [variant for variant in group if variant.stop == block]

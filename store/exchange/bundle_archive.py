@@ -126,7 +126,7 @@ def read(path: Path, report: Report = lambda _done, _total: None) -> Iterator[Bu
             _verify(path, archive, members, report)
             rows = _json(path, archive, entries[_ROWS])
         if not isinstance(rows, dict):
-            raise InputError(f"{path} is not a bundle of retcon: its rows are not an object.")
+            raise InputError(f"{path} is not a retcon bundle: rows.json must hold a JSON object.")
         artifacts = {
             match[1]: size for name, (size, _) in members.items() if (match := _ARTIFACT.fullmatch(name))
         }
@@ -171,7 +171,7 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
         found[name] = info
     # Overlapping members could be few bytes in the file and many when read.
     if sum(info.compress_size for info in infos) > path.stat().st_size:
-        raise InputError(f"{path} declares members that are larger than the file: do not trust it.")
+        raise InputError(f"{path} declares members that are larger than the file itself: do not use it.")
     for name in _LARGEST:
         if name not in found:
             raise InputError(f"{path} is not a bundle of retcon: it has no {name}.")
@@ -212,7 +212,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfil
 def _members(
     path: Path, manifest: Mapping[str, Any], entries: Mapping[str, zipfile.ZipInfo]
 ) -> dict[str, tuple[int, str]]:
-    """The size and digest of each member except the manifest. They must match the archive."""
+    """The size and digest of each member, from the manifest. Raises InputError if the names differ."""
     listed = manifest.get("members")
     if not isinstance(listed, dict) or set(listed) != set(entries) - {_MANIFEST}:
         raise InputError(f"{path} does not contain the members that its manifest lists.")

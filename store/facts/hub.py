@@ -19,7 +19,7 @@ _INPUT_ERROR = 2
 
 
 def read_hub(source: str) -> list[Record]:
-    """The records of `hub:NAME[:CONFIG][@SPLIT]`. The default split is the only one, or `train`.
+    """The records of `hub:NAME[:CONFIG][@SPLIT]`. Without @SPLIT: the only split, or `train`.
 
     Raises InputError if the Hub cannot be reached or has no such data set, configuration or split.
     """

@@ -1,4 +1,4 @@
-"""Rows of passages: as a file for editing, and as a record for reports."""
+"""Convert rows of passages to a text file that a user can edit, and to plain data for reports."""
 
 from dataclasses import asdict
 from typing import Any

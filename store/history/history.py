@@ -99,7 +99,7 @@ def check_revert(path: Sequence[Revision], revision: Revision) -> None:
         )
     if revision.id in find_reverted(path):
         raise InputError(
-            f"Revision {revision.id} is already reverted at {path[-1].id}: revert the revert to restore it."
+            f"Revision {revision.id} was already reverted by revision {path[-1].id}: revert the revert to restore it."
         )
 
 

@@ -22,7 +22,7 @@ class UndoState:
 
 
 def replay_moves(moves: Sequence[HeadMove]) -> UndoState:
-    """Replay the moves: an undo removes the last move, any new move discards the undone ones."""
+    """Replay the moves. An undo removes the last move. A new move discards all undone moves."""
     done: list[HeadMove] = []
     undone: list[HeadMove] = []
     for move in moves:

@@ -71,7 +71,7 @@ def layer_settings(layers: Sequence[int] | None) -> dict[str, Any]:
 
 
 def absolute(path: Path | None) -> str | None:
-    """A path for a job, which runs in another folder."""
+    """Make a path absolute, because a job runs in another folder."""
     return str(path.absolute()) if path else None
 
 

@@ -10,7 +10,7 @@ from ...store.states import ENDED_STATES
 
 
 def resolve_device(device: str | None, on: str | None = None) -> str:
-    """A device of this machine, several GPUs joined by +, or a Ray cluster (`on`); by default the first device.
+    """Choose the device: one of this machine, several GPUs joined by +, or a Ray cluster (`on`); by default the first.
 
     Raises:
         InputError: the device does not exist, or a device and a Ray cluster were both chosen.

@@ -47,9 +47,9 @@ def print_json(data: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, cut: str = "") -> None:
-    """Print a table, or the sentence `empty` if there are no rows.
+    """Print a table. If there are no rows, print the text of `empty` instead.
 
-    On a narrow terminal the column `cut` is shortened. A pipe or a file gets full lines.
+    On a narrow terminal, the column with the index `cut` is shortened. In a pipe or a file, lines are not shortened.
     """
     cells = [[sanitize(format_value(cell)) for cell in row] for row in rows]
     if not cells:

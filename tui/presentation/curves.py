@@ -46,7 +46,7 @@ class Curve:
 
 @dataclass
 class _Cell:
-    """The braille dots of one character: lines and bands, the kind of its first line, the kinds of its bands."""
+    """One character of a plot: braille dots of curves and bands, and the trace kinds that give their colors."""
 
     line: int = 0
     band: int = 0

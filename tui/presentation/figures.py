@@ -151,7 +151,7 @@ def save_heatmap(path: Path, data: HeatMapData, *, kind: str, window: int, answe
     axes.set_yticks([0.5 + index for index in range(len(names))], names)
     layers = len(values[0]) if values else 0
     axes.set_xticks([0.5 + layer for layer in range(0, layers, 5)], list(map(str, range(0, layers, 5))))
-    axes.set_title(f"Impact of restoring {_NAMES[kind]} after corrupted input")
+    axes.set_title(f"Impact of restoring {_NAMES[kind]} with corrupted input")
     axes.set_xlabel("\n".join(_heatmap_notes(data, kind, window, model)), fontsize=9)
     if any(map(any, data.estimated or ())):
         _hatch(axes, data.estimated or ())

@@ -1,4 +1,4 @@
-"""Text of models and users made safe to display: one line, no control characters, no markup."""
+"""Make text from models and users safe to display: one line, no control characters, no markup."""
 
 import unicodedata
 

@@ -103,7 +103,7 @@ def collect_publication_info(
 
 
 def _find_rank_warning(revision: Revision) -> str | None:
-    """A warning if servers that load adapters reject this rank by default."""
+    """A warning text if the rank is above the default limit of servers that load adapters; otherwise None."""
     sizes = revision.statistics.get("with_earlier_edits", {}).values()
     rank = max((size["rank"] for size in sizes), default=0)
     if rank <= _DEFAULT_MAX_RANK:

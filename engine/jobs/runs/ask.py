@@ -11,7 +11,7 @@ from .loaded import load
 
 
 def run(running: RunningJob, spec: AskSpec) -> dict[str, Any]:
-    """Returns the answers, in the order of the revisions."""
+    """Complete the prompt at each revision. Returns the answers in the order of the revisions."""
     loaded = load(running, spec.model, spec.revisions[0])
     answers = []
     for name in spec.revisions:

@@ -34,7 +34,7 @@ _REFUSALS = {
     401: "The hub does not accept the token: it has expired or was revoked. Log in again with `retcon hub login`.",
     403: "The token or its account may not write to {repo}. Use a token with the write role, or a repo of your own.",
     404: "The hub has no repo {repo}, or this token may not read it.",
-    409: "The hub refused {repo} because of another write at the same time. Run this again in a moment.",
+    409: "The hub refused {repo} because another upload was running. Run the command again.",
     412: "Another commit to {repo} was made meanwhile. Check it, then publish again on top of it.",
     413: "The hub refused a file for {repo} because of its size.",
 }
@@ -349,7 +349,7 @@ def _find_status(error: BaseException) -> int | None:
 
 
 def _is_network_error(error: BaseException) -> bool:
-    """Whether the connection failed or was lost."""
+    """Whether an exception means that the connection failed or was lost."""
     import httpx2
 
     return any(

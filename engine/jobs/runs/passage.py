@@ -283,7 +283,7 @@ STAGES: dict[str, Stage] = {
 
 
 class _Replies:
-    """The replies of a language model in the job's checkpoint."""
+    """Stores replies of the language model in the job's checkpoint, so that a resumed job repeats no request."""
 
     def __init__(self, job: PassageJob) -> None:
         self._job = job

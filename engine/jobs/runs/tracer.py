@@ -41,7 +41,7 @@ class Tracer(Protocol):
     def report(self) -> Report: ...
     @property
     def protocol(self) -> dict[str, Any]:
-        """The device, for the trace's row."""
+        """The protocol fields of this tracer for the trace's row: the device."""
 
     @property
     def budget_state(self) -> dict[str, int]:

@@ -178,7 +178,7 @@ def paraphrase(
 ) -> list[PassageFact]:
     """Step 5: paraphrases of each fact, as templates that its object continues.
 
-    If the model gives fewer usable paraphrases, at most half of them are for evaluation.
+    If the model returns fewer usable paraphrases than requested, at most half of them are used for evaluation.
     """
     facts: list[PassageFact] = []
     for [one] in _iter_batches(triples, 1, report, "facts", "writing paraphrases"):

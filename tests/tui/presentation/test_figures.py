@@ -43,18 +43,18 @@ def test_suffix_selects_the_format(tmp_path: Path, suffix: str) -> None:
 
 def test_labels_match_the_published_figures(tmp_path: Path) -> None:
     hidden = heatmap(tmp_path / "hidden.svg")
-    for words in ("Impact of restoring state after corrupted input", "single restored layer within starter",
+    for words in ("Impact of restoring state with corrupted input", "single restored layer within starter",
                   "p(Paris)", " Tower*", "clean run p = 0.700, corrupted run p = 0.010"):  # fmt: skip
         assert words.strip() in hidden
     attn = heatmap(tmp_path / "attn.svg", kind="attn", window=10)
-    assert "Impact of restoring Attn after corrupted input" in attn
+    assert "Impact of restoring Attn with corrupted input" in attn
     assert "center of interval of 10 restored Attn layers within starter" in attn
 
 
 def test_severed_kinds_have_their_own_titles(tmp_path: Path) -> None:
     for kind, part in (("severed-mlp", "MLP"), ("severed-attn", "Attn")):
         drawn = heatmap(tmp_path / f"{kind}.svg", kind=kind)
-        assert f"Impact of restoring state with {part} severed after corrupted input" in drawn
+        assert f"Impact of restoring state with {part} severed with corrupted input" in drawn
         assert "single restored layer within starter" in drawn
         assert "estimated" not in drawn
 

@@ -162,7 +162,7 @@ def _build_row(*values: Any) -> JobRow:
 
 
 def _about(kind: str, spec: dict[str, Any]) -> str:
-    """Model and facts, prompt or layers of a job, from its spec."""
+    """One line that describes a job: its model, then its fact set, its prompt or its layers."""
     parts = [spec["model"] or spec["name"]]
     if kind == "model":
         parts.append(spec["source"] if spec["source"] != spec["name"] else None)

@@ -43,7 +43,8 @@ class Query:
 
 @dataclass(frozen=True)
 class Listing(Generic[Built_co]):
-    """How to list one noun. `key`, `columns` and fields are SQL; `build(*columns)` makes the data class of a row."""
+    """How to list one type of row (models, traces, ..). `key`, `columns` and the filter fields are SQL expressions;
+    `build(*columns)` makes the data class of a row."""
 
     table: str
     key: str

@@ -54,7 +54,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class ResultView:
-    """One traced fact; while it is being traced it is not complete."""
+    """The result of one fact. It is incomplete while its trace runs."""
 
     position: int
     prompt: str

@@ -42,7 +42,7 @@ class TabBar(Widget):
         self.refresh()
 
     def note(self, text: str, read_log_tail: str = "") -> None:
-        """Show a text and a tail at the right end. If they do not fit, `text` is cut first."""
+        """Show `text` on the left and `tail` on the right. If both do not fit, `text` is shortened first."""
         if (text, read_log_tail) != (self._note, self._tail):
             self._note, self._tail = text, read_log_tail
             self.refresh()

@@ -12,7 +12,9 @@ from ..data.rows import Key
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `width` 0 takes the remaining width. If that is less than `least`, the highest `drop` disappears first.
+    """A column; widths are in terminal cells, and `width` 0 takes the remaining width.
+
+    If the remaining width is less than `least`, the column with the highest `drop` is hidden first.
 
     `field` is the field of the listing to sort by, by default the title.
     """
@@ -57,7 +59,7 @@ def format_line(columns: Sequence[Column], cells: Sequence[str | Text], mark: st
 
 
 def column_widths(columns: Sequence[Column], width: int) -> list[tuple[int, int]]:
-    """(index, width) of the visible columns."""
+    """(index, width in terminal cells) of the visible columns."""
     shown = list(range(len(columns)))
     while True:
         fixed = sum(columns[index].width for index in shown) + len(shown) + 1

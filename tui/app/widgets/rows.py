@@ -1,6 +1,6 @@
-"""The list of each pane, drawn line by line: a cursor move repaints two lines, which matters over a slow SSH line.
+"""The list of each pane, drawn line by line: a cursor move repaints two lines, which matters over slow SSH.
 
-A long list is read in a thread, so that visible content never waits.
+A thread reads long lists, so the display does not block.
 """
 
 from collections.abc import Collection, Sequence
@@ -140,7 +140,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             self.set_timer(_PAINTED_SECONDS, self._read_all)
 
     def set_query(self, query: Query) -> None:
-        """Change the filter or the order."""
+        """Change the filter or the order, and read the rows again."""
         if query == self.source.query:
             return
         self.source.query = query
@@ -223,7 +223,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         return range(top, min(len(self.keys), top + max(1, self.size.height - 1)))
 
     def _refresh_view(self) -> None:
-        """Read the visible rows again; repaint only the columns that differ."""
+        """Read the visible rows again, and repaint only the screen columns that changed."""
         view = self._view()
         for index, (old, new) in self.source.reread(view).items():
             if old is not None and new is not None:

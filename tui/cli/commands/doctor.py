@@ -30,7 +30,7 @@ _LITTLE_SPACE = 2_000_000_000
 _TEMPORARY = {
     "overlay": "the container's own layer and lost with the container",
     "tmpfs": "tmpfs and lost at reboot",
-    "ramfs": "ramfs and lost at reboot",
+    "ramfs": "ramfs, so it is lost at reboot",
 }
 
 

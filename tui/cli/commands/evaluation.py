@@ -118,7 +118,7 @@ def _load(id: int) -> tuple[str, Evaluation]:
 @click.argument("b", type=ROW_ID)
 @json_option
 def compare_(a: int, b: int, as_json: bool) -> None:
-    """Compare evaluations A and B case by case. Their protocols must be equal."""
+    """Compare evaluations A and B case by case. Both need the same protocol (evaluation settings)."""
     (model_a, one), (model_b, other) = _load(a), _load(b)
     changes = compare_evaluations(one, other)
     names = [f"{model_a}@{one.revision}", f"{model_b}@{other.revision}"]
@@ -142,7 +142,7 @@ def compare_(a: int, b: int, as_json: bool) -> None:
 @evaluation.command()
 @json_option
 def metrics(as_json: bool) -> None:
-    """List the metrics: meaning, range, and the fields that a fact needs."""
+    """List the metrics: meaning, range, and the fields of a fact that each metric requires."""
     if as_json:
         print_json({"metrics": {name: asdict(meaning) for name, meaning in METRICS.items()}})
         return

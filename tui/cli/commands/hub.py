@@ -18,7 +18,9 @@ def hub() -> None:
 
 
 @hub.command()
-@click.option("--paste", is_flag=True, help="Paste a token (it is not shown), or read it from stdin.")
+@click.option(
+    "--paste", is_flag=True, help="Save a Hub token. Paste it at the prompt (hidden), or pipe it to stdin."
+)
 def login(paste: bool) -> None:
     """Log in with the browser or a token. Only huggingface_hub stores the token."""
     for name, value in QUIET_ENVIRONMENT.items():

@@ -145,7 +145,7 @@ def _edit(catalog: Catalog, id: int) -> None:
             parsed = parse_passage(changed, "your facts")
         except InputError as error:
             narrate(f"Error: {error}")
-            if not click.confirm("Open the facts again?", default=True, err=True):
+            if not click.confirm("Open the facts in the editor again?", default=True, err=True):
                 raise click.exceptions.Abort from None
             text = changed
             continue

@@ -206,7 +206,7 @@ class Pane(Vertical):
         self.app.push_screen(form, start)
 
     def confirm(self, question: str, verb: str, cli_equivalent: str, act: Callable[[], str]) -> None:
-        """Ask for confirmation, then run `act`."""
+        """Show a dialog for confirmation. Runs `act` if the user confirms."""
 
         from .confirm import Confirm
 

@@ -261,7 +261,7 @@ class EditsPane(Pane):
             self.app.push_screen(PublishForm(self.catalog, self.model, self._revision), self._preview)
 
     def _preview(self, spec: "PublishSpec | None") -> None:
-        """Show what would be sent before anything is sent."""
+        """Preview a publication before its job is submitted."""
         from ...data.publications import load_preview
         from ..publish.preview import PublishPreview
 

@@ -12,10 +12,10 @@ def command_words() -> list[str]:
 
 
 def split(text: str) -> list[str]:
-    """Split a line like a shell does; a leading `retcon` is removed.
+    """Split a line as a shell does, and remove a leading `retcon`.
 
     Raises:
-        InputError: a quote is not closed, or the command would open the app inside the app.
+        InputError: a quote is not closed, or the command starts the app, which is already running.
     """
     try:
         words = shlex.split(text)

@@ -136,7 +136,7 @@ class MainScreen(TypingScreen):
     # -- polling
 
     def _poll(self) -> None:
-        """Read the version of the catalog; read the rest only if it changed."""
+        """Read the version of the catalog. If it changed, read the displayed rows again."""
         self._polls += 1
         if self._polls % _POLLS_PER_REAP == 0:
             self._start_reap()

@@ -1,4 +1,4 @@
-"""The difference of two traces with the same number of layers, as one map."""
+"""The difference of two traces with the same number of layers, as one heat map."""
 
 from typing import ClassVar
 
@@ -97,10 +97,10 @@ def restrict_to_shared_roles(first: Tables, second: Tables) -> tuple[Tables, Tab
 
 
 def _differences(catalog: Catalog, one: TraceRow, other: TraceRow) -> Tables:
-    """The differences of the indirect effects.
+    """The indirect effects of the first trace minus those of the second, by kind.
 
     Raises:
-        InputError: the traces differ in their number of layers, share no kind, or only one of them has a fact set.
+        InputError: the traces differ in their number of layers, have no kind in common, or only one has a fact set.
     """
     sets = [row.fact_set is not None for row in (one, other)]
     if sets[0] != sets[1]:

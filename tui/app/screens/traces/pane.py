@@ -49,7 +49,7 @@ class TracesPane(Pane):
         Binding("n", "page(1)", "fact", key_display="n/p", tooltip="the next fact of a traced set"),
         Binding(
             "p", "page(-1)", "previous fact", show=False,
-            tooltip="the previous fact; before the first one, the average",
+            tooltip="show the previous fact (from the first fact: the average)",
         ),
         Binding("x", "picture", "picture", tooltip="save the drawing as a PNG in the current folder"),
         Binding("L", "locate", "locate", tooltip="the layers that this trace proposes to edit"),
@@ -200,7 +200,7 @@ class TracesPane(Pane):
         """Switch from any map to the curves of averages, and from the curves to the map of averages."""
         if not self._effects:
             self.post_message(
-                ActionRefused("no averages yet: they appear with the first traced facts of a set")
+                ActionRefused("no averages yet: they appear after the first fact of a set is traced")
             )
             return
         self._curves = not self._curves or self._fact is not None

@@ -18,10 +18,23 @@ from sqlmodel import Session, col, select
 
 from .catalog.tables import Job, now
 from .errors import InputError, LostOwnership, NotFound
-from .states import Stop
+from .states import ALIVE_STATES, Stop
 
 _ALIVE = ("waiting", "running")
 _RESUMABLE = ("failed", "cancelled", "paused", "interrupted")
+# Columns of an earlier attempt that a resumed job clears.
+_CLEARED = (
+    "owner",
+    "pid",
+    "stop_request",
+    "error",
+    "error_kind",
+    "rate",
+    "memory",
+    "seconds_left",
+    "started",
+    "ended",
+)
 # The state of a job after the death of its process.
 _STATE_AFTER_STOP = case(
     (col(Job.stop_request) == "cancel", "cancelled"),
@@ -90,16 +103,8 @@ def move_in_queue(session: Session, job_id: int, *, sooner: bool) -> Job:
 
 def claim(session: Session, job_id: int, owner: str, pid: int) -> bool:
     """Claim a queued job for the process `pid` with the token `owner`. Returns False if another process has it."""
-    return _change(
-        session,
-        job_id,
-        [col(Job.state) == "queued"],
-        state="waiting",
-        owner=owner,
-        pid=pid,
-        attempt=col(Job.attempt) + 1,
-        heartbeat=now(),
-    )
+    values: dict[str, Any] = {"owner": owner, "pid": pid, "attempt": col(Job.attempt) + 1, "heartbeat": now()}
+    return _change(session, job_id, [col(Job.state) == "queued"], state="waiting", **values)
 
 
 def mark_running(session: Session, job_id: int, owner: str) -> None:
@@ -109,8 +114,8 @@ def mark_running(session: Session, job_id: int, owner: str) -> None:
 
 def mark_waiting(session: Session, job_id: int, owner: str, activity: str) -> None:
     """Mark a job as waiting, after its process has released the device. Raises LostOwnership."""
-    values = {"activity": activity, "detail": "", "seconds_left": None}
-    _owned(session, job_id, owner, _ALIVE, state="waiting", **values, heartbeat=now())
+    values: dict[str, Any] = {"activity": activity, "detail": "", "seconds_left": None}
+    _owned(session, job_id, owner, state="waiting", **values, heartbeat=now())
 
 
 class ProgressColumns(TypedDict):
@@ -129,56 +134,36 @@ class ProgressColumns(TypedDict):
 def save_progress(session: Session, job_id: int, owner: str, **columns: Unpack[ProgressColumns]) -> None:
     """Save the progress of a job and its heartbeat. Raises LostOwnership."""
     values: dict[str, Any] = {"memory": None, "detail": "", **columns}
-    _owned(session, job_id, owner, _ALIVE, **values, heartbeat=now())
+    _owned(session, job_id, owner, **values, heartbeat=now())
 
 
 def save_nodes(session: Session, job_id: int, owner: str, nodes: dict[str, Any]) -> None:
     """Save the state of the cluster nodes that run the job. Raises LostOwnership."""
-    _owned(session, job_id, owner, _ALIVE, nodes=nodes, heartbeat=now())
+    _owned(session, job_id, owner, nodes=nodes, heartbeat=now())
 
 
 def save_checkpoint(session: Session, job_id: int, owner: str, checkpoint: dict[str, Any]) -> None:
     """Save the checkpoint, in the transaction of the results that it counts. Raises LostOwnership."""
-    _owned(session, job_id, owner, _ALIVE, checkpoint=checkpoint, heartbeat=now())
+    _owned(session, job_id, owner, checkpoint=checkpoint, heartbeat=now())
 
 
 def finish(session: Session, job_id: int, owner: str, result: dict[str, Any]) -> None:
     """Mark a job as done. `result` names its rows, {"trace": 3}. Raises LostOwnership."""
-    ended = now()
-    _owned(
-        session,
-        job_id,
-        owner,
-        _ALIVE,
-        state="done",
-        result=result,
-        seconds_left=0.0,
-        activity="",
-        detail="",
-        ended=ended,
-    )
+    values: dict[str, Any] = {"activity": "", "detail": "", "seconds_left": 0.0, "ended": now()}
+    _owned(session, job_id, owner, state="done", result=result, **values)
 
 
 def fail(
     session: Session, job_id: int, owner: str, error: str, error_kind: Literal["input", "failure"]
 ) -> None:
     """Mark a job as failed, with the error in one sentence. Raises LostOwnership."""
-    _owned(
-        session,
-        job_id,
-        owner,
-        _ALIVE,
-        state="failed",
-        error=error,
-        error_kind=error_kind,
-        seconds_left=None,
-        ended=now(),
-    )
+    values: dict[str, Any] = {"error": error, "error_kind": error_kind, "seconds_left": None, "ended": now()}
+    _owned(session, job_id, owner, state="failed", **values)
 
 
 def mark_stopped(session: Session, job_id: int, owner: str) -> None:
     """Mark a job as stopped: cancelled or paused as requested, otherwise interrupted. Raises LostOwnership."""
-    _owned(session, job_id, owner, _ALIVE, state=_STATE_AFTER_STOP, seconds_left=None, ended=now())
+    _owned(session, job_id, owner, state=_STATE_AFTER_STOP, seconds_left=None, ended=now())
 
 
 def request_stop(session: Session, job_id: int, stop: Stop) -> Job:
@@ -194,7 +179,7 @@ def request_stop(session: Session, job_id: int, stop: Stop) -> Job:
 def pause_owned(session: Session, job_id: int, owner: str) -> None:
     """Request a pause from the worker itself, unless there is a stop request. Raises LostOwnership."""
     if get(session, job_id).stop_request is None:
-        _owned(session, job_id, owner, _ALIVE, stop_request="pause")
+        _owned(session, job_id, owner, stop_request="pause")
 
 
 def mark_interrupted(session: Session, job_id: int, owner: str | None) -> bool:
@@ -202,15 +187,9 @@ def mark_interrupted(session: Session, job_id: int, owner: str | None) -> bool:
 
     `owner` is the token that the caller read (None if no process claimed the job): a resumed job has another one.
     """
-    return _change(
-        session,
-        job_id,
-        [col(Job.owner).is_(None) if owner is None else col(Job.owner) == owner,
-         col(Job.state).in_(("queued", *_ALIVE))],
-        state=_STATE_AFTER_STOP,
-        seconds_left=None,
-        ended=now(),
-    )  # fmt: skip
+    is_same = col(Job.owner).is_(None) if owner is None else col(Job.owner) == owner
+    conditions = [is_same, col(Job.state).in_(ALIVE_STATES)]
+    return _change(session, job_id, conditions, state=_STATE_AFTER_STOP, seconds_left=None, ended=now())
 
 
 def requeue(session: Session, job_id: int) -> Job:
@@ -218,25 +197,9 @@ def requeue(session: Session, job_id: int) -> Job:
 
     Its checkpoint and its rows stay: the job resumes from there. The former token becomes invalid.
     """
-    if not _change(
-        session,
-        job_id,
-        [col(Job.state).in_(_RESUMABLE)],
-        state="queued",
-        owner=None,
-        pid=None,
-        stop_request=None,
-        error=None,
-        error_kind=None,
-        activity="",
-        detail="",
-        rate=None,
-        memory=None,
-        nodes={},
-        seconds_left=None,
-        started=None,
-        ended=None,
-    ):
+    is_resumable = col(Job.state).in_(_RESUMABLE)
+    values = dict.fromkeys(_CLEARED) | {"activity": "", "detail": "", "nodes": {}}
+    if not _change(session, job_id, [is_resumable], state="queued", **values):
         state = get(session, job_id).state
         raise InputError(
             f"Job {job_id} is {state}: only a paused, interrupted, failed or cancelled job can be resumed."
@@ -244,7 +207,9 @@ def requeue(session: Session, job_id: int) -> Job:
     return get(session, job_id)
 
 
-def _owned(session: Session, job_id: int, owner: str, states: tuple[str, ...], **values: Any) -> None:
+def _owned(
+    session: Session, job_id: int, owner: str, states: tuple[str, ...] = _ALIVE, **values: Any
+) -> None:
     """Write as the owner, or raise LostOwnership."""
     if not _change(session, job_id, [col(Job.owner) == owner, col(Job.state).in_(states)], **values):
         job = get(session, job_id)

@@ -46,7 +46,7 @@ def json_list() -> Any:
     return Field(default_factory=list, sa_type=JSON)
 
 
-def child_of(target: str, **default: int) -> Any:
+def child_of(target: str, **default: Any) -> Any:
     """The key of the parent row. Deleting the parent deletes this row."""
     return Field(foreign_key=target, ondelete="CASCADE", index=True, **default)
 
@@ -99,12 +99,10 @@ class Model(Numbered, Dated, table=True):
     fingerprint: str
     tensors: dict[str, str] = json_dict()
     trust_remote_code: bool = False
-    # `model` and `revision` refer to each other; use_alter tells SQLAlchemy which table to create first.
+    # `model` and `revision` refer to each other; with use_alter, SQLAlchemy creates the tables first.
     head: str | None = Field(
         default=None,
-        sa_column=Column(
-            String, ForeignKey("revision.id", name="fk_model_head_revision", use_alter=True), nullable=True
-        ),
+        sa_column=Column(String, ForeignKey("revision.id", name="fk_model_head_revision", use_alter=True)),
     )
 
 
@@ -160,7 +158,6 @@ class Fact(Numbered, table=True):
     """One fact: a prompt template with exactly one `{}`, its subject, and its targets without a leading space."""
 
     __table_args__ = (UniqueConstraint("fact_set_id", "position"),)
-    # The importer sets both when it saves the fact.
     fact_set_id: int = child_of("fact_set.id", default=0)
     position: int = 0
     subject: str
@@ -359,7 +356,7 @@ class Job(Numbered, Dated, table=True):
     total: float | None = None
     unit: str = ""
     rate: float | None = None
-    # The phase of the job, and what changes within the phase.
+    # The phase of the job, and its changing detail.
     activity: str = ""
     detail: str = ""
     # Bytes that the process holds: GPU memory on a GPU, otherwise resident memory.

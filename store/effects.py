@@ -4,7 +4,7 @@ Indirect effect IE = restored - low. AIE is its mean over facts, with a bootstra
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,9 +35,6 @@ class Effect:
     low: float
     high: float
     count: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def average_effects(results: Sequence[TracedFact]) -> list[Effect]:

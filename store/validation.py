@@ -1,9 +1,10 @@
 """Checks of data that comes from outside: field types for pydantic, and its errors as one sentence."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from .catalog.artifacts import SHA256
 from .catalog.connection import MAX_INTEGER
@@ -22,16 +23,7 @@ def _check_time(text: str) -> str:
     return text
 
 
-def check_request(request: dict[str, Any]) -> dict[str, Any]:
-    """Raises ValueError unless this is a request as a revision stores it."""
-    for name in ("subject", "prompt", "target_new"):
-        if not isinstance(request.get(name), str):
-            raise ValueError(f"the request has no text {name!r}")
-    if not isinstance(request.get("target_true"), str | None):
-        raise ValueError("target_true of the request is not a text")
-    return request
-
-
+Text = Annotated[str, Field(min_length=1)]
 Digest = Annotated[str, Field(pattern=f"^{SHA256.pattern}$")]
 RevisionId = Annotated[str, Field(pattern="^[0-9a-f]{10}$")]
 # Strict: "5", 5.0 and true are not whole numbers.
@@ -40,7 +32,26 @@ Count = Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)]
 # An ISO time with a time zone: as a datetime, and as its text.
 Moment = Annotated[datetime, BeforeValidator(_parse_time)]
 Time = Annotated[str, AfterValidator(_check_time)]
-Request = Annotated[dict[str, Any], AfterValidator(check_request)]
+Number = Annotated[float, Field(strict=True)]
+
+
+class Request(TypedDict):
+    """A request as a revision stores it, with any further fields."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: NotRequired[str | None]
+
+
+class CurvePoint(TypedDict):
+    """A point of the convergence of a covariance."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    tokens: Integer
+    mean: Number
+    largest: Number
 
 
 def describe(error: ValidationError) -> str:

@@ -30,7 +30,6 @@ from ..catalog.tables import (
 )
 from ..errors import InputError, NotFound
 from ..history import history
-from ..history.lineage import parents_first
 from . import bundle_archive as archive
 from .bundle_rows import (
     Rows,
@@ -189,7 +188,7 @@ class _Importer:
         for row in self.rows[Covariance]:
             row.model_id = self.model.id
             self._add_if_new(row, ("layer", "artifact"))
-        for row in parents_first(self.rows[Revision]):
+        for row in history.parents_first(self.rows[Revision]):
             if row.kind != "base":
                 self._revision(row)
         for row in self.rows[Covariance]:  # after all have new ids

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,7 +53,7 @@ def write(
 
     Raises InputError if an artifact is corrupt, or if the rows exceed the limit of `read`.
     """
-    text = json.dumps(rows).encode()
+    text = json.dumps(rows, default=datetime.isoformat).encode()
     if len(text) > _LARGEST[_ROWS]:
         raise InputError(
             f"The history has {len(text) / 1e9:.1f} GB of traces and scores, more than a bundle may contain."

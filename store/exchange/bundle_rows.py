@@ -34,11 +34,13 @@ from ..catalog.tables import (
     TraceResult,
 )  # fmt: skip
 from ..errors import InputError
-from ..history.lineage import parents_first
+from ..history.history import parents_first
 from ..validation import (
+    CurvePoint,
     Digest,
     Integer,
     Moment,
+    Number,
     Request,
     RevisionId,
     describe,
@@ -65,7 +67,6 @@ _NAMES: dict[type[SQLModel], dict[str, str]] = {
 # A covariance's file holds the sums, probes, convergence, and the sums after whole blocks.
 _MAX_ARRAYS = 16
 
-Number = Annotated[float, Field(strict=True)]
 Grid = list[list[Number | None]]
 
 
@@ -73,13 +74,6 @@ class _Scores(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     window: Integer
     scores: Grid
-
-
-class _Point(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    tokens: Integer
-    mean: Number
-    largest: Number
 
 
 def _check_layers(hparams: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +106,10 @@ _TYPES: dict[type[SQLModel], dict[str, Any]] = {
         "hparams": Annotated[dict[str, Any], AfterValidator(_check_layers)],
         "statistics": Annotated[dict[str, Any], AfterValidator(_check_statistics)],
     },
-    Covariance: {"curve": list[_Point], "origin": Annotated[dict[str, Any], AfterValidator(_check_origin)]},
+    Covariance: {
+        "curve": list[CurvePoint],
+        "origin": Annotated[dict[str, Any], AfterValidator(_check_origin)],
+    },
     TraceResult: {"scores": dict[str, _Scores], "estimate": dict[str, Grid]},
 }
 
@@ -140,7 +137,7 @@ def export_rows(session: Session, model: Model, *, covariances: bool) -> dict[st
     sets = {row.fact_set_id for table in (Trace, Sweep, Evaluation) for row in found[table]} - {None}
     found[FactSet] = [session.get_one(FactSet, id) for id in sorted(sets)]
     found[Fact] = _children(session, Fact, Fact.fact_set_id, sorted(sets))
-    return {table_name(table): [_to_record(row) for row in found[table]] for table in TABLES}
+    return {table_name(table): [row.model_dump() for row in found[table]] for table in TABLES}
 
 
 def _children(session: Session, child: Any, key: Any, parents: Sequence[Any]) -> list[Any]:
@@ -148,13 +145,6 @@ def _children(session: Session, child: Any, key: Any, parents: Sequence[Any]) ->
     for parent in parents:
         rows += session.exec(select(child).where(col(key) == parent).order_by(col(child.id))).all()
     return rows
-
-
-def _to_record(row: SQLModel) -> dict[str, Any]:
-    values = row.model_dump()
-    return {
-        name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()
-    }
 
 
 def parse_rows(records: Mapping[str, Any], layers: int) -> dict[type[SQLModel], list[Any]]:
@@ -264,17 +254,12 @@ def _check_tree(revisions: Sequence[Revision]) -> None:
     if [row.kind for row in revisions].count("base") != 1:
         raise InputError("the revisions must have exactly one base")
     for row in revisions:
-        _require(
-            (row.kind == "base") == (row.parent is None), row, "must have a parent, unless it is the base"
-        )
-        _require(
-            (row.kind == "edit") == (row.delta is not None),
-            row,
-            "must have a delta if it is an edit, else none",
-        )
-        _require(
-            (row.kind == "revert") == (row.reverts is not None), row, "must name the edit that it reverts"
-        )
+        for kind, is_valid, complaint in (
+            ("base", row.parent is None, "must have a parent, unless it is the base"),
+            ("edit", row.delta is not None, "must have a delta if it is an edit, else none"),
+            ("revert", row.reverts is not None, "must name the edit that it reverts"),
+        ):
+            _require((row.kind == kind) == is_valid, row, complaint)
     if len(parents_first(revisions)) != len(revisions):
         raise InputError("all revisions must descend from the base")
     for row in revisions:

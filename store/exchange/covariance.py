@@ -9,10 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from ..atomic_files import check_new_file, write_atomically
 from ..catalog.artifacts import sha256_of
@@ -21,6 +24,7 @@ from ..catalog.connection import MAX_INTEGER
 from ..catalog.tables import Covariance, Model
 from ..errors import InputError
 from ..history import history
+from ..validation import Count, CurvePoint, Integer, Text, Time, describe
 from .trace import read_npz_arrays
 
 FORMAT = "retcon covariance"
@@ -186,23 +190,44 @@ def _read_npz(path: Path) -> tuple[Covariance, np.ndarray]:
             "they must be floating point numbers and one whole number."
         )
     named = _FIELD_NAME.fullmatch(path.name)
-    # Empty columns are unknown.
-    row = Covariance(
-        layer=0,
-        width=0,
-        fingerprint="",
-        dtype="",
-        artifact="",
-        module=named["module"] if named else "",
-        texts=path.parent.name.removesuffix("_stats") if path.parent.name.endswith("_stats") else path.name,
-        texts_revision="unknown",
-        tokens=int(count.item()),
-        documents=int(size.item())
-        if size is not None and size.dtype.kind in "iu" and size.size == 1
-        else None,
-        origin={"format": "layer_stats of rome and memit"},
-    )
-    return row, total.astype(np.float64)
+    documents = None
+    if size is not None and size.dtype.kind in "iu" and size.size == 1:
+        documents = int(size.item())
+    # An empty column is unknown. The import sets it.
+    columns: dict[str, Any] = {
+        "fingerprint": "",
+        "module": named["module"] if named else "",
+        "texts": path.parent.name.removesuffix("_stats")
+        if path.parent.name.endswith("_stats")
+        else path.name,
+        "texts_revision": "unknown",
+        "tokens": int(count.item()),
+        "documents": documents,
+        "origin": {"format": "layer_stats of rome and memit"},
+    }
+    return Covariance(**columns), total.astype(np.float64)
+
+
+class _Provenance(TypedDict):
+    """The settings in a file that retcon exported."""
+
+    layer: Integer
+    width: Integer
+    # An empty text would skip the comparison with the model.
+    fingerprint: Text
+    module: Text
+    texts: Text
+    texts_revision: Text
+    dtype: Text
+    tokenizer: str | None
+    tokens: Count
+    seed: Count | None
+    documents: Count | None
+    max_length: Count | None
+    curve: list[CurvePoint]
+    origin: dict[str, Any]
+    model: str
+    created: Time
 
 
 def _read_own(path: Path) -> tuple[Covariance, np.ndarray]:
@@ -219,39 +244,16 @@ def _read_own(path: Path) -> tuple[Covariance, np.ndarray]:
     if total.dtype != np.float64 or _digest(total) != metadata.get("sha256"):
         raise InputError(f"{path} has changed since it was exported: its sums have another sha256.")
     try:
-        provenance = json.loads(metadata["made"])
-        row = Covariance(**{name: provenance[name] for name in PROVENANCE if name != "origin"})
-        _check_types(row)
-        created = datetime.fromisoformat(provenance["created"]).isoformat()
-        row.origin = {
-            "format": FORMAT,
-            "model": str(provenance["model"]),
-            "created": created,
-            "before": dict(provenance["origin"]),
-        }
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} has invalid metadata ({error}).") from error
-    return row, total
-
-
-def _check_types(row: Covariance) -> None:
-    """Raise ValueError for values of the wrong type: a table class does not validate."""
-    for name in ("fingerprint", "module", "texts", "texts_revision", "dtype"):
-        # An empty value would skip the comparison with the model.
-        _must(isinstance(getattr(row, name), str) and getattr(row, name), f"{name} is not a text")
-    _must(isinstance(row.tokenizer, str | None), "tokenizer is not a text")
-    for name in ("tokens", "seed", "documents", "max_length"):
-        value = getattr(row, name)
-        _must(
-            (isinstance(value, int) and 0 <= value <= MAX_INTEGER) or value is None,
-            f"{name} is not a whole number",
-        )
-    _must(row.tokens is not None, "tokens are missing")
-    row.curve = [
-        {"tokens": int(p["tokens"])} | {k: float(p[k]) for k in ("mean", "largest")} for p in row.curve
-    ]
-
-
-def _must(so: object, complaint: str) -> None:
-    if not so:
-        raise ValueError(complaint)
+        found = TypeAdapter(_Provenance).validate_json(metadata["made"])
+    except KeyError as error:
+        raise InputError(f"{path} has invalid metadata (it has no {error}).") from error
+    except ValidationError as error:
+        raise InputError(f"{path} has invalid metadata ({describe(error)}).") from error
+    origin = {
+        "format": FORMAT,
+        "model": found["model"],
+        "created": found["created"],
+        "before": found["origin"],
+    }
+    columns: dict[str, Any] = {name: value for name, value in found.items() if name in PROVENANCE}
+    return Covariance(**columns | {"origin": origin}), total

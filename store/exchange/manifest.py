@@ -117,20 +117,10 @@ class Step:
 
     def to_revision(self) -> Revision:
         """An unsaved row; its model, parent and covariances are those of another catalog."""
-        values = {name: getattr(self, name) for name in _COPIED}
+        created = datetime.fromisoformat(self.created)
         statistics = self.statistics | {"covariances": self.covariances}
-        return Revision(
-            model_id=0,
-            covariances=[],
-            statistics=statistics,
-            created=datetime.fromisoformat(self.created),
-            **values,
-        )
-
-
-# Fields of a step that a revision holds unchanged.
-_COPIED = ("id", "parent", "kind", "reverts", "method", "hparams", "seed", "contexts", "requests", "delta", "message",
-           "fingerprint")  # fmt: skip
+        own = {"model_id": 0, "covariances": [], "statistics": statistics, "created": created}
+        return Revision(**asdict(self) | own)
 
 
 @dataclass(frozen=True)
@@ -234,16 +224,13 @@ def _step(session: Session, revision: Revision) -> Step:
     described = statistics.pop("covariances", [])
     rows = [session.get(Covariance, id) for id in revision.covariances]
     described = [_covariance(row) for row in rows if row is not None] or described
-    return Step(
-        **{name: getattr(revision, name) for name in _COPIED}, covariances=described, statistics=statistics,
-        created=revision.created.isoformat(),
-    )  # fmt: skip
+    own = {"covariances": described, "statistics": statistics, "created": revision.created.isoformat()}
+    return Step(**revision.model_dump(exclude={"model_id"}) | own)
 
 
 def _covariance(row: Covariance) -> dict[str, Any]:
-    names = ("layer", "texts_revision", "tokens", "documents", "max_length", "seed")
-    values = {name: getattr(row, name) for name in names}
-    return values | {"texts": _without_folder(row.texts), "sha256": row.artifact}
+    names = {"layer", "texts_revision", "tokens", "documents", "max_length", "seed"}
+    return row.model_dump(include=names) | {"texts": _without_folder(row.texts), "sha256": row.artifact}
 
 
 def _without_folder(text: Any) -> Any:

@@ -11,6 +11,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,14 @@ def write_npz(folder: Path, results: Sequence[TraceResult], names: Sequence[int]
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for result, name in zip(results, names, strict=True):
-        kinds = (
-            [kind for kind in _SUFFIX if kind in result.scores]
-            if result.skip_reason is None
-            else list(_SUFFIX)
-        )
-        for kind in kinds:
-            arrays = (
-                _arrays(result, kind)
-                if result.skip_reason is None
-                else {"correct_prediction": np.array(False)}
-            )
-            with (folder / f"knowledge_{name}{_SUFFIX[kind]}.npz").open("wb") as file:
+        for kind, suffix in _SUFFIX.items():
+            if result.skip_reason is not None:
+                arrays = {"correct_prediction": np.array(False)}
+            elif kind in result.scores:
+                arrays = _arrays(result, kind)
+            else:
+                continue
+            with (folder / f"knowledge_{name}{suffix}.npz").open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
             count += 1
     return count
@@ -81,12 +78,7 @@ def import_trace(catalog: Catalog, folder: Path, model: str) -> tuple[Trace, lis
         found = history.find_model(session, model)
     results = read_npz(folder, found.anatomy["layers"])
     kinds = [kind for kind in _SUFFIX if any(kind in result.scores for result in results)]
-    windows = [
-        result.scores[kind]["window"]
-        for result in results
-        for kind in ("mlp", "attn")
-        if kind in result.scores
-    ]
+    tables = [result.scores[kind] for result in results for kind in ("mlp", "attn") if kind in result.scores]
     effects = average_effects([result for result in results if result.skip_reason is None])
     with catalog.write() as session:
         trace = Trace(
@@ -95,7 +87,7 @@ def import_trace(catalog: Catalog, folder: Path, model: str) -> tuple[Trace, lis
             kinds=kinds,
             noise="imported",
             samples=10,
-            window=windows[0] if windows else 10,
+            window=tables[0]["window"] if tables else 10,
             seed=1,
             protocol={"imported": str(folder)},
         )
@@ -105,7 +97,7 @@ def import_trace(catalog: Catalog, folder: Path, model: str) -> tuple[Trace, lis
         for result in results:
             result.trace_id = trace.id
         session.add_all(results)
-        session.add_all(AverageEffect(trace_id=trace.id, **effect.as_dict()) for effect in effects)
+        session.add_all(AverageEffect(trace_id=trace.id, **asdict(effect)) for effect in effects)
     return trace, results
 
 
@@ -120,7 +112,8 @@ def read_npz(folder: Path, layers: int) -> list[TraceResult]:
     for path in files:
         if match := _NAME.fullmatch(path.name):
             number, kind = int(match[1]), match[2] or "hidden"
-            _add_kind(found.setdefault(number, _blank(number)), kind, read_npz_arrays(path), path, layers)
+            blank = TraceResult(trace_id=0, position=number, prompt=f"knowledge {number}", subject="")
+            _add_kind(found.setdefault(number, blank), kind, read_npz_arrays(path), path, layers)
     if not found:
         raise InputError(
             f"{folder} contains no traces: expected files named knowledge_ID.npz, knowledge_ID_mlp.npz, ..."
@@ -129,18 +122,6 @@ def read_npz(folder: Path, layers: int) -> list[TraceResult]:
     for position, result in enumerate(results):
         result.position = position
     return results
-
-
-def _blank(number: int) -> TraceResult:
-    return TraceResult(
-        trace_id=0,
-        position=number,
-        prompt=f"knowledge {number}",
-        subject="",
-        subject_begin=0,
-        subject_end=0,
-        answer="",
-    )
 
 
 def _add_kind(result: TraceResult, kind: str, data: dict[str, Any], path: Path, layers: int) -> None:
@@ -167,11 +148,8 @@ def _add_kind(result: TraceResult, kind: str, data: dict[str, Any], path: Path, 
             f"this model has {layers} layers."
         )
     missing = np.isnan(scores)
-    if (
-        not np.isfinite([high, low]).all()
-        or np.isinf(scores).any()
-        or (missing.any(1) != missing.all(1)).any()
-    ):
+    has_gaps = (missing.any(1) != missing.all(1)).any()
+    if not np.isfinite([high, low]).all() or np.isinf(scores).any() or has_gaps:
         raise InputError(
             f"{path} contains invalid probabilities: each token must have all of its scores, or none."
         )

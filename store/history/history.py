@@ -35,7 +35,7 @@ def _format_time(value: object) -> str:
 
 def id_of(model: Model, revision: Revision) -> str:
     """The id of a revision, computed from its content."""
-    names = (
+    names = {
         "parent",
         "kind",
         "reverts",
@@ -46,8 +46,8 @@ def id_of(model: Model, revision: Revision) -> str:
         "delta",
         "message",
         "created",
-    )
-    return revision_id(model=model.name, **{name: getattr(revision, name) for name in names})
+    }
+    return revision_id(model=model.name, **revision.model_dump(include=names))
 
 
 def load_path(session: Session, revision_id: str) -> list[Revision]:
@@ -65,6 +65,17 @@ def load_path(session: Session, revision_id: str) -> list[Revision]:
         path.append(revision)
         id = revision.parent
     return path[::-1]
+
+
+def parents_first(revisions: Sequence[Revision]) -> list[Revision]:
+    """The revisions that descend from a base, each after its parent."""
+    children: dict[str | None, list[Revision]] = {}
+    for row in revisions:
+        children.setdefault(row.parent, []).append(row)
+    found = list(children[None])
+    for row in found:  # the list grows during the iteration
+        found += children.get(row.id, [])
+    return found
 
 
 def live_edits(path: Sequence[Revision]) -> list[Revision]:

@@ -5,7 +5,7 @@ The row of a fact exists while it is traced, with its estimate and the scores so
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -280,4 +280,4 @@ def _update_averages(session: Session, trace_id: int) -> None:
         session.delete(old)
     session.flush()
     for effect in average_effects(results):
-        session.add(AverageEffect(trace_id=trace_id, **effect.as_dict()))
+        session.add(AverageEffect(trace_id=trace_id, **asdict(effect)))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,12 @@ def all_of(catalog: Catalog, table: type[SQLModel]) -> list[Any]:
 
 
 def content(catalog: Catalog, table: type[SQLModel]) -> list[str]:
-    """The rows but for what is the catalog's own. A revision's id is everywhere the same, but for the base's."""
-    kept = [row.model_dump(exclude=OWN) for row in all_of(catalog, table)]
+    """The rows without the columns that each catalog sets. All revisions except the base keep their ids."""
+    records = [row.model_dump(exclude=OWN) for row in all_of(catalog, table)]
     if table is Revision:
-        kept = [row.model_dump(exclude=OWN - {"id"}) for row in all_of(catalog, table) if row.kind != "base"]
-    return sorted(json.dumps(row, sort_keys=True, default=str) for row in kept)
+        edits = [row for row in all_of(catalog, table) if row.kind != "base"]
+        records = [row.model_dump(exclude=OWN - {"id"}) for row in edits]
+    return sorted(json.dumps(record, sort_keys=True, default=str) for record in records)
 
 
 def counts(catalog: Catalog) -> dict[str, int]:
@@ -126,11 +128,17 @@ def test_import_into_another_catalog(source: Catalog, bundle: Path, catalogs: Ca
     assert checked.is_sound and checked.damages == [] and checked.artifacts == 5
 
 
+def exported_records(catalog: Catalog) -> dict[str, Any]:
+    """The rows of the model `tiny` as in the file of a bundle."""
+    with catalog.read() as session:
+        rows = bundle_rows.export_rows(session, history.find_model(session, "tiny"), covariances=True)
+    records: dict[str, Any] = json.loads(json.dumps(rows, default=datetime.isoformat))
+    return records
+
+
 def test_bundle_without_trace_columns_still_loads(source: Catalog) -> None:
     """Bundles written before `replace` and `swap` were columns hold the corruption as a sentence."""
-    with source.read() as session:
-        model = history.find_model(session, "tiny")
-        records = bundle_rows.export_rows(session, model, covariances=True)
+    records = exported_records(source)
     (record,) = records["trace"]
     del record["replace"], record["swap"]
     record["protocol"] = {"corruption": "noise 3s in place of the embeddings of the subject's tokens"}
@@ -147,10 +155,7 @@ def test_bundle_with_former_names_still_loads(source: Catalog) -> None:
         "sweep": {"trial_count": "planned"},
         "sweep_trial": {"error": "refused"},
     }
-    with source.read() as session:
-        model = history.find_model(session, "tiny")
-        expected = bundle_rows.export_rows(session, model, covariances=True)
-    records: dict[str, Any] = json.loads(json.dumps(expected))
+    records, expected = exported_records(source), exported_records(source)
     for table, names in former.items():
         records[table] = [
             {names.get(name, name): value for name, value in row.items()} for row in records[table]

@@ -169,4 +169,6 @@ def test_invalid_artifact_is_rejected(
     del members[f"artifacts/{row[column]}"]
     row[column] = digest
     members |= {"rows.json": json.dumps(rows).encode(), f"artifacts/{digest}": blob}
-    assert_rejected(target, pack(tmp_path / "x", members), "the delta|the covariance|holds|second moment|not finite")
+    assert_rejected(
+        target, pack(tmp_path / "x", members), "the delta|the covariance|holds|second moment|not finite"
+    )

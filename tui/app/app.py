@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App
 from textual.command import Provider
 
 from ...store.catalog.catalog import Catalog
+from ...store.errors import CatalogError, InputError
 from ..deep_links import DeepLink
 from ..presentation.encoding import install_ascii_fallback
 from .screens.shell.main import MainScreen
@@ -46,6 +47,16 @@ class RetconApp(App[None]):
 
     def on_mount(self) -> None:
         self.push_screen(MainScreen(self.catalog, self.link, readonly=self.readonly))
+
+    async def run_action(self, *args: Any, **kwargs: Any) -> bool:
+        """Run an action. If it raises InputError or CatalogError, the main screen shows the reason."""
+        try:
+            return await super().run_action(*args, **kwargs)
+        except (InputError, CatalogError) as error:
+            if not isinstance(self.screen, MainScreen):
+                raise
+            self.screen.refuse(str(error))
+            return True
 
     def prompt_client(self, model: str) -> "PromptClient":
         """The process that keeps this model in memory; replaces that of another model. Call it from a thread."""

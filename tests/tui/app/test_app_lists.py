@@ -60,9 +60,7 @@ async def test_only_visible_rows_are_read(many: Catalog, monkeypatch: pytest.Mon
         await app.press("5")
         read: list[int] = []
         pane = app.pane
-        monkeypatch.setattr(
-            pane, "make_row", lambda row, make=pane.make_row: read.append(row.id) or make(row)
-        )
+        monkeypatch.setattr(pane, "cells", lambda row, make=pane.cells: read.append(row.id) or make(row))
         await app.press("G", "ctrl+u", "k", "g")
         assert 0 < len(read) < 400
 

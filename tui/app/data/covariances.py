@@ -1,12 +1,11 @@
 """Covariances: the list, and the data of each."""
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from .filters import Field
-from .rows import Listing, parse_time
+from .rows import list_records
 
 
 @dataclass(frozen=True)
@@ -34,29 +33,20 @@ class CovarianceView:
     created: datetime
 
 
-def _build_view(*values: Any) -> CovarianceView:
-    curve, origin, artifact, size, created = values[14:]
-    rest = (json.loads(curve), json.loads(origin), artifact, size, parse_time(created))
-    return CovarianceView(*(*values[:14], *rest))
-
-
-COVARIANCES = Listing(
-    table="covariance AS c",
-    key="c.id",
+COVARIANCES = list_records(
+    CovarianceView,
+    "covariance AS c",
+    {"model": "m.name", "size": "coalesce(a.size, 0)"},
     joins="LEFT JOIN model AS m ON m.id = c.model_id LEFT JOIN artifact AS a ON a.sha256 = c.artifact",
-    columns=(
-        "c.id", "m.name", "c.layer", "c.module", "c.width", "c.texts", "c.texts_revision", "c.tokens", "c.documents",
-        "c.max_length", "c.seed", "c.dtype", "c.fingerprint", "c.tokenizer", "c.curve", "c.origin", "c.artifact",
-        "coalesce(a.size, 0)", "c.created",
-    ),
-    build=_build_view,
     fields={
         "id": Field("c.id", "number"),
         "model": Field("m.name"),
         "layer": Field("c.layer", "number"),
         "texts": Field("c.texts"),
         "tokens": Field("c.tokens", "number"),
-        "change": Field("CASE WHEN json_valid(c.curve) THEN json_extract(c.curve, '$[#-1].mean') END", "number"),
+        "change": Field(
+            "CASE WHEN json_valid(c.curve) THEN json_extract(c.curve, '$[#-1].mean') END", "number"
+        ),
         "when": Field("c.created", "time"),
     },
-)  # fmt: skip
+)

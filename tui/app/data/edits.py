@@ -12,13 +12,7 @@ from ....store.history.lineage import find_reverted
 from ...actions.damage import READ_ERRORS
 from ...presentation.history_graph import draw_graph
 from .filters import Condition, Field
-from .rows import (
-    Listing,
-    UnreadableRow,
-    load_first_rows,
-    load_row,
-    parse_time,
-)
+from .rows import Listing, UnreadableRow, list_records, load_first_rows, parse_time
 
 # Status of a revision relative to the head -> symbol in the graph.
 MARKS = {
@@ -123,6 +117,10 @@ class RevisionDetail:
     created: datetime
 
 
+# With thousands of requests, reading one revision takes longer than the other reads.
+REVISION = list_records(RevisionDetail, "revision")
+
+
 def load_history_shape(catalog: Catalog, model: str, limit: int | None = None) -> HistoryShape | None:
     """The shape of a history, or of its newest revisions; None if the model does not exist."""
     with catalog.read_connection() as connection:
@@ -147,15 +145,15 @@ def cache_key(catalog: Catalog, model: str) -> tuple[Any, ...]:
     return (model, head, newest)
 
 
-def revision_listing(find_model_id: int) -> "Listing[RevisionRow]":
+def revision_listing(model_id: int) -> Listing[RevisionRow]:
     """The listing of a model's history."""
-    return Listing(
-        table="revision",
-        key="revision.id",
-        columns=("revision.id", "revision.parent", "revision.kind", "revision.reverts", "revision.method",
-                 "json_extract(revision.hparams, '$.layers')", "json_array_length(revision.requests)",
-                 "revision.message", "revision.created"),
-        build=_build_row,
+    return list_records(
+        RevisionRow,
+        "revision",
+        {
+            "layers": "coalesce(json_extract(revision.hparams, '$.layers'), '[]')",
+            "requests": "json_array_length(revision.requests)",
+        },
         fields={
             "revision": Field("revision.id"),
             "what": Field("revision.message"),
@@ -166,14 +164,15 @@ def revision_listing(find_model_id: int) -> "Listing[RevisionRow]":
                 "number",
             ),
             "requests": Field(
-                "CASE WHEN json_valid(revision.requests) THEN json_array_length(revision.requests) END", "number"
+                "CASE WHEN json_valid(revision.requests) THEN json_array_length(revision.requests) END",
+                "number",
             ),
             "when": Field("revision.created", "time"),
         },
         # Not by id (a digest) or time (clocks may step back): a parent is always saved before its children.
         order="revision.rowid",
-        scope=Condition("revision.model_id = ?", (find_model_id,)),
-    )  # fmt: skip
+        scope=Condition("revision.model_id = ?", (model_id,)),
+    )
 
 
 def load_model_name(catalog: Catalog, revision: str) -> str | None:
@@ -182,11 +181,6 @@ def load_model_name(catalog: Catalog, revision: str) -> str | None:
     with catalog.read_connection() as connection:
         row = connection.execute(sql, [revision]).fetchone()
     return None if row is None else str(row[0])
-
-
-def load_revision(catalog: Catalog, id: str) -> RevisionDetail | UnreadableRow | None:
-    """The detail of one revision. With thousands of requests this read takes longer than the others."""
-    return load_row(catalog, _DETAIL, id)
 
 
 def load_evaluations(catalog: Catalog, revision: str) -> list[EvaluationView | UnreadableRow]:
@@ -246,11 +240,6 @@ def _with_parent(
     )
 
 
-def _build_row(*values: Any) -> RevisionRow:
-    *leading, layers, requests, message, created = values
-    return RevisionRow(*(*leading, tuple(json.loads(layers or "[]")), requests, message, parse_time(created)))
-
-
 def _compute_statuses(steps: list[_Step], head: str | None) -> dict[str, str]:
     """Status of each revision that is not live. `steps` is ordered from new to old."""
     known = {step.id: step for step in steps}
@@ -279,26 +268,6 @@ def _ancestors(known: Mapping[str, _Step], to: str | None) -> list[_Step]:
     return list(path.values())[::-1]
 
 
-def _build_detail(*values: Any) -> RevisionDetail:
-    id, parent, kind, method, hparams, seed, requests, figures, covariances, message, fingerprint, created = (
-        values
-    )
-    return RevisionDetail(
-        id, parent, kind, method, json.loads(hparams), seed, json.loads(requests), json.loads(figures),
-        json.loads(covariances), message, fingerprint, parse_time(created),
-    )  # fmt: skip
-
-
-_DETAIL = Listing(
-    table="revision",
-    key="revision.id",
-    columns=("id", "parent", "kind", "method", "hparams", "seed", "requests", "statistics", "covariances", "message",
-             "fingerprint", "created"),
-    build=_build_detail,
-    fields={},
-)  # fmt: skip
-
-
 def _evaluations(revision: str) -> "Listing[EvaluationView]":
     return Listing(
         table="evaluation AS e",
@@ -306,7 +275,6 @@ def _evaluations(revision: str) -> "Listing[EvaluationView]":
         joins="LEFT JOIN fact_set AS f ON f.id = e.fact_set_id",
         columns=("e.id", "f.name", "e.metrics", "e.created", "e.protocol", "e.retention"),
         build=_build_evaluation,
-        fields={},
         scope=Condition("e.revision = ?", (revision,)),
     )
 

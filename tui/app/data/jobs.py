@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ....store.catalog.catalog import Catalog
 from ....store.states import ALIVE_STATES
 from .filters import Field
-from .rows import Key, Listing, UnreadableRow, load_rows, parse_optional_time, parse_time
+from .rows import Key, UnreadableRow, list_records, load_rows
 
 # The fields of a spec that the list shows. Only these are read: an edit's spec may hold thousands of requests.
 _SPEC_FIELDS = ("model", "name", "source", "prompt", "facts", "subject", "reverts", "revision", "layers", "folder",
          "requests[0].subject", "requests[0].target_new")  # fmt: skip
 _TAIL_BYTES = 16_384
+J = TypeVar("J", bound="JobRow")
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,13 @@ class JobRow:
 
 
 @dataclass(frozen=True)
-class JobDetail:
+class JobDetail(JobRow):
     """The detail of one job."""
 
-    row: JobRow
     spec: dict[str, Any]
     device: str
     pid: int | None
     attempt: int
-    heartbeat: datetime | None
     memory: int | None
     result: dict[str, Any]
 
@@ -154,15 +153,9 @@ def visible_part(line: str) -> str:
     return line.rstrip("\r").rsplit("\r", 1)[-1]
 
 
-def _build_row(*values: Any) -> JobRow:
-    *leading, created, started, ended, spec = values
-    about = _about(leading[1], dict(zip(_SPEC_FIELDS, json.loads(spec), strict=True)))
-    times = parse_time(created), parse_optional_time(started), parse_optional_time(ended)
-    return JobRow(*(*leading, *times, about))
-
-
-def _about(kind: str, spec: dict[str, Any]) -> str:
-    """One line that describes a job: its model, then its fact set, its prompt or its layers."""
+def _describe(job: J) -> J:
+    """Replace the values of `_SPEC_FIELDS` in `about` by one line: the model, then the fact set, prompt or layers."""
+    kind, spec = job.kind, dict(zip(_SPEC_FIELDS, json.loads(job.about), strict=True))
     parts = [spec["model"] or spec["name"]]
     if kind == "model":
         parts.append(spec["source"] if spec["source"] != spec["name"] else None)
@@ -173,22 +166,11 @@ def _about(kind: str, spec: dict[str, Any]) -> str:
         parts.append(f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}")
     else:
         parts.append(spec["facts"] or spec["prompt"] or spec["reverts"] or spec["folder"] or spec["revision"])
-    return " · ".join(str(part) for part in parts if part)
-
-
-def _build_detail(*values: Any) -> JobDetail:
-    row = _build_row(*values[: len(_ROW_COLUMNS)])
-    spec, device, pid, attempt, heartbeat, memory, result = values[len(_ROW_COLUMNS) :]
-    state = (device, pid, attempt, parse_optional_time(heartbeat), memory)
-    return JobDetail(row, dict(json.loads(spec)), *state, dict(json.loads(result)))
+    return replace(job, about=" · ".join(str(part) for part in parts if part))
 
 
 _PATHS = ", ".join(f"'$.{path}'" for path in _SPEC_FIELDS)
-_ROW_COLUMNS = (
-    "job.id", "job.kind", "job.state", "job.stop_request", "job.done", "job.total", "job.unit", "job.rate",
-    "job.seconds_left", "job.activity", "job.detail", "job.error", "job.created", "job.started", "job.ended",
-    f"json_extract(job.spec, {_PATHS})",
-)  # fmt: skip
+_ABOUT = {"about": f"json_extract(job.spec, {_PATHS})"}
 _FIELDS = {
     "state": Field("job.state"),
     "id": Field("job.id", "number"),
@@ -202,20 +184,5 @@ _FIELDS = {
     "when": Field("job.created", "time"),
 }
 
-JOBS = Listing(table="job", key="job.id", columns=_ROW_COLUMNS, build=_build_row, fields=_FIELDS)
-JOB = Listing(
-    table="job",
-    key="job.id",
-    columns=(
-        *_ROW_COLUMNS,
-        "job.spec",
-        "job.device",
-        "job.pid",
-        "job.attempt",
-        "job.heartbeat",
-        "job.memory",
-        "job.result",
-    ),
-    build=_build_detail,
-    fields=_FIELDS,
-)
+JOBS = list_records(JobRow, "job", _ABOUT, complete=_describe, fields=_FIELDS)
+JOB = list_records(JobDetail, "job", _ABOUT, complete=_describe, fields=_FIELDS)

@@ -1,13 +1,12 @@
 """Models: the list, and the detail of one model."""
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from ....store.catalog.catalog import Catalog
 from .filters import Field
-from .rows import Listing, UnreadableRow, load_first_rows, parse_time
+from .rows import UnreadableRow, list_records, load_first_rows
 
 # Limit of the models that the `model` key cycles through.
 _MAX_MODELS = 500
@@ -43,7 +42,7 @@ class ModelDetail:
     head: str | None
     created: datetime
     anatomy: dict[str, Any]
-    edits: int
+    revisions: int
     traces: int
     covariances: int
     head_message: str | None
@@ -62,45 +61,16 @@ _FIELDS = {
     "when": Field("model.created", "time"),
 }
 
-MODELS = Listing(
-    table="model",
-    key="model.id",
-    columns=(
-        "model.id", "model.name", "model.architecture", "json_extract(model.anatomy, '$.layers')",
-        "model.parameters", "model.dtype", "model.head",
-    ),
-    build=ModelRow,
-    fields=_FIELDS,
-)  # fmt: skip
-
-
-def _build_detail(*values: Any) -> ModelDetail:
-    trusted, head, created, anatomy, edits, traces, covariances, message = values[9:]
-    parsed = json.loads(anatomy)
-    if not isinstance(parsed, dict):
-        raise ValueError("its anatomy is no object")
-    rest = (bool(trusted), head, parse_time(created), parsed, edits, traces, covariances, message)
-    return ModelDetail(*(*values[:9], *rest))
-
-
-_COUNTS = tuple(
-    f"(SELECT count(*) FROM {table} AS t WHERE t.model_id = model.id)"
-    for table in ("revision", "trace", "covariance")
+MODELS = list_records(
+    ModelRow, "model", {"layers": "json_extract(model.anatomy, '$.layers')"}, fields=_FIELDS
 )
-
-MODEL = Listing(
-    table="model",
-    key="model.id",
-    # Without the digests of the hundreds of tensors.
-    columns=(
-        "model.name", "model.source", "model.source_kind", 'model."commit"', "model.path", "model.dtype",
-        "model.parameters", "model.size", "model.fingerprint", "model.trust_remote_code", "model.head",
-        "model.created", "model.anatomy", *_COUNTS,
-        "(SELECT r.message FROM revision AS r WHERE r.id = model.head)",
-    ),
-    build=_build_detail,
-    fields=_FIELDS,
-)  # fmt: skip
+_COUNTS = {
+    f"{table}s": f"(SELECT count(*) FROM {table} AS t WHERE t.model_id = model.id)"
+    for table in ("revision", "trace", "covariance")
+}
+_HEAD_MESSAGE = "(SELECT r.message FROM revision AS r WHERE r.id = model.head)"
+# Without the digests of the hundreds of tensors.
+MODEL = list_records(ModelDetail, "model", {**_COUNTS, "head_message": _HEAD_MESSAGE}, fields=_FIELDS)
 
 
 def load_layer_counts(catalog: Catalog) -> dict[str, int]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from .filters import Field
-from .rows import Listing, parse_time
+from .rows import Listing, list_records
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,6 @@ _JSON = ("revisions", "facts", "questions", "problems", "stages", "proof", "answ
 _MODEL = "LEFT JOIN model AS m ON m.id = p.model_id"
 
 
-def _build_row(*values: Any) -> PassageRow:
-    id, model, title, method, created, correct, facts = values
-    return PassageRow(id, model, title, method, parse_time(created), correct or 0, facts or 0)
-
-
 def _build_view(*values: Any) -> PassageView:
     id, model, title, base, *rest = values
     record = dict(zip(_JSON, map(json.loads, rest), strict=True))
@@ -47,17 +42,16 @@ def _build_view(*values: Any) -> PassageView:
 
 
 # Proofs and answers are long, so SQLite counts the facts in them for the list.
-PASSAGES = Listing(
-    table="passage AS p",
-    key="p.id",
+_OF_PROOF = "FROM json_each(iif(json_valid(p.proof), p.proof, '{}'), '$.facts') AS f"
+PASSAGES = list_records(
+    PassageRow,
+    "passage AS p",
+    {
+        "model": "m.name",
+        "correct": f"(SELECT coalesce(sum(json_extract(f.value, '$.after.free')), 0) {_OF_PROOF})",
+        "facts": f"(SELECT count(*) {_OF_PROOF})",
+    },
     joins=_MODEL,
-    columns=(
-        "p.id", "m.name", "p.title", "p.method", "p.created",
-        "CASE WHEN json_valid(p.proof) THEN (SELECT sum(json_extract(f.value, '$.after.free')) "
-        "FROM json_each(p.proof, '$.facts') AS f) END",
-        "CASE WHEN json_valid(p.proof) THEN (SELECT count(*) FROM json_each(p.proof, '$.facts')) END",
-    ),
-    build=_build_row,
     fields={
         "id": Field("p.id", "number"),
         "model": Field("m.name"),
@@ -65,12 +59,11 @@ PASSAGES = Listing(
         "method": Field("p.method"),
         "when": Field("p.created", "time"),
     },
-)  # fmt: skip
+)
 PASSAGE = Listing(
     table="passage AS p",
     key="p.id",
     joins=_MODEL,
     columns=("p.id", "m.name", "p.title", "p.revision", *(f"p.{name}" for name in _JSON)),
     build=_build_view,
-    fields={},
 )

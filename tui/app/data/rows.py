@@ -3,12 +3,15 @@
 A list has all keys in order, and reads rows when they become visible. It uses plain SQL because SQLModel loads slowly.
 """
 
+import json
 import sqlite3
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar, get_origin
 
 from ....store.catalog.catalog import Catalog
 from ...actions.damage import READ_ERRORS
@@ -50,7 +53,7 @@ class Listing(Generic[Built_co]):
     key: str
     columns: tuple[str, ...]
     build: Callable[..., Built_co]
-    fields: Mapping[str, Field]
+    fields: Mapping[str, Field] = field(default_factory=dict)
     joins: str = ""
     # The default order, descending.
     order: str = ""
@@ -59,6 +62,46 @@ class Listing(Generic[Built_co]):
     def select(self, where: str) -> str:
         """The query for the rows `where`."""
         return f"SELECT {self.key}, {', '.join(self.columns)} FROM {self.table} {self.joins} WHERE {where}"
+
+
+def list_records(
+    record: type[T],
+    table: str,
+    sql: Mapping[str, str] = MappingProxyType({}),
+    *,
+    complete: Callable[[T], T] = lambda row: row,
+    **options: Any,
+) -> Listing[T]:
+    """The listing of a table with one column per field of the data class `record`.
+
+    `sql` holds the expressions of fields that are not columns. A field that is a dict, list or tuple is stored as JSON.
+    `complete` converts a record that was read. `options` are the other fields of the listing.
+    """
+    alias = table.rsplit(maxsplit=1)[-1]
+    columns = tuple(sql.get(one.name, f'{alias}."{one.name}"') for one in fields(record))  # type: ignore[arg-type]
+    converters = [_converter(one.type) for one in fields(record)]  # type: ignore[arg-type]
+
+    def build(*values: Any) -> T:
+        return complete(record(*(convert(one) for convert, one in zip(converters, values, strict=True))))
+
+    return Listing(table, f"{alias}.id", columns, build, **options)
+
+
+def _converter(kind: Any) -> Callable[[Any], Any]:
+    """The conversion of a column to a field of the type `kind`."""
+    origin = get_origin(kind)
+    if origin in (dict, list, tuple):
+        return partial(_parse_json, origin)
+    if kind in (datetime, datetime | None):
+        return parse_time if kind is datetime else parse_optional_time
+    return bool if kind is bool else lambda value: value
+
+
+def _parse_json(kind: Callable[[Any], Any], text: str) -> Any:
+    value = json.loads(text)
+    if not isinstance(value, dict if kind is dict else list):
+        raise ValueError(f"JSON of the wrong type: {text[:40]}")
+    return kind(value)
 
 
 def select_keys(

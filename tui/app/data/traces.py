@@ -8,7 +8,7 @@ from typing import Any
 from ....store.catalog.catalog import Catalog
 from ...presentation.heatmap import MergedScores, merge_attribution
 from .filters import Field
-from .rows import Listing, UnreadableRow, load_row, parse_time
+from .rows import Listing, UnreadableRow, list_records, load_row
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,6 @@ def result_index(catalog: Catalog, trace_id: int, position: int) -> int:
         return int(connection.execute(sql, [trace_id, position]).fetchone()[0])
 
 
-def _build_row(*values: Any) -> TraceRow:
-    kinds = tuple(str(kind) for kind in json.loads(values[6]))
-    return TraceRow(*(*values[:6], kinds, *values[7:-1], parse_time(values[-1])))
-
-
 def _build_result(*values: Any) -> ResultView:
     position, prompt, subject, tokens, begin, end, answer, high, low, scores, estimate, skipped, finished = (
         values
@@ -114,15 +109,11 @@ def _build_result(*values: Any) -> ResultView:
 _OF_TRACE = "FROM trace_result AS r WHERE r.trace_id = t.id"
 _FIRST = f"(SELECT r.prompt {_OF_TRACE} ORDER BY r.position LIMIT 1)"
 
-TRACES = Listing(
-    table="trace AS t",
-    key="t.id",
+TRACES = list_records(
+    TraceRow,
+    "trace AS t",
+    {"model": "m.name", "fact_set": "f.name", "results": f"(SELECT count(*) {_OF_TRACE})", "prompt": _FIRST},
     joins="LEFT JOIN model AS m ON m.id = t.model_id LEFT JOIN fact_set AS f ON f.id = t.fact_set_id",
-    columns=(
-        "t.id", "m.name", "t.revision", "f.name", f"(SELECT count(*) {_OF_TRACE})", _FIRST, "t.kinds", "t.noise",
-        "t.noise_level", "t.samples", "t.seed", "t.swap", "t.created",
-    ),
-    build=_build_row,
     fields={
         "id": Field("t.id", "number"),
         "model": Field("m.name"),
@@ -132,12 +123,11 @@ TRACES = Listing(
         "noise": Field("t.noise"),
         "when": Field("t.created", "time"),
     },
-)  # fmt: skip
+)
 _RESULT = Listing(
     table="trace_result",
     key="trace_result.id",
     columns=("position", "prompt", "subject", "tokens", "subject_begin", "subject_end", "answer", "high", "low",
              "scores", "estimate", "skip_reason", "is_complete"),
     build=_build_result,
-    fields={},
 )  # fmt: skip

@@ -9,6 +9,8 @@ from rich.text import Text
 from ...presentation.text import sanitize
 from ..data.rows import Key
 
+Cells = tuple[str | Text, ...]
+
 
 @dataclass(frozen=True)
 class Column:
@@ -39,7 +41,7 @@ class Row:
     """
 
     key: Key
-    cells: tuple[str | Text, ...]
+    cells: Cells
     is_unreadable: bool = False
     value: object = field(default=None, compare=False, repr=False)
 

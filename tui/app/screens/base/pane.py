@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from rich.console import RenderableType
+from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -15,9 +16,10 @@ from textual.widget import Widget
 from .....store.catalog.catalog import Catalog
 from .....store.errors import CatalogError
 from ....actions.damage import READ_ERRORS
-from ...data.rows import Key, Listing, Query, UnreadableRow, load_rows, select_keys
+from ....cli_equivalent import command
+from ...data.rows import Key, Listing, Query, UnreadableRow, load_row, load_rows, select_keys
 from ...widgets.detail import Detail, error_text
-from ...widgets.row_lines import Column, Row
+from ...widgets.row_lines import Cells, Column, Row
 from ...widgets.rows import Rows
 
 if TYPE_CHECKING:
@@ -63,9 +65,14 @@ class ModelSelected(Message):
 
 
 class Pane(Vertical):
-    """One noun: the list of its rows, the detail of one row, and its actions (the bindings of the subclass)."""
+    """One noun: the list of its rows, the detail of one row, and its actions (the bindings of the subclass).
+
+    An action that raises InputError or CatalogError is refused with that message (`RetconApp.run_action`).
+    """
 
     heading: ClassVar[str] = ""
+    # The command group of this noun; its `show` prints one row.
+    noun: ClassVar[str] = ""
     columns: ClassVar[tuple[Column, ...]] = ()
     empty: ClassVar[str] = ""
     # Actions that write; a read-only app disables their keys.
@@ -99,8 +106,23 @@ class Pane(Vertical):
         """The listing to show."""
         raise NotImplementedError
 
-    def make_row(self, data: Any) -> Row:
-        """The line of a row, or of an UnreadableRow."""
+    @property
+    def detail_listing(self) -> Listing[Any]:
+        """The listing that reads the detail of a row."""
+        return self.listing
+
+    def cells(self, data: Any) -> Cells:
+        """The cells of a row."""
+        raise NotImplementedError
+
+    def unreadable_cells(self, key: Key) -> Cells:
+        """The cells of an unreadable row: its id, and a note in the first flexible column."""
+        note = next(column for column in self.columns if not column.width)
+        words = {"id": str(key), note.title: Text("unreadable", style="red")}
+        return tuple(words.get(column.title, "") for column in self.columns)
+
+    def parts(self, data: Any) -> Parts:
+        """The detail of a row as text."""
         raise NotImplementedError
 
     def read_keys(self, query: Query, limit: int | None) -> Sequence[Key]:
@@ -109,34 +131,36 @@ class Pane(Vertical):
 
     def read_rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
         """The lines of some rows."""
-        return {
-            key: self._line(key, data) for key, data in load_rows(self.catalog, self.listing, keys).items()
-        }
+        rows = load_rows(self.catalog, self.listing, keys)
+        return {key: self._line(key, data) for key, data in rows.items()}
 
     def _line(self, key: Key, data: Any) -> Row:
-        try:
-            row = self.make_row(data)
-        except READ_ERRORS as error:
-            data = UnreadableRow(key, f"it holds invalid data ({type(error).__name__}: {error})")
-            row = self.make_row(data)
-        return Row(key, row.cells, isinstance(data, UnreadableRow), data)
+        if not isinstance(data, UnreadableRow):
+            try:
+                return Row(key, self.cells(data), value=data)
+            except READ_ERRORS as error:
+                data = UnreadableRow(key, f"it holds invalid data ({type(error).__name__}: {error})")
+        return Row(key, self.unreadable_cells(key), is_unreadable=True, value=data)
 
     def selected(self, of: type[T]) -> T | None:
         """The data of the row under the cursor; None if there is no row or it is unreadable."""
         row = self.rows.row
         return row.value if row is not None and isinstance(row.value, of) else None
 
-    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
+    def show_detail(self, *, is_new_row: bool) -> None:
         """Show the detail of a row. `is_new_row`: another row than before."""
-        raise NotImplementedError
+        self.show_text(self.load_detail(), is_new_row=is_new_row)
+
+    def load_detail(self) -> Any:
+        """The data of the detail: an UnreadableRow if it is unreadable, None if there is no row."""
+        key = self.rows.key
+        return None if key is None else load_row(self.catalog, self.detail_listing, key)
 
     def cli_equivalent(self, key: Key) -> str:
         """The command that prints this row."""
-        raise NotImplementedError
+        return command(self.noun, "show", key)
 
-    def show_text(
-        self, data: T | UnreadableRow | None, write: Callable[[T], Parts], *, is_new_row: bool
-    ) -> None:
+    def show_text(self, data: Any, *, is_new_row: bool) -> None:
         """Show the detail of a row as text; for an unreadable row, the error."""
         assert isinstance(self.detail, Detail)
         parts: Parts = []
@@ -144,7 +168,7 @@ class Pane(Vertical):
             parts = [error_text(f"{data.id}: {data.reason}")]
         elif data is not None:
             try:
-                parts = write(data)
+                parts = self.parts(data)
             except READ_ERRORS as error:
                 parts = [error_text(f"this row holds invalid data ({type(error).__name__}: {error})")]
         self.detail.show(parts, top=is_new_row)
@@ -154,16 +178,17 @@ class Pane(Vertical):
         before = self.rows.key
         self.rows.reload()
         if self.rows.key == before:
-            self._show_detail_or_error(before, is_new_row=False)
+            self._show_detail_or_error(is_new_row=False)
 
-    def _show_detail_or_error(self, key: Key | None, *, is_new_row: bool) -> None:
+    def _show_detail_or_error(self, *, is_new_row: bool) -> None:
         """Call `show_detail`, and report invalid data in the catalog."""
         try:
-            self.show_detail(key, is_new_row=is_new_row)
+            self.show_detail(is_new_row=is_new_row)
         except CatalogError as error:
             self.post_message(ActionRefused(str(error)))
         except READ_ERRORS as error:
-            self.post_message(ActionRefused(f"{key} holds invalid data ({type(error).__name__}: {error})"))
+            reason = f"{self.rows.key} holds invalid data ({type(error).__name__}: {error})"
+            self.post_message(ActionRefused(reason))
 
     def row_name(self) -> str:
         """The name of the row under the cursor in a command."""
@@ -263,7 +288,7 @@ class Pane(Vertical):
         if self._rest_timer is not None:
             self._rest_timer.stop()
             self._rest_timer = None
-        self._show_detail_or_error(self.rows.key, is_new_row=True)
+        self._show_detail_or_error(is_new_row=True)
         if show_command:
             self.show_cli_equivalent()
 

@@ -1,21 +1,18 @@
 """The covariances pane: second moments of keys, which the editing methods need."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from .....store.catalog.catalog import Catalog
-from .....store.errors import CatalogError, InputError
-from ....cli_equivalent import command
 from ....presentation.format import format_count, format_size, format_time
 from ....presentation.text import cut, sanitize_lines
 from ....presentation.wording import convergence_lines, describe_convergence
 from ...data.covariances import COVARIANCES, CovarianceView
-from ...data.rows import Key, Listing, UnreadableRow, load_row
 from ...widgets.detail import fields, title
-from ...widgets.row_lines import Column, Row
-from ..base.pane import ActionRefused, Pane, Parts, RunAction
+from ...widgets.row_lines import Cells, Column
+from ..base.pane import Pane, Parts, RunAction
 
 if TYPE_CHECKING:
     from .forms import CovarianceFile
@@ -24,7 +21,8 @@ if TYPE_CHECKING:
 class CovariancesPane(Pane):
     """The covariances, each with the settings that determine its value."""
 
-    heading = "Covariances"
+    heading, noun = "Covariances", "covariance"
+    listing = COVARIANCES
     columns = (
         Column("id", 6),
         Column("model"),
@@ -41,19 +39,13 @@ class CovariancesPane(Pane):
         Binding("i", "import", "import", tooltip="import a covariance from a file"),
     ]
 
-    @property
-    def listing(self) -> Listing[Any]:
-        return COVARIANCES
+    def cells(self, data: CovarianceView) -> Cells:
+        last = f"{data.curve[-1]['mean']:.2g}" if data.curve else ""
+        tokens, created = format_count(data.tokens), format_time(data.created)
+        return str(data.id), data.model, str(data.layer), data.texts, tokens, last, created
 
-    def make_row(self, data: CovarianceView | UnreadableRow) -> Row:
-        return _make_row(data)
-
-    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        data = load_row(self.catalog, COVARIANCES, key) if key is not None else None
-        self.show_text(data, _parts, is_new_row=is_new_row)
-
-    def cli_equivalent(self, key: Key) -> str:
-        return command("covariance", "show", key)
+    def parts(self, data: CovarianceView) -> Parts:
+        return _parts(data)
 
     def action_extend(self) -> None:
         from ....actions.covariance import build_covariance_extension
@@ -64,11 +56,7 @@ class CovariancesPane(Pane):
         if not views:
             return
         ids = [view.id for view in views]
-        try:
-            build_covariance_extension(self.catalog, ids, MAX_ID)
-        except (InputError, CatalogError) as error:
-            self.post_message(ActionRefused(str(error)))
-            return
+        build_covariance_extension(self.catalog, ids, MAX_ID)
         self.open_form(ExtendForm(self.catalog, ids, max(view.tokens for view in views)))
 
     def action_import(self) -> None:
@@ -88,14 +76,6 @@ def _import(catalog: Catalog, file: "CovarianceFile") -> str:
     from .....store.exchange.covariance import import_covariance
 
     return f"covariance {import_covariance(catalog, file.file, file.model, file.layer).id} imported"
-
-
-def _make_row(row: CovarianceView | UnreadableRow) -> Row:
-    if isinstance(row, UnreadableRow):
-        return Row(row.id, (str(row.id), Text("unreadable", style="red")), is_unreadable=True)
-    last = f"{row.curve[-1]['mean']:.2g}" if row.curve else ""
-    tokens, created = format_count(row.tokens), format_time(row.created)
-    return Row(row.id, (str(row.id), row.model, str(row.layer), row.texts, tokens, last, created))
 
 
 def _parts(row: CovarianceView) -> Parts:

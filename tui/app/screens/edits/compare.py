@@ -15,7 +15,8 @@ from .....engine.jobs.prompting.client import PromptClient, PromptRequest
 from .....store.catalog.catalog import Catalog
 from ....cli_equivalent import command
 from ....presentation.text import sanitize, token_label
-from ...data.edits import RevisionDetail, load_revision
+from ...data.edits import REVISION, RevisionDetail
+from ...data.rows import load_row
 from ...widgets.detail import Detail, title
 from ...widgets.row_lines import bar
 from ..base.pane import Parts
@@ -64,7 +65,7 @@ class Compare(ModalScreen[None]):
         self.state = ""
 
     def _message(self, id: str) -> str:
-        revision = load_revision(self.catalog, id)
+        revision = load_row(self.catalog, REVISION, id)
         return revision.message if isinstance(revision, RevisionDetail) else ""
 
     def compose(self) -> ComposeResult:

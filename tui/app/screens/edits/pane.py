@@ -13,6 +13,8 @@ from ....cli_equivalent import command, publish
 from ....presentation.format import format_time
 from ...data.edits import (
     MARKS,
+    REVISION,
+    EvaluationView,
     HistoryShape,
     RevisionDetail,
     RevisionRow,
@@ -20,13 +22,12 @@ from ...data.edits import (
     load_evaluations,
     load_history_shape,
     load_retention,
-    load_revision,
     revision_listing,
 )
 from ...data.models import find_model_id, load_layer_counts
-from ...data.rows import Key, Listing, Query, UnreadableRow, select_keys
-from ...widgets.row_lines import Column, Row
-from ..base.pane import ActionRefused, ModelSelected, Pane, RunAction
+from ...data.rows import Key, Listing, Query, UnreadableRow, load_row, select_keys
+from ...widgets.row_lines import Cells, Column
+from ..base.pane import ActionRefused, ModelSelected, Pane, Parts, RunAction
 from .revision_text import revision_parts
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class EditsPane(Pane):
     """The history of one model."""
 
     heading = "Edits"
+    detail_listing = REVISION
     columns = (
         Column("graph", 7),
         Column("revision", 10),
@@ -71,6 +73,7 @@ class EditsPane(Pane):
         self._models = 0
         self._shape: HistoryShape | None = None
         self._shape_key: tuple[Any, ...] = ()
+        self._scores: list[EvaluationView | UnreadableRow] = []
         super().__init__(catalog, id)
 
     @property
@@ -95,8 +98,23 @@ class EditsPane(Pane):
             self._shape, self._shape_key = load_history_shape(self.catalog, self.model, limit), key
         return self._shape
 
-    def make_row(self, data: RevisionRow | UnreadableRow) -> Row:
-        return _make_row(data, self._shape, in_order=self.rows.source.query.is_default)
+    def cells(self, data: RevisionRow) -> Cells:
+        status = self._shape.status_of(data.id) if self._shape is not None else ""
+        is_head = self._shape is not None and self._shape.head == data.id
+        state = Text(f"{status}, head" if is_head else status, style="bold green" if is_head else "")
+        if status in ("reverted", "rolled back", "other branch"):
+            state.stylize("dim")
+        layers, when = ",".join(map(str, data.layers)), format_time(data.created)
+        return self._lane(data.id, status), data.id, state, data.message, data.method or "", layers, when
+
+    def unreadable_cells(self, key: Key) -> Cells:
+        status = self._shape.status_of(str(key)) if self._shape is not None else ""
+        return self._lane(str(key), status), str(key), Text("unreadable", style="red")
+
+    def _lane(self, id: str, status: str) -> str:
+        """The lanes of the graph; outside the default order they are invalid, so only the mark."""
+        is_ordered = self._shape is not None and self.rows.source.query.is_default
+        return self._shape.lane(id) if self._shape is not None and is_ordered else MARKS.get(status, "●")
 
     def reload(self) -> None:
         names = list(load_layer_counts(self.catalog))
@@ -107,17 +125,15 @@ class EditsPane(Pane):
         super().reload()
         self.refresh_bindings()
 
-    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        shape, id = self._shape, str(key)
-        if key is None or shape is None:
-            self.show_text(None, lambda _: [], is_new_row=is_new_row)
-            return
-        scores = load_evaluations(self.catalog, id)
-        self.show_text(
-            load_revision(self.catalog, id),
-            lambda data: revision_parts(data, scores, shape.status_of(id), head=shape.head == id),
-            is_new_row=is_new_row,
-        )
+    def show_detail(self, *, is_new_row: bool) -> None:
+        self._scores = load_evaluations(self.catalog, self._revision) if self._revision is not None else []
+        super().show_detail(is_new_row=is_new_row)
+
+    def parts(self, data: RevisionDetail) -> Parts:
+        if self._shape is None:
+            return []
+        status, is_head = self._shape.status_of(data.id), self._shape.head == data.id
+        return revision_parts(data, self._scores, status, head=is_head)
 
     def cli_equivalent(self, key: Key) -> str:
         return command("history", self.model or "")
@@ -155,13 +171,9 @@ class EditsPane(Pane):
         model = self.model
         if model is None:
             return
-        from ....actions.history import next_step
+        from ....actions.history import next_step, step_head
 
-        try:
-            move = next_step(self.catalog, model, verb)
-        except (InputError, CatalogError) as error:
-            self.post_message(ActionRefused(str(error)))
-            return
+        move = next_step(self.catalog, model, verb)
         to = move.from_revision if verb == "undo" else move.to_revision
         question = (
             f"{button} the {move.reason} of {format_time(move.created)} UTC?\n"
@@ -169,7 +181,9 @@ class EditsPane(Pane):
             f"Nothing is deleted: {'Z' if verb == 'undo' else 'z'} moves it back."
         )
         catalog = self.catalog
-        self.confirm(question, button, command(verb, model), lambda: _move(catalog, model, verb))
+        self.confirm(
+            question, button, command(verb, model), lambda: _verify(catalog, step_head(catalog, model, verb))
+        )
 
     def action_retention(self) -> None:
         from .retention import RetentionView
@@ -183,12 +197,9 @@ class EditsPane(Pane):
         marked = [str(row.key) for row in self.rows.selected_rows]
         pair = marked if len(marked) == 2 else [self._revision, self._shape.head or ""]
         if pair[0] == pair[1]:
-            self.post_message(
-                ActionRefused(
-                    "select two revisions with space, or move the cursor to a revision other than the head"
-                )
+            raise InputError(
+                "select two revisions with space, or move the cursor to a revision other than the head"
             )
-            return
         from .compare import Compare
 
         self.app.push_screen(Compare(self.catalog, self.model, pair[0], pair[1], self._prompt_of(pair)))
@@ -196,7 +207,7 @@ class EditsPane(Pane):
     def _prompt_of(self, revisions: Sequence[str]) -> str:
         """The first prompt to compare: the first request of one of the revisions."""
         for id in revisions:
-            data = load_revision(self.catalog, id)
+            data = load_row(self.catalog, REVISION, id)
             if isinstance(data, RevisionDetail) and data.requests:
                 request = data.requests[0]
                 return str(request.get("prompt", "")).replace("{}", str(request.get("subject", "")))
@@ -207,16 +218,18 @@ class EditsPane(Pane):
         if model is None or to is None or self._shape is None:
             return
         if to == self._shape.head:
-            self.post_message(ActionRefused(f"{to} is already the head of {model}"))
-            return
+            raise InputError(f"{to} is already the head of {model}")
+        from ....actions.history import roll_back
+
         question = (
             f"Move the head of {model} from {self._shape.head} to {to} and verify its weights?\n"
             "Nothing is deleted: the head can be moved forward again the same way."
         )
         catalog = self.catalog
         self.confirm(
-            question, "Roll back", command("rollback", model, to), lambda: _roll_back(catalog, model, to)
-        )
+            question, "Roll back", command("rollback", model, to),
+            lambda: _verify(catalog, roll_back(catalog, model, to)),
+        )  # fmt: skip
 
     def action_revert(self) -> None:
         model, revision = self.model, self._revision
@@ -224,11 +237,7 @@ class EditsPane(Pane):
             return
         from ....actions.history import plan_revert
 
-        try:
-            spec, dependents = plan_revert(self.catalog, model, revision)
-        except (InputError, CatalogError) as error:
-            self.post_message(ActionRefused(str(error)))
-            return
+        spec, dependents = plan_revert(self.catalog, model, revision)
         question = (
             f"Revert {revision} of {model} and keep all later edits?\n"
             "This makes a new revision. To restore the edit, revert that revision."
@@ -240,11 +249,9 @@ class EditsPane(Pane):
             )
         catalog = self.catalog
         self.confirm(
-            question,
-            "Revert",
-            command("revert", model, revision),
+            question, "Revert", command("revert", model, revision),
             lambda: f"job {control.submit(catalog, spec).id} queued",
-        )
+        )  # fmt: skip
 
     def action_score(self) -> None:
         from ....actions.evaluate import EvaluationOptions, build_evaluation_spec
@@ -288,35 +295,7 @@ class EditsPane(Pane):
             self.post_message(ModelSelected(names[(names.index(self.model) + by) % len(names)]))
 
 
-def _roll_back(catalog: Catalog, model: str, to: str) -> str:
-    """Move the head and start the job that verifies the weights."""
-    from ....actions.history import roll_back
-
-    return _verify(catalog, roll_back(catalog, model, to))
-
-
-def _move(catalog: Catalog, model: str, verb: "Step") -> str:
-    """Undo or redo, and start the job that verifies the weights."""
-    from ....actions.history import step_head
-
-    return _verify(catalog, step_head(catalog, model, verb))
-
-
 def _verify(catalog: Catalog, moved: "MovedHead") -> str:
+    """Start the job that verifies the weights of the new head."""
     job = control.submit(catalog, moved.verification)
     return f"head moved; job {job.id} verifies its weights"
-
-
-def _make_row(data: RevisionRow | UnreadableRow, shape: HistoryShape | None, *, in_order: bool) -> Row:
-    """A line of the history. The lanes of the graph are valid only in the default order (`in_order`)."""
-    id = str(data.id)
-    status = shape.status_of(id) if shape is not None else ""
-    lane = shape.lane(id) if shape is not None and in_order else MARKS.get(status, "●")
-    if isinstance(data, UnreadableRow):
-        return Row(id, (lane, id, Text("unreadable", style="red")), is_unreadable=True)
-    is_head = shape is not None and shape.head == id
-    state = Text(f"{status}, head" if is_head else status, style="bold green" if is_head else "")
-    if status in ("reverted", "rolled back", "other branch"):
-        state.stylize("dim")
-    layers = ",".join(map(str, data.layers))
-    return Row(id, (lane, id, state, data.message, data.method or "", layers, format_time(data.created)))

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from .....engine.jobs import control
 from .....store.catalog.catalog import Catalog
+from .....store.errors import InputError
 from .....store.states import ALIVE_STATES
 from ....cli_equivalent import command
 from ....presentation.format import (
@@ -20,9 +21,9 @@ from ....presentation.format import (
     plural,
 )
 from ...data.jobs import JOB, JOBS, JobDetail, JobRow, read_log_tail
-from ...data.rows import Key, Listing, UnreadableRow, load_row
-from ...widgets.row_lines import Column, Row, bar
-from ..base.pane import ActionRefused, Pane, RunAction
+from ...data.rows import UnreadableRow
+from ...widgets.row_lines import Cells, Column, bar
+from ..base.pane import Pane, Parts, RunAction
 from .text import STATES, job_parts
 
 _BAR = 10
@@ -32,7 +33,8 @@ _MAX_NAMED = 3
 class JobsPane(Pane):
     """The jobs, newest first."""
 
-    heading = "Jobs"
+    heading, noun = "Jobs", "job"
+    listing, detail_listing = JOBS, JOB
     columns = (
         Column("state", 13),
         Column("id", 6),
@@ -65,47 +67,48 @@ class JobsPane(Pane):
         self._log: tuple[Path, int, float] | None = None
         self._tail: list[str] = []
 
-    @property
-    def listing(self) -> Listing[Any]:
-        return JOBS
+    def cells(self, data: JobRow) -> Cells:
+        symbol, style = STATES[data.state]
+        word = "stopping" if data.is_active and data.stop_request else data.state
+        return (
+            Text(f"{symbol} {word}", style=style),
+            str(data.id),
+            data.kind,
+            data.about,
+            _progress(data),
+            format_rate(data.rate, data.unit) if data.is_active and data.rate else "",
+            format_duration(data.seconds_left if data.is_active else None),
+            format_activity(data.activity, data.detail) if data.is_active else data.error or "",
+        )
 
-    def make_row(self, data: JobRow | UnreadableRow) -> Row:
-        return _make_row(data)
+    def parts(self, data: JobDetail) -> Parts:
+        return job_parts(data, self._log_path(), self._tail)
 
-    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        self._shown = load_row(self.catalog, JOB, key) if key is not None else None
+    def show_detail(self, *, is_new_row: bool) -> None:
+        self._shown = self.load_detail()
         self._read_log()
-        self._show(is_new_row=is_new_row)
+        self.show_text(self._shown, is_new_row=is_new_row)
 
     def tick(self) -> None:
         """Read the log: the job writes this file without changing the catalog."""
         if self._read_log():
-            self._show(is_new_row=False)
+            self.show_text(self._shown, is_new_row=False)
 
     def _read_log(self) -> bool:
         """Read the end of the log if it changed; returns whether it did."""
-        state = (self._log_path(), *(self._log_state() or (0, 0.0)))
+        path = self._log_path()
+        try:
+            status = path.stat()
+            state = (path, status.st_size, status.st_mtime)
+        except OSError:
+            state = (path, 0, 0.0)
         if state == self._log:
             return False
-        self._log, self._tail = state, read_log_tail(self._log_path())
+        self._log, self._tail = state, read_log_tail(path)
         return True
-
-    def _show(self, *, is_new_row: bool) -> None:
-        path, lines = self._log_path(), self._tail
-        self.show_text(self._shown, lambda job: job_parts(job, path, lines), is_new_row=is_new_row)
-
-    def _log_state(self) -> tuple[int, float] | None:
-        try:
-            status = self._log_path().stat()
-        except OSError:
-            return None
-        return status.st_size, status.st_mtime
 
     def _log_path(self) -> Path:
         return self.catalog.home.job_log(int(self.rows.key or 0))
-
-    def cli_equivalent(self, key: Key) -> str:
-        return command("job", "show", key)
 
     def _selected_in(self, states: Collection[str]) -> list[JobRow]:
         """The selected jobs that are in one of the states."""
@@ -115,8 +118,7 @@ class JobsPane(Pane):
     def action_cancel(self) -> None:
         jobs = self._selected_in(ALIVE_STATES)
         if not jobs:
-            self.post_message(ActionRefused("only a queued, waiting or running job can be cancelled"))
-            return
+            raise InputError("only a queued, waiting or running job can be cancelled")
         catalog, ids = self.catalog, [row.id for row in jobs]
 
         def cancel() -> str:
@@ -133,10 +135,7 @@ class JobsPane(Pane):
     def action_resume(self) -> None:
         ids = [row.id for row in self._selected_in(("interrupted", "paused", "failed", "cancelled"))]
         if not ids:
-            self.post_message(
-                ActionRefused("only an interrupted, paused, failed or cancelled job can be resumed")
-            )
-            return
+            raise InputError("only an interrupted, paused, failed or cancelled job can be resumed")
         catalog = self.catalog
 
         def resume() -> str:
@@ -149,8 +148,7 @@ class JobsPane(Pane):
     def action_move(self, sooner: bool) -> None:
         row = self.selected(JobRow)
         if row is None or row.state not in ("queued", "waiting"):
-            self.post_message(ActionRefused("only queued jobs have a priority"))
-            return
+            raise InputError("only queued jobs have a priority")
         catalog, id = self.catalog, row.id
 
         def move() -> str:
@@ -170,8 +168,7 @@ class JobsPane(Pane):
     def action_remove(self) -> None:
         row = self.selected(JobRow)
         if row is None or row.is_active:
-            self.post_message(ActionRefused("only ended jobs can be removed: cancel it first"))
-            return
+            raise InputError("only ended jobs can be removed: cancel it first")
         catalog, id = self.catalog, row.id
         log = self._log_path()
         freed = format_size(log.stat().st_size if log.exists() else 0)
@@ -194,37 +191,15 @@ def _each(verb: str, ids: list[int]) -> str:
     return " && ".join(command("job", verb, id, "--detach") for id in ids)
 
 
-def _make_row(row: JobRow | UnreadableRow) -> Row:
-    if isinstance(row, UnreadableRow):
-        return Row(
-            row.id, (Text("! unreadable", style="red"), str(row.id), "", row.reason), is_unreadable=True
-        )
-    symbol, style = STATES[row.state]
-    word = "stopping" if row.is_active and row.stop_request else row.state
-    cells: tuple[str | Text, ...] = (
-        Text(f"{symbol} {word}", style=style),
-        str(row.id),
-        row.kind,
-        row.about,
-        _progress(row),
-        format_rate(row.rate, row.unit) if row.is_active and row.rate else "",
-        format_duration(row.seconds_left) if row.is_active and row.seconds_left is not None else "",
-        format_activity(row.activity, row.detail) if row.is_active else row.error or "",
-    )
-    return Row(row.id, cells)
-
-
 def _progress(row: JobRow) -> str | Text:
     """A bar if the total is known; else the current activity or the duration."""
     if row.is_active:
         if row.total:
             part = row.done / row.total
             return f"{bar(part, _BAR)} {part:4.0%}"
-        return format_activity(row.activity, row.detail) or (
-            f"{format_count(row.done)} {row.unit}" if row.done else ""
-        )
-    if (
-        row.started is not None and row.ended is not None and row.ended >= row.started
-    ):  # otherwise the clock was set back
+        done = f"{format_count(row.done)} {row.unit}" if row.done else ""
+        return format_activity(row.activity, row.detail) or done
+    # The clock may have been set back.
+    if row.started is not None and row.ended is not None and row.ended >= row.started:
         return f"took {format_duration((row.ended - row.started).total_seconds())}"
     return ""

@@ -38,39 +38,35 @@ _MAX_LOG_LINES = 200
 
 def job_parts(job: JobDetail, path: Path, log: Sequence[str]) -> Parts:
     """Errors first, then progress, times, result, settings and log."""
-    row = job.row
-    symbol, style = STATES[row.state]
-    state = Text(f"{symbol} {row.state}", style=style)
-    if row.is_active and row.stop_request:
+    symbol, style = STATES[job.state]
+    state = Text(f"{symbol} {job.state}", style=style)
+    if job.is_active and job.stop_request:
         state.append("  stops at its next checkpoint", style="yellow")
-    parts: Parts = [title(f"Job {row.id}: {row.kind}, {row.about}"), state]
-    if row.error:
-        parts.append(error_text(row.error))
-    if row.state == "paused":
+    parts: Parts = [title(f"Job {job.id}: {job.kind}, {job.about}"), state]
+    if job.error:
+        parts.append(error_text(job.error))
+    if job.state == "paused":
         parts.append(
             Text("Paused: its device is free. Press r to resume from the last checkpoint.", style="yellow")
         )
-    if row.state == "interrupted":
+    if job.state == "interrupted":
         text = "Its process ended early. Press r to resume from the last checkpoint."
         parts.append(Text(text, style="yellow"))
-    if row.is_active and row.total:
-        part = row.done / row.total
-        done = f"{format_amount(row.done)} of {format_amount(row.total)} {sanitize(row.unit)}"
+    if job.is_active and job.total:
+        part = job.done / job.total
+        done = f"{format_amount(job.done)} of {format_amount(job.total)} {sanitize(job.unit)}"
         parts.append(Text(f"{bar(part, 30)} {part:.0%}  {done}"))
     parts += [
         fields(
-            ("now", format_activity(row.activity, row.detail) if row.is_active else None),
-            ("rate", format_rate(row.rate, row.unit) if row.is_active and row.rate else None),
-            (
-                "left",
-                format_duration(row.seconds_left) if row.is_active and row.seconds_left is not None else None,
-            ),
+            ("now", format_activity(job.activity, job.detail) if job.is_active else None),
+            ("rate", format_rate(job.rate, job.unit) if job.is_active and job.rate else None),
+            ("left", format_duration(job.seconds_left if job.is_active else None)),
             ("device", job.device),
-            ("memory", format_size(job.memory) if row.is_active and job.memory is not None else None),
+            ("memory", format_size(job.memory) if job.is_active and job.memory is not None else None),
             ("process", f"{job.pid}, attempt {job.attempt}" if job.pid is not None else None),
-            ("created", f"{format_time(row.created)} UTC"),
-            ("started", f"{format_time(row.started)} UTC" if row.started is not None else None),
-            ("ended", f"{format_time(row.ended)} UTC" if row.ended is not None else None),
+            ("created", f"{format_time(job.created)} UTC"),
+            ("started", f"{format_time(job.started)} UTC" if job.started is not None else None),
+            ("ended", f"{format_time(job.ended)} UTC" if job.ended is not None else None),
             ("result", ", ".join(f"{name} {_value(value)}" for name, value in job.result.items())),
         ),
         "",

@@ -1,25 +1,26 @@
 """The models pane."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from rich.text import Text
 from textual.binding import Binding, BindingType
 
+from .....store.errors import InputError
 from ....cli_equivalent import command
 from ....presentation.format import format_count, format_size, format_time, plural
 from ...data.models import MODEL, MODELS, ModelDetail, ModelRow
-from ...data.rows import Key, Listing, UnreadableRow, load_row
+from ...data.rows import Key
 from ...widgets.detail import fields, title
-from ...widgets.row_lines import Column, Row
-from ..base.pane import ActionRefused, ModelSelected, Pane, Parts
+from ...widgets.row_lines import Cells, Column
+from ..base.pane import ModelSelected, Pane, Parts
 from .anatomy import draw_anatomy
 
 
 class ModelsPane(Pane):
     """The models, each with its anatomy."""
 
-    heading = "Models"
+    heading, noun = "Models", "model"
+    listing, detail_listing = MODELS, MODEL
     columns = (
         Column("name"),
         Column("architecture", 18, drop=2),
@@ -33,31 +34,26 @@ class ModelsPane(Pane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "add model", tooltip="add a model: hub id, folder, .gguf or starter"),
         Binding("t", "trace", "trace", tooltip="start a trace of this model"),
-        Binding(
-            "D",
-            "remove",
-            "remove",
-            show=False,
-            tooltip="remove this model and all its data",
-        ),
+        Binding("D", "remove", "remove", show=False, tooltip="remove this model and all its data"),
     ]
 
-    @property
-    def listing(self) -> Listing[Any]:
-        return MODELS
+    def cells(self, data: ModelRow) -> Cells:
+        layers = str(data.layers) if data.layers is not None else "?"
+        return (
+            data.name, data.architecture, layers, format_count(data.parameters), data.dtype, data.head or ""
+        )  # fmt: skip
 
-    def make_row(self, data: ModelRow | UnreadableRow) -> Row:
-        return _make_row(data)
+    def parts(self, data: ModelDetail) -> Parts:
+        return _parts(data)
 
-    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        data = load_row(self.catalog, MODEL, key) if key is not None else None
-        if isinstance(data, ModelDetail) and is_new_row:
-            self.post_message(ModelSelected(data.name))
-        self.show_text(data, _parts, is_new_row=is_new_row)
+    def show_detail(self, *, is_new_row: bool) -> None:
+        row = self.selected(ModelRow)
+        if row is not None and is_new_row:
+            self.post_message(ModelSelected(row.name))
+        super().show_detail(is_new_row=is_new_row)
 
     def cli_equivalent(self, key: Key) -> str:
-        row = self.selected(ModelRow)
-        return command("model", "show", row.name if row is not None else key)
+        return super().cli_equivalent(self.row_name())
 
     def row_name(self) -> str:
         row = self.selected(ModelRow)
@@ -74,15 +70,13 @@ class ModelsPane(Pane):
         self.open_form(TraceForm(self.catalog, self.model))
 
     def action_remove(self) -> None:
-        key = self.rows.key
-        data = load_row(self.catalog, MODEL, key) if key is not None else None
+        data = self.load_detail()
         if not isinstance(data, ModelDetail):
-            self.post_message(ActionRefused("this row is unreadable: run retcon doctor"))
-            return
+            raise InputError("this row is unreadable: run retcon doctor")
         catalog, name = self.catalog, data.name
         freed = "" if data.source_kind == "folder" else f", {format_size(data.size)} of weights"
         question = (
-            f"Remove {name}, its {plural(data.edits - 1, 'revision')}, {plural(data.traces, 'trace')} and "
+            f"Remove {name}, its {plural(data.revisions - 1, 'revision')}, {plural(data.traces, 'trace')} and "
             f"{plural(data.covariances, 'covariance')}{freed}?\nThis cannot be undone."
         )
 
@@ -95,18 +89,10 @@ class ModelsPane(Pane):
         self.confirm(question, "Remove", command("model", "remove", name), remove)
 
 
-def _make_row(row: ModelRow | UnreadableRow) -> Row:
-    if isinstance(row, UnreadableRow):
-        return Row(row.id, (Text(f"model {row.id}: unreadable", style="red"),), is_unreadable=True)
-    layers = str(row.layers) if row.layers is not None else "?"
-    cells = (row.name, row.architecture, layers, format_count(row.parameters), row.dtype, row.head or "")
-    return Row(row.id, cells)
-
-
 def _parts(model: ModelDetail) -> Parts:
     anatomy = model.anatomy
     block = f"{anatomy.get('blocks', '?')}.N"
-    revisions = f"{plural(model.edits - 1, 'revision')} after the base"
+    revisions = f"{plural(model.revisions - 1, 'revision')} after the base"
     results = f"{plural(model.traces, 'trace')}, {plural(model.covariances, 'covariance')}"
     matrix = f"{block}.{anatomy.get('matrix')}.weight ({anatomy.get('matrix_kind')}, keys of width"
     tied = ", tied to the embedding" if anatomy.get("tied_head") else ""

@@ -1,24 +1,25 @@
 """The passages pane: texts edited into a model, with the facts learned and the baselines compared."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
 
+from .....store.errors import InputError
 from ....cli_equivalent import command
 from ....presentation.format import format_time
 from ....presentation.text import sanitize
 from ...data.passages import PASSAGE, PASSAGES, PassageRow, PassageView
-from ...data.rows import Key, Listing, UnreadableRow, load_row
-from ...widgets.row_lines import Column, Row
-from ..base.pane import ActionRefused, Pane, Parts
+from ...widgets.row_lines import Cells, Column
+from ..base.pane import Pane, Parts
 
 
 class PassagesPane(Pane):
     """The passages, each with the report of its run so far."""
 
-    heading = "Passages"
+    heading, noun = "Passages", "passage"
+    listing, detail_listing = PASSAGES, PASSAGE
     columns = (
         Column("id", 6),
         Column("title"),
@@ -33,23 +34,14 @@ class PassagesPane(Pane):
         Binding("r", "review", "review", tooltip="review the extracted facts in $EDITOR"),
     ]
 
-    @property
-    def listing(self) -> Listing[Any]:
-        return PASSAGES
-
-    def make_row(self, data: PassageRow | UnreadableRow) -> Row:
-        if isinstance(data, UnreadableRow):
-            return Row(data.id, (str(data.id), Text("unreadable", style="red")), is_unreadable=True)
+    def cells(self, data: PassageRow) -> Cells:
         facts = f"{data.correct}/{data.facts}" if data.facts else ""
-        cells = (str(data.id), data.title, data.model, data.method, facts, format_time(data.created))
-        return Row(data.id, cells)
+        return str(data.id), data.title, data.model, data.method, facts, format_time(data.created)
 
-    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
-        data = load_row(self.catalog, PASSAGE, key) if key is not None else None
-        self.show_text(data, _parts, is_new_row=is_new_row)
+    def parts(self, data: PassageView) -> Parts:
+        from ....presentation.passage_report import to_parts
 
-    def cli_equivalent(self, key: Key) -> str:
-        return command("passage", "show", key)
+        return [*_problems(data), *to_parts(data.record)]
 
     def action_review(self) -> None:
         """Open the facts in an editor on this terminal; the job continues afterwards."""
@@ -63,21 +55,10 @@ class PassagesPane(Pane):
             with self.app.suspend():
                 process = subprocess.run([sys.executable, "-m", "retcon.tui", *words], check=False)
         except SuspendNotSupported:
-            self.post_message(
-                ActionRefused(f"an editor cannot open here: run {command(*words)} in a terminal")
-            )
-            return
-        if process.returncode:
-            self.post_message(
-                ActionRefused(f"the review failed: run {command(*words)} in a terminal to see why")
-            )
+            raise InputError(f"an editor cannot open here: run {command(*words)} in a terminal") from None
         self.reload()
-
-
-def _parts(data: PassageView) -> Parts:
-    from ....presentation.passage_report import to_parts
-
-    return [*_problems(data), *to_parts(data.record)]
+        if process.returncode:
+            raise InputError(f"the review failed: run {command(*words)} in a terminal to see why")
 
 
 def _problems(data: PassageView) -> Parts:

@@ -218,9 +218,12 @@ class MainScreen(TypingScreen):
 
     @on(ActionRefused)
     def _on_action_refused(self, event: ActionRefused) -> None:
-        event.stop()
+        self.refuse(event.reason)
+
+    def refuse(self, reason: str) -> None:
+        """Show why an action is not possible."""
         self._update_detail()
-        self.show_error(event.reason)
+        self.show_error(reason)
 
     def _update_detail(self) -> None:
         """Update the detail now: its command must not later replace the message of an action."""
@@ -344,14 +347,12 @@ class MainScreen(TypingScreen):
 
     def action_resume_interrupted(self) -> None:
         if self.readonly:
-            self.show_error(READ_ONLY)
-            return
+            raise InputError(READ_ONLY)
         from ..base.confirm import Confirm
 
         catalog, question = self.catalog, resume_question(self.catalog)
         if question is None:
-            self.show_error("there are no interrupted jobs")
-            return
+            raise InputError("there are no interrupted jobs")
 
         def resume() -> str:
             from .....engine.jobs import control

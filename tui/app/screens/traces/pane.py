@@ -1,6 +1,6 @@
 """The traces pane: heat maps and curves of causal traces."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
@@ -10,23 +10,24 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from .....engine.tracing.rules import KINDS
-from .....store.errors import CatalogError, InputError
+from .....store.errors import InputError
 from ....cli_equivalent import command
 from ....presentation.format import format_time
 from ....presentation.text import sanitize
 from ...data.averages import Effects, FactCounts, cache_key, count_facts, load_effects, load_location
-from ...data.rows import Key, Listing, UnreadableRow
+from ...data.rows import UnreadableRow
 from ...data.traces import TRACES, ResultView, TraceRow, load_result, result_index
 from ...widgets.heat_map import HeatMap
-from ...widgets.row_lines import Column, Row
-from ..base.pane import ActionRefused, Pane, ShowCommand
+from ...widgets.row_lines import Cells, Column
+from ..base.pane import Pane, ShowCommand
 from . import pictures
 
 
 class TracesPane(Pane):
     """The traces. The detail shows one fact, or the average over a set of facts as a map or as curves."""
 
-    heading = "Traces"
+    heading, noun = "Traces", "trace"
+    listing = TRACES
     columns = (
         Column("id", 6),
         Column("model", 12, drop=1),
@@ -78,25 +79,20 @@ class TracesPane(Pane):
         yield self.readout
         yield self.map
 
-    @property
-    def listing(self) -> Listing[Any]:
-        return TRACES
-
-    def make_row(self, data: TraceRow | UnreadableRow) -> Row:
-        return _make_row(data)
-
-    def cli_equivalent(self, key: Key) -> str:
-        return command("trace", "show", key)
+    def cells(self, data: TraceRow) -> Cells:
+        return str(data.id), data.model, data.about, ",".join(data.kinds), format_time(data.created)
 
     @property
     def _trace(self) -> TraceRow | None:
         return self.selected(TraceRow)
 
-    def show_detail(self, key: Key | None, *, is_new_row: bool) -> None:
+    def show_detail(self, *, is_new_row: bool) -> None:
         row = self._trace
         if row is None:
             unreadable = self.selected(UnreadableRow)
-            self._show_message(f"✗ trace {key}: {unreadable.reason}" if unreadable is not None else "")
+            self._show_message(
+                f"✗ trace {unreadable.id}: {unreadable.reason}" if unreadable is not None else ""
+            )
             return
         if is_new_row:
             self._fact = None if row.fact_set is not None and row.results > 1 else 0
@@ -186,8 +182,8 @@ class TracesPane(Pane):
         known = self._effects if is_average else result.kinds if isinstance(result, ResultView) else {}
         kinds: list[str] = [one for one in KINDS if one in known]
         if kind is not None and kind not in kinds:
-            self.post_message(ActionRefused(f"kind {kind} was not traced: press t to start a trace"))
-        elif is_average and self._curves and kinds:
+            raise InputError(f"kind {kind} was not traced: press t to start a trace")
+        if is_average and self._curves and kinds:
             choices = [None, *kinds]
             self._only = kind or choices[(choices.index(self._only) + 1) % len(choices)]
             self._draw(keep_cursor=True)
@@ -199,10 +195,7 @@ class TracesPane(Pane):
     def action_curves(self) -> None:
         """Switch from any map to the curves of averages, and from the curves to the map of averages."""
         if not self._effects:
-            self.post_message(
-                ActionRefused("no averages yet: they appear after the first fact of a set is traced")
-            )
-            return
+            raise InputError("no averages yet: they appear after the first fact of a set is traced")
         self._curves = not self._curves or self._fact is not None
         self._fact = None
         self._draw(keep_cursor=False)
@@ -235,7 +228,7 @@ class TracesPane(Pane):
         ):
             self.post_message(save_result(row, result, self._kind))
         else:
-            self.post_message(ActionRefused("there is no drawing to save"))
+            raise InputError("there is no drawing to save")
 
     def action_locate(self) -> None:
         from ..shell.location import LocationView
@@ -243,29 +236,17 @@ class TracesPane(Pane):
         row = self._trace
         if row is None:
             return
-        try:
-            view = LocationView(
-                row.id, row.model, load_location(self.catalog, row.id), self._fact_counts(row)
-            )
-        except (InputError, CatalogError) as error:
-            self.post_message(ActionRefused(str(error)))
-            return
+        location = load_location(self.catalog, row.id)
         self.post_message(ShowCommand(command("trace", "locate", row.id)))
-        self.app.push_screen(view)
+        self.app.push_screen(LocationView(row.id, row.model, location, self._fact_counts(row)))
 
     def action_compare(self) -> None:
         from .compare import CompareTraces
 
         marked = [row.value for row in self.rows.selected_rows if isinstance(row.value, TraceRow)]
         if len(marked) != 2:
-            self.post_message(ActionRefused("mark two traces with space, then press ="))
-            return
-        try:
-            view = CompareTraces(self.catalog, marked[0], marked[1])
-        except InputError as error:
-            self.post_message(ActionRefused(str(error)))
-            return
-        self.app.push_screen(view)
+            raise InputError("mark two traces with space, then press =")
+        self.app.push_screen(CompareTraces(self.catalog, *marked))
 
     def action_stretch(self) -> None:
         self._stretch = not self._stretch
@@ -287,24 +268,8 @@ class TracesPane(Pane):
             self.open_form(EditForm(self.catalog, self.model))
             return
         layer = self.map.cursor[1] if self.map.drawing is not None else None
-        if self._fact is None or not isinstance(result, ResultView):
-            self.open_form(EditForm(self.catalog, row.model, layer=layer))
-            return
-        answer = result.answer.strip()
-        self.open_form(
-            EditForm(
-                self.catalog,
-                row.model,
-                prompt=result.prompt,
-                subject=result.subject,
-                target_true=answer,
-                layer=layer,
-            )
-        )
-
-
-def _make_row(row: TraceRow | UnreadableRow) -> Row:
-    if isinstance(row, UnreadableRow):
-        return Row(row.id, (str(row.id), "", Text("unreadable", style="red")), is_unreadable=True)
-    cells = (str(row.id), row.model, row.about, ",".join(row.kinds), format_time(row.created))
-    return Row(row.id, cells)
+        request: dict[str, str] = {}
+        if self._fact is not None and isinstance(result, ResultView):
+            answer = result.answer.strip()
+            request = {"prompt": result.prompt, "subject": result.subject, "target_true": answer}
+        self.open_form(EditForm(self.catalog, row.model, layer=layer, **request))

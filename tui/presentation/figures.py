@@ -62,16 +62,17 @@ def escape_label(text: str) -> str:
     return token_label(sanitize(text)).replace("$", r"\$")
 
 
-def check_path(path: Path) -> None:
-    """Check that a figure can be written to `path`.
+def check_path(path: Path, formats: Sequence[str] = FORMATS) -> None:
+    """Check that a file of one of these formats can be written to `path`.
 
     Raises:
-        InputError: the suffix is not .png, .pdf or .svg, or the folder does not exist.
+        InputError: the suffix is not that of a format, or the folder does not exist.
     """
-    if path.suffix.lower().removeprefix(".") not in FORMATS:
-        raise InputError(f"cannot draw to {path}: the name must end in .png, .pdf or .svg.")
+    if path.suffix.lower().removeprefix(".") not in formats:
+        suffixes = f".{', .'.join(formats[:-1])} or .{formats[-1]}"
+        raise InputError(f"cannot write {path}: the name must end in {suffixes}.")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot draw to {path}: the folder {path.absolute().parent} does not exist.")
+        raise InputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist.")
 
 
 def save(figure: "Figure", path: Path) -> None:
@@ -118,13 +119,9 @@ def save_result(path: Path, result: "TraceResult", kind: str, model: str) -> Non
     table = result.scores[kind]
     merged = merge_attribution(table["scores"], None if result.is_complete else result.estimate.get(kind))
     data = HeatMapData(
-        result.tokens,
-        (result.subject_begin, result.subject_end),
-        merged.rows,
-        result.low or 0.0,
-        result.high or 1.0,
-        estimated=merged.estimated,
-    )
+        result.tokens, (result.subject_begin, result.subject_end), merged.rows, result.low or 0.0,
+        result.high or 1.0, estimated=merged.estimated,
+    )  # fmt: skip
     save_heatmap(path, data, kind=kind, window=table["window"], answer=result.answer, model=model)
 
 
@@ -141,16 +138,13 @@ def save_heatmap(path: Path, data: HeatMapData, *, kind: str, window: int, answe
     check_path(path)
     figure = new_figure((3.5 + 0.1 * data.layers, 1.4 + 0.16 * len(data.tokens)))
     axes = figure.add_subplot()
-    begin, end = data.subject_range
-    names = [
-        escape_label(token) + ("*" if begin <= index < end else "") for index, token in enumerate(data.tokens)
-    ]
+    names = [label.replace("$", r"\$") for label in data.labels()]
     values = [[float("nan") if value is None else value for value in row] for row in data.scores]
     mesh = axes.pcolor(_masked_grid(values), cmap=_COLORS[kind], vmin=data.low)
     axes.invert_yaxis()
     axes.set_yticks([0.5 + index for index in range(len(names))], names)
-    layers = len(values[0]) if values else 0
-    axes.set_xticks([0.5 + layer for layer in range(0, layers, 5)], list(map(str, range(0, layers, 5))))
+    ticks = range(0, data.layers, 5)
+    axes.set_xticks([0.5 + layer for layer in ticks], list(map(str, ticks)))
     axes.set_title(f"Impact of restoring {_NAMES[kind]} with corrupted input")
     axes.set_xlabel("\n".join(_heatmap_notes(data, kind, window, model)), fontsize=9)
     if any(map(any, data.estimated or ())):
@@ -162,13 +156,13 @@ def save_heatmap(path: Path, data: HeatMapData, *, kind: str, window: int, answe
 
 def _heatmap_notes(data: HeatMapData, kind: str, window: int, model: str) -> list[str]:
     """The lines below a heat map."""
-    if kind not in _WINDOWED:
-        restored = f"single restored layer within {escape_label(model)}"
-    else:
-        restored = (
-            f"center of interval of {window} restored {_NAMES[kind]} layers within {escape_label(model)}"
-        )
-    notes = [restored, f"clean run p = {data.high:.3f}, corrupted run p = {data.low:.3f}"]
+    restored = "single restored layer"
+    if kind in _WINDOWED:
+        restored = f"center of interval of {window} restored {_NAMES[kind]} layers"
+    notes = [
+        f"{restored} within {escape_label(model)}",
+        f"clean run p = {data.high:.3f}, corrupted run p = {data.low:.3f}",
+    ]
     exact, total = data.exact_and_total
     if exact < total:
         notes.append(f"hatched: estimated by attribution patching; {exact} of {total} cells are exact")

@@ -13,6 +13,7 @@ from .passage_summary import (
     fact_sign,
     facts_of,
     mean_answer_share,
+    mean_of,
 )
 from .text import cut
 
@@ -69,19 +70,13 @@ def draw_baselines(record: Record) -> "Figure":
     figure = new_figure((8.0, 1.3 + 0.32 * len(answers)))
     names = [escape_label(cut(one["baseline"], 24)) for one in answers]
     full = [f"{done} of {count} in full" for done, count in map(count_full_answers, answers)]
-    _bars(
-        figure.add_subplot(1, 3, 1),
-        names,
-        [mean_answer_share(one) for one in answers],
-        "parts of the answers",
-        "#0072B2",
-        full,
-    )
+    shares = [mean_answer_share(one) for one in answers]
+    _bars(figure.add_subplot(1, 3, 1), names, shares, "parts of the answers", "#0072B2", full)
     for position, (field, title, color) in enumerate(
         (("seconds", "seconds per question", "#D55E00"), ("tokens", "tokens per question", "#009E73")),
         start=2,
     ):
-        means = [_mean(one["questions"], field) for one in answers]
+        means = [mean_of(one["questions"], field) or 0.0 for one in answers]
         values = [f"{mean:.3g}" for mean in means]
         _bars(figure.add_subplot(1, 3, position), [""] * len(names), means, title, color, values)
     return figure
@@ -131,8 +126,3 @@ def _cells(
 
 def _fact_labels(facts: Sequence[Record]) -> list[str]:
     return [f"{cut(fact['prompt'], _LABEL_WIDTH)} | {cut(fact['object'], _LABEL_WIDTH)}" for fact in facts]
-
-
-def _mean(rows: Sequence[Record], name: str) -> float:
-    values = [row[name] for row in rows if row.get(name) is not None]
-    return sum(values) / len(values) if values else 0.0

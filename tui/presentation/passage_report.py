@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from ...engine.jobs.publication.card import escape_markdown
 from ...engine.jobs.publication.card import format_table as markdown_table
 from ...store.atomic_files import write_atomically
-from ...store.errors import InputError
-from .figures import to_svg
+from .figures import check_path, to_svg
 from .passage_figures import draw
 from .passage_summary import Record, Table, heading, sections
 from .text import sanitize
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table as RichTable
 
-_FORMS = (".md", ".html")
+FORMATS = ("md", "html")
 # The browser loads nothing and runs nothing, whatever the texts contain.
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -51,21 +50,9 @@ def save_report(path: Path, record: Record) -> None:
         InputError: the suffix is neither .md nor .html, or the folder does not exist.
         CatalogError: the file cannot be written.
     """
-    check_report_path(path)
+    check_path(path, FORMATS)
     text = (to_markdown if path.suffix.lower() == ".md" else to_html)(record)
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def check_report_path(path: Path) -> None:
-    """Check that a report can be written to `path`.
-
-    Raises:
-        InputError: the suffix is neither .md nor .html, or the folder does not exist.
-    """
-    if path.suffix.lower() not in _FORMS:
-        raise InputError(f"cannot write a report to {path}: the name must end in .md or .html.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist.")
 
 
 def to_markdown(record: Record) -> str:

@@ -12,15 +12,12 @@ from .format import format_duration, format_size
 
 Record = Mapping[str, Any]
 
-YES, NO = "✓", "·"
 # One sign per fact: correct by teacher forcing and in free generation, by one of them, by neither, not written yet.
 BOTH, HALF, LOST, NOT_YET = "●", "◐", "○", "·"
 _BAR = 10
 _KINDS = {
-    "people": "other people",
-    "things": "other things",
-    "same_last_name": "people with the same last name",
-}
+    "people": "other people", "things": "other things", "same_last_name": "people with the same last name",
+}  # fmt: skip
 
 _PROOF_PROTOCOL = (
     "Proof: first token and whole object are first choices under teacher forcing. In free generation ({max_new_tokens} "
@@ -150,9 +147,8 @@ def _counts_section(facts: Sequence[Record]) -> Section:
                 ("free", "free generation starts with it"),
             ):
                 rows.append((prompts, meaning, _count(old, name), _count(new, name)))
-    grades = [fact["judge"] for fact in facts if fact.get("judge") is not None]
-    if grades:
-        rows.append(("prompts of the facts", "judge, 0 to 3", "-", f"{fmean(grades):.2f}"))
+    if mean_of(facts, "judge") is not None:
+        rows.append(("prompts of the facts", "judge, 0 to 3", "-", _format_mean(facts, "judge", ".2f")))
     return Section("Learned facts", Table(("prompts", "measure", "before", "after"), rows))
 
 
@@ -204,17 +200,11 @@ def _retention_section(entries: Sequence[Record], facts: int) -> Section:
 def _side_effects_section(drift: Record) -> Section:
     before, after = drift["perplexity_before"], drift["perplexity_after"]
     rows = [
-        (
-            f"{_percent(drift['preserved'])} of {drift['prompts']}",
-            "other prompts with an unchanged first choice",
-        ),
+        (f"{_percent(drift['preserved'])} of {drift['prompts']}", "other prompts with an unchanged first choice"),
         (f"{drift['kl']:.4f} nats", "KL divergence on the same prompts"),
         (f"{after:.2f}, {_change(after, before)}", f"perplexity of other text, {before:.2f} before"),
-        (
-            _percent(drift["leakage_rate"]),
-            "leakage: prompts of unrelated subjects whose completion is now the object",
-        ),
-    ]
+        (_percent(drift["leakage_rate"]), "leakage: prompts of unrelated subjects whose completion is now the object"),
+    ]  # fmt: skip
     for one in drift.get("leakage") or ():
         kind = _KINDS.get(one["kind"], one["kind"])
         meaning = f"leakage to {kind}; first token of the object: {one['first_token']}"
@@ -224,28 +214,18 @@ def _side_effects_section(drift: Record) -> Section:
 
 def _baselines_section(answers: Sequence[Record]) -> Section:
     has_grades = any(one.get("judge") is not None for baseline in answers for one in baseline["questions"])
-    columns = (
-        "baseline",
-        "",
-        "parts",
-        "in full",
-        *_optional(has_grades, "judge"),
-        "setup",
-        "s",
-        "tokens",
-        "memory",
-    )
+    grade = _optional(has_grades, "judge")
+    columns = ("baseline", "", "parts", "in full", *grade, "setup", "s", "tokens", "memory")
     rows = []
     for baseline in answers:
         questions = baseline["questions"]
         full, count = count_full_answers(baseline)
         share = mean_answer_share(baseline)
-        grades = [one["judge"] for one in questions if one.get("judge") is not None]
         rows.append(
             (baseline["baseline"], share_bar(share), _percent(share), f"{full} of {count}",
-             *_optional(has_grades, f"{fmean(grades):.2f}" if grades else "-"),
-             format_seconds(baseline.get("setup_seconds")), _mean(questions, "seconds", "{:.2f}"),
-             _mean(questions, "tokens", "{:.0f}"), _memory(baseline.get("memory")))
+             *_optional(has_grades, _format_mean(questions, "judge", ".2f")),
+             format_seconds(baseline.get("setup_seconds")), _format_mean(questions, "seconds", ".2f"),
+             _format_mean(questions, "tokens", ".0f"), _memory(baseline.get("memory")))
         )  # fmt: skip
     legend = (
         "parts: mean share of the answer's parts that the reply contains; in full: questions with every part; "
@@ -271,14 +251,9 @@ def _questions_section(answers: Sequence[Record]) -> Section:
 
 def _costs_section(stages: Sequence[Record]) -> Section:
     rows = [
-        (
-            one["name"],
-            format_seconds(one.get("seconds")),
-            _number(one.get("tokens")),
-            _memory(one.get("memory")),
-        )
+        (one["name"], format_seconds(one.get("seconds")), _number(one.get("tokens")), _memory(one.get("memory")))
         for one in stages
-    ]
+    ]  # fmt: skip
     return Section("Costs", Table(("stage", "time", "tokens", "memory"), rows))
 
 
@@ -305,9 +280,15 @@ def _count(rows: Sequence[Record], name: str) -> str:
     return f"{sum(values)} of {len(values)}" if values else "-"
 
 
-def _mean(rows: Iterable[Record], name: str, form: str) -> str:
+def mean_of(rows: Iterable[Record], name: str) -> float | None:
+    """The mean of a field over the rows that have it; None if there are none."""
     values = [row[name] for row in rows if row.get(name) is not None]
-    return form.format(fmean(values)) if values else "-"
+    return fmean(values) if values else None
+
+
+def _format_mean(rows: Iterable[Record], name: str, form: str) -> str:
+    mean = mean_of(rows, name)
+    return "-" if mean is None else format(mean, form)
 
 
 def _optional(is_shown: bool, cell: str) -> tuple[str, ...]:
@@ -315,7 +296,7 @@ def _optional(is_shown: bool, cell: str) -> tuple[str, ...]:
 
 
 def _sign(value: bool) -> str:
-    return YES if value else NO
+    return "✓" if value else "·"
 
 
 def _number(value: float | None) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .format import format_size
+from .format import format_size, plural
 from .text import sanitize
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def describe_nodes(nodes: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _describe_node(node: dict[str, Any]) -> str:
-    workers = f"{node['workers']} worker{'s' * (node['workers'] != 1)}"
+    workers = plural(node["workers"], "worker")
     rate = f", {node['rate']:.3g} {node['unit']}/s" if node["rate"] else ""
     host = sanitize(node["host"])
     return f"{host}, {node['state']}, {workers}, {node['done']:,.0f} {node['unit']} done{rate}"

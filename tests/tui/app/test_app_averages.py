@@ -6,7 +6,7 @@ import pytest
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import add_unfinished
 from retcon.tests.helpers.app_pilot import NARROW, WIDE, AppPilot, open_app
-from retcon.tui.app.screens.shell.location import LocationView
+from retcon.tui.app.screens.base.detail_screen import DetailScreen
 from retcon.tui.app.widgets.detail import Detail
 from retcon.tui.app.widgets.drawings import CurvesDrawing, HeatMapDrawing
 from sqlalchemy import text
@@ -157,7 +157,7 @@ async def test_reasons_to_skip_facts_are_counted(catalog: Catalog) -> None:
 async def test_locate_shows_layers_and_notes(catalog: Catalog) -> None:
     async with open_app(catalog) as app:
         await app.press("2", "L")
-        assert isinstance(app.app.screen, LocationView)
+        assert isinstance(app.app.screen, DetailScreen)
         for words in (
             "Trace 2 proposes layer 2", "2 facts traced, 1 skipped (1 wrong first choice)", "Total effect 0.689",
             "does not by itself predict the best layer to edit (Hase et al. 2023)", "▶ 2 +0.2634 (+0.2534 to +0.2734)",

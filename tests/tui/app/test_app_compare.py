@@ -5,7 +5,8 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Evaluation
 from retcon.tests.helpers.app_catalog import FORD, ROME, WITHOUT, add_unfinished
 from retcon.tests.helpers.app_pilot import WIDE, open_app
-from retcon.tui.app.screens.edits.retention import RetentionView, matrix
+from retcon.tui.app.screens.base.detail_screen import DetailScreen
+from retcon.tui.app.screens.edits.retention import draw_retention
 from retcon.tui.app.screens.models.anatomy import draw_anatomy
 from retcon.tui.app.screens.traces.compare import CompareTraces, restrict_to_shared_roles
 from retcon.tui.app.widgets.heat_map import HeatMap
@@ -54,7 +55,7 @@ async def test_shows_retention_as_a_matrix(catalog: Catalog) -> None:
         await app.press("4", "j")
         assert f"retention: 1 of 4 earlier requests ({ROME} 1/4)" in app.words
         await app.press("M")
-        assert isinstance(app.app.screen, RetentionView)
+        assert isinstance(app.app.screen, DetailScreen)
         lines = [line for line in app.screen.splitlines() if WITHOUT in line or FORD in line]
         assert any("█4/4" in line and "·0/1" in line for line in lines)
         assert any("░1/4" in line for line in lines)
@@ -64,7 +65,7 @@ async def test_shows_retention_as_a_matrix(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("width", [24, 80])
 def test_retention_matrix_fits_the_width(width: int) -> None:
-    assert "No revision with earlier edits" in str(matrix("m", [], width)[-1])
+    assert "No revision with earlier edits" in str(draw_retention("m", [], width)[-1])
 
 
 def test_incomplete_anatomy_is_drawn() -> None:

@@ -9,9 +9,9 @@ from retcon.tests.helpers.app_catalog import BRANCH, WITHOUT, add_running, hold_
 from retcon.tests.helpers.app_pilot import WIDE, AppPilot, open_app
 from retcon.tui.app.screens.base.confirm import Confirm
 from retcon.tui.app.screens.jobs.log_view import LogView
-from retcon.tui.app.screens.shell.commands import command_words, split
 from retcon.tui.app.screens.shell.output import Output
 from retcon.tui.app.screens.shell.terminal import notice_sequence
+from retcon.tui.app.screens.shell.typing import COMMAND_WORDS, split
 from retcon.tui.app.widgets.bars import TabBar
 from retcon.tui.deep_links import DeepLink, parse_deep_link
 from textual.command import CommandPalette
@@ -68,7 +68,7 @@ async def test_invalid_command_line_is_reported(catalog: Catalog) -> None:
 def test_splits_command_lines() -> None:
     assert split("retcon trace show 1") == ["trace", "show", "1"]
     assert split("help job") == ["job", "--help"]
-    assert {"trace", "job", "undo"} < set(command_words())
+    assert {"trace", "job", "undo"} < set(COMMAND_WORDS)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from retcon.tui.app.screens.shell.commands import command_words
+from retcon.tui.app.screens.shell.typing import COMMAND_WORDS
 from retcon.tui.cli.main import cli
 from retcon.tui.command_table import COMMANDS, Access, reads_only
 
@@ -73,4 +73,4 @@ def test_reads_only(words: str, reads: bool) -> None:
 
 
 def test_the_app_offers_every_command_but_ui() -> None:
-    assert {*command_words(), "ui"} == set(COMMANDS)
+    assert {*COMMAND_WORDS, "ui"} == set(COMMANDS)

@@ -142,7 +142,7 @@ async def test_compared_answers_print_no_control_characters(
             pass
 
     async with open_app(catalog, (100, 30)) as app:
-        monkeypatch.setattr(app.app, "warm", lambda _model: Warm())
+        monkeypatch.setattr(app.app, "prompt_client", lambda _model: Warm())
         await app.press("4", "j", "equals_sign", "enter")
         await app.until(lambda: "✗" in app.screen)
         assert not obeyed(app)

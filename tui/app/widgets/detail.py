@@ -76,6 +76,11 @@ def title(text: str) -> Text:
     return Text(sanitize(text), style="bold")
 
 
+def one_line(text: str, style: str) -> Text:
+    """A text that the edge of the screen cuts."""
+    return Text(sanitize(text), style=style, no_wrap=True, overflow="ellipsis")
+
+
 def error_text(text: str) -> Text:
     """An error."""
     return Text(sanitize(f"✗ {text}"), style="bold red")

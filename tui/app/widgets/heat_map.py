@@ -1,6 +1,5 @@
 """The widget of heat maps and curves, with a cursor over tokens and layers."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.text import Text
@@ -29,17 +28,8 @@ class HeatMap(Lines, can_focus=True):
         Binding("asterisk", "peak", "highest cell", show=False),
     ]
 
-    @dataclass
     class Moved(Message):
-        """The cursor is on this token and layer."""
-
-        heat_map: "HeatMap"
-        token: int
-        layer: int
-
-        @property
-        def control(self) -> "HeatMap":
-            return self.heat_map
+        """The cursor is on another cell, or another drawing is visible."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +47,7 @@ class HeatMap(Lines, can_focus=True):
         else:
             self.cursor = picture.peak()
         self._draw()
-        self._post_moved()
+        self.post_message(self.Moved())
 
     def show_text(self, text: Text) -> None:
         """Show a text instead of a drawing."""
@@ -72,13 +62,13 @@ class HeatMap(Lines, can_focus=True):
         if (token, layer) != self.cursor:
             self.cursor = token, layer
             self._draw()
-            self._post_moved()
+            self.post_message(self.Moved())
 
     def action_peak(self) -> None:
         if self.drawing is not None:
             self.cursor = self.drawing.peak()
             self._draw()
-            self._post_moved()
+            self.post_message(self.Moved())
 
     def on_click(self, event: events.Click) -> None:
         if self.drawing is None:
@@ -115,6 +105,3 @@ class HeatMap(Lines, can_focus=True):
             self.scroll_to(y=0 if line == 1 else line, animate=False, immediate=True)
         elif line >= top + height:
             self.scroll_to(y=line - height + 1, animate=False, immediate=True)
-
-    def _post_moved(self) -> None:
-        self.post_message(self.Moved(self, *self.cursor))

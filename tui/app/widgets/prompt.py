@@ -85,13 +85,11 @@ class Prompt(Horizontal):
 
     @on(Input.Changed)
     def _on_changed(self, event: Input.Changed) -> None:
-        event.stop()
         if self.display:
             self.post_message(self.Typed(self.kind, event.value))
 
     @on(Input.Submitted)
     def _on_submitted(self, event: Input.Submitted) -> None:
-        event.stop()
         if self.kind == ":" and event.value.strip():
             self._history.append(event.value)
         self.post_message(self.Submitted(self.kind, event.value))

@@ -60,15 +60,9 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
 
     @dataclass
     class Selected(Message):
-        """The cursor is on another row; None: the list is empty. `by_hand`: a key or the mouse moved it."""
+        """The cursor is on another row, or the list is empty. `by_hand`: a key or the mouse moved it."""
 
-        rows: "Rows"
-        key: Key | None
         by_hand: bool = False
-
-        @property
-        def control(self) -> "Rows":
-            return self.rows
 
     @dataclass
     class Changed(Message):
@@ -201,7 +195,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
             self._scroll_to_cursor()
             self.refresh()
         if self.key != old_key or not len(old_keys):
-            self.post_message(self.Selected(self, self.key))
+            self.post_message(self.Selected())
         if len(old_keys) != len(keys):
             self.post_message(self.Changed(self))
 
@@ -245,7 +239,7 @@ class Rows(ScrollView, can_focus=True, inherit_bindings=False):
         self._refresh_row(old)
         self._refresh_row(cursor)
         self._scroll_to_cursor()
-        self.post_message(self.Selected(self, self.key, by_hand=True))
+        self.post_message(self.Selected(by_hand=True))
 
     def _refresh_row(self, index: int) -> None:
         self.refresh_line(index + 1)

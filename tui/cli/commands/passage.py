@@ -15,7 +15,8 @@ from ....store.facts import passages
 from ....store.facts.passage_format import Passage, format_passage
 from ....store.facts.passage_reader import SUFFIX, parse_passage, read_passage
 from ...actions.passage import DEFAULT_BASELINES, PassageOptions, build_passage_spec
-from ...presentation.passage_report import check_report_path, save_report, to_parts
+from ...presentation.figures import check_path
+from ...presentation.passage_report import FORMATS, save_report, to_parts
 from ..follow import JobFailed, follow, submit
 from ..options import (
     ROW_ID,
@@ -195,7 +196,7 @@ def show(id: int, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def report(id: int, file: Path) -> None:
     """Write the report to FILE: Markdown (.md), or HTML with plots (.html)."""
-    check_report_path(file)
+    check_path(file, FORMATS)
     save_report(file, _record(open_catalog(), id))
     narrate(f"Wrote {file}.")
 

@@ -9,7 +9,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from ....presentation.text import sanitize, sanitize_lines
+from ....presentation.text import sanitize_lines
+from ...widgets.detail import one_line
 
 
 class Confirm(ModalScreen[bool]):
@@ -28,18 +29,13 @@ class Confirm(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(Text(sanitize_lines(self.question)), id="question")
-            yield Static(
-                Text(f"$ {sanitize(self.cli_equivalent)}", style="dim", no_wrap=True, overflow="ellipsis")
-            )
+            yield Static(one_line(f"$ {self.cli_equivalent}", "dim"))
             with Horizontal(classes="buttons"):
-                yield Button("Cancel", id="cancel", compact=True)
-                yield Button(self.verb, id="yes", compact=True)
+                yield Button("Cancel", id="cancel", action="screen.answer(False)", compact=True)
+                yield Button(self.verb, id="yes", action="screen.answer(True)", compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#cancel").focus()
-
-    def on_button_pressed(self, event: Button.Pressed) -> None:
-        self.dismiss(event.button.id == "yes")
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)

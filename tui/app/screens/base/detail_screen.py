@@ -1,6 +1,10 @@
 """A box with a text that scrolls, over the main screen."""
 
+from collections.abc import Callable
+from typing import ClassVar
+
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
@@ -9,11 +13,14 @@ from .pane import Parts
 
 
 class DetailScreen(ModalScreen[None]):
-    """A subclass writes the text in `parts`, and binds the keys that dismiss it."""
+    """Shows the parts that `write` returns for a width. `key`, which opened the screen, also closes it."""
 
-    def parts(self, width: int) -> Parts:
-        """The text, for `width` columns."""
-        raise NotImplementedError
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,enter", "dismiss", "back")]
+
+    def __init__(self, write: Callable[[int], Parts], key: str) -> None:
+        super().__init__()
+        self._write = write
+        self._bindings.bind(key, "dismiss", "back")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
@@ -21,5 +28,5 @@ class DetailScreen(ModalScreen[None]):
 
     def on_mount(self) -> None:
         detail = self.query_one(Detail)
-        detail.show(self.parts(max(20, self.size.width - 6)))
+        detail.show(self._write(max(20, self.size.width - 6)))
         detail.focus()

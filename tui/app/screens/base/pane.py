@@ -118,7 +118,7 @@ class Pane(Vertical):
     def unreadable_cells(self, key: Key) -> Cells:
         """The cells of an unreadable row: its id, and a note in the first flexible column."""
         note = next(column for column in self.columns if not column.width)
-        words = {"id": str(key), note.title: Text("unreadable", style="red")}
+        words: dict[str, str | Text] = {"id": str(key), note.title: Text("unreadable", style="red")}
         return tuple(words.get(column.title, "") for column in self.columns)
 
     def parts(self, data: Any) -> Parts:
@@ -193,10 +193,6 @@ class Pane(Vertical):
     def row_name(self) -> str:
         """The name of the row under the cursor in a command."""
         return "" if self.rows.key is None else str(self.rows.key)
-
-    def grow(self) -> None:
-        """Switch between list and detail, and only the focused one of them."""
-        self.toggle_class("-alone")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Dim the keys that write if the app is read-only."""
@@ -273,7 +269,6 @@ class Pane(Vertical):
 
     @on(Rows.Selected)
     def _selected(self, event: Rows.Selected) -> None:
-        event.stop()
         if self._rest_timer is not None:
             self._rest_timer.stop()
             self._rest_timer = None

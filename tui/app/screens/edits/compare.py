@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rich.text import Text
-from textual import on, work
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -17,7 +17,7 @@ from ....cli_equivalent import command
 from ....presentation.text import sanitize, token_label
 from ...data.edits import REVISION, RevisionDetail
 from ...data.rows import load_row
-from ...widgets.detail import Detail, title
+from ...widgets.detail import Detail, one_line, title
 from ...widgets.row_lines import bar
 from ..base.pane import Parts
 
@@ -48,7 +48,6 @@ class _Side:
 class Compare(ModalScreen[None]):
     """Enter runs the prompt. A separate process keeps the model in memory, so the next prompt is answered at once."""
 
-    heading = "Compare"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+c", "leave", "back", priority=True),
         Binding("q,backspace", "leave", "back"),
@@ -138,15 +137,9 @@ class Compare(ModalScreen[None]):
         self.state = text
         if self.is_attached:
             style = "bold red" if text.startswith("✗") else "dim"
-            self.query_one("#state", Static).update(
-                Text(sanitize(text), style=style, no_wrap=True, overflow="ellipsis")
-            )
+            self.query_one("#state", Static).update(one_line(text, style))
 
     def _draw(self) -> None:
         prompt = self.query_one(Input).value
         for side, detail in zip(self.sides, self.query(Detail), strict=True):
             detail.show(side.parts(prompt))
-
-    @on(Input.Changed)
-    def _changed(self, event: Input.Changed) -> None:
-        event.stop()

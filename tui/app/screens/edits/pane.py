@@ -1,6 +1,7 @@
 """The edits pane: the history of a model as a graph, with actions to edit, undo and publish."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
@@ -50,13 +51,13 @@ class EditsPane(Pane):
         Column("when", 16, drop=3),
     )
     empty = "No model yet: add one in the models tab (1)."
-    write_actions = frozenset({"edit", "branch", "publish", "rollback", "revert", "score", "undo", "redo"})
+    write_actions = frozenset({"edit", "branch", "publish", "rollback", "revert", "score", "step"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", tooltip="edit a fact of this model"),
         Binding("E", "branch", "branch", tooltip="edit on top of this revision (a branch)", show=False),
         Binding("b", "rollback", "roll back", tooltip="move the head to this revision and verify its weights"),
-        Binding("z", "undo", "undo", key_display="z/Z", tooltip="undo the last move of the head"),
-        Binding("Z", "redo", "redo", tooltip="repeat the move that was undone last", show=False),
+        Binding("z", "step('undo')", "undo", key_display="z/Z", tooltip="undo the last move of the head"),
+        Binding("Z", "step('redo')", "redo", tooltip="repeat the move that was undone last", show=False),
         Binding("x", "revert", "revert", tooltip="remove this edit and keep later ones"),
         Binding("s", "score", "evaluate", tooltip="evaluate this revision on its own requests"),
         Binding(
@@ -160,13 +161,7 @@ class EditsPane(Pane):
         if self.model is not None and self._revision is not None:
             self.open_form(EditForm(self.catalog, f"{self.model}@{self._revision}"))
 
-    def action_undo(self) -> None:
-        self._step("undo", "Undo")
-
-    def action_redo(self) -> None:
-        self._step("redo", "Redo")
-
-    def _step(self, verb: "Step", button: str) -> None:
+    def action_step(self, verb: "Step") -> None:
         """One step back or forward in the record of head moves."""
         model = self.model
         if model is None:
@@ -174,7 +169,7 @@ class EditsPane(Pane):
         from ....actions.history import next_step, step_head
 
         move = next_step(self.catalog, model, verb)
-        to = move.from_revision if verb == "undo" else move.to_revision
+        to, button = (move.from_revision if verb == "undo" else move.to_revision), verb.title()
         question = (
             f"{button} the {move.reason} of {format_time(move.created)} UTC?\n"
             f"Moves the head of {model} to {to} and verifies its weights.\n"
@@ -186,10 +181,13 @@ class EditsPane(Pane):
         )
 
     def action_retention(self) -> None:
-        from .retention import RetentionView
+        from ..base.detail_screen import DetailScreen
+        from .retention import draw_retention
 
         if self.model is not None:
-            self.app.push_screen(RetentionView(self.model, load_retention(self.catalog, self.model)))
+            rows = load_retention(self.catalog, self.model)
+            screen = DetailScreen(partial(draw_retention, self.model, rows), "M")
+            self.app.push_screen(screen.add_class("full"))
 
     def action_compare(self) -> None:
         if self.model is None or self._revision is None or self._shape is None:

@@ -1,43 +1,27 @@
 """Retention as a matrix: revisions down, earlier edits across."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from rich.text import Text
-from textual.binding import Binding, BindingType
 
 from ....presentation.text import sanitize
 from ...data.edits import EditRetention, RetentionRow
 from ...widgets.detail import title
-from ..base.detail_screen import DetailScreen
 from ..base.pane import Parts
 
 _CELL = 8
 _SHADES = "·░▒▓█"
 
 
-class RetentionView(DetailScreen):
-    """Each cell counts the requests of an edit that are still the model's first choice."""
+def draw_retention(model: str, rows: Sequence[RetentionRow], width: int) -> Parts:
+    """The matrix in at most `width` columns, oldest edit first. If not all edits fit, the oldest are omitted.
 
-    heading = "Retention"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,M,enter", "dismiss", "back")]
-
-    def __init__(self, model: str, rows: Sequence[RetentionRow]) -> None:
-        super().__init__()
-        self._model, self._rows = model, rows
-
-    def parts(self, width: int) -> Parts:
-        return matrix(self._model, self._rows, width)
-
-
-def matrix(model: str, rows: Sequence[RetentionRow], width: int) -> Parts:
-    """The matrix in at most `width` columns, oldest edit first. If not all edits fit, the oldest are omitted."""
+    Each cell counts the requests of an edit that are still the model's first choice.
+    """
     parts: Parts = [title(f"Retention of earlier edits of {model}"), ""]
     if not rows:
-        return [
-            *parts,
-            Text("No revision with earlier edits was evaluated yet: press s on one.", style="dim"),
-        ]
+        text = Text("No revision with earlier edits was evaluated yet: press s on one.", style="dim")
+        return [*parts, text]
     edits: dict[str, str] = {}
     for row in reversed(rows):
         edits |= {one.edit: "" for one in row.retained}

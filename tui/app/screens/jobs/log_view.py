@@ -15,7 +15,7 @@ from textual.widgets import Static
 from ....presentation.format import format_path
 from ....presentation.text import sanitize
 from ...data.jobs import LogTail
-from ...widgets.detail import Detail
+from ...widgets.detail import Detail, one_line
 from ...widgets.prompt import Prompt
 
 _POLL_SECONDS = 0.3
@@ -24,7 +24,6 @@ _POLL_SECONDS = 0.3
 class LogView(ModalScreen[None]):
     """Follows the end of the log until the user scrolls up; `f` follows again."""
 
-    heading = "A log"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,escape,backspace,L", "dismiss", "back"),
         Binding("f", "follow", "follow", tooltip="follow the end, or stop following"),
@@ -46,14 +45,7 @@ class LogView(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
-            yield Static(
-                Text(
-                    f"{self._title}: {format_path(self._tail.path)}",
-                    style="bold",
-                    no_wrap=True,
-                    overflow="ellipsis",
-                )
-            )
+            yield Static(one_line(f"{self._title}: {format_path(self._tail.path)}", "bold"))
             yield Detail()
             yield Static(id="state", markup=False)
             yield Prompt()
@@ -128,14 +120,12 @@ class LogView(ModalScreen[None]):
         self.query_one(Prompt).open("/", self._search_text, (), "text to search for")
 
     @on(Prompt.Cancelled)
-    def _on_cancelled(self, event: Prompt.Cancelled) -> None:
-        event.stop()
+    def _on_cancelled(self) -> None:
         self.query_one(Prompt).close()
         self.query_one(Detail).focus()
 
     @on(Prompt.Submitted)
     def _on_submitted(self, event: Prompt.Submitted) -> None:
-        event.stop()
         self._search_text, self._match = event.text, None
         self.query_one(Prompt).close()
         self.query_one(Detail).focus()

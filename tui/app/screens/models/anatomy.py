@@ -12,31 +12,26 @@ _WIDTH = 46
 
 def draw_anatomy(anatomy: Mapping[str, Any]) -> list[Text]:
     """The path from the tokens to the next token; a mark shows the edited matrix."""
-    matrix = str(anatomy.get("matrix", "?"))
-    mlp = str(anatomy.get("mlp", "?"))
-    inside = matrix.removeprefix(f"{mlp}.")
-    norm = anatomy.get("mlp_norm")
-    attention = str(anatomy.get("attention", "?"))
-    layers, width = anatomy.get("layers", "?"), anatomy.get("width", "?")
-    after = f" → {norm}" if norm else ""
+
+    def name(part: str) -> str:
+        return sanitize(str(anatomy.get(part, "?")))
+
+    attention, mlp = name("attention"), name("mlp")
+    after = f" → {name('mlp_norm')}" if anatomy.get("mlp_norm") else ""
     if anatomy.get("parallel"):
         body = [f"┬→ {attention} ─┐", f"└→ {mlp}{after} ─┴→ + →"]
     else:
         body = [f"─→ {attention} → + →", f"─→ {mlp}{after} → + →"]
-    lines = [
-        Text(f" tokens → {sanitize(str(anatomy.get('embedding', '?')))} ({width} wide)"),
-        Text(_edge("┌", "┐", f" {sanitize(str(anatomy.get('blocks', '?')))} × {layers} ")),
-        *(_inside(sanitize(line)) for line in body),
-        _inside(f"   ▲ {sanitize(inside)}: keys of {anatomy.get('key_width', '?')}", style="bold"),
-        Text(_edge("└", "┘", "")),
-    ]
+    matrix = name("matrix").removeprefix(f"{mlp}.")
     tied = " (tied to the embedding)" if anatomy.get("tied_head") else ""
-    lines.append(
-        Text(
-            f" {sanitize(str(anatomy.get('final_norm', '?')))} → {sanitize(str(anatomy.get('head', '?')))}{tied}"
-        )
-    )
-    return lines
+    return [
+        Text(f" tokens → {name('embedding')} ({name('width')} wide)"),
+        Text(_edge("┌", "┐", f" {name('blocks')} × {name('layers')} ")),
+        *(_inside(line) for line in body),
+        _inside(f"   ▲ {matrix}: keys of {name('key_width')}", style="bold"),
+        Text(_edge("└", "┘", "")),
+        Text(f" {name('final_norm')} → {name('head')}{tied}"),
+    ]
 
 
 def _edge(left: str, right: str, name: str) -> str:

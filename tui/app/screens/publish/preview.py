@@ -46,47 +46,32 @@ class PublishPreview(ModalScreen[PublishSpec | None]):
                 yield line
             yield Static(id="verdict", markup=False)
             with Horizontal(classes="buttons"):
-                yield Button("Cancel", id="cancel", compact=True)
-                yield Button("Dry run (ctrl+d)", id="dry", compact=True)
-                yield Button("Publish (ctrl+s)", id="send", compact=True)
+                yield Button("Cancel", id="cancel", action="screen.cancel", compact=True)
+                yield Button("Dry run (ctrl+d)", action="screen.dry_run", compact=True)
+                yield Button("Publish (ctrl+s)", action="screen.send", compact=True)
 
     def _describe(self) -> Text:
         spec, shown = self._spec, self._shown
         visibility = "PUBLIC if new" if spec.public else "private if new"
-        text = Text(
-            f"{spec.model}@{spec.revision} as {spec.export_kind} to {sanitize(spec.repo)} ({visibility})",
-            style="bold",
-        )
-        total = sum(shown.sizes.values())
+        target = f"{spec.model}@{spec.revision} as {spec.export_kind} to {sanitize(spec.repo)} ({visibility})"
         files = ", ".join(
             f"{_DIGEST.sub(_shortened, sanitize(name))} {format_size(size)}"
             for name, size in shown.sizes.items()
         )
-        text.append(f"\n{format_size(total)}: {files}", style="not bold")
-        if not self._token:
-            text.append("\nNo token is saved: run `retcon hub login` first", style="not bold yellow")
+        warnings = [] if self._token else ["No token is saved: run `retcon hub login` first"]
         if self._overwrites is not None:
-            text.append(
-                f"\n{sanitize(spec.repo)} contains revision {self._overwrites} of this catalog",
-                style="not bold yellow",
-            )
+            warnings.append(f"{spec.repo} contains revision {self._overwrites} of this catalog")
         if shown.rolls_back_from is not None:
-            text.append(
-                f"\nRolls back from {shown.rolls_back_from}; the card says so",
-                style="not bold yellow",
-            )
-        for warning in shown.warnings:
-            text.append(f"\n! {sanitize(warning)}", style="not bold yellow")
+            warnings.append(f"Rolls back from {shown.rolls_back_from}; the card says so")
+        warnings += [f"! {warning}" for warning in shown.warnings]
+        text = Text.assemble((target, "bold"), f"\n{format_size(sum(shown.sizes.values()))}: {files}")
+        for warning in warnings:
+            text.append(f"\n{sanitize(warning)}", style="yellow")
         return text
 
     def on_mount(self) -> None:
         self.query_one("#cancel").focus()
         self._show_message("The repo will show the card below. Tab moves to it; you can edit it.")
-
-    def on_button_pressed(self, event: Button.Pressed) -> None:
-        {"cancel": self.action_cancel, "dry": self.action_dry_run, "send": self.action_send}[
-            event.button.id or "cancel"
-        ]()
 
     def action_cancel(self) -> None:
         self.dismiss(None)

@@ -1,13 +1,10 @@
 """The keys that work in the current place, read from the bindings."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.text import Text
-from textual.binding import Binding, BindingType
-
-from ..base.detail_screen import DetailScreen
-from ..base.pane import Parts
+from textual.binding import Binding
 
 _NAMES = {
     "question_mark": "?",
@@ -53,24 +50,14 @@ def bindings_of(nodes: Sequence[Any]) -> list[tuple[str, list[tuple[str, str]]]]
     return sections
 
 
-class Help(DetailScreen):
-    """The list of keys."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q,escape,backspace,question_mark,enter", "dismiss", "back")
-    ]
-
-    def __init__(self, nodes: Sequence[Any]) -> None:
-        super().__init__()
-        self._sections = bindings_of(nodes)
-
-    def parts(self, width: int) -> Parts:
-        text = Text()
-        key_width = max(len(keys) for _, lines in self._sections for keys, _ in lines)
-        for heading, lines in self._sections:
-            if heading:
-                text.append(f"{heading}\n", style="bold")
-            for keys, description in lines:
-                text.append(f"  {keys:<{key_width}}  ", style="bold cyan")
-                text.append(f"{description}\n")
-        return [text]
+def describe_keys(nodes: Sequence[Any]) -> Text:
+    """The keys of each node, below its heading."""
+    sections, text = bindings_of(nodes), Text()
+    key_width = max(len(keys) for _, lines in sections for keys, _ in lines)
+    for heading, lines in sections:
+        if heading:
+            text.append(f"{heading}\n", style="bold")
+        for keys, description in lines:
+            text.append(f"  {keys:<{key_width}}  ", style="bold cyan")
+            text.append(f"{description}\n")
+    return text

@@ -31,14 +31,6 @@ from ..base.pane import ActionRefused, ModelSelected, Pane, RunAction, ShowComma
 from .job_status import JobStatus, resume_question
 from .typing import READ_ONLY, TypingScreen
 
-# noun -> class of its pane, in the module of that name. All but the first are imported after the first paint.
-_CLASSES = dict(
-    zip(
-        NOUNS,
-        ("ModelsPane", "TracesPane", "CovariancesPane", "EditsPane", "JobsPane", "PassagesPane"),
-        strict=True,
-    )
-)
 _POLL_SECONDS = 0.2
 _POLLS_PER_REAP = 25
 # Time that an error stays on the screen. The log of commands keeps it.
@@ -119,8 +111,9 @@ class MainScreen(TypingScreen):
         self.set_interval(_POLL_SECONDS, self._poll)
 
     def _make_pane(self, name: str) -> Pane:
+        """The pane of a noun. All but the first are imported after the first paint."""
         module = importlib.import_module(f"..{name}.pane", __package__)
-        pane: Pane = getattr(module, _CLASSES[name])(self.catalog, name)
+        pane: Pane = getattr(module, f"{name.title()}Pane")(self.catalog, name)
         pane.readonly, pane.model = self.readonly, self._model
         return pane
 
@@ -193,7 +186,6 @@ class MainScreen(TypingScreen):
 
     @on(RunAction)
     def _on_run_action(self, event: RunAction) -> None:
-        event.stop()
         self._update_detail()
         if self.readonly and not reads_only(shlex.split(event.cli_equivalent)[1:]):
             self.show_error(READ_ONLY)
@@ -241,7 +233,6 @@ class MainScreen(TypingScreen):
 
     @on(ShowCommand)
     def _on_show_command(self, event: ShowCommand) -> None:
-        event.stop()
         line = self.query_one(CommandLine)
         # The outcome of an action stays until the user moves on, even if the list changes under the cursor.
         if event.by_hand or not line.outcome:
@@ -249,12 +240,10 @@ class MainScreen(TypingScreen):
 
     @on(Rows.Failed)
     def _on_rows_failed(self, event: Rows.Failed) -> None:
-        event.stop()
         self.show_error(event.reason)
 
     @on(ModelSelected)
     def _on_model_selected(self, event: ModelSelected) -> None:
-        event.stop()
         self._select_model(event.model)
 
     def _select_model(self, model: str) -> None:
@@ -267,7 +256,6 @@ class MainScreen(TypingScreen):
 
     @on(Rows.Changed)
     def _on_rows_changed(self, event: Rows.Changed) -> None:
-        event.stop()
         if event.rows is self.pane.rows:
             self.show_query_state()
 
@@ -330,20 +318,24 @@ class MainScreen(TypingScreen):
             self.app.exit()
 
     def action_grow(self) -> None:
-        self.pane.grow()
+        """Switch between list and detail, and only the focused one of them."""
+        self.pane.toggle_class("-alone")
 
     def action_help(self) -> None:
-        from .help import Help
+        from ..base.detail_screen import DetailScreen
+        from .help import describe_keys
 
         nodes: list[Any] = [self.pane, self.focused, self]
         if not isinstance(self.focused, Rows):
             nodes.insert(1, self.pane.rows)
-        self.app.push_screen(Help([node for node in nodes if node is not None]))
+        text = describe_keys([node for node in nodes if node is not None])
+        self.app.push_screen(DetailScreen(lambda _: [text], "question_mark"))
 
     def action_commands(self) -> None:
-        from .command_log import CommandLog
+        from ..base.detail_screen import DetailScreen
+        from .command_log import describe_commands
 
-        self.app.push_screen(CommandLog(self.commands))
+        self.app.push_screen(DetailScreen(lambda _: [describe_commands(self.commands)], "at"))
 
     def action_resume_interrupted(self) -> None:
         if self.readonly:

@@ -19,7 +19,7 @@ from textual.widgets import Static
 
 from .....store.home import Home
 from ....presentation.text import sanitize
-from ...widgets.detail import Detail
+from ...widgets.detail import Detail, one_line
 
 _MAX_LINES = 5000
 _DRAW_SECONDS = 0.1
@@ -28,7 +28,6 @@ _DRAW_SECONDS = 0.1
 class Output(ModalScreen[str]):
     """Runs `retcon` with these words; dismissed with the outcome in a few words."""
 
-    heading = "Output of a command"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,escape,backspace", "leave", "back", tooltip="back; interrupts the command, not its job"),
         Binding("ctrl+k,K", "stop", "stop", tooltip="interrupt the command, like Ctrl-C"),
@@ -45,9 +44,7 @@ class Output(ModalScreen[str]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
-            yield Static(
-                Text(f"$ {sanitize(self.cli_equivalent)}", style="green", no_wrap=True, overflow="ellipsis")
-            )
+            yield Static(one_line(f"$ {self.cli_equivalent}", "green"))
             yield Detail()
             yield Static(Text("… running · q goes back", style="dim"), id="outcome")
 

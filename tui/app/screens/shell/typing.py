@@ -1,5 +1,6 @@
 """The prompt on the last line of the screen: `/` filters the list, `:` takes a command or a deep link."""
 
+import shlex
 from dataclasses import replace
 from typing import ClassVar
 
@@ -9,17 +10,37 @@ from textual.timer import Timer
 
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
-from ....command_table import reads_only
+from ....command_table import COMMANDS, reads_only
 from ....deep_links import NOUNS, DeepLink, parse_deep_link
 from ...data.filters import parse
 from ...widgets.bars import CommandLine
 from ...widgets.prompt import Kind, Prompt
 from ..base.pane import Pane
-from .commands import command_words, split
 
 READ_ONLY = "the app is read-only (--readonly): nothing can be changed"
+# The nouns of the command line, without `ui`: the app is open already.
+COMMAND_WORDS = tuple(name for name in COMMANDS if name != "ui")
 # Delay between a typed letter and the filtering of the list, so that typing never waits.
 _FILTER_SECONDS = 0.15
+
+
+def split(text: str) -> list[str]:
+    """Split a line as a shell does, and remove a leading `retcon`.
+
+    Raises:
+        InputError: a quote is not closed, or the command starts the app, which is already running.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"not a valid command line: {error}") from error
+    if words[:1] == ["retcon"]:
+        words = words[1:]
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if words[:1] == ["ui"] and "--help" not in words:
+        raise InputError("the app is open already: type a tab, e.g. edits, or edits/4021943b39")
+    return words
 
 
 class TypingScreen(Screen[None]):
@@ -66,7 +87,7 @@ class TypingScreen(Screen[None]):
         )
 
     async def _open_prompt(self, kind: Kind, value: str, hint: str) -> None:
-        words = (*NOUNS, *command_words(), "help", "quit") if kind == ":" else ()
+        words = (*NOUNS, *COMMAND_WORDS, "help", "quit") if kind == ":" else ()
         if not self.query(Prompt):
             await self.mount(Prompt(), after=self.query_one(CommandLine))
         self.query_one(CommandLine).display = False
@@ -84,7 +105,6 @@ class TypingScreen(Screen[None]):
 
     @on(Prompt.Typed)
     def _on_typed(self, event: Prompt.Typed) -> None:
-        event.stop()
         if event.kind == "/":
             if self._filter_timer is not None:
                 self._filter_timer.stop()
@@ -106,15 +126,13 @@ class TypingScreen(Screen[None]):
         return True
 
     @on(Prompt.Cancelled)
-    def _on_cancelled(self, event: Prompt.Cancelled) -> None:
-        event.stop()
+    def _on_cancelled(self) -> None:
         if self.query_one(Prompt).kind == "/":
             self._apply_filter(self._previous_filter)
         self._close_prompt()
 
     @on(Prompt.Submitted)
     async def _on_submitted(self, event: Prompt.Submitted) -> None:
-        event.stop()
         if event.kind == "/":
             if self._apply_filter(event.text):
                 self._close_prompt()

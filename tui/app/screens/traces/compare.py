@@ -18,6 +18,7 @@ from ....presentation.text import sanitize, token_label
 from ...data.averages import load_effects
 from ...data.rows import UnreadableRow
 from ...data.traces import TraceRow, load_result
+from ...widgets.detail import one_line
 from ...widgets.drawings import HeatMapDrawing
 from ...widgets.heat_map import HeatMap
 
@@ -29,7 +30,6 @@ Tables = tuple[dict[str, Table], tuple[str, ...], tuple[int, int]]
 class CompareTraces(ModalScreen[None]):
     """The difference of the indirect effects, one kind at a time."""
 
-    heading = "Two traces"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,escape,backspace", "dismiss", "back"),
         Binding("tab", "kind", "kind", tooltip="the next kind of restored state"),
@@ -44,18 +44,12 @@ class CompareTraces(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall"):
-            yield Static(
-                Text(
-                    sanitize(
-                        f"Trace {self.one.id} ({self.one.about}) minus trace {self.other.id} ({self.other.about})"
-                    ),
-                    "bold",
-                )
-            )
+            one, other = (f"{row.id} ({row.about})" for row in (self.one, self.other))
+            yield Static(Text(sanitize(f"Trace {one} minus trace {other}"), "bold"))
             yield Static(classes="readout", markup=False)
             yield HeatMap()
             commands = " and ".join(command("trace", "show", row.id) for row in (self.one, self.other))
-            yield Static(Text(f"$ {commands}", style="dim", no_wrap=True, overflow="ellipsis"))
+            yield Static(one_line(f"$ {commands}", "dim"))
 
     def on_mount(self) -> None:
         self.query_one(HeatMap).focus()
@@ -75,8 +69,7 @@ class CompareTraces(ModalScreen[None]):
         self.query_one(HeatMap).show(picture, Text(""), keep_cursor=keep_cursor)
 
     @on(HeatMap.Moved)
-    def _moved(self, event: HeatMap.Moved) -> None:
-        event.stop()
+    def _moved(self) -> None:
         token, layer = self.query_one(HeatMap).cursor
         value = self.tables[self._kind][token][layer]
         value_text = "not traced in both" if value is None else f"{value:+.4f}"

@@ -157,8 +157,7 @@ class TracesPane(Pane):
         return self._counts[1]
 
     @on(HeatMap.Moved)
-    def _moved(self, event: HeatMap.Moved) -> None:
-        event.stop()
+    def _moved(self) -> None:
         row, result = self._trace, self._result
         if row is None or self.map.drawing is None:
             return
@@ -214,11 +213,9 @@ class TracesPane(Pane):
             self._draw(keep_cursor=False)
 
     def action_picture(self) -> None:
-        from ..shell.saving import save_averages, save_result
-
         row, result = self._trace, self._result
         if row is not None and self._fact is None and self._effects:
-            self.post_message(save_averages(self.catalog, row))
+            self.post_message(pictures.save_averages(self.catalog, row))
         elif (
             row is not None
             and self._fact is not None
@@ -226,19 +223,21 @@ class TracesPane(Pane):
             and result.skip_reason is None
             and self._kind in result.kinds
         ):
-            self.post_message(save_result(row, result, self._kind))
+            self.post_message(pictures.save_result(row, result, self._kind))
         else:
             raise InputError("there is no drawing to save")
 
     def action_locate(self) -> None:
-        from ..shell.location import LocationView
+        from ..base.detail_screen import DetailScreen
+        from .location import describe_location
 
         row = self._trace
         if row is None:
             return
         location = load_location(self.catalog, row.id)
         self.post_message(ShowCommand(command("trace", "locate", row.id)))
-        self.app.push_screen(LocationView(row.id, row.model, location, self._fact_counts(row)))
+        parts = describe_location(row.id, row.model, location, self._fact_counts(row))
+        self.app.push_screen(DetailScreen(lambda _: parts, "L"))
 
     def action_compare(self) -> None:
         from .compare import CompareTraces

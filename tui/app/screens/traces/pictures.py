@@ -1,16 +1,23 @@
-"""Drawings of trace results and averages, and the text line of one cell."""
+"""Drawings of trace results and averages, the text line of one cell, and figures in the current folder.
+
+Figures are saved in a thread: matplotlib takes seconds.
+"""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from rich.text import Text
 
 from .....engine.tracing.rules import KINDS
+from .....store.catalog.catalog import Catalog
+from ....cli_equivalent import command
 from ....presentation.curves import MARKS, Curve
-from ....presentation.format import plural
+from ....presentation.format import format_path, plural
 from ....presentation.text import sanitize, token_label
-from ...data.averages import LAST_SUBJECT, Effects
+from ...data.averages import LAST_SUBJECT, Effects, load_effect_rows
 from ...data.traces import ResultView, TraceRow
 from ...widgets.drawings import CurvesDrawing, HeatMapDrawing
+from ..base.pane import RunAction
 
 _RESTORED = {
     "hidden": "with one state restored",
@@ -22,27 +29,18 @@ _RESTORED = {
 _WINDOWS = {"mlp": "with MLP of {} layers restored", "attn": "with attention of {} layers restored"}
 
 
-def draw_result(result: ResultView, kind: str, *, stretch: bool) -> HeatMapDrawing:
+def draw_result(result: ResultView, kind: str, *, stretch: bool = False) -> HeatMapDrawing:
     """The map of one fact. The scale ends at the clean run, with `stretch` at the highest cell."""
     scores = result.kinds[kind]
     high = result.high
     if stretch:
         high = max((value for row in scores.rows for value in row if value is not None), default=high)
-    what = (
-        _RESTORED[kind]
-        if scores.window == 1 or kind not in _WINDOWS
-        else _WINDOWS[kind].format(scores.window)
-    )
+    template = _RESTORED if scores.window == 1 else _RESTORED | _WINDOWS
+    what = template[kind].format(scores.window)
     title = f"{_kinds(kind, result.kinds)} · p({sanitize(result.answer.strip())}) {what}"
     return HeatMapDrawing(
-        result.tokens,
-        result.subject_range,
-        scores.rows,
-        result.low,
-        high,
-        title,
-        estimated=scores.cells.estimated,
-    )
+        result.tokens, result.subject_range, scores.rows, result.low, high, title, estimated=scores.cells.estimated
+    )  # fmt: skip
 
 
 def draw_effects(effects: Effects, kind: str, kinds: Collection[str]) -> HeatMapDrawing:
@@ -132,6 +130,37 @@ def _corruption(trace: TraceRow) -> str:
         return sanitize(f"subject swapped for {other}")
     level = "" if trace.noise_level is None else f" = {trace.noise_level:.4g}"
     return f"noise {sanitize(trace.noise)}{level}, {trace.samples} samples, seed {trace.seed}"
+
+
+def save_result(trace: TraceRow, result: ResultView, kind: str) -> RunAction:
+    """Draw the heat map of one fact; estimated cells are hatched."""
+    of_set = trace.fact_set is not None
+    name = f"trace-{trace.id}-fact-{result.position}-{kind}.png" if of_set else f"trace-{trace.id}-{kind}.png"
+    which = ("--fact", result.position, "--out", name) if of_set else ()
+
+    def act() -> str:
+        from ....presentation.figures import save_heatmap
+
+        path, data = Path.cwd() / name, draw_result(result, kind)
+        window = result.kinds[kind].window
+        save_heatmap(path, data, kind=kind, window=window, answer=result.answer, model=trace.model)
+        return f"drew {format_path(path)}"
+
+    return RunAction(command("trace", "plot", trace.id, "--kind", kind, *which), act)
+
+
+def save_averages(catalog: Catalog, trace: TraceRow) -> RunAction:
+    """Draw the curves of the average effects, one panel per kind."""
+    id, model = trace.id, trace.model
+
+    def act() -> str:
+        from ....presentation.figures import effects_title, save_effects
+
+        path, effects = Path.cwd() / f"trace-{id}-effects.png", load_effect_rows(catalog, id)
+        save_effects(path, effects, title=effects_title(model, effects))
+        return f"drew {format_path(path)}"
+
+    return RunAction(command("trace", "plot", id, "--effects"), act)
 
 
 # Roles that several tokens of a prompt can have.

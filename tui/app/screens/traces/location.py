@@ -1,9 +1,6 @@
 """The layers that a trace proposes to edit, with notes on the limits of the proposal."""
 
-from typing import ClassVar
-
 from rich.text import Text
-from textual.binding import Binding, BindingType
 
 from ....actions.locate import Location
 from ....cli_equivalent import command
@@ -11,26 +8,13 @@ from ....presentation.text import sanitize
 from ...data.averages import FactCounts
 from ...widgets.detail import title
 from ...widgets.row_lines import bar
-from ..base.detail_screen import DetailScreen
 from ..base.pane import Parts
 
 _BAR = 30
 
 
-class LocationView(DetailScreen):
+def describe_location(trace_id: int, model: str, location: Location, counts: FactCounts) -> Parts:
     """The proposal, notes, and the curve of effects behind it."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,backspace,L,enter", "dismiss", "back")]
-
-    def __init__(self, trace_id: int, model: str, location: Location, counts: FactCounts) -> None:
-        super().__init__()
-        self._parts = _parts(trace_id, model, location, counts)
-
-    def parts(self, width: int) -> Parts:
-        return self._parts
-
-
-def _parts(trace_id: int, model: str, location: Location, counts: FactCounts) -> Parts:
     layers = ", ".join(map(str, location.layers))
     plural = "s" * (len(location.layers) != 1)
     parts: Parts = [

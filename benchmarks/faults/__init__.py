@@ -1,6 +1,8 @@
 """Faults: power cuts, killed processes, many processes on one catalog. Each part is a module of this folder.
 
-SECONDS=60 KILLS=200 make bench BENCH=faults, or PARTS=job_list,watchers for some parts.
+    SECONDS=60 KILLS=200 JOBS=10000 WATCHERS=10 PARTS=job_list,watchers make bench BENCH=faults
+
+The default of PARTS is all parts.
 """
 
 import importlib

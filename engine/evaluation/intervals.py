@@ -1,7 +1,7 @@
 """Means with bootstrap intervals, paired differences, and the score that ranks edits. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -65,22 +65,17 @@ def compute_harmonic_mean(rows: Sequence[Row], parts: Sequence[str], seed: int) 
 
 
 @dataclass(frozen=True)
-class RankingScore:
-    """The harmonic mean of the metrics in `of`, with its 95 % bootstrap interval over `count` cases."""
+class RankingScore(Metric):
+    """The harmonic mean of the metrics in `of`."""
 
     of: list[str]
-    value: float
-    low: float
-    high: float
-    count: int
 
 
 def compute_ranking_score(rows: Sequence[Row], seed: int) -> RankingScore:
     """S, or the harmonic mean of those of its parts that the rows have. Sweeps rank settings by it."""
     names = PARTS_OF_S if any("ES" in row for row in rows) else _FIRST_CHOICE_PARTS
     of = [name for name in names if any(name in row for row in rows)]
-    mean = compute_harmonic_mean(rows, of, seed)
-    return RankingScore(of, mean.value, mean.low, mean.high, mean.count)
+    return RankingScore(**asdict(compute_harmonic_mean(rows, of, seed)), of=of)
 
 
 def compare_rows(a: Sequence[Row], b: Sequence[Row], seed: int) -> dict[str, MetricChange]:
@@ -92,15 +87,13 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row], seed: int) -> dict[str, Met
         both = ~np.isnan(one) & ~np.isnan(other)
         if both.any():
             one, other = np.where(both, one, np.nan), np.where(both, other, np.nan)
-            change = _metric(0.0, _means(other[samples]) - _means(one[samples]), int(both.sum()))
-            metrics[name] = MetricChange(
-                float(np.nanmean(one)), float(np.nanmean(other)), change.low, change.high, change.count
-            )
+            interval = _interval(_means(other[samples]) - _means(one[samples]))
+            means = float(np.nanmean(one)), float(np.nanmean(other))
+            metrics[name] = MetricChange(*means, *interval, int(both.sum()))
     if all(name in metrics for name in PARTS_OF_S):
         (value_a, at_a), (value_b, at_b) = (_score(rows, PARTS_OF_S, samples) for rows in (a, b))
         count = min(metrics[name].count for name in PARTS_OF_S)
-        change = _metric(0.0, at_b - at_a, count)
-        metrics["S"] = MetricChange(value_a, value_b, change.low, change.high, count)
+        metrics["S"] = MetricChange(value_a, value_b, *_interval(at_b - at_a), count)
     return {name: metrics[name] for name in METRICS if name in metrics}
 
 
@@ -155,5 +148,9 @@ def _harmonic(parts: np.ndarray) -> np.ndarray:
 
 
 def _metric(value: float, samples: np.ndarray, count: int) -> Metric:
+    return Metric(value, *_interval(samples), count)
+
+
+def _interval(samples: np.ndarray) -> tuple[float, float]:
     low, high = np.nanquantile(samples, [0.025, 0.975])
-    return Metric(value, float(low), float(high), count)
+    return float(low), float(high)

@@ -121,30 +121,21 @@ def _evaluate_block(
         report_activity("scoring targets")
         return _run_batched(cases, pairs_of, lambda pairs: score_targets(decoder, tokenizer, pairs))
 
-    new = score(lambda case: [(case.prompt, case.target_new)])
+    # The true target is optional: a case has one such pair or none.
     true = score(lambda case: [(case.prompt, case.target_true)] if case.target_true else [])
-    paraphrases_new = score(lambda case: [(prompt, case.target_new) for prompt in case.eval_paraphrases])
-    paraphrases_true = score(
-        lambda case: [(p, case.target_true) for p in case.eval_paraphrases] if case.target_true else []
+    parts = zip(
+        cases,
+        score(lambda case: [(case.prompt, case.target_new)]),
+        true,
+        score(lambda case: [(prompt, case.target_new) for prompt in case.eval_paraphrases]),
+        score(lambda case: [(p, case.target_true) for p in case.eval_paraphrases if case.target_true]),
+        score(lambda case: [(one.prompt, case.target_new) for one in case.neighbors]),
+        score(lambda case: [(one.prompt, one.true) for one in case.neighbors]),
+        score(lambda case: [(one.prompt, one.answers[0]) for one in case.portability]),
+        score(lambda case: [(prompt, case.target_new) for prompt in case.negations]),
+        strict=True,
     )
-    neighbors_new = score(lambda case: [(one.prompt, case.target_new) for one in case.neighbors])
-    neighbors_true = score(lambda case: [(one.prompt, one.true) for one in case.neighbors])
-    portability = score(lambda case: [(one.prompt, one.answers[0]) for one in case.portability])
-    negations = score(lambda case: [(prompt, case.target_new) for prompt in case.negations])
-    results = [
-        CaseResult(
-            case=case,
-            new=new[i][0],
-            true=true[i][0] if true[i] else None,
-            paraphrases_new=paraphrases_new[i],
-            paraphrases_true=paraphrases_true[i],
-            neighbors_new=neighbors_new[i],
-            neighbors_true=neighbors_true[i],
-            portability=portability[i],
-            negations=negations[i],
-        )
-        for i, case in enumerate(cases)
-    ]
+    results = [CaseResult(case, new[0], true[0] if true else None, *rest) for case, new, true, *rest in parts]
     if settings.max_new_tokens:
         _add_completions(decoder, tokenizer, results, settings.max_new_tokens, report_activity)
     if settings.at_base:

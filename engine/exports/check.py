@@ -4,13 +4,14 @@ The process loads the folder as a user would (transformers; PEFT, merged; the ba
 and scores the requests of the edits. Both documents are JSON: `ExportCheck` and `ExportCheckResult`.
 """
 
-import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ..errors import InputError
 
@@ -69,7 +70,7 @@ def check_export(check: ExportCheck) -> ExportCheckResult:
     """
     process = subprocess.run(
         [sys.executable, "-m", __spec__.name],
-        input=json.dumps(asdict(check)),
+        input=TypeAdapter(ExportCheck).dump_json(check).decode(),
         capture_output=True,
         text=True,
         check=False,
@@ -80,20 +81,18 @@ def check_export(check: ExportCheck) -> ExportCheckResult:
         raise RuntimeError(
             f"{check.folder} could not be loaded in a fresh process: {process.stderr.strip()[-2000:]}"
         )
-    result = json.loads(process.stdout)
-    return ExportCheckResult(**result | {"answers": [RequestResult(**one) for one in result["answers"]]})
+    return TypeAdapter(ExportCheckResult).validate_json(process.stdout)
 
 
 def main() -> int:
     """Read a check from stdin, and write its result to stdout."""
-    record = json.load(sys.stdin)
-    check = ExportCheck(**record | {"requests": [tuple(pair) for pair in record["requests"]]})
+    check = TypeAdapter(ExportCheck).validate_json(sys.stdin.read())
     try:
         result = _load_and_score(check)
     except InputError as error:
         print(error)
         return 2
-    print(json.dumps(asdict(result)))
+    print(TypeAdapter(ExportCheckResult).dump_json(result).decode())
     return 0
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from statistics import fmean
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +24,6 @@ from .retrieval import CHUNK_SENTENCES, STRIDE, TOP, Reranker, Retriever, build_
 
 MAX_NEW_TOKENS = 64
 _PLAIN = "Question: {question}\nAnswer:"
-_PLAIN_WITH_CONTEXT = "{context}\n\nQuestion: {question}\nAnswer:"
 _CHAT_WITH_CONTEXT = "Answer the question from this text.\n\n{context}\n\nQuestion: {question}"
 
 
@@ -91,11 +89,6 @@ class Reply:
     ended: bool
     truncated_tokens: int
 
-    @property
-    def share(self) -> float:
-        """The share of the answer's parts that the reply contains."""
-        return self.held / len(self.answers)
-
     def as_dict(self) -> dict[str, Any]:
         return {
             "question": self.question,
@@ -120,16 +113,6 @@ class BaselineAnswers:
     setup_seconds: float
     memory: int | None
     replies: tuple[Reply, ...]
-
-    @property
-    def share(self) -> float:
-        """Mean over the questions of the share of the answer's parts."""
-        return fmean(reply.share for reply in self.replies)
-
-    @property
-    def full(self) -> int:
-        """The number of questions whose reply contains every part."""
-        return sum(reply.held == len(reply.answers) for reply in self.replies)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -193,15 +176,12 @@ class _Answerer:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return self._baseline.protocol | {
-            "chat_template": self._chat,
-            "max_new_tokens": self._max_new_tokens,
-        }
+        rules = {"chat_template": self._chat, "max_new_tokens": self._max_new_tokens}
+        return self._baseline.protocol | rules
 
     def warm_up(self, question: PassageQuestion) -> None:
         """Generate one token, so that the first question's time does not include one-time costs."""
-        ids, _ = self._build_prompt(question.question)
-        next(iter_greedy_tokens(self._model, ids))
+        next(iter_greedy_tokens(self._model, self._build_prompt(question.question)[0]))
 
     def answer(self, question: PassageQuestion) -> Reply:
         begin = time.perf_counter()
@@ -254,8 +234,8 @@ class _Answerer:
         if self._chat:
             message = _CHAT_WITH_CONTEXT.format(context=context, question=question) if context else question
             return encode_user_turn(self._tokenizer, message)
-        form = _PLAIN_WITH_CONTEXT if context else _PLAIN
-        return list(self._tokenizer(form.format(context=context, question=question))["input_ids"])
+        text = (f"{context}\n\n" if context else "") + _PLAIN.format(question=question)
+        return list(self._tokenizer(text)["input_ids"])
 
     def _truncate(self, context: str, excess: int) -> tuple[str, int]:
         """The context without its last `excess` tokens, and the number of tokens that were cut."""

@@ -20,7 +20,7 @@ from ....store.history import history
 from ...errors import InputError
 from ...model.memory import peak_memory, reset_peak_memory
 from ...passages.checks import Problem, check_facts, sort_problems
-from ...passages.extraction.chat import CachedChat, Chat, MeteredChat
+from ...passages.extraction.chat import CachedChat, Chat
 from ...passages.extraction.endpoint import open_endpoint
 from ...passages.extraction.judge import JudgedAnswer, judge_answers
 from ...passages.extraction.steps import extract_passage
@@ -138,7 +138,7 @@ class PassageJob:
         if self.spec.review:
             # The review shows the problems of the facts.
             self._save_problems()
-        return _count_tokens(chat)
+        return chat.tokens
 
     def check(self) -> None:
         """Save the problems of the facts.
@@ -241,15 +241,15 @@ class PassageJob:
             cases = [JudgedAnswer(q["question"], "; ".join(q["answers"]), q["said"]) for q in questions]
             self._judge(chat, questions, cases)
         self.save(proof=self.row.proof | {"facts": facts}, answers=answers)
-        return _count_tokens(chat)
+        return chat.tokens
 
     def _judge(self, chat: Chat, records: list[dict[str, Any]], cases: list[JudgedAnswer]) -> None:
         """Set the field `judge` of each record to the score of its case."""
         for record, result in zip(records, judge_answers(chat, cases, self.running.report), strict=True):
             record["judge"] = result.score
 
-    def _open_chat(self) -> MeteredChat:
-        return MeteredChat(CachedChat(self._open_model(), _Replies(self)))
+    def _open_chat(self) -> CachedChat:
+        return CachedChat(self._open_model(), _Replies(self))
 
     def _open_model(self) -> Chat:
         """The language model that the spec names.
@@ -295,7 +295,3 @@ class _Replies:
     def __setitem__(self, key: str, value: dict[str, Any], /) -> None:
         replies = self._job.running.job.checkpoint.get("replies", {}) | {key: value}
         self._job.save({"replies": replies})
-
-
-def _count_tokens(chat: MeteredChat) -> int:
-    return chat.usage.prompt_tokens + chat.usage.completion_tokens

@@ -1,7 +1,7 @@
 """Chat with a language model: messages in, a reply out, and replies that match a schema. Imports no torch.
 
-`endpoint.Endpoint` and `local.LocalChat` implement `Chat`; `MeteredChat` and `CachedChat` wrap one. The steps of an
-extraction call `request_json`.
+`endpoint.Endpoint` and `local.LocalChat` implement `Chat`; `CachedChat` wraps one. The steps of an extraction call
+`request_json`.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ...errors import EndpointError
 from ..checks import quote
@@ -41,14 +41,13 @@ class ReplySchema:
 class ChatReply:
     """A reply. If a schema was requested, `data` is the JSON object in the text, or None if there is none.
 
-    `cut`: the reply reached its token limit. `seconds` is the wall time, including waits and retries.
+    `cut`: the reply reached its token limit.
     """
 
     text: str
     data: Any
     prompt_tokens: int
     completion_tokens: int
-    seconds: float
     cut: bool = False
 
 
@@ -71,38 +70,6 @@ class Chat(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Accumulated cost of the calls of a chat."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-
-
-class MeteredChat:
-    """A chat that accumulates its `usage`. A cached reply counts with its original cost."""
-
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
-        self.usage = Usage()
-
-    @property
-    def name(self) -> str:
-        return self._chat.name
-
-    def chat(self, messages: Sequence[Message], schema: ReplySchema | None, max_tokens: int) -> ChatReply:
-        reply = self._chat.chat(messages, schema, max_tokens)
-        self.usage = Usage(
-            self.usage.calls + 1,
-            self.usage.prompt_tokens + reply.prompt_tokens,
-            self.usage.completion_tokens + reply.completion_tokens,
-            self.usage.seconds + reply.seconds,
-        )
-        return reply
-
-
 class ReplyCache(Protocol):
     """Storage of replies as plain JSON values, each under a sha256."""
 
@@ -112,10 +79,14 @@ class ReplyCache(Protocol):
 
 
 class CachedChat:
-    """A chat that sends each request once and stores its reply, so that an interrupted extraction can resume."""
+    """A chat that sends each request once and stores its reply, so that an interrupted extraction can resume.
+
+    `tokens` counts the tokens of all requests and replies. A cached reply counts with its original cost.
+    """
 
     def __init__(self, chat: Chat, cache: ReplyCache) -> None:
         self._chat, self._cache = chat, cache
+        self.tokens = 0
 
     @property
     def name(self) -> str:
@@ -125,10 +96,12 @@ class CachedChat:
         request = [self.name, [asdict(one) for one in messages], schema and asdict(schema), max_tokens]
         key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         cached = self._cache.get(key)
-        if cached is not None:
-            return ChatReply(**cached)
-        reply = self._chat.chat(messages, schema, max_tokens)
-        self._cache[key] = asdict(reply)
+        if cached is None:
+            reply = self._chat.chat(messages, schema, max_tokens)
+            self._cache[key] = asdict(reply)
+        else:  # older versions stored more fields, which are ignored
+            reply = TypeAdapter(ChatReply).validate_python(cached)
+        self.tokens += reply.prompt_tokens + reply.completion_tokens
         return reply
 
 

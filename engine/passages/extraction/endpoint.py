@@ -4,7 +4,6 @@ The client retries `RETRIES` times and waits as long as `Retry-After` says (up t
 the endpoint: it is in no message, repr or log.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -93,7 +92,6 @@ class Endpoint:
         return f"Endpoint({self.name!r})"
 
     def chat(self, messages: Sequence[Message], schema: ReplySchema | None, max_tokens: int) -> ChatReply:
-        begin = time.monotonic()
         completion = self._request_completion(messages, schema, max_tokens)
         choices: list[Any] = getattr(completion, "choices", None) or []
         message = getattr(choices[0], "message", None) if choices else None
@@ -109,7 +107,6 @@ class Endpoint:
             find_json(text) if schema else None,
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,
-            time.monotonic() - begin,
             choices[0].finish_reason == "length",
         )
 

@@ -5,7 +5,6 @@ searched in the reply. The JSON of a small model may still be cut off or useless
 """
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +39,6 @@ class LocalChat:
         self._vocabulary = _load_vocabulary(tokenizer, model.get_output_embeddings().weight.shape[0])
 
     def chat(self, messages: Sequence[Message], schema: ReplySchema | None, max_tokens: int) -> ChatReply:
-        begin = time.monotonic()
         prompt = self._encode(messages)
         room = self._context_length() - len(prompt)
         if room < _MIN_REPLY_TOKENS:
@@ -55,7 +53,6 @@ class LocalChat:
             find_json(reply.text) if schema else None,
             len(prompt),
             reply.tokens,
-            time.monotonic() - begin,
             cut=not reply.ended,
         )
 

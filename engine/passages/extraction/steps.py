@@ -2,7 +2,7 @@
 
 The steps: write self-contained sentences, split each into subject, relation and a short object, disambiguate equal
 relations, combine facts that belong together, paraphrase each fact, and write questions. Each step is a function of the
-results before it. With a `chat.CachedChat`, an interrupted extraction resumes; a `chat.MeteredChat` measures its cost.
+results before it. With a `chat.CachedChat`, an interrupted extraction resumes.
 
 The model's sentences are checked. A paraphrase that does not end with the object, or does not contain the subject
 exactly once, is dropped, and the request is repeated once.

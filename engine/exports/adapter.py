@@ -5,6 +5,7 @@ and rounds once, as the materializer does. `safe_merge=True` would round twice.
 """
 
 import json
+import re
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel
@@ -37,7 +38,8 @@ def write_adapter(
             "The edits change matrices of both orientations, and an adapter supports only one. Export a checkpoint or "
             "a delta."
         )
-    ranks = {name: factors.rank for name, factors in modules.items()}
+    # PEFT reads the names as regular expressions, in which a plain dot matches any character.
+    ranks = {re.escape(name): factors.rank for name, factors in modules.items()}
     largest = max(ranks.values())
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -46,9 +48,8 @@ def write_adapter(
         target_modules=sorted(modules),
         r=largest,
         lora_alpha=largest,
-        # PEFT reads the names as regular expressions, in which a plain dot matches any character.
-        rank_pattern={_escape(name): rank for name, rank in ranks.items()},
-        alpha_pattern={_escape(name): rank for name, rank in ranks.items()},
+        rank_pattern=ranks,
+        alpha_pattern=ranks,
         fan_in_fan_out=transposed.pop(),
         lora_dropout=0.0,
         bias="none",
@@ -88,7 +89,3 @@ def _module_name(name: str) -> str:
             f"{name} is not the weight of a module, so an adapter cannot change it. Export a delta."
         )
     return name.removesuffix(".weight")
-
-
-def _escape(name: str) -> str:
-    return name.replace(".", r"\.")

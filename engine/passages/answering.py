@@ -66,7 +66,7 @@ class Baseline:
         }
 
         def build_context(question: str) -> str:
-            return "\n\n".join(one.chunk for one in retriever.search(question, top))
+            return "\n\n".join(retriever.search(question, top))
 
         return cls(name, protocol, build_context, seconds)
 

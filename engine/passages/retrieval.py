@@ -6,7 +6,6 @@ call.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,33 +25,20 @@ _RERANK_PROMPT = "Passage: {chunk}. Please write a question based on this passag
 Reranker = Callable[[str, Sequence[str]], Sequence[float]]
 
 
-def split_sentences(text: str, language: str = "en") -> list[str]:
-    """Split a text into sentences, each on one line. An empty line also ends a sentence.
-
-    `language` is an ISO 639-1 code. It selects the abbreviations that do not end a sentence.
-    """
+def split_sentences(text: str) -> list[str]:
+    """Split an English text into sentences, each on one line. An empty line also ends a sentence."""
     import sentencex
 
-    lines = (" ".join(one.split()) for one in sentencex.segment(language, text))
+    lines = (" ".join(one.split()) for one in sentencex.segment("en", text))
     return [one for one in lines if one]
 
 
-def build_chunks(
-    text: str, title: str, size: int = CHUNK_SENTENCES, stride: int = STRIDE, language: str = "en"
-) -> list[str]:
-    """Chunks of `size` sentences at every `stride`-th sentence, each after `title: `. The last one ends the text."""
-    sentences = split_sentences(text, language)
-    begins = range(0, max(1, len(sentences) - size + stride), stride) if sentences else ()
+def build_chunks(text: str, title: str) -> list[str]:
+    """Chunks of three sentences at every second sentence, each after `title: `. The last one ends the text."""
+    sentences = split_sentences(text)
+    begins = range(0, max(1, len(sentences) - CHUNK_SENTENCES + STRIDE), STRIDE) if sentences else ()
     prefix = f"{title.strip()}: " if title.strip() else ""
-    return [prefix + " ".join(sentences[begin : begin + size]) for begin in begins]
-
-
-@dataclass(frozen=True)
-class ScoredChunk:
-    """A chunk with its score: that of the reranker if there is one, else that of BM25."""
-
-    chunk: str
-    score: float
+    return [prefix + " ".join(sentences[begin : begin + CHUNK_SENTENCES]) for begin in begins]
 
 
 class Retriever:
@@ -67,17 +53,17 @@ class Retriever:
             self._index = bm25s.BM25(method="lucene", backend="numpy")
             self._index.index(words, show_progress=False)
 
-    def search(self, question: str, top: int = TOP) -> list[ScoredChunk]:
+    def search(self, question: str, top: int = TOP) -> list[str]:
         """The `top` best chunks, best first. Chunks with equal scores keep the order of the text."""
-        scores = self._score(question)
-        order = np.argsort(-scores, kind="stable").tolist()
-        if self._rerank is None:
-            return [ScoredChunk(self._chunks[i], float(scores[i])) for i in order[:top]]
-        candidates = [self._chunks[i] for i in order[: top * _CANDIDATES_PER_CHUNK]]
-        reranked = map(ScoredChunk, candidates, self._rerank(question, candidates))
-        return sorted(reranked, key=lambda one: -one.score)[:top]
+        ranked = [self._chunks[i] for i in np.argsort(-self.score(question), kind="stable")]
+        if self._rerank is not None:
+            candidates = ranked[: top * _CANDIDATES_PER_CHUNK]
+            order = np.argsort(-np.asarray(self._rerank(question, candidates)), kind="stable")
+            ranked = [candidates[i] for i in order]
+        return ranked[:top]
 
-    def _score(self, question: str) -> "np.ndarray[Any, Any]":
+    def score(self, question: str) -> "np.ndarray[Any, Any]":
+        """The BM25 score of each chunk."""
         words = _tokenize(question)
         if self._index is None or not words:
             return np.zeros(len(self._chunks))

@@ -169,24 +169,18 @@ def _build_combined_triple(fact: CombinedFact, group: Sequence[Triple]) -> Tripl
     return None if any(contains_phrase(triple.relation, one) for one in objects) else triple
 
 
-def paraphrase(
-    chat: Chat,
-    triples: Sequence[Triple],
-    report: Report = silent,
-    train_count: int = TRAIN_PARAPHRASES,
-    eval_count: int = EVAL_PARAPHRASES,
-) -> list[PassageFact]:
+def paraphrase(chat: Chat, triples: Sequence[Triple], report: Report = silent) -> list[PassageFact]:
     """Step 5: paraphrases of each fact, as templates that its object continues.
 
     If the model returns fewer usable paraphrases than requested, at most half of them are used for evaluation.
     """
     facts: list[PassageFact] = []
     for [one] in _iter_batches(triples, 1, report, "facts", "writing paraphrases"):
-        statements, questions = _request_paraphrases(chat, one, train_count + eval_count)
+        statements, questions = _request_paraphrases(chat, one, TRAIN_PARAPHRASES + EVAL_PARAPHRASES)
         # Alternate between statements and questions, so that the evaluation has both.
         for_eval = [
             (statements if (at % 2 == 0 and statements) or not questions else questions).pop()
-            for at in range(min(eval_count, (len(statements) + len(questions)) // 2))
+            for at in range(min(EVAL_PARAPHRASES, (len(statements) + len(questions)) // 2))
         ]
         facts.append(
             PassageFact(one.subject, one.prompt, one.object, (*statements, *questions), tuple(for_eval))

@@ -41,6 +41,8 @@ def run() -> dict[str, Any]:
         seconds = time.monotonic() - began
         results = _load_results(retcon, trace)
     traced = [result for result in results if result["skip_reason"] is None]
+    if not traced:
+        return {"facts": {"skipped": f"the model answers none of {len(results)} facts: set a larger COUNT"}}
     return {
         "facts": {
             "facts": len(results),

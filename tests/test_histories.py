@@ -1,6 +1,6 @@
-"""Any sequence of edits, branches, reverts, rollbacks, undos and redos, beside a plain model of what they mean.
+"""Random sequences of edits, branches, reverts, rollbacks, undos and redos agree with a simple model.
 
-The weights are real: a matrix that deltas are written into, whose fingerprint is that of its bits.
+The weights are real: deltas change a matrix, and the fingerprint is the hash of its bits.
 """
 
 import atexit
@@ -31,44 +31,44 @@ NAME = "0.weight"
 
 
 @dataclass
-class Told:
-    """A revision in the plain model; `of` is what a revert takes out."""
+class ModelRevision:
+    """A revision of the simple model. A revert names the revision that it reverts."""
 
     id: str
-    parent: "Told | None" = None
-    of: "Told | None" = None
+    parent: "ModelRevision | None" = None
+    reverts: "ModelRevision | None" = None
 
     @property
-    def way(self) -> list["Told"]:
-        return [*(self.parent.way if self.parent else []), self]
+    def path(self) -> list["ModelRevision"]:
+        return [*(self.parent.path if self.parent else []), self]
 
-    def counts(self, at: "Told") -> bool:
-        """Whether it is in force at `at`: no later revert on the way, itself in force, takes it out."""
-        return not any(step.of is self and step.counts(at) for step in at.way)
+    def is_live(self, end: "ModelRevision") -> bool:
+        """Whether no live revert on the path to `end` reverts this revision."""
+        return not any(step.reverts is self and step.is_live(end) for step in end.path)
 
 
 @dataclass
-class Story:
-    """What a reader of the documentation would expect."""
+class ModelHistory:
+    """The history that the documentation describes."""
 
-    head: Told
-    all: list[Told] = field(default_factory=list)
-    done: list[tuple[Told, Told]] = field(default_factory=list)
-    undone: list[tuple[Told, Told]] = field(default_factory=list)
+    head: ModelRevision
+    all: list[ModelRevision] = field(default_factory=list)
+    done: list[tuple[ModelRevision, ModelRevision]] = field(default_factory=list)
+    undone: list[tuple[ModelRevision, ModelRevision]] = field(default_factory=list)
 
-    def go(self, to: Told) -> None:
+    def move_to(self, to: ModelRevision) -> None:
         self.done.append((self.head, to))
         self.undone.clear()
         self.head = to
 
 
-def live(at: Told, edits: set[str]) -> list[str]:
-    return [step.id for step in at.way if step.id in edits and step.counts(at)]
+def list_live_edits(end: ModelRevision, edits: set[str]) -> list[str]:
+    return [step.id for step in end.path if step.id in edits and step.is_live(end)]
 
 
 @cache
 def empty_home() -> Path:
-    """A catalog that every history begins with; to migrate one takes longer than a history."""
+    """The empty catalog that every history starts from. Migrating a new one takes longer than a history."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
     Catalog.open(Home(folder / "home")).close()
@@ -76,7 +76,7 @@ def empty_home() -> Path:
 
 
 class Histories(RuleBasedStateMachine):
-    """The catalog's history on the one side, `Story` on the other."""
+    """Applies each step to the catalog's history and to a `ModelHistory`, and compares them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class Histories(RuleBasedStateMachine):
         self.network = nn.Sequential(nn.Linear(4, 3, bias=False)).to(torch.bfloat16)
         self.weights = Materializer(self.network)  # type: ignore[arg-type]
         self.deltas: dict[str, Delta] = {}
-        # By the edits in force, in their order.
-        self.prints: dict[tuple[str, ...], str] = {}
+        # By the live edits, in their order.
+        self.fingerprints: dict[tuple[str, ...], str] = {}
 
     def teardown(self) -> None:
         self.catalog.close()
@@ -111,109 +111,111 @@ class Histories(RuleBasedStateMachine):
                 name="tiny", source="x", source_kind="folder", path="/x", architecture="Llama", dtype="bfloat16",
                 parameters=12, size=24, fingerprint=self.fingerprint([]),
             )  # fmt: skip
-            base = Told(history.add_base(session, model).id)
-        self.told = Story(base, [base])
+            base = ModelRevision(history.add_base(session, model).id)
+        self.expected = ModelHistory(base, [base])
 
-    def commit(self, parent: Told, of: Told | None) -> None:
-        number = len(self.told.all)
-        new = Told(f"{number:010d}", parent, of)
-        if of is None:
+    def commit(self, parent: ModelRevision, reverts: ModelRevision | None) -> None:
+        number = len(self.expected.all)
+        new = ModelRevision(f"{number:010d}", parent, reverts)
+        if reverts is None:
             chance = torch.Generator().manual_seed(number)
             b, a = torch.randn(3, 2, generator=chance), torch.randn(2, 4, generator=chance)
             self.deltas[new.id] = {NAME: Factors(b, a)}
         with self.catalog.write() as session:
             model = history.find_model(session, "tiny")
             revision = Revision(
-                id=new.id, model_id=model.id or 0, parent=parent.id, kind="revert" if of else "edit",
-                reverts=of.id if of else None, fingerprint="",
+                id=new.id, model_id=model.id or 0, parent=parent.id, kind="revert" if reverts else "edit",
+                reverts=reverts.id if reverts else None, fingerprint="",
             )  # fmt: skip
             steps = [*history.load_path(session, parent.id), revision]
             revision.fingerprint = self.fingerprint([one.id for one in history.live_edits(steps)])
             history.commit_revision(session, model, revision, revision.kind)
-        self.told.all.append(new)
-        self.told.go(new)
+        self.expected.all.append(new)
+        self.expected.move_to(new)
 
     @rule()
     def edit(self) -> None:
-        self.commit(self.told.head, None)
+        self.commit(self.expected.head, None)
 
     @rule(data=st.data())
     def branch(self, data: st.DataObject) -> None:
-        self.commit(data.draw(st.sampled_from(self.told.all)), None)
+        self.commit(data.draw(st.sampled_from(self.expected.all)), None)
 
     @rule(data=st.data())
     def revert(self, data: st.DataObject) -> None:
-        """Of what is in force on the way, a revert if there is one every other time: reverts of reverts are hard."""
-        head = self.told.head
-        found = [of for of in head.way[1:] if of.counts(head)]
-        reverts = [of for of in found if of.of is not None]
+        """Revert a live revision of the path. Prefers reverts: reverts of reverts are the hard case."""
+        head = self.expected.head
+        found = [one for one in head.path[1:] if one.is_live(head)]
+        reverts = [one for one in found if one.reverts is not None]
         if found:
             self.commit(head, data.draw(st.sampled_from(reverts or found) | st.sampled_from(found)))
 
     @rule(data=st.data())
-    def revert_nonsense(self, data: st.DataObject) -> None:
-        """The base, what is not on the way, what is taken out already: refused, and nothing changes."""
-        head = self.told.head
-        found = [of for of in self.told.all if of not in head.way[1:] or not of.counts(head)]
+    def revert_invalid(self, data: st.DataObject) -> None:
+        """Reverting the base, a revision off the path, or a reverted one is rejected and changes nothing."""
+        head = self.expected.head
+        found = [one for one in self.expected.all if one not in head.path[1:] or not one.is_live(head)]
         with pytest.raises(InputError):
             self.commit(head, data.draw(st.sampled_from(found)))
 
     @rule(data=st.data())
     def rollback(self, data: st.DataObject) -> None:
-        to = data.draw(st.sampled_from(self.told.all))
+        to = data.draw(st.sampled_from(self.expected.all))
         with self.catalog.write() as session:
             model = history.find_model(session, "tiny")
             history.move_head(session, model, history.find_revision(session, model, to.id), "rollback")
-        self.told.go(to)
+        self.expected.move_to(to)
 
     @rule()
     def undo(self) -> None:
         with self.catalog.write() as session:
             model = history.find_model(session, "tiny")
-            if not self.told.done:
+            if not self.expected.done:
                 with pytest.raises(InputError, match="nothing to undo"):
                     moves.undo(session, model)
                 return
             moves.undo(session, model)
-        step = self.told.done.pop()
-        self.told.undone.append(step)
-        self.told.head = step[0]
+        step = self.expected.done.pop()
+        self.expected.undone.append(step)
+        self.expected.head = step[0]
 
     @rule()
     def redo(self) -> None:
         with self.catalog.write() as session:
             model = history.find_model(session, "tiny")
-            if not self.told.undone:
+            if not self.expected.undone:
                 with pytest.raises(InputError, match="nothing to redo"):
                     moves.redo(session, model)
                 return
             moves.redo(session, model)
-        step = self.told.undone.pop()
-        self.told.done.append(step)
-        self.told.head = step[1]
+        step = self.expected.undone.pop()
+        self.expected.done.append(step)
+        self.expected.head = step[1]
 
-    @precondition(lambda self: hasattr(self, "told"))
+    @precondition(lambda self: hasattr(self, "expected"))
     @invariant()
     def agree(self) -> None:
-        told = self.told
+        expected = self.expected
         with self.catalog.read() as session:
             model = history.find_model(session, "tiny")
-            assert model.head == told.head.id
-            assert {one.id for one in history.list_revisions(session, model)} == {one.id for one in told.all}
-            for one in told.all:
-                way = history.load_path(session, one.id)
-                assert [step.id for step in way] == [step.id for step in one.way]
-                assert way[0].kind == "base"
-                edits = [step.id for step in history.live_edits(way)]
-                assert edits == live(one, set(self.deltas))
-                fingerprint = self.prints.setdefault(tuple(edits), way[-1].fingerprint)
-                assert way[-1].fingerprint == fingerprint, "the same edits, other weights"
+            assert model.head == expected.head.id
+            assert {one.id for one in history.list_revisions(session, model)} == {
+                one.id for one in expected.all
+            }
+            for one in expected.all:
+                path = history.load_path(session, one.id)
+                assert [step.id for step in path] == [step.id for step in one.path]
+                assert path[0].kind == "base"
+                edits = [step.id for step in history.live_edits(path)]
+                assert edits == list_live_edits(one, set(self.deltas))
+                fingerprint = self.fingerprints.setdefault(tuple(edits), path[-1].fingerprint)
+                assert path[-1].fingerprint == fingerprint, "the same edits have other weights"
             left = moves.replay_moves(history.list_head_moves(session, model))
             assert [(m.from_revision, m.to_revision) for m in left.undo] == [
-                (a.id, b.id) for a, b in told.done
+                (a.id, b.id) for a, b in expected.done
             ]
             assert [(m.from_revision, m.to_revision) for m in left.redo] == [
-                (a.id, b.id) for a, b in told.undone
+                (a.id, b.id) for a, b in expected.undone
             ]
 
 
@@ -222,15 +224,15 @@ TestHistories.settings = settings(stateful_step_count=20 if settings().max_examp
 
 
 def test_reverts_of_reverts() -> None:
-    """The case that chance finds late: an edit, its revert, that one's revert, and once more."""
+    """An edit, its revert, the revert of the revert, and once more. Random sequences rarely reach this case."""
     histories = Histories()
     histories.add()
     histories.edit()
-    edit = histories.told.head
-    in_force = [True]
+    edit = histories.expected.head
+    live_after_step = [True]
     for _ in range(3):
-        histories.commit(histories.told.head, histories.told.head)
+        histories.commit(histories.expected.head, histories.expected.head)
         histories.agree()
-        in_force.append(edit.counts(histories.told.head))
-    assert in_force == [True, False, True, False]
+        live_after_step.append(edit.is_live(histories.expected.head))
+    assert live_after_step == [True, False, True, False]
     histories.teardown()

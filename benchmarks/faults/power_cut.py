@@ -117,7 +117,7 @@ def _cut_power(home: Path, lines: list[str]) -> dict[str, Any]:
             elif str(home) not in call[2]:
                 continue
         calls += 1
-        for state in disk.after_a_cut():
+        for state in disk.states_after_cut():
             states += 1
             broken += any(state.get(path) != f"{version}" for path, version in committed.items())
     is_intact = all(

@@ -99,7 +99,7 @@ class Model(Numbered, Dated, table=True):
     fingerprint: str
     tensors: dict[str, str] = json_dict()
     trust_remote_code: bool = False
-    # `model` and `revision` refer to each other; with use_alter, SQLAlchemy creates the tables first.
+    # `model` and `revision` refer to each other: use_alter adds this key after both tables.
     head: str | None = Field(
         default=None,
         sa_column=Column(String, ForeignKey("revision.id", name="fk_model_head_revision", use_alter=True)),

@@ -79,7 +79,7 @@ def check(
 
 
 def _repair(catalog: Catalog, corrupt: CorruptArtifact, repair_from: ArtifactStore | None) -> Damage | None:
-    """Move the corrupt file away and replace it by an intact copy, if there is one. None if it is no longer damaged."""
+    """Move the corrupt file away and replace it by an intact copy, if there is one. None if it is intact now."""
     moved = catalog.artifacts.quarantine(corrupt, catalog.home.quarantine) if corrupt.file_id else None
     with catalog.read() as session:
         referenced_by = find_references(session).get(corrupt.sha256, [])

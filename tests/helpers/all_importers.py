@@ -97,10 +97,10 @@ _SNIPPETS = [
 
 
 def _references(catalog: Catalog, folder: Path) -> None:
-    read = facts.read_fact_file(folder / "facts.json")[1]
-    add_references(read, folder / "snippets.json")
+    records = facts.read_fact_file(folder / "facts.json")[1]
+    add_references(records, folder / "snippets.json")
     with catalog.write() as session:
-        facts.save_facts(session, read, "set", "file", "CounterFact")
+        facts.save_facts(session, records, "set", "file", "CounterFact")
 
 
 _SUMS = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.25], [0.0, 0.25, 3.0]])
@@ -108,7 +108,7 @@ _FIELD_COVARIANCE = {
     "mom2.constructor": np.array("util.runningstats.SecondMoment()"), "mom2.count": np.array(10),
     "mom2.mom2": _SUMS.astype(np.float32), "sample_size": np.array(3),
 }  # fmt: skip
-_MADE = {
+_PROVENANCE = {
     "fingerprint": BASE, "tokenizer": "t", "layer": 1, "module": MATRIX, "width": WIDTH, "texts": "t",
     "texts_revision": "r", "seed": 1, "tokens": 10, "documents": 3, "max_length": 8, "dtype": "float32",
     "curve": [{"tokens": 5, "mean": 0.5, "largest": 1.0}], "origin": {}, "model": "tiny",
@@ -118,14 +118,18 @@ _MADE = {
 
 @st.composite
 def _own_covariance(draw: st.DrawFn) -> bytes:
-    """Its digest fits the sums every other time, for who makes a file up can hash too."""
+    """An exported covariance. Half of the files have the right digest: a forger can compute it too."""
     found = draw(arrays({"total": _SUMS}))
     total = found.get("total", _SUMS)
     digest = hashlib.sha256(np.ascontiguousarray(total).tobytes()).hexdigest()
-    told = {"format": covariance_files.FORMAT, "sha256": digest, "made": json.dumps(draw(changed(_MADE)))}
+    metadata = {
+        "format": covariance_files.FORMAT,
+        "sha256": digest,
+        "made": json.dumps(draw(changed(_PROVENANCE))),
+    }
     if total.dtype.str in {"<f8", "<f4"} and draw(st.booleans()):
-        return draw(damaged(save({"total": np.ascontiguousarray(total)}, told)))
-    return draw(safetensors_files({"total": _SUMS}, told))
+        return draw(damaged(save({"total": np.ascontiguousarray(total)}, metadata)))
+    return draw(safetensors_files({"total": _SUMS}, metadata))
 
 
 def _covariance(name: str) -> Callable[[Catalog, Path], object]:
@@ -145,7 +149,7 @@ _traces = st.fixed_dictionaries(
 
 
 def pack(members: Mapping[str, bytes], head: Mapping[str, Any], *, honest: bool) -> bytes:
-    """A bundle of these members; if `honest`, its manifest tells their sizes and digests as they are."""
+    """A bundle of these members. If `honest`, its manifest has their true sizes and digests."""
     about = dict(head)
     if honest:
         about["members"] = {
@@ -160,7 +164,7 @@ def pack(members: Mapping[str, bytes], head: Mapping[str, Any], *, honest: bool)
 
 
 def sound_bundle(folder: Path) -> dict[str, bytes]:
-    """The members of a bundle with something of everything."""
+    """The members of a valid bundle with rows of all tables."""
     catalog = with_model(folder / "source")
     fill(catalog)
     bundles.export_history(catalog, "tiny", folder / "bundle")
@@ -173,13 +177,13 @@ def sound_bundle(folder: Path) -> dict[str, bytes]:
 def _bundles(draw: st.DrawFn, sound: Mapping[str, bytes]) -> bytes:
     members = {name: data for name, data in sound.items() if name != "manifest.json"}
     head = draw(changed(json.loads(sound["manifest.json"]))) if draw(st.booleans()) else None
-    what = draw(st.sampled_from(["rows", "rows", "rows", "artifact", "nothing"]))
-    if what == "rows":
+    target = draw(st.sampled_from(["rows", "rows", "rows", "artifact", "nothing"]))
+    if target == "rows":
         members["rows.json"] = json.dumps(draw(changed(json.loads(members["rows.json"])))).encode()
-    elif what == "artifact":
+    elif target == "artifact":
         name = draw(st.sampled_from(sorted(members)))
         data = draw(damaged(members.pop(name)))
-        # Its new name in the rows too, so that what is inside is looked at.
+        # Rename it in the rows too, so that the import reads its content.
         digest = hashlib.sha256(data).hexdigest()
         old = name.rpartition("/")[2]
         if "/" in name:
@@ -239,16 +243,16 @@ _INDEX = {
 
 def _config(catalog: Catalog, folder: Path) -> None:
     text = folder / "config.toml"
-    there = catalog.home.root / "config.toml"
-    shutil.copy(text, there)
+    target = catalog.home.root / "config.toml"
+    shutil.copy(text, target)
     try:
         read_config(catalog.home)
     finally:
-        there.unlink()
+        target.unlink()
 
 
 def importers(folder: Path) -> list[Importer]:
-    """All of them; `folder` is for what is made once."""
+    """All importers. `folder` holds the files that they share."""
     weights = {"config.json": st.just(b"{}")}
     return [
         Importer("facts.json", _one("f.json", _fact_files), _facts("f.json")),

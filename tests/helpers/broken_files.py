@@ -30,7 +30,7 @@ _ODD_NUMBERS = [
     float("nan"),
     float("inf"),
 ]
-# Over the digits that Python turns into a number, deeper than its parser goes, and what ends a text early.
+# More digits than Python converts, deeper nesting than its parser supports, and characters that end a text early.
 _ODD_BYTES = [b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"\x00", b"\xff", b"\xef\xbb\xbf", b'"', b"}", b",", b"\r",
               b"NaN", b"-Infinity", b"\\ud800", b"\x1b]0;x\x07", b"PK\x03\x04", b"'", b"=", b"\n[x]\n"]  # fmt: skip
 
@@ -57,7 +57,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 @st.composite
 def changed(draw: st.DrawFn, sound: Any) -> Any:
-    """A sound JSON object or list with up to three places replaced, removed, renamed, swapped or wrapped."""
+    """A valid JSON object or list with up to three places replaced, removed, renamed, swapped or wrapped."""
     value = copy.deepcopy(sound)
     for _ in range(draw(st.integers(0, 3))):
         places = _places(value)
@@ -83,7 +83,7 @@ def changed(draw: st.DrawFn, sound: Any) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """The bytes as they are (every other time), or cut, overwritten, doubled or with odd ones put in."""
+    """The bytes unchanged (half of the time), or cut, overwritten, doubled, or with odd bytes inserted."""
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
         at = draw(st.integers(0, len(data)))
         length = draw(st.sampled_from([1, 4, 40]))
@@ -105,7 +105,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def json_files(sound: Any) -> st.SearchStrategy[bytes]:
-    """A file of JSON: the sound value changed, then its bytes damaged; sometimes made up altogether."""
+    """A JSON file: the valid value changed, or a random value; then its bytes are damaged."""
     value = st.one_of(changed(sound), changed(sound), changed(sound), values)
     return value.map(lambda one: json.dumps(one).encode()).flatmap(damaged)
 
@@ -124,19 +124,19 @@ def _array(draw: st.DrawFn, sound: np.ndarray) -> np.ndarray:
         return (
             np.zeros(sound.shape, dtype) if draw(st.booleans()) or dtype.kind == "V" else _cast(sound, dtype)
         )
-    made = np.array(sound)
-    if made.dtype.kind in "fiu" and made.size:
-        numbers = _ODD_NUMBERS if made.dtype.kind == "f" else [0, -1, 2, 100, 2**62]
+    array = np.array(sound)
+    if array.dtype.kind in "fiu" and array.size:
+        numbers = _ODD_NUMBERS if array.dtype.kind == "f" else [0, -1, 2, 100, 2**62]
         if how == "cell":
-            cell = draw(st.integers(0, made.size - 1))
-            made.flat[cell] = _cast(np.array(draw(st.sampled_from(numbers)), object), made.dtype)
+            cell = draw(st.integers(0, array.size - 1))
+            array.flat[cell] = _cast(np.array(draw(st.sampled_from(numbers)), object), array.dtype)
         else:
-            made = -made if how == "negative" else _cast(made.astype(object) * 10**30, made.dtype)
-    return made
+            array = -array if how == "negative" else _cast(array.astype(object) * 10**30, array.dtype)
+    return array
 
 
 def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    array = np.asarray(array)  # arithmetic on a single number gives no array
+    array = np.asarray(array)  # arithmetic on a single number returns no array
     with np.errstate(all="ignore"):
         try:
             return (array.real if array.dtype.kind == "c" else array).astype(dtype)
@@ -146,7 +146,7 @@ def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 @st.composite
 def arrays(draw: st.DrawFn, sound: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Named arrays with up to two of them left out, renamed, exchanged or of other numbers, shape or type."""
+    """Named arrays. Up to two of them are removed, renamed, exchanged, or have other numbers, shapes or types."""
     found = dict(sound)
     for _ in range(draw(st.integers(0, 2))):
         if not found:
@@ -166,7 +166,7 @@ def arrays(draw: st.DrawFn, sound: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 @st.composite
 def npz_files(draw: st.DrawFn, sound: Mapping[str, np.ndarray]) -> bytes:
-    """A .npz: arrays changed, compressed or not, members that are no arrays, a lone .npy; then its bytes damaged."""
+    """A .npz with changed arrays, compressed or not, with other members, or a single .npy; then damaged bytes."""
     found = draw(arrays(sound))
     buffer = io.BytesIO()
     if draw(st.sampled_from([False] * 15 + [True])):
@@ -189,7 +189,7 @@ def npz_files(draw: st.DrawFn, sound: Mapping[str, np.ndarray]) -> bytes:
 def safetensors_files(
     draw: st.DrawFn, sound: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """A .safetensors: arrays changed where the format has their type; then its header and its bytes damaged."""
+    """A .safetensors with changed arrays of the types it supports; then its header and its bytes are damaged."""
     found = {name: array for name, array in draw(arrays(sound)).items() if array.dtype.str in _TENSOR_TYPES}
     data = save(
         {name: np.ascontiguousarray(array) for name, array in found.items()},
@@ -197,9 +197,9 @@ def safetensors_files(
     )
     if draw(st.booleans()):
         length = int.from_bytes(data[:8], "little")
-        # Its order is not the same every time, and what is drawn must be.
-        told = json.loads(json.dumps(json.loads(data[8 : 8 + length].decode()), sort_keys=True))
-        header = json.dumps(draw(changed(told))).encode()
+        # The order of the header varies between runs, but a strategy must be deterministic.
+        sorted_header = json.loads(json.dumps(json.loads(data[8 : 8 + length].decode()), sort_keys=True))
+        header = json.dumps(draw(changed(sorted_header))).encode()
         data = len(header).to_bytes(8, "little") + header + data[8 + length :]
     return draw(damaged(data))
 

@@ -1,8 +1,8 @@
-"""A disk whose power may fail at any moment: what has reached it for certain, and what may have or not.
+"""A model of a disk that may lose power at any moment. It lists all states of the files after a power cut.
 
-The harshest reading of POSIX: the bytes of a file are there after its fsync, a name in a folder after the folder's
-fsync. Until then each may be there or not, in any combination: a rename may have reached the disk without the bytes,
-one half of it without the other.
+It follows the strictest reading of POSIX. The bytes of a file are durable after its fsync, a name in a folder after the
+fsync of the folder. Until then each may be lost, in any combination. A rename may reach the disk without the bytes, or
+only half of the rename.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import PurePath
 
-# More than so many names in the balance at once are not tried in all combinations.
+# Up to this number of pending names, all combinations are tried.
 _ALL_COMBINATIONS = 10
 
 
 @dataclass(eq=False)
 class Node:
-    """A file or a folder. `content` is what is on the disk for certain; None where that is anything."""
+    """A file or a folder. `content` is the durable content; None if the content is uncertain."""
 
     content: str | None = None
     now: dict[str, "Node"] = field(default_factory=dict)
@@ -24,20 +24,20 @@ class Node:
 
 
 class Disk:
-    """What is below `root`, told by the calls that changed it. What was there before the first is there for certain."""
+    """The files below `root`, as changed by the recorded calls. Files from before the first call are durable."""
 
     def __init__(self, root: PurePath) -> None:
         self.root, self._top = root, Node()
-        # Names in the balance, oldest first: folder, name, what it names (None: nothing).
+        # Names that are not yet durable, oldest first: folder, name, new node (None if the name was removed).
         self._pending: list[tuple[Node, str, Node | None]] = []
 
     def create(self, path: PurePath) -> None:
-        """A file was made, or emptied, or made a folder: here the same."""
+        """Record that a file or a folder was created, or a file emptied."""
         if self._find(path) is None:
             self._name(path, Node())
 
     def write(self, path: PurePath) -> None:
-        """Bytes of a file were changed."""
+        """Record that bytes of a file were changed."""
         self.create(path)
         node = self._find(path)
         assert node is not None
@@ -53,7 +53,7 @@ class Disk:
         self._name(path, None)
 
     def sync(self, path: PurePath, content: str) -> None:
-        """fsync of a file that holds `content`, or of a folder, of which the names are now certain."""
+        """Record an fsync of a file with `content`, or of a folder, whose names are then durable."""
         node = self._find(path)
         if node is None:
             self.create(path)
@@ -63,12 +63,12 @@ class Disk:
         node.durable = dict(node.now)
         self._pending = [one for one in self._pending if one[0] is not node]
 
-    def after_a_cut(self) -> Iterator[dict[PurePath, str | None]]:
-        """Every state in which the disk may be found: the content of each file, None for no certain one."""
+    def states_after_cut(self) -> Iterator[dict[PurePath, str | None]]:
+        """All possible states after a power cut: the content of each file, None if it is uncertain."""
         for chosen in self._choices(len(self._pending)):
             changed = {id(node): dict(node.durable) for node in self._nodes(self._top)}
-            for (folder, name, node), there in zip(self._pending, chosen, strict=True):
-                if there:
+            for (folder, name, node), is_durable in zip(self._pending, chosen, strict=True):
+                if is_durable:
                     entries = changed.setdefault(id(folder), dict(folder.durable))
                     entries.pop(name, None)
                     if node is not None:

@@ -1,7 +1,4 @@
-"""What the tests run in processes of their own; importable from a spawned child.
-
-Each is a program: `python workers.py NAME ARGUMENT...`.
-"""
+"""Functions that tests run in separate processes: `python workers.py NAME ARGUMENT...`."""
 
 import sys
 from pathlib import Path
@@ -16,7 +13,7 @@ from retcon.store.home import Home
 
 
 def count_up(root: str, times: str) -> None:
-    """Read a number, add one, write it: lost updates would show."""
+    """Increment a number `times` times. The test detects lost updates."""
     catalog = Catalog.open(Home(Path(root)), migrate=False)
     for _ in range(int(times)):
         with catalog.write() as session:
@@ -32,15 +29,15 @@ def open_fresh(root: str) -> None:
 
 
 def claim(root: str, job_id: str, owner: str) -> None:
-    """Print whether this process got the job."""
+    """Print whether this process claimed the job."""
     catalog = Catalog.open(Home(Path(root)), migrate=False)
-    sys.stdin.readline()  # all start at the same moment
+    sys.stdin.readline()  # all processes start at the same moment
     with catalog.write() as session:
         print(jobs.claim(session, int(job_id), owner, 1), flush=True)
 
 
 def stream(root: str) -> None:
-    """Save rows for ever; print each one's number after its commit."""
+    """Commit rows in an endless loop. Print the number of each row after its commit."""
     catalog = Catalog.open(Home(Path(root)), migrate=False)
     number = 0
     while True:
@@ -51,19 +48,19 @@ def stream(root: str) -> None:
 
 
 def store_slowly(root: str) -> None:
-    """Begin to store an artifact, say so, and never come to the end."""
+    """Begin to store an artifact, print `begun`, and never finish it."""
     catalog = Catalog.open(Home(Path(root)), migrate=False)
 
-    def half(path: Path) -> None:
+    def write_half(path: Path) -> None:
         path.write_bytes(b"half of it")
         print("begun", flush=True)
         sys.stdin.readline()
 
-    catalog.artifacts.put_writer(half)
+    catalog.artifacts.put_writer(write_half)
 
 
 def edit_for_ever(root: str, name: str) -> None:
-    """Commit edits, each with an artifact of its own; print a line after each."""
+    """Commit edits in an endless loop, each with a new artifact. Print a line after each commit."""
     catalog = Catalog.open(Home(Path(root)), migrate=False)
     number = 0
     while True:
@@ -80,16 +77,16 @@ def edit_for_ever(root: str, name: str) -> None:
 
 
 def store_and_wait(root: str) -> None:
-    """Store an artifact, begin another, print the first one's digest, and commit no row."""
+    """Store an artifact, begin another one, and print the digest of the first. Commit no row."""
     catalog = Catalog.open(Home(Path(root)), migrate=False)
     digest = catalog.artifacts.put_bytes(b"its row comes later").sha256
 
-    def half(path: Path) -> None:
+    def write_half(path: Path) -> None:
         path.write_bytes(b"half of it")
         print(digest, flush=True)
         sys.stdin.readline()
 
-    catalog.artifacts.put_writer(half)
+    catalog.artifacts.put_writer(write_half)
 
 
 if __name__ == "__main__":

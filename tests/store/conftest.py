@@ -23,7 +23,7 @@ def catalog(home: Home) -> Iterator[Catalog]:
 
 @pytest.fixture
 def model() -> Model:
-    """A model as it is before it is saved."""
+    """An unsaved model."""
     return Model(
         name="tiny",
         source="starter",

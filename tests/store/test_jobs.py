@@ -116,7 +116,7 @@ def test_former_owner_cannot_write(
         if write is not jobs.mark_running:
             jobs.mark_running(session, job_id, "old")
         assert jobs.mark_interrupted(session, job_id, "old")
-    for owner in (None, "new"):  # interrupted; then resumed by another
+    for owner in (None, "new"):  # after an interruption, and after another process resumed it
         if owner is not None:
             with catalog.write() as session:
                 jobs.requeue(session, job_id)

@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def files(store: ArtifactStore) -> list[Path]:
-    """All but the leases of those who store."""
+    """All files except the leases."""
     return [path for path in store.root.rglob("*") if path.is_file() and path.parent != store.leases.folder]
 
 
@@ -60,7 +60,7 @@ def test_put_file_stores_a_copy(store: ArtifactStore, tmp_path: Path) -> None:
 
 def test_equal_arrays_share_a_digest(store: ArtifactStore) -> None:
     square = np.arange(6, dtype=np.float32).reshape(2, 3)
-    # A transposed view is in another order in memory, which must not show.
+    # A transposed view has another order in memory, but must give the same file.
     arrays: dict[str, np.ndarray] = {"b": square.T, "a": np.array([1.5], dtype=np.float64)}
     artifact = store.put_tensors(arrays)
     again = store.put_tensors({"a": arrays["a"].copy(), "b": np.ascontiguousarray(square.T)})
@@ -85,7 +85,7 @@ def test_damage_is_reported(store: ArtifactStore, damage: str) -> None:
         store.read_bytes(artifact.sha256)
     assert artifact.sha256 in str(caught.value)
     assert str(path) in str(caught.value)
-    # Stored again it is mended.
+    # Storing it again repairs it.
     store.put_bytes(b"some data")
     assert store.read_bytes(artifact.sha256) == b"some data"
 
@@ -121,7 +121,7 @@ def test_full_disk_in_safetensors(store: ArtifactStore, monkeypatch: pytest.Monk
     from safetensors import numpy as safetensors_numpy
 
     def full(_arrays: object, _path: Path) -> None:
-        # Word for word what it raises; its exception is no OSError.
+        # The exact message of safetensors, whose exception is not an OSError.
         message = "Error while serializing: I/O error: No space left on device (os error 28)"
         raise safetensors.SafetensorError(message)
 

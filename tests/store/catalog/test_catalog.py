@@ -186,7 +186,7 @@ def test_kill_loses_no_commit(catalog: Catalog) -> None:
         if int(line) >= 300:
             break
     os.kill(worker.pid, signal.SIGKILL)
-    # Not communicate(): beside a second pipe it reads the raw file and drops what the line reader holds already.
+    # Not communicate(): with a second pipe it reads the raw file and drops lines that are buffered already.
     rest = worker.stdout.read()
     worker.wait()
     acknowledged = max([300, *(int(line) for line in rest.split("\n")[:-1] if line)])
@@ -274,10 +274,10 @@ def test_worker_does_not_migrate(home: Home) -> None:
 
 
 def test_failed_commit_releases_the_lock(catalog: Catalog) -> None:
-    """SQLite keeps the transaction of a COMMIT that failed, here by a key that names nothing."""
+    """SQLite keeps the transaction of a failed COMMIT, here with a key of a missing row."""
     with pytest.raises(IntegrityError), catalog.write() as session:
         session.add(Fact(fact_set_id=99, position=0, subject="a", prompt="{} is"))
-    for durable in (False, True):  # each has its own connection, so one would wait for the other's lock
+    for durable in (False, True):  # each uses another connection, which would wait for the lock
         with catalog.write(durable=durable) as session:
             session.add(FactSet(name=f"set {durable}", source="here", format="plain"))
     with catalog.read() as session:
@@ -286,7 +286,7 @@ def test_failed_commit_releases_the_lock(catalog: Catalog) -> None:
 
 
 def test_no_room_for_shm_is_reported_as_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite says no more than that the disk failed."""
+    """SQLite reports only an I/O error."""
     failed = sqlite3.OperationalError("disk I/O error")
     failed.sqlite_errorcode = sqlite3.SQLITE_IOERR
     for free, told in ((0, "is full"), (10**9, "check its disk")):

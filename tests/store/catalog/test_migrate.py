@@ -32,7 +32,7 @@ with op.batch_alter_table("revision") as batch:
 
 
 def scripts_with(folder: Path, body: str) -> Path:
-    """A copy of the migrations with one more, "0002", that runs `body`."""
+    """A copy of the migrations with an additional one, "0002", that runs `body`."""
     copy = folder / "migrations"
     shutil.copytree(migrate.SCRIPTS, copy, ignore=shutil.ignore_patterns("__pycache__"))
     lines = "\n".join(f"    {line}" for line in body.strip().splitlines())
@@ -94,7 +94,7 @@ def test_migrations_match_models(catalog: Catalog) -> None:
 
 
 def test_migrations_match_constraints(catalog: Catalog, tmp_path: Path) -> None:
-    # compare_metadata is blind to CHECK, ON DELETE and AUTOINCREMENT; the normalized SQL is not.
+    # compare_metadata ignores CHECK, ON DELETE and AUTOINCREMENT: compare the normalized SQL too.
     plain = tmp_path / "plain.db"
     sqlite3.connect(plain).close()
     engine = make_engine(plain, "BEGIN IMMEDIATE", pooled=False)
@@ -150,7 +150,7 @@ def test_migration_keeps_every_row(populated: Home, tmp_path: Path) -> None:
     connection = connect(populated.catalog)
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     assert connection.execute("SELECT migration FROM app_version").fetchall() == [("0001",), ("0002",)]
-    # The keys of the children still cascade from the table that took the old one's place.
+    # The keys of the child rows still cascade from the new table.
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("DELETE FROM model")
     assert connection.execute("SELECT count(*) FROM trace_result").fetchone() == (0,)
@@ -163,7 +163,7 @@ def test_migration_makes_a_complete_backup(populated: Home, tmp_path: Path) -> N
     (backup,) = populated.backups.iterdir()
     assert backup.stat().st_mode & 0o777 == 0o600
     assert dump(backup) == before
-    # Put back in its place, as the messages say, it works.
+    # Restoring the backup as the message describes repairs the catalog.
     for suffix in ("-wal", "-shm"):
         Path(f"{populated.catalog}{suffix}").unlink(missing_ok=True)
     shutil.copy(backup, populated.catalog)
@@ -195,7 +195,7 @@ def test_failed_migration_changes_nothing(populated: Home, tmp_path: Path, body:
     with pytest.raises(Exception, match=r"half|nonsense"):
         migrate.upgrade(populated, scripts=scripts_with(tmp_path / "bad", body), head="0002")
     assert dump(populated.catalog) == before
-    # And the mended one runs.
+    # The corrected migration succeeds.
     migrate.upgrade(populated, scripts=scripts_with(tmp_path / "good", ALTER_PARENTS), head="0002")
     assert read_version(populated.catalog) == "0002"
 

@@ -1,7 +1,7 @@
-"""The power fails at any call that touches the disk: no row points at a missing, short or wrong file.
+"""After a power cut at any call that changes the disk, no row refers to a missing, short or wrong file.
 
-A layer between the store and the system tells every call to a model of the disk (`disk_model`), which after each of
-them gives all states in which a machine may come up again.
+A layer between the store and the system records every call in a model of the disk (`disk_model`). After each call, the
+model lists all states in which the machine may start again.
 """
 
 import errno
@@ -31,11 +31,11 @@ CALLS = ("open", "mkdir", "replace", "rename", "unlink", "fsync")
 
 
 class Broken(AssertionError):
-    """After a cut a row would point at a file that is not what it says."""
+    """After a power cut, a row would refer to a missing file or to one with other bytes."""
 
 
 class Power:
-    """Watches the calls of this process below a folder. `promised`: files that rows may name, and their content."""
+    """Records the calls of this process below a folder. `promised` maps files that rows may name to their content."""
 
     def __init__(self, root: Path) -> None:
         self.disk, self.root = Disk(root), root
@@ -67,16 +67,16 @@ class Power:
         self.cut()
 
     def cut(self) -> None:
-        """Now the power fails: whatever state the disk is in, the promises hold."""
+        """Check the promised files in all states after a power cut at this moment."""
         self.cuts += 1
-        for state in self.disk.after_a_cut():
+        for state in self.disk.states_after_cut():
             self.states += 1
             for path, content in self.promised.items():
                 if state.get(path) != content:
                     raise Broken(f"{path} is {'missing' if path not in state else 'not whole'}")
 
     def promise(self, catalog: Catalog, *artifacts: Artifact) -> None:
-        """Commit rows. They may be on the disk as soon as the commit begins, or not for some time."""
+        """Commit rows. They may reach the disk when the commit begins, or later."""
         for one in artifacts:
             self.promised[catalog.artifacts.locate(one.sha256)] = one.sha256
         self.cut()
@@ -84,8 +84,12 @@ class Power:
             for one in artifacts:
                 session.merge(one)
 
-    def _path(self, what: Any) -> Path | None:
-        path = Path(f"/proc/self/fd/{what}").readlink() if isinstance(what, int) else Path(os.fsdecode(what))
+    def _path(self, target: Any) -> Path | None:
+        path = (
+            Path(f"/proc/self/fd/{target}").readlink()
+            if isinstance(target, int)
+            else Path(os.fsdecode(target))
+        )
         return path if path.is_absolute() else None
 
 
@@ -107,18 +111,18 @@ def watched(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Power]:
         yield power
 
 
-def everything(power: Power, home: Home) -> None:
-    """Store bytes, a file and arrays, new ones and known ones, and collect."""
+def store_and_collect(power: Power, home: Home) -> None:
+    """Store new and existing bytes and arrays, then collect unreferenced files."""
     catalog = Catalog.open(home)
     store = catalog.artifacts
     for number in range(3):
         power.promise(catalog, store.put_bytes(b"x" * number))
     power.promise(catalog, store.put_tensors({"a": np.ones(1000)}))
     power.promise(catalog, store.put_bytes(b"one"), store.put_bytes(b"two"))
-    store.put_bytes(b"one")  # again: the new file takes the place of the sound one
+    store.put_bytes(b"one")  # again: the new file replaces the intact one
     store.put_tensors({"a": np.ones(1000)})
-    loose = store.put_bytes(b"nothing names it")
-    os.utime(store.locate(loose.sha256), (1, 1))
+    unreferenced = store.put_bytes(b"no row names it")
+    os.utime(store.locate(unreferenced.sha256), (1, 1))
     store.close()
     collect(catalog, delete=True)
     power.cut()
@@ -127,8 +131,8 @@ def everything(power: Power, home: Home) -> None:
 
 def test_rows_reference_complete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(tmp_path / "home", monkeypatch) as power:
-        everything(power, Home(tmp_path / "home"))
-    # The 8 files that are stored make 6 calls each at least.
+        store_and_collect(power, Home(tmp_path / "home"))
+    # Each of the 8 stored files makes at least 6 calls.
     assert power.cuts > 60 and power.states > 1000 and len(power.promised) == 6
 
 
@@ -143,12 +147,12 @@ SKIPPED_SYNCS: dict[str, tuple[Callable[[Path], bool], ModuleType]] = {
 
 @pytest.mark.parametrize("skipped", SKIPPED_SYNCS)
 def test_harness_detects_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: str) -> None:
-    """Each fsync that the store makes is needed: without it there is a state that breaks the promise."""
+    """The harness finds a broken promise if any one of the store's calls of fsync is skipped."""
     is_skipped, module = SKIPPED_SYNCS[skipped]
     sync_path = atomic_files.sync_path
     monkeypatch.setattr(module, "sync_path", lambda path: None if is_skipped(path) else sync_path(path))
     with watched(tmp_path / "home", monkeypatch) as power, pytest.raises(Broken):
-        everything(power, Home(tmp_path / "home"))
+        store_and_collect(power, Home(tmp_path / "home"))
 
 
 def test_write_atomically_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +168,7 @@ def test_write_atomically_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest
 
         def either() -> None:
             cut()
-            seen.update(state.get(path) for state in power.disk.after_a_cut())
+            seen.update(state.get(path) for state in power.disk.states_after_cut())
 
         monkeypatch.setattr(power, "cut", either)
         write_atomically(path, lambda partial: partial.write_bytes(b"new"))
@@ -172,7 +176,7 @@ def test_write_atomically_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_disk_error_at_any_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was stored before stays, what could not be stored is told, and the next attempt works."""
+    """After a disk error at any call, earlier artifacts are intact, and the next attempt succeeds."""
     catalog = Catalog.open(Home(tmp_path / "home"))
     with catalog.write() as session:
         session.merge(catalog.artifacts.put_bytes(b"one"))
@@ -204,5 +208,5 @@ def test_disk_error_at_any_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 for row in session.exec(select(Artifact)):
                     assert catalog.artifacts.verify(row.sha256) is None
             assert catalog.artifacts.verify(catalog.artifacts.put_bytes(data).sha256) is None
-    assert 15 < failed < 58  # each call was the one that failed, and there are not 29 of them
+    assert 15 < failed < 58  # every call of the store failed once; it makes fewer than 29
     catalog.close()

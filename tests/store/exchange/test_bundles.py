@@ -94,7 +94,7 @@ def counts(catalog: Catalog) -> dict[str, int]:
 
 def test_import_into_another_catalog(source: Catalog, bundle: Path, catalogs: Callable[..., Catalog]) -> None:
     target = catalogs("target", minutes=77)
-    with target.write() as session:  # so that numbers differ
+    with target.write() as session:  # so that row numbers differ
         session.add(FactSet(name="other", source="", format="plain"))
     made = bundles.import_history(target, bundle)
     assert (made.model, made.source_head, made.head_moved) == ("tiny", REVERT, True)
@@ -202,7 +202,7 @@ def test_round_trip_with_new_revision(
     bundles.export_history(target, "mine", tmp_path / "back")
     made = bundles.import_history(source, tmp_path / "back")
     assert made.model == "tiny" and {name: n for name, n in made.added.items() if n} == {"revision": 1}
-    # Work goes on here: the head stays where its user has it.
+    # The target has edits, so the import does not move its head.
     assert (made.head_moved, made.source_head, made.head) == (False, "ccccccccc5", REVERT)
     with source.read() as session:
         assert history.find_model(session, "tiny").head == REVERT
@@ -251,7 +251,7 @@ def test_ambiguous_model_is_rejected(bundle: Path, catalogs: Callable[..., Catal
     with pytest.raises(InputError, match="one, two with --into"):
         bundles.import_history(target, bundle)
     assert bundles.import_history(target, bundle, "two").model == "two"
-    # The ids are there now, of the other model.
+    # The other model has these ids now.
     with pytest.raises(InputError, match="already in this catalog"):
         bundles.import_history(target, bundle, "one")
 

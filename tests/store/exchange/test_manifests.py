@@ -13,7 +13,7 @@ from retcon.store.history import history
 
 @pytest.fixture
 def manifest(catalog: Catalog, model: Model) -> Manifest:
-    """A base, two edits, the first of them taken out."""
+    """A base and two edits, of which the first is reverted."""
     model.fingerprint = "f" * 64
     with catalog.write() as session:
         at = history.add_base(session, model)

@@ -60,7 +60,7 @@ def test_mquake(tmp_path: Path) -> None:
 
 
 def test_multicounterfact(tmp_path: Path) -> None:
-    """Its records lack what CounterFact's have for generation, and their paraphrases may be none."""
+    """Records of MultiCounterFact have no generation prompts, and may have no paraphrases."""
     record = {name: COUNTERFACT[name] for name in ("case_id", "requested_rewrite", "neighborhood_prompts")}
     format, (fact,) = read_fact_file(write(tmp_path, [record | {"paraphrase_prompts": []}]))
     assert format == "CounterFact"
@@ -162,14 +162,14 @@ def test_broken_reference_texts(content: Any, wanted: str, tmp_path: Path) -> No
 
 
 def hub_folder(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> str:
-    """A data set as it lies on the Hub, which `datasets` also reads from a folder."""
+    """A folder with the layout of a data set on the Hub. `datasets` reads it in the same way."""
     for split, records in splits.items():
         (folder / "data").mkdir(parents=True, exist_ok=True)
         (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     return f"hub:{folder}"
 
 
-# Each is a program that imports datasets; the other formats are as flat as the plain one.
+# Each case starts a process that imports datasets, so only formats with other nesting are tested.
 @pytest.mark.parametrize("record", [COUNTERFACT, MQUAKE, PLAIN], ids=lambda one: "".join(one)[:20])
 def test_data_set_equals_file(record: dict[str, Any], tmp_path: Path) -> None:
     other = {name: value for name, value in record.items() if name not in ("case_id", "known_id", "cond")}
@@ -193,11 +193,11 @@ def test_splits_of_a_data_set(tmp_path: Path) -> None:
 
 def test_invalid_record_of_data_set_is_named(tmp_path: Path) -> None:
     source = hub_folder(
-        tmp_path / "set", {"train": [PLAIN, PLAIN | {"subject": "Nobody", "prompt": "It is"}]}
+        tmp_path / "set", {"train": [PLAIN, PLAIN | {"subject": "Unknown", "prompt": "It is"}]}
     )
     with pytest.raises(InputError) as error:
         read_fact_file(source)
-    assert str(error.value).startswith(f"{source}, record 2: the subject 'Nobody' is not in the prompt")
+    assert str(error.value).startswith(f"{source}, record 2: the subject 'Unknown' is not in the prompt")
 
 
 @pytest.mark.parametrize("source", ["hub:", "hub:@train", "hub::config"])
@@ -210,8 +210,8 @@ def test_unreachable_hub_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(InputError) as error:
-        read_fact_file("hub:somebody/counterfact")
-    assert str(error.value).startswith("the data set 'hub:somebody/counterfact' cannot be opened: ")
+        read_fact_file("hub:someone/counterfact")
+    assert str(error.value).startswith("the data set 'hub:someone/counterfact' cannot be opened: ")
     assert "\n" not in str(error.value)
 
 

@@ -38,7 +38,7 @@ def test_former_field_names_still_load(paraphrases: str, tmp_path: Path) -> None
 def test_known_facts(tmp_path: Path) -> None:
     format, (fact,) = read_fact_file(write(tmp_path, [KNOWN]))
     assert format == "known facts"
-    # The prompt that the published traces run, not the shorter template.
+    # The prompt of the published traces, not the shorter template.
     assert (fact.subject, fact.prompt) == ("Vinson Massif", "{} is located in the continent of")
     assert (fact.target_true, fact.target_new) == ("Antarctica", None)
     assert fact.origin["known_id"] == 0

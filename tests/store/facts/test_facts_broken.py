@@ -18,7 +18,7 @@ def rewritten(**changes: Any) -> dict[str, Any]:
 
 
 BROKEN: list[tuple[str, Any, str]] = [
-    # name of the file, its content, what the message must say besides the file
+    # The name of the file, its content, and a part of the message.
     ("f.json", "", r"is empty"),
     ("f.json", " \n\n", r"is empty"),
     ("f.json", [], r"has no records"),

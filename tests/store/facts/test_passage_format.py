@@ -99,7 +99,7 @@ def test_written_passage_is_read_back() -> None:
     while tried < 1500:
         try:
             made = passage(draw)
-        except InputError:  # two that are equal by chance
+        except InputError:  # two generated facts are equal by chance
             continue
         tried += 1
         assert parse_passage(format_passage(made, {0: ["\x1b[2Jodd\nremark"]}), "p") == made

@@ -18,7 +18,7 @@ OTHER = replace(FILE, facts=(replace(FILE.facts[0], object="Berlin"),))
 
 @pytest.fixture
 def passage(catalog: Catalog, model: Model) -> int:
-    """A passage and its job, which waits for a person."""
+    """A passage and its job, which is paused for a review."""
     with catalog.write() as session:
         base = history.add_base(session, model)
         row = Passage(model_id=model.id or 0, revision=base.id, method="joint", **passages.to_columns(FILE))

@@ -13,7 +13,7 @@ DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Story:
-    """Writes a history in short steps."""
+    """Adds revisions to a history with short calls."""
 
     def __init__(self, session: Session, model: Model) -> None:
         self.session = session

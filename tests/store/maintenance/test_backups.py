@@ -27,7 +27,7 @@ WORKERS = "retcon.tests.helpers.workers"
 
 @pytest.fixture
 def delta(catalog: Catalog, model: Model) -> str:
-    """A model with converted weights, one edit, its delta, and a job that was stopped and has a checkpoint."""
+    """A model with converted weights, one edit with its delta, and a stopped job with a checkpoint."""
     weights = catalog.home.models / "tiny"
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"weights")
@@ -46,8 +46,8 @@ def delta(catalog: Catalog, model: Model) -> str:
     return artifact.sha256
 
 
-def everything(catalog: Catalog) -> dict[str, list]:
-    """All rows."""
+def read_all_rows(catalog: Catalog) -> dict[str, list]:
+    """The rows of all tables."""
     connection = connect(catalog.home.catalog)
     try:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -72,13 +72,13 @@ def test_there_and_back(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     assert seen[-1] == (15, 15)
     for path in (tmp_path / "copy", *(tmp_path / "copy").rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-    before = everything(catalog)
+    before = read_all_rows(catalog)
     catalog.close()
     shutil.rmtree(catalog.home.root)
     assert backups.restore(tmp_path / "copy", catalog.home) == made
     again = Catalog.open(catalog.home)
     assert has_wal(catalog.home.catalog), "the copy has none, and readers would hold up writers"
-    assert everything(again) == before
+    assert read_all_rows(again) == before
     assert verify.check(again) == verify.CheckResult(2, 15)
     assert (catalog.home.models / "tiny" / "model.safetensors").read_bytes() == b"weights"
     assert catalog.home.preset("tiny").read_text() == "{}"
@@ -116,7 +116,7 @@ def test_second_backup_updates_and_repairs(catalog: Catalog, delta: str, tmp_pat
 
 
 def test_backup_is_consistent_during_writes(catalog: Catalog, delta: str, tmp_path: Path) -> None:
-    """Edits are committed all the time, each with its artifact: the copy has every delta that its rows name."""
+    """While edits are committed, a copy has every delta that its rows name."""
     writers = [
         subprocess.Popen([sys.executable, "-m", WORKERS, "edit_for_ever", str(catalog.home.root), name],
                          stdout=subprocess.PIPE, text=True)
@@ -155,14 +155,14 @@ def test_interrupted_backup_keeps_the_previous(
     catalog: Catalog, delta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "copy"
-    for _ in range(2):  # a first one that is cut off, then a later one
+    for _ in range(2):  # an interrupted first backup, then a later one
         with monkeypatch.context() as patched:
             patched.setattr(backups, "_copy_tree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 backups.back_up(catalog, copy)
         with catalog.write() as session:
             jobs.create(session, "trace", {}, "cpu")
-        count = len(everything(catalog)["job"])
+        count = len(read_all_rows(catalog)["job"])
         assert not (copy / "catalog.db").exists() or _jobs(copy / "catalog.db") < count
         backups.back_up(catalog, copy)
         assert _jobs(copy / "catalog.db") == count
@@ -212,13 +212,13 @@ def test_backup_of_database_alone(catalog: Catalog, delta: str, tmp_path: Path) 
         backups.backup_database(catalog, target)
     with pytest.raises(InputError, match="cannot be written"):
         backups.backup_database(catalog, tmp_path / "nowhere" / "copy.db")
-    before = everything(catalog)
+    before = read_all_rows(catalog)
     catalog.close()
     for path in catalog.home.root.glob("catalog.db*"):
         path.unlink()
     backups.restore(target, catalog.home)
     again = Catalog.open(catalog.home)
-    assert everything(again) == before and verify.check(again).is_sound
+    assert read_all_rows(again) == before and verify.check(again).is_sound
     again.close()
 
 
@@ -250,10 +250,10 @@ def test_invalid_backup_is_rejected(catalog: Catalog, delta: str, tmp_path: Path
 
 def test_restore_keeps_existing_catalog(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     backups.back_up(catalog, tmp_path / "copy")
-    before = everything(catalog)
+    before = read_all_rows(catalog)
     with pytest.raises(InputError, match="has a catalog"):
         backups.restore(tmp_path / "copy", catalog.home)
-    assert everything(catalog) == before
+    assert read_all_rows(catalog) == before
     catalog.close()
     catalog.home.catalog.rename(tmp_path / "away.db")
     (catalog.home.root / "catalog.db-wal").write_bytes(b"of the other one")

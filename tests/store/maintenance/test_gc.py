@@ -22,7 +22,7 @@ WORKERS = "retcon.tests.helpers.workers"
 
 @pytest.fixture
 def deltas(catalog: Catalog, model: Model) -> dict[str, str]:
-    """Artifacts by what names them; all old, and stored by a process that is gone."""
+    """Artifacts by the row that references them. All are old, and their process has ended."""
     with catalog.write() as session:
         base = history.add_base(session, model)
         assert model.id is not None
@@ -87,7 +87,7 @@ def test_checkpoint_of_done_job_is_unreferenced(catalog: Catalog, deltas: dict[s
 
 
 def test_live_lease_protects_files(catalog: Catalog, deltas: dict[str, str]) -> None:
-    """It holds its lease from its first file to its end, and commits the rows in between."""
+    """A process holds its lease from its first file to its end, and commits its rows in between."""
     worker = subprocess.Popen(
         [sys.executable, "-m", WORKERS, "store_and_wait", str(catalog.home.root)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -95,7 +95,7 @@ def test_live_lease_protects_files(catalog: Catalog, deltas: dict[str, str]) -> 
     assert worker.stdout is not None
     digest = worker.stdout.readline().strip()
     (half,) = catalog.artifacts.partial_files()
-    # As if it had begun long ago, and stored both some time later, which is long ago too.
+    # As if the process started long ago and stored both files some time later.
     (lease,) = [path for path in catalog.artifacts.leases.folder.iterdir() if path.name != "lock"]
     os.utime(lease, (1000, 1000))
     for path in (catalog.artifacts.path(digest), half):
@@ -132,7 +132,7 @@ def test_no_removal_during_reading(catalog: Catalog, deltas: dict[str, str]) -> 
         with pytest.raises(CatalogError, match="backup"):
             collect(catalog, delete=True)
         assert catalog.artifacts.remove(deltas["nothing"]) == 0
-        # Storing goes on.
+        # The process continues to store files.
         stored = threading.Thread(target=catalog.artifacts.put_bytes, args=(b"new",))
         stored.start()
         stored.join(timeout=10)
@@ -141,7 +141,7 @@ def test_no_removal_during_reading(catalog: Catalog, deltas: dict[str, str]) -> 
 
 
 def test_files_of_jobs(catalog: Catalog) -> None:
-    """Those of a job that may be resumed stay; those of a removed one go; of a done one its log stays."""
+    """Keeps the files of jobs that can be resumed and the logs of done jobs; deletes those of removed jobs."""
     with catalog.write() as session:
         for state in ("done", "failed"):
             jobs.create(session, "evaluation", {}, "cpu").state = state
@@ -160,7 +160,7 @@ def test_files_of_jobs(catalog: Catalog) -> None:
 
 
 def test_folders_of_killed_exports_are_deleted(catalog: Catalog, tmp_path: Path) -> None:
-    """Only what such an export names so, only beside its folder, and not while one runs."""
+    """Only folders with the temporary name of an export, only beside its folder, and not while it runs."""
     made = [".out-abcd_123", ".out-other", "out-abcd_123", ".another-abcd_123", "out"]
     for name in made:
         (tmp_path / name).mkdir()

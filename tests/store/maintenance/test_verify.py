@@ -14,7 +14,7 @@ from retcon.store.maintenance import verify
 
 @pytest.fixture
 def digests(catalog: Catalog, model: Model) -> dict[str, str]:
-    """Artifacts by what names them: two edits, one on the other, measured; a covariance; a job that was stopped."""
+    """Artifacts by the row that references them: two evaluated edits, a covariance, and a stopped job."""
     with catalog.write() as session:
         base = history.add_base(session, model)
         assert model.id is not None
@@ -47,7 +47,7 @@ def digests(catalog: Catalog, model: Model) -> dict[str, str]:
 
 
 def hurt(catalog: Catalog, digest: str) -> Path:
-    """Flip a bit of an artifact, as a disk does: size, time and mode stay."""
+    """Flip a bit of an artifact. Size, time and mode do not change, as with a failing disk."""
     path = catalog.artifacts.path(digest)
     data = bytearray(path.read_bytes())
     data[0] ^= 1
@@ -69,7 +69,7 @@ def test_corrupt_delta_names_its_dependents(catalog: Catalog, digests: dict[str,
     (damage,) = checked.damages
     assert not checked.is_sound
     assert damage.referenced_by == ["revision aaaa of tiny"]
-    # The revert takes the hurt edit out, so it can still be made.
+    # The revert does not need the corrupt delta, so it still succeeds.
     assert damage.affects == [
         "trace 1 on revision aaaa",
         "revision bbbb of tiny, which builds on aaaa",
@@ -79,7 +79,7 @@ def test_corrupt_delta_names_its_dependents(catalog: Catalog, digests: dict[str,
     assert not path.exists() and damage.quarantined is not None
     assert damage.quarantined.parent == catalog.home.quarantine
     assert damage.quarantined.read_bytes() == b"girst"
-    # The next check finds it missing, until it is put back.
+    # The next checks report it as missing until it is restored.
     (again,) = verify.check(catalog).damages
     assert again.artifact.problem == "is missing" and again.quarantined is None
     catalog.artifacts.put_bytes(b"first")
@@ -160,7 +160,7 @@ def test_file_removed_by_a_job_is_not_damage(
 
 
 def test_rows_of_missing_model(catalog: Catalog, digests: dict[str, str]) -> None:
-    """Damaged keys must not keep the rest from being looked at."""
+    """A check with damaged keys still verifies all artifacts."""
     connection = connect(catalog.home.catalog)
     connection.execute("DELETE FROM model")
     connection.close()

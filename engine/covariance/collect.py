@@ -168,7 +168,9 @@ def collect_with(
         if state.tokens == 0:
             raise InputError(f"the tokenizer finds no tokens in {corpus.source}; choose other texts")
         if not block.cut:
-            _update_convergence(state)
+            for moment in state.moments.values():
+                if moment.convergence.is_due(moment.tokens):
+                    moment.convergence.update(moment.total, moment.tokens)
         converged = settings.tolerance is not None and all(
             moment.convergence.has_converged(settings.tolerance) for moment in state.moments.values()
         )
@@ -176,7 +178,7 @@ def collect_with(
         state = CollectionState(
             state.moments, state.blocks + 1, documents, block.last or converged, before_cut
         )
-        report(Progress(state.tokens, total, "tokens", "reading texts", detail))
+        on_tokens(state.tokens)
         total = _expected_tokens(corpus, state, settings.max_tokens)
         yield state
         if state.is_finished:
@@ -294,12 +296,6 @@ def _add_block(block: DocumentBlock, sums: BlockSums, state: CollectionState) ->
             if state.blocks == 0:
                 moment.convergence.probes = torch.cat(sums.middles[layer]).T.contiguous()
         moment.tokens = block.tokens + block.size
-
-
-def _update_convergence(state: CollectionState) -> None:
-    for moment in state.moments.values():
-        if moment.convergence.is_due(moment.tokens):
-            moment.convergence.update(moment.total, moment.tokens)
 
 
 def _expected_tokens(corpus: Corpus, state: CollectionState, max_tokens: int) -> int:

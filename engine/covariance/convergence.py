@@ -49,11 +49,8 @@ class Convergence:
         `total` is the sum of k k^T over `tokens` keys, float64 `[key_width, key_width]`; only its upper triangle is
         read.
         """
-        before, self.directions, self.checked_tokens = (
-            self.directions,
-            _solve_directions(total, self.probes),
-            tokens,
-        )
+        before, self.directions = self.directions, _solve_directions(total, self.probes)
+        self.checked_tokens = tokens
         if before is not None and self.directions is not None:
             direction_change = (1 - (before * self.directions).sum(0)).clamp_min(0)
             self.curve.append(

@@ -1,5 +1,6 @@
 """Control jobs from another process: submit, follow, stop and resume them. Imports SQLModel only when it writes."""
 
+import math
 import os
 import signal
 import subprocess
@@ -118,7 +119,7 @@ def stop(
         (signal.SIGTERM, f"It reached no checkpoint in {grace:g} s. Sending SIGTERM."),
         (signal.SIGKILL, f"It has not ended after another {grace:g} s. Sending SIGKILL."),
     ):
-        job = _wait_for_end(catalog, job_id, grace)
+        job = follow(catalog, job_id, seconds=grace)
         # While the lock is held, the pid in the row cannot belong to a later process.
         if job.state in ENDED_STATES or not is_alive(catalog.home, job) or job.pid is None:
             break
@@ -127,27 +128,19 @@ def stop(
     return follow(catalog, job_id)
 
 
-def _wait_for_end(catalog: Catalog, job_id: int, seconds: float) -> "Job":
-    """Wait until the job has ended, at most some seconds. Returns the job in either case."""
-    from ...store import jobs as rows
-
-    deadline = time.monotonic() + seconds
-    while True:
-        reap(catalog)
-        with catalog.read() as session:
-            job = rows.get(session, job_id)
-        if job.state in ENDED_STATES or time.monotonic() > deadline:
-            return job
-        time.sleep(_POLL_SECONDS)
-
-
-def follow(catalog: Catalog, job_id: int, on_change: "Callable[[Job], None]" = lambda _job: None) -> "Job":
-    """Wait for a job to end and call `on_change` whenever its row has changed.
+def follow(
+    catalog: Catalog,
+    job_id: int,
+    on_change: "Callable[[Job], None]" = lambda _job: None,
+    seconds: float = math.inf,
+) -> "Job":
+    """Wait for a job to end, at most some seconds, and call `on_change` whenever its row has changed.
 
     An exception or signal that ends the wait does not stop the job.
     """
     from ...store import jobs as rows
 
+    deadline = time.monotonic() + seconds
     previous = None
     while True:
         version = catalog.data_version()
@@ -155,9 +148,9 @@ def follow(catalog: Catalog, job_id: int, on_change: "Callable[[Job], None]" = l
             with catalog.read() as session:
                 job = rows.get(session, job_id)
             on_change(job)
-            if job.state in ENDED_STATES:
-                return job
             previous = version
+        if job.state in ENDED_STATES or time.monotonic() > deadline:
+            return job
         time.sleep(_POLL_SECONDS)
         if not is_locked(job_lock_path(catalog.home, job_id)):
             reap(catalog)

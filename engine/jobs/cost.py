@@ -62,10 +62,14 @@ def estimate_cost(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
     """
     if not isinstance(spec, TraceSpec | CovarianceSpec | EditSpec | SweepSpec):
         return None
+    import psutil
+
     with catalog.read() as session:
         model = history.find_model(session, spec.model)
         memory, disk = _bound(session, catalog, model, spec, device)
-    disk_free, memory_free = shutil.disk_usage(catalog.home.root).free, _read_free_memory(device)
+    disk_free, memory_free = shutil.disk_usage(catalog.home.root).free, None
+    if device == CPU:  # only torch can read the free memory of a GPU
+        memory_free = psutil.virtual_memory().available
     warnings = []
     if memory_free is not None and memory > memory_free:
         warnings.append(
@@ -77,13 +81,6 @@ def estimate_cost(catalog: Catalog, spec: Spec, device: str) -> Cost | None:
             f"the job may need up to {disk / 1e9:.2f} GB in {catalog.home.root}; {disk_free / 1e9:.2f} GB are free"
         )
     return Cost(memory, memory_free, disk, disk_free, warnings)
-
-
-def _read_free_memory(device: str) -> int | None:
-    """Free RAM in bytes; None for a GPU, because only torch can read its free memory."""
-    import psutil
-
-    return int(psutil.virtual_memory().available) if device == CPU else None
 
 
 def _bound(session: Session, catalog: Catalog, model: Model, spec: Spec, device: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...store.home import Home
@@ -69,11 +69,10 @@ def _create_for_all(path: Path) -> os.stat_result:
 def try_lock(path: Path) -> Iterator[bool]:
     """Take a lock if it is free and hold it until the block ends. Yields whether the lock is held."""
     with ExitStack() as stack:
-        try:
+        has_lock = False
+        with suppress(BlockingIOError):
             stack.enter_context(hold_lock(path, patience=0.0))
             has_lock = True
-        except BlockingIOError:
-            has_lock = False
         yield has_lock
 
 

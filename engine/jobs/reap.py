@@ -16,11 +16,8 @@ def reap(catalog: Catalog) -> list[int]:
     )
     with catalog.read_connection() as connection:
         candidates: list[tuple[int, str | None]] = connection.execute(query).fetchall()
-    return [
-        id
-        for id, owner in candidates
-        if not is_locked(job_lock_path(catalog.home, id)) and _mark_interrupted(catalog, id, owner)
-    ]
+    dead = [one for one in candidates if not is_locked(job_lock_path(catalog.home, one[0]))]
+    return [id for id, owner in dead if _mark_interrupted(catalog, id, owner)]
 
 
 def _mark_interrupted(catalog: Catalog, id: int, owner: str | None) -> bool:

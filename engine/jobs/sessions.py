@@ -1,9 +1,9 @@
 """Keep jobs alive after logout on machines where systemd kills a user's processes."""
 
 import configparser
+import getpass
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 SYSTEMD_CONFIG = Path("/etc/systemd")
@@ -25,7 +25,7 @@ def find_logout_warning() -> str | None:
             "systemd kills your processes at logout (KillUserProcesses=yes), and you have no systemd user instance "
             "that could keep jobs alive: run `loginctl enable-linger`, or ask the administrator to run it"
         )
-    if not _has_linger():
+    if not Path("/var/lib/systemd/linger", getpass.getuser()).exists():
         return (
             "systemd kills your processes at logout (KillUserProcesses=yes): run `loginctl enable-linger` once, so "
             "that jobs, which run in scopes of your systemd user instance, continue"
@@ -36,7 +36,7 @@ def find_logout_warning() -> str | None:
 def _kills_at_logout() -> bool:
     """Whether logind kills a user's processes at logout. Debian, Ubuntu and Fedora disable that by default."""
     value = "no"
-    for path in _config_files(SYSTEMD_CONFIG):
+    for path in (SYSTEMD_CONFIG / "logind.conf", *sorted((SYSTEMD_CONFIG / "logind.conf.d").glob("*.conf"))):
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         try:
             parser.read(path)
@@ -46,17 +46,7 @@ def _kills_at_logout() -> bool:
     return value.strip().lower() in ("yes", "true", "1", "on")
 
 
-def _config_files(etc: Path) -> Iterable[Path]:
-    return [etc / "logind.conf", *sorted((etc / "logind.conf.d").glob("*.conf"))]
-
-
 def _has_user_systemd() -> bool:
     """Whether this user has a systemd instance and the program that starts scopes in it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     return bool(runtime and (Path(runtime) / "systemd").is_dir() and shutil.which("systemd-run"))
-
-
-def _has_linger() -> bool:
-    import getpass
-
-    return (Path("/var/lib/systemd/linger") / getpass.getuser()).exists()

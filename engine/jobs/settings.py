@@ -13,7 +13,6 @@ from ...store.home import Home
 from ..edits import HPARAMS
 from ..edits.hparams import files
 from ..edits.hparams.base import Hparams
-from ..tracing.rules import NoiseRule
 from .specs import EditSpec, PassageSpec, SweepSpec
 
 if TYPE_CHECKING:
@@ -48,11 +47,6 @@ def baseline_edit(spec: PassageSpec, method: str, revision: str) -> EditSpec:
     return EditSpec(spec.model, [], revision, method, hparams_file=file, texts=spec.texts, seed=spec.seed)
 
 
-def check_noise(rule: str) -> None:
-    """Raise InputError unless the noise rule is valid."""
-    NoiseRule.parse(rule)
-
-
 def check_layers(model: "Model", layers: Sequence[int]) -> None:
     """Raise InputError for a layer that is out of range."""
     count = int(model.anatomy["layers"])
@@ -80,20 +74,15 @@ def _base_hparams(method: str, file: str | None, model: "Model", home: Home) -> 
     check_method(method)
     if file:
         hparams = files.read_hparams(Path(file), method)
-        _check_module(hparams, model, file)
+        module, edited = (
+            hparams.rewrite_module_tmp,
+            f"{model.anatomy['blocks']}.{{}}.{model.anatomy['matrix']}",
+        )
+        if module not in (None, edited):
+            raise InputError(f"{file}: 'rewrite_module_tmp' is {module!r}, but retcon edits {edited!r}")
         return hparams
     hparams = files.find_preset(model.source, method) or HPARAMS[method].parse({}, method)
     return hparams.with_changes(**files.read_saved(home.preset(model.name), method))
-
-
-def _check_module(hparams: Hparams, model: "Model", file: str) -> None:
-    """Raise InputError if a published file names another matrix than the one that retcon edits in this model."""
-    template = hparams.rewrite_module_tmp
-    if template is None:
-        return
-    edited = f"{model.anatomy['blocks']}.{{}}.{model.anatomy['matrix']}"
-    if template != edited:
-        raise InputError(f"{file}: 'rewrite_module_tmp' is {template!r}, but retcon edits {edited!r}")
 
 
 def sweep_hparams(method: str, file: str | None, model: "Model", home: Home) -> dict[str, Any]:

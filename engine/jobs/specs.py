@@ -21,13 +21,18 @@ SUITES = ("quick", "standard", "full")
 SHARD_BYTES = 5_000_000_000
 # A field that a kind of job does not have is an error, not ignored.
 _CONFIG = ConfigDict(extra="forbid")
+SPECS: "dict[str, type[Spec]]" = {}
 
 
 @dataclass(frozen=True, config=_CONFIG)
 class Spec:
-    """Base of all specs."""
+    """Base of all specs. A subclass is registered under its kind."""
 
     kind: ClassVar[str]
+
+    def __init_subclass__(cls, kind: str) -> None:
+        cls.kind = kind
+        SPECS[kind] = cls
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as JSON; `read_spec` reads it."""
@@ -52,10 +57,9 @@ def read_spec(kind: str, values: dict[str, Any]) -> Spec:
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class ModelSpec(Spec):
+class ModelSpec(Spec, kind="model"):
     """Add a model to the catalog. `source` is a Hub id, a folder, a .gguf file, or `starter`."""
 
-    kind: ClassVar[str] = "model"
     source: str
     name: str
     commit: str | None = None
@@ -63,7 +67,7 @@ class ModelSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class TraceSpec(Spec):
+class TraceSpec(Spec, kind="trace"):
     """Trace one prompt, or every fact of the set `facts`.
 
     `expected` is the expected answer to `prompt`. `noise` is a rule (see tracing.rules), which may be fitted to
@@ -72,7 +76,6 @@ class TraceSpec(Spec):
     i = `shard` and n = `shards`. `threads` are those of a worker on Ray.
     """
 
-    kind: ClassVar[str] = "trace"
     model: str
     revision: str = "head"
     facts: str | None = None
@@ -95,7 +98,7 @@ class TraceSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class CovarianceSpec(Spec):
+class CovarianceSpec(Spec, kind="covariance"):
     """Collect the second moment of the keys of some layers from texts (see covariance.corpus for the sources).
 
     The job ends before `max_tokens` when doubling the tokens changes C^-1 k by at most `tolerance` (1 - cos). With
@@ -103,7 +106,6 @@ class CovarianceSpec(Spec):
     tokens. `threads` are those of a worker on Ray.
     """
 
-    kind: ClassVar[str] = "covariance"
     model: str
     layers: list[int]
     texts: str = "shipped"
@@ -153,7 +155,7 @@ def _run_key(row: "Covariance") -> tuple[object, ...]:
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class EditSpec(Spec):
+class EditSpec(Spec, kind="edit"):
     """Write facts into a revision.
 
     Each request has `subject`, `prompt` (with one `{}`) and `target_new`; other fields are stored with it. `hparams`
@@ -162,7 +164,6 @@ class EditSpec(Spec):
     method can write together.
     """
 
-    kind: ClassVar[str] = "edit"
     model: str
     requests: list[dict[str, Any]]
     revision: str = "head"
@@ -177,7 +178,7 @@ class EditSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class SweepSpec(Spec):
+class SweepSpec(Spec, kind="sweep"):
     """Write the same requests with different settings, score each trial and keep no edit.
 
     `layers` are the last layers of the trials; a method of several layers edits the ones below as well. `hparams` are
@@ -186,7 +187,6 @@ class SweepSpec(Spec):
     `trace` the id of a trace to compare with.
     """
 
-    kind: ClassVar[str] = "sweep"
     model: str
     requests: list[dict[str, Any]]
     layers: list[int]
@@ -201,33 +201,30 @@ class SweepSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class RevertSpec(Spec):
+class RevertSpec(Spec, kind="revert"):
     """Create a revision without one edit of the head's history. `reverts` is the id of that edit."""
 
-    kind: ClassVar[str] = "revert"
     model: str
     reverts: str
     message: str = ""
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class VerifySpec(Spec):
+class VerifySpec(Spec, kind="verify"):
     """Compute a revision's weights again and compare every tensor with its fingerprint."""
 
-    kind: ClassVar[str] = "verify"
     model: str
     revision: str = "head"
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class EvaluationSpec(Spec):
+class EvaluationSpec(Spec, kind="evaluation"):
     """Score a revision on the fact set `facts`, or on the requests of the edits of `requests_of` (default: its own).
 
     `quick` is teacher-forced scores. `standard` adds free generation, chat, KL and earlier edits. `full` adds longer
     texts (GE, RS, essence) and the perplexity of `texts`.
     """
 
-    kind: ClassVar[str] = "evaluation"
     model: str
     revision: str = "head"
     facts: str | None = None
@@ -239,10 +236,9 @@ class EvaluationSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class AskSpec(Spec):
+class AskSpec(Spec, kind="ask"):
     """Complete a prompt at several revisions; the result has completions and the `top` likeliest next tokens."""
 
-    kind: ClassVar[str] = "ask"
     model: str
     prompt: str
     revisions: list[str] = field(default_factory=lambda: ["head"])
@@ -251,10 +247,9 @@ class AskSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class ExportSpec(Spec):
+class ExportSpec(Spec, kind="export"):
     """Export a revision to a folder. `export_kind` is one of the manifest's EXPORT_KINDS, `shard_size` in bytes."""
 
-    kind: ClassVar[str] = "export"
     model: str
     folder: str
     revision: str = "head"
@@ -263,23 +258,21 @@ class ExportSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class ImportEditsSpec(Spec):
+class ImportEditsSpec(Spec, kind="import_edits"):
     """Apply the edits of an exported folder to a model with the same base."""
 
-    kind: ClassVar[str] = "import_edits"
     model: str
     folder: str
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class PublishSpec(Spec):
+class PublishSpec(Spec, kind="publish"):
     """Publish a revision to a Hub repo; with `dry_run`, only list what would be sent.
 
     `card` replaces the generated model card. `pictures` are (name, artifact, caption) of images. `public` is the
     visibility of a new repo; an existing repo is not changed.
     """
 
-    kind: ClassVar[str] = "publish"
     model: str
     repo: str
     revision: str = "head"
@@ -294,16 +287,15 @@ class PublishSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class UnpublishSpec(Spec):
+class UnpublishSpec(Spec, kind="unpublish"):
     """Delete a tag of a Hub repo; without a tag, delete the repo."""
 
-    kind: ClassVar[str] = "unpublish"
     repo: str
     tag: str | None = None
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class PassageSpec(Spec):
+class PassageSpec(Spec, kind="passage"):
     """Write the facts of a passage into a model, test what was learned, and compare with baselines.
 
     `facts` is the text of a facts file (see store.facts.passage_format). Without it, the model `llm` extracts facts
@@ -314,7 +306,6 @@ class PassageSpec(Spec):
     change.
     """
 
-    kind: ClassVar[str] = "passage"
     model: str
     title: str = ""
     text: str = ""
@@ -343,22 +334,14 @@ class PassageSpec(Spec):
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class PreflightSpec(Spec):
+class PreflightSpec(Spec, kind="preflight"):
     """Estimate the duration of another job, whose spec is `job_spec`: run some seconds of it and keep nothing."""
 
-    kind: ClassVar[str] = "preflight"
     model: str
     job_kind: str
     job_spec: dict[str, Any]
 
 
-SPECS: dict[str, type[Spec]] = {
-    spec.kind: spec
-    for spec in (
-        ModelSpec, TraceSpec, CovarianceSpec, EditSpec, SweepSpec, RevertSpec, VerifySpec, EvaluationSpec, AskSpec,
-        ExportSpec, ImportEditsSpec, PublishSpec, UnpublishSpec, PassageSpec, PreflightSpec,
-    )
-}  # fmt: skip
 # Fields of specs in older catalogs: {kind: {old name: new name}}.
 _OLD_NAMES = {
     "trace": {"trace": "extends"},

@@ -236,13 +236,30 @@ class Resumption:
         return self.run.states[layer][rows, self.start : self.stop]
 
     def step(
-        self, layer: int, hidden: Tensor, rows: Tensor, edits: Mapping[Role, Edit] | None = None
+        self,
+        layer: int,
+        hidden: Tensor,
+        rows: Tensor,
+        edits: Mapping[Role, Edit] | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Output of block `layer` for `hidden` `[len(rows), stop - start, width]`.
 
-        Row i is a variant of the run's row `rows[i]`. `edits` change the outputs of the block's parts.
+        Row i is a variant of the run's row `rows[i]`. `edits` change the outputs of the block's parts. `cache` replaces
+        the run's keys and values.
         """
-        return self.call_block(layer, hidden, rows, edits or {}, self._cache)
+        if rows is not self._rows:
+            self._rows, self._selected = rows, {}
+        self._cache.rows, self._block_cache = rows, self._cache if cache is None else cache
+        args, kwargs = self._calls[layer]
+        args = tuple(self._select(value) for value in args)
+        kwargs = {name: self._select(value) for name, value in kwargs.items()}
+        if args:
+            args = (hidden, *args[1:])
+        else:
+            kwargs["hidden_states"] = hidden
+        with self._editing(layer, hidden.shape[:2], edits or {}):
+            return first_tensor(self.decoder.blocks[layer](*args, **kwargs)).to(self.decoder.device)
 
     def last_step(self, last: "Resumption", layer: int, hidden: Tensor, rows: Tensor) -> Tensor:
         """Output of block `layer` at the last position only: `[len(rows), 1, width]`.
@@ -257,28 +274,11 @@ class Resumption:
             raise _StopForward
 
         with suppress(_StopForward):
-            self.call_block(layer, hidden, rows, {}, FunctionCache(record))
+            self.step(layer, hidden, rows, cache=FunctionCache(record))
         keys, values = self._cache.extend(*recorded[0], layer)
         past = (keys[..., :-1, :], values[..., :-1, :])
         cache = FunctionCache(lambda keys, values, _layer: append(past, (keys, values)))
-        return last.call_block(layer, hidden[:, -1:], rows, {}, cache)
-
-    def call_block(
-        self, layer: int, hidden: Tensor, rows: Tensor, edits: Mapping[Role, Edit], cache: Cache
-    ) -> Tensor:
-        """Call block `layer` with `hidden`, with the other arguments for some rows of the run, and with a cache."""
-        if rows is not self._rows:
-            self._rows, self._selected = rows, {}
-        self._cache.rows, self._block_cache = rows, cache
-        args, kwargs = self._calls[layer]
-        args = tuple(self._select(value) for value in args)
-        kwargs = {name: self._select(value) for name, value in kwargs.items()}
-        if args:
-            args = (hidden, *args[1:])
-        else:
-            kwargs["hidden_states"] = hidden
-        with self._editing(layer, hidden.shape[:2], edits):
-            return first_tensor(self.decoder.blocks[layer](*args, **kwargs)).to(self.decoder.device)
+        return last.step(layer, hidden[:, -1:], rows, cache=cache)
 
     def _capture_calls(self) -> list[tuple[tuple, dict[str, Any]]]:
         """The arguments with which the model calls each block, without the hidden states."""

@@ -18,10 +18,6 @@ class BatchLimit:
     halvings: int = 0
     max_halvings: int = 8
 
-    def scale(self, count: int) -> int:
-        """A default batch size under this limit, at least 1."""
-        return max(1, count >> self.halvings)
-
     def halve(self) -> bool:
         """Halve all later batches. Returns False after `max_halvings`: smaller batches do not help."""
         if self.halvings == self.max_halvings:
@@ -35,13 +31,8 @@ PROCESS_LIMIT = BatchLimit()
 
 
 def scaled_batch(count: int) -> int:
-    """A default batch size under the limit of this process."""
-    return PROCESS_LIMIT.scale(count)
-
-
-def halve_batch_limit() -> bool:
-    """Halve the batches of this process from now on; see `BatchLimit.halve`."""
-    return PROCESS_LIMIT.halve()
+    """A default batch size under the limit of this process, at least 1."""
+    return max(1, count >> PROCESS_LIMIT.halvings)
 
 
 def search_tokens(device: str) -> int:

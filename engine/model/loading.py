@@ -115,11 +115,11 @@ def starter_file() -> Path:
         InputError: the package is not installed.
     """
     spec = importlib.util.find_spec(STARTER_PACKAGE)
-    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
-    for root in roots:
-        for path in sorted(root.glob("*.gguf")):
-            return path
-    raise InputError(f"the starter model is not installed; install it with: {STARTER_INSTALL}")
+    roots = (spec.submodule_search_locations or []) if spec else []
+    files = [path for root in roots for path in sorted(Path(root).glob("*.gguf"))]
+    if not files:
+        raise InputError(f"the starter model is not installed; install it with: {STARTER_INSTALL}")
+    return files[0]
 
 
 def check_folder(folder: Path) -> None:
@@ -136,20 +136,15 @@ def check_folder(folder: Path) -> None:
         shards = ["model.safetensors"]
     else:
         raise InputError(f"{folder} has no model.safetensors; retcon does not load pickled weights")
-    for shard in shards:
-        _check_link(folder, shard)
-        check_safetensors(folder / shard)
-
-
-def _check_link(folder: Path, shard: str) -> None:
-    """Refuse a link to a file outside the folder. Links to the blobs of the hub cache are allowed."""
     allowed = [folder.resolve()]
     if folder.parent.name == "snapshots":
         # The folder is CACHE/models--x/snapshots/COMMIT. Its files link to the model's blobs, which may link to the
         # blobs of the cache.
         allowed += [(folder / up / "blobs").resolve() for up in ("../..", "../../..")]
-    if not any((folder / shard).resolve().is_relative_to(root) for root in allowed):
-        raise InputError(f"{folder / shard} links to a file outside its folder; refused")
+    for shard in shards:
+        if not any((folder / shard).resolve().is_relative_to(root) for root in allowed):
+            raise InputError(f"{folder / shard} links to a file outside its folder; refused")
+        check_safetensors(folder / shard)
 
 
 def _list_shards(folder: Path) -> list[str]:
@@ -320,17 +315,13 @@ def split_over_devices(model: PreTrainedModel, devices: Sequence[str]) -> PreTra
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    free = {_gpu_index(device): int(0.9 * torch.cuda.mem_get_info(device)[0]) for device in devices}
+    free = {torch.device(device).index: int(0.9 * torch.cuda.mem_get_info(device)[0]) for device in devices}
     no_split = list(model._no_split_modules or [])
     balanced = get_balanced_memory(model, max_memory=free, no_split_module_classes=no_split)
     device_map = infer_auto_device_map(model, max_memory=balanced, no_split_module_classes=no_split)
     if not set(device_map.values()) <= set(free):
         raise InputError(f"the model does not fit on {' and '.join(devices)} together; use more devices")
     return dispatch_model(model, device_map)
-
-
-def _gpu_index(device: str) -> int:
-    return int(device.removeprefix("cuda:"))
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -1,6 +1,7 @@
 """Memory of a device: batches that fit into it, and its peak use."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,10 +58,8 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    with suppress(OSError):
         _CLEAR.write_text("5")  # proc(5): resets the high-water mark of the resident size
-    except OSError:
-        return
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -66,12 +66,10 @@ def _estimate_changes(decoder: Decoder, run: CorruptedRun, begin: int) -> dict[K
             states.append(hidden)
         logits = decoder.logits(hidden[:, -1:])[:, 0]
         run.probability(logits).sum().backward()
-    captured = run.run.captured
-    return {
-        "hidden": _changes(run, run.run.states[1:], states, begin),
-        "mlp": _changes(run, captured["mlp"], outputs["mlp"], begin),
-        "attn": _changes(run, captured["attn"], outputs["attn"], begin),
-    }
+    changes: dict[Kind, Tensor] = {"hidden": _changes(run, run.run.states[1:], states, begin)}
+    for kind, role in WINDOWED.items():
+        changes[kind] = _changes(run, run.run.captured[role], outputs[role], begin)
+    return changes
 
 
 def _changes(run: CorruptedRun, clean: Sequence[Tensor], corrupted: Sequence[Tensor], begin: int) -> Tensor:

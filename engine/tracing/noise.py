@@ -52,7 +52,10 @@ def fit_noise(
         InputError: the rule requires texts and there are none.
     """
     if rule.kind == "subjects":
-        return gaussian(rule.value * _subjects_std(decoder, tokenizer, subjects))
+        # Each subject is tokenized alone. Repeated subjects count.
+        rows = [tokenizer(subject)["input_ids"] for subject in subjects]
+        std = torch.cat([_embed(decoder, row).flatten() for row in rows]).std().item()
+        return gaussian(rule.value * std)
     if rule.kind == "gaussian":
         return gaussian(rule.value)
     if rule.kind == "uniform":
@@ -98,12 +101,6 @@ def _coloring(mean: Tensor, covariance: Tensor) -> Callable[[Tensor], Tensor]:
     _, variances, directions = torch.linalg.svd(covariance)
     weight = directions.T * variances.sqrt()
     return lambda values: values @ weight.T + mean
-
-
-def _subjects_std(decoder: Decoder, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[str]) -> float:
-    """Standard deviation of the embeddings of all subjects' tokens. Each subject is tokenized alone; repeats count."""
-    rows = [tokenizer(subject)["input_ids"] for subject in subjects]
-    return torch.cat([_embed(decoder, row).flatten() for row in rows]).std().item()
 
 
 def _embedding_moments(

@@ -280,7 +280,12 @@ def _trace_batch(
                 result.scores[kind][token] = list(scores)
         done += cost
     if settings.tokens == "all":
-        _fill_before_subject(traces, decoder.layers)
+        # Before the subject nothing is corrupted, so a restoration changes nothing.
+        for result in traces:
+            for table in result.scores.values():
+                table[: result.located.begin] = [
+                    [result.low] * decoder.layers for _ in range(result.located.begin)
+                ]
     return results + list(zip(numbers, traces, strict=True))
 
 
@@ -299,11 +304,3 @@ def _start_traces(
             run.facts, answers, run.high, run.low, estimates, strict=True
         )
     ]  # fmt: skip
-
-
-def _fill_before_subject(traces: Sequence[FactTrace], layers: int) -> None:
-    """Set the scores of tokens before the subject: nothing is corrupted there, so a restoration changes nothing."""
-    for result in traces:
-        for table in result.scores.values():
-            for token in range(result.located.begin):
-                table[token] = [result.low] * layers

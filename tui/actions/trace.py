@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from sqlmodel import Session, col, select
 
-from ...engine.jobs.settings import check_noise
 from ...engine.jobs.specs import TraceSpec
 from ...engine.tracing.rules import NoiseRule
 from ...prompts import fill_prompt, make_template
@@ -80,7 +79,7 @@ def _check_corruption(options: TraceOptions, subject: str | None) -> tuple[str, 
     """The noise rule and, if the subject is swapped, the other subject."""
     swap = options.swap or None
     if swap is None:
-        check_noise(options.noise)
+        NoiseRule.parse(options.noise)  # raises InputError
         return options.noise, None
     if options.noise not in ("", _DEFAULT.noise):
         raise InputError("corrupt by noise (--noise) or by another subject (--swap-subject), not both")

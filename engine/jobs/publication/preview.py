@@ -88,10 +88,14 @@ def collect_publication_info(
     is_rollback = newest is not None and publications.is_descendant(session, newest.revision, revision.id)
     rolled_back = newest if is_rollback else None
     license = find_license(model, spec.license)
-    warnings = [
-        license.find_warning(repo),
-        _find_rank_warning(revision) if spec.export_kind == "adapter" else None,
-    ]
+    warnings = [warning] if (warning := license.find_warning(repo)) else []
+    sizes = revision.statistics.get("with_earlier_edits", {}).values()
+    rank = max((size["rank"] for size in sizes), default=0)
+    if spec.export_kind == "adapter" and rank > _DEFAULT_MAX_RANK:
+        warnings.append(
+            f"the adapter has rank {rank}: raise the maximum rank of the server (vLLM: max_lora_rank), or publish a "
+            "checkpoint"
+        )
     card_info = CardInfo(
         repo,
         license,
@@ -99,19 +103,7 @@ def collect_publication_info(
         rolled_back.revision if rolled_back else None,
         f"edit/{revision.id}",
     )
-    return PublicationInfo(card_info, [one for one in warnings if one], rolled_back)
-
-
-def _find_rank_warning(revision: Revision) -> str | None:
-    """A warning text if the rank is above the default limit of servers that load adapters; otherwise None."""
-    sizes = revision.statistics.get("with_earlier_edits", {}).values()
-    rank = max((size["rank"] for size in sizes), default=0)
-    if rank <= _DEFAULT_MAX_RANK:
-        return None
-    return (
-        f"the adapter has rank {rank}: raise the maximum rank of the server (vLLM: max_lora_rank), or publish a "
-        "checkpoint"
-    )
+    return PublicationInfo(card_info, warnings, rolled_back)
 
 
 def _estimate_sizes(session: Session, model: Model, manifest: Manifest) -> dict[str, int]:

@@ -88,12 +88,12 @@ def _open_reader(running: RunningJob, spec: CovarianceSpec) -> Iterator[KeyReade
     if not is_on_ray(running.job.device):
         yield KeyReader.local(running, load(running, spec.model, "base"))
         return
-    from .on_ray.covariance import remote_reader
+    from .on_ray.covariance import read_on_ray
     from .on_ray.model import open_remote_model
 
     with open_remote_model(running, spec.model, "base", spec.threads, "tokens") as remote:
-        read, report = remote_reader(remote), remote.pool.report
-        yield KeyReader(remote.model, remote.anatomy, remote.tokenizer, read, report)
+        read = partial(read_on_ray, remote)
+        yield KeyReader(remote.model, remote.anatomy, remote.tokenizer, read, remote.pool.report)
 
 
 def collect_missing(running: RunningJob, loaded: Loaded, spec: CovarianceSpec) -> list[int]:

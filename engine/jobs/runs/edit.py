@@ -78,7 +78,11 @@ def write(
     results = _run_method(running, edit)
     running.report_activity("writing the revision")
     delta = concatenate(result.delta for result in results)
-    _check_finite(delta, spec.method)
+    for name, factors in delta.items():
+        if not factors.is_finite:  # a solve has overflowed
+            raise InputError(
+                f"{spec.method} gives numbers that are not finite for {name}. Its settings do not fit these facts."
+            )
     artifact = running.catalog.artifacts.put_writer(lambda path: save_file(to_tensors(delta), path))
     revision = Revision(
         model_id=loaded.model.id or 0,
@@ -151,15 +155,6 @@ def _run_method(running: RunningJob, edit: PreparedEdit) -> list[EditResult]:
     return results
 
 
-def _check_finite(delta: Delta, method: str) -> None:
-    """Raise InputError if a solve has overflowed."""
-    for name, factors in delta.items():
-        if not factors.is_finite:
-            raise InputError(
-                f"{method} gives numbers that are not finite for {name}. Its settings do not fit these facts."
-            )
-
-
 def _statistics(
     loaded: Loaded, edit: PreparedEdit, delta: Delta, results: Sequence[EditResult], before: Sequence[Score]
 ) -> dict[str, Any]:
@@ -214,7 +209,9 @@ def find_covariances(
     A resumed job uses the covariances of its first attempt. The hash of each file is checked, so that a corrupt file
     fails before the search and not after it.
     """
-    found = {layer: row for layer, row in _load_used(running).items() if layer in layers}
+    with running.catalog.read() as session:
+        used = [session.get(Covariance, id) for id in running.job.checkpoint.get("covariances", [])]
+    found = {row.layer: row for row in used if row is not None and row.layer in layers}
     for layer in layers:
         if layer not in found:
             row = _find_named(running, spec, loaded, layer) or find_newest(
@@ -238,14 +235,6 @@ def find_covariances(
         ids = [row.id or 0 for row in found.values()]
         running.checkpoint(session, running.job.checkpoint | {"covariances": ids})
     return found
-
-
-def _load_used(running: RunningJob) -> dict[int, Covariance]:
-    """The covariances that an earlier attempt of the job used, by layer."""
-    ids = running.job.checkpoint.get("covariances", [])
-    with running.catalog.read() as session:
-        rows = [session.get(Covariance, id) for id in ids]
-    return {row.layer: row for row in rows if row is not None}
 
 
 def _find_named(running: RunningJob, spec: EditSpec, loaded: Loaded, layer: int) -> Covariance | None:

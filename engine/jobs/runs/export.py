@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def run(running: RunningJob, spec: ExportSpec) -> dict[str, Any]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        export = write_export(
+        manifest, check = write_export(
             running, spec.model, spec.revision, spec.export_kind, spec.shard_size, temporary
         )
         if folder.exists():
@@ -40,29 +40,19 @@ def run(running: RunningJob, spec: ExportSpec) -> dict[str, Any]:
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return {"folder": str(folder)} | export.as_dict()
-
-
-@dataclass(frozen=True)
-class Export:
-    """The manifest of an export, and the result of loading it in a fresh process."""
-
-    manifest: Manifest
-    check: ExportCheckResult
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "revision": self.manifest.revision,
-            "what": self.manifest.kind,
-            **asdict(self.check),
-            "files": {name: file.size for name, file in self.manifest.files.items()},
-        }
+    return {
+        "folder": str(folder),
+        "revision": manifest.revision,
+        "what": manifest.kind,
+        **asdict(check),
+        "files": {name: file.size for name, file in manifest.files.items()},
+    }
 
 
 def write_export(
     running: RunningJob, name: str, revision: str, form: str, shard_size: int, folder: Path
-) -> Export:
-    """Write an export to `folder`, which is new or empty, and load it in another process.
+) -> tuple[Manifest, ExportCheckResult]:
+    """Write an export to `folder`, which is new or empty, and load it in another process. Returns both results.
 
     Raises:
         InputError: the revision does not have this form.
@@ -94,7 +84,7 @@ def write_export(
     result = check_export(check)
     if result.fingerprint != manifest.fingerprint:
         raise RuntimeError(f"the {form} in {folder} does not load to the revision's bits")
-    return Export(manifest, result)
+    return manifest, result
 
 
 def _write_weights(loaded: Loaded, form: str, shard_size: int, folder: Path, manifest: Manifest) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from ....store.catalog.tables import Artifact, Model, Revision
+from ....store.catalog.tables import Artifact, Revision
 from ....store.errors import InputError
-from ....store.exchange.manifest import MANIFEST, Manifest, Step, add_steps, check_files, read_manifest
+from ....store.exchange.manifest import MANIFEST, Manifest, add_steps, check_files, read_manifest
 from ....store.history import history
 from ...model.delta import Delta, Materializer, concatenate, is_transposed, read_delta
 from ...model.loading import check_safetensors, fingerprint, hash_tensor
@@ -68,7 +68,13 @@ def run_import_edits(running: RunningJob, spec: ImportEditsSpec) -> dict[str, An
     if manifest is None:
         raise InputError(f"{folder} is not an export of retcon: it has no {MANIFEST}.")
     with running.catalog.read() as session:
-        _check_base(history.find_model(session, spec.model), manifest, folder)
+        model, base = history.find_model(session, spec.model), manifest.base
+    if model.fingerprint != base.fingerprint:
+        raise InputError(
+            f"The edits in {folder} were made on {base.name} ({base.source}, {base.dtype}, fingerprint "
+            f"{base.fingerprint[:12]}). {model.name} has another base ({model.source}, {model.dtype}, fingerprint "
+            f"{model.fingerprint[:12]})."
+        )
     running.report_activity("hashing the files")
     check_files(folder, manifest)
     loaded = load(running, spec.model, "base")
@@ -81,17 +87,6 @@ def run_import_edits(running: RunningJob, spec: ImportEditsSpec) -> dict[str, An
         steps = add_steps(session, model, manifest)
         return running.commit_result(
             session, {"revision": steps[-1].id, "imported": [step.id for step in steps[1:]]}
-        )
-
-
-def _check_base(model: Model, manifest: Manifest, folder: Path) -> None:
-    """Raise InputError if the edits were made on other weights than the model's base."""
-    base = manifest.base
-    if model.fingerprint != base.fingerprint:
-        raise InputError(
-            f"The edits in {folder} were made on {base.name} ({base.source}, {base.dtype}, fingerprint "
-            f"{base.fingerprint[:12]}). {model.name} has another base ({model.source}, {model.dtype}, fingerprint "
-            f"{model.fingerprint[:12]})."
         )
 
 
@@ -116,16 +111,13 @@ def verify_steps(
         )
         weights.set(delta)
         changed = {name: hash_tensor(model.get_parameter(name)) for name in delta}
-        _check_step(step, fingerprint(tensors | changed), folder)
+        found = fingerprint(tensors | changed)
+        if found != step.fingerprint:
+            raise InputError(
+                f"Revision {step.id} of {folder} has fingerprint {found[:12]} on this base, its manifest says "
+                f"{step.fingerprint[:12]}. It was made on another base, or its files were changed."
+            )
     return [running.catalog.artifacts.put_file(file) for file in files.values()]
-
-
-def _check_step(step: Step, found: str, folder: Path) -> None:
-    if found != step.fingerprint:
-        raise InputError(
-            f"Revision {step.id} of {folder} has fingerprint {found[:12]} on this base, its manifest says "
-            f"{step.fingerprint[:12]}. It was made on another base, or its files were changed."
-        )
 
 
 def _read_foreign_delta(path: Path, model: PreTrainedModel) -> Delta:

@@ -172,35 +172,22 @@ class MeteredAddition(CommitOperationAdd):
     def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:
         # The client requests a progress bar exactly where it uploads the bytes.
         assert isinstance(self.path_or_fileobj, str)
-        with Path(self.path_or_fileobj).open("rb") as file:
-            yield _MeteredFile(file, self._on_read) if with_tqdm else file  # type: ignore[misc]
+        on_read = self._on_read if with_tqdm else lambda _offset: None
+        with _MeteredFile(self.path_or_fileobj, on_read) as file:
+            yield file
 
 
-class _MeteredFile(io.BufferedIOBase):
+class _MeteredFile(io.BufferedReader):
     """A file that reports the offset after each read. A retry starts again at a lower offset."""
 
-    def __init__(self, file: BinaryIO, on_read: Callable[[int], None]) -> None:
-        self._file, self._on_read = file, on_read
+    def __init__(self, path: str, on_read: Callable[[int], None]) -> None:
+        super().__init__(io.FileIO(path))
+        self._on_read = on_read
 
     def read(self, size: int | None = -1, /) -> bytes:
-        data = self._file.read(-1 if size is None else size)
-        self._on_read(self._file.tell())
+        data = super().read(size)
+        self._on_read(self.tell())
         return data
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -219,14 +206,6 @@ class HubCommit:
             MeteredAddition(name, path, lambda offset, name=name: on_read(name, offset))  # type: ignore[misc]
             for name, path in self.files.items()
         ]
-
-
-def upload(commit: HubCommit, additions: list[MeteredAddition], on_uploaded: Callable[[str], None]) -> None:
-    """Upload the large files one after another. The client skips files that the hub already has."""
-    api = HfApi()
-    for addition in additions:
-        api.preupload_lfs_files(commit.repo, [addition], free_memory=False)
-        on_uploaded(addition.path_in_repo)
 
 
 def create_commit(commit: HubCommit, additions: list[MeteredAddition]) -> str:
@@ -341,11 +320,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _find_status(error: BaseException) -> int | None:
     """The HTTP status that caused an error."""
-    for one in _causes(error):
-        status = getattr(getattr(one, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
-    return None
+    found = (getattr(getattr(one, "response", None), "status_code", None) for one in _causes(error))
+    return next((status for status in found if isinstance(status, int)), None)
 
 
 def _is_network_error(error: BaseException) -> bool:

@@ -12,9 +12,8 @@ from ...covariance.collect import CollectionSettings, collect
 from ...covariance.corpus import open_corpus
 from ...covariance.moments import FactoredMoment
 from ...edits import METHODS
-from ...edits.hparams.base import Hparams
 from ...edits.hparams.training import TrainingHparams
-from ...edits.method import EditTask, Method, Request
+from ...edits.method import EditTask, Request
 from ...edits.training import count_steps
 from ...edits.training_examples import build_examples
 from ...edits.value_search import find_values
@@ -51,21 +50,19 @@ def run(running: RunningJob, spec: PreflightSpec) -> dict[str, Any]:
     loaded = load(running, spec.model, spec.job_spec.get("revision", "base"))
     loading = time.monotonic() - begin
     running.report_activity("measuring a few seconds", f"{measured.kind} job")
-    seconds, basis = _estimate(running, loaded, measured)
+    if isinstance(measured, TraceSpec):
+        seconds, basis = _estimate_trace(running, loaded, measured)
+    elif isinstance(measured, CovarianceSpec):
+        seconds, basis = _estimate_collection(loaded, measured)
+    elif isinstance(measured, EditSpec):
+        hparams = resolve_hparams(measured, loaded.model, running.catalog.home)
+        seconds, basis = _estimate_edits(running, loaded, measured, [hparams])
+    elif isinstance(measured, SweepSpec):
+        trials = plan_trials(measured)
+        seconds, basis = _estimate_edits(running, loaded, measured, [trial.hparams for trial in trials])
+    else:
+        raise InputError(f"The time of a job of kind {measured.kind!r} cannot be estimated.")
     return {"seconds": loading + seconds, "basis": f"{basis}; loading took {loading:.1f} s"}
-
-
-def _estimate(running: RunningJob, loaded: Loaded, spec: Spec) -> Estimate:
-    if isinstance(spec, TraceSpec):
-        return _estimate_trace(running, loaded, spec)
-    if isinstance(spec, CovarianceSpec):
-        return _estimate_collection(loaded, spec)
-    if isinstance(spec, EditSpec):
-        hparams = resolve_hparams(spec, loaded.model, running.catalog.home)
-        return _estimate_edits(running, loaded, spec, [hparams])
-    if isinstance(spec, SweepSpec):
-        return _estimate_edits(running, loaded, spec, [trial.hparams for trial in plan_trials(spec)])
-    raise InputError(f"The time of a job of kind {spec.kind!r} cannot be estimated.")
 
 
 def _estimate_trace(running: RunningJob, loaded: Loaded, spec: TraceSpec) -> Estimate:
@@ -112,7 +109,7 @@ def _estimate_collection(loaded: Loaded, spec: CovarianceSpec) -> Estimate:
 
 
 def _estimate_edits(
-    running: RunningJob, loaded: Loaded, spec: EditSpec | SweepSpec, settings: Sequence[Hparams]
+    running: RunningJob, loaded: Loaded, spec: EditSpec | SweepSpec, settings: Sequence[Any]
 ) -> Estimate:
     """Estimate one edit per entry of `settings`, from steps of the search or training at the lowest layer.
 
@@ -140,8 +137,11 @@ def _estimate_edits(
     )
     layer = (lowest.layers or (0,))[-1]
     if is_training:
-        took, name, repeats = _time_training(method, task), "a training on all requests", 1
-        steps = [_count_steps(task, one) for one in settings]
+        begin = time.monotonic()
+        method.write(task)
+        took, name, repeats = time.monotonic() - begin, "a training on all requests", 1
+        # A training also rehearses facts of past edits.
+        steps = [count_steps(build_examples(replace(task, hparams=one)), one) for one in settings]
     else:
         took, name, repeats = _time_search(task, layer), "a search", len(spec.requests)
         steps = [one.steps for one in settings]
@@ -153,19 +153,6 @@ def _estimate_edits(
         more, read = _estimate_collection(loaded, CovarianceSpec(spec.model, missing, spec.texts))
         return seconds + more, f"{basis}; covariances to collect: {len(missing)}, {read}"
     return seconds, basis
-
-
-def _time_training(method: Method[Any], task: EditTask[Any]) -> float:
-    """The seconds of a training."""
-    begin = time.monotonic()
-    method.write(task)
-    return time.monotonic() - begin
-
-
-def _count_steps(task: EditTask[Any], hparams: Hparams) -> int:
-    """The steps of a training with other settings. It also rehearses facts of past edits."""
-    assert isinstance(hparams, TrainingHparams)
-    return count_steps(build_examples(replace(task, hparams=hparams)), hparams)
 
 
 def _time_search(task: EditTask[Any], layer: int) -> float:

@@ -56,9 +56,17 @@ class PreparedPublication:
 
 def run_publish(running: RunningJob, spec: PublishSpec) -> dict[str, Any]:
     """Publish a revision. Returns the publication's id, commit, URL and account; for a dry run its plan."""
+    running.report_activity("checking the account")
+    account: hub.Account | None = None
+    warnings: list[str] = []
+    try:
+        with translate_hub_errors(spec.repo):
+            account = hub.find_account()
+    except (InputError, HubError) as error:
+        if not spec.dry_run:
+            raise
+        warnings = [str(error)]  # a dry run continues without the hub
     with translate_hub_errors(spec.repo):
-        running.report_activity("checking the account")
-        account, warnings = _find_account(spec)
         name = _full_name(spec.repo, account)
         repo = hub.find_repo(name) if account else None
         if repo is not None and not repo.is_private and not spec.public:
@@ -98,17 +106,6 @@ def run_unpublish(running: RunningJob, spec: UnpublishSpec) -> dict[str, Any]:
         return running.commit_result(session, {"repo": repo, "tag": spec.tag, "publications": count})
 
 
-def _find_account(spec: PublishSpec) -> tuple[hub.Account | None, list[str]]:
-    """The account that publishes. A dry run continues without the hub, with a warning."""
-    if not spec.dry_run:
-        return hub.find_account(), []
-    try:
-        with translate_hub_errors(spec.repo):
-            return hub.find_account(), []
-    except (InputError, HubError) as error:
-        return None, [str(error)]
-
-
 def _full_name(repo: str, account: hub.Account | None) -> str:
     return repo if "/" in repo or account is None else f"{account.name}/{repo}"
 
@@ -144,10 +141,11 @@ def prepare(
     if manifest is None:
         shutil.rmtree(outbox, ignore_errors=True)
         temporary = outbox / "partial"
-        export = write_export(running, spec.model, revision.id, spec.export_kind, spec.shard_size, temporary)
-        (outbox / _ANSWERS).write_text(json.dumps(asdict(export.check) | {"shard_size": spec.shard_size}))
+        manifest, check = write_export(
+            running, spec.model, revision.id, spec.export_kind, spec.shard_size, temporary
+        )
+        (outbox / _ANSWERS).write_text(json.dumps(asdict(check) | {"shard_size": spec.shard_size}))
         temporary.rename(folder)
-        manifest = export.manifest
     card = spec.card or build_card(manifest, info.card_info)
     (outbox / CARD).write_text(card, encoding="utf-8")
     files = {name: folder / name for name in (*manifest.files, MANIFEST)} | {CARD: outbox / CARD}
@@ -266,14 +264,13 @@ def _upload(running: RunningJob, commit: hub.HubCommit) -> str:
     def report(name: str, offset: int) -> None:
         running.report(Progress((finished + offset) / _MEGABYTE, total / _MEGABYTE, "MB", "uploading", name))
 
-    def on_uploaded(name: str) -> None:
-        nonlocal finished
-        finished += sizes[name]
-        report(name, 0)
-
     if not hub.has_xet_storage(commit.repo):
         running.report_activity("uploading", "as LFS, because this hub has no xet storage")
     additions = commit.additions(report)
-    hub.upload(commit, additions, on_uploaded)
+    # One after another, so that the progress counts finished files. The client skips files that the hub has.
+    for addition in additions:
+        HfApi().preupload_lfs_files(commit.repo, [addition], free_memory=False)
+        finished += sizes[addition.path_in_repo]
+        report(addition.path_in_repo, 0)
     running.report_activity("committing")
     return hub.create_commit(commit, additions)

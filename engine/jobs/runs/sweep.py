@@ -5,7 +5,7 @@ A method that writes one request at a time is tried on each request alone, on th
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -148,7 +148,12 @@ class _SweepJob:
 
     def _results(self, trial: Trial, report: Report) -> list[CaseResult]:
         loaded, contexts = self.loaded, self._contexts(trial.hparams.contexts)
-        moments = self._find_moments(trial)
+        # Those that the previous trial used too are kept in memory.
+        previous = self._moments
+        moments = self._moments = {
+            layer: previous.get(layer) or factored_moment(self.running, self.covariances[layer])
+            for layer in self.method.layers(trial.hparams)
+        }
         numbers = range(len(self._requests))
         groups = [[number] for number in numbers] if self.is_one_by_one else [list(numbers)]
         results: list[CaseResult] = []
@@ -167,15 +172,6 @@ class _SweepJob:
             with loaded.holding(concatenate([loaded.delta, result.delta])):
                 results += evaluate(loaded.decoder, loaded.tokenizer, [self._cases[i] for i in group], 0)
         return results
-
-    def _find_moments(self, trial: Trial) -> Mapping[int, FactoredMoment]:
-        """C of the trial's layers. Those that the previous trial used too are kept in memory."""
-        previous = self._moments
-        self._moments = {
-            layer: previous.get(layer) or factored_moment(self.running, self.covariances[layer])
-            for layer in self.method.layers(trial.hparams)
-        }
-        return self._moments
 
 
 @dataclass(frozen=True)

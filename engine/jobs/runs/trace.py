@@ -6,7 +6,7 @@ The row of a fact exists while it is traced, with its estimate and the scores so
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlmodel import Session, col, select
 from transformers import PreTrainedTokenizerBase
@@ -15,7 +15,6 @@ from ....prompts import fill_prompt
 from ....store.catalog.tables import AverageEffect, Trace, TraceResult
 from ....store.effects import average_effects
 from ....store.facts import sets as fact_sets
-from ....store.history import history
 from ...covariance.corpus import Corpus, open_corpus
 from ...errors import InputError
 from ...progress import Progress
@@ -25,7 +24,12 @@ from ...tracing.rules import NoiseRule
 from ...tracing.trace import FactTrace, SkippedPrompt, TraceRequest, TraceSettings
 from ..specs import TraceSpec
 from ..worker.running import RunningJob
-from .tracer import Tracer, open_tracer
+from .tracer import LocalTracer, open_tracer
+
+if TYPE_CHECKING:
+    from .on_ray.trace import RayTracer
+
+    Tracer = LocalTracer | RayTracer
 
 # How often a running job updates the average effects, and the rows of the facts that it traces.
 _AVERAGE_SECONDS = 10.0
@@ -96,7 +100,7 @@ def build_corruption(
 
 
 def _trace_row(
-    running: RunningJob, spec: TraceSpec, tracer: Tracer, corruption: Corruption, level: float | None
+    running: RunningJob, spec: TraceSpec, tracer: "Tracer", corruption: Corruption, level: float | None
 ) -> int:
     """The id of the trace that the job continues, or of a new one."""
     known = running.job.checkpoint.get("trace") or spec.extends
@@ -104,9 +108,7 @@ def _trace_row(
         if known is not None:
             row = session.get_one(Trace, known)
         else:
-            row = _new_row(session, spec, tracer.revision.id)
-            row.samples = corruption.samples
-            row.protocol = row.protocol | {"dtype": tracer.model.dtype} | tracer.protocol
+            row = _new_row(session, spec, tracer, corruption.samples)
         row.noise_level = level
         session.flush()
         assert row.id is not None
@@ -114,23 +116,26 @@ def _trace_row(
         return row.id
 
 
-def _new_row(session: Session, spec: TraceSpec, revision: str) -> Trace:
+def _new_row(session: Session, spec: TraceSpec, tracer: "Tracer", samples: int) -> Trace:
     """A trace without results, added to the session."""
     fact_set = fact_sets.find_fact_set(session, spec.facts) if spec.facts else None
     needs_texts = spec.swap is None and NoiseRule.parse(spec.noise).needs_texts
     row = Trace(
-        model_id=history.find_model(session, spec.model).id or 0,
-        revision=revision,
+        model_id=tracer.model.id or 0,
+        revision=tracer.revision.id,
         fact_set_id=fact_set.id if fact_set else None,
         kinds=list(spec.kinds),
         noise="swap" if spec.swap else spec.noise,
         replace=spec.replace,
         swap=spec.swap,
-        samples=spec.samples,
+        samples=samples,
         window=spec.window,
         seed=spec.seed,
         tokens=spec.tokens,
-        protocol=_PROTOCOL | ({"texts": spec.texts} if needs_texts else {}),
+        protocol=_PROTOCOL
+        | ({"texts": spec.texts} if needs_texts else {})
+        | {"dtype": tracer.model.dtype}
+        | tracer.protocol,
     )
     session.add(row)
     return row
@@ -145,7 +150,7 @@ class _TraceProgress:
     """
 
     running: RunningJob
-    tracer: Tracer
+    tracer: "Tracer"
     spec: TraceSpec
     trace_id: int
     requests: list[TraceRequest]

@@ -2,14 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
-
-from ....store.catalog.tables import Model, Revision
 from ...covariance.corpus import Corpus
 from ...model.memory import Budget
-from ...progress import Report
 from ...tracing.noise import Noise, fit_noise
 from ...tracing.rules import NoiseRule
 from ...tracing.trace import (
@@ -26,38 +22,15 @@ from ..specs import TraceSpec
 from ..worker.running import RunningJob
 from .loaded import Loaded, load
 
-
-class Tracer(Protocol):
-    """A model to trace, wherever its weights are. `report` takes the job's progress.
-
-    `fit`, `plan` and `trace` call the functions of engine.tracing. Workers elsewhere call `on_token` without traces.
-    """
-
-    model: Model
-    revision: Revision
-    tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def report(self) -> Report: ...
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """The protocol fields of this tracer for the trace's row: the device."""
-
-    @property
-    def budget_state(self) -> dict[str, int]:
-        """For the job's checkpoint: `budget` in tokens if the device ran out of memory, otherwise empty."""
-
-    def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise: ...
-    def plan(
-        self, requests: Sequence[TraceRequest], settings: TraceSettings, on_batch: Callable[[int], None]
-    ) -> dict[int, int]: ...
-    def trace(
-        self, requests: Sequence[TraceRequest], settings: TraceSettings, finished: set[int], on_token: OnToken
-    ) -> Iterator[tuple[int, FactTrace | SkippedPrompt]]: ...
+if TYPE_CHECKING:
+    from .on_ray.trace import RayTracer
 
 
 class LocalTracer:
-    """The tracer whose model is in this process."""
+    """A model to trace in this process. `report` takes the job's progress, `protocol` is for the trace's row.
+
+    `fit`, `plan` and `trace` call the functions of engine.tracing.
+    """
 
     def __init__(self, running: RunningJob, loaded: Loaded) -> None:
         self.model, self.revision, self.tokenizer = loaded.model, loaded.revision, loaded.tokenizer
@@ -68,6 +41,7 @@ class LocalTracer:
 
     @property
     def budget_state(self) -> dict[str, int]:
+        """For the job's checkpoint: `budget` in tokens if the device ran out of memory, otherwise empty."""
         return {"budget": self._budget.tokens} if self._budget.halvings else {}
 
     def fit(self, rule: NoiseRule, subjects: Sequence[str], texts: Corpus | None) -> Noise:
@@ -85,7 +59,7 @@ class LocalTracer:
 
 
 @contextmanager
-def open_tracer(running: RunningJob, spec: TraceSpec) -> Iterator[Tracer]:
+def open_tracer(running: RunningJob, spec: TraceSpec) -> "Iterator[LocalTracer | RayTracer]":
     """Load the model of a trace in this process, or open it on the job's Ray."""
     if not is_on_ray(running.job.device):
         yield LocalTracer(running, load(running, spec.model, spec.revision))

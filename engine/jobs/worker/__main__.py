@@ -19,7 +19,7 @@ from ....store import jobs as rows
 from ....store.catalog.catalog import Catalog
 from ....store.errors import CatalogError, LostOwnership
 from ...errors import EndpointError, InputError, StopRequested
-from ...model.limits import halve_batch_limit
+from ...model import limits
 from ..cost import estimate_cost
 from ..locks import hold_lock, is_descriptor_of, job_lock_path
 from ..notice import run_on_finish
@@ -129,7 +129,9 @@ def work_with_retries(running: RunningJob) -> dict[str, Any]:
                 return work(running, spec)
         except Exception as error:
             disk_is_full = is_disk_full(error)
-            if running.stopping or not (disk_is_full or (_is_out_of_memory(error) and halve_batch_limit())):
+            if running.stopping or not (
+                disk_is_full or (_is_out_of_memory(error) and limits.PROCESS_LIMIT.halve())
+            ):
                 raise
             _log_traceback()
         # Outside of the except clause, because the error refers to a model in memory.

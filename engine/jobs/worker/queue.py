@@ -50,19 +50,10 @@ def _take_all(running: RunningJob, stack: ExitStack) -> bool:
     """Take all devices or none, so that a job never blocks a device that it cannot use yet."""
     with ExitStack() as attempt:
         for device in sorted(split_devices(running.job.device)):
-            if not take_lock(device_lock_path(running.catalog.home, device), attempt):
+            if not attempt.enter_context(try_lock(device_lock_path(running.catalog.home, device))):
                 return False
         stack.enter_context(attempt.pop_all())
     return True
-
-
-def take_lock(path: Path, stack: ExitStack) -> bool:
-    """Hold a lock until the stack closes, if it is free; otherwise leave no file open."""
-    with ExitStack() as attempt:
-        if attempt.enter_context(try_lock(path)):
-            stack.enter_context(attempt.pop_all())
-            return True
-    return False
 
 
 def wait_for_space(running: RunningJob, size: int) -> None:

@@ -88,16 +88,16 @@ def test_progress_counts_only_facts_that_are_traced(
 def test_a_resumed_job_keeps_the_memory_budget(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of memory halves the batch. A resumed job starts with that budget."""
     refused: list[int] = []
-    call = Resumption.call_block
+    call = Resumption.step
 
-    def small_device(self: Resumption, layer: int, hidden: Tensor, *rest: Any) -> Tensor:
+    def small_device(self: Resumption, layer: int, hidden: Tensor, *rest: Any, **named: Any) -> Tensor:
         size = hidden.shape[0] * hidden.shape[1]
         if size > 600:
             refused.append(size)
             raise torch.OutOfMemoryError("simulated")
-        return call(self, layer, hidden, *rest)
+        return call(self, layer, hidden, *rest, **named)
 
-    monkeypatch.setattr(Resumption, "call_block", small_device)
+    monkeypatch.setattr(Resumption, "step", small_device)
     first = work(facts="known", samples=10)
     first_refused, budget = list(refused), first.checkpoint["budget"]
     assert first_refused and isinstance(budget, int) and budget < max(first_refused)

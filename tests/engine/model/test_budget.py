@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -99,15 +100,15 @@ def record_steps(
 ) -> list[tuple[int, int]]:
     """Record (rows, positions) of each step. A step runs out of memory if `refuse(rows, positions)`."""
     calls: list[tuple[int, int]] = []
-    call = Resumption.call_block
+    call = Resumption.step
 
-    def recorded(self: Resumption, layer: int, hidden: Tensor, *rest: object) -> Tensor:
+    def recorded(self: Resumption, layer: int, hidden: Tensor, *rest: Any, **named: Any) -> Tensor:
         if refuse(hidden.shape[0], hidden.shape[1]):
             raise torch.OutOfMemoryError("as if the device were full")
         calls.append((hidden.shape[0], hidden.shape[1]))
-        return call(self, layer, hidden, *rest)  # type: ignore[arg-type]
+        return call(self, layer, hidden, *rest, **named)
 
-    monkeypatch.setattr(Resumption, "call_block", recorded)
+    monkeypatch.setattr(Resumption, "step", recorded)
     return calls
 
 

@@ -1,6 +1,5 @@
 """A covariance's blocks on the workers of a Ray."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,7 +7,7 @@ import psutil
 import torch
 
 from .....store.exchange.covariance import unpack_triangle
-from ....covariance.collect import BlockReader, BlockSums, DocumentBlock
+from ....covariance.collect import BlockSums, DocumentBlock
 from .model import RemoteModel
 from .shards import Shard
 
@@ -18,17 +17,13 @@ _MIN_WINDOW, _MAX_WINDOW = 4, 64
 _BlockResult = tuple[dict[int, np.ndarray], dict[int, list[np.ndarray]]]
 
 
-def remote_reader(remote: RemoteModel) -> BlockReader:
-    """A reader whose workers read blocks. It yields them in order, so that the sums have the bits of one process."""
-    return functools.partial(_read, remote)
-
-
-def _read(
+def read_on_ray(
     remote: RemoteModel,
     blocks: Iterator[DocumentBlock],
     layers: Sequence[int],
     on_tokens: Callable[[int], None],
 ) -> Iterator[tuple[DocumentBlock, BlockSums]]:
+    """The `BlockReader` whose workers read blocks. It yields them in order: the sums have the bits of one process."""
     # Blocks that were given out and not yielded, in order; results that arrived before those of earlier blocks.
     pending: dict[int, DocumentBlock] = {}
     early: dict[int, _BlockResult] = {}

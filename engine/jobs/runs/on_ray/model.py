@@ -64,9 +64,11 @@ def open_remote_model(
         from .pool import Pool
 
         device = "cuda" if ray.cluster_resources().get("GPU") else CPU
-        settings = _worker_settings(
-            running, {"device": device, "threads": threads or torch.get_num_threads()}
-        )
+        settings: dict[str, Any] | None = running.job.checkpoint.get("workers")
+        if settings is None:
+            settings = {"device": device, "threads": threads or torch.get_num_threads()}
+            with running.catalog.write() as session:
+                running.checkpoint(session, running.job.checkpoint | {"workers": settings})
         # This process adds and solves with as many threads, for the same bits.
         torch.set_num_threads(settings["threads"])
         weights = Weights(
@@ -83,13 +85,3 @@ def open_remote_model(
         )
         pool = Pool(running, weights, unit, max_workers)
         yield RemoteModel(model, revision, Anatomy(**model.anatomy), tokenizer, pool)
-
-
-def _worker_settings(running: RunningJob, default: dict[str, Any]) -> dict[str, Any]:
-    """The device and threads of the workers, from the job's checkpoint if it is resumed."""
-    settings: dict[str, Any] | None = running.job.checkpoint.get("workers")
-    if settings is None:
-        settings = default
-        with running.catalog.write() as session:
-            running.checkpoint(session, running.job.checkpoint | {"workers": settings})
-    return settings

@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import psutil
@@ -23,6 +22,8 @@ from ...worker.running import RunningJob
 # The path of a Unix socket has at most 107 bytes. Ray adds this many below its folder.
 _MAX_FOLDER_BYTES = 107 - len("/session_2026-11-24_11-36-33_710965_1404900/sockets/plasma_store")
 _STORE_BYTES = 500_000_000
+# One per process, because Ray reads it once, and a job that waited for disk space starts a second Ray.
+_TOKEN = secrets.token_hex(32)
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def _start(home: Home, job_id: int) -> Iterator[None]:
     token = folder / "token"
     descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(_secret())
+        file.write(_TOKEN)
     os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"] = "token", str(token)
     import ray
 
@@ -98,12 +99,6 @@ def _start(home: Home, job_id: int) -> Iterator[None]:
     finally:
         ray.shutdown()
         _remove(folder)
-
-
-@cache
-def _secret() -> str:
-    """This process's token. Ray reads it once, and a job that waited for disk space starts a second Ray."""
-    return secrets.token_hex(32)
 
 
 def _folder(home: Home, job_id: int) -> Path:

@@ -23,7 +23,7 @@ _PLAN_SIZE = 512
 
 
 class RayTracer:
-    """The tracer whose model is on the workers of a Ray. See runs.tracer.Tracer for its methods."""
+    """A model to trace on the workers of a Ray, with the methods of `LocalTracer`. Calls `on_token` without traces."""
 
     def __init__(self, remote: RemoteModel) -> None:
         self.model: Model = remote.model

@@ -66,16 +66,14 @@ def list_newest_jobs(catalog: Catalog, limit: int | None = None) -> list[ListedJ
 def _decode(values: dict[str, Any]) -> ListedJob:
     try:
         values |= {name: json.loads(values[name]) for name in _JSON}
-        values |= {name: _parse_time(values[name]) for name in _TIMES}
+        for name in _TIMES:
+            if values[name] is not None:
+                values[name] = datetime.fromisoformat(values[name]).replace(tzinfo=UTC)
     except (TypeError, ValueError) as error:
         raise CatalogError(
             f"The row of job {values['id']} cannot be read ({error}). `retcon catalog check` lists damaged rows."
         ) from None
     return ListedJob(**values)
-
-
-def _parse_time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def build_job_record(job: "Job | ListedJob") -> dict[str, Any]:

@@ -160,21 +160,16 @@ def save_preset(home: Home, model: str, method: str, settings: Mapping[str, Any]
         InputError: the existing file is not a preset.
     """
     path, key = home.preset(model), HPARAMS[method].saved_under or method
-    preset = _read_preset(path)
+    try:
+        preset = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        preset = {}
+    except ValueError as error:
+        raise InputError(f"the preset {path} is not valid JSON ({error}): repair or remove it") from None
+    if not isinstance(preset, dict) or not isinstance(preset.get("sources", {}), dict):
+        raise InputError(f"the preset {path} is not an object of settings by method: repair or remove it")
     sources = preset.get("sources", {}) | {key: source}
     preset |= {"models": [model], "sources": sources, key: dict(settings)}
     text = json.dumps(preset, indent=2) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), private=True)
     return path
-
-
-def _read_preset(path: Path) -> dict[str, Any]:
-    try:
-        preset = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InputError(f"the preset {path} is not valid JSON ({error}): repair or remove it") from None
-    if not isinstance(preset, dict) or not isinstance(preset.get("sources", {}), dict):
-        raise InputError(f"the preset {path} is not an object of settings by method: repair or remove it")
-    return preset

@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -110,7 +110,12 @@ def find_repo(name: str) -> RemoteRepo | None:
         return None
     assert info.sha is not None
     files = list_remote_files(name, info.sha)
-    return RemoteRepo(info.sha, bool(info.private), files, _read_manifest(api, name, info.sha, files))
+    manifest = None
+    if MANIFEST in files:
+        path = Path(api.hf_hub_download(name, MANIFEST, revision=info.sha))
+        with suppress(InputError, UnicodeDecodeError):  # another program wrote a file of that name
+            manifest = Manifest.parse(path.read_text(encoding="utf-8"), f"{name}/{MANIFEST}")
+    return RemoteRepo(info.sha, bool(info.private), files, manifest)
 
 
 def list_remote_files(repo: str, commit: str) -> dict[str, str]:
@@ -121,16 +126,6 @@ def list_remote_files(repo: str, commit: str) -> dict[str, str]:
         for entry in tree
         if isinstance(entry, RepoFile)
     }
-
-
-def _read_manifest(api: HfApi, repo: str, commit: str, files: Mapping[str, str]) -> Manifest | None:
-    if MANIFEST not in files:
-        return None
-    path = Path(api.hf_hub_download(repo, MANIFEST, revision=commit))
-    try:
-        return Manifest.parse(path.read_text(encoding="utf-8"), f"{repo}/{MANIFEST}")
-    except (InputError, UnicodeDecodeError):
-        return None  # a file of that name that another program wrote
 
 
 def hash_file(path: Path) -> tuple[str, str]:

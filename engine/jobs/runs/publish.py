@@ -82,7 +82,14 @@ def run_publish(running: RunningJob, spec: PublishSpec) -> dict[str, Any]:
                 "them instead. Publish to a new repo."
             )
         if spec.dry_run:
-            return _plan(prepared, account, repo, name)
+            return prepared.summary | {
+                "repo": name,
+                "account": asdict(account) if account else None,
+                "exists": repo is not None if account else None,
+                "what": prepared.manifest.kind,
+                "removes": sorted(repo.stale_files(prepared.files)) if repo else [],
+                "card": prepared.card,
+            }
         assert account is not None  # only a dry run continues without an account
         with translate_hub_errors(name):
             result = _publish(running, spec, prepared, name, account)
@@ -176,20 +183,6 @@ def _read_earlier(
     except (InputError, OSError, ValueError, KeyError):
         return None
     return manifest
-
-
-def _plan(
-    prepared: PreparedPublication, account: hub.Account | None, repo: hub.RemoteRepo | None, name: str
-) -> dict[str, Any]:
-    """The result of a dry run."""
-    return prepared.summary | {
-        "repo": name,
-        "account": asdict(account) if account else None,
-        "exists": repo is not None if account else None,
-        "what": prepared.manifest.kind,
-        "removes": sorted(repo.stale_files(prepared.files)) if repo else [],
-        "card": prepared.card,
-    }
 
 
 def _publish(

@@ -91,7 +91,8 @@ def _hold_job_lock(path: Path, inherited: int | None, stack: ExitStack) -> bool:
 def _run(running: RunningJob) -> int:
     """Do the job and write its final state."""
     try:
-        result = running.saved_result or work_with_retries(running)
+        # An earlier attempt may have been killed after it committed its result.
+        result = running.job.checkpoint.get("result") or work_with_retries(running)
         with running.catalog.write(durable=True) as session:
             rows.finish(session, running.id, running.owner, result)
     except LostOwnership as error:
@@ -135,7 +136,10 @@ def work_with_retries(running: RunningJob) -> dict[str, Any]:
                 raise
             _log_traceback()
         # Outside of the except clause, because the error refers to a model in memory.
-        _free_memory()
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
         if disk_is_full:
             cost = estimate_cost(running.catalog, spec, running.job.device)
             wait_for_space(running, max(_MIN_SPACE, cost.disk if cost else 0))
@@ -162,14 +166,6 @@ def work(running: RunningJob, spec: Spec) -> dict[str, Any]:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-
-
-def _free_memory() -> None:
-    """Free the memory of a failed attempt, including what torch caches on the GPU."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _log_traceback() -> None:

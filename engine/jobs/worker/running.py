@@ -115,11 +115,6 @@ class RunningJob:
         return result
 
     @property
-    def saved_result(self) -> dict[str, Any] | None:
-        """The result of an earlier attempt that was killed after `commit_result`."""
-        return self.job.checkpoint.get("result")
-
-    @property
     def results_checkpoint(self) -> Path:
         """A file of partial results that a resumed job continues. The job that writes it must delete it."""
         return self.catalog.home.logs / f"job-{self.id}.kept.jsonl"

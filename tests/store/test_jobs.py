@@ -23,7 +23,7 @@ def job_id(catalog: Catalog) -> int:
     return job.id
 
 
-def look(catalog: Catalog, job_id: int) -> Job:
+def read_job(catalog: Catalog, job_id: int) -> Job:
     with catalog.read() as session:
         return jobs.get(session, job_id)
 
@@ -44,24 +44,24 @@ def progress(session: Session, job_id: int, owner: str) -> None:
 
 
 def test_job_life_cycle(catalog: Catalog, job_id: int) -> None:
-    job = look(catalog, job_id)
+    job = read_job(catalog, job_id)
     assert (job.state, job.attempt, job.priority, job.device) == ("queued", 0, 2, "cuda:0")
     with catalog.write() as session:
         assert jobs.claim(session, job_id, "me", 77)
-    job = look(catalog, job_id)
+    job = read_job(catalog, job_id)
     assert (job.state, job.attempt, job.owner, job.pid) == ("waiting", 1, "me", 77)
     with catalog.write() as session:
         jobs.mark_running(session, job_id, "me")
         progress(session, job_id, "me")
         jobs.save_checkpoint(session, job_id, "me", {"position": 3})
-    job = look(catalog, job_id)
+    job = read_job(catalog, job_id)
     assert (job.state, job.done, job.total, job.unit, job.rate) == ("running", 3, 12, "facts", 1.5)
     assert (job.activity, job.detail) == ("tracing", "fact 3")
     assert job.checkpoint == {"position": 3}
     assert job.started is not None and job.heartbeat is not None and job.heartbeat >= job.started
     with catalog.write() as session:
         jobs.finish(session, job_id, "me", {"trace": 5})
-    job = look(catalog, job_id)
+    job = read_job(catalog, job_id)
     assert (job.state, job.result, job.seconds_left) == ("done", {"trace": 5}, 0)
     assert (job.activity, job.detail) == ("", "")
     assert job.ended is not None
@@ -91,7 +91,7 @@ def test_one_process_claims_a_job(catalog: Catalog, job_id: int) -> None:
         claimer.stdin.flush()
     answers = [claimer.communicate(timeout=60)[0].strip() for claimer in claimers]
     assert sorted(answers) == ["False"] * 4 + ["True"]
-    job = look(catalog, job_id)
+    job = read_job(catalog, job_id)
     assert job.owner == f"owner{answers.index('True')}"
     assert job.attempt == 1
 
@@ -121,10 +121,10 @@ def test_former_owner_cannot_write(
             with catalog.write() as session:
                 jobs.requeue(session, job_id)
                 jobs.claim(session, job_id, owner, 2)
-        before = look(catalog, job_id).model_dump()
+        before = read_job(catalog, job_id).model_dump()
         with pytest.raises(LostOwnership, match=f"Job {job_id}"), catalog.write() as session:
             write(session, job_id, "old")
-        assert look(catalog, job_id).model_dump() == before
+        assert read_job(catalog, job_id).model_dump() == before
 
 
 def test_lost_ownership_rolls_back(catalog: Catalog, job_id: int) -> None:
@@ -158,11 +158,11 @@ def test_own_pause_keeps_a_cancel_request(catalog: Catalog, job_id: int) -> None
         jobs.claim(session, job_id, "me", 1)
         jobs.mark_running(session, job_id, "me")
         jobs.pause_owned(session, job_id, "me")
-    assert look(catalog, job_id).stop_request == "pause"
+    assert read_job(catalog, job_id).stop_request == "pause"
     with catalog.write() as session:
         jobs.request_stop(session, job_id, "cancel")
         jobs.pause_owned(session, job_id, "me")
-    assert look(catalog, job_id).stop_request == "cancel"
+    assert read_job(catalog, job_id).stop_request == "cancel"
 
 
 def test_cancel_of_ended_job_does_nothing(catalog: Catalog, job_id: int) -> None:
@@ -193,7 +193,7 @@ def test_resume_keeps_the_checkpoint_and_clears_the_error(catalog: Catalog, job_
         progress(session, job_id, "me")
         jobs.save_checkpoint(session, job_id, "me", {"position": 3})
         jobs.fail(session, job_id, "me", "The disk is full.", "failure")
-    job = look(catalog, job_id)
+    job = read_job(catalog, job_id)
     assert (job.state, job.error, job.error_kind) == ("failed", "The disk is full.", "failure")
     with catalog.write() as session:
         job = jobs.requeue(session, job_id)

@@ -153,7 +153,7 @@ def test_kill_leaves_only_a_temporary_file(catalog: Catalog) -> None:
     assert worker.stdout.readline() == "begun\n"
     os.kill(worker.pid, signal.SIGKILL)
     worker.communicate()
-    (left,) = files(store)
-    assert left.name.startswith(".partial-")
+    (partial,) = files(store)
+    assert partial.name.startswith(".partial-")
     assert list(store.digests()) == []
-    assert store.partial_files() == [left]
+    assert store.partial_files() == [partial]

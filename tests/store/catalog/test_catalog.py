@@ -289,8 +289,8 @@ def test_no_room_for_shm_is_reported_as_full_disk(tmp_path: Path, monkeypatch: p
     """SQLite reports only an I/O error."""
     failed = sqlite3.OperationalError("disk I/O error")
     failed.sqlite_errorcode = sqlite3.SQLITE_IOERR
-    for free, told in ((0, "is full"), (10**9, "check its disk")):
+    for free, message in ((0, "is full"), (10**9, "check its disk")):
         usage = shutil.disk_usage(tmp_path)._replace(free=free)
         monkeypatch.setattr(shutil, "disk_usage", lambda _path, usage=usage: usage)
-        with pytest.raises(CatalogError, match=told), plain_errors(tmp_path / "catalog.db"):
+        with pytest.raises(CatalogError, match=message), plain_errors(tmp_path / "catalog.db"):
             raise failed

@@ -96,9 +96,9 @@ def test_import_into_another_catalog(source: Catalog, bundle: Path, catalogs: Ca
     target = catalogs("target", minutes=77)
     with target.write() as session:  # so that row numbers differ
         session.add(FactSet(name="other", source="", format="plain"))
-    made = bundles.import_history(target, bundle)
-    assert (made.model, made.source_head, made.head_moved) == ("tiny", REVERT, True)
-    assert made.added == {
+    result = bundles.import_history(target, bundle)
+    assert (result.model, result.source_head, result.head_moved) == ("tiny", REVERT, True)
+    assert result.added == {
         "revision": 4, "covariance": 2, "trace": 1, "sweep": 1, "evaluation": 1, "passage": 1, "fact_set": 1,
     }  # fmt: skip
     for table in HISTORY:
@@ -108,12 +108,12 @@ def test_import_into_another_catalog(source: Catalog, bundle: Path, catalogs: Ca
     with target.read() as session:
         model = history.find_model(session, "tiny")
         assert model.head == REVERT and history.list_head_moves(session, model)[-1].reason == "import"
-        way = history.load_path(session, REVERT)
-        assert [one.id for one in way[1:]] == [EDITS[0], EDITS[1], REVERT]
-        assert way[0].id == history.find_revision(session, model, "base").id
-        assert [one.id for one in history.live_edits(way)] == [EDITS[1]]
+        path_to_revert = history.load_path(session, REVERT)
+        assert [one.id for one in path_to_revert[1:]] == [EDITS[0], EDITS[1], REVERT]
+        assert path_to_revert[0].id == history.find_revision(session, model, "base").id
+        assert [one.id for one in history.live_edits(path_to_revert)] == [EDITS[1]]
         fingerprints = {one.id: one.fingerprint for one in history.list_revisions(session, model)}
-    assert fingerprints[way[0].id] == BASE
+    assert fingerprints[path_to_revert[0].id] == BASE
     assert {id: fingerprints[id] for id in (*EDITS, REVERT)} == {
         row.id: row.fingerprint for row in all_of(source, Revision) if row.kind != "base"
     }
@@ -200,10 +200,10 @@ def test_round_trip_with_new_revision(
         )
         history.commit_revision(session, model, new, "edit")
     bundles.export_history(target, "mine", tmp_path / "back")
-    made = bundles.import_history(source, tmp_path / "back")
-    assert made.model == "tiny" and {name: n for name, n in made.added.items() if n} == {"revision": 1}
+    result = bundles.import_history(source, tmp_path / "back")
+    assert result.model == "tiny" and {name: n for name, n in result.added.items() if n} == {"revision": 1}
     # The target has edits, so the import does not move its head.
-    assert (made.head_moved, made.source_head, made.head) == (False, "ccccccccc5", REVERT)
+    assert (result.head_moved, result.source_head, result.head) == (False, "ccccccccc5", REVERT)
     with source.read() as session:
         assert history.find_model(session, "tiny").head == REVERT
         assert [one.id for one in history.load_path(session, "ccccccccc5")][1:] == [
@@ -224,8 +224,8 @@ def test_existing_set_with_other_facts_stays(bundle: Path, catalogs: Callable[..
 def test_export_without_covariances(
     source: Catalog, catalogs: Callable[..., Catalog], tmp_path: Path
 ) -> None:
-    made = bundles.export_history(source, "tiny", tmp_path / "small", covariances=False)
-    assert made.artifacts == 3
+    result = bundles.export_history(source, "tiny", tmp_path / "small", covariances=False)
+    assert result.artifacts == 3
     target = catalogs("target")
     bundles.import_history(target, tmp_path / "small")
     assert all_of(target, Covariance) == []

@@ -94,7 +94,7 @@ def test_plain_extras_in_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "wanted"),
+    ("record", "expected"),
     [
         (MQUAKE | {"requested_rewrite": []}, "'requested_rewrite' is empty"),
         (MQUAKE | {"requested_rewrite": ["x"]}, "'requested_rewrite[0]' is a string"),
@@ -112,10 +112,10 @@ def test_plain_extras_in_csv(tmp_path: Path) -> None:
         (PLAIN | {"negation": ["x"]}, "unknown field 'negation': is 'negations' meant?"),
     ],
 )
-def test_broken_extras(record: dict[str, Any], wanted: str, tmp_path: Path) -> None:
+def test_broken_extras(record: dict[str, Any], expected: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         read_fact_file(write(tmp_path, [PLAIN if "subject" in record else MQUAKE, record]))[1]
-    assert wanted in str(error.value)
+    assert expected in str(error.value)
     assert str(error.value).startswith(f"{tmp_path}/facts.json, record 2")
 
 
@@ -142,7 +142,7 @@ def test_reference_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "wanted"),
+    ("content", "expected"),
     [
         (SNIPPETS[1:], "has no text for any fact"),
         ("{", "is not JSON"),
@@ -151,12 +151,12 @@ def test_reference_texts(tmp_path: Path) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_broken_reference_texts(content: Any, wanted: str, tmp_path: Path) -> None:
+def test_broken_reference_texts(content: Any, expected: str, tmp_path: Path) -> None:
     facts = read_fact_file(write(tmp_path, [COUNTERFACT]))[1]
     path = tmp_path / "snippets.json"
     if content is not None:
         write(tmp_path, content, "snippets.json")
-    with pytest.raises(InputError, match=wanted):
+    with pytest.raises(InputError, match=expected):
         add_references(facts, path)
     assert facts[0].references == []
 
@@ -175,9 +175,9 @@ def test_data_set_equals_file(record: dict[str, Any], tmp_path: Path) -> None:
     other = {name: value for name, value in record.items() if name not in ("case_id", "known_id", "cond")}
     source = hub_folder(tmp_path / "set", {"train": [record, other]})
     format, facts = read_fact_file(source)
-    wanted_format, wanted = read_fact_file(write(tmp_path, [record, other]))
-    assert format == wanted_format
-    assert [fact.model_dump() for fact in facts] == [fact.model_dump() for fact in wanted]
+    expected_format, expected = read_fact_file(write(tmp_path, [record, other]))
+    assert format == expected_format
+    assert [fact.model_dump() for fact in facts] == [fact.model_dump() for fact in expected]
 
 
 def test_splits_of_a_data_set(tmp_path: Path) -> None:

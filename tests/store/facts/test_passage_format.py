@@ -67,8 +67,8 @@ PIECES = "ab Zü|;\\#!~?-'’:{} Title:\u2028\u202e\xa0$&*  "
 def words(draw: random.Random) -> str:
     text = ""
     while not text:
-        made = "".join(draw.choice(PIECES) for _ in range(draw.randint(1, 9)))
-        text = made.replace("{", "").replace("}", "").strip()
+        generated = "".join(draw.choice(PIECES) for _ in range(draw.randint(1, 9)))
+        text = generated.replace("{", "").replace("}", "").strip()
     return text
 
 
@@ -98,11 +98,11 @@ def test_written_passage_is_read_back() -> None:
     tried = 0
     while tried < 1500:
         try:
-            made = passage(draw)
+            generated = passage(draw)
         except InputError:  # two generated facts are equal by chance
             continue
         tried += 1
-        assert parse_passage(format_passage(made, {0: ["\x1b[2Jodd\nremark"]}), "p") == made
+        assert parse_passage(format_passage(generated, {0: ["\x1b[2Jodd\nremark"]}), "p") == generated
 
 
 INVALID = [

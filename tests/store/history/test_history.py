@@ -113,11 +113,11 @@ def test_revert_of_revert_restores_the_position(catalog: Catalog, model: Model) 
 def test_dependent_edits_share_a_subject(catalog: Catalog, model: Model) -> None:
     with catalog.write() as session:
         story = Story(session, model)
-        made = [story.base]
+        revisions = [story.base]
         for subjects in ("Ada", "Ada Boris", "Boris", "Clara", "Ada"):
-            made.append(story.add(made[-1]))
-            made[-1].requests = [{"subject": subject} for subject in subjects.split()]
-        _, ada, both, boris, clara, again = made
+            revisions.append(story.add(revisions[-1]))
+            revisions[-1].requests = [{"subject": subject} for subject in subjects.split()]
+        _, ada, both, boris, clara, again = revisions
         end = history.load_path(session, again.id)
         assert history.dependent_edits(end, ada) == [both, again]
         assert history.dependent_edits(end, both) == [boris, again]
@@ -158,11 +158,11 @@ def test_branches_have_their_own_weights(catalog: Catalog, model: Model) -> None
     with catalog.write() as session:
         story = Story(session, model)
         one = story.add(story.base)
-        left = story.add(one)
+        branch = story.add(one)
         history.move_head(session, model, one, "rollback")
         assert model.head == one.id
         right = story.add(one)
-        assert story.live(left) == [one, left]
+        assert story.live(branch) == [one, branch]
         assert story.live(right) == [one, right]
         assert model.head == right.id
         moves = history.list_head_moves(session, model)

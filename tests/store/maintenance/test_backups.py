@@ -41,8 +41,8 @@ def delta(catalog: Catalog, model: Model) -> str:
             model_id=model.id, parent=base.id, kind="edit", fingerprint="f", delta=artifact.sha256
         )
         history.commit_revision(session, model, edit, "edit")
-        kept = session.merge(catalog.artifacts.put_bytes(b"checkpoint"))
-        jobs.create(session, "covariance", {}, "cpu").checkpoint = {"moments": kept.sha256}
+        checkpoint = session.merge(catalog.artifacts.put_bytes(b"checkpoint"))
+        jobs.create(session, "covariance", {}, "cpu").checkpoint = {"moments": checkpoint.sha256}
     return artifact.sha256
 
 
@@ -66,16 +66,16 @@ def test_backup_contains_artifacts_of_queued_jobs(catalog: Catalog, delta: str, 
 
 
 def test_there_and_back(catalog: Catalog, delta: str, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    made = backups.back_up(catalog, tmp_path / "copy", lambda done, total: seen.append((done, total)))
-    assert made == backups.BackupResult(artifacts=2, bytes=15)
-    assert seen[-1] == (15, 15)
+    reports: list[tuple[int, int]] = []
+    result = backups.back_up(catalog, tmp_path / "copy", lambda done, total: reports.append((done, total)))
+    assert result == backups.BackupResult(artifacts=2, bytes=15)
+    assert reports[-1] == (15, 15)
     for path in (tmp_path / "copy", *(tmp_path / "copy").rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     before = read_all_rows(catalog)
     catalog.close()
     shutil.rmtree(catalog.home.root)
-    assert backups.restore(tmp_path / "copy", catalog.home) == made
+    assert backups.restore(tmp_path / "copy", catalog.home) == result
     again = Catalog.open(catalog.home)
     assert has_wal(catalog.home.catalog), "the copy has none, and readers would hold up writers"
     assert read_all_rows(again) == before
@@ -104,15 +104,15 @@ def test_restore_updates_paths_of_weights(catalog: Catalog, delta: str, tmp_path
 def test_second_backup_updates_and_repairs(catalog: Catalog, delta: str, tmp_path: Path) -> None:
     copy = ArtifactStore(tmp_path / "copy" / "artifacts")
     backups.back_up(catalog, tmp_path / "copy")
-    kept = {digest: copy.locate(digest).stat().st_ino for digest in copy.digests()}
+    inodes = {digest: copy.locate(digest).stat().st_ino for digest in copy.digests()}
     copy.locate(delta).write_bytes(b"rotten")
     with catalog.write() as session:
         new = session.merge(catalog.artifacts.put_bytes(b"new")).sha256
         jobs.create(session, "covariance", {}, "cpu").checkpoint = {"moments": new}
     assert backups.back_up(catalog, tmp_path / "copy") == backups.BackupResult(3, 18)
     assert all(copy.verify(digest) is None for digest in (delta, new))
-    unchanged = next(digest for digest in kept if digest != delta)
-    assert copy.locate(unchanged).stat().st_ino == kept[unchanged]
+    unchanged = next(digest for digest in inodes if digest != delta)
+    assert copy.locate(unchanged).stat().st_ino == inodes[unchanged]
 
 
 def test_backup_is_consistent_during_writes(catalog: Catalog, delta: str, tmp_path: Path) -> None:

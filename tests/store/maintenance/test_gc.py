@@ -151,9 +151,9 @@ def test_files_of_jobs(catalog: Catalog) -> None:
         (logs / name).write_text("x")
         old(logs / name)
     (logs / "job-8.log").write_text("young")
-    gone = [("checkpoint", "job-1.kept.jsonl"), ("checkpoint", "job-9.kept.jsonl"), ("log", "job-9.log")]
-    assert names(collect(catalog)) == gone
-    assert names(collect(catalog, delete=True)) == gone
+    deleted = [("checkpoint", "job-1.kept.jsonl"), ("checkpoint", "job-9.kept.jsonl"), ("log", "job-9.log")]
+    assert names(collect(catalog)) == deleted
+    assert names(collect(catalog, delete=True)) == deleted
     assert sorted(path.name for path in logs.iterdir()) == [
         "job-1.log", "job-2.kept.jsonl", "job-2.log", "job-8.log", "notes.txt",
     ]  # fmt: skip
@@ -209,9 +209,9 @@ def test_useless_quarantined_files_are_deleted(catalog: Catalog, deltas: dict[st
 
 
 def test_interrupted_copies_are_replaced(catalog: Catalog) -> None:
-    left = catalog.home.backups / "catalog-1.db.partial"
-    left.write_bytes(b"half")
+    partial = catalog.home.backups / "catalog-1.db.partial"
+    partial.write_bytes(b"half")
     assert collect(catalog) == []
-    old(left)
-    assert names(collect(catalog, delete=True)) == [("temporary", left.name)]
-    assert not left.exists()
+    old(partial)
+    assert names(collect(catalog, delete=True)) == [("temporary", partial.name)]
+    assert not partial.exists()

@@ -46,7 +46,7 @@ def digests(catalog: Catalog, model: Model) -> dict[str, str]:
     return found
 
 
-def hurt(catalog: Catalog, digest: str) -> Path:
+def flip_bit(catalog: Catalog, digest: str) -> Path:
     """Flip a bit of an artifact. Size, time and mode do not change, as with a failing disk."""
     path = catalog.artifacts.path(digest)
     data = bytearray(path.read_bytes())
@@ -56,15 +56,15 @@ def hurt(catalog: Catalog, digest: str) -> Path:
 
 
 def test_intact_catalog_passes_the_check(catalog: Catalog, digests: dict[str, str]) -> None:
-    seen: list[tuple[int, int]] = []
-    checked = verify.check(catalog, lambda done, total: seen.append((done, total)))
+    reports: list[tuple[int, int]] = []
+    checked = verify.check(catalog, lambda done, total: reports.append((done, total)))
     size = sum(len(use) for use in digests)
     assert checked == verify.CheckResult(artifacts=4, bytes=size) and checked.is_sound
-    assert seen[0] == (0, size) and seen[-1] == (size, size) and seen == sorted(seen)
+    assert reports[0] == (0, size) and reports[-1] == (size, size) and reports == sorted(reports)
 
 
 def test_corrupt_delta_names_its_dependents(catalog: Catalog, digests: dict[str, str]) -> None:
-    path = hurt(catalog, digests["first"])
+    path = flip_bit(catalog, digests["first"])
     checked = verify.check(catalog)
     (damage,) = checked.damages
     assert not checked.is_sound
@@ -87,7 +87,7 @@ def test_corrupt_delta_names_its_dependents(catalog: Catalog, digests: dict[str,
 
 
 def test_corrupt_covariance_names_its_edits(catalog: Catalog, digests: dict[str, str]) -> None:
-    hurt(catalog, digests["covariance"])
+    flip_bit(catalog, digests["covariance"])
     (damage,) = verify.check(catalog).damages
     assert damage.referenced_by == ["covariance 1 of tiny"]
     assert damage.affects == ["revision aaaa, which was computed with it and has its own delta"]
@@ -100,7 +100,7 @@ def test_corrupt_checkpoint_names_its_job(catalog: Catalog, digests: dict[str, s
 
 
 def test_unreferenced_corrupt_file_is_moved(catalog: Catalog, digests: dict[str, str]) -> None:
-    path = hurt(catalog, catalog.artifacts.put_bytes(b"nobody's").sha256)
+    path = flip_bit(catalog, catalog.artifacts.put_bytes(b"nobody's").sha256)
     checked = verify.check(catalog)
     assert checked.is_sound and "Not referenced" in checked.damages[0].sentence
     assert not path.exists()
@@ -109,9 +109,9 @@ def test_unreferenced_corrupt_file_is_moved(catalog: Catalog, digests: dict[str,
 def test_repair_from_backup(catalog: Catalog, digests: dict[str, str], tmp_path: Path) -> None:
     copy = ArtifactStore(tmp_path / "copy")
     copy.put_bytes(b"first")
-    hurt(catalog, copy.put_bytes(b"second").sha256)
+    flip_bit(catalog, copy.put_bytes(b"second").sha256)
     copy.path(digests["second"]).write_bytes(b"as bad")
-    hurt(catalog, digests["first"])
+    flip_bit(catalog, digests["first"])
     checked = verify.check(catalog, repair_from=copy)
     assert {damage.artifact.sha256: damage.is_repaired for damage in checked.damages} == {
         digests["first"]: True,
@@ -124,7 +124,7 @@ def test_repair_from_backup(catalog: Catalog, digests: dict[str, str], tmp_path:
 def test_replaced_file_is_not_quarantined(
     catalog: Catalog, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurt(catalog, digests["first"])
+    flip_bit(catalog, digests["first"])
     real = ArtifactStore.quarantine
 
     def quarantine(store: ArtifactStore, *arguments: object) -> object:
@@ -148,14 +148,14 @@ def test_broken_key_is_reported(catalog: Catalog, digests: dict[str, str]) -> No
 def test_file_removed_by_a_job_is_not_damage(
     catalog: Catalog, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loose = catalog.artifacts.put_bytes(b"a checkpoint before the last").sha256
+    unreferenced = catalog.artifacts.put_bytes(b"a checkpoint before the last").sha256
     real = ArtifactStore.verify
 
-    def look(store: ArtifactStore, digest: str) -> object:
-        store.remove(loose)
+    def verify_after_removal(store: ArtifactStore, digest: str) -> object:
+        store.remove(unreferenced)
         return real(store, digest)
 
-    monkeypatch.setattr(ArtifactStore, "verify", look)
+    monkeypatch.setattr(ArtifactStore, "verify", verify_after_removal)
     assert verify.check(catalog).damages == []
 
 
@@ -164,7 +164,7 @@ def test_rows_of_missing_model(catalog: Catalog, digests: dict[str, str]) -> Non
     connection = connect(catalog.home.catalog)
     connection.execute("DELETE FROM model")
     connection.close()
-    hurt(catalog, digests["first"])
+    flip_bit(catalog, digests["first"])
     checked = verify.check(catalog)
     assert len(checked.database) > 1
     assert checked.damages[0].referenced_by == ["revision aaaa of no model"]

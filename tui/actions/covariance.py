@@ -1,7 +1,6 @@
 """Check the options of a covariance and build its job."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlmodel import Session
 
@@ -14,33 +13,16 @@ from ...store.history import history
 from .damage import convert_read_errors
 
 
-@dataclass(frozen=True)
-class CovarianceOptions:
-    """What a person chooses for a covariance: the model, its layers, the texts and how much of them."""
-
-    model: str
-    layers: Sequence[int]
-    texts: str = "shipped"
-    max_tokens: int = 100_000
-    tolerance: float | None = None
-    max_length: int = 512
-    seed: int = 1
-
-
-def build_covariance_spec(catalog: Catalog, options: CovarianceOptions) -> CovarianceSpec:
-    """Check the options and build the job.
+def check_covariance(catalog: Catalog, spec: CovarianceSpec) -> None:
+    """Check the layers of a job.
 
     Raises:
         InputError: a layer is out of range.
         NotFound: the model does not exist.
     """
     with catalog.read() as session:
-        model = history.find_model(session, options.model)
-    check_layers(model, options.layers)
-    return CovarianceSpec(
-        model=model.name, layers=list(options.layers), texts=options.texts, max_tokens=options.max_tokens,
-        max_length=options.max_length, seed=options.seed, tolerance=options.tolerance,
-    )  # fmt: skip
+        model = history.find_model(session, spec.model)
+    check_layers(model, spec.layers)
 
 
 def build_covariance_extension(

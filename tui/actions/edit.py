@@ -1,78 +1,46 @@
-"""Check the options of an edit and build its job."""
+"""Check the options of an edit or an evaluation and build its job."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlmodel import Session
 
 from ...engine.jobs.settings import check_layers, check_method, resolve_hparams
-from ...engine.jobs.specs import EditSpec
+from ...engine.jobs.specs import EditSpec, EvaluationSpec
 from ...prompts import clean_target, make_template
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import Fact
 from ...store.errors import InputError
 from ...store.facts import sets as fact_sets
-from .targets import resolve_target
+from ...store.history import history
+from .targets import resolve_spec
+
+# The fields of a typed request.
+REQUEST_OPTIONS = ("prompt", "subject", "target_new", "target_true", "train_paraphrases", "eval_paraphrases")
 
 
-@dataclass(frozen=True)
-class EditOptions:
-    """What a person chooses for an edit: one request, or the facts of a set that have a new target."""
-
-    target: str
-    prompt: str | None = None
-    subject: str | None = None
-    target_new: str | None = None
-    target_true: str | None = None
-    train_paraphrases: Sequence[str] = ()
-    eval_paraphrases: Sequence[str] = ()
-    fact_set: str | None = None
-    method: str = "r-rome"
-    layers: Sequence[int] | None = None
-    hparams_file: Path | None = None
-    covariance: int | None = None
-    texts: str = "shipped"
-    batch: int | None = None
-    seed: int = 1
-    message: str = ""
-
-
-def build_edit_spec(catalog: Catalog, options: EditOptions) -> EditSpec:
-    """Check the options and build the job.
+def build_edit_spec(
+    catalog: Catalog, draft: EditSpec, request: Mapping[str, Any], fact_set: str | None = None
+) -> EditSpec:
+    """Check a draft (see `resolve_spec`) and add the typed request, or the facts of a set that have a new target.
 
     Raises:
         InputError: an option is wrong, or options exclude each other.
         NotFound: the model, revision or fact set does not exist.
     """
-    target = resolve_target(catalog, options.target)
-    if bool(options.fact_set) == (options.prompt is not None):
+    target, spec = resolve_spec(catalog, draft)
+    if bool(fact_set) == (request.get("prompt") is not None):
         raise InputError("give either a fact set (--facts), or a request (--prompt, --subject and --target)")
-    check_method(options.method)
-    if options.fact_set:
+    check_method(spec.method)
+    if fact_set:
         with catalog.read() as session:
-            requests = requests_of_set(session, options.fact_set)
+            requests = requests_of_set(session, fact_set)
     else:
-        requests = [_build_request(options)]
-    spec = EditSpec(
-        model=target.model.name, requests=requests, revision=target.revision.id, method=options.method,
-        hparams=layer_settings(options.layers), hparams_file=absolute(options.hparams_file),
-        covariance=options.covariance, texts=options.texts, seed=options.seed, message=options.message,
-        batch=options.batch,
-    )  # fmt: skip
+        requests = [_build_request(**request)]
+    spec = replace(spec, requests=requests)
     check_layers(target.model, resolve_hparams(spec, target.model, catalog.home).layers)
     return spec
-
-
-def layer_settings(layers: Sequence[int] | None) -> dict[str, Any]:
-    """The settings of a method that --layers changes."""
-    return {} if layers is None else {"layers": list(layers)}
-
-
-def absolute(path: Path | None) -> str | None:
-    """Make a path absolute, because a job runs in another folder."""
-    return str(path.absolute()) if path else None
 
 
 def fact_request(fact: Fact) -> dict[str, Any]:
@@ -89,25 +57,49 @@ def requests_of_set(session: Session, name: str) -> list[dict[str, Any]]:
     return requests
 
 
-def _build_request(options: EditOptions) -> dict[str, Any]:
+def _build_request(
+    prompt: str,
+    subject: str | None,
+    target_new: str | None,
+    target_true: str | None,
+    train_paraphrases: Sequence[str] = (),
+    eval_paraphrases: Sequence[str] = (),
+) -> dict[str, Any]:
     """The request that was typed, with the checks of an imported one."""
-    subject = options.subject or ""
+    subject = subject or ""
 
     def template(text: str) -> str:
         return text if "{}" in text and subject not in text else make_template(text, subject)
 
-    prompt = make_template(options.prompt or "", subject)
-    if options.target_new is None:
+    prompt = make_template(prompt, subject)
+    if target_new is None:
         raise InputError(
             "give the new target (--target): the text that the model should predict after the prompt"
         )
-    true = options.target_true
     return {
         "subject": subject,
         "prompt": prompt,
-        "target_new": clean_target(options.target_new, "--target"),
-        "target_true": clean_target(true, "--true") if true is not None else None,
-        "train_paraphrases": [template(text) for text in options.train_paraphrases],
-        "eval_paraphrases": list(options.eval_paraphrases),
+        "target_new": clean_target(target_new, "--target"),
+        "target_true": clean_target(target_true, "--true") if target_true is not None else None,
+        "train_paraphrases": [template(text) for text in train_paraphrases],
+        "eval_paraphrases": list(eval_paraphrases),
         "neighbors": [],
     }
+
+
+def build_evaluation_spec(catalog: Catalog, draft: EvaluationSpec) -> EvaluationSpec:
+    """Check a draft (see `resolve_spec`) and replace `requests_of` by the id of that revision.
+
+    Raises:
+        InputError: options exclude each other.
+        NotFound: the model, a revision or the fact set does not exist.
+    """
+    if draft.facts is not None and draft.requests_of is not None:
+        raise InputError("give --facts or --requests-of, not both")
+    target, spec = resolve_spec(catalog, draft)
+    with catalog.read() as session:
+        if spec.facts is not None:
+            fact_sets.find_fact_set(session, spec.facts)
+        if spec.requests_of is None:
+            return spec
+        return replace(spec, requests_of=history.find_revision(session, target.model, spec.requests_of).id)

@@ -25,13 +25,6 @@ class MovedHead(NamedTuple):
         return VerifySpec(model=self.model.name, revision=self.revision.id)
 
 
-class PlannedRevert(NamedTuple):
-    """The job that removes an edit, and the number of later edits of the same subject."""
-
-    spec: RevertSpec
-    dependents: int
-
-
 def roll_back(catalog: Catalog, model: str, revision: str) -> MovedHead:
     """Move the head to a revision. The move is on the disk when this returns.
 
@@ -74,8 +67,8 @@ def next_step(catalog: Catalog, model: str, step: Step) -> HeadMove:
         return (head_record.next_undo if step == "undo" else head_record.next_redo)(session, row)
 
 
-def plan_revert(catalog: Catalog, model: str, revision: str, message: str = "") -> PlannedRevert:
-    """Check that an edit can be removed from the head, and build the job.
+def plan_revert(catalog: Catalog, model: str, revision: str, message: str = "") -> tuple[RevertSpec, int]:
+    """Check that an edit can be removed from the head. Return the job, and the number of dependent later edits.
 
     Raises:
         InputError: the revision is the base, is not an ancestor of the head, or is removed already.
@@ -88,4 +81,4 @@ def plan_revert(catalog: Catalog, model: str, revision: str, message: str = "") 
         ancestors = history.load_path(session, row.head or "")
         history.check_revert(ancestors, target)
         dependents = len(history.dependent_edits(ancestors, target))
-    return PlannedRevert(RevertSpec(model=model, reverts=target.id, message=message), dependents)
+    return RevertSpec(model=model, reverts=target.id, message=message), dependents

@@ -1,7 +1,6 @@
 """Check the options of a passage and build its job."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from ...engine.edits import METHODS
@@ -20,77 +19,47 @@ from ...store.errors import InputError
 from ...store.facts import sets as fact_sets
 from ...store.facts.passage_format import format_passage
 from ...store.facts.passage_reader import SUFFIX, read_passage, read_prose
-from .edit import absolute, layer_settings
-from .targets import resolve_target
-
-DEFAULT_BASELINES = "prompt,retrieval,lora"
+from .targets import resolve_spec
 
 
-@dataclass(frozen=True)
-class PassageOptions:
-    """What a person chooses for a passage: the file, how to write its facts, and what to compare with."""
-
-    target: str
-    file: Path
-    method: str = "joint"
-    layers: Sequence[int] | None = None
-    hparams_file: Path | None = None
-    edits: int = 1
-    against: str = DEFAULT_BASELINES
-    known: str | None = None
-    title: str = ""
-    llm: str = ""
-    llm_url: str | None = None
-    llm_model: str | None = None
-    yes: bool = False
-    judge: bool = False
-    texts: str = "shipped"
-    seed: int = 1
-
-
-def build_passage_spec(catalog: Catalog, options: PassageOptions) -> PassageSpec:
-    """Read the file, check the options and build the job.
+def build_passage_spec(
+    catalog: Catalog, draft: PassageSpec, file: Path, known: str | None = None
+) -> PassageSpec:
+    """Check a draft (see `resolve_spec`), and add the texts of the file and the prompts of the fact set `known`.
 
     Raises:
         InputError: the file cannot be read, an option is wrong, or prose is given without a model to extract facts.
         NotFound: the model, revision or fact set does not exist.
     """
-    target, method = resolve_target(catalog, options.target), options.method
-    check_method(method)
-    text, facts = _read(options.file)
-    against = [part.strip() for part in options.against.split(",") if part.strip()]
-    check_baselines(against)
-    _check_extras(options, against)
-    if options.judge and not options.llm:
+    target, spec = resolve_spec(catalog, draft)
+    check_method(spec.method)
+    text, facts = _read(file)
+    check_baselines(spec.baselines)
+    _check_extras(spec)
+    if spec.judge and not spec.llm:
         raise InputError("--judge needs --llm")
-    if text and not options.llm:
+    if text and not spec.llm:
         raise InputError(
-            f"{options.file} is prose: choose a model to extract facts with --llm, or write its facts by hand into "
-            f"{options.file.stem}{SUFFIX}"
+            f"{file} is prose: choose a model to extract facts with --llm, or write its facts by hand into "
+            f"{file.stem}{SUFFIX}"
         )
     with catalog.read() as session:
-        known = options.known
         others = fact_sets.list_facts(session, fact_sets.find_fact_set(session, known)) if known else []
-    spec = PassageSpec(
-        model=target.model.name, title=options.title, text=text, facts=facts, revision=target.revision.id,
-        method=method, hparams=layer_settings(options.layers), hparams_file=absolute(options.hparams_file),
-        edits=options.edits, baselines=against, prompts=[fill_prompt(fact.prompt, fact.subject) for fact in others],
-        llm=options.llm, llm_url=options.llm_url, llm_model=options.llm_model, review=not options.yes,
-        judge=options.judge, texts=options.texts, seed=options.seed,
-    )  # fmt: skip
-    edit = spec.build_edit([], target.revision.id)
+    prompts = [fill_prompt(fact.prompt, fact.subject) for fact in others]
+    spec = replace(spec, text=text, facts=facts, prompts=prompts)
+    edit = spec.build_edit([], spec.revision)
     check_layers(target.model, resolve_hparams(edit, target.model, catalog.home).layers)
-    for other in set(against) & set(METHODS):
-        resolve_hparams(baseline_edit(spec, other, target.revision.id), target.model, catalog.home)
+    for method in set(spec.baselines) & set(METHODS):
+        resolve_hparams(baseline_edit(spec, method, spec.revision), target.model, catalog.home)
     return spec
 
 
-def _check_extras(options: PassageOptions, against: Sequence[str]) -> None:
+def _check_extras(spec: PassageSpec) -> None:
     """Raise InputError if extraction, a judge or retrieval needs packages that are not installed."""
-    if options.llm:
+    if spec.llm:
         require_extra("extract", "--llm")
     for name in ("retrieval", "reranked"):
-        if name in against:
+        if name in spec.baselines:
             require_extra("extract", f"--against {name}")
 
 

@@ -1,56 +1,44 @@
 """Check the options of a sweep, build its job, and save its best settings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from ...engine.jobs.settings import check_layers, check_method, parse_tries, save_preset, sweep_hparams
 from ...engine.jobs.specs import SweepSpec
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import SweepTrial
-from .edit import absolute, requests_of_set
+from .edit import requests_of_set
 from .sweep_ranking import Ranking, load_trace_of
-from .targets import resolve_target
+from .targets import resolve_spec
 
 
-@dataclass(frozen=True)
-class SweepOptions:
-    """What a person chooses for a sweep: the facts, the layers to try, and settings to vary."""
-
-    target: str
-    fact_set: str
-    limit: int | None = None
-    layers: Sequence[int] | None = None
-    method: str = "r-rome"
-    tries: Sequence[str] = ()
-    hparams_file: Path | None = None
-    texts: str = "shipped"
-    seed: int = 1
-    trace: int | None = None
-
-
-def build_sweep_spec(catalog: Catalog, options: SweepOptions) -> SweepSpec:
-    """Check the options and build the job.
+def build_sweep_spec(
+    catalog: Catalog,
+    draft: SweepSpec,
+    facts: str,
+    *,
+    tries: Sequence[str] = (),
+    hparams_file: str | None = None,
+    limit: int | None = None,
+) -> SweepSpec:
+    """Check a draft (see `resolve_spec`); add the set's first `limit` requests, and all layers if it has none.
 
     Raises:
         InputError: an option is wrong.
         NotFound: the model, revision, fact set or trace does not exist.
     """
-    target, method = resolve_target(catalog, options.target), options.method
-    check_method(method)
+    target, spec = resolve_spec(catalog, draft)
+    check_method(spec.method)
     with catalog.read() as session:
-        requests = requests_of_set(session, options.fact_set)[: options.limit]
-        if options.trace is not None:
-            load_trace_of(session, options.trace, target.model)
-    layers = list(range(target.layers)) if options.layers is None else list(options.layers)
+        requests = requests_of_set(session, facts)[:limit]
+        if spec.trace is not None:
+            load_trace_of(session, spec.trace, target.model)
+    layers = spec.layers or list(range(target.layers))
     check_layers(target.model, layers)
-    file = absolute(options.hparams_file)
-    return SweepSpec(
-        model=target.model.name, requests=requests, layers=layers, revision=target.revision.id, method=method,
-        facts=options.fact_set, trace=options.trace,
-        hparams=sweep_hparams(method, file, target.model, catalog.home),
-        grid=parse_tries(options.tries, method), texts=options.texts, seed=options.seed,
-    )  # fmt: skip
+    hparams = sweep_hparams(spec.method, hparams_file, target.model, catalog.home)
+    grid = parse_tries(tries, spec.method)
+    return replace(spec, facts=facts, requests=requests, layers=layers, hparams=hparams, grid=grid)
 
 
 def save_best(catalog: Catalog, ranking: Ranking) -> Path:

@@ -1,11 +1,15 @@
 """Find the model and the revision that a text such as `starter@base` names."""
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
+from ...engine.jobs.specs import EditSpec, EvaluationSpec, PassageSpec, PublishSpec, SweepSpec, TraceSpec
 from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import Model, Revision
 from ...store.history import history
 from .damage import convert_read_errors
+
+S = TypeVar("S", EditSpec, EvaluationSpec, PassageSpec, PublishSpec, SweepSpec, TraceSpec)
 
 
 class Target(NamedTuple):
@@ -31,3 +35,9 @@ def resolve_target(catalog: Catalog, text: str) -> Target:
     with convert_read_errors(f"the history of {name}"), catalog.read() as session:
         model = history.find_model(session, name)
         return Target(model, history.find_revision(session, model, revision))
+
+
+def resolve_spec(catalog: Catalog, draft: S) -> tuple[Target, S]:
+    """The target and the spec of a draft, whose `model` is MODEL or MODEL@REVISION. Raises like `resolve_target`."""
+    target = resolve_target(catalog, draft.model)
+    return target, replace(draft, model=target.model.name, revision=target.revision.id)

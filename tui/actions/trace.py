@@ -1,7 +1,6 @@
 """Check the options of a causal trace and build its job."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from sqlmodel import Session, col, select
 
@@ -12,47 +11,27 @@ from ...store.catalog.catalog import Catalog
 from ...store.catalog.tables import AverageEffect, FactSet, Model, Trace, TraceResult
 from ...store.errors import InputError, NotFound
 from ...store.facts import sets as fact_sets
-from .targets import resolve_target
+from .targets import resolve_spec
 from .values import TOKENS
 
 _DEFAULT = TraceSpec(model="")
 
 
-@dataclass(frozen=True)
-class TraceOptions:
-    """What a person chooses for a trace: a prompt and its subject, or a set of facts, and how to corrupt it."""
-
-    target: str
-    fact_set: str | None = None
-    prompt: str | None = None
-    subject: str | None = None
-    expected: str | None = None
-    kinds: Sequence[str] = field(default_factory=lambda: _DEFAULT.kinds)
-    samples: int = _DEFAULT.samples
-    noise: str = _DEFAULT.noise
-    replace: bool = False
-    texts: str = _DEFAULT.texts
-    swap: str | None = None
-    window: int = _DEFAULT.window
-    seed: int = _DEFAULT.seed
-    tokens: str = _DEFAULT.tokens
-
-
-def build_trace_spec(catalog: Catalog, options: TraceOptions) -> TraceSpec:
-    """Check the options and build the job.
+def build_trace_spec(catalog: Catalog, draft: TraceSpec) -> TraceSpec:
+    """Check a draft (see `resolve_spec`) and complete its prompt.
 
     Raises:
         InputError: an option is wrong, or options exclude each other.
         NotFound: the model, revision or fact set does not exist.
     """
-    target = resolve_target(catalog, options.target)
-    facts, prompt, subject = options.fact_set or None, options.prompt, options.subject
+    _, spec = resolve_spec(catalog, draft)
+    facts, prompt, subject = spec.facts or None, spec.prompt, spec.subject
     if facts:
         if prompt:
             raise InputError(
                 "give either a fact set (--facts), or a prompt and its subject (--prompt, --subject)"
             )
-        if options.expected:
+        if spec.expected:
             raise InputError("--expect needs --prompt: a fact set has its own answers")
         prompt = subject = None
         with catalog.read() as session:
@@ -64,24 +43,22 @@ def build_trace_spec(catalog: Catalog, options: TraceOptions) -> TraceSpec:
     else:
         subject = subject or ""
         prompt = fill_prompt(make_template(prompt, subject), subject)
-    if options.tokens not in TOKENS:
+    if spec.tokens not in TOKENS:
         raise InputError(f"--tokens must be {' or '.join(TOKENS)}")
-    noise, swap = _check_corruption(options, subject)
-    return TraceSpec(
-        model=target.model.name, revision=target.revision.id, facts=facts, prompt=prompt, subject=subject,
-        expected=options.expected or None, kinds=list(options.kinds), samples=options.samples, noise=noise,
-        window=options.window, seed=options.seed, tokens=options.tokens, replace=options.replace,
-        texts=options.texts or _DEFAULT.texts, swap=swap,
+    noise, swap = _check_corruption(spec, subject)
+    return replace(
+        spec, facts=facts, prompt=prompt, subject=subject, expected=spec.expected or None, noise=noise, swap=swap,
+        texts=spec.texts or _DEFAULT.texts,
     )  # fmt: skip
 
 
-def _check_corruption(options: TraceOptions, subject: str | None) -> tuple[str, str | None]:
+def _check_corruption(spec: TraceSpec, subject: str | None) -> tuple[str, str | None]:
     """The noise rule and, if the subject is swapped, the other subject."""
-    swap = options.swap or None
+    swap = spec.swap or None
     if swap is None:
-        NoiseRule.parse(options.noise)  # raises InputError
-        return options.noise, None
-    if options.noise not in ("", _DEFAULT.noise):
+        NoiseRule.parse(spec.noise)  # raises InputError
+        return spec.noise, None
+    if spec.noise not in ("", _DEFAULT.noise):
         raise InputError("corrupt by noise (--noise) or by another subject (--swap-subject), not both")
     if swap == "auto" and subject is not None:
         raise InputError("--swap-subject auto needs --facts: for one prompt, name the other subject")

@@ -29,8 +29,6 @@ _BAR = 20
 class JobFailed(click.ClickException):
     """The job did not end as done. The message is its error."""
 
-    exit_code = 1
-
     def __init__(self, job: "Job") -> None:
         super().__init__(sanitize(job.error or f"job {job.id} was {job.state}"))
 
@@ -56,41 +54,41 @@ def submit(catalog: Catalog, spec: "Spec", device: str | None) -> "Job":
     return control.submit(catalog, spec, device)
 
 
-def choose_place(spec: T, options: JobOptions) -> tuple[T, str | None]:
-    """The job with the threads of its Ray workers, and where it runs.
+def choose_place(catalog: Catalog, spec: T, options: JobOptions) -> tuple[T, str | None]:
+    """The job with the threads of its Ray workers, and where it runs. With `--estimate` print its cost instead.
 
     Raises:
+        click.exceptions.Exit: with `--estimate`, code 0.
         click.UsageError: options exclude each other.
         InputError: the address of the Ray cluster is wrong.
     """
-    if options.on is None:
-        if options.threads is not None:
-            raise click.UsageError("--threads sets the threads of Ray workers: it needs --on")
-        return spec, options.device
-    if options.estimate:
+    if options.on is None and options.threads is not None:
+        raise click.UsageError("--threads sets the threads of Ray workers: it needs --on")
+    if options.on is not None and options.estimate:
         raise click.UsageError("--estimate measures on this machine: omit --on")
+    if options.estimate:
+        print_estimate(catalog, spec, options.device, as_json=options.as_json)
+        raise click.exceptions.Exit(0)
+    if options.on is None:
+        return spec, options.device
     threads: dict[str, Any] = {"threads": options.threads}
     return replace(spec, **threads), resolve_device(options.device, options.on)
 
 
-def run_job(catalog: Catalog, spec: "Spec", options: JobOptions) -> "Job | None":
-    """Submit a job and follow it to its end.
-
-    With `--estimate` print its cost instead; with `--detach` print its id, or its row as JSON. Then return None.
+def run_job(catalog: Catalog, spec: "Spec", options: JobOptions) -> "Job":
+    """Submit a job and follow it to its end. With `--detach` print its id, or its row as JSON.
 
     Raises:
+        click.exceptions.Exit: with `--estimate` or `--detach`, code 0.
         JobFailed: the job did not end as done.
         InputError, click.UsageError: see `choose_place`.
     """
-    spec, device = choose_place(spec, options)
-    if options.estimate:
-        print_estimate(catalog, spec, device, as_json=options.as_json)
-        return None
+    spec, device = choose_place(catalog, spec, options)
     job = submit(catalog, spec, device)
     if not options.detach:
         return follow(catalog, job)
     print_json(build_job_record(job)) if options.as_json else click.echo(job.id)
-    return None
+    raise click.exceptions.Exit(0)
 
 
 def print_estimate(catalog: Catalog, spec: "Spec", device: str | None, *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from ...engine.jobs.devices import CPU
 from ...store.catalog.catalog import Catalog
 from ...store.errors import InputError
 from ..actions.values import MAX_ID, MAX_SEED, parse_integer, parse_kinds, parse_layers, parse_size
+from ..command_table import COMMANDS
 
 Command = Callable[..., Any]
 
@@ -58,19 +59,23 @@ def job_options(command: Command) -> Command:
     return json_option(detach(device(collect)))
 
 
-def cluster_options(command: Command) -> Command:
-    """Add `--on` and `--threads`, for a command whose work several machines can share."""
-    command = click.option(
-        "--threads",
-        type=click.IntRange(1),
-        help="CPU threads of each Ray worker. Default: as many as a job on this machine uses.",
-    )(command)
-    return click.option(
-        "--on",
-        metavar="ray[:ADDRESS]",
+def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator for several options, in the order of the help."""
+    return lambda command: functools.reduce(lambda inner, add: add(inner), reversed(options), command)
+
+
+# For a command whose work several machines can share.
+cluster_options = combine(
+    click.option(
+        "--on", metavar="ray[:ADDRESS]",
         help="Run on a Ray cluster. ADDRESS is HOST:PORT, or 'auto' for the cluster that this machine belongs to. "
         "Without an address, the job starts a cluster on this machine.",
-    )(command)
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1),
+        help="CPU threads of each Ray worker. Default: as many as a job on this machine uses.",
+    ),
+)  # fmt: skip
 
 
 def open_catalog() -> Catalog:
@@ -98,12 +103,13 @@ SEED = _Parsed("seed", lambda text: parse_integer("a seed", text, 0, MAX_SEED))
 LAYERS = _Parsed("layers", parse_layers)
 KIND_LIST = _Parsed("kinds", parse_kinds)
 SIZE = _Parsed("bytes", parse_size)
+BASELINE_LIST = _Parsed("text", lambda text: [part.strip() for part in text.split(",") if part.strip()])
 
-layers_option = click.option(
-    "--layers", "--layer", type=LAYERS, help="5, 3-8 or 1,4,7. Default: the layers of the model's preset."
-)
+id_argument = click.argument("id", type=ROW_ID)
+target_argument = click.argument("model", metavar="MODEL[@REV]")
+message_option = click.option("-m", "--message", default="", help="A message for the history.")
 hparams_option = click.option(
-    "--hparams", "hparams_file", type=click.Path(path_type=Path),
+    "--hparams", "hparams_file", type=_Parsed("path", lambda text: str(Path(text).absolute())),
     help="Settings of the method: JSON of the published code, or YAML of EasyEdit.",
 )  # fmt: skip
 covariance_texts_option = click.option(
@@ -111,6 +117,21 @@ covariance_texts_option = click.option(
     help="Texts to collect a covariance from if a layer has none.",
 )  # fmt: skip
 seed_option = click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the method.")
+
+
+def edit_options(method: str) -> Callable[[Command], Command]:
+    """Add the options of an edit, which are fields of its spec. `method` is the default method."""
+    layers = click.option(
+        "--layers", "--layer", "hparams", type=LAYERS,
+        callback=lambda ctx, option, layers: {} if layers is None else {"layers": layers},
+        help="5, 3-8 or 1,4,7. Default: the layers of the model's preset.",
+    )  # fmt: skip
+    return combine(method_option(method), layers, hparams_option, covariance_texts_option, seed_option)
+
+
+def new_group(name: str) -> click.Group:
+    """The group of a command with verbs."""
+    return click.Group(name, help=COMMANDS[name].help)
 
 
 def method_option(default: str) -> Callable[[Command], Command]:

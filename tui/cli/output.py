@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -65,6 +65,31 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
     for number, line in enumerate(lines):
         text = (" " * _GAP).join(map(_fit, line, widths)).rstrip()
         click.secho(text, bold=True) if number == 0 else click.echo(text)
+
+
+def print_list(
+    name: str,
+    records: Sequence[dict[str, Any]],
+    columns: str,
+    empty: str,
+    *,
+    as_json: bool,
+    cut: str = "",
+    **cells: Callable[[dict[str, Any]], Any],
+) -> None:
+    """Print records as JSON under `name`, or as a table of `columns`, names separated by spaces. See `print_table`.
+
+    A column is a field of the record, or one of `cells`. The column `id` of `traces` is the field `trace`.
+    """
+    if as_json:
+        print_json({name: records})
+        return
+    rows = []
+    for record in records:
+        fields = {"id": record.get(name.removesuffix("s"))} | record
+        fields |= {column: read(record) for column, read in cells.items()}
+        rows.append([fields[column] for column in columns.split()])
+    print_table(columns.split(), rows, empty, cut)
 
 
 def _fit(text: str, width: int) -> str:

@@ -3,90 +3,51 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ...store.catalog.tables import (
-    AverageEffect,
-    Covariance,
-    Evaluation,
-    Fact,
-    Model,
-    Publication,
-    Revision,
-    Sweep,
-    SweepTrial,
-    Trace,
-    TraceResult,
-)
+from ...store.catalog import tables
 from ...store.facts.sets import REQUEST_FIELDS
 
-
-def _pick(row: Any, fields: str) -> dict[str, Any]:
-    """The named fields of a row; the names are separated by spaces."""
-    return {name: getattr(row, name) for name in fields.split()}
-
-
-def model_record(model: Model) -> dict[str, Any]:
-    return _pick(
-        model,
-        "name source source_kind commit path architecture dtype parameters size anatomy fingerprint "
-        "trust_remote_code head created",
-    )
-
-
-def fact_record(fact: Fact) -> dict[str, Any]:
-    return _pick(fact, " ".join((*REQUEST_FIELDS, "references", "origin")))
-
-
-def trace_record(trace: Trace, model: str, results: Sequence[TraceResult]) -> dict[str, Any]:
-    fields = _pick(
-        trace, "revision kinds noise noise_level replace swap samples window seed tokens protocol created"
-    )
-    return {"trace": trace.id, "model": model} | fields | {"results": [result_record(r) for r in results]}
+_FIELDS: dict[type, str] = {
+    tables.Model: "name source source_kind commit path architecture dtype parameters size anatomy fingerprint "
+    "trust_remote_code head created",
+    tables.Fact: " ".join((*REQUEST_FIELDS, "references", "origin")),
+    tables.Trace: "revision kinds noise noise_level replace swap samples window seed tokens protocol created",
+    tables.AverageEffect: "kind role layer mean low high count",
+    tables.Covariance: "layer module width fingerprint tokenizer texts texts_revision seed tokens documents "
+    "max_length dtype curve origin artifact created",
+    tables.Revision: "id parent kind reverts method hparams seed contexts requests covariances delta statistics "
+    "message created fingerprint",
+    tables.Evaluation: "revision protocol metrics retention cases created",
+    tables.Publication: "revision repo commit kind url account tag unpublished created",
+    tables.Sweep: "revision method hparams requests covariances seed trial_count protocol created",
+    tables.SweepTrial: "layers changes score metrics seconds error",
+}
+# Records of these rows begin with the id, under the name of the table.
+_NUMBERED = (tables.Trace, tables.Covariance, tables.Evaluation, tables.Publication, tables.Sweep)
 
 
-def result_record(result: TraceResult) -> dict[str, Any]:
+def to_record(row: Any, model: str | None = None) -> dict[str, Any]:
+    """The fields of a row, and the name of its model."""
+    head: dict[str, Any] = {type(row).__name__.lower(): row.id} if isinstance(row, _NUMBERED) else {}
+    if model is not None:
+        head["model"] = model
+    return head | {name: getattr(row, name) for name in _FIELDS[type(row)].split()}
+
+
+def trace_record(trace: tables.Trace, model: str, results: Sequence[tables.TraceResult]) -> dict[str, Any]:
+    """A trace with its results."""
+    return to_record(trace, model) | {"results": [_result_record(result) for result in results]}
+
+
+def _result_record(result: tables.TraceResult) -> dict[str, Any]:
     return {
-        **_pick(result, "prompt subject tokens"),
+        "prompt": result.prompt,
+        "subject": result.subject,
+        "tokens": result.tokens,
         "subject_range": [result.subject_begin, result.subject_end],
-        **_pick(result, "answer expected high low skip_reason"),
+        "answer": result.answer,
+        "expected": result.expected,
+        "high": result.high,
+        "low": result.low,
+        "skip_reason": result.skip_reason,
         "kinds": result.scores,
     }
-
-
-def effect_record(effect: AverageEffect) -> dict[str, Any]:
-    return _pick(effect, "kind role layer mean low high count")
-
-
-def covariance_record(covariance: Covariance, model: str) -> dict[str, Any]:
-    fields = _pick(
-        covariance,
-        "layer module width fingerprint tokenizer texts texts_revision seed tokens documents max_length dtype curve "
-        "origin artifact created",
-    )
-    return {"covariance": covariance.id, "model": model} | fields
-
-
-def revision_record(revision: Revision) -> dict[str, Any]:
-    return _pick(
-        revision,
-        "id parent kind reverts method hparams seed contexts requests covariances delta statistics message created "
-        "fingerprint",
-    )
-
-
-def evaluation_record(evaluation: Evaluation, model: str) -> dict[str, Any]:
-    fields = _pick(evaluation, "revision protocol metrics retention cases created")
-    return {"evaluation": evaluation.id, "model": model} | fields
-
-
-def publication_record(publication: Publication) -> dict[str, Any]:
-    fields = _pick(publication, "revision repo commit kind url account tag unpublished created")
-    return {"publication": publication.id} | fields
-
-
-def sweep_record(sweep: Sweep, model: str) -> dict[str, Any]:
-    fields = _pick(sweep, "revision method hparams requests covariances seed trial_count protocol created")
-    return {"sweep": sweep.id, "model": model} | fields
-
-
-def trial_record(trial: SweepTrial) -> dict[str, Any]:
-    return _pick(trial, "layers changes score metrics seconds error")

@@ -9,12 +9,12 @@ from ....engine.jobs.specs import AskSpec
 from ....store.history import history
 from ...presentation.text import sanitize
 from ..follow import run_job
-from ..options import JobOptions, job_options, open_catalog
+from ..options import JobOptions, job_options, open_catalog, target_argument
 from ..output import print_json, print_table
 
 
 @click.command()
-@click.argument("target", metavar="MODEL[@REV]")
+@target_argument
 @click.argument("prompt")
 @click.option(
     "--against", multiple=True, metavar="REV",
@@ -29,20 +29,18 @@ from ..output import print_json, print_table
 )
 @job_options
 def ask(
-    target: str, prompt: str, against: tuple[str, ...], max_new_tokens: int, top: int, job_options: JobOptions
+    model: str, prompt: str, against: tuple[str, ...], max_new_tokens: int, top: int, job_options: JobOptions
 ) -> None:
     """Print the most likely next tokens after PROMPT and a greedy completion."""
     if not prompt.strip():
         raise click.UsageError("the prompt is empty")
     catalog = open_catalog()
-    name, revision = history.parse_target(target)
+    name, revision = history.parse_target(model)
     with catalog.read() as session:
-        model = history.find_model(session, name)
-        ids = [history.find_revision(session, model, one).id for one in (revision, *against)]
+        row = history.find_model(session, name)
+        ids = [history.find_revision(session, row, one).id for one in (revision, *against)]
     spec = AskSpec(model=name, prompt=prompt, revisions=ids, max_new_tokens=max_new_tokens, top=top)
     job = run_job(catalog, spec, job_options)
-    if job is None:
-        return
     if job_options.as_json:
         print_json({"prompt": job.result["prompt"], "answers": job.result["answers"]})
         return

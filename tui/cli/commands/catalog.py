@@ -22,16 +22,13 @@ from ....store.maintenance.verify import check as check_all
 from ...presentation.format import format_size, with_progress
 from ...presentation.text import sanitize
 from ..follow import follow, submit
-from ..options import json_option, open_catalog
+from ..options import json_option, new_group, open_catalog
 from ..output import narrate, print_json, print_table
 
 _PATH = click.Path(path_type=Path)
 _HOUR = 3600.0
 
-
-@click.group()
-def catalog() -> None:
-    """Check, back up, restore and clean the catalog; export and import histories."""
+catalog = new_group("catalog")
 
 
 @catalog.command()
@@ -174,7 +171,13 @@ def gc(delete: bool, grace: float, as_json: bool) -> None:
     files = collect(opened, grace=grace * _HOUR, delete=delete)
     total = sum(one.bytes for one in files)
     if as_json:
-        print_json({"deleted": delete, "bytes": total, "files": [_file_record(one) for one in files]})
+        print_json(
+            {
+                "deleted": delete,
+                "bytes": total,
+                "files": [asdict(one) | {"path": str(one.path)} for one in files],
+            }
+        )
         return
     print_table(
         ("kind", "size", "path", "reason"),
@@ -189,10 +192,6 @@ def gc(delete: bool, grace: float, as_json: bool) -> None:
             else f"{format_size(total)} can be freed: retcon catalog gc --delete"
         )
         narrate(done)
-
-
-def _file_record(file: Unreferenced) -> dict[str, Any]:
-    return {"kind": file.kind, "path": str(file.path), "bytes": file.bytes, "reason": file.reason}
 
 
 def _relative_path(opened: Catalog, file: Unreferenced) -> str:

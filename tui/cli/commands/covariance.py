@@ -11,27 +11,12 @@ from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Covariance, Model
 from ....store.errors import InputError
 from ....store.exchange.covariance import field_name, import_covariance, load_sum, write_covariance
-from ...actions.covariance import (
-    CovarianceOptions,
-    build_covariance_extension,
-    build_covariance_spec,
-    load_covariance,
-)
+from ...actions.covariance import build_covariance_extension, check_covariance, load_covariance
 from ...presentation.wording import convergence_lines, describe_convergence
+from .. import options as opts
 from ..follow import run_job
-from ..options import (
-    LAYERS,
-    ROW_ID,
-    SEED,
-    JobOptions,
-    cluster_options,
-    estimate_option,
-    job_options,
-    json_option,
-    open_catalog,
-)
-from ..output import narrate, print_fields, print_json, print_table
-from ..records import covariance_record
+from ..output import narrate, print_fields, print_json, print_list
+from ..records import to_record
 
 _until_option = click.option(
     "--until-converged", "tolerance", type=click.FloatRange(0, 1, min_open=True), metavar="TOLERANCE",
@@ -39,15 +24,14 @@ _until_option = click.option(
     "distance, mean over probes), e.g. 0.05. It falls about as key_width / tokens.",
 )  # fmt: skip
 
-
-@click.group()
-def covariance() -> None:
-    """Collect the second moments of keys that edits need."""
+covariance = opts.new_group("covariance")
 
 
 @covariance.command()
 @click.argument("model")
-@click.option("--layers", type=LAYERS, required=True, help="5, 3-8 or 1,4,7-9. One pass collects all layers.")
+@click.option(
+    "--layers", type=opts.LAYERS, required=True, help="5, 3-8 or 1,4,7-9. One pass collects all layers."
+)
 @click.option(
     "--texts", default="shipped", show_default=True,
     help="'shipped': 300 short texts, 45,000 tokens, works without a network; 'wikipedia': wikimedia/wikipedia in "
@@ -63,24 +47,26 @@ def covariance() -> None:
     "--max-length", type=click.IntRange(min=2), default=512, show_default=True,
     help="Number of tokens to use of one document.",
 )  # fmt: skip
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the order of the documents.")
-@cluster_options
-@estimate_option
-@job_options
-def run(job_options: JobOptions, **options: Any) -> None:
+@click.option(
+    "--seed", type=opts.SEED, default=1, show_default=True, help="Seed of the order of the documents."
+)
+@opts.cluster_options
+@opts.estimate_option
+@opts.job_options
+def run(job_options: opts.JobOptions, **options: Any) -> None:
     """Collect covariances of MODEL's base from texts."""
-    catalog = open_catalog()
-    _run(catalog, build_covariance_spec(catalog, CovarianceOptions(**options)), job_options)
+    catalog = opts.open_catalog()
+    spec = CovarianceSpec(**options)
+    check_covariance(catalog, spec)
+    _run(catalog, spec, job_options)
 
 
-def _run(catalog: Catalog, spec: CovarianceSpec, options: JobOptions) -> None:
+def _run(catalog: Catalog, spec: CovarianceSpec, options: opts.JobOptions) -> None:
     job = run_job(catalog, spec, options)
-    if job is None:
-        return
     with catalog.read() as session:
         rows = [session.get_one(Covariance, id) for id in job.result["covariances"]]
     if options.as_json:
-        print_json({"covariances": [covariance_record(row, spec.model) for row in rows]})
+        print_json({"covariances": [to_record(row, spec.model) for row in rows]})
         return
     for row in rows:
         narrate(
@@ -90,62 +76,50 @@ def _run(catalog: Catalog, spec: CovarianceSpec, options: JobOptions) -> None:
 
 
 @covariance.command()
-@click.argument("ids", metavar="ID...", type=ROW_ID, nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", type=opts.ROW_ID, nargs=-1, required=True)
 @click.option("--max-tokens", type=click.IntRange(min=1), required=True, help="Number of tokens in total.")
 @_until_option
-@cluster_options
-@job_options
-def extend(ids: tuple[int, ...], max_tokens: int, tolerance: float | None, job_options: JobOptions) -> None:
+@opts.cluster_options
+@opts.job_options
+def extend(
+    ids: tuple[int, ...], max_tokens: int, tolerance: float | None, job_options: opts.JobOptions
+) -> None:
     """Continue covariances with more texts. One pass extends the layers that one run collected.
 
     This adds new covariances, bit for bit equal to those of one longer run. The old ones are kept, because edits refer
     to them.
     """
-    catalog = open_catalog()
+    catalog = opts.open_catalog()
     _run(catalog, build_covariance_extension(catalog, ids, max_tokens, tolerance), job_options)
 
 
 @covariance.command("list")
-@json_option
+@opts.json_option
 def list_(as_json: bool) -> None:
     """List the covariances by model and layer."""
-    with open_catalog().read() as session:
-        rows = session.exec(
-            select(Covariance, Model.name)
-            .join(Model)
-            .order_by(Model.name, col(Covariance.layer), col(Covariance.id))
-        ).all()
-    if as_json:
-        print_json({"covariances": [covariance_record(row, name) for row, name in rows]})
-        return
-    print_table(
-        ("id", "model", "layer", "tokens", "change", "width", "texts", "created"),
-        (
-            (
-                r.id,
-                name,
-                r.layer,
-                f"{r.tokens:,}",
-                r.curve[-1]["mean"] if r.curve else None,
-                r.width,
-                r.texts,
-                r.created,
-            )
-            for r, name in rows
-        ),
+    with opts.open_catalog().read() as session:
+        query = select(Covariance, Model.name).join(Model)
+        rows = session.exec(query.order_by(Model.name, col(Covariance.layer), col(Covariance.id))).all()
+    print_list(
+        "covariances",
+        [to_record(row, name) for row, name in rows],
+        "id model layer tokens change width texts created",
         "No covariances yet. An edit collects a small one if needed. Or: retcon covariance run MODEL --layers 5",
+        as_json=as_json,
         cut="texts",
+        tokens=lambda one: f"{one['tokens']:,}",
+        change=lambda one: one["curve"][-1]["mean"] if one["curve"] else None,
     )
 
 
 @covariance.command()
-@click.argument("id", type=ROW_ID)
-@json_option
+@opts.id_argument
+@opts.json_option
 def show(id: int, as_json: bool) -> None:
     """Show the settings of one covariance and its convergence."""
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         row, model = load_covariance(session, id)
-    record = covariance_record(row, model.name)
+    record = to_record(row, model.name)
     if as_json:
         print_json(record)
         return
@@ -156,13 +130,13 @@ def show(id: int, as_json: bool) -> None:
 
 
 @covariance.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
 def plot(id: int, out: Path | None) -> None:
     """Plot the change of C^-1 k with each doubling of the tokens."""
     from ...presentation.figures import save_convergence
 
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         row, model = load_covariance(session, id)
     if not row.curve:
         raise InputError(
@@ -174,11 +148,11 @@ def plot(id: int, out: Path | None) -> None:
 
 
 @covariance.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.argument("file", type=click.Path(path_type=Path))
 def export(id: int, file: Path) -> None:
     """Write a covariance to FILE: .safetensors with all its settings, or .npz in the format of rome and memit."""
-    catalog = open_catalog()
+    catalog = opts.open_catalog()
     with catalog.read() as session:
         row, model = load_covariance(session, id)
     write_covariance(file, row, model.name, load_sum(catalog, row))
@@ -191,15 +165,15 @@ def export(id: int, file: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="The model whose base it belongs to.")
 @click.option("--layer", type=click.IntRange(0), required=True, help="Its layer.")
-@json_option
+@opts.json_option
 def import_(file: Path, model: str, layer: int, as_json: bool) -> None:
     """Import a covariance: a .safetensors file of retcon, or an .npz file of layer_stats of rome or memit.
 
     A .safetensors file must come from the same weights. An .npz file does not record its model: make sure that it
     belongs to MODEL.
     """
-    row = import_covariance(open_catalog(), file, model, layer)
+    row = import_covariance(opts.open_catalog(), file, model, layer)
     if as_json:
-        print_json(covariance_record(row, model))
+        print_json(to_record(row, model))
     else:
         narrate(f"Covariance {row.id}: {model} layer {layer}, {row.tokens:,} tokens of {row.texts}.")

@@ -14,6 +14,7 @@ from sqlmodel import col, select
 from ....prompts import make_template
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Fact, FactSet, Model, Trace
+from ....store.facts import sets as fact_sets
 from ....store.history import history
 from ....store.home import home
 from ...presentation.format import format_duration
@@ -137,20 +138,16 @@ def _roll_back_to_base(catalog: Catalog) -> None:
 
 
 def _add_facts(catalog: Catalog) -> None:
+    fact = Fact(
+        fact_set_id=0,
+        position=0,
+        subject=SUBJECT,
+        prompt=make_template(PROMPT, SUBJECT),
+        target_true=TRUE,
+        target_new=NEW,
+        eval_paraphrases=PARAPHRASES,
+        neighbors=[{"prompt": prompt, "true": true} for prompt, true in NEIGHBORS],
+    )
     with catalog.write() as session:
-        if session.exec(select(FactSet).where(FactSet.name == FACTS)).first():
-            return
-        fact_set = FactSet(name=FACTS, source="retcon demo", format="plain")
-        session.add(fact_set)
-        session.flush()
-        fact = Fact(
-            fact_set_id=fact_set.id or 0,
-            position=0,
-            subject=SUBJECT,
-            prompt=make_template(PROMPT, SUBJECT),
-            target_true=TRUE,
-            target_new=NEW,
-            eval_paraphrases=PARAPHRASES,
-            neighbors=[{"prompt": prompt, "true": true} for prompt, true in NEIGHBORS],
-        )
-        session.add(fact)
+        if not session.exec(select(FactSet).where(FactSet.name == FACTS)).first():
+            fact_sets.save_facts(session, [fact], FACTS, "retcon demo", "plain")

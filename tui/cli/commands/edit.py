@@ -5,36 +5,23 @@ from typing import Any
 
 import click
 
-from ....engine.jobs.specs import ImportEditsSpec
+from ....engine.jobs.specs import EditSpec, ImportEditsSpec
 from ....store.catalog.tables import Revision
 from ....store.history import history
-from ...actions.edit import EditOptions, build_edit_spec
+from ...actions.edit import REQUEST_OPTIONS, build_edit_spec
+from ...actions.targets import resolve_target
 from ...presentation.text import sanitize
+from .. import options as opts
 from ..follow import run_job
-from ..options import (
-    ROW_ID,
-    JobOptions,
-    covariance_texts_option,
-    estimate_option,
-    hparams_option,
-    job_options,
-    layers_option,
-    method_option,
-    open_catalog,
-    seed_option,
-)
 from ..output import narrate, print_json, print_table
-from ..records import revision_record
+from ..records import to_record
 from .sweep import run as sweep
 
-
-@click.group()
-def edit() -> None:
-    """Edit facts. Each edit adds a revision."""
+edit = opts.new_group("edit")
 
 
 @edit.command()
-@click.argument("target", metavar="MODEL[@REV]")
+@opts.target_argument
 @click.option("--prompt", help="The text before the target, with the subject or {} in it.")
 @click.option("--subject", help="The subject of the fact, as it is written in the prompt.")
 @click.option("--target", "target_new", help="The new target: the text to predict after the prompt.")
@@ -50,34 +37,26 @@ def edit() -> None:
     help="A paraphrase of the prompt for the evaluation. Can be repeated.",
 )  # fmt: skip
 @click.option("--facts", "fact_set", help="Write every fact of this set that has a new target.")
-@method_option("r-rome")
-@layers_option
-@hparams_option
+@opts.edit_options("r-rome")
 @click.option(
-    "--covariance", type=ROW_ID,
+    "--covariance", type=opts.ROW_ID,
     help="Use this covariance. Default: the one of the layer with the most tokens.",
 )  # fmt: skip
-@covariance_texts_option
 @click.option(
     "--batch", type=click.IntRange(1), help="Number of requests to write at once. Default: all; for ROME one."
 )
-@seed_option
-@click.option("-m", "--message", default="", help="A message for the history.")
-@estimate_option
-@job_options
-def run(job_options: JobOptions, **options: Any) -> None:
+@opts.message_option
+@opts.estimate_option
+@opts.job_options
+def run(fact_set: str | None, job_options: opts.JobOptions, **options: Any) -> None:
     """Write a fact or a set of facts into MODEL. The new revision becomes the head."""
-    catalog = open_catalog()
-    spec = build_edit_spec(catalog, EditOptions(**options))
+    catalog = opts.open_catalog()
+    request = {name: options.pop(name) for name in REQUEST_OPTIONS}
+    spec = build_edit_spec(catalog, EditSpec(requests=[], **options), request, fact_set)
     job = run_job(catalog, spec, job_options)
-    if job is None:
-        return
-    with catalog.read() as session:
-        revision = history.find_revision(
-            session, history.find_model(session, spec.model), job.result["revision"]
-        )
+    revision = resolve_target(catalog, f"{spec.model}@{job.result['revision']}").revision
     if job_options.as_json:
-        print_json(revision_record(revision))
+        print_json(to_record(revision))
     else:
         print_edit(spec.model, revision)
 
@@ -107,15 +86,13 @@ def print_edit(model: str, revision: Revision) -> None:
 @edit.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("model")
-@job_options
-def import_(folder: Path, model: str, job_options: JobOptions) -> None:
+@opts.job_options
+def import_(folder: Path, model: str, job_options: opts.JobOptions) -> None:
     """Apply the edits that `retcon export` wrote to DIR to MODEL. Its base must have the same weights."""
-    catalog = open_catalog()
+    catalog = opts.open_catalog()
     with catalog.read() as session:
         history.find_model(session, model)
     job = run_job(catalog, ImportEditsSpec(model=model, folder=str(folder.resolve())), job_options)
-    if job is None:
-        return
     with catalog.read() as session:
         target = history.find_model(session, model)
         imported = [history.find_revision(session, target, id) for id in job.result["imported"]]

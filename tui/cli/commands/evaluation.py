@@ -1,6 +1,7 @@
 """`retcon eval`: evaluate a revision, and compare evaluations."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
@@ -8,26 +9,23 @@ from sqlmodel import col, select
 
 from ....engine.evaluation.metrics import METRICS
 from ....engine.jobs.comparison import compare_evaluations
-from ....engine.jobs.specs import SUITES
+from ....engine.jobs.specs import SUITES, EvaluationSpec
 from ....store.catalog.tables import Evaluation, Model
 from ....store.errors import NotFound
-from ...actions.evaluate import EvaluationOptions, build_evaluation_spec
+from ...actions.edit import build_evaluation_spec
 from ...presentation.text import sanitize
+from .. import options as opts
 from ..follow import run_job
-from ..options import ROW_ID, SEED, JobOptions, job_options, json_option, open_catalog
-from ..output import print_fields, print_json, print_table
-from ..records import evaluation_record
+from ..output import print_fields, print_json, print_list, print_table
+from ..records import to_record
 
-
-@click.group()
-def evaluation() -> None:
-    """Evaluate a revision; the protocol is saved with the numbers."""
+evaluation = opts.new_group("eval")
 
 
 @evaluation.command()
-@click.argument("target", metavar="MODEL[@REV]")
+@opts.target_argument
 @click.option(
-    "--facts", "fact_set",
+    "--facts",
     help="Evaluate on this fact set. Default: the requests of the revision's own edits.",
 )  # fmt: skip
 @click.option(
@@ -49,64 +47,57 @@ def evaluation() -> None:
     "Other sources: see `retcon covariance run`.",
 )  # fmt: skip
 @click.option(
-    "--seed", type=SEED, default=1, show_default=True, help="Seed of sampling and of the intervals."
+    "--seed", type=opts.SEED, default=1, show_default=True, help="Seed of sampling and of the intervals."
 )
-@job_options
-def run(job_options: JobOptions, **options: Any) -> None:
+@opts.job_options
+def run(job_options: opts.JobOptions, **options: Any) -> None:
     """Evaluate a revision."""
-    catalog = open_catalog()
-    spec = build_evaluation_spec(catalog, EvaluationOptions(**options))
+    catalog = opts.open_catalog()
+    spec = build_evaluation_spec(catalog, EvaluationSpec(**options))
     job = run_job(catalog, spec, job_options)
-    if job is None:
-        return
     with catalog.read() as session:
         result = session.get_one(Evaluation, job.result["evaluation"])
     if job_options.as_json:
-        print_json(evaluation_record(result, spec.model))
+        print_json(to_record(result, spec.model))
     else:
         print_evaluation(spec.model, result)
 
 
 @evaluation.command("list")
-@json_option
+@opts.json_option
 def list_(as_json: bool) -> None:
     """List the evaluations, newest first."""
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         rows = session.exec(
             select(Evaluation, Model.name).join(Model).order_by(col(Evaluation.id).desc())
         ).all()
-    if as_json:
-        print_json(
-            {"evaluations": [evaluation_record(e, name) | {"cases": len(e.cases)} for e, name in rows]}
-        )
-        return
-    names = ("S", "ES", "PS", "NS", "FE", "FP")
-    print_table(
-        ("id", "model", "revision", "cases", *names, "created"),
-        (
-            (e.id, name, e.revision, len(e.cases), *(_value(e, n) for n in names), e.created)
-            for e, name in rows
-        ),
+    scores: dict[str, Any] = {name: partial(_value, name) for name in ("S", "ES", "PS", "NS", "FE", "FP")}
+    print_list(
+        "evaluations",
+        [to_record(row, name) | {"cases": len(row.cases)} for row, name in rows],
+        "id model revision cases S ES PS NS FE FP created",
         "No evaluations yet. Run one: retcon eval run MODEL",
+        as_json=as_json,
+        **scores,
     )
 
 
-def _value(evaluation: Evaluation, name: str) -> str:
-    return f"{evaluation.metrics[name]['value']:.3f}" if name in evaluation.metrics else "-"
+def _value(name: str, record: dict[str, Any]) -> str:
+    return f"{record['metrics'][name]['value']:.3f}" if name in record["metrics"] else "-"
 
 
 @evaluation.command()
-@click.argument("id", type=ROW_ID)
-@json_option
+@opts.id_argument
+@opts.json_option
 def show(id: int, as_json: bool) -> None:
     """Show one evaluation with its protocol."""
     name, result = _load(id)
-    print_json(evaluation_record(result, name)) if as_json else print_evaluation(name, result)
+    print_json(to_record(result, name)) if as_json else print_evaluation(name, result)
 
 
 def _load(id: int) -> tuple[str, Evaluation]:
     """An evaluation and its model's name."""
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         result = session.get(Evaluation, id)
         if result is None:
             raise NotFound(f"evaluation {id} does not exist; `retcon eval list` lists the evaluations")
@@ -114,9 +105,9 @@ def _load(id: int) -> tuple[str, Evaluation]:
 
 
 @evaluation.command("compare")
-@click.argument("a", type=ROW_ID)
-@click.argument("b", type=ROW_ID)
-@json_option
+@click.argument("a", type=opts.ROW_ID)
+@click.argument("b", type=opts.ROW_ID)
+@opts.json_option
 def compare_(a: int, b: int, as_json: bool) -> None:
     """Compare evaluations A and B case by case. Both need the same protocol (evaluation settings)."""
     (model_a, one), (model_b, other) = _load(a), _load(b)
@@ -140,7 +131,7 @@ def compare_(a: int, b: int, as_json: bool) -> None:
 
 
 @evaluation.command()
-@json_option
+@opts.json_option
 def metrics(as_json: bool) -> None:
     """List the metrics: meaning, range, and the fields of a fact that each metric requires."""
     if as_json:

@@ -10,7 +10,7 @@ from ....store.exchange.manifest import EXPORT_KINDS
 from ...actions.targets import resolve_target
 from ...presentation.format import format_size
 from ..follow import run_job
-from ..options import SIZE, JobOptions, job_options, open_catalog
+from ..options import SIZE, JobOptions, job_options, open_catalog, target_argument
 from ..output import narrate, print_json, print_table
 
 shard_size_option = click.option(
@@ -19,38 +19,30 @@ shard_size_option = click.option(
 
 
 @click.command()
-@click.argument("target", metavar="MODEL[@REV]")
+@target_argument
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--as", "what", type=click.Choice(EXPORT_KINDS), default="checkpoint", show_default=True,
+    "--as", "export_kind", type=click.Choice(EXPORT_KINDS), default="checkpoint", show_default=True,
     help="Full weights, a LoRA adapter for PEFT, or only the deltas for `retcon edit import`.",
 )  # fmt: skip
 @shard_size_option
 @job_options
-def export(target: str, folder: Path, what: str, shard_size: int, job_options: JobOptions) -> None:
+def export(model: str, folder: Path, job_options: JobOptions, **options: Any) -> None:
     """Write a revision to DIR. Another process loads it and evaluates its edits again."""
     catalog = open_catalog()
-    model, revision = resolve_target(catalog, target)
-    spec = ExportSpec(
-        model=model.name,
-        folder=str(folder.absolute()),
-        revision=revision.id,
-        export_kind=what,
-        shard_size=shard_size,
-    )
+    target = resolve_target(catalog, model)
+    spec = ExportSpec(target.model.name, str(folder.absolute()), target.revision.id, **options)
     job = run_job(catalog, spec, job_options)
-    if job is None:
-        return
     if job_options.as_json:
         print_json(job.result)
         return
     print_files(job.result["files"])
     print_answers(job.result)
     narrate(
-        f"Wrote {model.name}@{revision.id} to {folder}. Another process loaded it: its fingerprint "
+        f"Wrote {spec.model}@{spec.revision} to {folder}. Another process loaded it: its fingerprint "
         f"{job.result['fingerprint'][:16]} matches."
     )
-    if what == "delta":
+    if spec.export_kind == "delta":
         narrate(f"Apply it to the same base in another catalog: retcon edit import {folder} MODEL")
 
 

@@ -8,14 +8,11 @@ from sqlmodel import func, select
 from ....store.catalog.tables import Fact, FactSet
 from ....store.facts import sets as fact_sets
 from ....store.facts.references import add_references
-from ..options import json_option, open_catalog
-from ..output import narrate, print_json, print_table
-from ..records import fact_record
+from ..options import json_option, new_group, open_catalog
+from ..output import narrate, print_json, print_list, print_table
+from ..records import to_record
 
-
-@click.group()
-def facts() -> None:
-    """Import, list and show sets of facts."""
+facts = new_group("facts")
 
 
 @facts.command("import")
@@ -54,21 +51,17 @@ def list_(as_json: bool) -> None:
     with open_catalog().read() as session:
         query = select(FactSet, func.count(Fact.id)).join(Fact).group_by(FactSet.id).order_by(FactSet.name)  # type: ignore[arg-type]
         rows = session.exec(query).all()
-    if as_json:
-        print_json(
-            {
-                "sets": [
-                    {"name": s.name, "count": n, "format": s.format, "source": s.source, "created": s.created}
-                    for s, n in rows
-                ]
-            }
-        )
-        return
-    print_table(
-        ("name", "facts", "format", "source", "created"),
-        ((s.name, n, s.format, s.source, s.created) for s, n in rows),
+    print_list(
+        "sets",
+        [
+            {"name": s.name, "count": n, "format": s.format, "source": s.source, "created": s.created}
+            for s, n in rows
+        ],
+        "name facts format source created",
         "No facts yet. Import some: retcon facts import FILE --name NAME",
+        as_json=as_json,
         cut="source",
+        facts=lambda one: one["count"],
     )
 
 
@@ -80,7 +73,7 @@ def show(name: str, as_json: bool) -> None:
     with open_catalog().read() as session:
         rows = fact_sets.list_facts(session, fact_sets.find_fact_set(session, name))
     if as_json:
-        print_json({"name": name, "facts": [fact_record(fact) for fact in rows]})
+        print_json({"name": name, "facts": [to_record(fact) for fact in rows]})
         return
     print_table(
         ("subject", "prompt", "true target", "new target"),

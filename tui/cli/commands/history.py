@@ -14,9 +14,9 @@ from ....store.history.lineage import find_reverted
 from ...actions.history import MovedHead, plan_revert, roll_back, step_head
 from ...presentation.text import sanitize
 from ..follow import follow, run_job, submit
-from ..options import JobOptions, job_options, json_option, open_catalog
+from ..options import JobOptions, job_options, json_option, message_option, open_catalog
 from ..output import narrate, print_json, print_table
-from ..records import revision_record
+from ..records import to_record
 
 _no_verify = click.option(
     "--no-verify", is_flag=True, help="Only move the head. Do not compute and hash the weights."
@@ -33,7 +33,7 @@ def history(model: str, as_json: bool) -> None:
         all_revisions = revisions.list_revisions(session, row)
         removed = find_reverted(revisions.load_path(session, row.head or all_revisions[0].id))
     if as_json:
-        records = [revision_record(revision) for revision in all_revisions]
+        records = [to_record(revision) for revision in all_revisions]
         print_json({"model": model, "head": row.head, "revisions": records})
         return
     print_table(
@@ -74,8 +74,8 @@ def diff(a: str, b: str, as_json: bool) -> None:
     if as_json:
         record = {"model": name_a, "a": one.id, "b": other.id, "same_weights": same}
         record |= {
-            "only_a": [revision_record(edit) for edit in only_a],
-            "only_b": [revision_record(edit) for edit in only_b],
+            "only_a": [to_record(edit) for edit in only_a],
+            "only_b": [to_record(edit) for edit in only_b],
         }
         print_json(record)
         return
@@ -165,7 +165,7 @@ def _verify(catalog: Catalog, moved: MovedHead, options: JobOptions, *, no_verif
 @click.command()
 @click.argument("model")
 @click.argument("revision", metavar="REV")
-@click.option("-m", "--message", default="", help="A message for the history.")
+@message_option
 @job_options
 def revert(model: str, revision: str, message: str, job_options: JobOptions) -> None:
     """Remove edit REV from MODEL's head and keep the later edits."""
@@ -177,11 +177,9 @@ def revert(model: str, revision: str, message: str, job_options: JobOptions) -> 
             f"Evaluate after reverting: retcon eval run {model}"
         )
     job = run_job(catalog, spec, job_options)
-    if job is None:
-        return
     with catalog.read() as session:
         added = revisions.find_revision(session, revisions.find_model(session, model), job.result["revision"])
     if job_options.as_json:
-        print_json(revision_record(added))
+        print_json(to_record(added))
     else:
         narrate(f"Revision {added.id}: {sanitize(added.message)}")

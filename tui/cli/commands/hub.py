@@ -7,14 +7,11 @@ import click
 
 from ....engine.jobs.control import QUIET_ENVIRONMENT
 from ....store.history import publications
-from ..options import json_option, open_catalog
-from ..output import narrate, print_json, print_table
-from ..records import publication_record
+from ..options import json_option, new_group, open_catalog
+from ..output import narrate, print_list
+from ..records import to_record
 
-
-@click.group()
-def hub() -> None:
-    """Log in to the hub and list publications."""
+hub = new_group("hub")
 
 
 @hub.command()
@@ -65,15 +62,13 @@ def list_(repo: str | None, as_json: bool) -> None:
     """List the publications of this catalog, newest first."""
     with open_catalog().read() as session:
         rows = publications.list_publications(session, repo)
-    if as_json:
-        print_json({"publications": [publication_record(one) for one in rows]})
-        return
-    print_table(
-        ("id", "revision", "as", "repo", "commit", "tag", "account", "created", "unpublished"),
-        (
-            (p.id, p.revision, p.kind, p.repo, p.commit[:10], p.tag, p.account, p.created, p.unpublished)
-            for p in rows
-        ),
+    print_list(
+        "publications",
+        [to_record(one) for one in rows],
+        "id revision as repo commit tag account created unpublished",
         "No publications yet. Publish one: retcon publish MODEL REPO",
+        as_json=as_json,
         cut="repo",
+        commit=lambda one: one["commit"][:10],
+        **{"as": lambda one: one["kind"]},
     )

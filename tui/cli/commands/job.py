@@ -1,7 +1,6 @@
 """`retcon job`: list, follow, cancel and resume jobs."""
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +15,7 @@ from ...actions.jobs import remove_jobs
 from ...presentation.text import sanitize
 from ...presentation.wording import describe_nodes
 from ..follow import describe_progress, follow
-from ..options import ROW_ID, json_option, open_catalog
+from ..options import ROW_ID, combine, id_argument, json_option, new_group, open_catalog
 from ..output import narrate, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
 # Fields of a job's result to print in the list.
 _RESULT_FIELDS = ("name", "trace", "sweep", "covariance", "revision", "evaluation", "verified", "folder")
 
-
-@click.group()
-def job() -> None:
-    """List, follow, cancel and resume jobs."""
+job = new_group("job")
 
 
 @job.command("list")
@@ -66,7 +62,7 @@ def _format_progress(job: ListedJob) -> str:
 
 
 @job.command()
-@click.argument("id", type=ROW_ID)
+@id_argument
 @json_option
 def show(id: int, as_json: bool) -> None:
     """Show one job."""
@@ -81,7 +77,7 @@ def show(id: int, as_json: bool) -> None:
 
 
 @job.command()
-@click.argument("id", type=ROW_ID)
+@id_argument
 @json_option
 def watch(id: int, as_json: bool) -> None:
     """Follow a job to its end. Ctrl-C detaches from it; the job continues."""
@@ -91,7 +87,7 @@ def watch(id: int, as_json: bool) -> None:
 
 
 @job.command()
-@click.argument("id", type=ROW_ID)
+@id_argument
 @click.option("-f", "--follow", "until_end", is_flag=True, help="Print new lines until the job ends.")
 def log(id: int, until_end: bool) -> None:
     """Print the log of a job's process."""
@@ -111,18 +107,17 @@ def log(id: int, until_end: bool) -> None:
             state = _load_job(catalog, id).state
 
 
-def _stop_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option(
-        "--grace",
-        type=click.FloatRange(0, min_open=True),
-        default=control.STOP_GRACE_SECONDS,
-        show_default=True,
-        help="Seconds to reach a checkpoint, and again to exit after SIGTERM, before SIGKILL.",
-    )(command)
-    command = click.option(
+_stop_options = combine(
+    id_argument,
+    json_option,
+    click.option(
         "--detach", is_flag=True, help="Only request the stop: do not wait and do not kill the process."
-    )(command)
-    return click.argument("id", type=ROW_ID)(json_option(command))
+    ),
+    click.option(
+        "--grace", type=click.FloatRange(0, min_open=True), default=control.STOP_GRACE_SECONDS, show_default=True,
+        help="Seconds to reach a checkpoint, and again to exit after SIGTERM, before SIGKILL.",
+    ),
+)  # fmt: skip
 
 
 @job.command()
@@ -153,7 +148,7 @@ def _stop(id: int, stop: Stop, grace: float, *, detach: bool, as_json: bool) -> 
 
 
 @job.command()
-@click.argument("id", type=ROW_ID)
+@id_argument
 @click.argument("priority", type=click.IntRange(-1_000_000, 1_000_000))
 @json_option
 def priority(id: int, priority: int, as_json: bool) -> None:
@@ -167,7 +162,7 @@ def priority(id: int, priority: int, as_json: bool) -> None:
 
 
 @job.command()
-@click.argument("id", type=ROW_ID)
+@id_argument
 @click.option("--sooner/--later", default=True, show_default=True, help="Move it up or down the queue.")
 @json_option
 def move(id: int, sooner: bool, as_json: bool) -> None:
@@ -205,7 +200,7 @@ def resume(id: int | None, everything: bool, detach: bool, as_json: bool) -> Non
 
 
 @job.command()
-@click.argument("id", type=ROW_ID)
+@id_argument
 def remove(id: int) -> None:
     """Remove the row and log of an ended job. Its results are kept."""
     remove_jobs(open_catalog(), [id])

@@ -7,14 +7,11 @@ from ....store.catalog.tables import Model
 from ....store.history import history
 from ...actions.model import build_model_spec, count_removable_edits, remove_model
 from ..follow import run_job
-from ..options import JobOptions, job_options, json_option, open_catalog
-from ..output import narrate, print_fields, print_json, print_table
-from ..records import model_record
+from ..options import JobOptions, job_options, json_option, new_group, open_catalog
+from ..output import narrate, print_fields, print_json, print_list
+from ..records import to_record
 
-
-@click.group()
-def model() -> None:
-    """Add, list, show and remove models."""
+model = new_group("model")
 
 
 @model.command()
@@ -33,12 +30,10 @@ def add(source: str, name: str, commit: str | None, trust_remote_code: bool, job
     catalog = open_catalog()
     spec = build_model_spec(catalog, source, name, commit, trust_remote_code=trust_remote_code)
     job = run_job(catalog, spec, job_options)
-    if job is None:
-        return
     with catalog.read() as session:
         added = history.find_model(session, spec.name)
     if job_options.as_json:
-        print_json(model_record(added))
+        print_json(to_record(added))
         return
     narrate(
         f"Added {added.name}: {added.architecture}, {added.anatomy['layers']} layers, "
@@ -57,25 +52,15 @@ def list_(as_json: bool) -> None:
     """List the models of the catalog."""
     with open_catalog().read() as session:
         models = session.exec(select(Model).order_by(Model.name)).all()
-    if as_json:
-        print_json({"models": [model_record(one) for one in models]})
-        return
-    print_table(
-        ("name", "architecture", "layers", "parameters", "dtype", "head", "source"),
-        (
-            (
-                m.name,
-                m.architecture,
-                m.anatomy["layers"],
-                f"{m.parameters / 1e6:.0f} M",
-                m.dtype,
-                m.head,
-                m.source,
-            )
-            for m in models
-        ),
+    print_list(
+        "models",
+        [to_record(one) for one in models],
+        "name architecture layers parameters dtype head source",
         "No models yet. Add one: retcon model add starter",
+        as_json=as_json,
         cut="source",
+        layers=lambda one: one["anatomy"]["layers"],
+        parameters=lambda one: f"{one['parameters'] / 1e6:.0f} M",
     )
 
 
@@ -85,7 +70,7 @@ def list_(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show the source and the anatomy of one model."""
     with open_catalog().read() as session:
-        record = model_record(history.find_model(session, name))
+        record = to_record(history.find_model(session, name))
     if as_json:
         print_json(record)
         return

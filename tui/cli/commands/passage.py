@@ -8,48 +8,33 @@ import click
 
 from ....engine.jobs import control
 from ....engine.jobs.listing import build_job_record
+from ....engine.jobs.specs import PassageSpec
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import Job, Model
 from ....store.errors import InputError
 from ....store.facts import passages
 from ....store.facts.passage_format import Passage, format_passage
 from ....store.facts.passage_reader import SUFFIX, parse_passage, read_passage
-from ...actions.passage import DEFAULT_BASELINES, PassageOptions, build_passage_spec
+from ...actions.passage import build_passage_spec
 from ...presentation.figures import check_path
 from ...presentation.passage_report import FORMATS, save_report, to_parts
+from .. import options as opts
 from ..follow import JobFailed, follow, submit
-from ..options import (
-    ROW_ID,
-    JobOptions,
-    covariance_texts_option,
-    hparams_option,
-    job_options,
-    json_option,
-    layers_option,
-    method_option,
-    open_catalog,
-    seed_option,
-)
-from ..output import console, narrate, print_json, print_table
+from ..output import console, narrate, print_json, print_list
 
-
-@click.group()
-def passage() -> None:
-    """Write the facts of a text into a model and evaluate them."""
+passage = opts.new_group("passage")
 
 
 @passage.command()
-@click.argument("target", metavar="MODEL[@REV]")
+@opts.target_argument
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@method_option("joint")
-@layers_option
-@hparams_option
+@opts.edit_options("joint")
 @click.option(
     "--edits", type=click.IntRange(1), default=1, show_default=True,
     help="Split the facts into this many edits.",
 )  # fmt: skip
 @click.option(
-    "--against", default=DEFAULT_BASELINES, show_default=True,
+    "--against", "baselines", type=opts.BASELINE_LIST, default="prompt,retrieval,lora", show_default=True,
     help="Baselines that answer the same questions: prompt, retrieval, reranked (retrieval whose chunks the model "
     "ranks again), or a method, whose edit is discarded.",
 )  # fmt: skip
@@ -64,19 +49,20 @@ def passage() -> None:
 @click.option(
     "--llm-model", help="Model of the endpoint. Default: RETCON_LLM_MODEL. RETCON_LLM_KEY holds its key."
 )
-@click.option("--yes", is_flag=True, help="Write the extracted facts without a review.")
+@click.option(
+    "--yes", "review", is_flag=True, callback=lambda ctx, option, yes: not yes,
+    help="Write the extracted facts without a review.",
+)  # fmt: skip
 @click.option("--judge", is_flag=True, help="Let --llm score the answers from 0 to 3.")
-@covariance_texts_option
-@seed_option
-@job_options
-def run(job_options: JobOptions, **options: Any) -> None:
+@opts.job_options
+def run(file: Path, known: str | None, job_options: opts.JobOptions, **options: Any) -> None:
     """Write the facts of FILE into MODEL, evaluate them, and compare with baselines.
 
     FILE is a facts file (NAME.facts), or prose. --llm extracts facts from prose; then $EDITOR opens for a review before
     anything is written.
     """
-    catalog = open_catalog()
-    spec = build_passage_spec(catalog, PassageOptions(**options))
+    catalog = opts.open_catalog()
+    spec = build_passage_spec(catalog, PassageSpec(**options), file, known)
     job = submit(catalog, spec, job_options.device)
     if job_options.detach:
         print_json(build_job_record(job)) if job_options.as_json else click.echo(job.id)
@@ -102,7 +88,7 @@ def _follow_with_review(catalog: Catalog, job: Job) -> dict[str, Any]:
 
 
 @passage.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.option(
     "--facts", "file", type=click.Path(path_type=Path), help="Use this file instead of opening $EDITOR."
 )
@@ -110,10 +96,10 @@ def _follow_with_review(catalog: Catalog, job: Job) -> dict[str, Any]:
     "--show", "only_show", is_flag=True, help="Print the facts and their problems without a change."
 )
 @click.option("--detach", is_flag=True, help="Do not wait for the resumed job.")
-@json_option
+@opts.json_option
 def review(id: int, file: Path | None, only_show: bool, detach: bool, as_json: bool) -> None:
     """Review the extracted facts in $EDITOR, then resume the job."""
-    catalog = open_catalog()
+    catalog = opts.open_catalog()
     with catalog.read() as session:
         row, job = passages.find_passage(session, id), passages.find_job(session, id)
         text = format_passage(passages.to_file(row), passages.list_remarks(row)) if row.facts else ""
@@ -160,20 +146,19 @@ def _replace(catalog: Catalog, id: int, facts: Passage) -> None:
 
 
 @passage.command("list")
-@json_option
+@opts.json_option
 def list_(as_json: bool) -> None:
     """List the passages, newest first."""
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         records = [passages.to_record(row, model) for row, model in passages.list_passages(session)]
-    if as_json:
-        print_json({"passages": records})
-        return
-    columns = ("id", "title", "model", "method", "facts", "held", "revision", "created")
-    rows = (one | {"id": one["passage"], "facts": len(one["facts"]), "held": _held(one)} for one in records)
-    print_table(
-        columns,
-        ([row[name] for name in columns] for row in rows),
+    print_list(
+        "passages",
+        records,
+        "id title model method facts held revision created",
         "No passages yet. Write one: retcon passage run MODEL FILE",
+        as_json=as_json,
+        facts=lambda one: len(one["facts"]),
+        held=_held,
     )
 
 
@@ -184,20 +169,20 @@ def _held(record: dict[str, Any]) -> str:
 
 
 @passage.command()
-@click.argument("id", type=ROW_ID)
-@json_option
+@opts.id_argument
+@opts.json_option
 def show(id: int, as_json: bool) -> None:
     """Show the results of a passage so far."""
-    _print(open_catalog(), id, as_json)
+    _print(opts.open_catalog(), id, as_json)
 
 
 @passage.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.argument("file", type=click.Path(path_type=Path))
 def report(id: int, file: Path) -> None:
     """Write the report to FILE: Markdown (.md), or HTML with plots (.html)."""
     check_path(file, FORMATS)
-    save_report(file, _record(open_catalog(), id))
+    save_report(file, _record(opts.open_catalog(), id))
     narrate(f"Wrote {file}.")
 
 

@@ -6,21 +6,21 @@ from typing import Any
 import click
 
 from ....engine.jobs.publication.preview import check_repo_name
-from ....engine.jobs.specs import UnpublishSpec
+from ....engine.jobs.specs import PublishSpec, UnpublishSpec
 from ....store.atomic_files import write_atomically
-from ...actions.publish import FORMATS, PublishOptions, add_pictures, build_publish_spec
+from ...actions.publish import FORMATS, add_pictures, build_publish_spec, read_card
 from ...presentation.text import sanitize_lines
 from ..follow import run_job
-from ..options import JobOptions, job_options, open_catalog
+from ..options import JobOptions, job_options, open_catalog, target_argument
 from ..output import narrate, print_json
 from .export import print_answers, print_files, shard_size_option
 
 
 @click.command()
-@click.argument("target", metavar="MODEL[@REV]")
+@target_argument
 @click.argument("repo", metavar="REPO")
 @click.option(
-    "--as", "what", type=click.Choice(FORMATS), default="checkpoint", show_default=True,
+    "--as", "export_kind", type=click.Choice(FORMATS), default="checkpoint", show_default=True,
     help="Full weights, or a LoRA adapter for PEFT.",
 )  # fmt: skip
 @click.option(
@@ -29,6 +29,7 @@ from .export import print_answers, print_files, shard_size_option
 @click.option("--dry-run", is_flag=True, help="Print files, sizes, card and account. Send nothing.")
 @click.option(
     "--card", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    callback=lambda ctx, option, path: read_card(path) if path else None,
     help="Publish this README.md instead of the card that retcon writes.",
 )  # fmt: skip
 @click.option(
@@ -42,22 +43,20 @@ from .export import print_answers, print_files, shard_size_option
 @click.option("-m", "--message", default="", help="Title of the commit.")
 @shard_size_option
 @job_options
-def publish(card_out: Path | None, pictures: bool, job_options: JobOptions, **values: Any) -> None:
+def publish(card_out: Path | None, pictures: bool, job_options: JobOptions, **options: Any) -> None:
     """Publish a revision to REPO of the Hugging Face Hub in one commit. A new repo is private without --public.
 
     After a lost connection, `retcon job resume` sends only the files that the hub does not have.
     """
-    options = PublishOptions(**values)
-    if card_out is not None and not options.dry_run:
+    draft = PublishSpec(**options)
+    if card_out is not None and not draft.dry_run:
         raise click.UsageError("--card-out needs --dry-run")
     catalog = open_catalog()
-    check_repo_name(options.repo)
-    spec = build_publish_spec(catalog, options)
+    check_repo_name(draft.repo)
+    spec = build_publish_spec(catalog, draft)
     if pictures:
         spec = add_pictures(catalog, spec)
     job = run_job(catalog, spec, job_options.on_cpu())
-    if job is None:
-        return
     if card_out is not None:
         write_atomically(card_out, lambda path: path.write_text(job.result["card"], encoding="utf-8"))
     if job_options.as_json:
@@ -113,8 +112,6 @@ def unpublish(repo: str, tag: str | None, yes: bool, job_options: JobOptions) ->
     if not yes and not click.confirm(f"Delete {target}? This cannot be undone.", err=True):
         raise click.exceptions.Exit(1)
     job = run_job(catalog, UnpublishSpec(repo=repo, tag=tag), job_options.on_cpu())
-    if job is None:
-        return
     if job_options.as_json:
         print_json(job.result)
     else:

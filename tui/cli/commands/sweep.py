@@ -6,74 +6,60 @@ from typing import Any
 import click
 from sqlmodel import col, func, select
 
+from ....engine.jobs.specs import SweepSpec
 from ....store.catalog.catalog import Catalog
 from ....store.catalog.tables import FactSet, Model, Sweep, SweepTrial
-from ...actions.sweep import SweepOptions, build_sweep_spec, format_layers, format_settings, save_best
+from ...actions.sweep import build_sweep_spec, format_layers, format_settings, save_best
 from ...actions.sweep_ranking import Ranking, build_curves, load_ranking
 from ...presentation.curves import render_lines
 from ...presentation.text import sanitize
+from .. import options as opts
 from ..follow import run_job
-from ..options import (
-    LAYERS,
-    ROW_ID,
-    JobOptions,
-    covariance_texts_option,
-    estimate_option,
-    hparams_option,
-    job_options,
-    json_option,
-    method_option,
-    open_catalog,
-    seed_option,
-)
-from ..output import color_wanted, console, narrate, print_json, print_table, terminal_width
-from ..records import effect_record, sweep_record, trial_record
+from ..output import color_wanted, console, narrate, print_json, print_list, print_table, terminal_width
+from ..records import to_record
 
 _HEIGHT = 16
 _SHOWN = 10
 
 trace_option = click.option(
-    "--trace", type=ROW_ID,
+    "--trace", type=opts.ROW_ID,
     help="Plot this trace's effects beside the scores. Default: the newest trace of a fact set.",
 )  # fmt: skip
 
-
-@click.group()
-def sweep() -> None:
-    """Try an edit at each layer, score it, and discard it."""
+sweep = opts.new_group("sweep")
 
 
 @sweep.command()
-@click.argument("target", metavar="MODEL[@REV]")
-@click.option(
-    "--facts", "fact_set", required=True, help="Write the facts of this set that have a new target."
-)
+@opts.target_argument
+@click.option("--facts", required=True, help="Write the facts of this set that have a new target.")
 @click.option("--limit", type=click.IntRange(1), help="Write only the first LIMIT facts.")
-@click.option("--layers", "--layer", type=LAYERS, help="3-8 or 1,4,7. Default: every layer.")
-@method_option("r-rome")
+@click.option("--layers", "--layer", type=opts.LAYERS, help="3-8 or 1,4,7. Default: every layer.")
+@opts.method_option("r-rome")
 @click.option(
     "--set", "tries", multiple=True, metavar="NAME=V[,V..]",
     help="Values of a setting to try, such as v_lr=0.1,0.5. Several --set are tried in all combinations.",
 )  # fmt: skip
-@hparams_option
-@covariance_texts_option
-@seed_option
+@opts.hparams_option
+@opts.covariance_texts_option
+@opts.seed_option
 @trace_option
 @click.option(
     "--save", is_flag=True, help="Save the best trial's settings as the model's defaults for edits."
 )
-@estimate_option
-@job_options
-def run(save: bool, job_options: JobOptions, **options: Any) -> None:
+@opts.estimate_option
+@opts.job_options
+def run(
+    model: str, layers: list[int] | None, method: str, texts: str, seed: int, trace: int | None, save: bool,
+    job_options: opts.JobOptions, **options: Any,
+) -> None:  # fmt: skip
     """Write a set of facts into MODEL at each layer in turn and score each trial. The model is not changed."""
     if save and job_options.detach:
         raise click.UsageError(
             "--save needs the finished sweep: omit --detach, or use retcon sweep save later"
         )
-    catalog = open_catalog()
-    job = run_job(catalog, build_sweep_spec(catalog, SweepOptions(**options)), job_options)
-    if job is None:
-        return
+    catalog = opts.open_catalog()
+    draft = SweepSpec(model, [], layers or [], {}, method=method, trace=trace, texts=texts, seed=seed)
+    job = run_job(catalog, build_sweep_spec(catalog, draft, **options), job_options)
     with catalog.read() as session:
         ranking = load_ranking(session, job.result["sweep"])
     if save:
@@ -82,65 +68,49 @@ def run(save: bool, job_options: JobOptions, **options: Any) -> None:
 
 
 @sweep.command("list")
-@json_option
+@opts.json_option
 def list_(as_json: bool) -> None:
     """List the sweeps, newest first."""
-    counts = (
-        select(SweepTrial.sweep_id, func.count().label("n")).group_by(col(SweepTrial.sweep_id)).subquery()
-    )
+    count = select(func.count()).where(SweepTrial.sweep_id == col(Sweep.id)).scalar_subquery()
     query = (
-        select(Sweep, Model.name, FactSet.name, counts.c.n)
+        select(Sweep, Model.name, FactSet.name, count)
         .join(Model)
         .outerjoin(FactSet, col(FactSet.id) == col(Sweep.fact_set_id))
-        .outerjoin(counts, counts.c.sweep_id == Sweep.id)
         .order_by(col(Sweep.id).desc())
     )
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         rows = session.exec(query).all()
-    if as_json:
-        print_json(
-            {"sweeps": [sweep_record(s, name) | {"facts": f, "done": n or 0} for s, name, f, n in rows]}
-        )
-        return
-    print_table(
-        ("id", "model", "revision", "method", "facts", "requests", "trials", "created"),
-        (
-            (
-                s.id,
-                name,
-                s.revision,
-                s.method,
-                facts,
-                len(s.requests),
-                f"{n or 0} of {s.trial_count}",
-                s.created,
-            )
-            for s, name, facts, n in rows
-        ),
+    print_list(
+        "sweeps",
+        [to_record(s, name) | {"facts": facts, "done": n} for s, name, facts, n in rows],
+        "id model revision method facts requests trials created",
         "No sweeps yet. Run one: retcon edit sweep MODEL --facts SET",
+        as_json=as_json,
+        requests=lambda one: len(one["requests"]),
+        trials=lambda one: f"{one['done']} of {one['trial_count']}",
     )
 
 
 @sweep.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @trace_option
-@json_option
+@opts.json_option
 def show(id: int, trace: int | None, as_json: bool) -> None:
     """Show the ranked trials of a sweep and the scores by layer."""
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         ranking = load_ranking(session, id, trace)
     _print(ranking, as_json)
 
 
 @sweep.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.argument("file", type=click.Path(path_type=Path))
 @trace_option
 def plot(id: int, file: Path, trace: int | None) -> None:
     """Plot the scores by layer to FILE, a .png, .pdf or .svg."""
     from ...presentation.figures import save_sweep
 
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         ranking = load_ranking(session, id, trace)
     best = ranking.winner.layers[-1]
     scores = {layer: trial.score for layer, trial in ranking.best_at().items()}
@@ -149,10 +119,10 @@ def plot(id: int, file: Path, trace: int | None) -> None:
 
 
 @sweep.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 def save(id: int) -> None:
     """Save the best trial's settings as the model's defaults for edits."""
-    catalog = open_catalog()
+    catalog = opts.open_catalog()
     with catalog.read() as session:
         ranking = load_ranking(session, id)
     _save(catalog, ranking)
@@ -213,11 +183,11 @@ def _row(ranking: Ranking, rank: int, trial: SweepTrial) -> tuple[Any, ...]:
 
 
 def _record(ranking: Ranking) -> dict[str, Any]:
-    ranked = [{"rank": rank} | trial_record(trial) for rank, trial in enumerate(ranking.ranked, 1)]
-    return sweep_record(ranking.sweep, ranking.model.name) | {
+    ranked = [{"rank": rank} | to_record(trial) for rank, trial in enumerate(ranking.ranked, 1)]
+    return to_record(ranking.sweep, ranking.model.name) | {
         "score": ranking.score_name,
-        "trials": ranked + [{"rank": None} | trial_record(trial) for trial in ranking.refused],
+        "trials": ranked + [{"rank": None} | to_record(trial) for trial in ranking.refused],
         "trace": ranking.trace.id if ranking.trace else None,
-        "effects": [effect_record(effect) for effect in ranking.effects],
+        "effects": [to_record(effect) for effect in ranking.effects],
         "notes": ranking.notes(),
     }

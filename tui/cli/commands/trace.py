@@ -20,30 +20,14 @@ from ....store.errors import InputError
 from ....store.exchange.trace import import_trace, write_npz
 from ...actions.jobs import resolve_device
 from ...actions.locate import Location, save_layer, suggest_layers
-from ...actions.trace import (
-    TraceOptions,
-    build_trace_extension,
-    build_trace_spec,
-    load_average_effects,
-    load_trace,
-)
+from ...actions.trace import build_trace_extension, build_trace_spec, load_average_effects, load_trace
 from ...actions.values import MAX_LAYERS, MAX_SAMPLES, TOKENS
 from ...presentation.heatmap import HeatMapData, merge_attribution, render
 from ...presentation.text import sanitize
-from ..follow import JobFailed, choose_place, follow, print_estimate, submit
-from ..options import (
-    KIND_LIST,
-    ROW_ID,
-    SEED,
-    JobOptions,
-    cluster_options,
-    estimate_option,
-    job_options,
-    json_option,
-    open_catalog,
-)
-from ..output import color_wanted, console, narrate, print_json, print_table, terminal_width
-from ..records import effect_record, trace_record
+from .. import options as opts
+from ..follow import JobFailed, choose_place, follow, submit
+from ..output import color_wanted, console, narrate, print_json, print_list, terminal_width
+from ..records import to_record, trace_record
 
 _BAR = 30
 _fact_option = click.option(
@@ -51,22 +35,19 @@ _fact_option = click.option(
     help="Number of the fact in a traced set. Default: the first traced fact.",
 )  # fmt: skip
 
-
-@click.group()
-def trace() -> None:
-    """Find where a model stores a fact."""
+trace = opts.new_group("trace")
 
 
 @trace.command()
-@click.argument("target", metavar="MODEL[@REV]")
-@click.option("--facts", "fact_set", help="Trace every fact of this set.")
+@opts.target_argument
+@click.option("--facts", help="Trace every fact of this set.")
 @click.option("--prompt", help="Trace this prompt. The answer is the model's own first choice.")
 @click.option("--subject", help="The subject of the fact, as it is written in the prompt.")
 @click.option(
     "--expect", "expected", help="Refuse to trace unless the model's first choice begins this answer."
 )
 @click.option(
-    "--kinds", type=KIND_LIST, default="hidden,mlp,attn", show_default=True,
+    "--kinds", type=opts.KIND_LIST, default="hidden,mlp,attn", show_default=True,
     help="States to restore. severed-mlp and severed-attn: hidden, while that part of the token stays corrupted.",
 )  # fmt: skip
 @click.option(
@@ -87,34 +68,31 @@ def trace() -> None:
     "--window", type=click.IntRange(1, MAX_LAYERS), default=10, show_default=True,
     help="Number of layers at which mlp and attn are restored together.",
 )  # fmt: skip
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the noise.")
+@click.option("--seed", type=opts.SEED, default=1, show_default=True, help="Seed of the noise.")
 @click.option(
     "--tokens", type=click.Choice(TOKENS), default="all", show_default=True,
     help="Restore at all tokens, or only at the last token of the subject.",
 )  # fmt: skip
 @click.option("--devices", help="Split a set of facts over several devices: cuda:0,cuda:1.")
-@cluster_options
-@estimate_option
-@job_options
-def run(devices: str | None, job_options: JobOptions, **options: Any) -> None:
+@opts.cluster_options
+@opts.estimate_option
+@opts.job_options
+def run(devices: str | None, job_options: opts.JobOptions, **options: Any) -> None:
     """Trace a prompt or a set of facts through MODEL."""
-    if devices and options["fact_set"] is None:
+    if devices and options["facts"] is None:
         raise click.UsageError("--devices splits a set of facts: one prompt is traced on one device")
     if devices and job_options.device:
         raise click.UsageError("give --device or --devices, not both")
     # Checked before the first job starts: a wrong name would leave it with only its part of the facts.
     shared = [resolve_device(part.strip()) for part in devices.split(",")] if devices else []
-    catalog = open_catalog()
-    spec = build_trace_spec(catalog, TraceOptions(**options))
+    catalog = opts.open_catalog()
+    spec = build_trace_spec(catalog, TraceSpec(**options))
     _submit(catalog, spec, replace(job_options, device=job_options.device or devices), shared)
 
 
-def _submit(catalog: Catalog, spec: TraceSpec, options: JobOptions, shared: Sequence[str] = ()) -> None:
+def _submit(catalog: Catalog, spec: TraceSpec, options: opts.JobOptions, shared: Sequence[str] = ()) -> None:
     """Start one job for each device with its share of the facts, and print the trace."""
-    spec, device = choose_place(spec, options)
-    if options.estimate:
-        print_estimate(catalog, spec, device, as_json=options.as_json)
-        return
+    spec, device = choose_place(catalog, spec, options)
     devices: Sequence[str | None] = shared or [device]
     started = [submit(catalog, replace(spec, shards=len(devices)), devices[0])]
     for shard, other in enumerate(devices[1:], 1):
@@ -150,54 +128,44 @@ def _wait_for_trace(catalog: Catalog, job: Job) -> int:
 
 
 @trace.command()
-@click.argument("id", type=ROW_ID)
-@cluster_options
-@job_options
-def extend(id: int, job_options: JobOptions) -> None:
+@opts.id_argument
+@opts.cluster_options
+@opts.job_options
+def extend(id: int, job_options: opts.JobOptions) -> None:
     """Trace the facts of the trace's set that it does not contain yet.
 
     These are facts that were added to the set, and facts that a stopped job left out.
     """
-    catalog = open_catalog()
+    catalog = opts.open_catalog()
     _submit(catalog, build_trace_extension(catalog, id), job_options)
 
 
 @trace.command("list")
-@json_option
+@opts.json_option
 def list_(as_json: bool) -> None:
     """List the traces, newest first."""
-    counts = (
-        select(TraceResult.trace_id, func.count().label("n")).group_by(col(TraceResult.trace_id)).subquery()
-    )
-    query = (
-        select(Trace, Model.name, counts.c.n)
-        .join(Model)
-        .outerjoin(counts, counts.c.trace_id == Trace.id)
-        .order_by(col(Trace.id).desc())
-    )
-    with open_catalog().read() as session:
+    count = select(func.count()).where(TraceResult.trace_id == col(Trace.id)).scalar_subquery()
+    query = select(Trace, Model.name, count).join(Model).order_by(col(Trace.id).desc())
+    with opts.open_catalog().read() as session:
         traces = session.exec(query).all()
-    if as_json:
-        print_json({"traces": [trace_record(t, name, []) | {"facts": n or 0} for t, name, n in traces]})
-        return
-    print_table(
-        ("id", "model", "revision", "facts", "kinds", "noise", "window", "created"),
-        (
-            (t.id, name, t.revision, n or 0, ",".join(t.kinds), t.noise, t.window, t.created)
-            for t, name, n in traces
-        ),
+    print_list(
+        "traces",
+        [trace_record(row, name, []) | {"facts": n} for row, name, n in traces],
+        "id model revision facts kinds noise window created",
         "No traces yet. Run one: retcon trace run MODEL --prompt P --subject S",
+        as_json=as_json,
+        kinds=lambda one: ",".join(one["kinds"]),
     )
 
 
 @trace.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.option("--kind", type=click.Choice(KINDS), help="Show only this kind.")
 @_fact_option
-@json_option
+@opts.json_option
 def show(id: int, kind: str | None, fact: int | None, as_json: bool) -> None:
     """Show one trace: the heat maps of one fact, or with --json the scores of all facts."""
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         _print(session, id, as_json, kind, fact)
 
 
@@ -269,7 +237,7 @@ def _select_fact(results: list[TraceResult], number: int | None) -> TraceResult:
 
 
 @trace.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.option(
     "--kind", type=click.Choice(KINDS), default="hidden", show_default=True, help="The kind to plot."
 )
@@ -280,7 +248,7 @@ def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) 
     """Plot a heat map or the average effects to a file."""
     from ...presentation.figures import effects_title, save_effects, save_result
 
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         _, model, results = load_trace(session, id)
         averages = load_average_effects(session, id)
     out = out or Path(f"trace-{id}-{'effects' if effects else kind}.png")
@@ -296,12 +264,12 @@ def plot(id: int, kind: str, fact: int | None, effects: bool, out: Path | None) 
 
 
 @trace.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.option("--save", is_flag=True, help="Save the first suggested layer as the model's default for edits.")
-@json_option
+@opts.json_option
 def locate(id: int, save: bool, as_json: bool) -> None:
     """Show the average effects of a trace and the layers that they suggest to edit."""
-    catalog = open_catalog()
+    catalog = opts.open_catalog()
     with catalog.read() as session:
         row, model, results = load_trace(session, id)
         averages = load_average_effects(session, id)
@@ -318,7 +286,7 @@ def locate(id: int, save: bool, as_json: bool) -> None:
             "total_effect": location.total_effect,
             "notes": location.notes,
         }
-        print_json(record | {"effects": [effect_record(effect) for effect in averages]})
+        print_json(record | {"effects": [to_record(effect) for effect in averages]})
         return
     _print_location(location)
 
@@ -341,11 +309,11 @@ def _print_location(location: Location) -> None:
 
 
 @trace.command()
-@click.argument("id", type=ROW_ID)
+@opts.id_argument
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def export(id: int, folder: Path) -> None:
     """Write a trace in the file format of rome: knowledge_ID.npz, knowledge_ID_mlp.npz, knowledge_ID_attn.npz."""
-    with open_catalog().read() as session:
+    with opts.open_catalog().read() as session:
         _, _, results = load_trace(session, id)
         names = [_known_id(session, id, result) for result in results]
     narrate(f"Wrote {write_npz(folder, results, names)} files to {folder}.")
@@ -363,10 +331,10 @@ def _known_id(session: Session, id: int, result: TraceResult) -> int:
 @trace.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="The model that was traced.")
-@json_option
+@opts.json_option
 def import_(folder: Path, model: str, as_json: bool) -> None:
     """Import the .npz traces that rome's causal_trace wrote to DIR."""
-    trace, results = import_trace(open_catalog(), folder, model)
+    trace, results = import_trace(opts.open_catalog(), folder, model)
     traced = sum(result.skip_reason is None for result in results)
     if as_json:
         print_json({"trace": trace.id, "facts": len(results), "skipped": len(results) - traced})

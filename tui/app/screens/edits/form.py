@@ -2,7 +2,7 @@
 
 from .....engine.jobs.specs import EditSpec
 from .....store.catalog.catalog import Catalog
-from ....actions.edit import EditOptions, build_edit_spec
+from ....actions.edit import build_edit_spec
 from ....actions.values import parse_layers
 from ....cli_equivalent import run_edit
 from ....presentation.wording import format_cost_line
@@ -39,12 +39,15 @@ class EditForm(Form[EditSpec]):
 
     def read(self, values: dict[str, str]) -> EditSpec:
         typed = {name: value.strip() for name, value in values.items()}
-        options = EditOptions(
-            target=typed["model"], prompt=typed["prompt"], subject=typed["subject"],
-            target_new=typed["target"] or None, target_true=typed["true"] or None, method=typed["method"],
-            layers=parse_layers(typed["layer"]) if typed["layer"] else None,
-        )  # fmt: skip
-        return build_edit_spec(self._catalog, options)
+        request = {
+            "prompt": typed["prompt"],
+            "subject": typed["subject"],
+            "target_new": typed["target"] or None,
+            "target_true": typed["true"] or None,
+        }
+        hparams = {"layers": parse_layers(typed["layer"])} if typed["layer"] else {}
+        draft = EditSpec(typed["model"], [], method=typed["method"], hparams=hparams)
+        return build_edit_spec(self._catalog, draft, request)
 
     def cost(self, value: EditSpec) -> str:
         from .....engine.jobs.cost import estimate_cost

@@ -252,11 +252,12 @@ class EditsPane(Pane):
         )  # fmt: skip
 
     def action_score(self) -> None:
-        from ....actions.evaluate import EvaluationOptions, build_evaluation_spec
+        from .....engine.jobs.specs import EvaluationSpec
+        from ....actions.edit import build_evaluation_spec
 
         if self.model is not None and self._revision is not None:
             target = f"{self.model}@{self._revision}"
-            spec = build_evaluation_spec(self.catalog, EvaluationOptions(target))
+            spec = build_evaluation_spec(self.catalog, EvaluationSpec(target))
             self.submit(spec, command("eval", "run", target))
 
     def action_publish(self) -> None:

@@ -3,7 +3,7 @@
 from .....engine.jobs.specs import PublishSpec
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
-from ....actions.publish import FORMATS, PublishOptions, build_publish_spec
+from ....actions.publish import FORMATS, build_publish_spec
 from ....cli_equivalent import publish
 from ..base.form import Field, Form
 
@@ -35,11 +35,11 @@ class PublishForm(Form[PublishSpec]):
         typed = {name: value.strip() for name, value in values.items()}
         if typed["visibility"] not in _VISIBILITIES:
             raise InputError("a new repo must be private or public")
-        options = PublishOptions(
-            target=typed["model"], repo=typed["repo"], what=typed["what"], public=typed["visibility"] == "public",
+        draft = PublishSpec(
+            model=typed["model"], repo=typed["repo"], export_kind=typed["what"], public=typed["visibility"] == "public",
             license=typed["license"], message=typed["message"],
         )  # fmt: skip
-        return build_publish_spec(self._catalog, options)
+        return build_publish_spec(self._catalog, draft)
 
     def cli_equivalent(self, value: PublishSpec) -> str:
         return publish(value)

@@ -5,15 +5,8 @@ from .....engine.jobs.specs import TraceSpec
 from .....engine.tracing.rules import KINDS
 from .....store.catalog.catalog import Catalog
 from .....store.errors import InputError
-from ....actions.trace import TraceOptions, build_trace_spec
-from ....actions.values import (
-    MAX_LAYERS,
-    MAX_SAMPLES,
-    MAX_SEED,
-    TOKENS,
-    parse_integer,
-    parse_kinds,
-)
+from ....actions.trace import build_trace_spec
+from ....actions.values import MAX_LAYERS, MAX_SAMPLES, MAX_SEED, TOKENS, parse_integer, parse_kinds
 from ....cli_equivalent import run_trace
 from ....presentation.wording import format_cost_line
 from ..base.form import Field, Form
@@ -64,15 +57,15 @@ class TraceForm(Form[TraceSpec]):
         typed = {name: value.strip() for name, value in values.items()}
         if typed["replace"] not in ("yes", "no"):
             raise InputError("replace must be yes (noise replaces the embeddings) or no (noise is added)")
-        options = TraceOptions(
-            target=typed["model"], fact_set=typed["facts"], prompt=typed["prompt"], subject=typed["subject"],
+        draft = TraceSpec(
+            model=typed["model"], facts=typed["facts"], prompt=typed["prompt"], subject=typed["subject"],
             expected=typed["expect"], kinds=parse_kinds(typed["kinds"]), noise=typed["noise"], texts=typed["texts"],
             replace=typed["replace"] == "yes", swap=typed["swap"],
             samples=parse_integer("samples", typed["samples"], 1, MAX_SAMPLES),
             window=parse_integer("window", typed["window"], 1, MAX_LAYERS),
             seed=parse_integer("seed", typed["seed"], 0, MAX_SEED), tokens=typed["tokens"],
         )  # fmt: skip
-        return build_trace_spec(self._catalog, options)
+        return build_trace_spec(self._catalog, draft)
 
     def cost(self, value: TraceSpec) -> str:
         from .....engine.jobs.cost import estimate_cost

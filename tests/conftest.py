@@ -1,6 +1,6 @@
-"""What the tests of the program as a whole share: a tiny model, homes that have it, and the command line on them.
+"""Fixtures of all tests: a tiny model, homes that contain it, and the command line on them.
 
-Helpers that tests import by name (`command_line`) lie beside this file.
+Helpers that tests import are in `tests/helpers/`.
 """
 
 import json
@@ -49,13 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Device locks of these tests' own: those of the box would make them wait for whatever else runs on it."""
+    """Use a folder of device locks for this run, so that other jobs of the machine do not block the tests."""
     os.environ["RETCON_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of four layers with a tokenizer of words, as it would come from the hub. Only to be read."""
+    """The folder of a random Llama with four layers and a word tokenizer. Read only."""
     from retcon.tests.helpers.families import tiny_model
     from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 
@@ -67,7 +67,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def known_facts(tiny_folder: Path) -> list[dict[str, Any]]:
-    """Facts that the tiny model knows: the true target is its own first choice."""
+    """Facts of the tiny model: the true target is its first choice."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -104,25 +104,25 @@ def template_home(
 
 @pytest.fixture
 def retcon(template_home: Path, tmp_path: Path) -> Retcon:
-    """The command line on a home of this test's own that has the tiny model."""
+    """The command line on a new home with the tiny model."""
     return Retcon(template_home).copy(tmp_path / "home")
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Retcon:
-    """The command line on a home that is not there yet."""
+    """The command line on a home that does not exist yet."""
     return Retcon(tmp_path / "fresh")
 
 
 @pytest.fixture
 def broken_model(tiny_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model's folder, to be damaged."""
+    """A copy of the tiny model's folder, for damage."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "broken"))
 
 
 @pytest.fixture
 def hparams_file(tmp_path: Path) -> Path:
-    """Settings for the tiny model in the field's own flat JSON."""
+    """Settings for the tiny model as published flat JSON."""
     path = tmp_path / "hparams.json"
     path.write_text(json.dumps(FIELD | {"layers": [1]}))
     return path

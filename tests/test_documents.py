@@ -1,7 +1,7 @@
-"""What the documents tell people to type works: commands in their order, Python as it stands, names, files and figures.
+"""The commands, Python snippets, names, files and figures of the documents are correct.
 
-The README's commands run on the starter itself. Those of the pages in docs/ run on a tiny model that is called starter,
-in a copy of one home that has a covariance, a trace and an edit already.
+The README's commands run on the starter. The commands of docs/ run on a tiny model named starter, in a copy of a home with
+a covariance, a trace and an edit.
 """
 
 import json
@@ -73,7 +73,7 @@ def test_commands_are_found() -> None:
     assert commands(text) == ["retcon ask starter 'a b'  # says so", "make demo"]
 
 
-def test_the_readme_tells_the_two_commands() -> None:
+def test_readme_contains_the_two_commands() -> None:
     assert "make demo" in COMMANDS and "make test" in COMMANDS
 
 
@@ -170,7 +170,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ready(template_home: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Retcon:
-    """A home whose `starter` is a tiny model with settings of its own, a covariance, a trace and an edit."""
+    """A home whose `starter` is a tiny model with saved settings, a covariance, a trace and an edit."""
     retcon = Retcon(template_home).copy(tmp_path_factory.mktemp("ready") / "home")
     connection = sqlite3.connect(retcon.home / "catalog.db")
     with connection:
@@ -217,7 +217,7 @@ def test_the_demo_runs_to_its_end(place: Path) -> None:
         [RETCON, "demo"], env=retcon.environment, capture_output=True, text=True, timeout=900, check=False
     )
     assert said.returncode == 0, said.stdout + said.stderr
-    # Each step shows what a person would type, and its numbers.
+    # Each step prints its command and its numbers.
     assert "$ retcon trace run starter --prompt" in said.stdout and "$ retcon eval run starter" in said.stdout
     assert "Done in" in said.stdout and "What to type next:" in said.stdout
     assert (retcon.home / "demo-hidden.png").stat().st_size > 10_000
@@ -228,7 +228,7 @@ def test_the_demo_runs_to_its_end(place: Path) -> None:
 
 
 def run_python(text: str, model: Path, texts: Path) -> None:
-    """Run a snippet as a program of its own: on the tiny model, which knows few words, and with texts of those."""
+    """Run a snippet as a program, on the tiny model and with texts of its few words."""
     start = (
         "from retcon.engine import workbench as _bench\n"
         f"_load, _open = _bench.fetch, _bench.open_corpus\n"

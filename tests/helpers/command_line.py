@@ -23,13 +23,13 @@ from retcon.engine.jobs import control
 from retcon.store.home import Home
 
 RETCON = Path(sys.executable).with_name("retcon")
-# The machines that run this are small and shared.
+# Test machines are small and shared.
 PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a command wrote, and how it ended."""
+    """The output and the exit code of a command."""
 
     code: int
     out: str
@@ -37,7 +37,7 @@ class Said:
 
     @property
     def sentence(self) -> str:
-        """The one sentence of a refusal: the last line of stderr, and the only one that says Error."""
+        """The sentence of a refusal: the last line of stderr, and the only line with "Error: "."""
         assert "Traceback" not in self.err, self.err
         last = self.err.rstrip("\n").split("\n")[-1]
         assert last.startswith("Error: ") and self.err.count("Error: ") == 1, self.err
@@ -54,18 +54,18 @@ class Retcon:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The caller's, without what it says of the hub; one thread, which is enough for a tiny model."""
+        """The environment of this process without variables of the hub and of retcon, and with one thread."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "RETCON_"))}
         own = {
             "RETCON_HOME": str(self.home),
-            "RETCON_LOCKS": str(self.home.parent),  # not the box's own, for other tests run here too
+            "RETCON_LOCKS": str(self.home.parent),  # other tests on this machine use their own
             "HF_HOME": str(self.home.parent / "hub"),
             "OMP_NUM_THREADS": "1",
         }
         return kept | own
 
     def start(self, *words: object, **options: Any) -> subprocess.Popen[str]:
-        """Start a command and do not wait for it."""
+        """Start a command without waiting for it."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [str(RETCON), *map(str, words)]
         return subprocess.Popen(command, text=True, env=self.environment, **pipes | options)
@@ -88,20 +88,20 @@ class Retcon:
         return Said(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
     def __call__(self, *words: object, **environment: str) -> str:
-        """What a command answers to a person; it must succeed and hold nothing that steers a terminal."""
+        """The output of a command that must succeed and print no control characters."""
         said = self.say(*words, **environment)
         assert said.code == 0, said.err
         assert not steering(said.out + said.err), ascii(said.out + said.err)
         return said.out
 
     def json(self, *words: object, **environment: str) -> Any:
-        """The one document that a command with --json answers."""
+        """The document that a command with --json prints."""
         said = self.say(*words, "--json", **environment)
         assert said.code == 0, said.err
         return json.loads(said.out)
 
     def refused(self, *words: object, code: int = 2, **environment: str) -> str:
-        """The sentence with which a command refuses; the catalog must be as it was."""
+        """The sentence of a command that must fail without changing the catalog."""
         before = self.rows()
         said = self.say(*words, **environment)
         assert said.code == code, said
@@ -109,7 +109,7 @@ class Retcon:
         return said.sentence
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """All rows of the catalog but the jobs', by table; nothing if there is no catalog."""
+        """All rows of the catalog by table, without jobs. Empty without a catalog."""
         if not (self.home / "catalog.db").is_file():
             return {}
         connection = sqlite3.connect(f"{(self.home / 'catalog.db').as_uri()}?mode=ro", uri=True)
@@ -137,7 +137,7 @@ class Retcon:
         return found
 
     def wait_for(self, id: int, *states: str) -> dict[str, Any]:
-        """The job's record as soon as it is in one of these states."""
+        """Wait until the job is in one of these states. Returns its record."""
         return wait_for(lambda: Retcon(self.home).job(id), lambda job: job["state"] in states)
 
     @property
@@ -146,13 +146,13 @@ class Retcon:
         return RetconProcess(self.home)
 
     def copy(self, home: Path) -> Self:
-        """The same on a copy of the home."""
+        """The command line on a copy of the home."""
         shutil.copytree(self.home, home)
         return type(self)(home)
 
 
 class RetconProcess(Retcon):
-    """The same in processes of its own, as a user has it: for tests of processes, signals, kills and encodings."""
+    """The installed script in a new process: for tests of processes, signals, kills and encodings."""
 
     def say(self, *words: object, timeout: float = PATIENCE, **environment: str) -> Said:
         """Run a command to its end, whatever that is."""
@@ -187,29 +187,29 @@ def run_job_here(home: Home, job_id: int, lock: int) -> None:
         os.umask(mask)
 
 
-def wait_for(look: Callable[[], Any], found: Callable[[Any], object], seconds: float = PATIENCE) -> Any:
-    """Look again and again until it is so; what was seen then."""
+def wait_for(read: Callable[[], Any], is_final: Callable[[Any], object], seconds: float = PATIENCE) -> Any:
+    """Call `read` until `is_final` accepts its result, which is returned."""
     until = time.monotonic() + seconds
     while True:
-        seen = look()
-        if found(seen):
-            return seen
-        assert time.monotonic() < until, f"still {seen!r} after {seconds} s"
+        value = read()
+        if is_final(value):
+            return value
+        assert time.monotonic() < until, f"still {value!r} after {seconds} s"
         time.sleep(0.1)
 
 
 def steering(text: str) -> list[str]:
-    """Characters that a terminal would obey rather than print."""
+    """The control characters of a text, which a terminal would execute."""
     return [char for char in text if unicodedata.category(char) in ("Cc", "Cf") and char != "\n"]
 
 
 def write_facts(path: Path, facts: Sequence[dict[str, Any]]) -> Path:
-    """A facts file in the plain form."""
+    """Write a file of plain fact records."""
     path.write_text(json.dumps(list(facts)), encoding="utf-8")
     return path
 
 
-# Settings for the tiny model in the field's own flat JSON, but for the layers.
+# Settings for the tiny model as published flat JSON, without the layers.
 FIELD = {
     "fact_token": "subject_last",
     "v_num_grad_steps": 4,

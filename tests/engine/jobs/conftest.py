@@ -1,4 +1,4 @@
-"""A catalog of its own for each test, and processes that hold a lock of it."""
+"""A catalog per test, and processes that hold a lock of it."""
 
 import subprocess
 import sys

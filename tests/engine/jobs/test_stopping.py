@@ -1,4 +1,4 @@
-"""Who wants a job to stop waits for its next checkpoint before anything harsher."""
+"""A stop waits for the next checkpoint of the job before it sends a signal."""
 
 import subprocess
 import threading

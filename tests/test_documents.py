@@ -1,7 +1,7 @@
 """The commands, Python snippets, names, files and figures of the documents are correct.
 
-The README's commands run on the starter. The commands of docs/ run on a tiny model named starter, in a copy of a home with
-a covariance, a trace and an edit.
+The README's commands run on the starter. The commands of docs/ run on a tiny model named starter, in a copy of a home
+with a covariance, a trace and an edit.
 """
 
 import json

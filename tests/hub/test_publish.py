@@ -150,7 +150,7 @@ def test_public_repo_needs_confirmation(push: Push, hub: StandIn) -> None:
         (Fault("PUT", "/storage/", 403), InputError, "may not write"),
         (Fault("POST", "/commit/", 401), InputError, "log"),
         (Fault("POST", "/commit/", 403), InputError, "may not write"),
-        (Fault("POST", "/commit/", 409), InputError, "Run this again"),
+        (Fault("POST", "/commit/", 409), InputError, "Run the command again"),
         (Fault("POST", "/commit/", 412), InputError, "Another commit to"),
         (Fault("POST", "/commit/", 429, headers={"Retry-After": "7"}), HubError, "in 7 seconds"),
         (Fault("POST", "/commit/", 429), HubError, "some minutes"),

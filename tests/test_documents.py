@@ -234,7 +234,7 @@ def run_python(text: str, model: Path, texts: Path) -> None:
         f"_load, _open = _bench.fetch, _bench.open_corpus\n"
         f"_bench.fetch = lambda source, into: _load({str(model)!r}, into)\n"
         f"_bench.open_corpus = lambda source: _open({str(texts)!r})\n"
-        "_bench.preset = lambda source, method: None\n"  # the shipped settings are the real starter's
+        "_bench.find_preset = lambda source, method: None\n"  # the shipped presets are for the real starter
     )
     done = subprocess.run(
         [sys.executable, "-c", start + text], capture_output=True, text=True, timeout=120, check=False

@@ -19,7 +19,7 @@ from retcon.tests.helpers.hub_client import PROMPT
 from retcon.tests.helpers.hub_stand_in import StandIn
 from retcon.tests.helpers.hub_state import TOKEN, Entry, Fault, Repo
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 Online = Callable[..., Any]
 # The options with which the files in the outbox of the ready home were written.

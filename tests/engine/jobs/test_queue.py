@@ -57,6 +57,7 @@ def test_jobs_run_by_priority_then_by_age(retcon: Retcon) -> None:
     assert "only queued jobs have a priority" in retcon.refused("job", "priority", first, 1)
 
 
+@pytest.mark.proof
 def test_a_paused_job_resumes_from_its_checkpoint(retcon: Retcon) -> None:
     """Its device is free in between, and finished facts are not traced again."""
     undisturbed = retcon.json(*LONG)
@@ -135,6 +136,7 @@ def small_disk(retcon: Retcon, tmp_path: Path) -> Iterator[Retcon]:
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
+@pytest.mark.proof
 def test_a_job_waits_while_the_disk_is_full(small_disk: Retcon) -> None:
     undisturbed = small_disk.json(*LONG)
     id = small_disk.json(*LONG, "--detach")["id"]

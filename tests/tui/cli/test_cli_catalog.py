@@ -111,7 +111,7 @@ def test_check_finds_and_repairs_a_corrupt_artifact(here: Retcon, tmp_path: Path
     assert one in here.refused("rollback", "tiny", second["id"], code=1)
     said = here.say("catalog", "check")
     assert said.code == 1 and "is missing" in said.out and "--repair-from" in said.err
-    assert "A sound copy was put in its place" in here("catalog", "check", "--repair-from", backup)
+    assert "It was replaced by an intact copy" in here("catalog", "check", "--repair-from", backup)
     assert here.json("rollback", "tiny", second["id"])["verified"]
     assert here.json("catalog", "check")["sound"] and artifact(here, other).exists()
     assert "is not a backup" in here.refused("catalog", "check", "--repair-from", tmp_path / "nowhere")
@@ -233,6 +233,7 @@ def test_gc_lists_and_deletes_unreferenced_files(here: Retcon) -> None:
     assert here.say("catalog", "gc", "--grace", "-1").code == 2
 
 
+@pytest.mark.proof
 def test_gc_keeps_files_of_running_and_killed_jobs(here: Retcon, tmp_path: Path) -> None:
     """An edit stores its batches as artifacts while gc runs without a grace period."""
     here = here.process

@@ -90,6 +90,7 @@ def test_passage_is_written_evaluated_and_compared(here: Retcon, tmp_path: Path)
         assert (tmp_path / name).read_text().casefold().startswith(begin.casefold())
 
 
+@pytest.mark.proof
 def test_killed_passage_resumes_to_the_same_result(here: Retcon, tmp_path: Path) -> None:
     here = here.process
     whole = here.json(*RUN, *settings(tmp_path), "--edits", 2)

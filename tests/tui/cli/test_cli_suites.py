@@ -152,7 +152,7 @@ def test_job_refuses_wrong_input(story: Story, tmp_path: Path) -> None:
     assert "the text file ./none.txt does not exist" in retcon.refused(
         "eval", "run", "tiny", "--texts", "./none.txt"
     )
-    assert "has no edits whose requests" in retcon.refused("eval", "run", "tiny@base")
+    assert "has no edits, so there are no requests to evaluate" in retcon.refused("eval", "run", "tiny@base")
 
 
 def test_metrics_are_explained(story: Story) -> None:
@@ -162,6 +162,7 @@ def test_metrics_are_explained(story: Story) -> None:
     assert "portability" in story.retcon("eval", "metrics")
 
 
+@pytest.mark.proof
 def test_killed_evaluation_resumes_to_the_same_result(
     story: Story, known_facts: list[dict[str, Any]], tmp_path: Path
 ) -> None:

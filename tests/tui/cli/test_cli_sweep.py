@@ -133,6 +133,7 @@ def rows(retcon: Retcon, sweep: int) -> list[dict[str, Any]]:
     return sorted((trial | {"seconds": 0} for trial in trials), key=lambda trial: trial["position"])
 
 
+@pytest.mark.proof
 def test_killed_sweep_resumes_with_the_missing_trials(home: Retcon, texts: Path) -> None:
     home = home.process
     sweep = (

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
 from retcon.tests.helpers.families import tiny_model
 from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
-from transformers import PreTrainedTokenizerBase
 
 # A second thread does not speed up matrices of 32 x 56.
 torch.set_num_threads(1)

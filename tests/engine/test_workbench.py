@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from retcon.engine import workbench
 from retcon.engine.covariance.corpus import open_corpus
 from retcon.engine.errors import InputError

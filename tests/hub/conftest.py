@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+
 from retcon.engine.jobs.runs import publish
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from retcon.tests.helpers.command_line import RETCON, Retcon, wait_for
 from retcon.tests.helpers.hub_client import PROMPT
 from retcon.tests.helpers.hub_stand_in import StandIn

@@ -7,6 +7,7 @@ import hf_xet
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+
 from retcon.store.catalog.artifacts import sha256_of
 from retcon.tests.helpers.hub_client import Client
 from retcon.tests.helpers.hub_stand_in import StandIn, stand_in

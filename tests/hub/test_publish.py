@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
+
 from retcon.engine.errors import StopRequested
 from retcon.engine.jobs.publication.preview import build_preview
 from retcon.engine.jobs.runs import publish
@@ -23,7 +25,6 @@ from retcon.store.home import Home
 from retcon.tests.helpers.hub_client import Client, running_of, spec_of
 from retcon.tests.helpers.hub_stand_in import StandIn, stand_in
 from retcon.tests.helpers.hub_state import TOKEN, Commit, Entry, Fault, Repo
-from sqlmodel import select
 
 pytestmark = pytest.mark.slow
 

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import InputError
 from retcon.store.home import Home, home

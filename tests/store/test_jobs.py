@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlmodel import Session
+
 from retcon.store import jobs
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Job
 from retcon.store.errors import InputError, LostOwnership, NotFound
-from sqlmodel import Session
 
 WORKERS = "retcon.tests.helpers.workers"
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.jobs import control
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from retcon.engine.covariance.corpus import Corpus, open_corpus
 from retcon.engine.errors import InputError
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.covariance.collect import CollectionSettings, CollectionState, collect
 from retcon.engine.covariance.corpus import Corpus
 from retcon.engine.errors import InputError, StopRequested
@@ -16,7 +18,6 @@ from retcon.engine.progress import Progress
 from retcon.tests.helpers.families import FAMILIES
 from retcon.tests.helpers.oracles import plain_second_moment, reading_input
 from retcon.tests.helpers.untouched import assert_untouched
-from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[[str], Decoder]
 MANY = 10**9

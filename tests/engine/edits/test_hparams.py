@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.engine.edits import HPARAMS, METHODS, REGISTERED
 from retcon.engine.edits.hparams.base import Hparams
 from retcon.engine.edits.hparams.files import read_hparams

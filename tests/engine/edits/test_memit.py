@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import HPARAMS, METHODS
 from retcon.engine.edits.hparams.memit import MemitHparams
@@ -18,8 +21,6 @@ from retcon.engine.progress import silent
 from retcon.tests.helpers.families import FAMILIES
 from retcon.tests.helpers.oracles import hooked, reading_input, reading_output
 from retcon.tests.helpers.untouched import assert_untouched
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[[str], Decoder]
 CONTEXTS = ["{}", "you . {}", "sport is born . {}"]

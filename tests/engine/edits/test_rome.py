@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import HPARAMS as ALL_HPARAMS
 from retcon.engine.edits import METHODS
@@ -17,8 +20,6 @@ from retcon.engine.progress import Progress, silent
 from retcon.tests.helpers.families import FAMILIES, UNLIKE
 from retcon.tests.helpers.oracles import PlainEdit, hooked, plain_rome, reading_output
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[..., Decoder]
 LAYER = 1

@@ -4,6 +4,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from torch import Tensor
+from torch.func import functional_call
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import HPARAMS, METHODS, training_batches
 from retcon.engine.edits.hparams.training import TrainingHparams
@@ -19,9 +23,6 @@ from retcon.engine.progress import Progress, silent
 from retcon.tests.helpers.families import UNLIKE
 from retcon.tests.helpers.moments import moment_of
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
-from torch import Tensor
-from torch.func import functional_call
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Decoders = Callable[..., Decoder]
 CONTEXTS = ["{}", "you . {}", "sport is born . {}"]

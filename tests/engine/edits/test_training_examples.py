@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import HPARAMS, METHODS, training
 from retcon.engine.edits.hparams.training import JointHparams
@@ -30,8 +33,6 @@ from retcon.engine.progress import Progress, silent
 from retcon.tests.helpers.moments import moment_of
 from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[..., Decoder]
 TOWER = Request("The Eiffel Tower", "{} is located in", "Rome", ("the city of {} is", "born in {} is"))

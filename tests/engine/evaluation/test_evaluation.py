@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.errors import InputError
 from retcon.engine.evaluation.cases import Case, CaseResult, Neighbor, PortabilityQuestion, hash_cases
 from retcon.engine.evaluation.matching import begins_with, contains_phrase
@@ -21,7 +23,6 @@ from retcon.tests.helpers.plain_evaluation import (
     plain_score,
     shifted,
 )
-from transformers import PreTrainedTokenizerBase
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 from retcon.engine.errors import InputError
 from retcon.engine.evaluation.cases import Case
 from retcon.engine.evaluation.drift import load_held_out_texts, measure_drift
@@ -25,8 +28,6 @@ from retcon.tests.helpers.plain_evaluation import (
     plain_score,
     shifted,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+
 from retcon.engine.evaluation.intervals import compare_rows, summarize_ratio, summarize_rows
 from retcon.engine.evaluation.metrics import METRICS, compare_protocols
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from retcon.engine.evaluation.cases import Case, CaseResult, Neighbor
 from retcon.engine.evaluation.intervals import compute_ranking_score
 from retcon.engine.evaluation.run import summarize

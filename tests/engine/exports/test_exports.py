@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
 from retcon.engine.errors import InputError
 from retcon.engine.exports.adapter import load_adapter, merge, write_adapter
 from retcon.engine.exports.checkpoint import write_checkpoint
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import Delta, Factors, Materializer, is_transposed
 from retcon.tests.helpers.families import FAMILIES
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 IDS = torch.arange(5, 20)[None]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 

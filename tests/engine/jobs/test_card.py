@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from retcon.engine.jobs.publication.card import CardInfo, build_card
 from retcon.engine.jobs.publication.licenses import License, find_license
 from retcon.store.catalog.tables import Model

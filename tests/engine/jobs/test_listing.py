@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.jobs.listing import build_job_record, list_newest_jobs
 from retcon.engine.jobs.reap import reap
 from retcon.store import jobs as rows

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.jobs.locks import (
     device_lock_path,
     hold_lock,

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from retcon.tests.helpers.command_line import Retcon, RetconProcess, wait_for
 from retcon.tests.helpers.ray_nodes import Nodes, ray_nodes
 

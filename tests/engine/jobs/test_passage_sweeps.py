@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from sqlmodel import Session, select
+
 from retcon.engine.jobs.runs.passage_methods import check_by_sweep
 from retcon.store.catalog.tables import Revision, Sweep, SweepTrial
 from retcon.tests.helpers.bundle_catalog import with_model
-from sqlmodel import Session, select
 
 
 def add_sweep(

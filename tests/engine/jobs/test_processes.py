@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.engine.edits import HPARAMS
 from retcon.tests.helpers.command_line import Retcon, RetconProcess, wait_for
 

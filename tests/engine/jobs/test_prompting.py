@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.engine.jobs.prompting.client import PromptClient, PromptRequest
 from retcon.store.home import Home
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.tests.helpers.command_line import Retcon, RetconProcess, wait_for
 
 pytestmark = pytest.mark.slow

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.errors import StopRequested
 from retcon.engine.jobs import control
 from retcon.engine.jobs.locks import (

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.jobs import control, sessions
 from retcon.engine.jobs.specs import VerifySpec
 from retcon.store.catalog.catalog import Catalog

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.edits import HPARAMS
 from retcon.engine.edits.hparams.files import find_preset, load_presets
 from retcon.engine.edits.hparams.memit import MemitHparams

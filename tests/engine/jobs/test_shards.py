@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.covariance.collect import read_block
 from retcon.engine.errors import InputError
 from retcon.engine.jobs.devices import parse_ray_device
@@ -21,7 +23,6 @@ from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
 from retcon.engine.tracing.trace import SkippedPrompt, TraceRequest, TraceSettings, split_into_batches, trace
 from retcon.store.exchange.covariance import unpack_triangle
-from transformers import PreTrainedTokenizerBase
 
 
 def shards(count: int) -> ShardSource:

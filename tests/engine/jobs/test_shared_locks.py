@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.jobs.locks import device_lock_path, is_locked, shared_lock_folder, try_lock
 from retcon.store.home import Home
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+
 from retcon.engine.jobs.specs import SPECS, EditSpec, PassageSpec, PublishSpec, Spec, TraceSpec, read_spec
 from retcon.store.errors import InputError
 

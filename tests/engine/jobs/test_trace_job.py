@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from retcon.engine.jobs.specs import TraceSpec
 from retcon.engine.jobs.worker import __main__ as worker
 from retcon.engine.jobs.worker.running import RunningJob
@@ -18,7 +20,6 @@ from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Job
 from retcon.store.home import Home
 from retcon.tests.helpers.command_line import Retcon, write_facts
-from torch import Tensor
 
 pytestmark = pytest.mark.slow
 

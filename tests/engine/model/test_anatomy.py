@@ -7,11 +7,6 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from retcon.engine.errors import UnsupportedModel
-from retcon.engine.model.anatomy import Anatomy, check_config, find_anatomy
-from retcon.engine.model.decoder import Decoder
-from retcon.tests.helpers.families import FAMILIES, tiny_model
-from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -19,6 +14,12 @@ from transformers import (
     Qwen3MoeConfig,
     T5Config,
 )
+
+from retcon.engine.errors import UnsupportedModel
+from retcon.engine.model.anatomy import Anatomy, check_config, find_anatomy
+from retcon.engine.model.decoder import Decoder
+from retcon.tests.helpers.families import FAMILIES, tiny_model
+from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
 
 # embedding, blocks, attention, mlp, matrix, mlp_norm, final_norm
 _LLAMA = ("model.embed_tokens", "model.layers", "self_attn", "mlp", "mlp.down_proj", None, "model.norm")

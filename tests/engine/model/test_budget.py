@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.model.decoder import Decoder, Resumption
 from retcon.engine.model.memory import Budget
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
 from retcon.engine.tracing.trace import FactTrace, TraceRequest, TraceSettings, trace
 from retcon.tests.helpers.untouched import assert_untouched
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[[str], Decoder]
 CPU = torch.device("cpu")

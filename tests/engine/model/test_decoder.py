@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.tokens import pad_aligned
 from retcon.tests.helpers.families import FAMILIES, tiny_model
 from retcon.tests.helpers.oracles import hooked, reading_input, reading_output
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
-from torch import Tensor
-from transformers import PreTrainedModel
 
 Decoders = Callable[[str], Decoder]
 LENGTH = 9

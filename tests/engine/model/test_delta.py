@@ -8,6 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.delta import (
     Delta,
@@ -20,9 +24,6 @@ from retcon.engine.model.delta import (
     to_tensors,
 )
 from retcon.tests.helpers.untouched import assert_same_bits, bits_of
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 Decoders = Callable[..., Decoder]
 both_precisions = pytest.mark.parametrize(

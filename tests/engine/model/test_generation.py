@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 from retcon.engine.errors import InputError
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.generation import answer, complete, sample_contexts
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Decoders = Callable[..., Decoder]
 PROMPTS = ["Paris is", "The Eiffel Tower is located in the city of", "you"]

@@ -6,6 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import METHODS
 from retcon.engine.edits.hparams.rome import RomeHparams
@@ -20,7 +22,6 @@ from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
 from retcon.engine.tracing.trace import TraceRequest, TraceSettings, trace_one
 from retcon.tests.helpers.families import tiny_model
-from transformers import PreTrainedTokenizerBase
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,6 +8,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import MixtralConfig
+
 from retcon.engine.errors import InputError, UnsupportedModel
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.loading import (
@@ -24,8 +27,6 @@ from retcon.engine.model.loading import (
 from retcon.tests.helpers.families import tiny_model
 from retcon.tests.helpers.tiny_tokenizers import word_tokenizer
 from retcon.tests.helpers.untouched import assert_same_bits, bits_of
-from safetensors.torch import save_file
-from transformers import MixtralConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from accelerate import dispatch_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from retcon.engine.covariance.moments import FactoredMoment
 from retcon.engine.edits import HPARAMS, METHODS
 from retcon.engine.edits.method import EditTask, Request
@@ -20,7 +22,6 @@ from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
 from retcon.engine.tracing.trace import TraceRequest, TraceSettings, trace_one
 from retcon.tests.helpers.families import tiny_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPT, SUBJECT = "in Paris The Eiffel Tower is located in", "The Eiffel Tower"
 SEARCH = {"layers": [1], "v_num_grad_steps": 4, "v_lr": 0.05, "contexts": 0}

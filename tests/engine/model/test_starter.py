@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.generation import answer
@@ -19,7 +21,6 @@ from retcon.engine.model.loading import (
 from retcon.engine.tracing.corruption import NoiseCorruption
 from retcon.engine.tracing.noise import gaussian
 from retcon.engine.tracing.trace import FactTrace, TraceRequest, TraceSettings, trace_one
-from transformers import PreTrainedTokenizerBase
 
 pytestmark = [
     pytest.mark.proof,

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.errors import InputError
 from retcon.engine.model.tokens import (
     encode_prompt,
@@ -21,7 +23,6 @@ from retcon.tests.helpers.tiny_tokenizers import (
     sentencepiece_tokenizer,
     word_tokenizer,
 )
-from transformers import PreTrainedTokenizerBase
 
 TOKENIZERS = {
     "words": word_tokenizer(),

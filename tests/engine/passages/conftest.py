@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from retcon.engine.passages.extraction.endpoint import Endpoint
 from retcon.tests.helpers.stand_in_llm import KEY, MODEL, StandInEndpoint
 

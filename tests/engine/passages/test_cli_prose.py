@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from retcon.tests.helpers.command_line import Retcon
 from retcon.tests.helpers.llm_rule import TEXT, rule
 from retcon.tests.helpers.stand_in_llm import KEY, MODEL, StandInEndpoint

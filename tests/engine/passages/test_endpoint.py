@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+
 from retcon.engine.errors import EndpointError, InputError
 from retcon.engine.passages.extraction.chat import (
     CachedChat,

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+
 from retcon.engine.errors import InputError
 from retcon.engine.passages.extraction.chat import CachedChat, UnusableReply
 from retcon.engine.passages.extraction.endpoint import Endpoint

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from retcon.engine.passages.extraction.chat import UnusableReply
 from retcon.engine.passages.extraction.endpoint import Endpoint
 from retcon.engine.passages.extraction.judge import JudgedAnswer, Verdict, judge_answer, judge_answers

@@ -6,6 +6,8 @@ from typing import Literal
 import pytest
 import torch
 from pydantic import BaseModel
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from retcon.engine.errors import InputError
 from retcon.engine.passages.extraction.chat import (
     Message,
@@ -17,7 +19,6 @@ from retcon.engine.passages.extraction.chat import (
 from retcon.engine.passages.extraction.local import LocalChat
 from retcon.tests.helpers.families import CONFIGS, tiny_model
 from retcon.tests.helpers.tiny_tokenizers import byte_tokenizer, word_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
 
 # A second thread does not pay for matrices of 32 x 56.
 torch.set_num_threads(1)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.errors import InputError
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.memory import peak_memory, reset_peak_memory
@@ -16,7 +18,6 @@ from retcon.passage_facts import PassageQuestion
 from retcon.tests.helpers.plain_evaluation import plain_completion
 from retcon.tests.helpers.tiny_tokenizers import byte_tokenizer
 from retcon.tests.helpers.untouched import assert_untouched
-from transformers import PreTrainedTokenizerBase
 
 TEXT = "Paris is in France. Rome is in Italy. Toyota produced the Camry."
 QUESTIONS = [

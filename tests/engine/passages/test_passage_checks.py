@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.edits.method import Request
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.passages.checks import Problem, check_facts
 from retcon.engine.passages.key_checks import check_keys, check_tokens
 from retcon.passage_facts import PassageFact
 from retcon.tests.helpers.families import FAMILIES
-from transformers import PreTrainedTokenizerBase
 
 GOOD = PassageFact(
     "Marta Lindqvist",

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.errors import InputError
 from retcon.engine.evaluation.matching import begins_with
 from retcon.engine.model.decoder import Decoder
@@ -19,7 +21,6 @@ from retcon.engine.passages.proof import (
 )
 from retcon.passage_facts import PassageFact
 from retcon.tests.helpers.plain_evaluation import WORDS, forward, plain_completion, shifted
-from transformers import PreTrainedTokenizerBase
 
 PROMPTS = [f"The {word} is located in" for word in WORDS[:6]]
 

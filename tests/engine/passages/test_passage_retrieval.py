@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.passages.retrieval import (
     Retriever,
@@ -14,7 +16,6 @@ from retcon.engine.passages.retrieval import (
     split_sentences,
 )
 from retcon.tests.helpers.plain_evaluation import plain_score
-from transformers import PreTrainedTokenizerBase
 
 TEXT = (
     "Dr. J. K. Lindqvist plays the cello. She studied e.g. with Prof. Berg at the U.S. Army school.\n\n"

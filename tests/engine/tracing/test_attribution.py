@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.model.tokens import locate_subject
 from retcon.engine.tracing.attribution import estimate_scores
@@ -19,8 +22,6 @@ from retcon.engine.tracing.rules import KINDS, Kind, window_blocks
 from retcon.tests.helpers.families import FAMILIES
 from retcon.tests.helpers.oracles import hooked_all
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[..., Decoder]
 PROMPT, SUBJECT, BEGIN, LAYERS = "in Paris The Eiffel Tower is in", "The Eiffel Tower", 2, 4

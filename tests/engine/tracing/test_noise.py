@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.covariance.corpus import Corpus, open_corpus
 from retcon.engine.errors import InputError
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.tracing.noise import fit_noise, gaussian, multivariate, student, uniform
 from retcon.engine.tracing.rules import NoiseRule
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 Decoders = Callable[[str], Decoder]
 WIDTH = 8

@@ -1,11 +1,12 @@
 """A swapped subject has equally many tokens and another answer, and changes nothing else in the prompt."""
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 from retcon.engine.errors import InputError
 from retcon.engine.tracing.corruption import find_swaps, swap_subject
 from retcon.tests.helpers.tiny_tokenizers import byte_tokenizer, sentencepiece_tokenizer
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PROMPT = "in The Tower is located in the city of"
 

@@ -8,6 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
 from retcon.engine.model.anatomy import find_anatomy
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.tracing.corruption import Corruption, NoiseCorruption, SwapCorruption, swap_subject
@@ -30,8 +33,6 @@ from retcon.tests.helpers.traces import (
     run_trace,
 )
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
-from torch import nn
-from transformers import AutoModelForCausalLM
 
 
 @pytest.mark.parametrize("family", FAMILIES)

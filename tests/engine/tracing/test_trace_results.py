@@ -3,6 +3,8 @@
 import dataclasses
 
 import pytest
+from transformers import PreTrainedTokenizerBase
+
 from retcon.engine.errors import InputError, StopRequested
 from retcon.engine.model.decoder import Decoder
 from retcon.engine.tracing.corruption import NoiseCorruption, SwapCorruption, swap_subject
@@ -30,7 +32,6 @@ from retcon.tests.helpers.traces import (
     run_trace,
 )
 from retcon.tests.helpers.untouched import assert_same_bits, assert_untouched, bits_of
-from transformers import PreTrainedTokenizerBase
 
 
 def test_trace_has_tokens_and_subject(decoder_of: Decoders, words_after_start: Tokenizer) -> None:

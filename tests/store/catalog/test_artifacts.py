@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlmodel import select
+
 from retcon.store.catalog.artifacts import ArtifactStore
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Artifact
 from retcon.store.errors import ArtifactCorrupt, CatalogError
-from sqlmodel import select
 
 WORKERS = "retcon.tests.helpers.workers"
 

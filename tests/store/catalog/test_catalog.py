@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, select
+
 from retcon.store import jobs
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.connection import APPLICATION_ID, connect, plain_errors
@@ -27,8 +30,6 @@ from retcon.store.catalog.tables import (
 from retcon.store.errors import CatalogError
 from retcon.store.history import history
 from retcon.store.home import Home
-from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, select
 
 WORKERS = "retcon.tests.helpers.workers"
 

@@ -10,6 +10,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlmodel import SQLModel, select
+
 from retcon import __version__
 from retcon.store.catalog import catalog as catalog_module
 from retcon.store.catalog import migrate
@@ -19,7 +21,6 @@ from retcon.store.catalog.tables import AppVersion, HeadMove, Model, Revision, T
 from retcon.store.errors import CatalogError, CatalogTooNew
 from retcon.store.history import history
 from retcon.store.home import Home
-from sqlmodel import SQLModel, select
 
 WORKERS = "retcon.tests.helpers.workers"
 

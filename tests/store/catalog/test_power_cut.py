@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlmodel import select
+
 from retcon.store import atomic_files
 from retcon.store import home as home_module
 from retcon.store.atomic_files import write_atomically
@@ -25,7 +27,6 @@ from retcon.store.errors import CatalogError
 from retcon.store.home import Home
 from retcon.store.maintenance.gc import collect
 from retcon.tests.helpers.disk_model import Disk
-from sqlmodel import select
 
 CALLS = ("open", "mkdir", "replace", "rename", "unlink", "fsync")
 

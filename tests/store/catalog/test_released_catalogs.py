@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from retcon.store.catalog.connection import HEAD
 from retcon.tests.helpers.command_line import Retcon
 

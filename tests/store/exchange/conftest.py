@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.exchange import bundle as bundles
 from retcon.tests.helpers.bundle_catalog import Members, fill, with_model

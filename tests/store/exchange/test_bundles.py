@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import SQLModel, select
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import (
     AverageEffect,
@@ -27,7 +29,6 @@ from retcon.store.exchange import bundle_rows
 from retcon.store.history import history
 from retcon.store.maintenance import verify
 from retcon.tests.helpers.bundle_catalog import BASE, EDITS, REVERT, delta, fill, with_model
-from sqlmodel import SQLModel, select
 
 HISTORY = (
     Revision,

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.bundle_catalog import (
     EDITS,
@@ -19,7 +21,6 @@ from retcon.tests.helpers.bundle_catalog import (
     assert_rejected,
     pack,
 )
-from safetensors.numpy import save
 
 MANIFESTS: list[dict[str, Any]] = [
     {"format": "other"}, {"version": "1"}, {"version": True}, {"version": None}, {"members": []},

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Model, Revision
 from retcon.store.errors import InputError

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.store.errors import InputError
 from retcon.store.facts.references import add_references
 from retcon.store.facts.sets import read_fact_file

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlmodel import Session, select
+
 from retcon.prompts import clean_target, make_template
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import FactSet
 from retcon.store.errors import InputError, NotFound
 from retcon.store.facts.sets import find_fact_set, list_facts, read_fact_file, save_facts
 from retcon.tests.helpers.records import COUNTERFACT, CSV, KNOWN, PLAIN, ZSRE, write
-from sqlmodel import Session, select
 
 
 @pytest.mark.parametrize(

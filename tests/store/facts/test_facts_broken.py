@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.store.errors import InputError
 from retcon.store.facts.sets import read_fact_file
 from retcon.tests.helpers.records import COUNTERFACT, CSV, KNOWN, PLAIN, ZSRE, write

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from retcon.passage_facts import PassageFact, PassageQuestion
 from retcon.store.errors import InputError
 from retcon.store.facts.passage_format import Passage, format_passage

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from retcon.store import jobs
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Model, Passage

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlmodel import Session
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Model, Revision
 from retcon.store.errors import CatalogError, InputError, NotFound
 from retcon.store.history import history
-from sqlmodel import Session
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -1,12 +1,13 @@
 """Undo and redo of head moves."""
 
 import pytest
+from sqlmodel import Session
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import HeadMove, Model, Revision
 from retcon.store.errors import InputError
 from retcon.store.history import history
 from retcon.store.history import undo as moves
-from sqlmodel import Session
 
 
 def edit(session: Session, model: Model, on: str, name: str) -> str:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
+
 from retcon.store import jobs
 from retcon.store.catalog.artifacts import ArtifactStore
 from retcon.store.catalog.catalog import Catalog
@@ -20,7 +22,6 @@ from retcon.store.home import Home
 from retcon.store.maintenance import backup as backups
 from retcon.store.maintenance import verify
 from retcon.store.maintenance.gc import collect
-from sqlmodel import select
 
 WORKERS = "retcon.tests.helpers.workers"
 

@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
+
 from retcon.store import jobs
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Artifact, Model, Revision
@@ -15,7 +17,6 @@ from retcon.store.errors import CatalogError
 from retcon.store.history import history
 from retcon.store.maintenance import verify
 from retcon.store.maintenance.gc import Unreferenced, collect
-from sqlmodel import select
 
 WORKERS = "retcon.tests.helpers.workers"
 

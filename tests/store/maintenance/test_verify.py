@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from retcon.store import jobs
 from retcon.store.catalog.artifacts import ArtifactStore
 from retcon.store.catalog.catalog import Catalog

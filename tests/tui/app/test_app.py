@@ -1,6 +1,7 @@
 """The app on a filled catalog: content of the panes and navigation."""
 
 import pytest
+
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import BASE, BRANCH, FORD, ROME, WITHOUT

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import add_unfinished
 from retcon.tests.helpers.app_pilot import NARROW, WIDE, AppPilot, open_app
 from retcon.tui.app.screens.base.detail_screen import DetailScreen
 from retcon.tui.app.widgets.detail import Detail
 from retcon.tui.app.widgets.drawings import CurvesDrawing, HeatMapDrawing
-from sqlalchemy import text
 
 
 def picture(app: AppPilot) -> object:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from retcon.benchmarks.large_catalog import build_large_catalog
 from retcon.benchmarks.terminal import APP, Terminal
 

@@ -4,6 +4,7 @@ import shlex
 
 import click
 import pytest
+
 from retcon.engine.jobs.specs import EditSpec, ModelSpec, TraceSpec
 from retcon.tui.cli.main import cli
 from retcon.tui.cli_equivalent import add_model, command, run_edit, run_trace

@@ -1,6 +1,8 @@
 """Comparisons: two traces, and earlier edits at later revisions."""
 
 import pytest
+from sqlalchemy import text
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Evaluation
 from retcon.tests.helpers.app_catalog import FORD, ROME, WITHOUT, add_unfinished
@@ -10,7 +12,6 @@ from retcon.tui.app.screens.edits.retention import draw_retention
 from retcon.tui.app.screens.models.anatomy import draw_anatomy
 from retcon.tui.app.screens.traces.compare import CompareTraces, restrict_to_shared_roles
 from retcon.tui.app.widgets.heat_map import HeatMap
-from sqlalchemy import text
 
 
 async def test_compares_two_traces_as_one_map(catalog: Catalog) -> None:

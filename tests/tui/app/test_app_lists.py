@@ -1,6 +1,8 @@
 """The list of each pane: long lists, filters, sort orders, marks, unreadable rows."""
 
 import pytest
+from sqlalchemy import text
+
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import InputError
@@ -9,7 +11,6 @@ from retcon.tui.app.data.filters import parse
 from retcon.tui.app.data.jobs import JOBS
 from retcon.tui.app.data.rows import Query, select_keys
 from retcon.tui.app.widgets.rows import FIRST
-from sqlalchemy import text
 
 MANY = 3 * FIRST + 7
 

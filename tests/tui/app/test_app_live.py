@@ -1,11 +1,12 @@
 """Changes by other processes, and unreadable data: both appear, and the app keeps running."""
 
 import pytest
+from sqlalchemy import text
+
 from retcon.store import jobs as rows
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import add_running, hold_job_locks
 from retcon.tests.helpers.app_pilot import WIDE, open_app
-from sqlalchemy import text
 
 
 async def test_changes_of_other_processes_appear(catalog: Catalog) -> None:

@@ -2,12 +2,13 @@
 
 from datetime import UTC, datetime
 
+from sqlmodel import select
+from textual.widgets import Input, Static, TextArea
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Job, Publication
 from retcon.tests.helpers.app_catalog import FORD, WITHOUT, jobs_of
 from retcon.tests.helpers.app_pilot import AppPilot, open_app
-from sqlmodel import select
-from textual.widgets import Input, Static, TextArea
 
 REPO = "me/starter-in-rome"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import aiohttp
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 
 pytestmark = pytest.mark.slow

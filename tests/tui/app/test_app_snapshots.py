@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import text
+from textual.pilot import Pilot
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import add_running, add_unfinished, hold_job_locks
 from retcon.tests.helpers.app_pilot import MIDDLE, NARROW, WIDE, AppPilot
 from retcon.tui.app.app import RetconApp
-from sqlalchemy import text
-from textual.pilot import Pilot
 
 Compare = Callable[..., bool]
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_pilot import open_app
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home
 from retcon.store.states import ENDED_STATES

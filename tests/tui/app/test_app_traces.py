@@ -1,6 +1,8 @@
 """The traces pane: heat maps, and forms that start from them."""
 
 import pytest
+from textual.widgets import Input
+
 from retcon.engine.tracing.rules import KINDS
 from retcon.store.catalog.catalog import Catalog
 from retcon.tests.helpers.app_catalog import WITHOUT, jobs_of
@@ -8,7 +10,6 @@ from retcon.tests.helpers.app_pilot import WIDE, AppPilot, open_app
 from retcon.tui.app.screens.edits.form import EditForm
 from retcon.tui.app.widgets.heat_map import HeatMap
 from retcon.tui.presentation.curves import MARKS
-from textual.widgets import Input
 
 
 async def test_cursor_shows_layer_token_and_probability(catalog: Catalog) -> None:

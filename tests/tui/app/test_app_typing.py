@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from textual.command import CommandPalette
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.errors import InputError
 from retcon.tests.helpers.app_catalog import BRANCH, WITHOUT, add_running, hold_job_locks, jobs_of
@@ -14,7 +16,6 @@ from retcon.tui.app.screens.shell.terminal import notice_sequence
 from retcon.tui.app.screens.shell.typing import COMMAND_WORDS, split
 from retcon.tui.app.widgets.bars import TabBar
 from retcon.tui.deep_links import DeepLink, parse_deep_link
-from textual.command import CommandPalette
 
 
 async def typed(app: AppPilot, words: str) -> None:

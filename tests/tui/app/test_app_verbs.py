@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from textual.widgets import Button, Input
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Model, Revision
 from retcon.store.history import history
 from retcon.tests.helpers.app_catalog import BASE, FORD, ROME, WITHOUT, head_of, jobs_of
 from retcon.tests.helpers.app_pilot import WIDE, open_app
 from retcon.tui.app.screens.base.confirm import Confirm
-from textual.widgets import Button, Input
 
 
 async def test_adds_a_model(empty: Catalog) -> None:

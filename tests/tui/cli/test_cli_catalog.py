@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.tests.helpers.command_line import Retcon, wait_for
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retcon.tests.helpers.command_line import FIELD, Retcon
 from safetensors.numpy import load_file, save_file
+
+from retcon.tests.helpers.command_line import FIELD, Retcon
 
 WIDTH = 56
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "Eiffel Tower"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.engine.jobs import control
 from retcon.engine.jobs.cost import estimate_cost
 from retcon.engine.jobs.locks import device_lock_path, is_locked

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.tests.helpers.command_line import FIELD, Retcon, write_facts
 
 pytestmark = pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.edits import HPARAMS
 from retcon.tests.helpers.command_line import Retcon
 

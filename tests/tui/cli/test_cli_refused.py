@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Revision
 from retcon.store.history import history

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from retcon.engine.jobs.specs import (
     CovarianceSpec,
     EditSpec,

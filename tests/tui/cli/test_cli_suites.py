@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.tests.helpers.command_line import Retcon, wait_for, write_facts
 
 pytestmark = pytest.mark.slow

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import click
 import pytest
+
 from retcon.tui.app.screens.shell.typing import COMMAND_WORDS
 from retcon.tui.cli.main import cli
 from retcon.tui.command_table import COMMANDS, Access, reads_only

@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
 from retcon.store import home
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.home import Home

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Publication
 from retcon.store.history import history
@@ -13,7 +15,6 @@ from retcon.tests.helpers.app_catalog import FORD, at
 from retcon.tests.helpers.app_pilot import AppPilot, open_app
 from retcon.tests.helpers.command_line import Retcon, steering
 from retcon.tui.cli.commands.ask import print_answers
-from sqlalchemy import text
 
 # Color, clear, title, clipboard (OSC 52), the 8-bit CSI, an 8-bit OSC, a bell, backspaces, CR, bidi, zero width,
 # markup of Rich and of Textual with an action, half a surrogate pair cannot be stored.

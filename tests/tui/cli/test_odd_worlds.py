@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from retcon.store.catalog.catalog import Catalog
 from retcon.store.catalog.tables import Job
 from retcon.tests.helpers.app_pilot import AppPilot, open_app

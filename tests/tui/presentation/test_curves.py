@@ -1,8 +1,9 @@
 """Curves as text: positions, distinction without color, and size."""
 
 import pytest
-from retcon.tui.presentation.curves import MARKS, Curve, render_lines
 from rich.cells import cell_len
+
+from retcon.tui.presentation.curves import MARKS, Curve, render_lines
 
 KINDS = tuple(MARKS)
 

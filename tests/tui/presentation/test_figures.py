@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from retcon.store.catalog.tables import AverageEffect
 from retcon.store.errors import InputError
 from retcon.tui.presentation.figures import save_effects, save_heatmap, save_sweep

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
+from rich.color import Color, ColorSystem
+
 from retcon.tui.presentation.heatmap import (
     ESTIMATED_GLYPHS,
     EXACT_GLYPHS,
@@ -17,8 +20,6 @@ from retcon.tui.presentation.heatmap import (
     step_of,
 )
 from retcon.tui.presentation.text import sanitize, token_label
-from rich.cells import cell_len
-from rich.color import Color, ColorSystem
 
 TOKENS = ["The", " Tower", " is"]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
 from retcon.store.errors import InputError
 from retcon.tui.presentation.passage_report import save_report, to_html, to_markdown, to_parts
 from retcon.tui.presentation.passage_summary import sections
-from rich.cells import cell_len
-from rich.console import Console
 
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(1)>\"'> ](http://evil) | `x` ![a](b) **b** $x$ $y$"

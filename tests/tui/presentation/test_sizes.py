@@ -2,6 +2,7 @@
 
 import click
 import pytest
+
 from retcon.tui.cli.options import SIZE
 from retcon.tui.presentation.format import format_size
 

@@ -5,6 +5,7 @@ low_score, input_ids, input_tokens, subject_range, answer, window, kind and corr
 """
 
 import lzma
+import operator
 import re
 import struct
 import tokenize
@@ -134,7 +135,7 @@ def _add_kind(result: TraceResult, kind: str, data: dict[str, Any], path: Path, 
         # Values beyond float32 become infinite; they are rejected below.
         with np.errstate(over="ignore"):
             scores = np.asarray(data["scores"], dtype=np.float32)
-        begin, end = data["subject_range"].tolist()
+        begin, end = map(operator.index, data["subject_range"].tolist())
         tokens = [str(token) for token in data["input_tokens"].tolist()]
         high, low, answer = float(data["high_score"]), float(data["low_score"]), str(data["answer"])
         window = int(data["window"]) if kind != "hidden" else 1

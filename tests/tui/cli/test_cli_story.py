@@ -1,7 +1,4 @@
-"""The tiny model on the command line: traced, edited, evaluated, asked, reverted, exported, rolled back.
-
-A fixture runs all commands once, because jobs are slow. The tests check the results.
-"""
+"""The tiny model on the command line: a fixture runs all commands once, and the tests check the results."""
 
 import hashlib
 import json

@@ -99,9 +99,9 @@ class DocumentBlock:
 
 @dataclass
 class BlockSums:
-    """By layer: the float32 sum of k k^T over a block (missing without tokens), and one key per document.
+    """For each layer: the float32 sum of k k^T over a block of documents, and one key per document.
 
-    That key is of the middle token, since the first and last tokens of a document are not typical.
+    A block without tokens has no sum. The key is that of the middle token: the first and last tokens are not typical.
     """
 
     sums: dict[int, Tensor]

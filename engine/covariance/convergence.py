@@ -44,7 +44,7 @@ class Convergence:
         return tokens >= max(2 * self.checked_tokens, self.probes.shape[0])
 
     def update(self, total: Tensor, tokens: int) -> None:
-        """Solve for the probes and add a point to the curve; costs one Cholesky factorization.
+        """Compute C^-1 k for the probe keys and add a point to the convergence curve; costs one Cholesky factorization.
 
         `total` is the sum of k k^T over `tokens` keys, float64 `[key_width, key_width]`; only its upper triangle is
         read.

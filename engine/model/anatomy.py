@@ -148,7 +148,7 @@ def removing(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
 
 
 def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The ModuleList of children of one type that has most parameters."""
+    """Find the blocks: of all ModuleLists whose children have one type, the list with the most parameters."""
 
     def size(candidate: tuple[str, nn.ModuleList]) -> int:
         return sum(parameter.numel() for parameter in candidate[1].parameters())

@@ -86,10 +86,10 @@ def _json_lines(path: Path, text: str) -> list[Record]:
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{path}, line {number}, column {error.colno}: this is not JSON ({error.msg}); "
-                "expected one object per line."
+                "expected one JSON object per line."
             ) from error
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where} {_too_much(error)}: expected one object per line.") from error
+            raise InputError(f"{where} {_too_much(error)}: expected one JSON object per line.") from error
         records.append(_record(where, item))
     return records
 

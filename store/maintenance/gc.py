@@ -65,7 +65,7 @@ def _temporary(catalog: Catalog, cutoff: float) -> Iterator[Unreferenced]:
     """Temporary files of killed writers."""
     for path in (*catalog.artifacts.partial_files(), *catalog.home.backups.glob("*.partial")):
         if (size := _older(path, cutoff)) is not None:
-            yield Unreferenced("temporary", path, size, "its writer has ended")
+            yield Unreferenced("temporary", path, size, "the process that wrote this file has ended")
 
 
 def _of_jobs(catalog: Catalog, before: float) -> Iterator[Unreferenced]:

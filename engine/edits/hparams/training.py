@@ -17,7 +17,7 @@ class TrainingHparams(Hparams):
     lr: float = Field(1e-3, ge=0, description=f"Adam learning rate ({OWN}).")
     weight_decay: float = Field(0.0, ge=0, description="Weight of the squared norm of the parameters.")
     kl_factor: float = Field(0.0, ge=0, description="Weight of the KL on the preservation set.")
-    rows: int = Field(0, ge=0, description=f"Token rows of facts per step, 0 for all ({OWN}).")
+    rows: int = Field(0, ge=0, description=f"Number of fact prompts per training step; 0 uses all ({OWN}).")
     epochs: int = Field(0, ge=0, description=f"Passes over new facts, 0 for num_steps steps ({OWN}).")
     preserved_rows: int = Field(
         0,

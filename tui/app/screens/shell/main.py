@@ -61,7 +61,7 @@ class MainScreen(TypingScreen):
         Binding("q", "back(True)", "back/quit", tooltip="one step back; from a list, quit (jobs keep running)"),
         Binding("escape,backspace", "back(False)", "back", show=False),
         Binding("y", "copy_key", "copy its name", tooltip="copy the name or number of this row", show=False),
-        Binding("Y", "copy_command", "copy", tooltip="copy the command of the $ line", show=False),
+        Binding("Y", "copy_command", "copy", tooltip="copy the command shown after $", show=False),
         Binding("at", "commands", "commands", tooltip="the commands of this session", key_display="@", show=False),
         Binding(
             "R", "resume_interrupted", "resume", show=False,

@@ -26,7 +26,7 @@ _DRAW_SECONDS = 0.1
 
 
 class Output(ModalScreen[str]):
-    """Runs `retcon` with these words; dismissed with the outcome in a few words."""
+    """A screen that runs `retcon` with arguments and shows its output. When it closes, it returns a short summary."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,escape,backspace", "leave", "back", tooltip="back; interrupts the command, not its job"),

@@ -219,7 +219,7 @@ def test_the_demo_runs_to_its_end(place: Path) -> None:
     assert said.returncode == 0, said.stdout + said.stderr
     # Each step prints its command and its numbers.
     assert "$ retcon trace run starter --prompt" in said.stdout and "$ retcon eval run starter" in said.stdout
-    assert "Done in" in said.stdout and "What to type next:" in said.stdout
+    assert "Done in" in said.stdout and "Next commands to try:" in said.stdout
     assert (retcon.home / "demo-hidden.png").stat().st_size > 10_000
     found = retcon.json("history", "starter")
     assert [one["kind"] for one in found["revisions"] if one["id"] == found["head"]] == ["base"]

@@ -26,7 +26,7 @@ evaluation = opts.new_group("eval")
 @opts.target_argument
 @click.option(
     "--facts",
-    help="Evaluate on this fact set. Default: the requests of the revision's own edits.",
+    help="Evaluate on this fact set. Default: the requests of the revision's edits.",
 )  # fmt: skip
 @click.option(
     "--requests-of", metavar="REV",
